@@ -1,4 +1,4 @@
-"""The bidirectional spectrum: transform, adaptive filter, modReLU, inverse (arXiv 2502.18394v2, section 3)."""
+"""The bidirectional spectrum: transform, filter, modReLU, inverse (arXiv 2502.18394v2, section 3)."""
 
 import torch
 import torch.nn.functional as F

@@ -1,9 +1,15 @@
-"""The parts of an FFTNet layer (arXiv 2502.18394v2, section 3), each a module of its own."""
+"""The parts of an FFTNet layer (arXiv 2502.18394v2, section 3; docs/maths.md), each a module of its own.
+
+The filter and modReLU serve both forms. What differs is the transform pair (:class:`FourierTransform` of the
+whole sequence, :class:`PrefixFourierTransform` of every prefix) and how the context is pooled.
+"""
+
+import math
 
 import torch
 from torch import Tensor, nn
 
-from fftnet.ops import spectral
+from fftnet.ops import prefix_fft, spectral, streaming
 
 
 class FourierTransform(nn.Module):
@@ -74,3 +80,87 @@ class ModReLU(nn.Module):
         """Complex (B, H, F, d) to the same shape; F may differ from K."""
         bias_HF = spectral.interpolate_anchors(self.bias_HK, z_BHFd.shape[-2])
         return spectral.modrelu(z_BHFd, bias_HF[..., None], self.floor)
+
+
+class PrefixFourierTransform(nn.Module):
+    """Spectrum of every prefix: ``Z_hk(t) = g_hk sum_{j<=t} lambda_hk^(t-j) v_h(j)``.
+
+    ``lambda = exp(-a + i w)`` with a learned decay ``a = exp(log_decay_HF) > 0`` and a learned frequency w in
+    radians per token; ``g = sqrt(1 - |lambda|^2)`` keeps the size of Z independent of the time scale.
+
+    At the start the time scales 1 / a are log-spaced from ``shortest`` to ``longest`` tokens and dealt out so
+    that every head has near and far ones; a bin turns by at most half a radian in one time scale.
+
+    Args:
+        num_heads: H.
+        num_bins: F frequencies a head.
+        shortest: time scale of the fastest bin at the start, in tokens.
+        longest: time scale of the slowest bin at the start, in tokens.
+    """
+
+    def __init__(self, num_heads: int, num_bins: int, shortest: float = 2.0, longest: float = 4000.0) -> None:
+        super().__init__()
+        steps = torch.linspace(0, 1, num_heads * num_bins).view(num_bins, num_heads).T
+        log_decay_HF = -math.log(shortest) - steps * math.log(longest / shortest)
+        self.log_decay_HF = nn.Parameter(log_decay_HF.contiguous())
+        self.frequency_HF = nn.Parameter(log_decay_HF.exp() * torch.rand(num_heads, num_bins))
+
+    def decay(self) -> Tensor:
+        """The decay a > 0 per token, (H, F)."""
+        return self.log_decay_HF.exp()
+
+    def gain(self) -> Tensor:
+        """The normalisation g, (H, F)."""
+        return torch.sqrt(-torch.expm1(-2 * self.decay()))
+
+    def init_state(self, batch_size: int, head_dim: int) -> Tensor:
+        """The spectrum before the first token: zeros of shape (B, H, F, 2, d), real and imaginary plane."""
+        dtype = spectral.compute_dtype(self.frequency_HF)
+        shape = (batch_size, *self.frequency_HF.shape, 2, head_dim)
+        return torch.zeros(shape, dtype=dtype, device=self.frequency_HF.device)
+
+    def forward(self, v_BTHd: Tensor, state_BHF2d: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The spectrum of every prefix, complex (B, T, H, F, d), and the state to continue from.
+
+        For looking at and testing: mixers use :func:`fftnet.ops.prefix.causal_mix`, which never stores it.
+        The state holds the sums before multiplication by g.
+        """
+        if state_BHF2d is None:
+            state_BHF2d = self.init_state(v_BTHd.shape[0], v_BTHd.shape[3])
+        values = v_BTHd.to(state_BHF2d.dtype)
+        sums, state = prefix_fft.prefix_transform(values, self.decay(), self.frequency_HF, state_BHF2d)
+        return sums * self.gain()[..., None], state
+
+
+class PrefixInverse(nn.Module):
+    """Reads the spectrum of a prefix at its last token: ``y_h(t) = Re sum_k C_hk A_hk(t)``, C learned.
+
+    Args:
+        num_heads: H.
+        num_bins: F.
+    """
+
+    def __init__(self, num_heads: int, num_bins: int) -> None:
+        super().__init__()
+        self.mixing_HF2 = nn.Parameter(torch.randn(num_heads, num_bins, 2) / math.sqrt(num_bins))
+
+    def forward(self, spectrum_BTHFd: Tensor) -> Tensor:
+        """Complex (B, T, H, F, d) to real (B, T, H, d)."""
+        mixing_HF = torch.complex(self.mixing_HF2[..., 0], self.mixing_HF2[..., 1])
+        return (spectrum_BTHFd * mixing_HF[..., None]).real.sum(dim=3)
+
+
+class PrefixContext(nn.Module):
+    """Causal context ``c_t``: the running mean of the prefix beside the token itself, 2 D wide."""
+
+    def init_state(self, batch_size: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """A mean of zero (B, D) over a count of zero (B,), on the device of ``like``."""
+        mean_BD = torch.zeros(batch_size, width, dtype=spectral.compute_dtype(like), device=like.device)
+        return mean_BD, torch.zeros(batch_size, dtype=torch.int64, device=like.device)
+
+    def forward(
+        self, x_BTD: Tensor, state: tuple[Tensor, Tensor], mask_BT: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Context (B, T, 2 D) of every prefix and the state; False in ``mask_BT`` is left out of the mean."""
+        means_BTD, mean_BD, count_B = streaming.prefix_mean(x_BTD, *state, mask_BT)
+        return torch.cat([means_BTD, x_BTD], dim=-1), (mean_BD, count_B)

@@ -1,5 +1,7 @@
 """The bidirectional spectrum: transform, filter, modReLU, inverse (arXiv 2502.18394v2, section 3)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -103,3 +105,41 @@ def filter_spectrum(
         Complex filtered spectrum (B, H, F, d).
     """
     return modrelu(spectrum_BHFd * filter_BHF[..., None], bias_HF[..., None], floor)
+
+
+def by_length(x_BTD: Tensor, mask_BT: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply ``mix`` to every row at its own length, so that padding and batch-mates change nothing.
+
+    Args:
+        x_BTD: padded tokens.
+        mask_BT: boolean, True where there is a token; any pattern, any number a row, none included.
+        mix: maps (b, n, D) to the same shape; called once for each distinct number of tokens.
+
+    Returns:
+        Tensor of the shape of ``x_BTD``, zero at padding.
+    """
+    mixed = torch.zeros_like(x_BTD)
+    lengths_B = mask_BT.sum(dim=1)
+    for length in lengths_B.unique().tolist():
+        if length:
+            chosen_BT = mask_BT & (lengths_B == length)[:, None]
+            rows = x_BTD[chosen_BT].view(-1, length, x_BTD.shape[2])
+            mixed = mixed.masked_scatter(chosen_BT[..., None], mix(rows).to(mixed.dtype))
+    return mixed
+
+
+def sinusoids(position_BT: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """Fixed sine and cosine positions of any length, wavelengths log-spaced from 2 pi to 20,000 pi tokens.
+
+    Args:
+        position_BT: integer positions.
+        width: D; odd widths drop the last cosine.
+        dtype: of the result; computed in float32.
+
+    Returns:
+        Tensor of shape (B, T, D).
+    """
+    pairs = (width + 1) // 2
+    rate = torch.exp(torch.arange(pairs, device=position_BT.device) * (-9.2103404 / max(pairs, 1)))
+    angle = position_BT[..., None].float() * rate
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)[..., :width].to(dtype)

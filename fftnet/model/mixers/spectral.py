@@ -1,0 +1,51 @@
+"""The mixer of the paper (arXiv 2502.18394v2, section 3): bidirectional, any length."""
+
+from torch import Tensor, nn
+
+from fftnet.model.components import (
+    AdaptiveSpectralFilter,
+    FourierTransform,
+    InverseFourierTransform,
+    ModReLU,
+)
+from fftnet.model.config import MixerConfig
+from fftnet.ops import spectral
+
+
+class SpectralMixer(nn.Module):
+    """Transform, context, modulation, filter, modReLU, inverse, over the whole sequence.
+
+    The filter lives at K anchor frequencies (``num_bins``, default ``max_seq_length // 2 + 1``) and is
+    interpolated to the T // 2 + 1 bins of the sequence at hand; K = T // 2 + 1 is the published layer.
+    """
+
+    causal = False
+
+    def __init__(self, config: MixerConfig) -> None:
+        super().__init__()
+        heads, anchors = config.num_heads, config.num_bins or config.max_seq_length // 2 + 1
+        self.transform = FourierTransform(heads)
+        self.filter = AdaptiveSpectralFilter(config.d_model, config.hidden_dim, heads, anchors)
+        self.activation = ModReLU(heads, anchors)
+        self.inverse = InverseFourierTransform()
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """Mix (B, T, D) over T, in the dtype that came.
+
+        Args:
+            x_BTD: tokens, T >= 1.
+            mask_BT: boolean, False at padding. A row's result is that of its tokens alone, zero at padding.
+
+        Raises:
+            ValueError: on an empty sequence.
+        """
+        if mask_BT is None:
+            return self._mix(x_BTD)
+        return spectral.by_length(x_BTD, mask_BT, self._mix)
+
+    def _mix(self, x_BTD: Tensor) -> Tensor:
+        spectrum_BHFd = self.transform(x_BTD)
+        anchors_BHK = self.filter(x_BTD.mean(dim=1))
+        filter_BHF = spectral.interpolate_anchors(anchors_BHK, spectrum_BHFd.shape[2])
+        filtered_BHFd = self.activation(spectrum_BHFd * filter_BHF[..., None])
+        return self.inverse(filtered_BHFd, x_BTD.shape[1]).to(x_BTD.dtype)

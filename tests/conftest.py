@@ -1,0 +1,27 @@
+"""Fixtures that several files share."""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    yield
+    assert torch.get_num_threads() == threads, "a test changed the number of threads"
+
+
+def randomise(module: Module, scale: float = 0.3) -> Module:
+    """Move every weight away from its start in float64, so that no filter is constant and no bias zero."""
+    module.double().eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * scale)
+    return module

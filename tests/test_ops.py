@@ -1,0 +1,249 @@
+"""The ops against direct float64 sums: values, every gradient, states, odd shapes, bad input."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fftnet.ops import prefix, prefix_fft, reference, spectral, streaming
+
+FAST = [name for name in prefix.available_backends() if name != "reference"]
+LENGTHS = [1, 2, 3, 17, 64, 65, 255, 256, 257, 311]
+
+
+def mix_inputs(
+    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, bins: int = 4, seed: int = 0
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    decay = normal(heads, bins).exp() * 0.2
+    inputs = [
+        normal(batch, length, heads, width),
+        normal(batch, length, heads, bins),
+        decay,
+        normal(heads, bins),
+        normal(heads, bins) * 0.3,
+        normal(heads, bins, 2),
+        normal(batch, heads, bins, 2, width),
+    ]
+    return [x.requires_grad_() for x in inputs]
+
+
+def mix(inputs: Sequence[Tensor], backend: str = "auto") -> tuple[Tensor, Tensor]:
+    v, filter_, decay, frequency, bias, mixing, state = inputs
+    return prefix.causal_mix(v, filter_, decay, frequency, bias, mixing, state, floor=1e-3, backend=backend)
+
+
+def gradients(backend: str, inputs: list[Tensor], seed: int = 1) -> tuple[list[Tensor], list[Tensor]]:
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    outputs = mix(leaves, backend)
+    generator = torch.Generator().manual_seed(seed)
+    upstream = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y) for y in outputs]
+    return list(outputs), list(torch.autograd.grad(outputs, leaves, upstream))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_causal_mix_matches_the_direct_sum(backend: str, length: int) -> None:
+    inputs = mix_inputs(length=length)
+    for actual, expected in zip(gradients(backend, inputs), gradients("reference", inputs), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@settings(deadline=None, max_examples=15)
+@given(
+    batch=st.integers(1, 3),
+    length=st.integers(1, 70),
+    heads=st.integers(1, 5),
+    width=st.sampled_from([1, 2, 5, 8, 17, 40, 64, 65]),
+    bins=st.integers(1, 6),
+)
+def test_causal_mix_at_any_shape(
+    backend: str, batch: int, length: int, heads: int, width: int, bins: int
+) -> None:
+    inputs = mix_inputs(batch=batch, length=length, heads=heads, width=width, bins=bins)
+    for actual, expected in zip(gradients(backend, inputs), gradients("reference", inputs), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_causal_mix_in_float32_and_narrower(backend: str) -> None:
+    inputs = mix_inputs(length=301, heads=3, width=16)
+    expected, expected_grads = gradients("reference", inputs)
+    actual, actual_grads = gradients(backend, [x.float() for x in inputs])
+    for one, other in zip(actual + actual_grads, expected + expected_grads, strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).norm() <= 1e-4 * other.norm()
+    narrow = [x.detach().bfloat16() for x in inputs]
+    mixed, state = mix(narrow, backend)
+    assert mixed.dtype == torch.bfloat16
+    assert state.dtype == torch.float32
+    wide, _ = mix([x.float() for x in narrow], backend)
+    torch.testing.assert_close(mixed, wide.bfloat16(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_causal_mix_passes_gradcheck(backend: str) -> None:
+    inputs = mix_inputs(batch=1, length=5, heads=2, width=2, bins=2)
+    assert torch.autograd.gradcheck(
+        lambda *x: mix(x, backend),
+        inputs,
+    )
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_zero_values_have_finite_gradients(backend: str) -> None:
+    inputs = [torch.zeros_like(x) if x.ndim >= 4 else x for x in mix_inputs(length=9)]
+    outputs, grads = gradients(backend, inputs)
+    assert all(torch.isfinite(x).all() for x in outputs + grads)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_causal_mix_continues_from_its_state(backend: str) -> None:
+    v, filter_, *rest, state = mix_inputs(length=300)
+    whole, last = mix([v, filter_, *rest, state], backend)
+    pieces = []
+    for span in (slice(0, 1), slice(1, 100), slice(100, 300)):
+        piece, state = mix([v[:, span], filter_[:, span], *rest, state], backend)
+        pieces.append(piece)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_strided_inputs_and_strided_gradients(backend: str) -> None:
+    inputs = mix_inputs(length=33)
+    strided = [x.detach().movedim(0, -1).contiguous().movedim(-1, 0) for x in inputs]
+    assert not strided[0].is_contiguous()
+    for actual, expected in zip(gradients(backend, strided), gradients(backend, inputs), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_bad_value_comes_out_as_nan_and_only_later(backend: str, bad: float) -> None:
+    v, *rest = [x.detach() for x in mix_inputs(length=400)]
+    v[0, 300, 0, 0] = bad
+    mixed, _ = mix([v, *rest], backend)
+    assert not torch.isfinite(mixed[0, 300:, 0, 0]).any()
+    assert torch.isfinite(mixed[1]).all()
+    assert torch.isfinite(mixed[0, :256]).all()
+
+
+def test_causal_mix_refuses_what_it_cannot_do() -> None:
+    v, *rest = mix_inputs()
+    with pytest.raises(ValueError, match="at least one token"):
+        mix([v[:, :0], *rest])
+    with pytest.raises(ValueError, match="unknown backend 'magic'; choose from auto, reference, fft"):
+        mix([v, *rest], "magic")
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_the_operator_is_registered_correctly(backend: str) -> None:
+    inputs = mix_inputs(length=5)
+    torch.library.opcheck(torch.ops.fftnet.causal_mix.default, (*inputs, 1e-3, backend))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 64, 97])
+def test_bidirectional_mixing_matches_the_direct_sum(length: int) -> None:
+    torch.manual_seed(length)
+    x = torch.randn(2, length, 6, dtype=torch.float64, requires_grad=True)
+    filter_ = torch.randn(2, 2, length // 2 + 1, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2, length // 2 + 1, dtype=torch.float64, requires_grad=True)
+    spectrum = spectral.filter_spectrum(spectral.fourier_transform(x, 2), filter_, bias)
+    actual = spectral.inverse_fourier_transform(spectrum, length)
+    expected = reference.spectral_mix(x.unflatten(-1, (2, 3)), filter_, bias, spectral.PAPER_FLOOR).flatten(2)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    upstream = torch.randn_like(expected)
+    for one, other in zip(
+        torch.autograd.grad(actual, (x, filter_, bias), upstream),
+        torch.autograd.grad(expected, (x, filter_, bias), upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+
+
+def test_modrelu_passes_gradcheck_and_keeps_the_phase() -> None:
+    z = torch.randn(4, 5, dtype=torch.complex128, requires_grad=True)
+    bias = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(spectral.modrelu, (z, bias))
+    turn = torch.polar(torch.ones(4, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64))
+    torch.testing.assert_close(spectral.modrelu(turn * z, bias), turn * spectral.modrelu(z, bias))
+
+
+def test_modrelu_gradient_is_finite_at_zero() -> None:
+    z = torch.zeros(3, dtype=torch.complex128, requires_grad=True)
+    spectral.modrelu(z, torch.tensor([-0.1, 0.0, 0.1], dtype=torch.float64)).abs().square().sum().backward()
+    assert z.grad is not None
+    assert torch.isfinite(torch.view_as_real(z.grad)).all()
+
+
+@pytest.mark.parametrize("length", [1, 2, 13, 300])
+def test_prefix_transform_matches_the_direct_sum(length: int) -> None:
+    v, _, decay, frequency, _, _, state = mix_inputs(length=length)
+    actual, last = prefix_fft.prefix_transform(v, decay, frequency, state)
+    expected = reference.prefix_spectrum(v, decay, frequency, state)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(torch.view_as_complex(last.movedim(-2, -1).contiguous()), expected[:, -1])
+
+
+@settings(deadline=None, max_examples=30)
+@given(length=st.integers(1, 70), split=st.integers(0, 69), masked=st.booleans())
+def test_prefix_mean_matches_a_plain_loop(length: int, split: int, masked: bool) -> None:
+    generator = torch.Generator().manual_seed(length)
+    x = torch.randn(2, length, 3, generator=generator, dtype=torch.float64)
+    counted = torch.rand(2, length, generator=generator) < 0.6 if masked else None
+    mean, count = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    pieces = []
+    for span in (slice(0, split), slice(split, length)):
+        if x[:, span].shape[1]:
+            part = None if counted is None else counted[:, span]
+            means, mean, count = streaming.prefix_mean(x[:, span], mean, count, part)
+            pieces.append(means)
+    actual = torch.cat(pieces, dim=1)
+    for row in range(2):
+        for t in range(length):
+            prefix_rows = x[row, : t + 1] if counted is None else x[row, : t + 1][counted[row, : t + 1]]
+            expected = prefix_rows.mean(dim=0) if len(prefix_rows) else torch.zeros(3, dtype=torch.float64)
+            torch.testing.assert_close(actual[row, t], expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(count, torch.tensor([length] * 2) if counted is None else counted.sum(dim=1))
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("length", [1, 2, 3, 7])
+def test_causal_conv_matches_conv1d(width: int, length: int) -> None:
+    x = torch.randn(2, length, 5, dtype=torch.float64)
+    taps = torch.randn(5, width, dtype=torch.float64)
+    last = torch.randn(2, width - 1, 5, dtype=torch.float64)
+    padded = torch.cat([last, x], dim=1)
+    expected = torch.nn.functional.conv1d(padded.transpose(1, 2), taps[:, None], groups=5).transpose(1, 2)
+    actual, kept = streaming.causal_conv(x, taps, last)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(kept, padded[:, length:], rtol=0, atol=0)
+
+
+def test_by_length_treats_every_row_alone() -> None:
+    x = torch.randn(4, 9, 2, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(4, 9) < 0.6
+    mask[3] = False
+
+    def mix(rows: Tensor) -> Tensor:
+        return rows.flip(1) * rows.shape[1]
+
+    actual = spectral.by_length(x, mask, mix)
+    expected = torch.zeros_like(x)
+    for row in range(4):
+        if mask[row].any():
+            expected[row, mask[row]] = mix(x[row, mask[row]][None])[0]
+    torch.testing.assert_close(actual, expected)
+    upstream = torch.randn_like(x)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, x, upstream)[0], torch.autograd.grad(expected, x, upstream)[0]
+    )

@@ -1,0 +1,181 @@
+"""Data: splits that share nothing, seekable batches, an exact floor, and clear errors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fftnet.tasks import grammar
+from fftnet.utils.dataset import (
+    Batches,
+    DataConfig,
+    DataError,
+    SyntheticBatches,
+    WindowBatches,
+    load_data,
+    load_texts,
+    training_texts,
+)
+from fftnet.utils.tokenizer import load_tokenizer
+
+BYTES = load_tokenizer("bytes")
+
+
+def all_rows(batches: Batches, epoch: int = 0) -> list[list[int]]:
+    rows = torch.cat([_padded(batches.batch(epoch, index)) for index in range(batches.num_batches)])
+    return rows.tolist()
+
+
+def _padded(rows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(rows, (0, 400 - rows.shape[1]), value=-1)
+
+
+def write(folder: Path, **texts: str) -> list[str]:
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    return [str(folder)]
+
+
+def test_synthetic_rows_are_documents_of_the_grammar() -> None:
+    config = DataConfig(num_samples=20, batch_size=8)
+    splits = load_data(config, BYTES, 256)
+    for split in (splits.train, splits.valid, splits.test):
+        for row in all_rows(split):
+            tokens = [token for token in row if token >= 0]
+            assert tokens[0] == tokens[-1] == BYTES.eot
+            assert grammar.violations(BYTES.decode(tokens), 0.5) == []
+    assert splits.train.num_batches == 3
+    assert len(all_rows(splits.train)) == 20
+
+
+def test_synthetic_splits_and_epochs_are_different_and_seekable() -> None:
+    config = DataConfig(num_samples=16, pattern_complexity=1.0)
+    splits = load_data(config, BYTES, 256)
+    again = load_data(config, BYTES, 256)
+    seen = [{tuple(row) for row in all_rows(s, e)} for s, e in ((splits.train, 0), (splits.train, 1))]
+    seen += [{tuple(row) for row in all_rows(split)} for split in (splits.valid, splits.test)]
+    assert len(set.union(*seen)) > 0.95 * sum(map(len, seen))
+    assert all_rows(splits.valid, 3) == all_rows(splits.valid, 0)
+    torch.testing.assert_close(again.train.batch(5, 0), splits.train.batch(5, 0), rtol=0, atol=0)
+    other = load_data(DataConfig(num_samples=16, pattern_complexity=1.0, data_seed=1), BYTES, 256)
+    assert all_rows(other.train) != all_rows(splits.train)
+
+
+@pytest.mark.parametrize("name", ["bytes", "bpe"])
+def test_the_floor_is_the_mean_surprise_of_the_true_distribution(name: str) -> None:
+    config = DataConfig(num_samples=100)
+    tokenizer = load_tokenizer(name, corpus=training_texts(config), vocab_size=400)
+    splits = load_data(config, tokenizer, 256)
+    nats, tokens = 0.0, 0
+    for row in all_rows(splits.valid):
+        known = [token for token in row if token >= 0]
+        nats -= grammar.log_probability(tokenizer.decode(known), 0.5)
+        tokens += len(known) - 1
+    assert splits.floor == pytest.approx(nats / tokens)
+
+
+def test_a_sample_that_does_not_fit_says_what_to_do() -> None:
+    splits = SyntheticBatches(DataConfig(), BYTES, "train", 16, 60, True)
+    with pytest.raises(DataError, match=r"set max_seq_length to 1\d\d or more, or lower"):
+        splits.batch(0, 0)
+
+
+def test_real_splits_do_not_overlap_and_lose_nothing(tmp_path: Path) -> None:
+    marks = [chr(0x4E00 + n) for n in range(3000)]
+    texts = {f"t{n}": "".join(marks[n * 300 : (n + 1) * 300]) for n in range(10)}
+    config = DataConfig(data=write(tmp_path, **texts), valid_fraction=0.1, test_fraction=0.15)
+    splits = load_data(config, BYTES, 64)
+    seen = [set[str](), set[str](), set[str]()]
+    for found, batches in zip(seen, (splits.train, splits.valid, splits.test), strict=True):
+        tokens: np.ndarray = batches._tokens  # pyright: ignore[reportAttributeAccessIssue]
+        found |= set(BYTES.decode(tokens.tolist()))
+    assert sum(map(len, seen)) == len(set.union(*seen)) == 3000
+    assert [len(found) for found in seen] == [2250, 300, 450]
+
+
+@settings(deadline=None, max_examples=40)
+@given(count=st.integers(2, 300), length=st.integers(1, 40), batch=st.integers(1, 5))
+def test_every_held_out_target_comes_exactly_once(count: int, length: int, batch: int) -> None:
+    windows = WindowBatches(np.arange(count, dtype=np.int32), batch, length, None)
+    targets = [token for row in all_rows(windows) for token in row[1:] if token >= 0]
+    assert targets == list(range(1, count))
+
+
+@settings(deadline=None, max_examples=40)
+@given(length=st.integers(1, 40), extra=st.integers(1, 200), batch=st.integers(1, 5))
+def test_training_windows_are_full_runs_of_the_text(length: int, extra: int, batch: int) -> None:
+    windows = WindowBatches(np.arange(length + extra, dtype=np.int32), batch, length, 0)
+    for epoch in range(3):
+        for index in range(windows.num_batches):
+            rows = windows.batch(epoch, index)
+            assert rows.shape[1] == length + 1
+            assert (rows.diff(dim=1) == 1).all()
+            torch.testing.assert_close(rows, windows.batch(epoch, index), rtol=0, atol=0)
+
+
+def test_every_training_token_is_reached_and_epochs_differ() -> None:
+    windows = WindowBatches(np.arange(205, dtype=np.int32), 4, 20, 0)
+    seen = {token for epoch in range(200) for row in all_rows(windows, epoch) for token in row}
+    assert seen - {-1} == set(range(205))
+    assert all_rows(windows, 0) != all_rows(windows, 1)
+
+
+@pytest.mark.parametrize("source", ["python-docs", "python-source"])
+def test_built_in_corpora(source: str) -> None:
+    documents = load_texts([source])
+    assert len(documents) > 50
+    assert 300_000 < sum(len(document.text) for document in documents) < 15_000_000
+    assert any("expression" in document.text for document in documents)
+
+
+def test_files_folders_and_globs(tmp_path: Path) -> None:
+    write(tmp_path, a="one", b="two")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "c.md").write_text("three")
+    (tmp_path / "picture.png").write_bytes(b"\xff\xfe")
+
+    def texts(*sources: str) -> list[str]:
+        return [document.text for document in load_texts(sources)]
+
+    assert texts(str(tmp_path)) == ["one", "two", "three"]
+    assert texts(str(tmp_path / "a.txt"), str(tmp_path / "*.txt")) == ["one", "two"]
+    assert texts(str(tmp_path / "**" / "*.md")) == ["three"]
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (tmp_path / "blank.txt").write_text(" \n")
+    (tmp_path / "empty").mkdir()
+    for source, message in {
+        "latin.txt": r"latin\.txt is not UTF-8 text \(byte 3\): convert it or leave it out",
+        "blank.txt": r"blank\.txt is empty: leave it out",
+        "empty": r"the folder .*empty holds no text file",
+        "nowhere.txt": r"nowhere\.txt matches no file; name a text file, a folder, a glob, or one of",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            load_texts([str(tmp_path / source)])
+
+
+def test_a_text_too_short_is_named(tmp_path: Path) -> None:
+    config = DataConfig(data=write(tmp_path, a="x" * 100))
+    with pytest.raises(DataError, match=r"is too short: its training split has 9\d tokens, a window"):
+        load_data(config, BYTES, 256)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data", [], "at least one source"),
+        ("data", ["synthetic", "a.txt"], "can't be mixed"),
+        ("batch_size", 0, "batch_size must be at least 1"),
+        ("num_samples", 0, "num_samples must be at least 1"),
+        ("pattern_complexity", 1.1, "pattern_complexity must lie in"),
+        ("valid_fraction", 0.0, "must be above 0 and below 0.9 together"),
+    ],
+)
+def test_bad_settings_end_in_a_sentence(field: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**{field: value})  # pyright: ignore[reportArgumentType]

@@ -118,6 +118,11 @@ def write_json(path: Path, value: Any) -> None:
         raise CheckpointError(f"{path} could not be written: {_reason(error)}") from error
 
 
+def as_json(value: Any) -> Any:
+    """The value as it comes back from a JSON file: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(value))
+
+
 def read_json(path: Path) -> Any:
     """Read what :func:`write_json` wrote.
 

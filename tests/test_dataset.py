@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fftnet.tasks import grammar
+from fftnet.tasks.objective import Batches
 from fftnet.utils.dataset import (
-    Batches,
     DataConfig,
     DataError,
     SyntheticBatches,

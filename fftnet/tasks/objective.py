@@ -1,10 +1,24 @@
-"""What an objective hands back: one loss a token, so that every average is made in one place."""
+"""What data, objectives and training agree on: rows of tokens in, one loss a token out."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class Batches(Protocol):
+    """A seekable stream of rows."""
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch."""
+        ...
+
+    def batch(self, epoch: int, index: int) -> Tensor:
+        """int64 rows (B, T + 1), -1 where nothing is; the same for the same arguments, always."""
+        ...
 
 
 class TokenLosses(NamedTuple):
@@ -21,6 +35,10 @@ class TokenLosses(NamedTuple):
     correct_BT: Tensor
     counted_BT: Tensor
     targets_BT: Tensor
+
+
+Objective = Callable[[nn.Module, Tensor], TokenLosses]
+"""Maps a model and int64 rows (B, T + 1) to the losses of their tokens."""
 
 
 def token_losses(logits_BTV: Tensor, targets_BT: Tensor, counted_BT: Tensor) -> TokenLosses:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fftnet.tasks import grammar
+from fftnet.tasks.objective import Batches
 
 SYNTHETIC, PYTHON_DOCS, PYTHON_SOURCE = "synthetic", "python-docs", "python-source"
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".json", ".jsonl", ".html", ".xml", ".py", ".c", ".h")
@@ -41,19 +42,6 @@ class TextEncoder(Protocol):
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of many texts."""
-        ...
-
-
-class Batches(Protocol):
-    """A seekable stream of rows."""
-
-    @property
-    def num_batches(self) -> int:
-        """Batches in an epoch."""
-        ...
-
-    def batch(self, epoch: int, index: int) -> Tensor:
-        """int64 rows (B, T + 1), -1 where nothing is; the same for the same arguments, always."""
         ...
 
 

@@ -1,0 +1,28 @@
+"""Pictures, as PNG files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+def plot_losses(history: Sequence[Mapping[str, Any]], floor: float | None, path: Path) -> None:
+    """Draw training and validation loss over the steps, and the floor where it is known.
+
+    Args:
+        history: rows with ``step``, ``train_loss`` and ``loss``, in nats per token.
+        floor: nats per token.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    steps = [row["step"] for row in history]
+    axes.plot(steps, [row["train_loss"] for row in history], label="training", color="#8ab4d8")
+    axes.plot(steps, [row["loss"] for row in history], label="validation", color="#1f4e79", marker=".")
+    if floor is not None:
+        axes.axhline(floor, label="floor: the entropy of the data", color="#c0504d", linestyle="--")
+    axes.set(xlabel="step", ylabel="nats per token", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, dpi=120)

@@ -114,21 +114,22 @@ class PrefixFourierTransform(nn.Module):
         return torch.sqrt(-torch.expm1(-2 * self.decay()))
 
     def init_state(self, batch_size: int, head_dim: int) -> Tensor:
-        """The spectrum before the first token: zeros of shape (B, H, F, 2, d), real and imaginary plane."""
+        """The spectrum before the first token: zeros of shape (B, F, 2, H, d), real and imaginary plane."""
         dtype = spectral.compute_dtype(self.frequency_HF)
-        shape = (batch_size, *self.frequency_HF.shape, 2, head_dim)
+        heads, bins = self.frequency_HF.shape
+        shape = (batch_size, bins, 2, heads, head_dim)
         return torch.zeros(shape, dtype=dtype, device=self.frequency_HF.device)
 
-    def forward(self, v_BTHd: Tensor, state_BHF2d: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, v_BTHd: Tensor, state_BF2Hd: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The spectrum of every prefix, complex (B, T, H, F, d), and the state to continue from.
 
         For looking at and testing: mixers use :func:`fftnet.ops.prefix.causal_mix`, which never stores it.
         The state holds the sums before multiplication by g.
         """
-        if state_BHF2d is None:
-            state_BHF2d = self.init_state(v_BTHd.shape[0], v_BTHd.shape[3])
-        values = v_BTHd.to(state_BHF2d.dtype)
-        sums, state = prefix_fft.prefix_transform(values, self.decay(), self.frequency_HF, state_BHF2d)
+        if state_BF2Hd is None:
+            state_BF2Hd = self.init_state(v_BTHd.shape[0], v_BTHd.shape[3])
+        values = v_BTHd.to(state_BF2Hd.dtype)
+        sums, state = prefix_fft.prefix_transform(values, self.decay(), self.frequency_HF, state_BF2Hd)
         return sums * self.gain()[..., None], state
 
 

@@ -13,6 +13,7 @@ contiguous tensors of one dtype:
 """
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 import torch
@@ -21,18 +22,21 @@ from torch import Tensor
 from fftnet.ops import reference
 from fftnet.ops.spectral import compute_dtype
 
-BACKENDS = {"fft": "fftnet.ops.prefix_fft"}
+BACKENDS = {"fft": "fftnet.ops.prefix_fft", "numba": "fftnet.ops.prefix_numba"}
 """Backend name to module, imported when first used; ``reference`` and ``auto`` are understood as well."""
 
 
 def available_backends() -> list[str]:
     """The backends that can run here, ``reference`` included."""
-    return ["reference", *BACKENDS]
+    found = ["reference", "fft"]
+    if importlib.util.find_spec("numba") is not None:
+        found.append("numba")
+    return found
 
 
 def pick_backend(device: torch.device) -> str:
     """The fastest backend for tensors on ``device``."""
-    return "fft"
+    return "numba" if device.type == "cpu" and "numba" in available_backends() else "fft"
 
 
 def _module(backend: str) -> ModuleType:
@@ -46,7 +50,7 @@ def causal_mix(
     frequency_HF: Tensor,
     bias_HF: Tensor,
     mixing_HF2: Tensor,
-    state_BHF2d: Tensor,
+    state_BF2Hd: Tensor,
     *,
     floor: float,
     backend: str = "auto",
@@ -64,7 +68,7 @@ def causal_mix(
         frequency_HF: w in radians per token.
         bias_HF: modReLU bias.
         mixing_HF2: real and imaginary part of C.
-        state_BHF2d: real and imaginary plane of Z before the first token.
+        state_BF2Hd: real and imaginary plane of Z before the first token.
         floor: magnitude below which modReLU stops normalising.
         backend: ``auto``, ``reference``, or a name in ``BACKENDS``.
 
@@ -79,7 +83,7 @@ def causal_mix(
         raise ValueError("causal mixing needs at least one token, got a sequence of length 0")
     if backend == "auto":
         backend = pick_backend(v_BTHd.device)
-    tensors = (v_BTHd, filter_BTHF, decay_HF, frequency_HF, bias_HF, mixing_HF2, state_BHF2d)
+    tensors = (v_BTHd, filter_BTHF, decay_HF, frequency_HF, bias_HF, mixing_HF2, state_BF2Hd)
     if backend == "reference":
         return reference.causal_mix(*tensors, floor)
     if backend not in BACKENDS:

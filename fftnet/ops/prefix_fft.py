@@ -30,16 +30,16 @@ def _advance(v_BLHd: Tensor, powers_LHF: Tensor, carry_BHFd: Tensor) -> Tensor:
     return local + powers_LHF[1:, ..., None] * carry_BHFd[:, None]
 
 
-def _to_complex(planes_BHF2d: Tensor) -> Tensor:
-    return torch.complex(planes_BHF2d[..., 0, :], planes_BHF2d[..., 1, :])
+def _to_complex(planes_BF2Hd: Tensor) -> Tensor:
+    return torch.complex(planes_BF2Hd[:, :, 0], planes_BF2Hd[:, :, 1]).transpose(1, 2)
 
 
-def _to_planes(z: Tensor) -> Tensor:
-    return torch.stack([z.real, z.imag], dim=-2)
+def _to_planes(z_BHFd: Tensor) -> Tensor:
+    return torch.stack([z_BHFd.real, z_BHFd.imag], dim=3).permute(0, 2, 3, 1, 4).contiguous()
 
 
 def prefix_transform(
-    v_BTHd: Tensor, decay_HF: Tensor, frequency_HF: Tensor, state_BHF2d: Tensor
+    v_BTHd: Tensor, decay_HF: Tensor, frequency_HF: Tensor, state_BF2Hd: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The whole spectrum of every prefix, ``Z_k(t) = sum_{j<=t} lambda_k^(t-j) v(j)``, differentiable.
 
@@ -47,12 +47,12 @@ def prefix_transform(
         v_BTHd: values in float32 or float64, T >= 1.
         decay_HF: a >= 0 per token.
         frequency_HF: radians per token.
-        state_BHF2d: real and imaginary plane of Z before the first token.
+        state_BF2Hd: real and imaginary plane of Z before the first token.
 
     Returns:
         Complex (B, T, H, F, d), which is F times the size of ``v_BTHd``, and the state after the last token.
     """
-    carry = _to_complex(state_BHF2d)
+    carry = _to_complex(state_BF2Hd)
     blocks = []
     for v_BLHd in v_BTHd.split(BLOCK, dim=1):
         z = _advance(v_BLHd, powers(decay_HF, frequency_HF, v_BLHd.shape[1] + 1), carry)

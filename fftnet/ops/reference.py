@@ -46,14 +46,14 @@ def spectral_mix(x_BTHd: Tensor, filter_BHF: Tensor, bias_HF: Tensor, floor: flo
     return torch.einsum("ft,bhfd->bthd", twice * forward_FT.conj(), filtered).real
 
 
-def prefix_spectrum(v_BTHd: Tensor, decay_HF: Tensor, frequency_HF: Tensor, state_BHF2d: Tensor) -> Tensor:
+def prefix_spectrum(v_BTHd: Tensor, decay_HF: Tensor, frequency_HF: Tensor, state_BF2Hd: Tensor) -> Tensor:
     """``Z_k(t) = lambda_k^(t+1) Z_k(-1) + sum_{j<=t} lambda_k^(t-j) v(j)``, summed term by term.
 
     Args:
         v_BTHd: values, float64.
         decay_HF: a >= 0 per token.
         frequency_HF: w in radians per token; lambda = exp(-a + i w).
-        state_BHF2d: real and imaginary plane of the spectrum before the first token.
+        state_BF2Hd: real and imaginary plane of the spectrum before the first token.
 
     Returns:
         complex128 (B, T, H, F, d).
@@ -65,9 +65,9 @@ def prefix_spectrum(v_BTHd: Tensor, decay_HF: Tensor, frequency_HF: Tensor, stat
     past_TT = (age_TT >= 0).double()
     kernel = torch.exp(exponent_HF[..., None, None] * age_TT.clamp(min=0)) * past_TT
     carried = torch.exp(exponent_HF[..., None] * (t + 1))
-    state = torch.complex(state_BHF2d[..., 0, :], state_BHF2d[..., 1, :])
+    state = torch.complex(state_BF2Hd[:, :, 0], state_BF2Hd[:, :, 1])
     spectrum = torch.einsum("hftj,bjhd->bthfd", kernel, v_BTHd.to(torch.complex128))
-    return spectrum + torch.einsum("hft,bhfd->bthfd", carried, state)
+    return spectrum + torch.einsum("hft,bfhd->bthfd", carried, state)
 
 
 def causal_mix(
@@ -77,20 +77,20 @@ def causal_mix(
     frequency_HF: Tensor,
     bias_HF: Tensor,
     mixing_HF2: Tensor,
-    state_BHF2d: Tensor,
+    state_BF2Hd: Tensor,
     floor: float,
 ) -> tuple[Tensor, Tensor]:
     """The truth behind :func:`fftnet.ops.prefix.causal_mix`; computes in float64 whatever comes in.
 
     Returns:
-        Mixed values (B, T, H, d) and the final state (B, H, F, 2, d), both in the dtype of ``v_BTHd``.
+        Mixed values (B, T, H, d) and the final state (B, F, 2, H, d), both in the dtype of ``v_BTHd``.
     """
     dtype = v_BTHd.dtype
     spectrum = prefix_spectrum(
-        v_BTHd.double(), decay_HF.double(), frequency_HF.double(), state_BHF2d.double()
+        v_BTHd.double(), decay_HF.double(), frequency_HF.double(), state_BF2Hd.double()
     )
     filtered = modrelu(filter_BTHF.double()[..., None] * spectrum, bias_HF.double()[..., None], floor)
     mixing_HF = torch.view_as_complex(mixing_HF2.double().contiguous())
     mixed = torch.einsum("hf,bthfd->bthd", mixing_HF, filtered).real
     last = spectrum[:, -1]
-    return mixed.to(dtype), torch.stack([last.real, last.imag], dim=-2).to(dtype)
+    return mixed.to(dtype), torch.stack([last.real, last.imag], dim=2).permute(0, 3, 2, 1, 4).to(dtype)

@@ -23,7 +23,7 @@ FLOOR = 1e-6
 class CausalSpectralState(NamedTuple):
     """What the mixer remembers: O(F D) numbers, however much was read."""
 
-    spectrum_BHF2d: Tensor
+    spectrum_BF2Hd: Tensor
     """Real and imaginary plane of the prefix spectrum, before the normalisation."""
     context: tuple[Tensor, Tensor]
     """Mean (B, D) and int64 number (B,) of the tokens read."""
@@ -102,7 +102,7 @@ class CausalSpectralMixer(nn.Module):
             self.transform.frequency_HF,
             self.activation.bias_HK,
             self.inverse.mixing_HF2,
-            state.spectrum_BHF2d,
+            state.spectrum_BF2Hd,
             floor=self.activation.floor,
         )
         return self.project_out(mixed_BTHd.flatten(2)), CausalSpectralState(spectrum, context, recent)

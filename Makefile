@@ -1,13 +1,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test
+PROMPT := The for statement is used to
+
+.PHONY: demo test
 
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+demo: .venv/.ready
+	$(BIN)/fftnet train --config recipes/python_docs.yaml
+	$(BIN)/fftnet generate --prompt '$(PROMPT)'
 
 test: .venv/.ready
 	$(BIN)/ruff check .

@@ -3,11 +3,14 @@
 import errno
 import json
 import os
+import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -44,7 +47,12 @@ def replace_directory(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         if path.exists():
             path.rename(aside)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if aside.exists():
+                aside.rename(path)
+            raise
         _flush(path.parent)
         shutil.rmtree(aside, ignore_errors=True)
     except (OSError, CheckpointError) as error:
@@ -70,25 +78,38 @@ def _flush(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    # safetensors reports a full disk in its text only.
+    if "os error 28" in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
         return "the disk is full: free some space or choose another --output_dir"
     if isinstance(error, PermissionError):
         return "no permission to write there: choose another --output_dir"
-    return str(error)
+    if isinstance(error, CheckpointError):
+        return str(error)
+    return f"{error}: check the disk or choose another --output_dir"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write ``path`` into a :class:`CheckpointError` that names it and the way out."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} could not be written: {_reason(error)}") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as safetensors.
+    """Write named tensors as safetensors, of any dtype and device.
 
     Raises:
         CheckpointError: naming the file, if it can't be written.
     """
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    except (OSError, SafetensorError) as error:
-        full = "os error 28" in str(error)
-        reason = _reason(OSError(errno.ENOSPC, "")) if full else _reason(error)
-        raise CheckpointError(f"{path} could not be written: {reason}") from error
+    # The format refuses tensors that share memory, as tied weights do; copies do not share.
+    copies = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    with writing(path):
+        save_file(copies, path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -106,16 +127,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON.
+    """Write a value as indented JSON; an older file stays until the new one is whole.
 
     Raises:
         CheckpointError: naming the file, if it can't be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{path} could not be written: {_reason(error)}") from error
+    partial = path.with_name(f"{path.name}.tmp")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+            partial.replace(path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()
+            raise
 
 
 def as_json(value: Any) -> Any:
@@ -156,3 +182,63 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{path} {problem}: the checkpoint was made with another configuration")
     with torch.no_grad():
         module.load_state_dict(stored)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimizer (not its settings) under names ``optimizer.<parameter>.<field>``."""
+    states = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{field}": torch.as_tensor(value)
+        for index, state in states.items()
+        for field, value in state.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` gave; other names are passed over."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, field = name.split(".")
+            states.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
+
+
+def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Where the global random generators stand.
+
+    Returns:
+        torch's states as uint8 tensors (that of ``device`` too where it is a GPU), and those of Python and
+        NumPy as JSON-able values.
+    """
+    tensors = {"rng": torch.get_rng_state()}
+    if device.type == "cuda":
+        tensors["cuda_rng"] = torch.cuda.get_rng_state(device)
+    name, words, *rest = np.random.get_state(legacy=True)
+    return tensors, {
+        "python_rng": random.getstate(),
+        "numpy_rng": [name, np.asarray(words).tolist(), *rest],
+    }
+
+
+def set_random_state(tensors: Mapping[str, Tensor], values: Mapping[str, Any], device: torch.device) -> None:
+    """Put back what :func:`random_state` gave.
+
+    Raises:
+        KeyError: if a state is missing; that of a GPU may be.
+    """
+    torch.set_rng_state(tensors["rng"])
+    if "cuda_rng" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["cuda_rng"], device)
+    version, words, gauss = values["python_rng"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(tuple(values["numpy_rng"]))
+
+
+def differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
+    """Name what differs between two trees of dictionaries, as ``a.b 1, not 2``."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for key in sorted(stored.keys() | asked.keys()):
+            yield from differences(stored.get(key), asked.get(key), f"{name}.{key}" if name else key)
+    elif stored != asked:
+        yield f"{name} {stored}, not {asked}"

@@ -4,6 +4,7 @@ Flags are the fields of the configuration classes, and their help is the fields'
 """
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -223,6 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = bool(words) and words[0] in ("-h", "--help")
         print("usage: fftnet {train,generate,evaluate} [flags]; each takes --help", file=sys.stderr)
         return 0 if asked else 2
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("fftnet").setLevel(logging.INFO)
     try:
         _COMMANDS[words[0]](words[1:])
     except (UsageError, DataError, TokenizerError, CheckpointError, TrainingError) as error:

@@ -1,16 +1,19 @@
 """Training and evaluation of any model on any data; it is handed both and imports neither."""
 
 import math
-import random
+import signal
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from fftnet import checkpoint
@@ -61,6 +64,22 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
+@dataclass
+class _Interval:
+    """What was trained since the last row of the history."""
+
+    nats: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, nats: float, tokens: int, seconds: float) -> None:
+        self.nats, self.tokens, self.seconds = self.nats + nats, self.tokens + tokens, self.seconds + seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(self.seconds, 1e-9)
+
+
 def pick_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is cuda where there is one.
 
@@ -89,6 +108,9 @@ class Trainer:
         floor: entropy of the validation data in nats per token, where it is known.
         save_extras: writes what belongs into a checkpoint beside the weights, into the folder it is given.
         fingerprint: JSON-able description of model and data; resuming with another one is refused.
+
+    Raises:
+        TrainingError: if the device can't be used or there is no batch to train on or to validate with.
     """
 
     def __init__(
@@ -105,6 +127,8 @@ class Trainer:
         save_extras: Callable[[Path], None] = lambda folder: None,
         fingerprint: Any = None,
     ) -> None:
+        if train.num_batches < 1 or valid.num_batches < 1:
+            raise TrainingError("training and validation need a batch each: use more data")
         self.device = pick_device(train_config.device)
         self.model, self.objective = model.to(self.device), objective
         self.train_data, self.valid_data = train, valid
@@ -115,41 +139,47 @@ class Trainer:
         self.optimizer = make_optimizer(model, optim_config)
         self.total_steps = train_config.max_steps or train_config.num_epochs * train.num_batches
         self.step, self.seconds, self.tokens = 0, 0.0, 0
+        self.interval = _Interval()
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
+        self.saved: Path | None = None
 
     def train(self) -> list[dict[str, Any]]:
         """Train to the end of the budget and return the history, one row an evaluation.
 
+        The first Ctrl-C ends the step, saves ``last`` if checkpoints are written, and is raised then.
+
         Raises:
             TrainingError: if a loss or gradient is not finite, or the run to resume is another one.
-            CheckpointError: if a checkpoint can't be read or written.
+            CheckpointError: if output_dir or a file in it can't be read or written.
         """
         torch.manual_seed(self.config.seed)
         if self.config.resume:
             self._resume()
+        with checkpoint.writing(self.output):
+            self.output.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.output).close()
         self.model.train()
         every = self.config.eval_every or self._default_interval()
-        nats, count, since = 0.0, 0, time.perf_counter()
-        bar = tqdm(
-            total=self.total_steps,
-            initial=self.step,
-            disable=not self.config.progress,
-            unit="step",
-            dynamic_ncols=True,
-        )
-        with bar:
+        hidden = not self.config.progress
+        bar = tqdm(total=self.total_steps, initial=self.step, disable=hidden, unit="step", dynamic_ncols=True)
+        with _deferred_interrupt() as interrupted, bar:
             while self.step < self.total_steps:
+                start = time.perf_counter()
                 loss, tokens, norm = self._update()
-                nats, count = nats + loss * tokens, count + tokens
-                elapsed = time.perf_counter() - since
+                self.interval.add(loss * tokens, tokens, time.perf_counter() - start)
+                speed = self.interval.tokens_per_second
                 bar.update()
-                bar.set_postfix_str(f"loss {loss:.3f}, {count / elapsed:,.0f} tokens/s", refresh=False)
+                bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
                 if self.step % every == 0 or self.step == self.total_steps:
-                    self.seconds, self.tokens = self.seconds + elapsed, self.tokens + count
-                    self._evaluate(nats / max(count, 1), count / elapsed, norm)
-                    tqdm.write(self._line(), file=bar.fp) if self.config.progress else None
-                    nats, count, since = 0.0, 0, time.perf_counter()
+                    self._evaluate(norm)
+                    None if hidden else tqdm.write(self._line(), file=sys.stderr)
+                elif interrupted.is_set() and self.config.save_model:
+                    self._save(improved=self.best is None)
+                if interrupted.is_set():
+                    kept = f"resume goes on from {self.saved}" if self.saved else "nothing is saved"
+                    tqdm.write(f"stopped after step {self.step}: {kept}", file=sys.stderr)
+                    raise KeyboardInterrupt
         return self.history
 
     def _default_interval(self) -> int:
@@ -168,17 +198,18 @@ class Trainer:
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim_config.gradient_clip)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            folder = checkpoint.intact(self.output / "last")
-            kept = f"the last good checkpoint is {folder}" if folder else "no checkpoint was made yet"
-            raise TrainingError(
-                f"the loss or its gradient is not finite at step {self.step} (epoch {epoch}, batch {index}); "
-                f"{kept}; try a lower learning_rate"
-            )
+            raise self._not_finite("loss or its gradient", f" (epoch {epoch}, batch {index})")
         self.optimizer.step()
         self.step += 1
         return float(loss.detach()), tokens, float(norm)
 
-    def _evaluate(self, train_loss: float, tokens_per_second: float, norm: float) -> None:
+    def _not_finite(self, what: str, where: str) -> TrainingError:
+        kept = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was made yet"
+        return TrainingError(
+            f"the {what} is not finite at step {self.step}{where}; {kept}; try a lower learning_rate"
+        )
+
+    def _evaluate(self, norm: float) -> None:
         last = self.step == self.total_steps
         metrics = evaluate(
             self.model,
@@ -187,26 +218,34 @@ class Trainer:
             token_bytes=self.token_bytes,
             max_batches=None if last else self.config.eval_batches,
         )
+        if not math.isfinite(metrics.loss):
+            raise self._not_finite("validation loss", "")
+        interval, self.interval = self.interval, _Interval()
+        self.seconds, self.tokens = self.seconds + interval.seconds, self.tokens + interval.tokens
         row = {
             "step": self.step,
             "epoch": self.step / self.train_data.num_batches,
-            "train_loss": train_loss,
+            "train_loss": interval.nats / max(interval.tokens, 1),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "gradient_norm": norm,
-            "tokens_per_second": tokens_per_second,
+            "tokens_per_second": interval.tokens_per_second,
+            "seconds": self.seconds,
             **asdict(metrics),
         }
-        if not math.isfinite(metrics.loss):
-            raise TrainingError(f"the validation loss is not finite at step {self.step}; lower learning_rate")
         self.history.append(row)
         improved = self.best is None or metrics.loss < self.best["loss"]
         if improved:
             self.best = row
         if self.config.save_model:
-            checkpoint.replace_directory(self.output / "last", self._fill)
-            if improved:
-                checkpoint.replace_directory(self.output / "best", self._fill_weights)
+            self._save(improved)
         self._report()
+
+    def _save(self, improved: bool) -> None:
+        # The best comes first: if this stops in between, going on from the older last writes it again.
+        if improved:
+            checkpoint.replace_directory(self.output / "best", self._fill_weights)
+        checkpoint.replace_directory(self.output / "last", self._fill)
+        self.saved = self.output / "last"
 
     def _fill_weights(self, folder: Path) -> None:
         checkpoint.write_tensors(folder / WEIGHTS, self.model.state_dict())
@@ -214,53 +253,40 @@ class Trainer:
 
     def _fill(self, folder: Path) -> None:
         self._fill_weights(folder)
-        tensors = {"rng": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            tensors["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        rng_tensors, rng_values = checkpoint.random_state(self.device)
+        tensors = checkpoint.optimizer_tensors(self.optimizer) | rng_tensors
         checkpoint.write_tensors(folder / STATE, tensors)
         progress = {
             "step": self.step,
             "seconds": self.seconds,
             "tokens": self.tokens,
+            "interval": asdict(self.interval),
             "total_steps": self.total_steps,
             "history": self.history,
             "best": self.best,
             "fingerprint": self.fingerprint,
-            "python_rng": random.getstate(),
-            "numpy_rng": _numpy_state(),
         }
-        checkpoint.write_json(folder / PROGRESS, progress)
+        checkpoint.write_json(folder / PROGRESS, progress | rng_values)
 
     def _resume(self) -> None:
         folder = checkpoint.intact(self.output / "last")
         if folder is None:
             raise TrainingError(f"nothing to resume: {self.output / 'last'} is not there; leave out resume")
         progress = checkpoint.read_json(folder / PROGRESS)
-        asked = {"fingerprint": self.fingerprint, "total_steps": self.total_steps}
-        for name, value in asked.items():
-            if progress[name] != checkpoint.as_json(value):
-                raise TrainingError(
-                    f"{folder} was trained with other settings ({name}); resume with the flags of its start, "
-                    "or train anew in another output_dir"
-                )
+        asked = checkpoint.as_json({"total_steps": self.total_steps, "settings": self.fingerprint})
+        stored = {"total_steps": progress["total_steps"], "settings": progress["fingerprint"]}
+        if others := list(checkpoint.differences(stored, asked)):
+            raise TrainingError(
+                f"{folder} was trained with other settings ({', '.join(others)}); resume with the flags of "
+                "its start, or train anew in another output_dir"
+            )
         checkpoint.load_weights(self.model, folder / WEIGHTS)
         tensors = checkpoint.read_tensors(folder / STATE)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, field = name.split(".")
-                state.setdefault(int(index), {})[field] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
-        torch.set_rng_state(tensors["rng"])
-        if "cuda_rng" in tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["cuda_rng"], self.device)
-        version, words, gauss = progress["python_rng"]
-        random.setstate((version, tuple(words), gauss))
-        np.random.set_state(tuple(progress["numpy_rng"]))
+        checkpoint.load_optimizer(self.optimizer, tensors)
+        checkpoint.set_random_state(tensors, progress, self.device)
         self.step, self.seconds, self.tokens = (progress[name] for name in ("step", "seconds", "tokens"))
         self.history, self.best = progress["history"], progress["best"]
+        self.interval, self.saved = _Interval(**progress["interval"]), folder
 
     def _report(self) -> None:
         report = {
@@ -274,22 +300,34 @@ class Trainer:
             "history": self.history,
         }
         checkpoint.write_json(self.output / "metrics.json", report)
-        plot_losses(self.history, self.floor, self.output / "loss_plot.png")
+        plot = self.output / "loss_plot.png"
+        with checkpoint.writing(plot):
+            plot_losses(self.history, self.floor, plot)
 
     def _line(self) -> str:
         row = self.history[-1]
-        shown = {
-            "train": row["train_loss"],
-            "valid": row["loss"],
-            "floor": self.floor,
-            "bits/byte": row["bits_per_byte"],
-            "accuracy": row["accuracy"],
-            "position 0": row["first_position_loss"],
-        }
+        shown = {"train": row["train_loss"], "valid": row["loss"], "floor": self.floor}
+        shown |= {"bits/byte": row["bits_per_byte"], "accuracy": row["accuracy"]}
+        shown |= {"position 0": row["first_position_loss"]}
         values = ", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
         return f"step {self.step}: {values}"
 
 
-def _numpy_state() -> list[Any]:
-    name, words, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    return [name, np.asarray(words).tolist(), position, has_gauss, gauss]
+@contextmanager
+def _deferred_interrupt() -> Iterator[threading.Event]:
+    """Hold the first Ctrl-C back until the step is whole; the second one is raised at once."""
+    asked = threading.Event()
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, usual)

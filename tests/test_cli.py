@@ -1,0 +1,181 @@
+"""The command line as a user runs it: in a subprocess, in a folder of its own."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fftnet.model.config import FFTNetConfig
+from fftnet.optim import OptimConfig
+from fftnet.tasks.generate import SamplingConfig
+from fftnet.utils.dataset import DataConfig
+from fftnet.utils.trainer import TrainConfig
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "--d_model 16 --num_heads 4 --num_layers 1 --max_seq_length 160 --num_samples 8 --batch_size 4 "
+    "--max_steps 3 --pattern_complexity 0"
+)
+
+
+def run(command: str, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    words = shlex.split(command)
+    words[0] = {"python": sys.executable, "fftnet": str(Path(sys.executable).parent / "fftnet")}[words[0]]
+    if words[1].endswith(".py"):
+        words[1] = str(ROOT / words[1])
+    done = subprocess.run(
+        words, cwd=folder, capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "100"}
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    done = run(f"python main.py {TINY} --save_model", folder)
+    assert "parameters" in done.stderr
+    assert "tokens/s" in done.stderr
+    return folder
+
+
+def test_training_leaves_what_it_promises(trained: Path) -> None:
+    outputs = trained / "outputs"
+    assert {path.name for path in outputs.iterdir()} == {"best", "last", "loss_plot.png", "metrics.json"}
+    report = json.loads((outputs / "metrics.json").read_text())
+    assert report["final"]["step"] == 3
+    assert 0 < report["floor"] < report["final"]["loss"]
+    assert report["final"].keys() >= {"loss", "perplexity", "accuracy", "bits_per_byte", "first_position_loss"}
+
+
+def test_the_example_writes_and_repeats_itself_with_a_seed(trained: Path) -> None:
+    command = "python example.py --prompt Mira --max_new_tokens 20 --seed 3 --top_k 40 --top_p 0.9"
+    first, second = run(command, trained), run(command, trained)
+    assert first.stdout.startswith("Mira")
+    assert first.stdout == second.stdout
+    assert "tokens/s" in first.stderr
+    assert "outputs/best" in first.stderr
+    other = run("python example.py --max_new_tokens 20 --seed 4 --checkpoint outputs/last", trained)
+    assert other.stdout != first.stdout
+
+
+def test_evaluate_prints_json(trained: Path) -> None:
+    done = run("fftnet evaluate --num_samples 8 --pattern_complexity 0", trained)
+    report = json.loads(done.stdout)
+    assert report["split"] == "test"
+    assert report["loss"] > 1
+
+
+def test_resume_goes_on(trained: Path, tmp_path: Path) -> None:
+    run(f"python main.py {TINY} --output_dir {tmp_path}/o", tmp_path)
+    done = run(f"python main.py {TINY} --output_dir {tmp_path}/o --resume", tmp_path)
+    assert "step 3" not in done.stderr
+
+
+def test_another_tokenizer_and_a_text_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    (tmp_path / "b.txt").write_text("Pack my box with five dozen liquor jugs. " * 200)
+    tiny = TINY.replace("--max_seq_length 160", "--max_seq_length 32")
+    run(f"fftnet train --data a.txt b.txt --tokenizer bpe --vocab_size 300 {tiny} --no_save_model", tmp_path)
+    assert not (tmp_path / "outputs" / "last").exists()
+    run(f"fftnet train --data *.txt --tokenizer bpe --vocab_size 300 {tiny}", tmp_path)
+    assert (tmp_path / "outputs" / "last" / "tokenizer.tiktoken").is_file()
+    run("fftnet generate --max_new_tokens 5", tmp_path)
+    report = json.loads(run("fftnet evaluate --data a.txt", tmp_path).stdout)
+    assert report["bits_per_byte"] > 0
+
+
+def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_path: Path) -> None:
+    run(f"fftnet train {TINY} --no_causal --task masked_token", tmp_path)
+    done = run("fftnet generate", tmp_path, code=2)
+    assert "is bidirectional and can't write" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("python example.py", r"no checkpoint under outputs/; make one with: python main\.py"),
+        ("python example.py --checkpoint nowhere", r"nowhere"),
+        ("fftnet train --d_modle 4", r"d_modle"),
+        ("fftnet train --d_model four", r"d_model"),
+        ("fftnet train --num_heads 3", r"num_heads=3 must divide d_model=128"),
+        ("fftnet train --data nowhere.txt", r"nowhere\.txt matches no file"),
+        ("fftnet train --data latin.txt", r"latin\.txt is not UTF-8 text \(byte 3\)"),
+        ("fftnet train --data blank.txt", r"blank\.txt is empty"),
+        ("fftnet train --data short.txt", r"short\.txt is too short"),
+        ("fftnet train --tokenizer word", r"unknown tokenizer 'word'"),
+        ("fftnet train --tokenizer bpe --vocab_size 10", r"at least 257"),
+        ("fftnet train --max_seq_length 8", r"set max_seq_length to"),
+        ("fftnet train --no_causal", r"next-token training needs causal=True"),
+        ("fftnet train --task guess", r"unknown task 'guess'; choose from next_token, masked_token"),
+        ("fftnet train --mixers spectral", r"'spectral' sees the whole sequence"),
+        ("fftnet train --mixers magic", r"unknown mixer 'magic'; choose from"),
+        ("fftnet train --config nowhere.yaml", r"nowhere\.yaml"),
+        ("fftnet train --resume", r"nothing to resume"),
+        ("fftnet train --device warp", r"device 'warp' can't be used"),
+        ("fftnet train --output_dir blank.txt", r"blank\.txt"),
+        ("fftnet generate --temperature -1", r"temperature must be 0 or more"),
+        ("fftnet dance", r"usage: fftnet"),
+    ],
+)
+def test_a_users_mistake_ends_in_a_sentence(tmp_path: Path, command: str, message: str) -> None:
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (tmp_path / "blank.txt").write_text("\n")
+    (tmp_path / "short.txt").write_text("A short text.")
+    done = run(command, tmp_path, code=2)
+    assert re.search(message, done.stderr), done.stderr
+    assert len(done.stderr.splitlines()) < 12
+
+
+def test_help_explains_every_flag(tmp_path: Path) -> None:
+    text = " ".join(run("fftnet train --help", tmp_path).stdout.split())
+    for config in (FFTNetConfig, DataConfig, OptimConfig, TrainConfig):
+        for field in fields(config):
+            if (config, field.name) != (FFTNetConfig, "vocab_size"):
+                assert f"--{field.name}" in text, field.name
+    assert "Width D of a token." in text
+    text = " ".join(run("fftnet generate --help", tmp_path).stdout.split())
+    assert all(f"--{field.name}" in text for field in fields(SamplingConfig))
+
+
+def test_a_printed_config_can_be_read_again(tmp_path: Path) -> None:
+    printed = run("fftnet train --d_model 64 --data python-docs --no_save_model --print_config", tmp_path).stdout
+    values = yaml.safe_load(printed)
+    assert (values["d_model"], values["data"], values["save_model"]) == (64, ["python-docs"], False)
+    (tmp_path / "c.yaml").write_text(printed)
+    again = run("fftnet train --config c.yaml --num_layers 2 --print_config", tmp_path).stdout
+    assert yaml.safe_load(again) == values | {"num_layers": 2}
+
+
+def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^    ((?:python \w+\.py|fftnet \w+)[^\n#]*)", readme, re.MULTILINE)
+    assert len(commands) >= 4
+    for command in commands:
+        small = f" {TINY}" if "main.py" in command or " train" in command else ""
+        limit = " --max_new_tokens 5" if "example.py" in command or " generate" in command else ""
+        run(command.replace("recipes/", f"{ROOT}/recipes/") + small + limit, tmp_path)
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        subprocess.run([sys.executable, "-W", "error", "-c", snippet], cwd=tmp_path, check=True, timeout=120)
+
+
+def test_every_recipe_is_a_configuration(tmp_path: Path) -> None:
+    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        printed = yaml.safe_load(run(f"fftnet train --config {recipe} --print_config", tmp_path).stdout)
+        assert yaml.safe_load(recipe.read_text()).items() <= printed.items()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import torch
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from fftnet.checkpoint import CheckpointError, read_json, write_json
 from fftnet.model.config import FFTNetConfig
@@ -70,7 +70,9 @@ Presets = dict[type, dict[str, Any]]
 
 def _parse(program: str, argv: Sequence[str], classes: Presets) -> list[Any]:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=f"fftnet {program}", description=_COMMANDS[program].__doc__)
+    parser = ArgumentParser(
+        prog=f"fftnet {program}", description=_COMMANDS[program].__doc__, exit_on_error=False
+    )
     parser.add_argument("--config", action="config", help="YAML file of flags; flags behind it win over it.")
     flags = {cls: [f for f in fields(cls) if f.name not in preset] for cls, preset in classes.items()}
     for cls, preset in classes.items():
@@ -78,14 +80,15 @@ def _parse(program: str, argv: Sequence[str], classes: Presets) -> list[Any]:
     known = [field for group in flags.values() for field in group]
     switches = {field.name for field in known if field.type is bool}
     lists = {field.name for field in known if get_origin(field.type) in (list, tuple)}
-    values = parser.parse_args(_spell_out(argv, switches, lists))
     try:
+        values = parser.parse_args(_spell_out(argv, switches, lists))
         return [
             cls(**preset, **{field.name: values[field.name] for field in flags[cls]})
             for cls, preset in classes.items()
         ]
-    except ValueError as error:
-        raise UsageError(f"{error} (fftnet {program} --help explains every flag)") from error
+    except (ArgumentError, ValueError) as error:
+        sentence = " ".join(str(error).split())
+        raise UsageError(f"{sentence} (fftnet {program} --help explains every flag)") from error
 
 
 def _spell_out(argv: Sequence[str], switches: set[str], lists: set[str]) -> list[str]:
@@ -189,13 +192,15 @@ def write(argv: Sequence[str]) -> None:
         raise UsageError(f"{path} is bidirectional and can't write; train a model with causal=True")
     say(f"{path}: {model.num_parameters():,} parameters")
     prompt = [tokenizer.eot, *tokenizer.encode(prompt_config.prompt)]
-    stream, written, start = tokenizer.stream(), 0, time.perf_counter()
+    stream, written, start = tokenizer.stream(), 0, 0.0
     print(prompt_config.prompt, end="", flush=True)
     for token in generate(model, prompt, sampling, stop=tokenizer.eot):
         print(stream.push(token), end="", flush=True)
         written += 1
+        start = start or time.perf_counter()
     print(stream.finish(), flush=True)
-    say(f"{written} tokens, {written / max(time.perf_counter() - start, 1e-9):.0f} tokens/s")
+    speed = (written - 1) / (time.perf_counter() - start) if written > 1 else 0.0
+    say(f"{written} tokens, {speed:.0f} tokens/s after the first")
 
 
 def measure(argv: Sequence[str]) -> None:

@@ -1,7 +1,12 @@
 """Files of a checkpoint: whole or not at all, and named when damaged."""
 
+import errno
+import random
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +15,7 @@ from fftnet import checkpoint
 from fftnet.checkpoint import CheckpointError, intact, replace_directory
 
 
-def filler(text: str):
+def filler(text: str) -> Callable[[Path], None]:
     def fill(folder: Path) -> None:
         (folder / "file").write_text(text)
 
@@ -46,10 +51,8 @@ def test_a_crash_at_any_moment_leaves_a_whole_folder(
 
         with monkeypatch.context() as patch:
             patch.setattr(Path if moment == "rename" else checkpoint.os, moment, crash)
-            try:
+            with suppress(SystemExit):
                 replace_directory(path, filler(f"new {fatal}"))
-            except SystemExit:
-                pass
         whole = intact(path)
         assert whole is not None
         assert (whole / "file").read_text() in {"old", *(f"new {n}" for n in range(fatal + 1))}
@@ -65,10 +68,91 @@ def test_a_failing_write_keeps_the_old_folder(tmp_path: Path) -> None:
         (folder / "half").write_text("")
         raise PermissionError
 
-    with pytest.raises(CheckpointError, match="no permission to write there.*the previous one is kept"):
+    with pytest.raises(CheckpointError, match=r"no permission to write there.*the previous one is kept"):
         replace_directory(path, fail)
     assert (path / "file").read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_failing_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last"
+    replace_directory(path, filler("old"))
+    rename = Path.rename
+
+    def fail(source: Path, target: Path) -> Path:
+        if source.name.endswith(".tmp"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(CheckpointError, match=r"error: check the disk .*the previous one is kept"):
+        replace_directory(path, filler("new"))
+    assert (path / "file").read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last"]
+
+
+def test_an_interrupted_swap_is_read_and_cleared(tmp_path: Path) -> None:
+    path, aside = tmp_path / "last", tmp_path / "last.old"
+    replace_directory(path, filler("old"))
+    path.rename(aside)
+    (tmp_path / "last.tmp").mkdir()
+    filler("half")(tmp_path / "last.tmp")
+    assert intact(path) == aside
+    replace_directory(path, filler("new"))
+    assert (path / "file").read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.json"
+    checkpoint.write_json(path, {"a": 1})
+
+    def full(self: Path, text: str, encoding: str) -> int:
+        with self.open("w", encoding=encoding) as file:
+            file.write(text[:3])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(CheckpointError, match=r"metrics\.json could not be written: the disk is full"):
+        checkpoint.write_json(path, {"a": 2})
+    assert checkpoint.read_json(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
+    shared = torch.arange(12.0).view(3, 4)
+    tensors = {
+        "tied": shared,
+        "to this": shared,
+        "transposed": shared.T,
+        "part": shared[1:, ::2],
+        "scalar": torch.tensor(3),
+        "half": torch.tensor([1.5], dtype=torch.bfloat16),
+    }
+    checkpoint.write_tensors(tmp_path / "x.safetensors", tensors)
+    stored = checkpoint.read_tensors(tmp_path / "x.safetensors")
+    assert stored.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(stored[name], tensor, rtol=0, atol=0)
+
+
+def test_random_generators_go_on_where_they_stood(tmp_path: Path) -> None:
+    def draw() -> list[float]:
+        return [random.gauss(0, 1), float(np.random.normal()), float(torch.randn(()))]
+
+    draw()
+    tensors, values = checkpoint.random_state(torch.device("cpu"))
+    checkpoint.write_json(tmp_path / "rng.json", values)
+    expected = draw()
+    assert draw() != expected
+    checkpoint.set_random_state(tensors, checkpoint.read_json(tmp_path / "rng.json"), torch.device("cpu"))
+    assert draw() == expected
+
+
+def test_differences_are_named_by_their_path() -> None:
+    stored, asked = {"a": {"b": 1, "c": 2}, "d": [3]}, {"a": {"b": 1, "c": 4}, "d": [3], "e": 5}
+    assert list(checkpoint.differences(stored, asked)) == ["a.c 2, not 4", "e None, not 5"]
+    assert not list(checkpoint.differences(stored, stored))
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

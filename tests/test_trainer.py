@@ -3,21 +3,25 @@
 import errno
 import json
 import math
+import signal
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from torch import Tensor, nn
 
 from fftnet import FFTNet, FFTNetConfig, checkpoint
 from fftnet.checkpoint import CheckpointError
 from fftnet.optim import OptimConfig, make_optimizer
 from fftnet.tasks import TASKS
-from fftnet.tasks.evaluation import evaluate
-from fftnet.tasks.objective import TokenLosses, token_losses
+from fftnet.tasks.evaluation import Metrics, evaluate
+from fftnet.tasks.objective import Batches, TokenLosses, token_losses
+from fftnet.utils import trainer as trainer_module
 from fftnet.utils.trainer import TrainConfig, Trainer, TrainingError, pick_device
 
 VOCAB = 8
@@ -38,10 +42,11 @@ class Chain:
 class Noise:
     """Independent, uniform tokens: nothing can be learned from the past."""
 
-    num_batches = 8
+    def __init__(self, batches: int, seed: int) -> None:
+        self.num_batches, self.seed = batches, seed
 
     def batch(self, epoch: int, index: int) -> Tensor:
-        return torch.from_numpy(np.random.default_rng((epoch, index)).integers(0, VOCAB, (8, 33)))
+        return torch.from_numpy(np.random.default_rng((self.seed, epoch, index)).integers(0, VOCAB, (8, 33)))
 
 
 def bigram() -> nn.Module:
@@ -64,28 +69,110 @@ def make(folder: Path, model: nn.Module | None = None, **fields: Any) -> Trainer
         train_config=config,
         optim_config=optim,
         token_bytes=[1] * VOCAB,
+        floor=0.5,
+        save_extras=lambda folder: checkpoint.write_json(folder / "config.json", {"vocab_size": VOCAB}),
         fingerprint={"model": "bigram"},
     )
 
 
 def test_it_learns_a_chain_and_reports(tmp_path: Path) -> None:
-    trainer = make(tmp_path, num_epochs=25)
+    trainer = make(tmp_path, num_epochs=20, eval_every=10)
     history = trainer.train()
     surprise = -(0.9125 * math.log(0.9125) + 7 * 0.0125 * math.log(0.0125))
-    assert history[0]["loss"] > 1.5
+    assert history[0]["loss"] > history[-1]["loss"]
     assert history[-1]["loss"] == pytest.approx(surprise, abs=0.15)
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert report["final"] == history[-1]
-    assert report["tokens"] == 25 * 4 * 8 * 16
-    assert (tmp_path / "loss_plot.png").read_bytes().startswith(b"\x89PNG")
+    assert report["history"] == history
+    assert report["best"]["loss"] == min(row["loss"] for row in history)
+    assert report["tokens"] == 20 * 4 * 8 * 16
+    assert report["parameters"] == VOCAB * 16 + 16 * VOCAB + VOCAB
+    assert report["floor"] == 0.5
+    assert [row["step"] for row in history] == list(range(10, 81, 10))
+    picture = imread(tmp_path / "loss_plot.png")
+    assert picture.ndim == 3
+    assert picture.std() > 0.01
+
+
+def test_best_and_last_are_whole(tmp_path: Path) -> None:
+    trainer = make(tmp_path, max_steps=12, eval_every=4)
+    worse = iter([2.0, 1.0, 3.0])
+    at: dict[int, Tensor] = {}
+    real = trainer_module.evaluate
+
+    def scripted(*arguments: Any, **named: Any) -> Metrics:
+        at[trainer.step] = weights(trainer)
+        return replace(real(*arguments, **named), loss=next(worse))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "evaluate", scripted)
+        trainer.train()
+    weights_only = {"config.json", "model.safetensors"}
+    for name, step, files in (
+        ("best", 8, weights_only),
+        ("last", 12, weights_only | {"training.safetensors", "training.json"}),
+    ):
+        assert {path.name for path in (tmp_path / name).iterdir()} == files
+        model = bigram()
+        checkpoint.load_weights(model, tmp_path / name / "model.safetensors")
+        assert torch.equal(flat(model), at[step])
+
+
+def test_an_interrupt_saves_the_step_and_resume_is_exact(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = make(tmp_path / "whole", max_steps=12, eval_every=3)
+    whole.train()
+    part = make(tmp_path / "part", max_steps=12, eval_every=3)
+    update, usual = part._update, signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def pressed() -> tuple[float, int, float]:
+        if part.step == 7:
+            signal.raise_signal(signal.SIGINT)
+        return update()
+
+    part._update = pressed
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            part.train()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert "stopped after step 8: resume goes on from" in capfd.readouterr().err
+    assert checkpoint.read_json(tmp_path / "part" / "last" / "training.json")["step"] == 8
+    again = resumed(tmp_path)
+    assert torch.equal(weights(again), weights(whole))
+    assert losses(again) == losses(whole)
+
+
+def test_an_interrupt_before_the_first_evaluation_leaves_no_best_of_an_older_run(tmp_path: Path) -> None:
+    make(tmp_path, max_steps=4, eval_every=4).train()
+    trainer = make(tmp_path, max_steps=4, eval_every=4, learning_rate=0.01)
+    update, usual = trainer._update, signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def pressed() -> tuple[float, int, float]:
+        signal.raise_signal(signal.SIGINT)
+        return update()
+
+    trainer._update = pressed
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    finally:
+        signal.signal(signal.SIGINT, usual)
     for name in ("best", "last"):
-        bigram().load_state_dict(checkpoint.read_tensors(tmp_path / name / "model.safetensors"))
+        model = bigram()
+        checkpoint.load_weights(model, tmp_path / name / "model.safetensors")
+        assert torch.equal(flat(model), weights(trainer))
 
 
 def test_two_runs_with_one_seed_are_equal(tmp_path: Path) -> None:
-    first, second = (make(tmp_path / name, num_epochs=3).train() for name in "ab")
-    timeless = [[{**row, "tokens_per_second": 0} for row in history] for history in (first, second)]
+    first, second = (make(tmp_path / name, max_steps=6, eval_every=3).train() for name in "ab")
+    clocks = {"tokens_per_second": 0, "seconds": 0}
+    timeless = [[row | clocks for row in history] for history in (first, second)]
     assert timeless[0] == timeless[1]
+    other = make(tmp_path / "c", max_steps=6, eval_every=3, seed=1).train()
+    assert other[0]["train_loss"] != first[0]["train_loss"]
 
 
 def interrupted(folder: Path, **fields: Any) -> tuple[Trainer, Trainer]:
@@ -108,21 +195,44 @@ def interrupted(folder: Path, **fields: Any) -> tuple[Trainer, Trainer]:
 
 def resumed(folder: Path) -> Trainer:
     trainer = make(folder / "part", max_steps=12, eval_every=3, resume=True)
-    torch.manual_seed(99)
     trainer.train()
     return trainer
 
 
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
 def weights(trainer: Trainer) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+    return flat(trainer.model)
+
+
+def losses(trainer: Trainer) -> list[tuple[float, float]]:
+    return [(row["train_loss"], row["loss"]) for row in trainer.history]
 
 
 def test_resume_is_exact(tmp_path: Path) -> None:
     whole, _ = interrupted(tmp_path)
     again = resumed(tmp_path)
     assert torch.equal(weights(again), weights(whole))
-    losses = [[row["loss"] for row in trainer.history] for trainer in (again, whole)]
-    assert losses[0] == losses[1]
+    assert losses(again) == losses(whole)
+
+
+def test_resume_reads_what_an_interrupted_swap_left(tmp_path: Path) -> None:
+    whole, _ = interrupted(tmp_path)
+    (tmp_path / "part" / "last").rename(tmp_path / "part" / "last.old")
+    assert torch.equal(weights(resumed(tmp_path)), weights(whole))
+
+
+def test_resume_names_a_truncated_file(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    for name in ("training.json", "training.safetensors", "model.safetensors"):
+        file = tmp_path / "part" / "last" / name
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+        with pytest.raises(CheckpointError, match=f"{name} is damaged, take another checkpoint"):
+            resumed(tmp_path)
+        file.write_bytes(content)
 
 
 @pytest.mark.parametrize("dropped", ["rng", "optimizer.0.exp_avg"])
@@ -136,14 +246,14 @@ def test_resume_needs_everything_that_is_stored(tmp_path: Path, dropped: str) ->
 
 
 def test_resume_refuses_another_run(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="nothing to resume: .*last is not there"):
+    with pytest.raises(TrainingError, match=r"nothing to resume: .*last is not there"):
         make(tmp_path, resume=True).train()
     make(tmp_path, max_steps=4).train()
-    with pytest.raises(TrainingError, match=r"was trained with other settings \(total_steps\)"):
+    with pytest.raises(TrainingError, match=r"was trained with other settings \(total_steps 4, not 5\)"):
         make(tmp_path, max_steps=5, resume=True).train()
     other = make(tmp_path, max_steps=4, resume=True)
     other.fingerprint = {"model": "trigram"}
-    with pytest.raises(TrainingError, match=r"was trained with other settings \(fingerprint\)"):
+    with pytest.raises(TrainingError, match=r"other settings \(settings\.model bigram, not trigram\)"):
         other.train()
 
 
@@ -165,6 +275,52 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence_and_keeps_the_checkpoin
     kept = checkpoint.read_tensors(tmp_path / "last" / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in kept.values())
     assert checkpoint.read_json(tmp_path / "last" / "training.json")["step"] == 6
+
+
+def test_a_new_run_does_not_take_an_older_checkpoint_for_its_own(tmp_path: Path) -> None:
+    make(tmp_path, max_steps=3).train()
+    trainer = make(tmp_path, max_steps=3)
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(math.inf)
+    before = (tmp_path / "last" / "model.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match=r"at step 0 \(epoch 0, batch 0\); no checkpoint was made yet"):
+        trainer.train()
+    assert (tmp_path / "last" / "model.safetensors").read_bytes() == before
+
+
+def test_an_output_that_cannot_be_written_is_named_before_a_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    trainer = make(tmp_path / "file", max_steps=1)
+    with pytest.raises(CheckpointError, match=r"file could not be written.*choose another --output_dir"):
+        trainer.train()
+    assert trainer.step == 0
+
+
+def test_data_without_a_batch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="need a batch each: use more data"):
+        Trainer(
+            bigram(),
+            objective,
+            Chain(),
+            Chain(batches=0),
+            train_config=TrainConfig(output_dir=str(tmp_path)),
+            optim_config=OptimConfig(),
+        )
+
+
+@pytest.mark.parametrize(("steps", "interval"), [(4, 1), (12, 3), (40, 4), (1200, 40)])
+def test_a_run_is_evaluated_often_enough_and_not_too_often(tmp_path: Path, steps: int, interval: int) -> None:
+    assert make(tmp_path, max_steps=steps)._default_interval() == interval
+
+
+def test_progress_goes_to_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trainer = make(tmp_path, max_steps=2, save_model=False)
+    trainer.config = replace(trainer.config, progress=True)
+    trainer.train()
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "tokens/s" in shown.err
+    assert "step 2: train" in shown.err
 
 
 def test_without_save_model_no_checkpoint_is_written(tmp_path: Path) -> None:
@@ -214,7 +370,7 @@ def test_the_schedule_rises_and_falls() -> None:
     assert rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.6)
     assert rates[99] == pytest.approx(0.2, abs=1e-3)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 def test_metrics_match_numpy() -> None:
@@ -245,38 +401,42 @@ def test_metrics_match_numpy() -> None:
 
 def tiny(**fields: Any) -> FFTNet:
     torch.manual_seed(0)
-    values = {"vocab_size": VOCAB, "d_model": 16, "num_heads": 4, "num_layers": 2, "max_seq_length": 32}
+    values: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "d_model": 16,
+        "num_heads": 4,
+        "num_layers": 2,
+        "max_seq_length": 32,
+    }
     return FFTNet(FFTNetConfig(**(values | fields)))
 
 
-def run(model: FFTNet, task: str, train: Any, folder: Path, steps: int) -> dict[str, Any]:
+def run(model: FFTNet, task: str, train: Batches, valid: Batches, folder: Path, steps: int) -> dict[str, Any]:
+    config = TrainConfig(output_dir=str(folder), max_steps=steps, eval_every=steps, save_model=False)
     trainer = Trainer(
         model,
         TASKS[task](model),
         train,
-        train,
-        train_config=TrainConfig(output_dir=str(folder), max_steps=steps, progress=False, save_model=False),
+        valid,
+        train_config=replace(config, progress=False),
         optim_config=OptimConfig(learning_rate=1e-2),
     )
     return trainer.train()[-1]
 
 
 def test_fftnet_ends_under_the_unigram_entropy_of_a_chain(tmp_path: Path) -> None:
-    final = run(tiny(), "next_token", Chain(), tmp_path, 60)
+    final = run(tiny(), "next_token", Chain(), Chain(seed=1), tmp_path, 60)
     assert final["loss"] < 0.5 * math.log(VOCAB)
 
 
 def test_fftnet_does_not_end_under_the_entropy_of_noise(tmp_path: Path) -> None:
-    class Endless(Noise):
-        num_batches = 1000
-
-    final = run(tiny(), "next_token", Endless(), tmp_path, 60)
+    final = run(tiny(), "next_token", Noise(1000, seed=0), Noise(4, seed=1), tmp_path, 60)
     assert final["loss"] > math.log(VOCAB) - 0.02
 
 
 def test_a_bidirectional_model_learns_masked_tokens(tmp_path: Path) -> None:
     model = tiny(vocab_size=VOCAB + 1, causal=False, max_seq_length=17)
-    final = run(model, "masked_token", Chain(batches=50, noise=0.0), tmp_path, 150)
+    final = run(model, "masked_token", Chain(50, noise=0.0), Chain(2, 1, 0.0), tmp_path, 120)
     assert final["loss"] < 0.8 * math.log(VOCAB)
 
 

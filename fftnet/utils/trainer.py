@@ -210,14 +210,9 @@ class Trainer:
         )
 
     def _evaluate(self, norm: float) -> None:
-        last = self.step == self.total_steps
-        metrics = evaluate(
-            self.model,
-            self.objective,
-            self.valid_data,
-            token_bytes=self.token_bytes,
-            max_batches=None if last else self.config.eval_batches,
-        )
+        most = None if self.step == self.total_steps else self.config.eval_batches
+        data, sizes = self.valid_data, self.token_bytes
+        metrics = evaluate(self.model, self.objective, data, token_bytes=sizes, max_batches=most)
         if not math.isfinite(metrics.loss):
             raise self._not_finite("validation loss", "")
         interval, self.interval = self.interval, _Interval()

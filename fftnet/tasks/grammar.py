@@ -54,7 +54,7 @@ STOP_PACKING = 0.5
 OPEN_DEEPER = 0.45
 
 _FORM = re.compile(
-    r"(?P<name>[A-Za-z]+) counts (?P<count>\d): (?P<numbers>[\d ]*)\. "
+    r"(?P<name>[A-Za-z]+) counts (?P<count>[0-9]): (?P<numbers>[0-9 ]*)\. "
     r'Says "(?P<phrase>[a-z ]*)"\. Packs (?P<box>[()\[\]{}]*)\.(?P<weather>(?: It [a-z]+\.)*) '
     r'Then (?P<again>[A-Za-z]+) says "(?P<repeat>[a-z ]*)" again\.'
 )

@@ -1,295 +1,133 @@
-"""The CPU backend of causal mixing: the recurrence, fused with filter, modReLU and read-out in one pass.
+"""The CPU backend of causal mixing: the recurrence, fused with filter, modReLU and read-out.
 
-A work item is one row of the batch and a few heads, up to ``LANES`` channels. It walks over time with its
-spectrum in a small buffer, reads v and the filter once and writes y once. Backward recomputes the spectrum of
-a block from its checkpoint and walks the block in reverse.
-
-Every loop over channels touches one small buffer at constant offsets, which is what lets LLVM vectorise it
-without run-time alias checks; constants are float32 so that nothing is promoted. Work items run on threads of
-our own, as many as PyTorch uses, because Numba's thread layers are not safe to call from several threads.
+A work item is one head of one row of the batch. It walks over time in blocks, and within a block over groups
+of channels and then over bins, so that spectrum, pole and sums of one bin stay in registers while the tokens
+of the block stay in the cache. Backward recomputes the spectrum of a block from its checkpoint and walks the
+block in reverse. The kernels are written in vectors, :mod:`fftnet.ops.cpu_vector`.
 """
 
-import logging
-import os
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-BLOCK = 64
+from fftnet.ops.cpu_threads import jit, threads
+from fftnet.ops.cpu_vector import choose, load, root, store, total
+
+BLOCK = 128
 """Tokens between two checkpoints of the state."""
-LANES = 64
-"""Most channels that a work item handles at once."""
-
-ZERO, ONE, TINY = np.float32(0), np.float32(1), np.float32(1e-15)
-ZR, ZI, LR, LI, BIAS, CR, CI, FILTER = (n * LANES for n in range(8))
-SUM_BIAS, SUM_CR, SUM_CI, SUM_LR, SUM_LI, GRAD_FILTER = (n * LANES for n in range(8, 14))
-BIN = 14 * LANES
-V, Y = 0, LANES
-SERIAL_WORK = 1 << 14
-"""Below this many channel-bins a call is not worth a second thread."""
-
-_log = logging.getLogger("fftnet")
-# No nnan and ninf: a NaN or an infinity in the input has to come out as NaN.
-_FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
+GROUPS = ((0,) * 32, (0,) * 16, (0,) * 8)
+"""Group sizes, each as the length of a tuple: that is a constant to Numba's compiler."""
 
 
-def _jit(function: Callable[..., Any]) -> Any:
-    try:
-        return numba.njit(cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
-    except RuntimeError:
-        _log.info("no folder to cache compiled kernels in: set NUMBA_CACHE_DIR to save their compile time")
-        return numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
-
-
-@_jit
-def _advance(z, row, lanes):  # pyright: ignore
-    for c in range(lanes):
-        zr, zi = z[ZR + c], z[ZI + c]
-        lr, li = z[LR + c], z[LI + c]
-        z[ZR + c] = lr * zr - li * zi + row[V + c]
-        z[ZI + c] = lr * zi + li * zr
-
-
-@_jit
-def _read_out(z, row, lanes, floor):  # pyright: ignore
-    for c in range(lanes):
-        zr, zi, f = z[ZR + c], z[ZI + c], z[FILTER + c]
-        magnitude = abs(f) * np.sqrt(zr * zr + zi * zi)
-        raised = magnitude + z[BIAS + c]
-        raised = raised if raised > ZERO else ZERO
-        gain = f * raised / (magnitude if magnitude > floor else floor)
-        row[Y + c] += gain * (z[CR + c] * zr - z[CI + c] * zi)
-
-
-@_jit
-def _reverse(z, now, before, row, lanes, floor):  # pyright: ignore
-    for c in range(lanes):
-        zr, zi, f, grad_y = now[c], now[LANES + c], z[FILTER + c], row[V + c]
-        modulus = np.sqrt(zr * zr + zi * zi)
-        magnitude = abs(f) * modulus
-        raised = magnitude + z[BIAS + c]
-        normal = magnitude >= floor
-        share = (ONE if raised > ZERO else ZERO) / (magnitude if normal else floor)
-        gain, slope = raised * share, magnitude * share
-        ar, ai = z[CR + c] * grad_y, -z[CI + c] * grad_y
-        dot = ar * zr + ai * zi
-        inverse = ONE / (modulus if modulus > TINY else TINY)
-        radial = dot * inverse
-        bend = slope - gain if normal else slope
-        z[SUM_CR + c] += grad_y * gain * f * zr
-        z[SUM_CI + c] -= grad_y * gain * f * zi
-        z[SUM_BIAS + c] += slope * radial if f >= ZERO else -slope * radial
-        z[GRAD_FILTER + c] = gain * dot + bend * dot
-        gr = z[ZR + c] + f * (gain * ar + bend * radial * inverse * zr)
-        gi = z[ZI + c] + f * (gain * ai + bend * radial * inverse * zi)
-        row[Y + c] += gr
-        br, bi = before[c], before[LANES + c]
-        z[SUM_LR + c] += gr * br + gi * bi
-        z[SUM_LI + c] += gi * br - gr * bi
-        lr, li = z[LR + c], z[LI + c]
-        z[ZR + c] = lr * gr + li * gi
-        z[ZI + c] = lr * gi - li * gr
-
-
-@_jit
-def _load(z, constants, state, b, k, c0, lanes):  # pyright: ignore
-    for n in range(5):
-        for c in range(lanes):
-            z[(2 + n) * LANES + c] = constants[n, k, c0 + c]
-    for c in range(lanes):
-        z[ZR + c] = state[b, k, 0, c0 + c]
-        z[ZI + c] = state[b, k, 1, c0 + c]
-
-
-@_jit
-def _spread(z, filter_, b, t, k, c0, lanes, width):  # pyright: ignore
-    start = 0
-    while start < lanes:
-        head = (c0 + start) // width
-        stop = min((head + 1) * width - c0, lanes)
-        value = filter_[b, t, head, k]
-        for c in range(start, stop):
-            z[FILTER + c] = value
-        start = stop
-
-
-@_jit
-def _collect(z, grad_filter, b, t, k, c0, lanes, width):  # pyright: ignore
-    start = 0
-    while start < lanes:
-        head = (c0 + start) // width
-        stop = min((head + 1) * width - c0, lanes)
-        total = z[GRAD_FILTER + start]
-        for c in range(start + 1, stop):
-            total += z[GRAD_FILTER + c]
-        grad_filter[b, t, head, k] += total
-        start = stop
-
-
-@_jit
-def _forward(first, last, group, v, filter_, constants, state, floor, y, final, checkpoints):  # pyright: ignore
-    tokens, channels = v.shape[1], v.shape[2]
-    bins = filter_.shape[3]
-    width = channels // filter_.shape[2]
-    groups = (channels + group - 1) // group
-    spectrum = np.zeros((bins, BIN), v.dtype)
-    row = np.zeros(2 * LANES, v.dtype)
+@jit
+def _forward(first, last, group, v, filter_, rows, floor, y, state, checkpoints):  # pyright: ignore
+    (_, T, H, d), F, N = v.shape, filter_.shape[3], checkpoints.shape[1]
+    D = H * d
     for item in range(first, last):
-        b, start = item // groups, item % groups * group
-        for c0 in range(start, min(start + group, channels), LANES):
-            lanes = min(LANES, min(start + group, channels) - c0)
-            for k in range(bins):
-                _load(spectrum[k], constants, state, b, k, c0, lanes)
-            for t in range(tokens):
-                if t % BLOCK == 0:
-                    for k in range(bins):
-                        for c in range(lanes):
-                            checkpoints[b, t // BLOCK, k, 0, c0 + c] = spectrum[k, ZR + c]
-                            checkpoints[b, t // BLOCK, k, 1, c0 + c] = spectrum[k, ZI + c]
-                for c in range(lanes):
-                    row[V + c] = v[b, t, c0 + c]
-                    row[Y + c] = ZERO
-                for k in range(bins):
-                    z = spectrum[k]
-                    _spread(z, filter_, b, t, k, c0, lanes, width)
-                    _advance(z, row, lanes)
-                    _read_out(z, row, lanes, floor)
-                for c in range(lanes):
-                    y[b, t, c0 + c] = row[Y + c]
-            for k in range(bins):
-                for c in range(lanes):
-                    final[b, k, 0, c0 + c] = spectrum[k, ZR + c]
-                    final[b, k, 1, c0 + c] = spectrum[k, ZI + c]
+        b, h = item // H, item % H
+        for n in range(N):
+            for c in range(0, d, len(group)):
+                for k in range(F):
+                    r = h * F + k
+                    lr, li, shift, cr, ci = rows[r, 0], rows[r, 1], rows[r, 2], rows[r, 3], rows[r, 4]
+                    at = ((b * F + k) * 2 * H + h) * d + c
+                    zr, zi = load(state, at, group), load(state, at + D, group)
+                    saved = (((b * N + n) * F + k) * 2 * H + h) * d + c
+                    store(checkpoints, saved, zr)
+                    store(checkpoints, saved + D, zi)
+                    for t in range(n * BLOCK, min((n + 1) * BLOCK, T)):
+                        here, f = ((b * T + t) * H + h) * d + c, filter_[b, t, h, k]
+                        zr, zi = lr * zr - li * zi + load(v, here, group), lr * zi + li * zr
+                        magnitude = abs(f) * root(zr * zr + zi * zi)
+                        raised = magnitude + shift
+                        gain = f * choose(raised, 0, 0, raised) / choose(magnitude, floor, floor, magnitude)
+                        out = gain * (cr * zr - ci * zi)
+                        store(y, here, out if k == 0 else load(y, here, group) + out)
+                    store(state, at, zr)
+                    store(state, at + D, zi)
 
 
-@_jit
+@jit
 def _backward(  # pyright: ignore
-    first,
-    last,
-    group,
-    grad_y,
-    grad_final,
-    v,
-    filter_,
-    constants,
-    checkpoints,
-    floor,
-    grad_v,
-    grad_filter,
-    sums,
-    grad_state,
+    first, last, group, grad_y, v, filter_, rows, floor, checkpoints, grad_v, grad_filter, grad_state, sums
 ):
-    tokens, channels = v.shape[1], v.shape[2]
-    bins = filter_.shape[3]
-    width = channels // filter_.shape[2]
-    groups = (channels + group - 1) // group
-    spectrum = np.zeros((bins, BIN), v.dtype)
-    history = np.zeros((BLOCK + 1, bins, 2 * LANES), v.dtype)
-    row = np.zeros(2 * LANES, v.dtype)
+    (_, T, H, d), F, N, lanes = v.shape, filter_.shape[3], checkpoints.shape[1], len(group)
+    D = H * d
+    past = np.zeros((BLOCK + 1) * 2 * lanes, v.dtype)
+    zero = load(past, 0, group)
+    tiny = v.dtype.type(1e-15)
     for item in range(first, last):
-        b, start = item // groups, item % groups * group
-        for c0 in range(start, min(start + group, channels), LANES):
-            lanes = min(LANES, min(start + group, channels) - c0)
-            for k in range(bins):
-                _load(spectrum[k], constants, grad_final, b, k, c0, lanes)
-                spectrum[k, SUM_BIAS:] = ZERO
-            for block in range((tokens - 1) // BLOCK, -1, -1):
-                t0, t1 = block * BLOCK, min((block + 1) * BLOCK, tokens)
-                for k in range(bins):
-                    z, past = spectrum[k], history[0, k]
-                    for c in range(lanes):
-                        past[c] = checkpoints[b, block, k, 0, c0 + c]
-                        past[LANES + c] = checkpoints[b, block, k, 1, c0 + c]
-                for t in range(t0, t1):
-                    for c in range(lanes):
-                        row[V + c] = v[b, t, c0 + c]
-                    for k in range(bins):
-                        z, past, now = spectrum[k], history[t - t0, k], history[t - t0 + 1, k]
-                        for c in range(lanes):
-                            zr, zi, lr, li = past[c], past[LANES + c], z[LR + c], z[LI + c]
-                            now[c] = lr * zr - li * zi + row[V + c]
-                            now[LANES + c] = lr * zi + li * zr
-                for t in range(t1 - 1, t0 - 1, -1):
-                    for c in range(lanes):
-                        row[V + c] = grad_y[b, t, c0 + c]
-                        row[Y + c] = ZERO
-                    for k in range(bins):
-                        z = spectrum[k]
-                        _spread(z, filter_, b, t, k, c0, lanes, width)
-                        _reverse(z, history[t - t0 + 1, k], history[t - t0, k], row, lanes, floor)
-                        _collect(z, grad_filter, b, t, k, c0, lanes, width)
-                    for c in range(lanes):
-                        grad_v[b, t, c0 + c] = row[Y + c]
-            for k in range(bins):
-                for c in range(lanes):
-                    grad_state[b, k, 0, c0 + c] = spectrum[k, ZR + c]
-                    grad_state[b, k, 1, c0 + c] = spectrum[k, ZI + c]
-                    for n in range(5):
-                        sums[b, n, k, c0 + c] = spectrum[k, SUM_BIAS + n * LANES + c]
+        b, h = item // H, item % H
+        for n in range(N - 1, -1, -1):
+            t0, t1 = n * BLOCK, min((n + 1) * BLOCK, T)
+            for c in range(0, d, lanes):
+                for k in range(F):
+                    r = h * F + k
+                    lr, li, shift, cr, ci = rows[r, 0], rows[r, 1], rows[r, 2], rows[r, 3], rows[r, 4]
+                    saved = (((b * N + n) * F + k) * 2 * H + h) * d + c
+                    zr, zi = load(checkpoints, saved, group), load(checkpoints, saved + D, group)
+                    for t in range(t0, t1):
+                        store(past, (t - t0) * 2 * lanes, zr)
+                        store(past, (t - t0) * 2 * lanes + lanes, zi)
+                        x = load(v, ((b * T + t) * H + h) * d + c, group)
+                        zr, zi = lr * zr - li * zi + x, lr * zi + li * zr
+                    at = ((b * F + k) * 2 * H + h) * d + c
+                    carry_r, carry_i = load(grad_state, at, group), load(grad_state, at + D, group)
+                    sum_shift, sum_cr, sum_ci, sum_lr, sum_li = zero, zero, zero, zero, zero
+                    for t in range(t1 - 1, t0 - 1, -1):
+                        here, f = ((b * T + t) * H + h) * d + c, filter_[b, t, h, k]
+                        g = load(grad_y, here, group)
+                        modulus = root(zr * zr + zi * zi)
+                        inverse = 1 / choose(modulus, tiny, tiny, modulus)
+                        magnitude = abs(f) * modulus
+                        raised = magnitude + shift
+                        # share is 1 / max(magnitude, floor) where modReLU passes; bend is how much faster
+                        # than gain the output grows along Z.
+                        share = choose(floor, magnitude, inverse * (1 / abs(f)), 1 / floor)
+                        share = choose(raised, 0, 0, share)
+                        gain = raised * share
+                        bend = choose(floor, magnitude, -shift, magnitude) * share
+                        along = g * (cr * zr - ci * zi)
+                        pull = g * gain * f
+                        push = f * bend * along * inverse * inverse
+                        sum_shift = sum_shift + f * share * along
+                        sum_cr = sum_cr + pull * zr
+                        sum_ci = sum_ci - pull * zi
+                        slope = total(along * (gain + bend))
+                        grad_filter[b, t, h, k] = slope if c == 0 else grad_filter[b, t, h, k] + slope
+                        gr = carry_r + pull * cr + push * zr
+                        gi = carry_i - pull * ci + push * zi
+                        store(grad_v, here, gr if k == 0 else load(grad_v, here, group) + gr)
+                        zr = load(past, (t - t0) * 2 * lanes, group)
+                        zi = load(past, (t - t0) * 2 * lanes + lanes, group)
+                        sum_lr = sum_lr + gr * zr + gi * zi
+                        sum_li = sum_li + gi * zr - gr * zi
+                        carry_r, carry_i = lr * gr + li * gi, lr * gi - li * gr
+                    store(grad_state, at, carry_r)
+                    store(grad_state, at + D, carry_i)
+                    sums[b, r, 0] += total(sum_lr)
+                    sums[b, r, 1] += total(sum_li)
+                    sums[b, r, 2] += total(sum_shift)
+                    sums[b, r, 3] += total(sum_cr)
+                    sums[b, r, 4] += total(sum_ci)
 
 
-class _Threads:
-    """Threads that are made when first needed, again after a fork, and again when the number changes."""
-
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._size, self._process = 0, 0
-
-    def run(self, kernel: Any, items: int, work: int, *arguments: Any) -> None:
-        """Call ``kernel(first, last, *arguments)`` so that all items are covered once."""
-        misses, start = sum(kernel.stats.cache_misses.values()), time.perf_counter()
-        threads = min(torch.get_num_threads(), items) if work > SERIAL_WORK else 1
-        if threads <= 1:
-            kernel(0, items, *arguments)
-        else:
-            cuts = [items * n // threads for n in range(threads + 1)]
-            pool = self._get(threads - 1)
-            others = [pool.submit(kernel, cuts[n], cuts[n + 1], *arguments) for n in range(1, threads)]
-            kernel(cuts[0], cuts[1], *arguments)
-            for other in others:
-                other.result()
-        if sum(kernel.stats.cache_misses.values()) > misses:
-            _log.info("compiled a CPU kernel in %.1f s, once", time.perf_counter() - start)
-
-    def _get(self, size: int) -> ThreadPoolExecutor:
-        if self._pool is None or self._size < size or self._process != os.getpid():
-            self._pool = ThreadPoolExecutor(size, thread_name_prefix="fftnet")
-            self._size, self._process = size, os.getpid()
-        return self._pool
+def _run(kernel: Any, v: Tensor, filter_: Tensor, *arguments: Any) -> None:
+    group = next(group for group in GROUPS if v.shape[3] % len(group) == 0)
+    threads.run(kernel, v.shape[0] * v.shape[2], v.numel() * filter_.shape[3], group, *arguments)
 
 
-_threads = _Threads()
+def _pad(x: Tensor) -> Tensor:
+    """Zero channels up to a whole group: they stay zero and add nothing to any gradient."""
+    missing = -x.shape[-1] % len(GROUPS[-1])
+    return functional.pad(x, (0, missing)) if missing else x
 
 
-def _group(batch: int, heads: int, width: int) -> int:
-    """Channels of a work item: whole heads, as many as fit, but enough items for all threads."""
-    together = max(LANES // width, 1)
-    while together > 1 and batch * -(-heads // together) < torch.get_num_threads():
-        together = -(-together // 2)
-    return together * width
-
-
-def _array(x: Tensor) -> np.ndarray:
-    """A view with heads and channels flattened, the layout that the kernels walk."""
-    return x.flatten(-2).numpy()
-
-
-def _constants(decay: Tensor, frequency: Tensor, bias: Tensor, mixing: Tensor, width: int) -> np.ndarray:
-    radius = torch.exp(-decay)
-    rows = (
-        radius * torch.cos(frequency),
-        radius * torch.sin(frequency),
-        bias,
-        mixing[..., 0],
-        mixing[..., 1],
-    )
-    return torch.stack(rows).transpose(1, 2).repeat_interleave(width, dim=2).numpy()
+def _rows(pole: Tensor, bias: Tensor, mixing: Tensor) -> np.ndarray:
+    return torch.cat([torch.view_as_real(pole), bias[..., None], mixing], dim=-1).flatten(0, 1).numpy()
 
 
 def forward(
@@ -303,24 +141,14 @@ def forward(
     floor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :mod:`fftnet.ops.prefix` for the contract of a backend."""
-    batch, tokens, heads, width = v.shape
-    group = _group(batch, heads, width)
-    y, final = torch.empty_like(v), torch.empty_like(state)
-    checkpoints = v.new_empty(batch, -(-tokens // BLOCK), *state.shape[1:])
-    _threads.run(
-        _forward,
-        batch * -(-heads * width // group),
-        v.numel() * filter_.shape[3],
-        group,
-        _array(v),
-        filter_.numpy(),
-        _constants(decay, frequency, bias, mixing, width),
-        _array(state),
-        filter_.numpy().dtype.type(floor),
-        _array(y),
-        _array(final),
-        _array(checkpoints),
-    )
+    width = v.shape[3]
+    v, final = _pad(v), _pad(state).clone()
+    y = torch.empty_like(v)
+    checkpoints = v.new_empty(final.shape[0], -(-v.shape[1] // BLOCK), *final.shape[1:])
+    rows = _rows(torch.polar(torch.exp(-decay), frequency), bias, mixing)
+    inputs = (v.numpy(), filter_.numpy(), rows, rows.dtype.type(floor))
+    _run(_forward, v, filter_, *inputs, y.numpy(), final.numpy(), checkpoints.numpy())
+    y, final, checkpoints = (x[..., :width].contiguous() for x in (y, final, checkpoints))
     return y, final, checkpoints
 
 
@@ -337,34 +165,18 @@ def backward(
     floor: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :mod:`fftnet.ops.prefix` for the contract of a backend."""
-    batch, _, heads, width = v.shape
-    group = _group(batch, heads, width)
-    grad_v, grad_filter, grad_start = (
-        torch.empty_like(v),
-        torch.zeros_like(filter_),
-        torch.empty_like(grad_state),
-    )
-    sums = v.new_empty(batch, 5, filter_.shape[3], heads, width)
-    _threads.run(
-        _backward,
-        batch * -(-heads * width // group),
-        v.numel() * filter_.shape[3],
-        group,
-        _array(grad_y),
-        _array(grad_state),
-        _array(v),
-        filter_.numpy(),
-        _constants(decay, frequency, bias, mixing, width),
-        _array(checkpoints),
-        filter_.numpy().dtype.type(floor),
-        _array(grad_v),
-        grad_filter.numpy(),
-        _array(sums),
-        _array(grad_start),
-    )
-    grad_bias, grad_cr, grad_ci, grad_lr, grad_li = sums.sum(dim=(0, 4)).transpose(1, 2)
-    radius, cosine, sine = torch.exp(-decay), torch.cos(frequency), torch.sin(frequency)
-    grad_decay = -radius * (cosine * grad_lr + sine * grad_li)
-    grad_frequency = radius * (cosine * grad_li - sine * grad_lr)
+    width = v.shape[3]
+    grad_y, v, checkpoints, grad_start = _pad(grad_y), _pad(v), _pad(checkpoints), _pad(grad_state).clone()
+    pole = torch.polar(torch.exp(-decay), frequency)
+    rows = _rows(pole, bias, mixing)
+    inputs = (grad_y.numpy(), v.numpy(), filter_.numpy(), rows, rows.dtype.type(floor), checkpoints.numpy())
+    grad_v, grad_filter = torch.empty_like(v), torch.empty_like(filter_)
+    sums = v.new_zeros(v.shape[0], bias.numel(), 5)
+    outputs = (grad_v.numpy(), grad_filter.numpy(), grad_start.numpy(), sums.numpy())
+    _run(_backward, v, filter_, *inputs, *outputs)
+    grad_lr, grad_li, grad_bias, grad_cr, grad_ci = sums.sum(dim=0).T.reshape(5, *bias.shape)
+    grad_decay = -pole.real * grad_lr - pole.imag * grad_li
+    grad_frequency = pole.real * grad_li - pole.imag * grad_lr
     grad_mixing = torch.stack([grad_cr, grad_ci], dim=-1)
-    return grad_v, grad_filter, grad_decay, grad_frequency, grad_bias, grad_mixing, grad_start
+    grad_v, grad_start = (x[..., :width].contiguous() for x in (grad_v, grad_start))
+    return grad_v, grad_filter, grad_decay, grad_frequency, grad_bias.clone(), grad_mixing, grad_start

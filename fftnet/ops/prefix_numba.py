@@ -26,28 +26,30 @@ GROUPS = ((0,) * 32, (0,) * 16, (0,) * 8)
 def _forward(first, last, group, v, filter_, rows, floor, y, state, checkpoints):  # pyright: ignore
     (_, T, H, d), F, N = v.shape, filter_.shape[3], checkpoints.shape[1]
     D = H * d
-    for item in range(first, last):
-        b, h = item // H, item % H
+    for b in range(first // H, (last + H - 1) // H):
         for n in range(N):
-            for c in range(0, d, len(group)):
-                for k in range(F):
-                    r = h * F + k
-                    lr, li, shift, cr, ci = rows[r, 0], rows[r, 1], rows[r, 2], rows[r, 3], rows[r, 4]
-                    at = ((b * F + k) * 2 * H + h) * d + c
-                    zr, zi = load(state, at, group), load(state, at + D, group)
-                    saved = (((b * N + n) * F + k) * 2 * H + h) * d + c
-                    store(checkpoints, saved, zr)
-                    store(checkpoints, saved + D, zi)
-                    for t in range(n * BLOCK, min((n + 1) * BLOCK, T)):
-                        here, f = ((b * T + t) * H + h) * d + c, filter_[b, t, h, k]
-                        zr, zi = lr * zr - li * zi + load(v, here, group), lr * zi + li * zr
-                        magnitude = abs(f) * root(zr * zr + zi * zi)
-                        raised = magnitude + shift
-                        gain = f * choose(raised, 0, 0, raised) / choose(magnitude, floor, floor, magnitude)
-                        out = gain * (cr * zr - ci * zi)
-                        store(y, here, out if k == 0 else load(y, here, group) + out)
-                    store(state, at, zr)
-                    store(state, at + D, zi)
+            for h in range(max(first - b * H, 0), min(last - b * H, H)):
+                for c in range(0, d, len(group)):
+                    for k in range(F):
+                        r = h * F + k
+                        lr, li, shift, cr, ci = rows[r, 0], rows[r, 1], rows[r, 2], rows[r, 3], rows[r, 4]
+                        at = ((b * F + k) * 2 * H + h) * d + c
+                        zr, zi = load(state, at, group), load(state, at + D, group)
+                        saved = (((b * N + n) * F + k) * 2 * H + h) * d + c
+                        store(checkpoints, saved, zr)
+                        store(checkpoints, saved + D, zi)
+                        for t in range(n * BLOCK, min((n + 1) * BLOCK, T)):
+                            here, f = ((b * T + t) * H + h) * d + c, filter_[b, t, h, k]
+                            zr, zi = lr * zr - li * zi + load(v, here, group), lr * zi + li * zr
+                            magnitude = abs(f) * root(zr * zr + zi * zi)
+                            raised = magnitude + shift
+                            gain = (
+                                f * choose(raised, 0, 0, raised) / choose(magnitude, floor, floor, magnitude)
+                            )
+                            out = gain * (cr * zr - ci * zi)
+                            store(y, here, out if k == 0 else load(y, here, group) + out)
+                        store(state, at, zr)
+                        store(state, at + D, zi)
 
 
 @jit
@@ -59,60 +61,60 @@ def _backward(  # pyright: ignore
     past = np.zeros((BLOCK + 1) * 2 * lanes, v.dtype)
     zero = load(past, 0, group)
     tiny = v.dtype.type(1e-15)
-    for item in range(first, last):
-        b, h = item // H, item % H
+    for b in range(first // H, (last + H - 1) // H):
         for n in range(N - 1, -1, -1):
             t0, t1 = n * BLOCK, min((n + 1) * BLOCK, T)
-            for c in range(0, d, lanes):
-                for k in range(F):
-                    r = h * F + k
-                    lr, li, shift, cr, ci = rows[r, 0], rows[r, 1], rows[r, 2], rows[r, 3], rows[r, 4]
-                    saved = (((b * N + n) * F + k) * 2 * H + h) * d + c
-                    zr, zi = load(checkpoints, saved, group), load(checkpoints, saved + D, group)
-                    for t in range(t0, t1):
-                        store(past, (t - t0) * 2 * lanes, zr)
-                        store(past, (t - t0) * 2 * lanes + lanes, zi)
-                        x = load(v, ((b * T + t) * H + h) * d + c, group)
-                        zr, zi = lr * zr - li * zi + x, lr * zi + li * zr
-                    at = ((b * F + k) * 2 * H + h) * d + c
-                    carry_r, carry_i = load(grad_state, at, group), load(grad_state, at + D, group)
-                    sum_shift, sum_cr, sum_ci, sum_lr, sum_li = zero, zero, zero, zero, zero
-                    for t in range(t1 - 1, t0 - 1, -1):
-                        here, f = ((b * T + t) * H + h) * d + c, filter_[b, t, h, k]
-                        g = load(grad_y, here, group)
-                        modulus = root(zr * zr + zi * zi)
-                        inverse = 1 / choose(modulus, tiny, tiny, modulus)
-                        magnitude = abs(f) * modulus
-                        raised = magnitude + shift
-                        # share is 1 / max(magnitude, floor) where modReLU passes; bend is how much faster
-                        # than gain the output grows along Z.
-                        share = choose(floor, magnitude, inverse * (1 / abs(f)), 1 / floor)
-                        share = choose(raised, 0, 0, share)
-                        gain = raised * share
-                        bend = choose(floor, magnitude, -shift, magnitude) * share
-                        along = g * (cr * zr - ci * zi)
-                        pull = g * gain * f
-                        push = f * bend * along * inverse * inverse
-                        sum_shift = sum_shift + f * share * along
-                        sum_cr = sum_cr + pull * zr
-                        sum_ci = sum_ci - pull * zi
-                        slope = total(along * (gain + bend))
-                        grad_filter[b, t, h, k] = slope if c == 0 else grad_filter[b, t, h, k] + slope
-                        gr = carry_r + pull * cr + push * zr
-                        gi = carry_i - pull * ci + push * zi
-                        store(grad_v, here, gr if k == 0 else load(grad_v, here, group) + gr)
-                        zr = load(past, (t - t0) * 2 * lanes, group)
-                        zi = load(past, (t - t0) * 2 * lanes + lanes, group)
-                        sum_lr = sum_lr + gr * zr + gi * zi
-                        sum_li = sum_li + gi * zr - gr * zi
-                        carry_r, carry_i = lr * gr + li * gi, lr * gi - li * gr
-                    store(grad_state, at, carry_r)
-                    store(grad_state, at + D, carry_i)
-                    sums[b, r, 0] += total(sum_lr)
-                    sums[b, r, 1] += total(sum_li)
-                    sums[b, r, 2] += total(sum_shift)
-                    sums[b, r, 3] += total(sum_cr)
-                    sums[b, r, 4] += total(sum_ci)
+            for h in range(max(first - b * H, 0), min(last - b * H, H)):
+                for c in range(0, d, lanes):
+                    for k in range(F):
+                        r = h * F + k
+                        lr, li, shift, cr, ci = rows[r, 0], rows[r, 1], rows[r, 2], rows[r, 3], rows[r, 4]
+                        saved = (((b * N + n) * F + k) * 2 * H + h) * d + c
+                        zr, zi = load(checkpoints, saved, group), load(checkpoints, saved + D, group)
+                        for t in range(t0, t1):
+                            store(past, (t - t0) * 2 * lanes, zr)
+                            store(past, (t - t0) * 2 * lanes + lanes, zi)
+                            x = load(v, ((b * T + t) * H + h) * d + c, group)
+                            zr, zi = lr * zr - li * zi + x, lr * zi + li * zr
+                        at = ((b * F + k) * 2 * H + h) * d + c
+                        carry_r, carry_i = load(grad_state, at, group), load(grad_state, at + D, group)
+                        sum_shift, sum_cr, sum_ci, sum_lr, sum_li = zero, zero, zero, zero, zero
+                        for t in range(t1 - 1, t0 - 1, -1):
+                            here, f = ((b * T + t) * H + h) * d + c, filter_[b, t, h, k]
+                            g = load(grad_y, here, group)
+                            modulus = root(zr * zr + zi * zi)
+                            inverse = 1 / choose(modulus, tiny, tiny, modulus)
+                            magnitude = abs(f) * modulus
+                            raised = magnitude + shift
+                            # share is 1 / max(magnitude, floor) where modReLU passes; bend is how much faster
+                            # than gain the output grows along Z.
+                            share = choose(floor, magnitude, inverse * (1 / abs(f)), 1 / floor)
+                            share = choose(raised, 0, 0, share)
+                            gain = raised * share
+                            bend = choose(floor, magnitude, -shift, magnitude) * share
+                            along = g * (cr * zr - ci * zi)
+                            pull = g * gain * f
+                            push = f * bend * along * inverse * inverse
+                            sum_shift = sum_shift + f * share * along
+                            sum_cr = sum_cr + pull * zr
+                            sum_ci = sum_ci - pull * zi
+                            slope = total(along * (gain + bend))
+                            grad_filter[b, t, h, k] = slope if c == 0 else grad_filter[b, t, h, k] + slope
+                            gr = carry_r + pull * cr + push * zr
+                            gi = carry_i - pull * ci + push * zi
+                            store(grad_v, here, gr if k == 0 else load(grad_v, here, group) + gr)
+                            zr = load(past, (t - t0) * 2 * lanes, group)
+                            zi = load(past, (t - t0) * 2 * lanes + lanes, group)
+                            sum_lr = sum_lr + gr * zr + gi * zi
+                            sum_li = sum_li + gi * zr - gr * zi
+                            carry_r, carry_i = lr * gr + li * gi, lr * gi - li * gr
+                        store(grad_state, at, carry_r)
+                        store(grad_state, at + D, carry_i)
+                        sums[b, r, 0] += total(sum_lr)
+                        sums[b, r, 1] += total(sum_li)
+                        sums[b, r, 2] += total(sum_shift)
+                        sums[b, r, 3] += total(sum_cr)
+                        sums[b, r, 4] += total(sum_ci)
 
 
 def _run(kernel: Any, v: Tensor, filter_: Tensor, *arguments: Any) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fftnet.ops import prefix, prefix_fft, reference, spectral, streaming
+from fftnet.ops import gate, prefix, prefix_fft, reference, spectral, streaming
 
 FAST = [name for name in prefix.available_backends() if name != "reference"]
 LENGTHS = [1, 2, 3, 17, 64, 65, 255, 256, 257, 311]
@@ -227,6 +227,31 @@ def test_causal_conv_matches_conv1d(width: int, length: int) -> None:
     actual, kept = streaming.causal_conv(x, taps, last)
     torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(kept, padded[:, length:], rtol=0, atol=0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    batch=st.integers(1, 3),
+    length=st.sampled_from([1, 2, 3, 5, 64, 65, 131]),
+    half=st.sampled_from([3, 8, 24, 32, 48]),
+    width=st.integers(1, 5),
+)
+def test_gated_conv_matches_the_plain_one(batch: int, length: int, half: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    shapes = [(batch, length, 2 * half), (2 * half, width), (batch, width - 1, 2 * half)]
+    x, taps, last = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    leaves = [tensor.requires_grad_() for tensor in (x, taps, last)]
+    padded = torch.cat([last, x], dim=1)
+    expected = sum(padded[:, i : i + length] * taps[:, i] for i in range(width))
+    assert isinstance(expected, Tensor)
+    expected = [expected[..., :half] * expected[..., half:], padded[:, length:]]
+    actual = list(gate.gated_conv(x, taps, last))
+    torch.testing.assert_close(actual, expected)
+    upstream = [torch.randn(y.shape, generator=generator, dtype=torch.float64) for y in expected]
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, leaves, upstream, materialize_grads=True),
+        torch.autograd.grad(expected, leaves, upstream, materialize_grads=True),
+    )
 
 
 def test_by_length_treats_every_row_alone() -> None:

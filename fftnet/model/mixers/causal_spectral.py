@@ -14,7 +14,7 @@ from fftnet.model.components import (
     PrefixInverse,
 )
 from fftnet.model.config import MixerConfig
-from fftnet.ops import prefix, streaming
+from fftnet.ops import gate, prefix, streaming
 
 FLOOR = 1e-6
 """Below this magnitude modReLU stops normalising; small, so that b = 0 is linear."""
@@ -89,12 +89,13 @@ class CausalSpectralMixer(nn.Module):
             ValueError: on an empty sequence.
         """
         context_BTC, context = self.context(x_BTD, state.context, mask_BT)
-        projected_BTC, recent = self.project_in(x_BTD), state.recent_BPC
+        projected_BTC = self.project_in(x_BTD)
         if mask_BT is not None:
             projected_BTC = projected_BTC * mask_BT[..., None]
-        if self.taps_CW is not None:
-            projected_BTC, recent = streaming.causal_conv(projected_BTC, self.taps_CW, recent)
-        v_BTHd = self._values(projected_BTC, mask_BT).unflatten(-1, (self.num_heads, -1))
+        values_BTD, recent = self._values(projected_BTC, state.recent_BPC)
+        if mask_BT is not None:
+            values_BTD = values_BTD * mask_BT[..., None]
+        v_BTHd = values_BTD.unflatten(-1, (self.num_heads, -1))
         mixed_BTHd, spectrum = prefix.causal_mix(
             v_BTHd,
             self.filter(context_BTC) * self.transform.gain(),
@@ -112,12 +113,13 @@ class CausalSpectralMixer(nn.Module):
         mixed_BTD, state = self.prefill(x_BD[:, None], state)
         return mixed_BTD[:, 0], state
 
-    def _values(self, projected_BTC: Tensor, mask_BT: Tensor | None) -> Tensor:
-        if self.input_gate:
+    def _values(self, projected_BTC: Tensor, recent_BPC: Tensor) -> tuple[Tensor, Tensor]:
+        if self.taps_CW is None:
+            if not self.input_gate:
+                return projected_BTC, recent_BPC
             key_BTD, value_BTD = projected_BTC.chunk(2, dim=-1)
-            values = key_BTD * value_BTD
-        elif self.taps_CW is not None:
-            values = nn.functional.silu(projected_BTC)
-        else:
-            values = projected_BTC
-        return values if mask_BT is None else values * mask_BT[..., None]
+            return key_BTD * value_BTD, recent_BPC
+        if self.input_gate:
+            return gate.gated_conv(projected_BTC, self.taps_CW, recent_BPC)
+        values_BTD, recent_BPC = streaming.causal_conv(projected_BTC, self.taps_CW, recent_BPC)
+        return nn.functional.silu(values_BTD), recent_BPC

@@ -48,7 +48,7 @@ class _Threads:
             work: values that are computed in all, which decides whether more threads pay.
             arguments: passed on.
         """
-        misses, start = sum(kernel.stats.cache_misses.values()), time.perf_counter()
+        known, start = len(kernel.overloads), time.perf_counter()
         threads = min(torch.get_num_threads(), items) if work > SERIAL_WORK else 1
         cuts = [items * n // threads for n in range(threads + 1)]
         others = [
@@ -57,7 +57,7 @@ class _Threads:
         kernel(cuts[0], cuts[1], *arguments)
         for other in others:
             other.result()
-        if sum(kernel.stats.cache_misses.values()) > misses:
+        if len(kernel.overloads) > known and sum(kernel.stats.cache_misses.values()):
             _log.info("compiled a CPU kernel in %.1f s, once", time.perf_counter() - start)
 
     def _get(self, size: int) -> ThreadPoolExecutor:

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from fftnet.ops import streaming
-from fftnet.ops.prefix import available_backends
+from fftnet.ops.prefix import pick_backend
 from fftnet.ops.spectral import compute_dtype
+
+GROUP = 8
+"""The CPU kernels handle keys and values in whole groups of so many channels."""
 
 
 def _kernels() -> ModuleType:
@@ -32,13 +35,14 @@ def gated_conv(x_BTC: Tensor, taps_CW: Tensor, last_BPC: Tensor) -> tuple[Tensor
         return key_BTD * value_BTD, last_BPC
     dtype, past = compute_dtype(x_BTC), last_BPC.shape[1]
     x, taps, last = (tensor.to(dtype).contiguous() for tensor in (x_BTC, taps_CW, last_BPC))
-    values_BTD = _gate(x, taps, last).to(torch.result_type(x_BTC, taps_CW))
+    values_BTD = _gate(x, taps, last).to(torch.promote_types(x_BTC.dtype, taps_CW.dtype))
     recent = x_BTC[:, max(x_BTC.shape[1] - past, 0) :].to(last_BPC.dtype)
     return values_BTD, torch.cat([last_BPC[:, recent.shape[1] :], recent], dim=1)
 
 
 def _fused(x_BTC: Tensor) -> bool:
-    return x_BTC.device.type == "cpu" and "numba" in available_backends() and _kernels().fits(x_BTC.shape[2])
+    whole_groups = x_BTC.shape[2] % (2 * GROUP) == 0
+    return x_BTC.device.type == "cpu" and whole_groups and pick_backend(x_BTC.device) == "numba"
 
 
 @torch.library.custom_op("fftnet::gated_conv", mutates_args=())

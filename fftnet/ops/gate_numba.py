@@ -11,16 +11,12 @@ from torch import Tensor
 
 from fftnet.ops.cpu_threads import jit, threads
 from fftnet.ops.cpu_vector import load, store
+from fftnet.ops.gate import GROUP
 
 BLOCK = 64
 """Tokens that a group of channels walks before the next group does, so that both find them in the cache."""
-GROUPS = ((0,) * 32, (0,) * 16, (0,) * 8)
+GROUPS = ((0,) * 4 * GROUP, (0,) * 2 * GROUP, (0,) * GROUP)
 """Group sizes, each as the length of a tuple: that is a constant to Numba's compiler. The taps likewise."""
-
-
-def fits(channels: int) -> bool:
-    """Whether the kernels handle that many channels: keys and values have to be whole groups."""
-    return channels % (2 * len(GROUPS[-1])) == 0
 
 
 @jit

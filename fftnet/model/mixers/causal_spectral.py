@@ -14,7 +14,7 @@ from fftnet.model.components import (
     PrefixInverse,
 )
 from fftnet.model.config import MixerConfig
-from fftnet.ops import gate, prefix, streaming
+from fftnet.ops import decode, gate, prefix, streaming
 
 FLOOR = 1e-6
 """Below this magnitude modReLU stops normalising; small, so that b = 0 is linear."""
@@ -110,8 +110,25 @@ class CausalSpectralMixer(nn.Module):
 
     def step(self, x_BD: Tensor, state: CausalSpectralState) -> tuple[Tensor, CausalSpectralState]:
         """Mix one token (B, D): the same arithmetic at T = 1."""
-        mixed_BTD, state = self.prefill(x_BD[:, None], state)
-        return mixed_BTD[:, 0], state
+        if self.taps_CW is None or not self.input_gate:
+            mixed_BTD, state = self.prefill(x_BD[:, None], state)
+            return mixed_BTD[:, 0], state
+        context_BC, values_BD, recent, *context = decode.gate_step(
+            x_BD, self.project_in(x_BD), self.taps_CW, state.recent_BPC, *state.context
+        )
+        mixed_BHd, spectrum = decode.mix_step(
+            values_BD.unflatten(-1, (self.num_heads, -1)),
+            self.filter(context_BC),
+            self.transform.decay(),
+            self.transform.frequency_HF,
+            self.activation.bias_HK,
+            self.inverse.mixing_HF2,
+            state.spectrum_BF2Hd,
+            floor=self.activation.floor,
+        )
+        return self.project_out(mixed_BHd.flatten(1)), CausalSpectralState(
+            spectrum, (context[0], context[1]), recent
+        )
 
     def _values(self, projected_BTC: Tensor, recent_BPC: Tensor) -> tuple[Tensor, Tensor]:
         if self.taps_CW is None:

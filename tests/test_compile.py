@@ -1,0 +1,69 @@
+"""torch.compile and torch.export: whole graphs, lengths that vary, the same numbers and gradients."""
+
+import pytest
+import torch
+from conftest import randomise
+
+from fftnet import FFTNet, FFTNetConfig
+
+VOCAB = 11
+
+
+def make(**fields: object) -> FFTNet:
+    values = {"vocab_size": VOCAB, "d_model": 16, "num_layers": 1, "num_heads": 2, "max_seq_length": 16}
+    model = FFTNet(FFTNetConfig(**(values | fields)))  # pyright: ignore[reportArgumentType]
+    randomise(model)
+    return model
+
+
+def tokens(batch: int, length: int) -> torch.Tensor:
+    return torch.randint(0, VOCAB, (batch, length), generator=torch.Generator().manual_seed(length))
+
+
+@pytest.mark.parametrize("fields", [{}, {"input_gate": False}], ids=str)
+def test_two_graphs_serve_all_lengths(fields: dict[str, object]) -> None:
+    torch.compiler.reset()
+    model = make(**fields)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    parameters = list(model.parameters())
+    for length, stance in (
+        (7, "default"),
+        (300, "default"),
+        (31, "fail_on_recompile"),
+        (513, "fail_on_recompile"),
+    ):
+        with torch.compiler.set_stance(stance):
+            actual = compiled(tokens(2, length))
+        expected = model(tokens(2, length))
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+        upstream = torch.randn_like(expected)
+        torch.testing.assert_close(
+            torch.autograd.grad(actual, parameters, upstream),
+            torch.autograd.grad(expected, parameters, upstream),
+            rtol=1e-8,
+            atol=1e-8,
+        )
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+def test_inductor_compiles_the_decode_step() -> None:
+    torch.compiler.reset()
+    model = make()
+    with torch.no_grad():
+        step, text = torch.compile(model.step, fullgraph=True), tokens(2, 5)
+        state = model.init_state(2)
+        for t in range(5):
+            logits, state = step(text[:, t], state)
+        torch.testing.assert_close(logits, model(text)[:, -1], rtol=1e-9, atol=1e-9)
+
+
+def test_export_runs_at_other_lengths() -> None:
+    model = make().eval()
+    length = torch.export.Dim("length", min=2)
+    exported = torch.export.export(model, (tokens(2, 19),), dynamic_shapes=({1: length}, None))
+    names = {str(node.target) for node in exported.graph.nodes}
+    assert any("fftnet.causal_mix" in name for name in names)
+    for other in (2, 5, 64, 301):
+        torch.testing.assert_close(
+            exported.module()(tokens(2, other)), model(tokens(2, other)), rtol=1e-9, atol=1e-9
+        )

@@ -254,6 +254,12 @@ def test_gated_conv_matches_the_plain_one(batch: int, length: int, half: int, wi
     )
 
 
+@pytest.mark.parametrize("length", [1, 5])
+def test_gated_conv_is_registered_correctly(length: int) -> None:
+    inputs = tuple(torch.randn(s, requires_grad=True) for s in ((2, length, 32), (32, 4), (2, 3, 32)))
+    torch.library.opcheck(torch.ops.fftnet.gated_conv.default, inputs)
+
+
 def test_by_length_treats_every_row_alone() -> None:
     x = torch.randn(4, 9, 2, dtype=torch.float64, requires_grad=True)
     mask = torch.rand(4, 9) < 0.6

@@ -33,11 +33,10 @@ def gated_conv(x_BTC: Tensor, taps_CW: Tensor, last_BPC: Tensor) -> tuple[Tensor
         convolved_BTC, last_BPC = streaming.causal_conv(x_BTC, taps_CW, last_BPC)
         key_BTD, value_BTD = convolved_BTC.chunk(2, dim=-1)
         return key_BTD * value_BTD, last_BPC
-    dtype, past = compute_dtype(x_BTC), last_BPC.shape[1]
-    x, taps, last = (tensor.to(dtype).contiguous() for tensor in (x_BTC, taps_CW, last_BPC))
-    values_BTD = _gate(x, taps, last).to(torch.promote_types(x_BTC.dtype, taps_CW.dtype))
-    recent = x_BTC[:, max(x_BTC.shape[1] - past, 0) :].to(last_BPC.dtype)
-    return values_BTD, torch.cat([last_BPC[:, recent.shape[1] :], recent], dim=1)
+    dtype = compute_dtype(x_BTC)
+    values_BTD, recent_BPC = _gate(*(x.to(dtype).contiguous() for x in (x_BTC, taps_CW, last_BPC)))
+    values_BTD = values_BTD.to(torch.promote_types(x_BTC.dtype, taps_CW.dtype))
+    return values_BTD, recent_BPC.to(last_BPC.dtype)
 
 
 def _fused(x_BTC: Tensor) -> bool:
@@ -46,22 +45,31 @@ def _fused(x_BTC: Tensor) -> bool:
 
 
 @torch.library.custom_op("fftnet::gated_conv", mutates_args=())
-def _gate(x: Tensor, taps: Tensor, last: Tensor) -> Tensor:
-    return _kernels().forward(x, taps, last)
+def _gate(x: Tensor, taps: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    tokens, past = x.shape[1], last.shape[1]
+    recent = torch.cat([last[:, tokens:], x[:, max(tokens - past, 0) :]], dim=1)
+    return _kernels().forward(x, taps, last), recent
 
 
 @_gate.register_fake
 def _(x, taps, last):  # pyright: ignore
-    return x.new_empty((x.shape[0], x.shape[1], x.shape[2] // 2))
+    return x.new_empty((x.shape[0], x.shape[1], x.shape[2] // 2)), torch.empty_like(last)
 
 
 @torch.library.custom_op("fftnet::gated_conv_backward", mutates_args=())
-def _gate_backward(grad_y: Tensor, x: Tensor, taps: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _kernels().backward(grad_y.contiguous(), x, taps, last)
+def _gate_backward(
+    grad_y: Tensor, grad_recent: Tensor, x: Tensor, taps: Tensor, last: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x, grad_taps, grad_last = _kernels().backward(grad_y.contiguous(), x, taps, last)
+    tokens, past = x.shape[1], last.shape[1]
+    carried = max(past - tokens, 0)
+    grad_last[:, tokens:] += grad_recent[:, :carried]
+    grad_x[:, max(tokens - past, 0) :] += grad_recent[:, carried:]
+    return grad_x, grad_taps, grad_last
 
 
 @_gate_backward.register_fake
-def _(grad_y, x, taps, last):  # pyright: ignore
+def _(grad_y, grad_recent, x, taps, last):  # pyright: ignore
     return torch.empty_like(x), torch.empty_like(taps), torch.empty_like(last)
 
 
@@ -69,8 +77,8 @@ def _setup_context(ctx, inputs, output) -> None:  # pyright: ignore
     ctx.save_for_backward(*inputs)
 
 
-def _autograd(ctx, grad_y):  # pyright: ignore
-    return _gate_backward(grad_y, *ctx.saved_tensors)
+def _autograd(ctx, grad_y, grad_recent):  # pyright: ignore
+    return _gate_backward(grad_y, grad_recent, *ctx.saved_tensors)
 
 
 _gate.register_autograd(_autograd, setup_context=_setup_context)

@@ -106,14 +106,17 @@ def _mix(
     floor: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _module(backend).forward(v, filter_, decay, frequency, bias, mixing, state, floor)
+    y, last, checkpoints = _module(backend).forward(v, filter_, decay, frequency, bias, mixing, state, floor)
+    # A dimension that is 1 for short texts would cost torch.compile a graph of its own, hence the flattening.
+    return y, last, checkpoints.flatten(1)
 
 
 @_mix.register_fake
 def _(v, filter_, decay, frequency, bias, mixing, state, floor, backend):  # pyright: ignore
     block = _module(backend).BLOCK
     count = (v.shape[1] + block - 1) // block
-    checkpoints = state.new_empty((state.shape[0], count, *state.shape[1:]))
+    _, bins, _, heads, width = state.shape
+    checkpoints = state.new_empty((state.shape[0], count * bins * 2 * heads * width))
     return torch.empty_like(v), torch.empty_like(state), checkpoints
 
 
@@ -134,7 +137,8 @@ def _mix_backward(
     return _module(backend).backward(
         grad_y.contiguous(),
         grad_state.contiguous(),
-        *(v, filter_, decay, frequency, bias, mixing, checkpoints),
+        *(v, filter_, decay, frequency, bias, mixing),
+        checkpoints.view(v.shape[0], -1, *grad_state.shape[1:]),
         floor,
     )
 

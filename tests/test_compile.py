@@ -52,6 +52,7 @@ def test_inductor_compiles_the_decode_step() -> None:
     with torch.no_grad():
         step, text = torch.compile(model.step, fullgraph=True), tokens(2, 5)
         state = model.init_state(2)
+        logits = torch.empty(0)
         for t in range(5):
             logits, state = step(text[:, t], state)
         torch.testing.assert_close(logits, model(text)[:, -1], rtol=1e-9, atol=1e-9)

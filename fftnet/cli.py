@@ -194,10 +194,13 @@ def write(argv: Sequence[str]) -> None:
     prompt = [tokenizer.eot, *tokenizer.encode(prompt_config.prompt)]
     stream, written, start = tokenizer.stream(), 0, 0.0
     print(prompt_config.prompt, end="", flush=True)
-    for token in generate(model, prompt, sampling, stop=tokenizer.eot):
-        print(stream.push(token), end="", flush=True)
-        written += 1
-        start = start or time.perf_counter()
+    try:
+        for token in generate(model, prompt, sampling, stop=tokenizer.eot):
+            print(stream.push(token), end="", flush=True)
+            written += 1
+            start = start or time.perf_counter()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     print(stream.finish(), flush=True)
     speed = (written - 1) / (time.perf_counter() - start) if written > 1 else 0.0
     say(f"{written} tokens, {speed:.0f} tokens/s after the first")

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.checkpoint import CheckpointError
-from fftnet.model.mixers import MIXERS
 from fftnet.model.fftnet_model import State
+from fftnet.model.mixers import MIXERS
 from fftnet.testing import CausalityError, assert_causal, first_token_loss
 
 VOCAB = 11
@@ -209,7 +209,7 @@ def test_left_padded_prompts_continue_as_if_alone(name: str, chunk_size: int | N
 
 
 def continuations(model: FFTNet, text: torch.Tensor, state: State) -> list[State]:
-    """Read one token after ``state`` twice, then one more after each, which must be as from the whole text."""
+    """Read one token after ``state`` twice, then one more after each, as from the whole text."""
     ends = []
     for token in (3, 4):
         longer = torch.cat([text, torch.full((text.shape[0], 1), token)], dim=1)

@@ -11,11 +11,13 @@ from torch.utils._pytree import tree_leaves
 
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.checkpoint import CheckpointError
+from fftnet.model.fftnet_model import State
 from fftnet.model.mixers import MIXERS
 from fftnet.testing import CausalityError, assert_causal, first_token_loss
 
 VOCAB = 11
 CAUSAL = [name for name, mixer in MIXERS.items() if mixer.causal]  # pyright: ignore[reportAttributeAccessIssue]
+FIXED = [name for name in CAUSAL if name != "attention"]
 VARIANTS = [
     {},
     {"conv_width": 0},
@@ -44,9 +46,10 @@ def test_every_causal_configuration_is_causal(name: str, variant: dict[str, obje
     assert_causal(model, tokens(2, 24), vocab_size=VOCAB)
 
 
-def test_the_bidirectional_model_leaks_and_the_position_is_named() -> None:
+@pytest.mark.parametrize("name", [name for name in MIXERS if name not in CAUSAL])
+def test_the_bidirectional_model_leaks_and_the_position_is_named(name: str) -> None:
     with pytest.raises(CausalityError, match="output 0 sees the future: changing input 1 moved") as info:
-        assert_causal(make(causal=False), tokens(2, 24), vocab_size=VOCAB)
+        assert_causal(make(causal=False, mixers=(name,)), tokens(2, 24), vocab_size=VOCAB)
     assert (info.value.position, info.value.changed) == (0, 1)
 
 
@@ -104,8 +107,9 @@ def test_any_split_of_a_text_gives_the_same_logits(
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-9, atol=1e-9)
 
 
-def test_prefill_in_chunks_keeps_the_last_logits() -> None:
-    model, text = make(), tokens(2, 23)
+@pytest.mark.parametrize("name", CAUSAL)
+def test_prefill_in_chunks_keeps_the_last_logits(name: str) -> None:
+    model, text = make(mixers=(name,)), tokens(2, 23)
     whole, last = model.prefill(text)
     chunked, state = model.prefill(text, chunk_size=5)
     torch.testing.assert_close(chunked, whole, rtol=1e-9, atol=1e-9)
@@ -113,14 +117,17 @@ def test_prefill_in_chunks_keeps_the_last_logits() -> None:
         torch.testing.assert_close(
             model.prefill(text, chunk_size=5, logits_to_keep=kept)[0], whole[:, -kept:], rtol=1e-9, atol=1e-9
         )
-    for one, other in zip(tree_leaves(state), tree_leaves(last), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    following = torch.tensor([3, 4])
+    torch.testing.assert_close(
+        model.step(following, state)[0], model.step(following, last)[0], rtol=1e-9, atol=1e-9
+    )
     with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
         model.prefill(text, chunk_size=0)
 
 
-def test_the_state_does_not_grow_and_is_a_value() -> None:
-    model = make()
+@pytest.mark.parametrize("name", FIXED)
+def test_the_state_does_not_grow_and_is_never_written(name: str) -> None:
+    model = make(mixers=(name,))
     start = model.init_state(2)
     before = [x.clone() for x in tree_leaves(start)]
     _, after_few = model.prefill(tokens(2, 3), start)
@@ -133,18 +140,46 @@ def test_the_state_does_not_grow_and_is_a_value() -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_any_length(causal: bool) -> None:
-    model = make(causal=causal)
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("recorded", [True, False])
+@settings(deadline=None, max_examples=10)
+@given(data=st.data())
+def test_a_state_stays_what_it_was_whatever_follows_from_it(
+    name: str, recorded: bool, data: st.DataObject
+) -> None:
+    model, states = make(mixers=(name,)), []
+    with torch.set_grad_enabled(recorded):
+        states.append((tokens(2, 0), model.init_state(2)))
+        for _ in range(12):
+            text, state = states[data.draw(st.integers(0, len(states) - 1))]
+            piece = torch.randint(0, VOCAB, (2, data.draw(st.integers(1, 5))))
+            if piece.shape[1] == 1:
+                logits_BV, state = model.step(piece[:, 0], state)
+            else:
+                logits, state = model.prefill(piece, state)
+                logits_BV = logits[:, -1]
+            text = torch.cat([text, piece], dim=1)
+            torch.testing.assert_close(logits_BV, model(text)[:, -1], rtol=1e-9, atol=1e-9)
+            states.append((text, state))
+        if recorded:
+            logits_BV.sum().backward()  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_any_length(name: str) -> None:
+    model = make(causal=name in CAUSAL, mixers=(name,))
     for length in [*range(1, 71), 97, 199]:
         logits = model(tokens(1, length))
         assert logits.shape == (1, length, VOCAB)
         assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_a_row_does_not_depend_on_its_padding_or_its_neighbours(causal: bool) -> None:
-    model, rows = make(causal=causal), [tokens(1, length)[0] for length in (5, 1, 9, 6, 5)]
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_row_does_not_depend_on_its_padding_or_its_neighbours(name: str) -> None:
+    model, rows = (
+        make(causal=name in CAUSAL, mixers=(name,)),
+        [tokens(1, length)[0] for length in (5, 1, 9, 6, 5)],
+    )
     for width, left in ((9, False), (14, False), (14, True)):
         batch = torch.zeros(len(rows), width, dtype=torch.int64)
         mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -156,16 +191,84 @@ def test_a_row_does_not_depend_on_its_padding_or_its_neighbours(causal: bool) ->
             torch.testing.assert_close(logits[index, mask[index]], model(row[None])[0], rtol=1e-9, atol=1e-9)
 
 
-def test_left_padded_prompts_continue_as_if_alone() -> None:
-    model, short, long = make(), tokens(1, 4), tokens(1, 9)
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_left_padded_prompts_continue_as_if_alone(name: str, chunk_size: int | None) -> None:
+    model, short, long, following = make(mixers=(name,)), tokens(1, 4), tokens(1, 9), tokens(2, 6)
     batch = torch.cat([torch.nn.functional.pad(short, (5, 0)), long])
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[0, :5] = False
-    _, state = model.prefill(batch, mask_BT=mask)
-    together, _ = model.step(torch.tensor([3, 3]), state)
+    logits, start = model.prefill(batch, mask_BT=mask, chunk_size=chunk_size)
+    stepped, state = model.step(following[:, 0], start)
+    together = torch.cat([logits[:, -1:], stepped[:, None], model.prefill(following[:, 1:], state)[0]], dim=1)
     for index, prompt in enumerate((short, long)):
-        alone, _ = model.step(torch.tensor([3]), model.prefill(prompt)[1])
-        torch.testing.assert_close(together[index], alone[0], rtol=1e-9, atol=1e-9)
+        text = torch.cat([prompt, following[index : index + 1]], dim=1)
+        alone = model(text)[0, prompt.shape[1] - 1 :]
+        torch.testing.assert_close(together[index], alone, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(model.step(following[:, 0], start)[0], stepped, rtol=1e-9, atol=1e-9)
+
+
+def continuations(model: FFTNet, text: torch.Tensor, state: State) -> list[State]:
+    """Read one token after ``state`` twice, then one more after each, as from the whole text."""
+    ends = []
+    for token in (3, 4):
+        longer = torch.cat([text, torch.full((text.shape[0], 1), token)], dim=1)
+        ends.append((longer, model.step(longer[:, -1], state)[1]))
+    for longer, after in ends:
+        longest = torch.cat([longer, torch.full((text.shape[0], 1), 5)], dim=1)
+        actual, _ = model.step(longest[:, -1], after)
+        torch.testing.assert_close(actual, model(longest)[:, -1], rtol=1e-9, atol=1e-9)
+    return [after for _, after in ends]
+
+
+def test_one_decode_step_of_attention_appends_in_place_and_a_fork_copies() -> None:
+    model, text = make(mixers=("attention",), num_layers=1), tokens(2, 6)
+    with torch.no_grad():
+        _, state = model.step(text[:, 5], model.prefill(text[:, :5])[1])
+        (newest,), (fork,) = continuations(model, text, state)
+    (first,) = state
+    assert newest.keys_BHCd.data_ptr() == first.keys_BHCd.data_ptr()
+    assert newest.keys_BHCd.shape[2] == 10
+    assert fork.keys_BHCd.data_ptr() != first.keys_BHCd.data_ptr()
+
+
+def test_attention_forks_where_rows_have_read_unequal_numbers_of_tokens() -> None:
+    model, text = make(mixers=("attention",), num_layers=1), tokens(2, 3)
+    mask, row_1 = torch.tensor([[True] * 3, [False, False, True]]), torch.tensor([[False], [True]])
+    with torch.no_grad():
+        _, state = model.step(torch.tensor([1, 1]), model.prefill(text, mask_BT=mask)[1])
+        ends = [model.prefill(torch.tensor([[0], [token]]), state, mask_BT=row_1)[1] for token in (3, 4)]
+        for token, end in zip((3, 4), ends, strict=True):
+            actual, _ = model.step(torch.tensor([5, 5]), end)
+            for row, alone in enumerate(([*text[0].tolist(), 1, 5], [int(text[1, 2]), 1, token, 5])):
+                expected = model(torch.tensor([alone]))[0, -1]
+                torch.testing.assert_close(actual[row], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_flow_through_a_cache_that_was_filled_without_them() -> None:
+    model, text = make(mixers=("attention",)), tokens(2, 8)
+    with torch.no_grad():
+        _, state = model.step(text[:, 5], model.prefill(text[:, :5])[1])
+    one, state = model.step(text[:, 6], state)
+    other, _ = model.step(text[:, 7], state)
+    (one.sum() + other.sum()).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())  # pyright: ignore
+
+
+def test_attention_needs_pairs_of_channels() -> None:
+    with pytest.raises(ValueError, match="even head width, got 3 from d_model=6 and num_heads=2"):
+        make(mixers=("attention",), d_model=6)
+
+
+def test_hybrids_of_attention_and_spectral_layers_are_causal() -> None:
+    model = make(mixers=("causal_spectral", "attention"))
+    assert_causal(model, tokens(2, 24), vocab_size=VOCAB)
+    text = tokens(2, 24)
+    logits, state = model.prefill(text[:, :20], chunk_size=7)
+    for t in range(20, 24):
+        step_BV, state = model.step(text[:, t], state)
+        logits = torch.cat([logits, step_BV[:, None]], dim=1)
+    torch.testing.assert_close(logits, model(text), rtol=1e-9, atol=1e-9)
 
 
 def test_a_bidirectional_layer_resamples_its_filter_between_lengths() -> None:
@@ -199,9 +302,9 @@ def test_bad_sizes_end_in_a_sentence(field: str, value: float, message: str) -> 
         FFTNetConfig(**({"vocab_size": 3} | {field: value}))  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_save_and_load(causal: bool, tmp_path: Path) -> None:
-    model = make(causal=causal).float()
+@pytest.mark.parametrize("name", MIXERS)
+def test_save_and_load(name: str, tmp_path: Path) -> None:
+    model = make(causal=name in CAUSAL, mixers=(name,)).float()
     model.save_pretrained(tmp_path)
     loaded = FFTNet.from_pretrained(tmp_path)
     assert loaded.config == model.config

@@ -13,7 +13,7 @@ from fftnet.model.fftnet_layer import FFTNetLayer
 from fftnet.ops.spectral import sinusoids
 
 State = tuple[Any, ...]
-"""One state a layer: a tree of tensors whose size does not depend on how much was read."""
+"""One state a layer: a tree of tensors. Its size does not depend on how much was read, but for attention."""
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -120,7 +120,7 @@ class FFTNet(nn.Module):
         return torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0], state
 
     def step(self, token_B: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read one token: logits (B, V) of the next and the new state, at a cost that does not grow."""
+        """Read one token: logits (B, V) of the next and the new state. The cost grows with attention only."""
         x_BD = self._embed(token_B)
         states = []
         for layer, layer_state in zip(self._stack(), state, strict=True):

@@ -52,6 +52,24 @@ def inverse_fourier_transform(spectrum_BHFd: Tensor, num_tokens: int) -> Tensor:
     return torch.fft.irfft(spectrum_BFD, n=num_tokens, dim=1, norm="ortho")
 
 
+def fourier_mix(x_BTD: Tensor) -> Tensor:
+    """Real part of the orthonormal Fourier transform over tokens and channels (FNet, arXiv 2105.03824).
+
+    Args:
+        x_BTD: real tokens of any floating dtype; narrow ones are transformed in float32.
+
+    Returns:
+        Tensor of the shape and dtype of ``x_BTD``.
+
+    Raises:
+        ValueError: if T is 0.
+    """
+    if x_BTD.shape[1] == 0:
+        raise ValueError("the Fourier transform needs at least one token, got a sequence of length 0")
+    with torch.autocast(x_BTD.device.type, enabled=False):
+        return torch.fft.fft2(x_BTD.to(compute_dtype(x_BTD)), norm="ortho").real.to(x_BTD.dtype)
+
+
 def interpolate_anchors(anchors_HK: Tensor, num_bins: int) -> Tensor:
     """Spread values held at K anchor frequencies over ``num_bins`` bins, linearly from DC to the top bin.
 

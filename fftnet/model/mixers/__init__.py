@@ -1,7 +1,8 @@
 """The table of mixers. A new one is a file here and a line in the table.
 
 A mixer is built from a :class:`~fftnet.model.config.MixerConfig` and maps (B, T, D) to (B, T, D). A causal
-one also carries a state, a tuple of tensors whose size does not depend on how much was read.
+one also carries a state, a tuple of tensors: what it has read, as a value. The spectral state has one size
+however much was read; attention's grows with every token.
 """
 
 from typing import Any, Protocol
@@ -9,7 +10,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from fftnet.model.config import MixerConfig
+from fftnet.model.mixers.attention import AttentionMixer
 from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
+from fftnet.model.mixers.fnet import FNetMixer
 from fftnet.model.mixers.spectral import SpectralMixer
 
 State = Any
@@ -37,6 +40,8 @@ class CausalMixer(Protocol):
 MIXERS: dict[str, type[nn.Module]] = {
     "causal_spectral": CausalSpectralMixer,
     "spectral": SpectralMixer,
+    "attention": AttentionMixer,
+    "fnet": FNetMixer,
 }
 
 

@@ -90,4 +90,4 @@ def test_what_cannot_be_continued_is_refused() -> None:
         list(generate(model, [1], SamplingConfig()))
     for field, value in (("max_new_tokens", 0), ("temperature", -1.0), ("top_k", 0), ("top_p", 0.0)):
         with pytest.raises(ValueError, match=field):
-            SamplingConfig(**{field: value})
+            SamplingConfig(**{field: value})  # pyright: ignore

@@ -14,6 +14,7 @@ contiguous tensors of one dtype:
 
 import importlib
 import importlib.util
+import os
 from types import ModuleType
 
 import torch
@@ -22,7 +23,11 @@ from torch import Tensor
 from fftnet.ops import reference
 from fftnet.ops.spectral import compute_dtype
 
-BACKENDS = {"fft": "fftnet.ops.prefix_fft", "numba": "fftnet.ops.prefix_numba"}
+BACKENDS = {
+    "fft": "fftnet.ops.prefix_fft",
+    "numba": "fftnet.ops.prefix_numba",
+    "triton": "fftnet.ops.prefix_triton",
+}
 """Backend name to module, imported when first used; ``reference`` and ``auto`` are understood as well."""
 
 
@@ -31,12 +36,16 @@ def available_backends() -> list[str]:
     found = ["reference", "fft"]
     if importlib.util.find_spec("numba") is not None:
         found.append("numba")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if importlib.util.find_spec("triton") is not None and (torch.cuda.is_available() or interpreted):
+        found.append("triton")
     return found
 
 
 def pick_backend(device: torch.device) -> str:
     """The fastest backend for tensors on ``device``."""
-    return "numba" if device.type == "cpu" and "numba" in available_backends() else "fft"
+    fastest = {"cpu": "numba", "cuda": "triton"}.get(device.type, "fft")
+    return fastest if fastest in available_backends() else "fft"
 
 
 def _module(backend: str) -> ModuleType:

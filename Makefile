@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 PROMPT := The for statement is used to
 
-.PHONY: demo test
+.PHONY: demo test bench
 
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -20,3 +20,6 @@ test: .venv/.ready
 	$(BIN)/ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	$(BIN)/python -m pytest
+
+bench: .venv/.ready
+	$(BIN)/python -m fftnet.benchmarks

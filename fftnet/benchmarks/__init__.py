@@ -1,0 +1,1 @@
+"""Measurements against the obvious PyTorch version, attention and bare limits (``make bench``)."""

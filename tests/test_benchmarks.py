@@ -1,0 +1,185 @@
+"""The benchmark measures, writes and refuses; how fast anything is, no test can tell."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fftnet.benchmarks import __main__ as command
+from fftnet.benchmarks import measure, memory, parity, report, sides, suites
+from fftnet.model.fftnet_model import FFTNet
+
+TINY = suites.Settings(
+    effort=measure.Effort(seconds=0.0, rounds=2, slow=60.0, stop=60.0),
+    width=16,
+    heads=2,
+    layers=1,
+    op=((2, 5), (1, 7), (1, 16)),
+    mixer=((1, 5), (1, 8)),
+    bidirectional=((1, 5), (1, 8)),
+    train=((2, 4), (1, 8)),
+    positions=(4, 9),
+    batches=(1, 3),
+    steps=2,
+    read_tokens=70,
+    read_width=16,
+    memory_mixer=((1, 8),),
+    memory_train=((1, 8),),
+)
+
+
+def strict(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "run_job", lambda name, **arguments: memory.JOBS[name](**arguments))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_all_suites_write_json_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--output", str(tmp_path)], TINY) == 0
+    found = strict((tmp_path / command.FILE).read_text())["suites"]
+    assert list(found) == list(suites.SUITES)
+    for name, section in found.items():
+        assert section["command"].startswith("python -m fftnet.benchmarks --output")
+        assert section["machine"]["threads"] == torch.get_num_threads()
+        assert section["machine"]["dtype"] == "float32"
+        assert {row["suite"] for row in section["rows"]} == {name}
+    for row in found["op"]["rows"] + found["write"]["rows"]:
+        assert row["runs"] == 2
+        assert row["seconds_quartiles"][0] <= row["seconds"] <= row["seconds_quartiles"][1]
+        assert (row["times_ours"] is None) == (row["side"] == measure.OURS)
+    assert {row["side"] for row in found["op"]["rows"]} == set(report.COLOURS) - {"attention", "FNet"}
+    assert {(row["batch"], row["tokens"]) for row in found["write"]["rows"]} == {(1, 4), (1, 9), (3, 4)}
+    (read,) = found["read"]["rows"]
+    assert read["state_bytes"] == read["state_bytes_at_start"] > 0
+    assert len(found["memory"]["rows"]) == 4
+    for name in (command.LENGTH_PICTURE, command.DECODE_PICTURE):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "state after 70 tokens" in printed
+    assert len(printed.splitlines()) == len(report.TARGETS) + 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_suite_alone_keeps_what_the_others_found(tmp_path: Path) -> None:
+    for name in ("train", "op"):
+        assert command.main(["--output", str(tmp_path), "--only", name], TINY) == 0
+    found = strict((tmp_path / command.FILE).read_text())["suites"]
+    assert list(found) == ["op", "train"]
+    assert found["train"]["command"].endswith("--only train")
+
+
+def wrong_gradient(right: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def function(*inputs: Any, **options: Any) -> torch.Tensor:
+        y = right(*inputs, **options)
+        return 2 * y.detach() - y
+
+    return function
+
+
+def wrong_value(right: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda *inputs, **options: right(*inputs, **options) * 1.01
+
+
+@pytest.mark.parametrize("wrong", [wrong_value, wrong_gradient])
+@pytest.mark.parametrize(
+    ("owner", "name", "blamed"),
+    [
+        (sides, "eager_causal_mix", "our causal operator and its eager version"),
+        (sides, "ours_causal_mix", "our causal operator and its eager version"),
+        (sides, "eager_spectral_mix", "our bidirectional mixer and its eager version"),
+        (parity.attention, "causal_attention", "attention and a direct softmax"),
+    ],
+)
+def test_nothing_is_reported_when_two_sides_differ(
+    owner: Any,
+    name: str,
+    blamed: str,
+    wrong: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(owner, name, wrong(getattr(owner, name)))
+    assert command.main(["--output", str(tmp_path)], TINY) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: nothing is reported: {blamed} differ by ")
+    assert len(printed.err.splitlines()) == 1
+    assert not printed.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_decode_step_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = FFTNet.step
+
+    def wrong(self: FFTNet, token_B: torch.Tensor, state: Any) -> Any:
+        logits_BV, state = step(self, token_B, state)
+        return logits_BV.roll(1, dims=0), state
+
+    monkeypatch.setattr(FFTNet, "step", wrong)
+    with pytest.raises(parity.ParityError, match="decode steps and the whole text through causal_spectral"):
+        parity.check()
+
+
+def test_sides_take_turns_and_a_slow_one_runs_once() -> None:
+    calls: list[str] = []
+    seconds = {"a": 0.1, "b": 0.2, "slow": 9.0}
+
+    def clock(run: Callable[[], object]) -> float:
+        run()
+        return seconds[calls[-1]]
+
+    effort = measure.Effort(seconds=60.0, rounds=3, slow=5.0, stop=9.0)
+    times = measure.paired({name: lambda name=name: calls.append(name) for name in seconds}, effort, clock)
+    assert calls == ["a", "b", "slow", "a", "b", "b", "a", "a", "b"]
+    assert times == {"a": [0.1] * 3, "b": [0.2] * 3, "slow": [9.0]}
+    ours, other = measure.rows("s", "w", 1, 2, {"ours": [1.0, 2.0], "x": [4.0, 4.0, 8.0]})
+    assert ours.times_ours is None
+    assert other.times_ours == (2.5, 3.0, 3.5)
+
+
+def test_a_side_is_left_out_once_a_run_took_too_long() -> None:
+    lengths: list[tuple[str, int]] = []
+
+    def make(_: int, tokens: int) -> sides.Sides:
+        return {name: lambda name=name: lengths.append((name, tokens)) for name in ("ours", "other")}
+
+    effort = measure.Effort(seconds=0.0, rounds=1, slow=60.0, stop=-1.0)
+    rows = list(suites._sweep("s", "w", ((1, 4), (1, 8)), make, effort))
+    assert [(row.side, row.tokens) for row in rows] == [("ours", 4), ("other", 4)]
+    assert {tokens for _, tokens in lengths} == {4}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="needs a peak that can be reset")
+def test_peak_growth_sees_a_smaller_peak_after_a_larger_one() -> None:
+    for megabytes in (64, 48):
+        growth = memory.peak_growth(lambda size=megabytes: torch.ones(size, 2**18).sum())
+        assert megabytes * 2**20 * 0.9 < growth < megabytes * 2**20 * 1.5
+
+
+def test_a_job_runs_in_a_process_of_its_own() -> None:
+    found = memory.run_job("read", width=16, heads=2, layers=1, tokens=70)
+    assert found["state_bytes"] == found["state_bytes_at_start"] > 0
+
+
+def test_targets_are_met_missed_or_not_measured() -> None:
+    row = {"side": "linear layer", "work": sides.FORWARD, "batch": 1, "tokens": 8}
+    results = {"op": [row | {"times_ours": 4.0, "times_ours_quartiles": [2.0, 5.0]}]}
+    case = ("op", "linear layer", sides.FORWARD, 1, 8)
+    fast = report.Target("fast", report.speedup(*case), 4.0)
+    slow = report.Target("slow", report.slowdown(*case), 0.2, at_least=False)
+    absent = report.Target("absent", report.speedup("op", "eager", sides.BOTH, 1, 8), 4.0)
+    assert fast.verdict(results) == ("4x (2 - 5)", ">= 4x", "met")
+    assert slow.verdict(results) == ("0.25x (0.2 - 0.5)", "<= 0.2x", "missed")
+    assert absent.verdict(results) == ("", ">= 4x", "not measured")
+    lines = report.table(results, [fast, slow, absent]).splitlines()
+    assert [line.split()[-1] for line in lines] == ["met", "missed", "measured"]

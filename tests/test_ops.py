@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fftnet.ops import attention, gate, prefix, prefix_fft, reference, spectral, streaming
+from fftnet.ops import attention, context, gate, prefix, prefix_fft, reference, spectral, streaming
 
 FAST = [name for name in prefix.available_backends() if name not in ("reference", "triton")]
 LENGTHS = [1, 2, 3, 17, 64, 65, 255, 256, 257, 311]
@@ -214,6 +214,23 @@ def test_prefix_mean_matches_a_plain_loop(length: int, split: int, masked: bool)
             expected = prefix_rows.mean(dim=0) if len(prefix_rows) else torch.zeros(3, dtype=torch.float64)
             torch.testing.assert_close(actual[row, t], expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(count, torch.tensor([length] * 2) if counted is None else counted.sum(dim=1))
+
+
+@settings(deadline=None, max_examples=20)
+@given(length=st.integers(1, 70), width=st.sampled_from([8, 24, 72]), read=st.sampled_from([0, 1, 300]))
+def test_the_fused_context_matches_the_plain_one(length: int, width: int, read: int) -> None:
+    x = torch.randn(2, length, width, dtype=torch.float64, requires_grad=True)
+    mean = torch.randn(2, width, dtype=torch.float64, requires_grad=True)
+    count = torch.tensor([read, 2 * read])
+    everything = torch.ones(2, length, dtype=torch.bool)
+    *actual, counted = context.prefix_context(x, mean, count)
+    *expected, wanted = context.prefix_context(x, mean, count, everything)
+    torch.testing.assert_close([*actual, counted], [*expected, wanted])
+    upstream = [torch.randn_like(y) for y in actual]
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, [x, mean], upstream), torch.autograd.grad(expected, [x, mean], upstream)
+    )
+    torch.library.opcheck(torch.ops.fftnet.prefix_context.default, (x, mean, count))
 
 
 @pytest.mark.parametrize("width", [1, 2, 4])

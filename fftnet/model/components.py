@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fftnet.ops import prefix_fft, spectral, streaming
+from fftnet.ops import context, prefix_fft, spectral
 
 
 class FourierTransform(nn.Module):
@@ -163,5 +163,5 @@ class PrefixContext(nn.Module):
         self, x_BTD: Tensor, state: tuple[Tensor, Tensor], mask_BT: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Context (B, T, 2 D) of every prefix and the state; False in ``mask_BT`` is left out of the mean."""
-        means_BTD, mean_BD, count_B = streaming.prefix_mean(x_BTD, *state, mask_BT)
-        return torch.cat([means_BTD, x_BTD], dim=-1), (mean_BD, count_B)
+        context_BTC, mean_BD, count_B = context.prefix_context(x_BTD, *state, mask_BT)
+        return context_BTC, (mean_BD, count_B)

@@ -14,8 +14,12 @@ from typing import Any
 import numba
 import torch
 
+from fftnet.ops.prefix import GROUP
+
 FASTMATH = ("contract", "reassoc", "nsz", "arcp", "afn")
 """LLVM's liberties, without nnan and ninf: a NaN or an infinity in the input has to come out as NaN."""
+GROUPS = ((0,) * 4 * GROUP, (0,) * 2 * GROUP, (0,) * GROUP)
+"""Group sizes, each as the length of a tuple: that is a constant to Numba's compiler."""
 SERIAL_WORK = 1 << 17
 """Up to this many values, waking a second thread costs more than it saves."""
 

@@ -7,11 +7,8 @@ import torch
 from torch import Tensor
 
 from fftnet.ops import streaming
-from fftnet.ops.prefix import pick_backend
+from fftnet.ops.prefix import fuses
 from fftnet.ops.spectral import compute_dtype
-
-GROUP = 8
-"""The CPU kernels handle keys and values in whole groups of so many channels."""
 
 
 def _kernels() -> ModuleType:
@@ -29,7 +26,7 @@ def gated_conv(x_BTC: Tensor, taps_CW: Tensor, last_BPC: Tensor) -> tuple[Tensor
     Returns:
         Gated values (B, T, D) and the last P tokens for the call that continues.
     """
-    if not _fused(x_BTC):
+    if not fuses(x_BTC, x_BTC.shape[2] // 2):
         convolved_BTC, last_BPC = streaming.causal_conv(x_BTC, taps_CW, last_BPC)
         key_BTD, value_BTD = convolved_BTC.chunk(2, dim=-1)
         return key_BTD * value_BTD, last_BPC
@@ -37,11 +34,6 @@ def gated_conv(x_BTC: Tensor, taps_CW: Tensor, last_BPC: Tensor) -> tuple[Tensor
     values_BTD, recent_BPC = _gate(*(x.to(dtype).contiguous() for x in (x_BTC, taps_CW, last_BPC)))
     values_BTD = values_BTD.to(torch.promote_types(x_BTC.dtype, taps_CW.dtype))
     return values_BTD, recent_BPC.to(last_BPC.dtype)
-
-
-def _fused(x_BTC: Tensor) -> bool:
-    whole_groups = x_BTC.shape[2] % (2 * GROUP) == 0
-    return x_BTC.device.type == "cpu" and whole_groups and pick_backend(x_BTC.device) == "numba"
 
 
 @torch.library.custom_op("fftnet::gated_conv", mutates_args=())

@@ -9,14 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fftnet.ops.cpu_threads import jit, threads
+from fftnet.ops.cpu_threads import GROUPS, jit, threads
 from fftnet.ops.cpu_vector import load, store
-from fftnet.ops.gate import GROUP
 
 BLOCK = 64
 """Tokens that a group of channels walks before the next group does, so that both find them in the cache."""
-GROUPS = ((0,) * 4 * GROUP, (0,) * 2 * GROUP, (0,) * GROUP)
-"""Group sizes, each as the length of a tuple: that is a constant to Numba's compiler. The taps likewise."""
 
 
 @jit

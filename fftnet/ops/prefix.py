@@ -29,6 +29,8 @@ BACKENDS = {
     "triton": "fftnet.ops.prefix_triton",
 }
 """Backend name to module, imported when first used; ``reference`` and ``auto`` are understood as well."""
+GROUP = 8
+"""Fewest channels that a CPU kernel handles at once, in one vector."""
 
 
 def available_backends() -> list[str]:
@@ -46,6 +48,11 @@ def pick_backend(device: torch.device) -> str:
     """The fastest backend for tensors on ``device``."""
     fastest = {"cpu": "numba", "cuda": "triton"}.get(device.type, "fft")
     return fastest if fastest in available_backends() else "fft"
+
+
+def fuses(x: Tensor, channels: int) -> bool:
+    """Whether the CPU kernels around the mixing serve for ``x``: they handle whole groups of channels."""
+    return x.device.type == "cpu" and channels % GROUP == 0 and pick_backend(x.device) == "numba"
 
 
 def _module(backend: str) -> ModuleType:

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fftnet.ops.cpu_threads import jit, threads
+from fftnet.ops.cpu_threads import GROUPS, jit, threads
 from fftnet.ops.cpu_vector import choose, load, root, store, total
+from fftnet.ops.prefix import GROUP
 
 BLOCK = 128
 """Tokens between two checkpoints of the state."""
-GROUPS = ((0,) * 32, (0,) * 16, (0,) * 8)
-"""Group sizes, each as the length of a tuple: that is a constant to Numba's compiler."""
 
 
 @jit
@@ -124,7 +123,7 @@ def _run(kernel: Any, v: Tensor, filter_: Tensor, *arguments: Any) -> None:
 
 def _pad(x: Tensor) -> Tensor:
     """Zero channels up to a whole group: they stay zero and add nothing to any gradient."""
-    missing = -x.shape[-1] % len(GROUPS[-1])
+    missing = -x.shape[-1] % GROUP
     return functional.pad(x, (0, missing)) if missing else x
 
 

@@ -22,7 +22,7 @@ FILE, LENGTH_PICTURE, DECODE_PICTURE = "benchmarks.json", "benchmark_length.png"
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fftnet.benchmarks", description=__doc__)
     parser.add_argument(
-        "--full", action="store_true", help="longer and more lengths: up to 20 minutes, not 3"
+        "--full", action="store_true", help="longer and more lengths: up to 20 minutes, not 4"
     )
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of the results")
     parser.add_argument(
@@ -52,7 +52,7 @@ def _measure(suite: str, settings: Settings, command: str) -> dict[str, Any]:
     for row in SUITES[suite](settings):
         found.append(row.summary() if isinstance(row, Row) else row)
         say(_line(found[-1]))
-    return {"command": command, "machine": machine(), "effort": asdict(settings.effort), "rows": found}
+    return {"command": command, "machine": machine(), "settings": asdict(settings), "rows": found}
 
 
 def _earlier(path: Path) -> dict[str, Any]:

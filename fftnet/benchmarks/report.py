@@ -170,7 +170,7 @@ def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], of: Callable[[Mapping
     ticks = sorted({row["tokens"] for row in rows})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=30))
     axes.yaxis.set_major_formatter("{x:,g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
@@ -200,7 +200,8 @@ def plot_length(results: Results, path: Path) -> None:
     ):
         rows = [row for row in results.get(suite, ()) if row["work"] == work]
         _curves(axes, [row for row in rows if row["batch"] == 1 or suite == "train"], _milliseconds)
-        axes.set(title=title, xlabel="tokens T", ylabel="milliseconds, forward and backward")
+        unit = "milliseconds" if work == TRAIN else f"milliseconds, {work}"
+        axes.set(title=title, xlabel="tokens T", ylabel=unit)
     for axes, of, title in (
         (grid[1, 1], "mixer", "causal mixer, peak memory"),
         (grid[1, 2], "train", "training step of one text, peak memory"),

@@ -40,7 +40,7 @@ class Settings:
     read_tokens: int = 1_000_000
     read_width: int = 128
     memory_mixer: Cases = ((1, 4096), (1, 16384))
-    memory_train: Cases = ((1, 4096),)
+    memory_train: Cases = ((1, 1024), (1, 4096))
     attention_memory_tokens: int = 16384
     """Memory of attention is measured up to this length: beyond it one run takes minutes."""
 

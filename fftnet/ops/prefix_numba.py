@@ -9,17 +9,12 @@ without run-time alias checks; constants are float32 so that nothing is promoted
 our own, as many as PyTorch uses, because Numba's thread layers are not safe to call from several threads.
 """
 
-import logging
-import os
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from fftnet.ops.cpu_threads import jit as _jit
+from fftnet.ops.cpu_threads import threads as _threads
 
 BLOCK = 64
 """Tokens between two checkpoints of the state."""
@@ -31,20 +26,6 @@ ZR, ZI, LR, LI, BIAS, CR, CI, FILTER = (n * LANES for n in range(8))
 SUM_BIAS, SUM_CR, SUM_CI, SUM_LR, SUM_LI, GRAD_FILTER = (n * LANES for n in range(8, 14))
 BIN = 14 * LANES
 V, Y = 0, LANES
-SERIAL_WORK = 1 << 14
-"""Below this many channel-bins a call is not worth a second thread."""
-
-_log = logging.getLogger("fftnet")
-# No nnan and ninf: a NaN or an infinity in the input has to come out as NaN.
-_FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
-
-
-def _jit(function: Callable[..., Any]) -> Any:
-    try:
-        return numba.njit(cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
-    except RuntimeError:
-        _log.info("no folder to cache compiled kernels in: set NUMBA_CACHE_DIR to save their compile time")
-        return numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
 
 
 @_jit
@@ -232,39 +213,6 @@ def _backward(  # pyright: ignore
                     grad_state[b, k, 1, c0 + c] = spectrum[k, ZI + c]
                     for n in range(5):
                         sums[b, n, k, c0 + c] = spectrum[k, SUM_BIAS + n * LANES + c]
-
-
-class _Threads:
-    """Threads that are made when first needed, again after a fork, and again when the number changes."""
-
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._size, self._process = 0, 0
-
-    def run(self, kernel: Any, items: int, work: int, *arguments: Any) -> None:
-        """Call ``kernel(first, last, *arguments)`` so that all items are covered once."""
-        misses, start = sum(kernel.stats.cache_misses.values()), time.perf_counter()
-        threads = min(torch.get_num_threads(), items) if work > SERIAL_WORK else 1
-        if threads <= 1:
-            kernel(0, items, *arguments)
-        else:
-            cuts = [items * n // threads for n in range(threads + 1)]
-            pool = self._get(threads - 1)
-            others = [pool.submit(kernel, cuts[n], cuts[n + 1], *arguments) for n in range(1, threads)]
-            kernel(cuts[0], cuts[1], *arguments)
-            for other in others:
-                other.result()
-        if sum(kernel.stats.cache_misses.values()) > misses:
-            _log.info("compiled a CPU kernel in %.1f s, once", time.perf_counter() - start)
-
-    def _get(self, size: int) -> ThreadPoolExecutor:
-        if self._pool is None or self._size < size or self._process != os.getpid():
-            self._pool = ThreadPoolExecutor(size, thread_name_prefix="fftnet")
-            self._size, self._process = size, os.getpid()
-        return self._pool
-
-
-_threads = _Threads()
 
 
 def _group(batch: int, heads: int, width: int) -> int:

@@ -1,0 +1,98 @@
+"""How the CPU backends compile their kernels and share them among threads.
+
+Not by Numba's parallel loops: its thread layers are not safe to call from several threads, and such loops
+take twice as long to compile.
+"""
+
+import ctypes
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
+from typing import Any
+
+import numba
+import torch
+
+SERIAL_WORK = 1 << 14
+"""Below this much work (inner loop steps) a call is not worth a second thread."""
+
+_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_log = logging.getLogger("fftnet")
+# No nnan and ninf: a NaN or an infinity in the input has to come out as NaN.
+_FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a kernel when it is first called, and keep it on disk where there is a folder for that."""
+    try:
+        return numba.njit(cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
+    except RuntimeError:
+        _log.info("no folder to cache compiled kernels in: set NUMBA_CACHE_DIR to save their compile time")
+        return numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
+
+
+class Threads:
+    """Shares the items of a kernel among as many threads as PyTorch uses.
+
+    The threads are those of PyTorch's own OpenMP team, because after each operation its workers keep their
+    cores busy for milliseconds, waiting for the next one, and other threads would have to compete with them.
+    Where there is no such team, a pool is made when first needed, and again after a fork.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._size, self._process = 0, 0
+        try:
+            # A handle also finds the symbols of the libraries behind it: the OpenMP that PyTorch runs on.
+            self._team = ctypes.CDLL(str(torch._C.__file__)).GOMP_parallel
+            self._team.argtypes = (_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+            self._team.restype = None
+        except (AttributeError, OSError):
+            self._team = None
+
+    def run(self, kernel: Any, items: int, work: int, *arguments: Any) -> None:
+        """Call ``kernel(first, last, *arguments)`` so that all items are covered once."""
+        misses, start = sum(kernel.stats.cache_misses.values()), time.perf_counter()
+        threads = min(torch.get_num_threads(), items) if work > SERIAL_WORK else 1
+        if threads <= 1:
+            kernel(0, items, *arguments)
+        else:
+            cuts = [items * n // threads for n in range(threads + 1)]
+            self._share(kernel, list(pairwise(cuts)), arguments)
+        if sum(kernel.stats.cache_misses.values()) > misses:
+            _log.info("compiled a CPU kernel in %.1f s, once", time.perf_counter() - start)
+
+    def _share(self, kernel: Any, spans: list[tuple[int, int]], arguments: tuple[Any, ...]) -> None:
+        threads, waiting, failures = len(spans), deque(spans), []
+
+        def body(_: int | None = None) -> None:
+            try:
+                while waiting:
+                    kernel(*waiting.popleft(), *arguments)
+            except IndexError:
+                pass
+            except BaseException as failure:
+                failures.append(failure)
+
+        if self._team is not None:
+            self._team(_BODY(body), None, threads, 0)
+        else:
+            others = [self._get(threads - 1).submit(body) for _ in range(1, threads)]
+            body()
+            wait(others)
+        if failures:
+            raise failures[0]
+
+    def _get(self, size: int) -> ThreadPoolExecutor:
+        if self._pool is None or self._size < size or self._process != os.getpid():
+            self._pool = ThreadPoolExecutor(size, thread_name_prefix="fftnet")
+            self._size, self._process = size, os.getpid()
+        return self._pool
+
+
+threads = Threads()
+"""Shared by all backends."""

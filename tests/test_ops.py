@@ -151,25 +151,6 @@ def test_the_operator_is_registered_correctly(backend: str) -> None:
     torch.library.opcheck(torch.ops.fftnet.causal_mix.default, (*inputs, 1e-3, backend))
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 64, 97])
-def test_bidirectional_mixing_matches_the_direct_sum(length: int) -> None:
-    torch.manual_seed(length)
-    x = torch.randn(2, length, 6, dtype=torch.float64, requires_grad=True)
-    filter_ = torch.randn(2, 2, length // 2 + 1, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(2, length // 2 + 1, dtype=torch.float64, requires_grad=True)
-    spectrum = spectral.filter_spectrum(spectral.fourier_transform(x, 2), filter_, bias)
-    actual = spectral.inverse_fourier_transform(spectrum, length)
-    expected = reference.spectral_mix(x.unflatten(-1, (2, 3)), filter_, bias, spectral.PAPER_FLOOR).flatten(2)
-    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
-    upstream = torch.randn_like(expected)
-    for one, other in zip(
-        torch.autograd.grad(actual, (x, filter_, bias), upstream),
-        torch.autograd.grad(expected, (x, filter_, bias), upstream),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
-
-
 def test_modrelu_passes_gradcheck_and_keeps_the_phase() -> None:
     z = torch.randn(4, 5, dtype=torch.complex128, requires_grad=True)
     bias = torch.randn(5, dtype=torch.float64, requires_grad=True)

@@ -57,7 +57,7 @@ def eager_causal_mix(
 
 def eager_spectral_mix(mixer: SpectralMixer, x_BTD: Tensor) -> Tensor:
     """The bidirectional layer as the paper writes it: the whole complex transform, complex arithmetic."""
-    tokens, heads = x_BTD.shape[1], mixer.transform.num_heads
+    tokens, heads = x_BTD.shape[1], mixer.filter.base_filter_HK.shape[0]
     k = torch.arange(tokens)
     mirrored = torch.minimum(k, tokens - k)
     bins = tokens // 2 + 1

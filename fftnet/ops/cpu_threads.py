@@ -1,14 +1,17 @@
 """What the CPU backends share: how kernels are compiled, and the threads they run on.
 
-The threads are our own, as many as PyTorch uses, because Numba's thread layers are not safe to call from
-several threads or after a fork.
+Not Numba's parallel loops: its thread layers are not safe to call from several threads, and such loops take
+twice as long to compile.
 """
 
+import ctypes
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -20,9 +23,10 @@ FASTMATH = ("contract", "reassoc", "nsz", "arcp", "afn")
 """LLVM's liberties, without nnan and ninf: a NaN or an infinity in the input has to come out as NaN."""
 GROUPS = ((0,) * 4 * GROUP, (0,) * 2 * GROUP, (0,) * GROUP)
 """Group sizes, each as the length of a tuple: that is a constant to Numba's compiler."""
-SERIAL_WORK = 1 << 17
+SERIAL_WORK = 1 << 16
 """Up to this many values, waking a second thread costs more than it saves."""
 
+_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _log = logging.getLogger("fftnet")
 
 
@@ -36,12 +40,24 @@ def jit(function: Callable[..., Any]) -> Any:
         return numba.njit(**options)(function)
 
 
-class _Threads:
-    """Threads that are made when first needed, again after a fork, and again when more are wanted."""
+class Threads:
+    """Shares the items of a kernel among as many threads as PyTorch uses.
+
+    The threads are those of PyTorch's own OpenMP team, because after each operation its workers keep their
+    cores busy for milliseconds, waiting for the next one, and other threads would have to compete with them.
+    Where there is no such team, and after a fork, which it does not survive, a pool serves.
+    """
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        self._size, self._process = 0, 0
+        self._size, self._process, self._home = 0, 0, os.getpid()
+        try:
+            # A handle also finds the symbols of the libraries behind it: the OpenMP that PyTorch runs on.
+            self._team = ctypes.CDLL(str(torch._C.__file__)).GOMP_parallel
+            self._team.argtypes = (_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+            self._team.restype = None
+        except (AttributeError, OSError):
+            self._team = None
 
     def run(self, kernel: Any, items: int, work: int, *arguments: Any) -> None:
         """Call ``kernel(first, last, *arguments)`` so that all items are covered once.
@@ -54,15 +70,34 @@ class _Threads:
         """
         known, start = len(kernel.overloads), time.perf_counter()
         threads = min(torch.get_num_threads(), items) if work > SERIAL_WORK else 1
-        cuts = [items * n // threads for n in range(threads + 1)]
-        others = [
-            self._get(threads - 1).submit(kernel, cuts[n], cuts[n + 1], *arguments) for n in range(1, threads)
-        ]
-        kernel(cuts[0], cuts[1], *arguments)
-        for other in others:
-            other.result()
+        if threads <= 1:
+            kernel(0, items, *arguments)
+        else:
+            cuts = [items * n // threads for n in range(threads + 1)]
+            self._share(kernel, list(pairwise(cuts)), arguments)
         if len(kernel.overloads) > known and sum(kernel.stats.cache_misses.values()):
             _log.info("compiled a CPU kernel in %.1f s, once", time.perf_counter() - start)
+
+    def _share(self, kernel: Any, spans: list[tuple[int, int]], arguments: tuple[Any, ...]) -> None:
+        threads, waiting, failures = len(spans), deque(spans), []
+
+        def body(_: int | None = None) -> None:
+            try:
+                while waiting:
+                    kernel(*waiting.popleft(), *arguments)
+            except IndexError:
+                pass
+            except BaseException as failure:
+                failures.append(failure)
+
+        if self._team is not None and self._home == os.getpid():
+            self._team(_BODY(body), None, threads, 0)
+        else:
+            others = [self._get(threads - 1).submit(body) for _ in range(1, threads)]
+            body()
+            wait(others)
+        if failures:
+            raise failures[0]
 
     def _get(self, size: int) -> ThreadPoolExecutor:
         if self._pool is None or self._size < size or self._process != os.getpid():
@@ -71,4 +106,4 @@ class _Threads:
         return self._pool
 
 
-threads = _Threads()
+threads = Threads()

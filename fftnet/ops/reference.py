@@ -24,26 +24,27 @@ def fourier_matrix(num_tokens: int) -> Tensor:
 
 
 def spectral_mix(x_BTHd: Tensor, filter_BHF: Tensor, bias_HF: Tensor, floor: float) -> Tensor:
-    """The published steps 1 and 4-7 by a matrix: transform, filter, modReLU, inverse.
+    """The truth behind :func:`fftnet.ops.spectrum.spectral_mix`; computes in float64 whatever comes in.
 
     Args:
-        x_BTHd: tokens split into heads, float64.
+        x_BTHd: tokens split into heads.
         filter_BHF: one real gain per sample, head and bin, F = T // 2 + 1.
         bias_HF: modReLU bias.
         floor: magnitude below which modReLU stops normalising.
 
     Returns:
-        Mixed tokens (B, T, H, d), float64.
+        Mixed tokens (B, T, H, d) in the dtype of ``x_BTHd``.
     """
     num_tokens = x_BTHd.shape[1]
     forward_FT = fourier_matrix(num_tokens)
     spectrum = torch.einsum("ft,bthd->bhfd", forward_FT, x_BTHd.to(torch.complex128))
-    filtered = modrelu(filter_BHF[..., None] * spectrum, bias_HF[..., None], floor)
+    filtered = modrelu(filter_BHF.double()[..., None] * spectrum, bias_HF.double()[..., None], floor)
     twice = torch.full((forward_FT.shape[0], 1), 2.0, dtype=torch.float64)
     twice[0] = 1.0
     if num_tokens % 2 == 0:
         twice[-1] = 1.0
-    return torch.einsum("ft,bhfd->bthd", twice * forward_FT.conj(), filtered).real
+    mixed = torch.einsum("ft,bhfd->bthd", twice * forward_FT.conj(), filtered).real
+    return mixed.to(x_BTHd.dtype)
 
 
 def prefix_spectrum(v_BTHd: Tensor, decay_HF: Tensor, frequency_HF: Tensor, state_BF2Hd: Tensor) -> Tensor:

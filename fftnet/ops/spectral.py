@@ -73,7 +73,7 @@ def fourier_mix(x_BTD: Tensor) -> Tensor:
 def interpolate_anchors(anchors_HK: Tensor, num_bins: int) -> Tensor:
     """Spread values held at K anchor frequencies over ``num_bins`` bins, linearly from DC to the top bin.
 
-    K == num_bins returns the anchors themselves, which is the published layer.
+    K == num_bins gives the anchors themselves, which is the published layer.
 
     Args:
         anchors_HK: real values (..., H, K).
@@ -82,8 +82,6 @@ def interpolate_anchors(anchors_HK: Tensor, num_bins: int) -> Tensor:
     Returns:
         Tensor of shape (..., H, F).
     """
-    if anchors_HK.shape[-1] == num_bins:
-        return anchors_HK
     rows = anchors_HK.reshape(1, -1, anchors_HK.shape[-1])
     spread = F.interpolate(rows, size=num_bins, mode="linear", align_corners=True)
     return spread.view(*anchors_HK.shape[:-1], num_bins)
@@ -106,23 +104,6 @@ def modrelu(z: Tensor, bias: Tensor, floor: float = PAPER_FLOOR) -> Tensor:
     is_zero = square == 0
     magnitude = torch.where(is_zero, 1.0, square).sqrt().masked_fill(is_zero, 0.0)
     return z * (torch.relu(magnitude + bias) / magnitude.clamp(min=floor))
-
-
-def filter_spectrum(
-    spectrum_BHFd: Tensor, filter_BHF: Tensor, bias_HF: Tensor, floor: float = PAPER_FLOOR
-) -> Tensor:
-    """Steps 4-6 of the layer: multiply by the adaptive filter, then modReLU.
-
-    Args:
-        spectrum_BHFd: complex half spectrum.
-        filter_BHF: one real gain per sample, head and bin.
-        bias_HF: modReLU bias per head and bin.
-        floor: see :func:`modrelu`.
-
-    Returns:
-        Complex filtered spectrum (B, H, F, d).
-    """
-    return modrelu(spectrum_BHFd * filter_BHF[..., None], bias_HF[..., None], floor)
 
 
 def by_length(x_BTD: Tensor, mask_BT: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:

@@ -94,7 +94,7 @@ def _compiled(model: FFTNet) -> Callable[[Tensor, State], tuple[Tensor, State]]:
     return checked
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: FFTNet, prompt: Sequence[int], config: SamplingConfig, *, stop: int | None = None
 ) -> Iterator[int]:

@@ -2,14 +2,10 @@
 
 from torch import Tensor, nn
 
-from fftnet.model.components import (
-    AdaptiveSpectralFilter,
-    FourierTransform,
-    InverseFourierTransform,
-    ModReLU,
-)
+from fftnet.model.components import AdaptiveSpectralFilter, ModReLU
 from fftnet.model.config import MixerConfig
 from fftnet.ops import spectral
+from fftnet.ops.spectrum import spectral_mix
 
 
 class SpectralMixer(nn.Module):
@@ -24,10 +20,8 @@ class SpectralMixer(nn.Module):
     def __init__(self, config: MixerConfig) -> None:
         super().__init__()
         heads, anchors = config.num_heads, config.num_bins or config.max_seq_length // 2 + 1
-        self.transform = FourierTransform(heads)
         self.filter = AdaptiveSpectralFilter(config.d_model, config.hidden_dim, heads, anchors)
         self.activation = ModReLU(heads, anchors)
-        self.inverse = InverseFourierTransform()
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         """Mix (B, T, D) over T, in the dtype that came.
@@ -44,8 +38,7 @@ class SpectralMixer(nn.Module):
         return spectral.by_length(x_BTD, mask_BT, self._mix)
 
     def _mix(self, x_BTD: Tensor) -> Tensor:
-        spectrum_BHFd = self.transform(x_BTD)
-        anchors_BHK = self.filter(x_BTD.mean(dim=1))
-        filter_BHF = spectral.interpolate_anchors(anchors_BHK, spectrum_BHFd.shape[2])
-        filtered_BHFd = self.activation(spectrum_BHFd * filter_BHF[..., None])
-        return self.inverse(filtered_BHFd, x_BTD.shape[1]).to(x_BTD.dtype)
+        bins = x_BTD.shape[1] // 2 + 1
+        filter_BHF = spectral.interpolate_anchors(self.filter(x_BTD.mean(dim=1)), bins)
+        bias_HF = spectral.interpolate_anchors(self.activation.bias_HK, bins)
+        return spectral_mix(x_BTD, filter_BHF, bias_HF, floor=self.activation.floor)

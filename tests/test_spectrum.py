@@ -1,0 +1,232 @@
+"""Bidirectional mixing in one operator: against a direct float64 sum, and in compiled and exported models."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import randomise
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fftnet import FFTNet, FFTNetConfig
+from fftnet.model.components import FourierTransform, InverseFourierTransform
+from fftnet.model.config import MixerConfig
+from fftnet.model.mixers.spectral import SpectralMixer
+from fftnet.ops import spectrum
+from fftnet.ops.cpu_threads import SERIAL_WORK, Threads, jit
+from fftnet.ops.spectral import interpolate_anchors
+
+FAST = [name for name in spectrum.available_backends() if name != "reference"]
+LENGTHS = [1, 2, 3, 4, 17, 64, 101, 256]
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("paper_v2_*.npz"))
+
+
+def mix_inputs(
+    batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, seed: int = 0
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    bins = length // 2 + 1
+    shapes = [(batch, length, heads * width), (batch, heads, bins), (heads, bins)]
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    return [x.requires_grad_() for x in inputs]
+
+
+def gradients(backend: str, inputs: list[Tensor]) -> list[Tensor]:
+    """Mixed tokens and the gradients of tokens, filter and bias."""
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    mixed = spectrum.spectral_mix(*leaves, backend=backend)
+    generator = torch.Generator().manual_seed(1)
+    upstream = torch.randn(mixed.shape, generator=generator, dtype=torch.float64).to(mixed)
+    return [mixed.detach(), *torch.autograd.grad(mixed, leaves, upstream)]
+
+
+def compare(backend: str, inputs: list[Tensor], tolerance: float = 1e-9) -> None:
+    for actual, expected in zip(gradients(backend, inputs), gradients("reference", inputs), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_it_matches_the_direct_sum(backend: str, length: int) -> None:
+    compare(backend, mix_inputs(length=length))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@settings(deadline=None, max_examples=20)
+@given(
+    batch=st.integers(1, 3),
+    length=st.integers(1, 80),
+    heads=st.integers(1, 5),
+    width=st.sampled_from([1, 2, 5, 16, 23]),
+)
+def test_it_matches_at_any_shape(backend: str, batch: int, length: int, heads: int, width: int) -> None:
+    compare(backend, mix_inputs(batch, length, heads, width), 1e-8)
+
+
+@pytest.mark.parametrize("length", [1100, 1025])
+def test_it_matches_where_a_head_has_several_work_items(length: int) -> None:
+    compare("numba", mix_inputs(2, length, 3, 7), 1e-8)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_float32_and_narrower(backend: str) -> None:
+    inputs = mix_inputs(length=301, heads=3, width=16)
+    inputs[2].data.mul_(0.1)
+    single = [x.detach().float() for x in inputs]
+    for one, other in zip(gradients(backend, single), gradients("reference", inputs), strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).norm() <= 1e-5 * other.norm()
+    for dtype in (torch.bfloat16, torch.float16):
+        narrow = [x.to(dtype) for x in single]
+        mixed = spectrum.spectral_mix(*narrow, backend=backend)
+        assert mixed.dtype == dtype
+        wide = spectrum.spectral_mix(*(x.float() for x in narrow), backend=backend)
+        torch.testing.assert_close(mixed, wide.to(dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_strided_inputs(backend: str) -> None:
+    inputs = mix_inputs(length=33)
+    strided = [x.detach().movedim(0, -1).contiguous().movedim(-1, 0) for x in inputs]
+    assert not strided[0].is_contiguous()
+    for actual, expected in zip(gradients(backend, strided), gradients(backend, inputs), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_value_comes_out_as_nan(backend: str, which: int, bad: float) -> None:
+    inputs = [x.detach() for x in mix_inputs(length=65)]
+    inputs[which].select(-1, 0).view(-1)[0] = bad
+    mixed = spectrum.spectral_mix(*inputs, backend=backend)
+    assert not torch.isfinite(mixed[0, :, 0]).any()
+    if which < 2:
+        assert torch.isfinite(mixed[1]).all()
+    assert not all(torch.isfinite(x).all() for x in gradients(backend, inputs)[1:])
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_gradients_are_finite_where_the_spectrum_or_the_filter_is_zero(backend: str) -> None:
+    x, filter_, bias = mix_inputs(length=12)
+    for inputs in ([torch.zeros_like(x), filter_, bias], [x, torch.zeros_like(filter_), bias]):
+        assert all(torch.isfinite(y).all() for y in gradients(backend, inputs))
+        compare(backend, inputs)
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+@pytest.mark.parametrize("length", [5, 6])
+def test_it_passes_gradcheck(backend: str, length: int) -> None:
+    inputs = mix_inputs(1, length, 2, 2)
+    assert torch.autograd.gradcheck(lambda *x: spectrum.spectral_mix(*x, backend=backend), inputs)
+
+
+def test_it_refuses_what_it_cannot_do() -> None:
+    x, filter_, bias = mix_inputs()
+    with pytest.raises(ValueError, match="at least one token, got a sequence of length 0"):
+        spectrum.spectral_mix(x[:, :0], filter_, bias)
+    with pytest.raises(ValueError, match="num_heads=2 must divide the width 5"):
+        spectrum.spectral_mix(x[..., :5], filter_, bias)
+    with pytest.raises(ValueError, match="16 tokens have 9 bins, but the filter has 9 and the bias 8"):
+        spectrum.spectral_mix(x[:, :16], filter_, bias[:, :8])
+    with pytest.raises(ValueError, match="unknown backend 'magic'; choose from auto, reference, fft"):
+        spectrum.spectral_mix(x, filter_, bias, backend="magic")
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("length", [1, 5, 6])
+def test_the_operator_is_registered_correctly(backend: str, length: int) -> None:
+    for batch, heads, width in ((2, 2, 3), (1, 1, 1)):
+        inputs = mix_inputs(batch, length, heads, width)
+        torch.library.opcheck(torch.ops.fftnet.spectral_mix.default, (*inputs, 1e-3, backend))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_the_mixer_is_the_published_layer(path: Path) -> None:
+    golden = {name: torch.from_numpy(array) for name, array in np.load(path).items()}
+    x_BTD = golden["x"].clone().requires_grad_()
+    heads, bins = golden["base_filter"].shape
+    width = x_BTD.shape[2]
+    mixer = SpectralMixer(MixerConfig(d_model=width, num_heads=heads, num_bins=bins)).double()
+    mixer.load_state_dict(
+        {
+            "filter.base_filter_HK": golden["base_filter"],
+            "filter.modulation.0.weight": golden["mlp_in_weight"],
+            "filter.modulation.0.bias": golden["mlp_in_bias"],
+            "filter.modulation.2.weight": golden["mlp_out_weight"],
+            "filter.modulation.2.bias": golden["mlp_out_bias"],
+            "activation.bias_HK": golden["modrelu_bias"],
+        }
+    )
+    mixed = mixer(x_BTD)
+    leaves = (x_BTD, mixer.filter.base_filter_HK, mixer.activation.bias_HK)
+    grads = torch.autograd.grad(mixed, leaves, golden["grad_of_mixed"])
+    names = ("mixed", "grad_x", "grad_base_filter", "grad_modrelu_bias")
+    for name, actual in zip(names, (mixed.detach(), *grads), strict=True):
+        torch.testing.assert_close(actual, golden[name], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 2, 8, 15, 40])
+def test_the_components_in_a_row_are_the_mixer(length: int) -> None:
+    mixer = randomise(SpectralMixer(MixerConfig(d_model=6, num_heads=2, max_seq_length=15)))
+    x = torch.randn(2, length, 6, dtype=torch.float64)
+    filter_ = interpolate_anchors(mixer.filter(x.mean(dim=1)), length // 2 + 1)
+    filtered = mixer.activation(FourierTransform(2)(x) * filter_[..., None])
+    torch.testing.assert_close(mixer(x), InverseFourierTransform()(filtered, length), rtol=1e-9, atol=1e-9)
+
+
+def bidirectional() -> FFTNet:
+    fields = {"vocab_size": 11, "d_model": 8, "num_layers": 2, "num_heads": 2, "max_seq_length": 16}
+    return randomise(FFTNet(FFTNetConfig(causal=False, **fields)))
+
+
+def compare_compiled(backend: str, lengths: list[int]) -> None:
+    model = bidirectional()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+    for length in lengths:
+        tokens = torch.randint(0, 11, (2, length))
+        results = []
+        for run in (compiled, model):
+            model.zero_grad()
+            logits = run(tokens)
+            logits.square().mean().backward()
+            results.append([logits.detach(), *(p.grad for p in model.parameters())])
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_it_compiles_as_one_graph_of_any_length() -> None:
+    compare_compiled("aot_eager", [9, 16, 30])
+
+
+def test_it_exports_with_any_length() -> None:
+    model, tokens = bidirectional(), torch.randint(0, 11, (2, 9))
+    length = torch.export.Dim("length", min=2, max=4096)
+    exported = torch.export.export(model, (tokens,), dynamic_shapes=({1: length},))
+    nodes = [str(node.target) for node in exported.graph.nodes]
+    assert nodes.count("fftnet.spectral_mix.default") == 2
+    for size in (2, 9, 17, 64):
+        tokens = torch.randint(0, 11, (2, size))
+        torch.testing.assert_close(exported.module()(tokens), model(tokens), rtol=1e-9, atol=1e-9)
+
+
+@jit
+def _count(first, last, seen):  # pyright: ignore
+    for item in range(first, last):
+        seen[item] += 1
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_threads_cover_every_item_once(pool: bool) -> None:
+    threads = Threads()
+    if pool:
+        threads._team = None
+    for items in (1, 2, 7):
+        for work in (1, SERIAL_WORK + 1):
+            seen = np.zeros(items, np.int64)
+            threads.run(_count, items, work, seen)
+            assert (seen == 1).all()
+    with pytest.raises(TypeError, match="not enough arguments"):
+        threads.run(_count, 4, SERIAL_WORK + 1)

@@ -2,8 +2,8 @@
 
 A transform over tokens that lie D numbers apart costs two to three times one over adjacent tokens, so they
 are transposed on the way in and out: 16 rows at once, in two rounds of interleaving four, which LLVM turns
-into vector shuffles. A work item of the pass is one head of one row of the batch and a range of bins; it walks
-over the head's channels, so that filter, bias and the sums for their gradients stay in the cache.
+into vector shuffles. A work item of the pass is one head of one row of the batch and a range of bins. It
+walks over the head's channels, so that filter, bias and the sums for their gradients stay in the cache.
 
 Every large temporary is paid twice, because a fresh one has to be mapped page by page. So the transposed
 tokens, the filtered spectrum and the result take turns in one buffer.

@@ -1,5 +1,6 @@
 """Bidirectional mixing in one operator: against a direct float64 sum, and in compiled and exported models."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -178,27 +179,33 @@ def test_the_components_in_a_row_are_the_mixer(length: int) -> None:
 
 
 def bidirectional() -> FFTNet:
-    fields = {"vocab_size": 11, "d_model": 8, "num_layers": 2, "num_heads": 2, "max_seq_length": 16}
-    return randomise(FFTNet(FFTNetConfig(causal=False, **fields)))
+    sizes = FFTNetConfig(vocab_size=11, d_model=8, num_layers=2, num_heads=2, max_seq_length=16, causal=False)
+    return randomise(FFTNet(sizes))
 
 
-def compare_compiled(backend: str, lengths: list[int]) -> None:
-    model = bidirectional()
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
-    for length in lengths:
-        tokens = torch.randint(0, 11, (2, length))
+def compare_compiled(module: torch.nn.Module, backend: str, inputs: list[Tensor]) -> None:
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=backend)
+    for x in inputs:
         results = []
-        for run in (compiled, model):
-            model.zero_grad()
-            logits = run(tokens)
-            logits.square().mean().backward()
-            results.append([logits.detach(), *(p.grad for p in model.parameters())])
+        for run in (compiled, module):
+            module.zero_grad()
+            y = run(x)
+            y.square().mean().backward()
+            results.append([y.detach(), *(p.grad for p in module.parameters())])
         for one, other in zip(*results, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-def test_it_compiles_as_one_graph_of_any_length() -> None:
-    compare_compiled("aot_eager", [9, 16, 30])
+def test_the_model_compiles_as_one_graph_of_any_length() -> None:
+    inputs = [torch.randint(0, 11, (2, length)) for length in (9, 16, 30)]
+    compare_compiled(bidirectional(), "aot_eager", inputs)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_the_mixer_compiles_to_machine_code() -> None:
+    mixer = randomise(SpectralMixer(MixerConfig(d_model=6, num_heads=2, max_seq_length=15)))
+    compare_compiled(mixer, "inductor", [torch.randn(2, 9, 6, dtype=torch.float64)])
 
 
 def test_it_exports_with_any_length() -> None:
@@ -218,11 +225,11 @@ def _count(first, last, seen):  # pyright: ignore
         seen[item] += 1
 
 
-@pytest.mark.parametrize("pool", [False, True])
-def test_threads_cover_every_item_once(pool: bool) -> None:
+@pytest.mark.parametrize("forked", [False, True])
+def test_threads_cover_every_item_once(forked: bool) -> None:
     threads = Threads()
-    if pool:
-        threads._team = None
+    if forked:
+        threads._forget()
     for items in (1, 2, 7):
         for work in (1, SERIAL_WORK + 1):
             seen = np.zeros(items, np.int64)

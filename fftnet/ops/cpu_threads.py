@@ -8,10 +8,10 @@ import ctypes
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numba
@@ -45,12 +45,14 @@ class Threads:
 
     The threads are those of PyTorch's own OpenMP team, because after each operation its workers keep their
     cores busy for milliseconds, waiting for the next one, and other threads would have to compete with them.
-    Where there is no such team, and after a fork, which it does not survive, a pool serves.
+    Where there is no such team, and after a fork, which no team survives, a pool is made when first needed.
     """
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        self._size, self._process, self._home = 0, 0, os.getpid()
+        self._size = 0
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
         try:
             # A handle also finds the symbols of the libraries behind it: the OpenMP that PyTorch runs on.
             self._team = ctypes.CDLL(str(torch._C.__file__)).GOMP_parallel
@@ -79,18 +81,20 @@ class Threads:
             _log.info("compiled a CPU kernel in %.1f s, once", time.perf_counter() - start)
 
     def _share(self, kernel: Any, spans: list[tuple[int, int]], arguments: tuple[Any, ...]) -> None:
-        threads, waiting, failures = len(spans), deque(spans), []
+        threads, waiting, failures = len(spans), SimpleQueue[tuple[int, int]](), []
+        for span in spans:
+            waiting.put(span)
 
         def body(_: int | None = None) -> None:
             try:
-                while waiting:
-                    kernel(*waiting.popleft(), *arguments)
-            except IndexError:
+                while True:
+                    kernel(*waiting.get_nowait(), *arguments)
+            except Empty:
                 pass
             except BaseException as failure:
                 failures.append(failure)
 
-        if self._team is not None and self._home == os.getpid():
+        if self._team is not None:
             self._team(_BODY(body), None, threads, 0)
         else:
             others = [self._get(threads - 1).submit(body) for _ in range(1, threads)]
@@ -100,10 +104,12 @@ class Threads:
             raise failures[0]
 
     def _get(self, size: int) -> ThreadPoolExecutor:
-        if self._pool is None or self._size < size or self._process != os.getpid():
-            self._pool = ThreadPoolExecutor(size, thread_name_prefix="fftnet")
-            self._size, self._process = size, os.getpid()
+        if self._pool is None or self._size < size:
+            self._pool, self._size = ThreadPoolExecutor(size, thread_name_prefix="fftnet"), size
         return self._pool
+
+    def _forget(self) -> None:
+        self._pool = self._team = None
 
 
 threads = Threads()

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fftnet.ops.cpu_memory import fresh
 from fftnet.ops.cpu_threads import GROUPS, jit, threads
 from fftnet.ops.cpu_vector import load, store
 
@@ -56,14 +57,14 @@ def _run(kernel: Any, x: Tensor, *arguments: Tensor) -> None:
 
 def forward(x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Context (B, T, 2 D) and the last mean (B, D), of contiguous tensors; ``count`` is int64 (B,)."""
-    context, final = x.new_empty(*x.shape[:2], 2 * x.shape[2]), mean.clone()
+    context, final = fresh(x, *x.shape[:2], 2 * x.shape[2]), mean.clone()
     _run(_forward, x, x, count, context, final)
     return context, final
 
 
 def backward(grad: Tensor, grad_final: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of ``x`` and ``mean``."""
-    grad_x = grad.new_empty(*grad.shape[:2], grad.shape[2] // 2)
+    grad_x = fresh(grad, *grad.shape[:2], grad.shape[2] // 2)
     total = grad_final / (count + grad.shape[1])[:, None]
     _run(_backward, grad_x, grad, count, grad_x, total)
     return grad_x, total * count[:, None]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fftnet.ops.cpu_memory import fresh
 from fftnet.ops.cpu_threads import GROUPS, jit, threads
 from fftnet.ops.cpu_vector import load, store
 
@@ -85,14 +86,14 @@ def _run(kernel: Any, x: Tensor, taps: Tensor, *arguments: Tensor) -> None:
 
 def forward(x: Tensor, taps: Tensor, past: Tensor) -> Tensor:
     """Gated values (B, T, D) of contiguous tensors of one dtype; see :func:`fftnet.ops.gate.gated_conv`."""
-    y = x.new_empty(*x.shape[:2], x.shape[2] // 2)
+    y = fresh(x, *x.shape[:2], x.shape[2] // 2)
     _run(_forward, x, taps, x, taps.T.contiguous(), past, y)
     return y
 
 
 def backward(grad_y: Tensor, x: Tensor, taps: Tensor, past: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``x``, ``taps`` and ``past``."""
-    grad_x, grad_past = torch.empty_like(x), torch.zeros_like(past)
+    grad_x, grad_past = fresh(x), torch.zeros_like(past)
     sums = x.new_zeros(x.shape[0], taps.shape[1], x.shape[2])
     _run(_backward, x, taps, grad_y, x, taps.T.contiguous(), past, grad_x, grad_past, sums)
     return grad_x, sums.sum(dim=0).T.contiguous(), grad_past

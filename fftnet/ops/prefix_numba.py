@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fftnet.ops.cpu_memory import fresh
 from fftnet.ops.cpu_threads import GROUPS, jit, threads
 from fftnet.ops.cpu_vector import choose, load, root, store, total
 from fftnet.ops.prefix import GROUP
@@ -144,7 +145,7 @@ def forward(
     """See :mod:`fftnet.ops.prefix` for the contract of a backend."""
     width = v.shape[3]
     v, final = _pad(v), _pad(state).clone()
-    y = torch.empty_like(v)
+    y = fresh(v)
     checkpoints = v.new_empty(final.shape[0], -(-v.shape[1] // BLOCK), *final.shape[1:])
     rows = _rows(torch.polar(torch.exp(-decay), frequency), bias, mixing)
     inputs = (v.numpy(), filter_.numpy(), rows, rows.dtype.type(floor))
@@ -171,7 +172,7 @@ def backward(
     pole = torch.polar(torch.exp(-decay), frequency)
     rows = _rows(pole, bias, mixing)
     inputs = (grad_y.numpy(), v.numpy(), filter_.numpy(), rows, rows.dtype.type(floor), checkpoints.numpy())
-    grad_v, grad_filter = torch.empty_like(v), torch.empty_like(filter_)
+    grad_v, grad_filter = fresh(v), torch.empty_like(filter_)
     sums = v.new_zeros(v.shape[0], bias.numel(), 5)
     outputs = (grad_v.numpy(), grad_filter.numpy(), grad_start.numpy(), sums.numpy())
     _run(_backward, v, filter_, *inputs, *outputs)

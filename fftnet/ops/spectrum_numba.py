@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fftnet.ops.cpu_memory import fresh
 from fftnet.ops.cpu_threads import jit, threads
 from fftnet.ops.spectrum import count_bins
 
@@ -144,7 +145,7 @@ def _transpose_into(target: Tensor, source: Tensor, rows: int, columns: int) -> 
 def _transform(x_BTD: Tensor) -> tuple[Tensor, Tensor]:
     """Spectrum (B, D, 2 F), real and imaginary part in turn, and a buffer of that shape to be used again."""
     batch, tokens, width = x_BTD.shape
-    buffer = x_BTD.new_empty(batch, width, tokens // 2 * 2 + 2)
+    buffer = fresh(x_BTD, batch, width, tokens // 2 * 2 + 2)
     _transpose_into(buffer, x_BTD, tokens, width)
     spectrum = torch.fft.rfft(buffer[..., :tokens], norm="ortho")
     return torch.view_as_real(spectrum).flatten(2), buffer

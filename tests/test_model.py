@@ -1,5 +1,7 @@
 """The whole model: causality, continuation, any length, padding, saving."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -322,3 +324,38 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text.replace('"d_model"', '"width"'))
     with pytest.raises(CheckpointError, match="does not know: width"):
         FFTNet.from_pretrained(tmp_path)
+
+
+WITHOUT_NUMBA = """
+import sys
+sys.modules["numba"] = None
+import torch
+from fftnet import FFTNet, FFTNetConfig
+
+for causal in (True, False):
+    model = FFTNet(FFTNetConfig(vocab_size=11, d_model=16, num_heads=2, num_layers=1, causal=causal))
+    text = torch.arange(9)[None]
+    model(text).sum().backward()
+    if causal:
+        with torch.no_grad():
+            logits, state = model.prefill(text[:, :8])
+            logits, _ = model.step(text[:, 8], state)
+            torch.testing.assert_close(logits, model(text)[:, -1])
+assert "fftnet.ops.prefix_numba" not in sys.modules
+"""
+
+
+def test_everything_works_without_numba() -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT_NUMBA], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_threads_are_those_that_were_asked_for(count: int) -> None:
+    model, text, before = make(d_model=64), tokens(4, 300), torch.get_num_threads()
+    expected = model(text)
+    torch.set_num_threads(count)
+    try:
+        torch.testing.assert_close(model(text), expected, rtol=1e-9, atol=1e-9)
+        assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fftnet.ops import attention, context, gate, prefix, prefix_fft, reference, spectral, streaming
+from fftnet.ops import attention, backends, context, gate, prefix, prefix_fft, reference, spectral, streaming
 
-FAST = [name for name in prefix.available_backends() if name not in ("reference", "triton")]
+FAST = [name for name in backends.available(prefix.BACKENDS) if name not in ("reference", "triton")]
 LENGTHS = [1, 2, 3, 17, 64, 65, 255, 256, 257, 311]
 
 

@@ -15,11 +15,11 @@ from fftnet import FFTNet, FFTNetConfig
 from fftnet.model.components import FourierTransform, InverseFourierTransform
 from fftnet.model.config import MixerConfig
 from fftnet.model.mixers.spectral import SpectralMixer
-from fftnet.ops import spectrum
+from fftnet.ops import backends, spectrum
 from fftnet.ops.cpu_threads import SERIAL_WORK, Threads, jit
 from fftnet.ops.spectral import interpolate_anchors
 
-FAST = [name for name in spectrum.available_backends() if name != "reference"]
+FAST = [name for name in backends.available(spectrum.BACKENDS) if name != "reference"]
 LENGTHS = [1, 2, 3, 4, 17, 64, 101, 256]
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("paper_v2_*.npz"))
 

@@ -15,7 +15,7 @@ import torch
 from test_ops import mix_inputs
 from torch import Tensor
 
-from fftnet.ops import prefix
+from fftnet.ops import backends, prefix
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -54,9 +54,11 @@ def test_triton_is_available_with_a_gpu_or_the_interpreter(monkeypatch: pytest.M
     for gpu, interpreted, found in [(False, "0", False), (False, "1", True), (True, "0", True)]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         monkeypatch.setenv("TRITON_INTERPRET", interpreted)
-        assert ("triton" in prefix.available_backends()) == found
-        assert prefix.pick_backend(torch.device("cuda")) == ("triton" if found else "fft")
-        assert prefix.pick_backend(torch.device("cpu")) != "triton"
+        assert ("triton" in backends.available(prefix.BACKENDS)) == found
+        assert backends.resolve("auto", prefix.BACKENDS, torch.device("cuda")) == (
+            "triton" if found else "fft"
+        )
+        assert backends.resolve("auto", prefix.BACKENDS, torch.device("cpu")) != "triton"
 
 
 @kernels

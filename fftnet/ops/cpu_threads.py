@@ -17,7 +17,7 @@ from typing import Any
 import numba
 import torch
 
-from fftnet.ops.prefix import GROUP
+from fftnet.ops.backends import GROUP
 
 FASTMATH = ("contract", "reassoc", "nsz", "arcp", "afn")
 """LLVM's liberties, without nnan and ninf: a NaN or an infinity in the input has to come out as NaN."""

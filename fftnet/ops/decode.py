@@ -11,17 +11,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fftnet.ops.prefix import available_backends
+from fftnet.ops.backends import runs
 
 
 @functools.cache
 def _kernels() -> ModuleType:
     return importlib.import_module("fftnet.ops.decode_numba")
-
-
-@functools.cache
-def _installed() -> bool:
-    return "numba" in available_backends()
 
 
 def _fused(x: Tensor) -> bool:
@@ -31,7 +26,7 @@ def _fused(x: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and _installed()
+        and runs("numba")
     )
 
 

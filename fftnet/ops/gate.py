@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fftnet.ops import streaming
-from fftnet.ops.prefix import fuses
+from fftnet.ops.backends import fuses
 from fftnet.ops.spectral import compute_dtype
 
 

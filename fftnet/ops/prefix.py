@@ -13,14 +13,12 @@ contiguous tensors of one dtype:
 """
 
 import importlib
-import importlib.util
-import os
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from fftnet.ops import reference
+from fftnet.ops import backends, reference
 from fftnet.ops.spectral import compute_dtype
 
 BACKENDS = {
@@ -29,30 +27,6 @@ BACKENDS = {
     "triton": "fftnet.ops.prefix_triton",
 }
 """Backend name to module, imported when first used; ``reference`` and ``auto`` are understood as well."""
-GROUP = 8
-"""Fewest channels that a CPU kernel handles at once, in one vector."""
-
-
-def available_backends() -> list[str]:
-    """The backends that can run here, ``reference`` included."""
-    found = ["reference", "fft"]
-    if importlib.util.find_spec("numba") is not None:
-        found.append("numba")
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if importlib.util.find_spec("triton") is not None and (torch.cuda.is_available() or interpreted):
-        found.append("triton")
-    return found
-
-
-def pick_backend(device: torch.device) -> str:
-    """The fastest backend for tensors on ``device``."""
-    fastest = {"cpu": "numba", "cuda": "triton"}.get(device.type, "fft")
-    return fastest if fastest in available_backends() else "fft"
-
-
-def fuses(x: Tensor, channels: int) -> bool:
-    """Whether the CPU kernels around the mixing serve for ``x``: they handle whole groups of channels."""
-    return x.device.type == "cpu" and channels % GROUP == 0 and pick_backend(x.device) == "numba"
 
 
 def _module(backend: str) -> ModuleType:
@@ -93,17 +67,14 @@ def causal_mix(
         (float64 for float64 values).
 
     Raises:
-        ValueError: if T is 0 or the backend is unknown.
+        ValueError: if T is 0, or the backend is unknown or can't run here.
     """
     if v_BTHd.shape[1] == 0:
         raise ValueError("causal mixing needs at least one token, got a sequence of length 0")
-    if backend == "auto":
-        backend = pick_backend(v_BTHd.device)
+    backend = backends.resolve(backend, BACKENDS, v_BTHd.device)
     tensors = (v_BTHd, filter_BTHF, decay_HF, frequency_HF, bias_HF, mixing_HF2, state_BF2Hd)
     if backend == "reference":
         return reference.causal_mix(*tensors, floor)
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; choose from auto, {', '.join(available_backends())}")
     dtype = compute_dtype(v_BTHd)
     v, filter_, decay, frequency, bias, mixing, state = (x.to(dtype).contiguous() for x in tensors)
     y, last, _ = _mix(v, filter_, decay, frequency, bias, mixing, state, floor, backend)

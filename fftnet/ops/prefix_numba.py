@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fftnet.ops.backends import GROUP
 from fftnet.ops.cpu_memory import fresh
 from fftnet.ops.cpu_threads import GROUPS, jit, threads
 from fftnet.ops.cpu_vector import choose, load, root, store, total
-from fftnet.ops.prefix import GROUP
 
 BLOCK = 128
 """Tokens between two checkpoints of the state."""

@@ -16,30 +16,16 @@ in the gradients of filter and bias only: :func:`count_bins`.
 """
 
 import importlib
-import importlib.util
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from fftnet.ops import reference
+from fftnet.ops import backends, reference
 from fftnet.ops.spectral import PAPER_FLOOR, compute_dtype
 
 BACKENDS = {"fft": "fftnet.ops.spectrum_fft", "numba": "fftnet.ops.spectrum_numba"}
 """Backend name to module, imported when first used; ``reference`` and ``auto`` are understood as well."""
-
-
-def available_backends() -> list[str]:
-    """The backends that can run here, ``reference`` included."""
-    found = ["reference", "fft"]
-    if importlib.util.find_spec("numba") is not None:
-        found.append("numba")
-    return found
-
-
-def pick_backend(device: torch.device) -> str:
-    """The fastest backend for tensors on ``device``."""
-    return "numba" if device.type == "cpu" and "numba" in available_backends() else "fft"
 
 
 def _module(backend: str) -> ModuleType:
@@ -76,7 +62,8 @@ def spectral_mix(
         Mixed tokens (B, T, D) in the dtype of ``x_BTD``.
 
     Raises:
-        ValueError: if T is 0, H does not divide D, F is not T // 2 + 1, or the backend is unknown.
+        ValueError: if T is 0, H does not divide D, F is not T // 2 + 1, or the backend is unknown or can't
+            run here.
     """
     tokens, width = x_BTD.shape[1:]
     heads, bins = filter_BHF.shape[1:]
@@ -87,13 +74,10 @@ def spectral_mix(
     if not bins == bias_HF.shape[1] == tokens // 2 + 1:
         sizes = f"the filter has {bins} and the bias {bias_HF.shape[1]}"
         raise ValueError(f"{tokens} tokens have {tokens // 2 + 1} bins, but {sizes}")
-    if backend == "auto":
-        backend = pick_backend(x_BTD.device)
+    backend = backends.resolve(backend, BACKENDS, x_BTD.device)
     if backend == "reference":
         x_BTHd = x_BTD.unflatten(-1, (heads, -1))
         return reference.spectral_mix(x_BTHd, filter_BHF, bias_HF, floor).flatten(2)
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; choose from auto, {', '.join(available_backends())}")
     dtype = compute_dtype(x_BTD)
     x, filter_, bias = (t.to(dtype).contiguous() for t in (x_BTD, filter_BHF, bias_HF))
     y, _ = _mix(x, filter_, bias, floor, backend)

@@ -14,12 +14,12 @@ from fftnet.utils.dataset import (
     DataConfig,
     DataError,
     SyntheticBatches,
-    WindowBatches,
     load_data,
     load_texts,
     training_texts,
 )
 from fftnet.utils.tokenizer import load_tokenizer
+from fftnet.utils.windows import WindowBatches
 
 BYTES = load_tokenizer("bytes")
 

@@ -26,7 +26,7 @@ from fftnet.utils.documents import (
     sections,
 )
 from fftnet.utils.token_file import TextEncoder, TokenFile, open_tokens
-from fftnet.utils.windows import DocumentBatches, Passages, WindowBatches, deal
+from fftnet.utils.windows import Passages, deal, make_batches
 
 LEARNED_CHARACTERS = 2**26
 """Of a text too large for memory, about so many characters teach the bpe tokenizer."""
@@ -174,21 +174,29 @@ def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -
             for split, size in (("train", config.num_samples), ("valid", held_out), ("test", held_out))
         )
         return Splits(train, valid, test, _floor(valid))
-    sources = ", ".join(config.data)
     batches: list[Batches] = []
     for number, passages in enumerate(load_passages(config, tokenizer)):
         name, least = (("training", max_seq_length + 1), ("validation", 2), ("test", 2))[number]
-        tokens, seed = passages.run(), config.data_seed if number == TRAIN else None
-        if len(tokens) < least:
-            raise DataError(
-                f"{sources} is too short: its {name} split has {len(tokens)} tokens, "
-                f"a window has {max_seq_length + 1}; use more text or a smaller max_seq_length"
-            )
-        if config.reset_at_documents:
-            batches.append(DocumentBatches(passages, config.batch_size, max_seq_length, seed))
-        else:
-            batches.append(WindowBatches(tokens, config.batch_size, max_seq_length, seed))
+        seed = config.data_seed if number == TRAIN else None
+        batches.append(windows_of(passages, config, max_seq_length, seed, f"{name} split", least))
     return Splits(*batches, floor=None)
+
+
+def windows_of(
+    passages: Passages, config: DataConfig, max_seq_length: int, seed: int | None, name: str, least: int = 2
+) -> Batches:
+    """Rows of a part of a text; the order is shuffled by a seed, or that of the text where it is None.
+
+    Raises:
+        DataError: calling the part by its name, if it has less than so many tokens.
+    """
+    count = len(passages.run())
+    if count < least:
+        raise DataError(
+            f"{', '.join(config.data)} is too short: its {name} has {count} tokens, "
+            f"a window has {max_seq_length + 1}; use more text or a smaller max_seq_length"
+        )
+    return make_batches(passages, config.batch_size, max_seq_length, seed, config.reset_at_documents)
 
 
 def load_passages(config: DataConfig, tokenizer: TextEncoder) -> tuple[Passages, Passages, Passages]:

@@ -135,9 +135,13 @@ class Tokenizer:
     def _specials(self) -> dict[str, int]:
         return self.encoding._special_tokens
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides how a text is cut: equal for equal tokenizers only."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(self.encoding._pat_str.encode())
         digest.update(json.dumps(sorted(self._specials.items())).encode())
         digest.update(_rank_lines(self._ranks))

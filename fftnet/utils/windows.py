@@ -155,6 +155,15 @@ class DocumentBatches:
         return torch.from_numpy(rows)
 
 
+def make_batches(
+    passages: Passages, batch_size: int, max_seq_length: int, seed: int | None, reset_at_documents: bool
+) -> WindowBatches | DocumentBatches:
+    """Rows of a split, of either kind."""
+    if reset_at_documents:
+        return DocumentBatches(passages, batch_size, max_seq_length, seed)
+    return WindowBatches(passages.run(), batch_size, max_seq_length, seed)
+
+
 class _Order:
     """Numbers 0 to ``count - 1`` in the order of an epoch, and how far its windows are shifted."""
 

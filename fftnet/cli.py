@@ -15,14 +15,25 @@ from typing import Any, get_origin
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from fftnet.checkpoint import CheckpointError, read_json, write_json
+from fftnet.checkpoint import CheckpointError, read_json, write_json, writing
+from fftnet.corpora.documents import SYNTHETIC, DataError
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import CONFIG_FILE, WEIGHTS_FILE, FFTNet
 from fftnet.optim import OptimConfig
+from fftnet.plots import plot_loss_by_position
 from fftnet.tasks import TASKS
 from fftnet.tasks.evaluation import evaluate
 from fftnet.tasks.generate import SamplingConfig, generate
-from fftnet.utils.dataset import DataConfig, DataError, load_data, training_texts
+from fftnet.tasks.long_documents import evaluate_documents
+from fftnet.utils.dataset import (
+    TEST,
+    DataConfig,
+    load_data,
+    load_passages,
+    load_whole,
+    training_texts,
+    windows_of,
+)
 from fftnet.utils.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from fftnet.utils.trainer import TrainConfig, Trainer, TrainingError, pick_device
 
@@ -58,6 +69,22 @@ class PromptConfig:
 
     prompt: str = ""
     """Text to continue; empty starts a new one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured."""
+
+    whole: bool = False
+    """Measure all of a text, not its test split: for text that the model was not trained on."""
+    max_tokens: int | None = None
+    """Stop after about so many tokens (default: take all)."""
+    plot: str | None = None
+    """PNG file for the loss by position in the document: does the model use long context?"""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
 
 
 class UsageError(Exception):
@@ -207,15 +234,47 @@ def write(argv: Sequence[str]) -> None:
 
 
 def measure(argv: Sequence[str]) -> None:
-    """Measure a trained model on the test split of a text: loss, perplexity, accuracy, bits per byte."""
-    checkpoint_config, data_config = _parse(
-        "evaluate", argv, {CheckpointConfig: {}, DataConfig: {"tokenizer": "bytes", "vocab_size": 257}}
+    """Measure a trained model on a text: in windows, and on whole documents of any length, by position."""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--checkpoint", *argv]
+    own: Presets = {CheckpointConfig: {}, EvaluationConfig: {}}
+    checkpoint_config, config, data_config = _parse(
+        "evaluate", argv, own | {DataConfig: {"tokenizer": "bytes", "vocab_size": 257}}
     )
     model, tokenizer, path = _load(checkpoint_config)
     task = TASKS[read_json(path / RUN_FILE)["task"]["task"]](model)
-    splits = load_data(data_config, tokenizer, model.config.max_seq_length)
-    metrics = evaluate(model, task, splits.test, token_bytes=tokenizer.token_bytes())
-    print(json.dumps({"checkpoint": str(path), "split": "test", **asdict(metrics)}, indent=2))
+    length, sizes = model.config.max_seq_length, tokenizer.token_bytes()
+    passages = None
+    if data_config.data == [SYNTHETIC]:
+        batches = load_data(data_config, tokenizer, length).test
+    else:
+        name = "text" if config.whole else "test split"
+        passages = (
+            load_whole(data_config, tokenizer)
+            if config.whole
+            else load_passages(data_config, tokenizer)[TEST]
+        )
+        batches = windows_of(passages, data_config, length, None, name)
+    if config.plot is not None and (passages is None or not model.config.causal):
+        raise UsageError("plot needs a causal model and documents: name a real text with --data")
+    most = config.max_tokens and -(-config.max_tokens // (data_config.batch_size * length))
+    metrics = evaluate(model, task, batches, token_bytes=sizes, max_batches=most)
+    report = {"checkpoint": str(path), "split": "all" if config.whole else "test", **asdict(metrics)}
+    if passages is not None and model.config.causal:
+        read = evaluate_documents(
+            model,
+            passages.tokens,
+            *passages.documents(),
+            batch_size=data_config.batch_size,
+            token_bytes=sizes,
+            max_tokens=config.max_tokens,
+        )
+        report["whole_documents"] = asdict(read)
+        if config.plot is not None:
+            with writing(Path(config.plot)):
+                rows = report["whole_documents"]["by_position"]
+                plot_loss_by_position(rows, length, metrics.loss, Path(config.plot))
+    print(json.dumps(report, indent=2))
 
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

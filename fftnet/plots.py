@@ -26,3 +26,29 @@ def plot_losses(history: Sequence[Mapping[str, Any]], floor: float | None, path:
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def plot_loss_by_position(
+    by_position: Sequence[Mapping[str, Any]], window: int, window_loss: float, path: Path
+) -> None:
+    """Draw the loss by position in the document: where it still falls beyond the window, context is used.
+
+    Args:
+        by_position: rows with ``first``, ``last`` and ``loss``, in nats per token.
+        window: tokens of a training window.
+        window_loss: nats per token where every window starts without a state.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    middles = [(row["first"] + row["last"]) / 2 + 1 for row in by_position]
+    losses = [row["loss"] for row in by_position]
+    axes.plot(middles, losses, label="state carried from the start", color="#1f4e79", marker=".")
+    label = f"fresh state every {window} tokens, on average"
+    axes.axhline(window_loss, label=label, color="#8ab4d8", linestyle="--")
+    axes.axvline(window, label="end of the training window", color="#c0504d", linestyle=":")
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="position in the document, from 1", ylabel="nats per token")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, dpi=120)

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fftnet.corpora.windows import WindowBatches
 from fftnet.tasks import grammar
 from fftnet.tasks.objective import Batches
 from fftnet.utils.dataset import (
     DataConfig,
     DataError,
     SyntheticBatches,
-    WindowBatches,
     load_data,
     load_texts,
     training_texts,

@@ -63,7 +63,13 @@ def evaluate(
             total += torch.stack([part.double() for part in parts])
     finally:
         model.train(training)
-    nats, count, correct, bytes_, first_nats, firsts = total.tolist()
+    return metrics_of(*total.tolist())
+
+
+def metrics_of(
+    nats: float, count: float, correct: float, bytes_: float, first_nats: float, firsts: float
+) -> Metrics:
+    """Averages of sums over tokens: nats, tokens, correct ones, bytes; nats and tokens at position 0."""
     count = max(count, 1)
     return Metrics(
         loss=nats / count,

@@ -3,46 +3,34 @@
 A row is T + 1 token ids, of which the first T are fed and the last T are targets; -1 marks where nothing is.
 """
 
-import glob
 import random
-import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fftnet.corpora.cache import TokenCache, in_units, total_bytes
+from fftnet.corpora.documents import (
+    SYNTHETIC,
+    TOKENS,
+    DataError,
+    Document,
+    Origin,
+    find,
+    load_texts,
+    sections,
+)
+from fftnet.corpora.token_file import TextEncoder, TokenFile, open_tokens
+from fftnet.corpora.windows import Passages, deal, make_batches
 from fftnet.tasks import grammar
 from fftnet.tasks.objective import Batches
 
-SYNTHETIC, PYTHON_DOCS, PYTHON_SOURCE = "synthetic", "python-docs", "python-source"
-TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".json", ".jsonl", ".html", ".xml", ".py", ".c", ".h")
-"""What counts as text in a folder; a file that is named on its own is always read."""
-
-
-class DataError(ValueError):
-    """Data can't be read or used; the message names the source and the way out."""
-
-
-class TextEncoder(Protocol):
-    """The part of a tokenizer that data need."""
-
-    @property
-    def eot(self) -> int:
-        """Id that ends a document."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text."""
-        ...
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of many texts."""
-        ...
+LEARNED_CHARACTERS = 2**26
+"""Of a text too large for memory, about so many characters teach the bpe tokenizer."""
+TRAIN, VALID, TEST = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,10 @@ class DataConfig:
     """
 
     data: list[str] = field(default_factory=lambda: [SYNTHETIC])
-    """synthetic, python-docs, python-source, or text files, folders and globs, as many as you like."""
+    """synthetic, python-docs, python-source, hf:NAME of a Hugging Face dataset, or files, folders and globs
+    (text, .jsonl, .parquet), as many as you like; or a .tokens file that an earlier run left."""
+    text_field: str = "text"
+    """Column that holds the text in .jsonl, .parquet and Hugging Face datasets."""
     tokenizer: str = "bytes"
     """bytes, bpe (trained on the data), a path to a .tiktoken file, or gpt2, cl100k_base, o200k_base."""
     vocab_size: int = 2048
@@ -82,12 +73,22 @@ class DataConfig:
     """Part of a real text that is kept for the end."""
     data_seed: int = 0
     """Of the split, the windows and the synthetic samples."""
+    reset_at_documents: bool = False
+    """Start every document in a row of its own, with a fresh state; else rows run on over the ends."""
+    in_memory_mb: float = 32.0
+    """More text than so many megabytes is tokenized once, into cache_dir, and read from there."""
+    cache_dir: str | None = None
+    """Folder of tokenized text (default: fftnet in the user's cache folder, see XDG_CACHE_HOME)."""
 
     def __post_init__(self) -> None:
         if not self.data:
             raise ValueError("data must name at least one source, such as synthetic or a text file")
-        if SYNTHETIC in self.data and len(self.data) > 1:
-            raise ValueError("synthetic data can't be mixed with other sources: name one or the other")
+        if self.in_memory_mb < 0:
+            raise ValueError(f"in_memory_mb must be 0 or more, got {self.in_memory_mb}")
+        for source in self.data:
+            if len(self.data) > 1 and (source == SYNTHETIC or source.endswith(TOKENS)):
+                what = "synthetic data" if source == SYNTHETIC else f"the token file {source}"
+                raise ValueError(f"{what} can't be mixed with other sources: name one or the other")
         for name in ("num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -96,14 +97,6 @@ class DataConfig:
         held_out = self.valid_fraction + self.test_fraction
         if min(self.valid_fraction, self.test_fraction) <= 0 or held_out >= 0.9:
             raise ValueError("valid_fraction and test_fraction must be above 0 and below 0.9 together")
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text and where it is from."""
-
-    name: str
-    text: str
 
 
 class SyntheticBatches:
@@ -157,45 +150,14 @@ class SyntheticBatches:
         return torch.tensor([row + [-1] * (longest - len(row)) for row in rows])
 
 
-class WindowBatches:
-    """Windows of a long stream of tokens.
-
-    Args:
-        tokens: int32 ids.
-        batch_size: B.
-        max_seq_length: T.
-        seed: of the offsets and the order; None takes consecutive windows from the start, each target once.
-    """
-
-    def __init__(self, tokens: np.ndarray, batch_size: int, max_seq_length: int, seed: int | None) -> None:
-        self._tokens, self._batch_size, self._length, self._seed = tokens, batch_size, max_seq_length, seed
-        windows = (len(tokens) - 1) // max_seq_length
-        self._windows = windows if seed is not None else -(-(len(tokens) - 1) // max_seq_length)
-        self.num_batches = -(-self._windows // batch_size)
-
-    def batch(self, epoch: int, index: int) -> Tensor:
-        """int64 rows (B, T + 1); the last window of a stream without a seed is padded with -1."""
-        span = slice(index * self._batch_size, (index + 1) * self._batch_size)
-        if self._seed is None:
-            starts = np.arange(self._windows)[span] * self._length
-        else:
-            rng = np.random.default_rng((self._seed, epoch))
-            order = rng.permutation(self._windows)[span]
-            starts = order * self._length + rng.integers(self._length)
-            starts = np.minimum(starts, len(self._tokens) - self._length - 1)
-        rows = np.full((len(starts), self._length + 1), -1, dtype=np.int64)
-        for row, start in zip(rows, starts, strict=True):
-            piece = self._tokens[start : start + self._length + 1]
-            row[: len(piece)] = piece
-        return torch.from_numpy(rows)
-
-
 def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -> Splits:
     """Read, split and encode what the configuration names.
 
-    Synthetic samples of the three splits come from different seeds. Real text is split by documents: they are
-    shuffled by the seed and dealt out until test and validation have their share of characters; a document
-    that is too large for what is left of a share is cut there. So no character is in two splits.
+    Synthetic samples of the three splits come from different seeds. Real text is split by documents. Those of
+    a text that fits into memory are shuffled by the seed and dealt out until test and validation have their
+    share of characters; a document that is too large for what is left of a share is cut there. Those of a
+    larger text are dealt out by a hash of their number and the seed; one longer than 1/400 of the text is cut
+    into pieces first. So no character is in two splits.
 
     Args:
         config: sources, sizes and the seed.
@@ -212,20 +174,60 @@ def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -
             for split, size in (("train", config.num_samples), ("valid", held_out), ("test", held_out))
         )
         return Splits(train, valid, test, _floor(valid))
-    parts = _split(load_texts(config.data), config)
-    sources = ", ".join(config.data)
-    streams = [_encode(part, tokenizer) for part in parts]
-    for name, tokens in zip(("training", "validation", "test"), streams, strict=True):
-        if len(tokens) < (max_seq_length + 1 if name == "training" else 2):
-            raise DataError(
-                f"{sources} is too short: its {name} split has {len(tokens)} tokens, "
-                f"a window has {max_seq_length + 1}; use more text or a smaller max_seq_length"
-            )
+    batches: list[Batches] = []
+    for number, passages in enumerate(load_passages(config, tokenizer)):
+        name, least = (("training", max_seq_length + 1), ("validation", 2), ("test", 2))[number]
+        seed = config.data_seed if number == TRAIN else None
+        batches.append(windows_of(passages, config, max_seq_length, seed, f"{name} split", least))
+    return Splits(*batches, floor=None)
+
+
+def windows_of(
+    passages: Passages, config: DataConfig, max_seq_length: int, seed: int | None, name: str, least: int = 2
+) -> Batches:
+    """Rows of a part of a text; the order is shuffled by a seed, or that of the text where it is None.
+
+    Raises:
+        DataError: calling the part by its name, if it has less than so many tokens.
+    """
+    count = len(passages.run())
+    if count < least:
+        raise DataError(
+            f"{', '.join(config.data)} is too short: its {name} has {count} tokens, "
+            f"a window has {max_seq_length + 1}; use more text or a smaller max_seq_length"
+        )
+    return make_batches(passages, config.batch_size, max_seq_length, seed, config.reset_at_documents)
+
+
+def load_passages(config: DataConfig, tokenizer: TextEncoder) -> tuple[Passages, Passages, Passages]:
+    """The documents of the training, validation and test split of a real text, encoded.
+
+    Raises:
+        DataError: if a source can't be read, or is the synthetic one.
+    """
+    stored = _stored(config, tokenizer)
+    if stored is None:
+        documents = load_texts(config.data, config.text_field)
+        train, valid, test = (_encode(part, tokenizer) for part in _split(documents, config))
+        return train, valid, test
+    count = len(stored.units)
+    splits = deal(count, config.test_fraction, config.valid_fraction, config.data_seed)
     train, valid, test = (
-        WindowBatches(tokens, config.batch_size, max_seq_length, config.data_seed if n == 0 else None)
-        for n, tokens in enumerate(streams)
+        Passages(stored.tokens, stored.units, splits == split) for split in (TRAIN, VALID, TEST)
     )
-    return Splits(train, valid, test, None)
+    return train, valid, test
+
+
+def load_whole(config: DataConfig, tokenizer: TextEncoder) -> Passages:
+    """All documents of a real text, encoded, in their order.
+
+    Raises:
+        DataError: as :func:`load_passages`.
+    """
+    stored = _stored(config, tokenizer)
+    if stored is None:
+        return _encode(load_texts(config.data, config.text_field), tokenizer)
+    return Passages(stored.tokens, stored.units, np.ones(len(stored.units), dtype=bool))
 
 
 def training_texts(config: DataConfig) -> Iterable[str]:
@@ -237,64 +239,52 @@ def training_texts(config: DataConfig) -> Iterable[str]:
     if config.data == [SYNTHETIC]:
         seeds = (f"{config.data_seed}/train/0/{n}" for n in range(config.num_samples))
         return (grammar.sample(random.Random(seed), config.pattern_complexity).text for seed in seeds)
-    return (document.text for document in _split(load_texts(config.data), config)[0])
+    return _real_training_texts(config)
 
 
-def load_texts(sources: Sequence[str]) -> list[Document]:
-    """Read every document that the sources name, each file once, in a fixed order.
-
-    Raises:
-        DataError: naming the source that is missing, empty or not UTF-8.
-    """
-    documents: dict[str, Document] = {}
-    for source in sources:
-        if source == PYTHON_DOCS:
-            topics = import_module("pydoc_data.topics").topics
-            found = [Document(f"{PYTHON_DOCS}/{name}", text) for name, text in sorted(topics.items())]
-        elif source == PYTHON_SOURCE:
-            found = [_read(path) for path in _standard_library()]
-        else:
-            found = [_read(path) for path in _files(source)]
-        documents.update({document.name: document for document in found})
-    return list(documents.values())
-
-
-def _standard_library() -> list[Path]:
-    library = Path(sysconfig.get_paths()["stdlib"])
-    packages = ("asyncio", "collections", "concurrent", "email", "http", "importlib", "json", "logging")
-    more = ("multiprocessing", "unittest", "urllib", "xml")
-    folders = [library, *(library / name for name in packages + more)]
-    files = [path for folder in folders for path in sorted(folder.glob("*.py"))]
-    return [path for path in files if path.stat().st_size > 100]
+def _real_training_texts(config: DataConfig) -> Iterator[str]:
+    if _token_file(config) is not None:
+        raise DataError(
+            f"{config.data[0]} holds no text to learn bpe from: name the tokenizer it was made with"
+        )
+    origins = find(config.data)
+    if _fits_memory(origins, config):
+        yield from (
+            document.text for document in _split(load_texts(config.data, config.text_field), config)[0]
+        )
+        return
+    # Of an even sample, no part of the text is left out; where the size is unknown, the beginning has to do.
+    size, read, unit = total_bytes(origins), 0, 0
+    kept = 1.0 if size is None else min(1.0, LEARNED_CHARACTERS / max(size, 1))
+    found = (section for origin in origins for section in sections(origin, config.text_field))
+    for section, ends in in_units(origins, found):
+        split = deal(1, config.test_fraction, config.valid_fraction, config.data_seed, first=unit)[0]
+        if split == TRAIN and random.Random(f"{config.data_seed}/bpe/{unit}").random() < kept:
+            yield section.text
+            read += len(section.text)
+        if read > LEARNED_CHARACTERS:
+            return
+        unit += ends
 
 
-def _files(source: str) -> list[Path]:
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES and p.is_file())
-        if not files:
-            raise DataError(f"the folder {source} holds no text file ({' '.join(TEXT_SUFFIXES)})")
-        return files
-    if path.exists():
-        return [path]
-    files = sorted(p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file())
-    if not files:
-        known = ", ".join((SYNTHETIC, PYTHON_DOCS, PYTHON_SOURCE))
-        raise DataError(f"{source} matches no file; name a text file, a folder, a glob, or one of {known}")
-    return files
+def _token_file(config: DataConfig) -> Path | None:
+    return Path(config.data[0]) if config.data[0].endswith(TOKENS) else None
 
 
-def _read(path: Path) -> Document:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        place = f"{path} is not UTF-8 text (byte {error.start})"
-        raise DataError(f"{place}: convert it or leave it out") from error
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}") from error
-    if not text.strip():
-        raise DataError(f"{path} is empty: leave it out")
-    return Document(str(path), text)
+def _fits_memory(origins: list[Origin], config: DataConfig) -> bool:
+    size = total_bytes(origins)
+    return size is not None and size <= config.in_memory_mb * 1e6
+
+
+def _stored(config: DataConfig, tokenizer: TextEncoder) -> TokenFile | None:
+    """The text as a token file, or None if it is small enough to be read whole."""
+    if config.data == [SYNTHETIC]:
+        raise DataError("synthetic data are samples, not documents: name a real text")
+    if (path := _token_file(config)) is not None:
+        return open_tokens(path, tokenizer)
+    cache = TokenCache(config.data, config.text_field, tokenizer, config.cache_dir)
+    origins = cache.find()
+    return None if _fits_memory(origins, config) else cache.open(origins)
 
 
 def _split(documents: list[Document], config: DataConfig) -> tuple[list[Document], ...]:
@@ -316,10 +306,12 @@ def _split(documents: list[Document], config: DataConfig) -> tuple[list[Document
     return order, valid, test
 
 
-def _encode(documents: list[Document], tokenizer: TextEncoder) -> np.ndarray:
+def _encode(documents: list[Document], tokenizer: TextEncoder) -> Passages:
     encoded = tokenizer.encode_batch([document.text for document in documents])
     pieces = [np.array([*tokens, tokenizer.eot], dtype=np.int32) for tokens in encoded]
-    return np.concatenate([np.array([tokenizer.eot], dtype=np.int32), *pieces])
+    tokens = np.concatenate([np.array([tokenizer.eot], dtype=np.int32), *pieces])
+    ends = np.cumsum([1, *map(len, pieces)])[1:].astype(np.uint64)
+    return Passages(tokens, ends * np.uint64(2) + np.uint64(1), np.ones(len(pieces), dtype=bool))
 
 
 def _floor(batches: SyntheticBatches) -> float:

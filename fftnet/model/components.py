@@ -103,7 +103,7 @@ class PrefixFourierTransform(nn.Module):
         steps = torch.linspace(0, 1, num_heads * num_bins).view(num_bins, num_heads).T
         log_decay_HF = -math.log(shortest) - steps * math.log(longest / shortest)
         self.log_decay_HF = nn.Parameter(log_decay_HF.contiguous())
-        self.frequency_HF = nn.Parameter(log_decay_HF.exp() * torch.rand(num_heads, num_bins))
+        self.frequency_HF = nn.Parameter(self.log_decay_HF.detach().exp() * torch.rand(num_heads, num_bins))
 
     def decay(self) -> Tensor:
         """The decay a > 0 per token, (H, F)."""

@@ -1,11 +1,9 @@
-"""Files of a checkpoint: safetensors and JSON, never pickle, swapped in whole or not at all."""
+"""Files of a checkpoint: safetensors and JSON, never pickle."""
 
 import errno
 import json
-import os
 import random
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,70 +14,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint can't be read or written; the message says which file, why, and what to do."""
 
 
-def replace_directory(path: Path, fill: Callable[[Path], None]) -> None:
-    """Write a folder so that at every instant the old or the new one is there in whole.
-
-    The new one is filled beside the old, flushed to the disk, and renamed into place; in between, the old one
-    waits under ``<name>.old``, where :func:`intact` finds it.
-
-    Args:
-        path: the folder to make or replace.
-        fill: writes the content into the folder that it is given.
-
-    Raises:
-        CheckpointError: if writing fails; what was there before is still there.
-    """
-    temporary, aside = path.with_name(f"{path.name}.tmp"), path.with_name(f"{path.name}.old")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if aside.exists() and not path.exists():
-            aside.rename(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        fill(temporary)
-        for file in (*temporary.rglob("*"), temporary):
-            _flush(file)
-        shutil.rmtree(aside, ignore_errors=True)
-        if path.exists():
-            path.rename(aside)
-        try:
-            temporary.rename(path)
-        except OSError:
-            if aside.exists():
-                aside.rename(path)
-            raise
-        _flush(path.parent)
-        shutil.rmtree(aside, ignore_errors=True)
-    except (OSError, CheckpointError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        kept = "; the previous one is kept" if intact(path) is not None else ""
-        raise CheckpointError(f"the checkpoint {path} could not be saved ({_reason(error)}){kept}") from error
+def is_full(error: Exception) -> bool:
+    """Whether a write failed for want of space."""
+    # safetensors reports what went wrong in its text only.
+    return getattr(error, "errno", None) in FULL or any(f"os error {code}" in str(error) for code in FULL)
 
 
-def intact(path: Path) -> Path | None:
-    """The whole folder that :func:`replace_directory` left for ``path``, or None if there never was one."""
-    for candidate in (path, path.with_name(f"{path.name}.old")):
-        if candidate.is_dir():
-            return candidate
-    return None
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _reason(error: Exception) -> str:
-    # safetensors reports a full disk in its text only.
-    if "os error 28" in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+def reason(error: Exception) -> str:
+    """What went wrong with a file and the way out, as the end of a sentence."""
+    if is_full(error):
         return "the disk is full: free some space or choose another --output_dir"
     if isinstance(error, PermissionError):
         return "no permission to write there: choose another --output_dir"
@@ -94,7 +44,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} could not be written: {_reason(error)}") from error
+        raise CheckpointError(f"{path} could not be written: {reason(error)}") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -163,8 +113,8 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is damaged, take another checkpoint: {error}") from error
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load weights that must fit the module exactly.
+def read_weights(module: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Read weights that must fit the module exactly, and leave it as it is.
 
     Raises:
         CheckpointError: naming the file and the first weight that is missing, unknown or of another shape.
@@ -180,28 +130,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
         else:
             continue
         raise CheckpointError(f"{path} {problem}: the checkpoint was made with another configuration")
-    with torch.no_grad():
-        module.load_state_dict(stored)
+    return stored
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an optimizer (not its settings) under names ``optimizer.<parameter>.<field>``."""
-    states = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{index}.{field}": torch.as_tensor(value)
-        for index, state in states.items()
-        for field, value in state.items()
-    }
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load weights that must fit the module exactly.
 
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` gave; other names are passed over."""
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, field = name.split(".")
-            states.setdefault(int(index), {})[field] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
+    Raises:
+        CheckpointError: as :func:`read_weights`.
+    """
+    module.load_state_dict(read_weights(module, path))
 
 
 def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:

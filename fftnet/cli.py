@@ -1,25 +1,26 @@
-"""The command line: ``fftnet train``, ``fftnet generate``, ``fftnet evaluate``.
-
-Flags are the fields of the configuration classes, and their help is the fields' docstrings.
-"""
+"""The command line: ``fftnet train``, ``fftnet generate``, ``fftnet evaluate``."""
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_origin
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from torch import Tensor
 
 from fftnet.checkpoint import CheckpointError, read_json, write_json, writing
 from fftnet.corpora.documents import SYNTHETIC, DataError
+from fftnet.engine.budget import BudgetConfig
+from fftnet.engine.checkpoints import BEST, MANIFEST, SaveConfig, verify
+from fftnet.engine.devices import EngineConfig, TrainingError, pick_device
+from fftnet.engine.optim import OptimConfig
+from fftnet.flags import Presets, UsageError, parse
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import CONFIG_FILE, WEIGHTS_FILE, FFTNet
-from fftnet.optim import OptimConfig
 from fftnet.plots import plot_loss_by_position
 from fftnet.tasks import TASKS
 from fftnet.tasks.evaluation import evaluate
@@ -35,9 +36,10 @@ from fftnet.utils.dataset import (
     windows_of,
 )
 from fftnet.utils.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from fftnet.utils.trainer import TrainConfig, Trainer, TrainingError, pick_device
+from fftnet.utils.trainer import Extras, TrainConfig, Trainer
 
 RUN_FILE = "run.json"
+SAMPLE_TOKENS = 100
 TRAIN_COMMAND = "python main.py --d_model 128 --num_layers 4 --num_epochs 30 --save_model"
 
 
@@ -87,99 +89,55 @@ class EvaluationConfig:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
 
 
-class UsageError(Exception):
-    """A wrong flag or value: one sentence for the user."""
-
-
-Presets = dict[type, dict[str, Any]]
-"""Configuration classes of a command, and the fields that are no flags with a value that passes checks."""
-
-
-def _parse(program: str, argv: Sequence[str], classes: Presets) -> list[Any]:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog=f"fftnet {program}", description=_COMMANDS[program].__doc__, exit_on_error=False
-    )
-    parser.add_argument("--config", action="config", help="YAML file of flags; flags behind it win over it.")
-    flags = {cls: [f for f in fields(cls) if f.name not in preset] for cls, preset in classes.items()}
-    for cls, preset in classes.items():
-        parser.add_class_arguments(cls, skip=set(preset))
-    known = [field for group in flags.values() for field in group]
-    switches = {field.name for field in known if field.type is bool}
-    lists = {field.name for field in known if get_origin(field.type) in (list, tuple)}
-    try:
-        values = parser.parse_args(_spell_out(argv, switches, lists))
-        return [
-            cls(**preset, **{field.name: values[field.name] for field in flags[cls]})
-            for cls, preset in classes.items()
-        ]
-    except (ArgumentError, ValueError) as error:
-        sentence = " ".join(str(error).split())
-        raise UsageError(f"{sentence} (fftnet {program} --help explains every flag)") from error
-
-
-def _spell_out(argv: Sequence[str], switches: set[str], lists: set[str]) -> list[str]:
-    """Let a switch stand alone or behind ``no_``, and a list take several words, as users write them."""
-    words, spelled = list(argv), []
-    while words:
-        word = words.pop(0)
-        name = word[2:] if word.startswith("--") else ""
-        alone = not words or words[0].startswith("--")
-        if name in switches and alone:
-            spelled.append(f"{word}=true")
-        elif name.startswith("no_") and name[3:] in switches:
-            spelled.append(f"--{name[3:]}=false")
-        elif name in lists and not alone:
-            taken = []
-            while words and not words[0].startswith("--"):
-                taken.append(words.pop(0))
-            spelled.append(f"{word}={taken[0] if taken[0].startswith('[') else json.dumps(taken)}")
-        else:
-            spelled.append(word)
-    return spelled
-
-
 def train(argv: Sequence[str]) -> None:
     """Train a model on text and write checkpoints, a loss curve and metrics."""
-    classes: Presets = {
-        FFTNetConfig: {"vocab_size": 1},
-        **{cls: {} for cls in (DataConfig, TaskConfig, OptimConfig, TrainConfig)},
-    }
-    model_config, data_config, task_config, optim_config, train_config = _parse("train", argv, classes)
-    tokenizer = load_tokenizer(
-        data_config.tokenizer, corpus=training_texts(data_config), vocab_size=data_config.vocab_size
+    kinds = (DataConfig, TaskConfig, OptimConfig, BudgetConfig, TrainConfig, EngineConfig, SaveConfig)
+    classes: Presets = {FFTNetConfig: {"vocab_size": 1}, **{cls: {} for cls in kinds}}
+    model_config, data, task_config, optim, budget, config, engine, saving = parse(
+        "train", train.__doc__, argv, classes
     )
+    tokenizer = load_tokenizer(data.tokenizer, corpus=training_texts(data), vocab_size=data.vocab_size)
     task = TASKS[task_config.task]
     model_config = replace(model_config, vocab_size=tokenizer.vocab_size + task.extra_tokens)
-    splits = load_data(data_config, tokenizer, model_config.max_seq_length)
-    torch.manual_seed(train_config.seed)
+    splits = load_data(data, tokenizer, model_config.max_seq_length)
+    torch.manual_seed(config.seed)
     try:
         model = FFTNet(model_config)
         objective = task(model)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    run = {
-        name: asdict(config)
-        for name, config in (("model", model_config), ("data", data_config), ("task", task_config))
-    }
+    run = {"model": asdict(model_config), "data": asdict(data), "task": asdict(task_config)}
 
     def save_extras(directory: Path) -> None:
         model.save_config(directory)
         tokenizer.save(directory)
         write_json(directory / RUN_FILE, run)
 
-    say(f"{model.num_parameters():,} parameters, {tokenizer.vocab_size} tokens in {tokenizer.name!r}")
+    def sample(weights: dict[str, Tensor]) -> str:
+        # A copy on the CPU writes, because the model may be compiled or split among processes.
+        writer = FFTNet(model_config).eval()
+        writer.load_state_dict(weights)
+        sampling = SamplingConfig(max_new_tokens=SAMPLE_TOKENS)
+        return tokenizer.decode(list(generate(writer, [tokenizer.eot], sampling, stop=tokenizer.eot)))
+
+    extras = Extras(
+        token_bytes=tokenizer.token_bytes(),
+        floor=splits.floor,
+        save_extras=save_extras,
+        fingerprint=run | {"tokenizer": tokenizer.fingerprint},
+        sample=sample if model_config.causal else None,
+    )
     trainer = Trainer(
         model,
         objective,
         splits.train,
         splits.valid,
-        train_config=train_config,
-        optim_config=optim_config,
-        token_bytes=tokenizer.token_bytes(),
-        floor=splits.floor,
-        save_extras=save_extras,
-        fingerprint=run | {"optim": asdict(optim_config)},
+        train_config=config,
+        budget_config=budget,
+        optim_config=optim,
+        engine_config=engine,
+        save_config=saving,
+        extras=extras,
     )
     trainer.train()
 
@@ -194,8 +152,8 @@ def newest_checkpoint(root: Path) -> Path:
     if not found:
         raise CheckpointError(f"no checkpoint under {root}/; make one with: {TRAIN_COMMAND}")
     newest = max(found, key=lambda path: (path / WEIGHTS_FILE).stat().st_mtime)
-    best = newest.parent / "best"
-    return best if best in found else newest
+    best = newest.parent / BEST
+    return best if (best / WEIGHTS_FILE).is_file() else newest
 
 
 def _load(config: CheckpointConfig) -> tuple[FFTNet, Tokenizer, Path]:
@@ -205,14 +163,16 @@ def _load(config: CheckpointConfig) -> tuple[FFTNet, Tokenizer, Path]:
         path = Path(config.checkpoint)
         if path.is_dir() and not (path / CONFIG_FILE).is_file():
             path = newest_checkpoint(path)
+    if (path / MANIFEST).is_file():
+        verify(path)
     model = FFTNet.from_pretrained(path).to(pick_device(config.device))
     return model, Tokenizer.load(path), path
 
 
 def write(argv: Sequence[str]) -> None:
     """Continue a prompt with a trained model, printing the text as it is made."""
-    checkpoint_config, prompt_config, sampling = _parse(
-        "generate", argv, {CheckpointConfig: {}, PromptConfig: {}, SamplingConfig: {}}
+    checkpoint_config, prompt_config, sampling = parse(
+        "generate", write.__doc__, argv, {CheckpointConfig: {}, PromptConfig: {}, SamplingConfig: {}}
     )
     model, tokenizer, path = _load(checkpoint_config)
     if not model.config.causal:
@@ -238,8 +198,8 @@ def measure(argv: Sequence[str]) -> None:
     if argv and not argv[0].startswith("-"):
         argv = ["--checkpoint", *argv]
     own: Presets = {CheckpointConfig: {}, EvaluationConfig: {}}
-    checkpoint_config, config, data_config = _parse(
-        "evaluate", argv, own | {DataConfig: {"tokenizer": "bytes", "vocab_size": 257}}
+    checkpoint_config, config, data_config = parse(
+        "evaluate", measure.__doc__, argv, own | {DataConfig: {"tokenizer": "bytes", "vocab_size": 257}}
     )
     model, tokenizer, path = _load(checkpoint_config)
     task = TASKS[read_json(path / RUN_FILE)["task"]["task"]](model)
@@ -291,12 +251,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = bool(words) and words[0] in ("-h", "--help")
         print("usage: fftnet {train,generate,evaluate} [flags]; each takes --help", file=sys.stderr)
         return 0 if asked else 2
+    # Of the processes of a run, the first one speaks, and of errors one on each machine.
+    first, first_here = (os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("fftnet").setLevel(logging.INFO)
+    logging.getLogger("fftnet").setLevel(logging.INFO if first else logging.ERROR)
     try:
         _COMMANDS[words[0]](words[1:])
     except (UsageError, DataError, TokenizerError, CheckpointError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if first_here:
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fftnet.benchmarks.measure import OURS
+from fftnet.engine.optim import OptimConfig, make_optimizer
 from fftnet.model.config import FFTNetConfig, MixerConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.attention import AttentionMixer
@@ -18,7 +19,6 @@ from fftnet.model.mixers.causal_spectral import FLOOR, CausalSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
 from fftnet.model.mixers.spectral import SpectralMixer
 from fftnet.ops import prefix, spectral
-from fftnet.optim import OptimConfig, make_optimizer
 
 FORWARD, BOTH, TRAIN, STEP = "forward", "forward+backward", "training step", "decode step"
 EAGER, ATTENTION, LINEAR, COPY, PAIR = "eager", "attention", "linear layer", "memory pass", "rfft+irfft"

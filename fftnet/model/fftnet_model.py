@@ -30,6 +30,9 @@ class FFTNet(nn.Module):
         ValueError: if ``causal=True`` and one of the mixers is not causal.
     """
 
+    # Where several devices split the model: PyTorch's and Hugging Face's name for "never inside these".
+    _no_split_modules = ("FFTNetLayer",)
+
     def __init__(self, config: FFTNetConfig) -> None:
         super().__init__()
         self.config = config

@@ -1,7 +1,7 @@
 """Averages of an objective over data: loss, perplexity, accuracy, bits per byte, loss at position 0."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,7 @@ def evaluate(
     *,
     token_bytes: Sequence[int] | None = None,
     max_batches: int | None = None,
+    total: Callable[..., Sequence[float]] = lambda *values: values,
 ) -> Metrics:
     """Average an objective over (the first ``max_batches`` of) epoch 0, in evaluation mode.
 
@@ -41,10 +42,11 @@ def evaluate(
         batches: the data.
         token_bytes: bytes that each id stands for, for bits per byte.
         max_batches: None takes all.
+        total: adds numbers up over the processes that share the batches, if there are several.
     """
     device = next(model.parameters()).device
     size = torch.tensor(token_bytes or [0], device=device)
-    total = torch.zeros(6, dtype=torch.float64, device=device)
+    sums = torch.zeros(6, dtype=torch.float64, device=device)
     training = model.training
     model.eval()
     try:
@@ -60,10 +62,10 @@ def evaluate(
                 (losses.loss_BT[:, 0].double() * first).sum(),
                 first.sum(),
             )
-            total += torch.stack([part.double() for part in parts])
+            sums += torch.stack([part.double() for part in parts])
     finally:
         model.train(training)
-    return metrics_of(*total.tolist())
+    return metrics_of(*total(*sums.tolist()))
 
 
 def metrics_of(

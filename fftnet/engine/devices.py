@@ -1,0 +1,130 @@
+"""One process or many, on CPUs or GPUs, in any precision: Hugging Face Accelerate, set up."""
+
+import importlib.util
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from torch import nn
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+STRATEGIES = ("ddp", "fsdp")
+
+
+class TrainingError(RuntimeError):
+    """Training can't start or go on; the message says why, what is kept, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Where and in which numbers a run computes.
+
+    Raises:
+        ValueError: if a field is unknown or out of range.
+    """
+
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    precision: str | None = None
+    """fp32, bf16, or fp16 with a loss scale (default: what accelerate launch was told, else fp32)."""
+    strategy: str = "ddp"
+    """How several processes share the work: ddp (each holds the model) or fsdp (it is split among them)."""
+    accumulation_steps: int = 1
+    """Pieces of a batch that a process works on one after the other, to save memory."""
+    activation_checkpointing: bool = False
+    """Keep the inputs of layers only and compute the rest twice: less memory, a third more time."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    trackers: list[str] = field(default_factory=lambda: ["auto"])
+    """Where metrics go beside metrics.json: tensorboard, wandb, trackio, mlflow ..., none, or auto:
+    tensorboard where it is installed."""
+
+    def __post_init__(self) -> None:
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"unknown strategy {self.strategy!r}; choose from {', '.join(STRATEGIES)}")
+        if self.accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps must be at least 1, got {self.accumulation_steps}")
+
+    def tracker_names(self) -> list[str]:
+        """The trackers that are meant."""
+        if self.trackers == ["auto"]:
+            return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
+        return [name for name in self.trackers if name != "none"]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is cuda where there is one.
+
+    Raises:
+        TrainingError: if the name is unknown or the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"device {name!r} can't be used here: choose cpu or auto") from error
+
+
+def make_accelerator(model: nn.Module, config: EngineConfig, folder: Path) -> Accelerator:
+    """Join the processes of the run.
+
+    Args:
+        model: its ``_no_split_modules`` names the classes of its layers.
+        config: where and in which numbers.
+        folder: where trackers that write files put them.
+
+    Raises:
+        TrainingError: if the device, the precision or a tracker can't be used here.
+    """
+    device, processes = pick_device(config.device), int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type not in ("cpu", "cuda"):
+        raise TrainingError(f"training runs on cpu or cuda, not on {config.device}")
+    if device.type == "cpu" and config.precision == "fp16":
+        raise TrainingError("fp16 needs a GPU: choose --precision bf16 or fp32")
+    plugin = None
+    if config.strategy == "fsdp":
+        if processes == 1:
+            raise TrainingError("fsdp needs several processes: start them with torchrun, or choose ddp")
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=list(getattr(model, "_no_split_modules", ())),
+            cpu_ram_efficient_loading=False,
+        )
+    if processes == 1:
+        # Accelerate keeps the settings of the first run in this process for all that follow.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=None if config.precision is None else PRECISIONS[config.precision],
+            gradient_accumulation_steps=config.accumulation_steps,
+            fsdp_plugin=plugin,
+            dynamo_backend="inductor" if config.compile else None,
+            log_with=_trackers(config),
+            project_dir=folder,
+        )
+    except (ValueError, ImportError) as error:
+        raise TrainingError(f"the run can't be set up here: {error}") from error
+    if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        # Accelerate switches FSDP on for GPUs only; PyTorch's works on CPUs too, which is how it is tested.
+        accelerator.state.distributed_type = DistributedType.FSDP
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = plugin
+    return accelerator
+
+
+def _trackers(config: EngineConfig) -> Any:
+    names = config.tracker_names()
+    for name in names:
+        if not importlib.util.find_spec(name):
+            raise TrainingError(f"tracker {name!r} is not installed: pip install {name}, or choose none")
+    return names or None

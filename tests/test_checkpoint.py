@@ -2,8 +2,6 @@
 
 import errno
 import random
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,95 +10,7 @@ import torch
 from torch import nn
 
 from fftnet import checkpoint
-from fftnet.checkpoint import CheckpointError, intact, replace_directory
-
-
-def filler(text: str) -> Callable[[Path], None]:
-    def fill(folder: Path) -> None:
-        (folder / "file").write_text(text)
-
-    return fill
-
-
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "last"
-    assert intact(path) is None
-    for text in ("one", "two"):
-        replace_directory(path, filler(text))
-        assert (path / "file").read_text() == text
-        assert [entry.name for entry in path.parent.iterdir()] == ["last"]
-
-
-@pytest.mark.parametrize("moment", ["rename", "fsync"])
-def test_a_crash_at_any_moment_leaves_a_whole_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    path = tmp_path / "last"
-    replace_directory(path, filler("old"))
-    calls = 0
-    real = {"rename": Path.rename, "fsync": checkpoint.os.fsync}[moment]
-    for fatal in range(6):
-        calls = 0
-
-        def crash(*arguments, fatal: int = fatal):
-            nonlocal calls
-            calls += 1
-            if calls == fatal + 1:
-                raise SystemExit
-            return real(*arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Path if moment == "rename" else checkpoint.os, moment, crash)
-            with suppress(SystemExit):
-                replace_directory(path, filler(f"new {fatal}"))
-        whole = intact(path)
-        assert whole is not None
-        assert (whole / "file").read_text() in {"old", *(f"new {n}" for n in range(fatal + 1))}
-    replace_directory(path, filler("last"))
-    assert (path / "file").read_text() == "last"
-
-
-def test_a_failing_write_keeps_the_old_folder(tmp_path: Path) -> None:
-    path = tmp_path / "last"
-    replace_directory(path, filler("old"))
-
-    def fail(folder: Path) -> None:
-        (folder / "half").write_text("")
-        raise PermissionError
-
-    with pytest.raises(CheckpointError, match=r"no permission to write there.*the previous one is kept"):
-        replace_directory(path, fail)
-    assert (path / "file").read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["last"]
-
-
-def test_a_failing_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "last"
-    replace_directory(path, filler("old"))
-    rename = Path.rename
-
-    def fail(source: Path, target: Path) -> Path:
-        if source.name.endswith(".tmp"):
-            raise OSError(errno.EIO, "Input/output error")
-        return rename(source, target)
-
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(CheckpointError, match=r"error: check the disk .*the previous one is kept"):
-        replace_directory(path, filler("new"))
-    assert (path / "file").read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["last"]
-
-
-def test_an_interrupted_swap_is_read_and_cleared(tmp_path: Path) -> None:
-    path, aside = tmp_path / "last", tmp_path / "last.old"
-    replace_directory(path, filler("old"))
-    path.rename(aside)
-    (tmp_path / "last.tmp").mkdir()
-    filler("half")(tmp_path / "last.tmp")
-    assert intact(path) == aside
-    replace_directory(path, filler("new"))
-    assert (path / "file").read_text() == "new"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["last"]
+from fftnet.checkpoint import CheckpointError
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fftnet.engine.budget import BudgetConfig
+from fftnet.engine.checkpoints import SaveConfig
+from fftnet.engine.devices import EngineConfig
+from fftnet.engine.optim import OptimConfig
 from fftnet.model.config import FFTNetConfig
-from fftnet.optim import OptimConfig
 from fftnet.tasks.generate import SamplingConfig
 from fftnet.tasks.grammar import violations
 from fftnet.utils.dataset import DataConfig
@@ -50,7 +53,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_leaves_what_it_promises(trained: Path) -> None:
     outputs = trained / "outputs"
-    assert {path.name for path in outputs.iterdir()} == {"best", "last", "loss_plot.png", "metrics.json"}
+    assert {path.name for path in outputs.iterdir()} == {
+        "best",
+        "last",
+        "step-00000002",
+        "step-00000003",
+        "logs",
+        "loss_plot.png",
+        "metrics.json",
+    }
     report = json.loads((outputs / "metrics.json").read_text())
     assert report["final"]["step"] == 3
     assert 0 < report["floor"] < report["final"]["loss"]
@@ -126,7 +137,11 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
         ("fftnet train --mixers spectral", r"'spectral' sees the whole sequence"),
         ("fftnet train --mixers magic", r"unknown mixer 'magic'; choose from"),
         ("fftnet train --config nowhere.yaml", r"nowhere\.yaml"),
-        ("fftnet train --resume", r"nothing to resume"),
+        ("fftnet train --resume nowhere", r"nowhere is not there"),
+        ("fftnet train --precision fp16 --device cpu", r"fp16 needs a GPU: choose --precision bf16"),
+        ("fftnet train --strategy fsdp", r"fsdp needs several processes: start them with torchrun"),
+        ("fftnet train --trackers nothing", r"tracker 'nothing' is not installed: pip install nothing"),
+        ("fftnet train --schedule linear", r"unknown schedule 'linear'; choose from cosine, wsd"),
         ("fftnet train --device warp", r"device 'warp' can't be used"),
         ("fftnet train --output_dir blank.txt", r"blank\.txt"),
         ("fftnet generate --temperature -1", r"temperature must be 0 or more"),
@@ -155,7 +170,15 @@ def test_what_is_written_obeys_the_grammar_most_of_the_time(tmp_path: Path) -> N
 
 def test_help_explains_every_flag(tmp_path: Path) -> None:
     text = " ".join(run("fftnet train --help", tmp_path).stdout.split())
-    for config in (FFTNetConfig, DataConfig, OptimConfig, TrainConfig):
+    for config in (
+        FFTNetConfig,
+        DataConfig,
+        OptimConfig,
+        TrainConfig,
+        BudgetConfig,
+        EngineConfig,
+        SaveConfig,
+    ):
         for field in fields(config):
             if (config, field.name) != (FFTNetConfig, "vocab_size"):
                 assert f"--{field.name}" in text, field.name

@@ -1,10 +1,10 @@
 """Training: it learns, it is exact, it resumes bit by bit, it stops when it must and loses nothing."""
 
-import errno
 import json
 import math
 import signal
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,20 @@ import pytest
 import torch
 from matplotlib.image import imread
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from fftnet import FFTNet, FFTNetConfig, checkpoint
 from fftnet.checkpoint import CheckpointError
-from fftnet.optim import OptimConfig, make_optimizer
+from fftnet.engine.budget import BudgetConfig
+from fftnet.engine.checkpoints import SaveConfig
+from fftnet.engine.devices import EngineConfig, TrainingError, pick_device
+from fftnet.engine.optim import OptimConfig, make_optimizer
+from fftnet.engine.signals import StopRequest
 from fftnet.tasks import TASKS
 from fftnet.tasks.evaluation import Metrics, evaluate
 from fftnet.tasks.objective import Batches, TokenLosses, token_losses
 from fftnet.utils import trainer as trainer_module
-from fftnet.utils.trainer import TrainConfig, Trainer, TrainingError, pick_device
+from fftnet.utils.trainer import Extras, TrainConfig, Trainer
 
 VOCAB = 8
 
@@ -58,21 +63,54 @@ def objective(model: nn.Module, rows: Tensor) -> TokenLosses:
     return token_losses(model(rows[:, :-1].clamp(min=0)), rows[:, 1:], rows[:, 1:] >= 0)
 
 
-def make(folder: Path, model: nn.Module | None = None, **fields: Any) -> Trainer:
-    optim = OptimConfig(learning_rate=fields.pop("learning_rate", 0.03))
-    config = TrainConfig(output_dir=str(folder), progress=False, device="cpu", **fields)
+def configs(folder: Path, **values: Any) -> dict[str, Any]:
+    """Configurations of a quiet run on the CPU, each with the fields that it has."""
+    values = {"output_dir": str(folder), "progress": False, "device": "cpu", "trackers": ["none"]} | values
+    kinds = {
+        "train_config": TrainConfig,
+        "budget_config": BudgetConfig,
+        "optim_config": OptimConfig,
+        "engine_config": EngineConfig,
+        "save_config": SaveConfig,
+    }
+    names = {kind: {field.name for field in fields(kind)} for kind in kinds.values()}
+    assert values.keys() <= set().union(*names.values())
+    return {
+        name: kind(**{key: value for key, value in values.items() if key in names[kind]})
+        for name, kind in kinds.items()
+    }
+
+
+def make(folder: Path, train: Batches | None = None, **values: Any) -> Trainer:
     return Trainer(
-        model or bigram(),
-        fields.pop("objective", objective),
-        Chain(),
+        bigram(),
+        objective,
+        train or Chain(),
         Chain(seed=1),
-        train_config=config,
-        optim_config=optim,
-        token_bytes=[1] * VOCAB,
-        floor=0.5,
-        save_extras=lambda folder: checkpoint.write_json(folder / "config.json", {"vocab_size": VOCAB}),
-        fingerprint={"model": "bigram"},
+        **configs(folder, **({"learning_rate": 0.03} | values)),
+        extras=Extras(
+            token_bytes=[1] * VOCAB,
+            floor=0.5,
+            save_extras=lambda folder: checkpoint.write_json(folder / "config.json", {"vocab_size": VOCAB}),
+            fingerprint={"model": "bigram"},
+        ),
     )
+
+
+def at_step(trainer: Trainer, step: int, action: Callable[[], object]) -> None:
+    """Do something before the update of a step."""
+    update = trainer._update
+
+    def both(stop: StopRequest, bar: tqdm) -> bool:
+        if trainer.step == step:
+            action()
+        return update(stop, bar)
+
+    trainer._update = both
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
 
 
 def test_it_learns_a_chain_and_reports(tmp_path: Path) -> None:
@@ -107,11 +145,8 @@ def test_best_and_last_are_whole(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer_module, "evaluate", scripted)
         trainer.train()
-    weights_only = {"config.json", "model.safetensors"}
-    for name, step, files in (
-        ("best", 8, weights_only),
-        ("last", 12, weights_only | {"training.safetensors", "training.json"}),
-    ):
+    files = {"config.json", "model.safetensors", "training.safetensors", "training.json", "manifest.json"}
+    for name, step in (("best", 8), ("last", 12)):
         assert {path.name for path in (tmp_path / name).iterdir()} == files
         model = bigram()
         checkpoint.load_weights(model, tmp_path / name / "model.safetensors")
@@ -124,14 +159,8 @@ def test_an_interrupt_saves_the_step_and_resume_is_exact(
     whole = make(tmp_path / "whole", max_steps=12, eval_every=3)
     whole.train()
     part = make(tmp_path / "part", max_steps=12, eval_every=3)
-    update, usual = part._update, signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def pressed() -> tuple[float, int, float]:
-        if part.step == 7:
-            signal.raise_signal(signal.SIGINT)
-        return update()
-
-    part._update = pressed
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    at_step(part, 7, lambda: signal.raise_signal(signal.SIGINT))
     try:
         with pytest.raises(KeyboardInterrupt):
             part.train()
@@ -139,7 +168,7 @@ def test_an_interrupt_saves_the_step_and_resume_is_exact(
     finally:
         signal.signal(signal.SIGINT, usual)
     assert "stopped after step 8: resume goes on from" in capfd.readouterr().err
-    assert checkpoint.read_json(tmp_path / "part" / "last" / "training.json")["step"] == 8
+    assert saved_step(tmp_path / "part" / "last") == 8
     again = resumed(tmp_path)
     assert torch.equal(weights(again), weights(whole))
     assert losses(again) == losses(whole)
@@ -148,13 +177,8 @@ def test_an_interrupt_saves_the_step_and_resume_is_exact(
 def test_an_interrupt_before_the_first_evaluation_leaves_no_best_of_an_older_run(tmp_path: Path) -> None:
     make(tmp_path, max_steps=4, eval_every=4).train()
     trainer = make(tmp_path, max_steps=4, eval_every=4, learning_rate=0.01)
-    update, usual = trainer._update, signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def pressed() -> tuple[float, int, float]:
-        signal.raise_signal(signal.SIGINT)
-        return update()
-
-    trainer._update = pressed
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    at_step(trainer, 0, lambda: signal.raise_signal(signal.SIGINT))
     try:
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
@@ -168,7 +192,7 @@ def test_an_interrupt_before_the_first_evaluation_leaves_no_best_of_an_older_run
 
 def test_two_runs_with_one_seed_are_equal(tmp_path: Path) -> None:
     first, second = (make(tmp_path / name, max_steps=6, eval_every=3).train() for name in "ab")
-    clocks = {"tokens_per_second": 0, "seconds": 0}
+    clocks = dict.fromkeys(("tokens_per_second", "seconds", "utilisation", "memory_bytes"), 0)
     timeless = [[row | clocks for row in history] for history in (first, second)]
     assert timeless[0] == timeless[1]
     other = make(tmp_path / "c", max_steps=6, eval_every=3, seed=1).train()
@@ -180,23 +204,20 @@ def interrupted(folder: Path, **fields: Any) -> tuple[Trainer, Trainer]:
     whole = make(folder / "whole", max_steps=12, eval_every=3, **fields)
     whole.train()
     part = make(folder / "part", max_steps=12, eval_every=3, **fields)
-    update = part._update
-
-    def stop() -> tuple[float, int, float]:
-        if part.step == 7:
-            raise KeyboardInterrupt
-        return update()
-
-    part._update = stop
+    at_step(part, 7, stop)
     with pytest.raises(KeyboardInterrupt):
         part.train()
     return whole, part
 
 
-def resumed(folder: Path) -> Trainer:
-    trainer = make(folder / "part", max_steps=12, eval_every=3, resume=True)
+def resumed(folder: Path, **values: Any) -> Trainer:
+    trainer = make(folder / "part", **({"max_steps": 12, "eval_every": 3, "resume": "auto"} | values))
     trainer.train()
     return trainer
+
+
+def saved_step(folder: Path) -> int:
+    return checkpoint.read_json(folder / "training.json")["progress"]["spent"]["steps"]
 
 
 def flat(model: nn.Module) -> Tensor:
@@ -204,11 +225,11 @@ def flat(model: nn.Module) -> Tensor:
 
 
 def weights(trainer: Trainer) -> Tensor:
-    return flat(trainer.model)
+    return flat(trainer.engine.raw)
 
 
 def losses(trainer: Trainer) -> list[tuple[float, float]]:
-    return [(row["train_loss"], row["loss"]) for row in trainer.history]
+    return [(row["train_loss"], row["loss"]) for row in trainer.progress.history]
 
 
 def test_resume_is_exact(tmp_path: Path) -> None:
@@ -216,76 +237,6 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     again = resumed(tmp_path)
     assert torch.equal(weights(again), weights(whole))
     assert losses(again) == losses(whole)
-
-
-def test_resume_reads_what_an_interrupted_swap_left(tmp_path: Path) -> None:
-    whole, _ = interrupted(tmp_path)
-    (tmp_path / "part" / "last").rename(tmp_path / "part" / "last.old")
-    assert torch.equal(weights(resumed(tmp_path)), weights(whole))
-
-
-def test_resume_names_a_truncated_file(tmp_path: Path) -> None:
-    interrupted(tmp_path)
-    for name in ("training.json", "training.safetensors", "model.safetensors"):
-        file = tmp_path / "part" / "last" / name
-        content = file.read_bytes()
-        file.write_bytes(content[: len(content) // 2])
-        with pytest.raises(CheckpointError, match=f"{name} is damaged, take another checkpoint"):
-            resumed(tmp_path)
-        file.write_bytes(content)
-
-
-@pytest.mark.parametrize("dropped", ["rng", "optimizer.0.exp_avg"])
-def test_resume_needs_everything_that_is_stored(tmp_path: Path, dropped: str) -> None:
-    whole, _ = interrupted(tmp_path)
-    state = tmp_path / "part" / "last" / "training.safetensors"
-    tensors = checkpoint.read_tensors(state)
-    tensors[dropped] = torch.Generator().manual_seed(5).get_state() if dropped == "rng" else -tensors[dropped]
-    checkpoint.write_tensors(state, tensors)
-    assert not torch.equal(weights(resumed(tmp_path)), weights(whole))
-
-
-def test_resume_refuses_another_run(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"nothing to resume: .*last is not there"):
-        make(tmp_path, resume=True).train()
-    make(tmp_path, max_steps=4).train()
-    with pytest.raises(TrainingError, match=r"was trained with other settings \(total_steps 4, not 5\)"):
-        make(tmp_path, max_steps=5, resume=True).train()
-    other = make(tmp_path, max_steps=4, resume=True)
-    other.fingerprint = {"model": "trigram"}
-    with pytest.raises(TrainingError, match=r"other settings \(settings\.model bigram, not trigram\)"):
-        other.train()
-
-
-def test_a_loss_that_is_not_finite_stops_with_a_sentence_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    trainer = make(tmp_path, max_steps=12, eval_every=3)
-    update = trainer._update
-
-    def poison() -> tuple[float, int, float]:
-        if trainer.step == 7:
-            with torch.no_grad():
-                next(trainer.model.parameters()).fill_(math.nan)
-        return update()
-
-    trainer._update = poison
-    with pytest.raises(
-        TrainingError, match=r"not finite at step 7 \(epoch 1, batch 3\); the last good .*last"
-    ):
-        trainer.train()
-    kept = checkpoint.read_tensors(tmp_path / "last" / "model.safetensors")
-    assert all(torch.isfinite(value).all() for value in kept.values())
-    assert checkpoint.read_json(tmp_path / "last" / "training.json")["step"] == 6
-
-
-def test_a_new_run_does_not_take_an_older_checkpoint_for_its_own(tmp_path: Path) -> None:
-    make(tmp_path, max_steps=3).train()
-    trainer = make(tmp_path, max_steps=3)
-    with torch.no_grad():
-        next(trainer.model.parameters()).fill_(math.inf)
-    before = (tmp_path / "last" / "model.safetensors").read_bytes()
-    with pytest.raises(TrainingError, match=r"at step 0 \(epoch 0, batch 0\); no checkpoint was made yet"):
-        trainer.train()
-    assert (tmp_path / "last" / "model.safetensors").read_bytes() == before
 
 
 def test_an_output_that_cannot_be_written_is_named_before_a_step(tmp_path: Path) -> None:
@@ -298,19 +249,12 @@ def test_an_output_that_cannot_be_written_is_named_before_a_step(tmp_path: Path)
 
 def test_data_without_a_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="need a batch each: use more data"):
-        Trainer(
-            bigram(),
-            objective,
-            Chain(),
-            Chain(batches=0),
-            train_config=TrainConfig(output_dir=str(tmp_path)),
-            optim_config=OptimConfig(),
-        )
+        Trainer(bigram(), objective, Chain(), Chain(batches=0), **configs(tmp_path))
 
 
 @pytest.mark.parametrize(("steps", "interval"), [(4, 1), (12, 3), (40, 4), (1200, 40)])
 def test_a_run_is_evaluated_often_enough_and_not_too_often(tmp_path: Path, steps: int, interval: int) -> None:
-    assert make(tmp_path, max_steps=steps)._default_interval() == interval
+    assert make(tmp_path)._default_interval(steps) == interval
 
 
 def test_progress_goes_to_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -326,21 +270,6 @@ def test_progress_goes_to_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[st
 def test_without_save_model_no_checkpoint_is_written(tmp_path: Path) -> None:
     make(tmp_path, max_steps=2, save_model=False).train()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loss_plot.png", "metrics.json"]
-
-
-def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(tmp_path, max_steps=4).train()
-    before = (tmp_path / "last" / "model.safetensors").read_bytes()
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CheckpointError, match=r"the disk is full.*the previous one is kept"):
-        make(tmp_path, max_steps=6).train()
-    assert (tmp_path / "last" / "model.safetensors").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} >= {"best", "last"}
-    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_only_matrices_decay() -> None:
@@ -365,12 +294,21 @@ def test_only_matrices_decay() -> None:
 
 def test_the_schedule_rises_and_falls() -> None:
     config = OptimConfig(learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.2)
-    rates = [config.rate(step, 100) for step in range(100)]
-    assert rates[:10] == pytest.approx([(n + 1) / 10 for n in range(10)])
-    assert rates[10] == pytest.approx(1.0)
-    assert rates[55] == pytest.approx(0.6)
-    assert rates[99] == pytest.approx(0.2, abs=1e-3)
-    assert all(a >= b for a, b in pairwise(rates[10:]))
+    rates = [config.rate(step / 100) for step in range(1, 101)]
+    assert rates[:10] == pytest.approx([n / 10 for n in range(1, 11)])
+    assert rates[54] == pytest.approx(0.6)
+    assert rates[99] == pytest.approx(0.2)
+    assert all(a >= b for a, b in pairwise(rates[9:]))
+
+
+def test_the_stable_schedule_falls_at_the_end_only() -> None:
+    config = OptimConfig(
+        learning_rate=1.0, schedule="wsd", warmup_fraction=0.1, decay_fraction=0.2, final_fraction=0
+    )
+    rates = [config.rate(step / 100) for step in range(1, 101)]
+    assert rates[4] == pytest.approx(0.5)
+    assert rates[9:80] == pytest.approx([1.0] * 71)
+    assert rates[80:] == pytest.approx([n / 20 for n in range(19, -1, -1)])
 
 
 def test_metrics_match_numpy() -> None:
@@ -412,15 +350,8 @@ def tiny(**fields: Any) -> FFTNet:
 
 
 def run(model: FFTNet, task: str, train: Batches, valid: Batches, folder: Path, steps: int) -> dict[str, Any]:
-    config = TrainConfig(output_dir=str(folder), max_steps=steps, eval_every=steps, save_model=False)
-    trainer = Trainer(
-        model,
-        TASKS[task](model),
-        train,
-        valid,
-        train_config=replace(config, progress=False),
-        optim_config=OptimConfig(learning_rate=1e-2),
-    )
+    settings = configs(folder, max_steps=steps, eval_every=steps, save_model=False, learning_rate=1e-2)
+    trainer = Trainer(model, TASKS[task](model), train, valid, **settings)
     return trainer.train()[-1]
 
 
@@ -451,7 +382,7 @@ def test_an_unknown_device_is_named() -> None:
         pick_device("warp")
 
 
-@pytest.mark.parametrize("config", [TrainConfig, OptimConfig])
+@pytest.mark.parametrize("config", [TrainConfig, BudgetConfig, OptimConfig, EngineConfig, SaveConfig])
 def test_settings_are_values(config: type) -> None:
     assert config() == replace(config(), **asdict(config()))
 
@@ -459,8 +390,14 @@ def test_settings_are_values(config: type) -> None:
 @pytest.mark.parametrize(
     ("config", "field", "value"),
     [
-        (TrainConfig, "num_epochs", 0),
-        (TrainConfig, "max_steps", -1),
+        (TrainConfig, "max_skipped", 0),
+        (TrainConfig, "spike", math.nan),
+        (BudgetConfig, "num_epochs", 0),
+        (BudgetConfig, "max_steps", -1),
+        (BudgetConfig, "max_minutes", 0.0),
+        (EngineConfig, "accumulation_steps", 0),
+        (SaveConfig, "keep_last", 0),
+        (OptimConfig, "ema_decay", 1.0),
         (OptimConfig, "learning_rate", 0.0),
         (OptimConfig, "beta1", 1.5),
         (OptimConfig, "gradient_clip", 0.0),

@@ -52,7 +52,7 @@ class TrainConfig:
     seed: int = 0
     """Of the weights and of dropout."""
     progress: bool = True
-    """Show a progress bar."""
+    """Show a progress bar, what the run is about to do, and a line at every evaluation."""
 
     def __post_init__(self) -> None:
         for name in ("eval_every", "eval_batches", "log_every", "spike", "max_skipped"):
@@ -153,8 +153,7 @@ class Trainer:
         self.progress.eval_every = self.config.eval_every or self._default_interval(steps)
         torch.manual_seed(self.config.seed + self.engine.rank)
         self.progress = self.store.resume() or self.progress
-        for line in announcement(self.engine, self.forecast, steps, self.train_data, self.valid_data):
-            self._say(line)
+        self._tell(*announcement(self.engine, self.forecast, steps, self.train_data, self.valid_data))
         self.engine.start_trackers(self.store.settings)
         hidden = not (self.config.progress and self.engine.is_main)
         bar = tqdm(total=steps, initial=self.step, disable=hidden, unit="step", dynamic_ncols=True)
@@ -281,9 +280,7 @@ class Trainer:
         engine.log({name: value for name, value in logged.items() if value is not None}, self.step)
         if progress.best is None or metrics.loss < progress.best["loss"]:
             progress.best = row
-        self._say(_line(row, self.extras.floor))
-        if sample is not None:
-            self._say(f"    {sample!r}")
+        self._tell(_line(row, self.extras.floor), *([] if sample is None else [f"    {sample!r}"]))
         self._save()
         engine.on_main(self._report)
         return False
@@ -311,8 +308,12 @@ class Trainer:
         with checkpoint.writing(plot):
             plot_losses(self.progress.history, self.extras.floor, plot)
 
+    def _tell(self, *lines: str) -> None:
+        for line in lines if self.config.progress else ():
+            self._say(line)
+
     def _say(self, line: str) -> None:
-        if self.engine.is_main and self.config.progress:
+        if self.engine.is_main:
             tqdm.write(line, file=sys.stderr)
 
 

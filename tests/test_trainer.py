@@ -3,8 +3,7 @@
 import json
 import math
 import signal
-from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,22 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
-from torch import Tensor, nn
-from tqdm import tqdm
+from runs import (
+    VOCAB,
+    Chain,
+    at_step,
+    bigram,
+    configs,
+    flat,
+    losses,
+    make,
+    next_token,
+    resumed,
+    saved_step,
+    stop,
+    weights,
+)
+from torch import Tensor
 
 from fftnet import FFTNet, FFTNetConfig, checkpoint
 from fftnet.checkpoint import CheckpointError
@@ -22,26 +35,11 @@ from fftnet.engine.budget import BudgetConfig
 from fftnet.engine.checkpoints import SaveConfig
 from fftnet.engine.devices import EngineConfig, TrainingError, pick_device
 from fftnet.engine.optim import OptimConfig, make_optimizer
-from fftnet.engine.signals import StopRequest
 from fftnet.tasks import TASKS
 from fftnet.tasks.evaluation import Metrics, evaluate
-from fftnet.tasks.objective import Batches, TokenLosses, token_losses
+from fftnet.tasks.objective import Batches
 from fftnet.utils import trainer as trainer_module
-from fftnet.utils.trainer import Extras, TrainConfig, Trainer
-
-VOCAB = 8
-
-
-class Chain:
-    """Rows of a noisy cycle 0, 1, ..., 7, 0: the next token is certain in 9 of 10 cases."""
-
-    def __init__(self, batches: int = 4, seed: int = 0, noise: float = 0.1) -> None:
-        self.num_batches, self.seed, self.noise = batches, seed, noise
-
-    def batch(self, epoch: int, index: int) -> Tensor:
-        rng = np.random.default_rng((self.seed, epoch, index))
-        jumps = np.where(rng.random((8, 17)) < self.noise, rng.integers(0, VOCAB, (8, 17)), 1)
-        return torch.from_numpy(np.cumsum(jumps, axis=1) % VOCAB)
+from fftnet.utils.trainer import TrainConfig, Trainer
 
 
 class Noise:
@@ -52,65 +50,6 @@ class Noise:
 
     def batch(self, epoch: int, index: int) -> Tensor:
         return torch.from_numpy(np.random.default_rng((self.seed, epoch, index)).integers(0, VOCAB, (8, 33)))
-
-
-def bigram() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Embedding(VOCAB, 16), nn.Dropout(0.1), nn.Linear(16, VOCAB))
-
-
-def objective(model: nn.Module, rows: Tensor) -> TokenLosses:
-    return token_losses(model(rows[:, :-1].clamp(min=0)), rows[:, 1:], rows[:, 1:] >= 0)
-
-
-def configs(folder: Path, **values: Any) -> dict[str, Any]:
-    """Configurations of a quiet run on the CPU, each with the fields that it has."""
-    values = {"output_dir": str(folder), "progress": False, "device": "cpu", "trackers": ["none"]} | values
-    kinds = {
-        "train_config": TrainConfig,
-        "budget_config": BudgetConfig,
-        "optim_config": OptimConfig,
-        "engine_config": EngineConfig,
-        "save_config": SaveConfig,
-    }
-    names = {kind: {field.name for field in fields(kind)} for kind in kinds.values()}
-    assert values.keys() <= set().union(*names.values())
-    return {
-        name: kind(**{key: value for key, value in values.items() if key in names[kind]})
-        for name, kind in kinds.items()
-    }
-
-
-def make(folder: Path, train: Batches | None = None, **values: Any) -> Trainer:
-    return Trainer(
-        bigram(),
-        objective,
-        train or Chain(),
-        Chain(seed=1),
-        **configs(folder, **({"learning_rate": 0.03} | values)),
-        extras=Extras(
-            token_bytes=[1] * VOCAB,
-            floor=0.5,
-            save_extras=lambda folder: checkpoint.write_json(folder / "config.json", {"vocab_size": VOCAB}),
-            fingerprint={"model": "bigram"},
-        ),
-    )
-
-
-def at_step(trainer: Trainer, step: int, action: Callable[[], object]) -> None:
-    """Do something before the update of a step."""
-    update = trainer._update
-
-    def both(stop: StopRequest, bar: tqdm) -> bool:
-        if trainer.step == step:
-            action()
-        return update(stop, bar)
-
-    trainer._update = both
-
-
-def stop() -> None:
-    raise KeyboardInterrupt
 
 
 def test_it_learns_a_chain_and_reports(tmp_path: Path) -> None:
@@ -210,28 +149,6 @@ def interrupted(folder: Path, **fields: Any) -> tuple[Trainer, Trainer]:
     return whole, part
 
 
-def resumed(folder: Path, **values: Any) -> Trainer:
-    trainer = make(folder / "part", **({"max_steps": 12, "eval_every": 3, "resume": "auto"} | values))
-    trainer.train()
-    return trainer
-
-
-def saved_step(folder: Path) -> int:
-    return checkpoint.read_json(folder / "training.json")["progress"]["spent"]["steps"]
-
-
-def flat(model: nn.Module) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-
-
-def weights(trainer: Trainer) -> Tensor:
-    return flat(trainer.engine.raw)
-
-
-def losses(trainer: Trainer) -> list[tuple[float, float]]:
-    return [(row["train_loss"], row["loss"]) for row in trainer.progress.history]
-
-
 def test_resume_is_exact(tmp_path: Path) -> None:
     whole, _ = interrupted(tmp_path)
     again = resumed(tmp_path)
@@ -249,7 +166,7 @@ def test_an_output_that_cannot_be_written_is_named_before_a_step(tmp_path: Path)
 
 def test_data_without_a_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="need a batch each: use more data"):
-        Trainer(bigram(), objective, Chain(), Chain(batches=0), **configs(tmp_path))
+        Trainer(bigram(), next_token, Chain(), Chain(batches=0), **configs(tmp_path))
 
 
 @pytest.mark.parametrize(("steps", "interval"), [(4, 1), (12, 3), (40, 4), (1200, 40)])
@@ -321,7 +238,7 @@ def test_metrics_match_numpy() -> None:
         def batch(self, epoch: int, index: int) -> Tensor:
             return rows
 
-    metrics = evaluate(model.train(), objective, One(), token_bytes=[1, 2, 3, 4, 5, 6, 7, 0])
+    metrics = evaluate(model.train(), next_token, One(), token_bytes=[1, 2, 3, 4, 5, 6, 7, 0])
     assert model.training
     with torch.no_grad():
         log_p = model.eval()(rows[:, :-1].clamp(min=0)).log_softmax(-1).numpy()

@@ -195,7 +195,5 @@ def _flush(path: Path) -> None:
 
 
 def _age(path: Path) -> tuple[int, str]:
-    try:
-        return (path / MANIFEST).stat().st_mtime_ns, path.name
-    except OSError:
-        return 0, path.name
+    manifest = path / MANIFEST
+    return (manifest if manifest.exists() else path).stat().st_mtime_ns, path.name

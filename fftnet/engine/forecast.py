@@ -46,10 +46,10 @@ def try_out(engine: Engine, objective: Objective, rows: torch.Tensor) -> Forecas
         objective: losses of rows.
         rows: int64 (B, T + 1), a batch of the whole run.
     """
-    # The forward pass alone, uncompiled, is counted; a backward pass has twice its products.
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+    # The forward pass of the uncompiled model is counted; a backward pass has twice its products.
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         piece = engine.share(rows)[0]
-        objective(engine.model, piece)
+        objective(engine.raw, piece)
     flops = 3.0 * counter.get_total_flops() / len(piece) * len(rows)
     engine.accumulate(objective, rows)
     start = time.perf_counter()

@@ -59,12 +59,9 @@ class Engine:
         self.clip = optim_config.gradient_clip
 
     def share(self, rows: Tensor) -> list[Tensor]:
-        """This process's rows of a batch, in pieces; where they run out, rows of nothing (-1) follow."""
+        """This process's rows of a batch, in pieces for gradient accumulation."""
         parts = self.accelerator.gradient_accumulation_steps
-        size = -(-len(rows) // (self.world * parts))
-        padded = F.pad(rows, (0, 0, 0, size * self.world * parts - len(rows)), value=-1)
-        mine = padded[self.rank * parts * size : (self.rank + 1) * parts * size]
-        return list(mine.to(self.device).split(size))
+        return [piece.to(self.device) for piece in share(rows, self.rank, self.world, parts)]
 
     def accumulate(self, objective: Objective, rows: Tensor, *others: float) -> list[float]:
         """Gradients of the mean loss over a batch, on all processes.
@@ -209,6 +206,23 @@ class Engine:
 
 _EVERYWHERE = StateDictOptions(full_state_dict=True)
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def share(rows: Tensor, rank: int, world: int, parts: int) -> list[Tensor]:
+    """One process's rows of a batch.
+
+    Args:
+        rows: int64 (B, T + 1).
+        rank: of the process.
+        world: processes.
+        parts: pieces that each of them works on.
+
+    Returns:
+        As many pieces as asked for, all of one size; where the rows run out, rows of nothing (-1) follow.
+    """
+    size = -(-len(rows) // (world * parts))
+    padded = F.pad(rows, (0, 0, 0, size * world * parts - len(rows)), value=-1)
+    return list(padded[rank * parts * size : (rank + 1) * parts * size].split(size))
 
 
 class Interrupted(Exception):

@@ -1,0 +1,119 @@
+"""Small runs that several files of tests train: a bigram model on a noisy cycle."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fftnet import checkpoint
+from fftnet.engine.budget import BudgetConfig
+from fftnet.engine.checkpoints import SaveConfig
+from fftnet.engine.devices import EngineConfig
+from fftnet.engine.optim import OptimConfig
+from fftnet.engine.signals import StopRequest
+from fftnet.tasks.objective import Batches, Objective, TokenLosses, token_losses
+from fftnet.utils.trainer import Extras, TrainConfig, Trainer
+
+VOCAB = 8
+
+
+class Chain:
+    """Rows of a noisy cycle 0, 1, ..., 7, 0: the next token is certain in 9 of 10 cases."""
+
+    def __init__(self, batches: int = 4, seed: int = 0, noise: float = 0.1) -> None:
+        self.num_batches, self.seed, self.noise = batches, seed, noise
+
+    def batch(self, epoch: int, index: int) -> Tensor:
+        rng = np.random.default_rng((self.seed, epoch, index))
+        jumps = np.where(rng.random((8, 17)) < self.noise, rng.integers(0, VOCAB, (8, 17)), 1)
+        return torch.from_numpy(np.cumsum(jumps, axis=1) % VOCAB)
+
+
+def bigram() -> nn.Module:
+    """A model whose best loss is known."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(VOCAB, 16), nn.Dropout(0.1), nn.Linear(16, VOCAB))
+
+
+def next_token(model: nn.Module, rows: Tensor) -> TokenLosses:
+    return token_losses(model(rows[:, :-1].clamp(min=0)), rows[:, 1:], rows[:, 1:] >= 0)
+
+
+def configs(folder: Path, **values: Any) -> dict[str, Any]:
+    """Configurations of a quiet run on the CPU, each with the fields that it has."""
+    values = {"output_dir": str(folder), "progress": False, "device": "cpu", "trackers": ["none"]} | values
+    kinds = {
+        "train_config": TrainConfig,
+        "budget_config": BudgetConfig,
+        "optim_config": OptimConfig,
+        "engine_config": EngineConfig,
+        "save_config": SaveConfig,
+    }
+    names = {kind: {field.name for field in fields(kind)} for kind in kinds.values()}
+    assert values.keys() <= set().union(*names.values())
+    return {
+        name: kind(**{key: value for key, value in values.items() if key in names[kind]})
+        for name, kind in kinds.items()
+    }
+
+
+def make(
+    folder: Path, train: Batches | None = None, objective: Objective = next_token, **values: Any
+) -> Trainer:
+    """A trainer of the bigram model, on the chain or other data."""
+    return Trainer(
+        bigram(),
+        objective,
+        train or Chain(),
+        Chain(seed=1),
+        **configs(folder, **({"learning_rate": 0.03} | values)),
+        extras=Extras(
+            token_bytes=[1] * VOCAB,
+            floor=0.5,
+            save_extras=lambda folder: checkpoint.write_json(folder / "config.json", {"vocab_size": VOCAB}),
+            fingerprint={"model": "bigram"},
+        ),
+    )
+
+
+def at_step(trainer: Trainer, step: int, action: Callable[[], object]) -> None:
+    """Do something before the update of a step."""
+    update = trainer._update
+
+    def both(stop: StopRequest, bar: tqdm) -> bool:
+        if trainer.step == step:
+            action()
+        return update(stop, bar)
+
+    trainer._update = both
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+def resumed(folder: Path, **values: Any) -> Trainer:
+    trainer = make(folder / "part", **({"max_steps": 12, "eval_every": 3, "resume": "auto"} | values))
+    trainer.train()
+    return trainer
+
+
+def saved_step(folder: Path) -> int:
+    return checkpoint.read_json(folder / "training.json")["progress"]["spent"]["steps"]
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def weights(trainer: Trainer) -> Tensor:
+    return flat(trainer.engine.raw)
+
+
+def losses(trainer: Trainer) -> list[tuple[float, float]]:
+    return [(row["train_loss"], row["loss"]) for row in trainer.progress.history]

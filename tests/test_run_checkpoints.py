@@ -1,0 +1,275 @@
+"""Checkpoints of a run: whole or not there, named when damaged, the newest intact one found."""
+
+import errno
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from runs import at_step, bigram, flat, losses, make, resumed, saved_step, stop, weights
+
+from fftnet import checkpoint
+from fftnet.checkpoint import CheckpointError
+from fftnet.engine import checkpoints as checkpoints_module
+from fftnet.engine.checkpoints import MANIFEST, Checkpoints, verify
+from fftnet.engine.devices import TrainingError
+from fftnet.utils.trainer import Trainer
+
+FILES = ("model.safetensors", "training.safetensors", "training.json", "config.json")
+
+
+def filler(text: str) -> Callable[[Path], None]:
+    def fill(folder: Path) -> None:
+        (folder / "file").write_text(text)
+
+    return fill
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def interrupted(folder: Path) -> tuple[Trainer, Trainer]:
+    """A trainer that ran through, and one that died in step 8 of 12."""
+    whole = make(folder / "whole", max_steps=12, eval_every=3)
+    whole.train()
+    part = make(folder / "part", max_steps=12, eval_every=3)
+    at_step(part, 7, stop)
+    with pytest.raises(KeyboardInterrupt):
+        part.train()
+    return whole, part
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) * 2 // 3] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path, keep=2)
+    for step in range(1, 6):
+        path = store.save(step, filler(str(step)), 10)
+        if step == 2:
+            store.link("best", path)
+        store.drop("step-00000002")
+    assert names(tmp_path) == {"best", "last", "step-00000002", "step-00000004", "step-00000005"}
+    assert (tmp_path / "best" / "file").read_text() == "2"
+    assert (tmp_path / "last" / "file").read_text() == "5"
+    store.save(1, filler("of another run"), 10)
+    store.drop("step-00000001", others=True)
+    assert names(tmp_path) == {"best", "last", "step-00000001"}
+
+
+@pytest.mark.parametrize("moment", ["rename", "fsync", "write_json"])
+def test_a_crash_at_any_moment_leaves_the_earlier_ones_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    store = Checkpoints(tmp_path, keep=2)
+    store.save(1, filler("one"), 10)
+    place = {"rename": Path, "fsync": checkpoints_module.os, "write_json": checkpoint}[moment]
+    real, crashed = getattr(place, moment), 0
+    for fatal in range(1, 8):
+        calls = 0
+
+        def crash(*arguments: object, fatal: int = fatal) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == fatal:
+                raise SystemExit
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, moment, crash)
+            try:
+                store.save(fatal + 1, filler("more"), 10)
+            except SystemExit:
+                crashed += 1
+        found, problems = store.newest_intact()
+        assert found is not None
+        assert problems == []
+        assert (found / "file").read_text() in ("one", "more")
+    assert crashed >= 1
+    store.save(99, filler("last"), 10)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_write_that_fails_keeps_all_earlier_ones(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path, keep=2)
+    store.save(1, filler("one"), 10)
+
+    def fail(folder: Path) -> None:
+        filler("half")(folder)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(
+        CheckpointError, match=r"step-00000002 could not be saved: .*Input/output.*all earlier"
+    ):
+        store.save(2, fail, 10)
+    assert names(tmp_path) == {"last", "step-00000001"}
+    verify(tmp_path / "last")
+
+
+def test_a_full_disk_says_how_many_bytes_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, max_steps=4, eval_every=4).train()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 1000, 1000))
+    with pytest.raises(
+        CheckpointError,
+        match=r"the disk is full, [67]\d,\d{3} bytes are missing: .*all earlier ones are kept",
+    ):
+        make(tmp_path, max_steps=6, eval_every=6).train()
+    assert saved_step(tmp_path / "last") == 4
+    verify(tmp_path / "last")
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    tmp_path: Path, name: str, damage: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = Checkpoints(tmp_path, keep=3)
+
+    def fill(folder: Path) -> None:
+        for file in FILES:
+            (folder / file).write_text(json.dumps({"of": file, "digits": list(range(50))}))
+
+    for step in (1, 2):
+        store.save(step, fill, 10)
+    damage(tmp_path / "step-00000002" / name)
+    found, problems = store.newest_intact()
+    assert found == tmp_path / "step-00000001"
+    [problem] = problems
+    assert f"step-00000002/{name} is " in problem or damage is flip
+    assert "take another checkpoint" in problem or "is missing" in problem
+
+
+def test_resume_skips_a_damaged_checkpoint_and_still_ends_the_same(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, _ = interrupted(tmp_path)
+    flip(tmp_path / "part" / "step-00000006" / "training.safetensors")
+    again = resumed(tmp_path)
+    shown = capfd.readouterr().err
+    assert "skipped: " in shown
+    assert "step-00000006/training.safetensors is damaged" in shown
+    assert "step-00000003 at step 3" in shown
+    assert torch.equal(weights(again), weights(whole))
+    assert losses(again) == losses(whole)
+
+
+def test_a_damaged_checkpoint_that_is_asked_for_is_refused_by_name(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    for path in (tmp_path / "part").glob("step-*"):
+        truncate(path / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"last/model\.safetensors is truncated, take another .*: \d+ of \d+"
+    ):
+        resumed(tmp_path, resume=str(tmp_path / "part" / "last"))
+    with pytest.raises(
+        TrainingError, match=r"no checkpoint in .*part is intact: train anew in another output_dir"
+    ):
+        resumed(tmp_path)
+
+
+def reseal(folder: Path, change: Callable[[Path], None]) -> None:
+    """Change a checkpoint and let its manifest agree."""
+    change(folder)
+    (folder / MANIFEST).unlink()
+    checkpoints_module._seal(folder)
+
+
+@pytest.mark.parametrize("dropped", ["rng.0", "state.0.weight.exp_avg"])
+def test_resume_needs_everything_that_is_stored(tmp_path: Path, dropped: str) -> None:
+    whole, _ = interrupted(tmp_path)
+
+    def change(folder: Path) -> None:
+        tensors = checkpoint.read_tensors(folder / "training.safetensors")
+        generator = torch.Generator().manual_seed(5)
+        tensors[dropped] = generator.get_state() if dropped == "rng.0" else -tensors[dropped]
+        checkpoint.write_tensors(folder / "training.safetensors", tensors)
+
+    reseal(tmp_path / "part" / "step-00000006", change)
+    assert not torch.equal(weights(resumed(tmp_path)), weights(whole))
+
+
+def test_a_checkpoint_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+
+    def widen(folder: Path) -> None:
+        tensors = checkpoint.read_tensors(folder / "model.safetensors")
+        tensors["2.bias"] = torch.zeros(9)
+        checkpoint.write_tensors(folder / "model.safetensors", tensors)
+
+    def forget(folder: Path) -> None:
+        tensors = checkpoint.read_tensors(folder / "training.safetensors")
+        del tensors["state.2.bias.exp_avg"]
+        checkpoint.write_tensors(folder / "training.safetensors", tensors)
+
+    reseal(tmp_path / "part" / "step-00000006", forget)
+    with pytest.raises(CheckpointError, match=r"lacks or should not hold state\.2\.bias\.exp_avg"):
+        resumed(tmp_path)
+    reseal(tmp_path / "part" / "step-00000006", widen)
+    with pytest.raises(CheckpointError, match=r"holds 2\.bias of shape \(9,\), not \(8,\)"):
+        resumed(tmp_path)
+
+
+def test_resume_refuses_another_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path, max_steps=4, resume="auto").train()
+    assert f"nothing to resume in {tmp_path}: a new run starts" in capfd.readouterr().err
+    with pytest.raises(TrainingError, match=r"was trained with other settings \(budget\.steps 4, not 5\)"):
+        make(tmp_path, max_steps=5, resume="auto").train()
+    other = make(tmp_path, max_steps=4, resume="auto")
+    other.store.settings["run"] = {"model": "trigram"}
+    with pytest.raises(TrainingError, match=r"other settings \(run\.model bigram, not trigram\)"):
+        other.train()
+
+
+def test_the_stable_schedule_lets_a_run_go_on_for_longer(tmp_path: Path) -> None:
+    make(tmp_path, max_steps=4, schedule="wsd").train()
+    trainer = make(tmp_path, max_steps=6, schedule="wsd", resume="auto")
+    trainer.train()
+    assert trainer.step == 6
+
+
+def test_a_run_goes_on_in_another_folder(tmp_path: Path) -> None:
+    whole, _ = interrupted(tmp_path)
+    again = make(
+        tmp_path / "moved", max_steps=12, eval_every=3, resume=str(tmp_path / "part" / "step-00000006")
+    )
+    again.train()
+    assert torch.equal(weights(again), weights(whole))
+
+
+def test_a_new_run_replaces_the_checkpoints_of_an_older_one_when_it_has_its_own(tmp_path: Path) -> None:
+    make(tmp_path, max_steps=8, eval_every=2).train()
+    trainer = make(tmp_path, max_steps=3, eval_every=3, learning_rate=0.01)
+    at_step(trainer, 2, lambda: verify(tmp_path / "step-00000008"))
+    trainer.train()
+    assert {path.name for path in tmp_path.glob("step-*")} == {"step-00000003"}
+    for name in ("best", "last"):
+        model = bigram()
+        checkpoint.load_weights(model, tmp_path / name / "model.safetensors")
+        assert torch.equal(flat(model), weights(trainer))
+
+
+def test_checkpoints_are_written_between_evaluations(tmp_path: Path) -> None:
+    trainer = make(tmp_path, max_steps=7, eval_every=7, save_every=2, keep_last=9)
+    trainer.train()
+    assert sorted(path.name[-1] for path in tmp_path.glob("step-*")) == ["2", "4", "6", "7"]
+    trainer = make(tmp_path / "often", max_steps=3, eval_every=3, save_minutes=1e-9, keep_last=9)
+    trainer.train()
+    assert sorted(path.name[-1] for path in (tmp_path / "often").glob("step-*")) == ["1", "2", "3"]

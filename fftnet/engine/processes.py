@@ -5,8 +5,8 @@ gradients are accumulated. The sum of the losses is divided by the tokens of all
 the same however it is spread out.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -73,18 +73,22 @@ class Engine:
 
         Returns:
             Nats, counted tokens and the other numbers, each summed over all processes.
+
+        Raises:
+            TrainingError: if another process has died, or there is not enough memory.
         """
         self.optimizer.zero_grad(set_to_none=True)
         pieces, expected = self.share(rows), max(rows.shape[0] * (rows.shape[1] - 1), 1)
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         # Accelerate divides by its number of pieces and processes; here all tokens count alike.
         weight = self.world * self.accelerator.gradient_accumulation_steps / expected
-        for number, piece in enumerate(pieces, start=1):
-            with nullcontext() if number == len(pieces) else self.accelerator.no_sync(self.model):
-                losses = objective(self.model, piece)
-                nats = losses.loss_BT.sum()
-                self.accelerator.backward(nats * weight)
-                sums += torch.stack([nats.detach().double(), losses.counted_BT.sum().double()])
+        with _explained():
+            for number, piece in enumerate(pieces, start=1):
+                with nullcontext() if number == len(pieces) else self.accelerator.no_sync(self.model):
+                    losses = objective(self.model, piece)
+                    nats = losses.loss_BT.sum()
+                    self.accelerator.backward(nats * weight)
+                    sums += torch.stack([nats.detach().double(), losses.counted_BT.sum().double()])
         totals = self.total(*sums.tolist(), *others)
         if totals[1] not in (0.0, expected):
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -100,13 +104,9 @@ class Engine:
         """
         if self.world == 1:
             return list(values)
-        try:
+        with _explained():
             tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
             return torch.as_tensor(self.accelerator.reduce(tensor, "sum")).tolist()
-        except RuntimeError as error:
-            raise TrainingError(
-                "another process of this run has ended: see its message; go on with --resume auto"
-            ) from error
 
     def gradient_norm(self) -> float:
         """Norm of the gradient over all parameters, which is then shortened to the limit."""
@@ -206,6 +206,25 @@ class Engine:
 
 _EVERYWHERE = StateDictOptions(full_state_dict=True)
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what PyTorch says of lost processes and of memory into sentences."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            raise TrainingError(
+                "there is not enough memory: use a smaller batch_size, more accumulation_steps, or "
+                "activation_checkpointing"
+            ) from error
+        if isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
+            raise TrainingError(
+                "another process of this run has ended: see its message, and go on with --resume auto"
+            ) from error
+        raise
 
 
 def share(rows: Tensor, rank: int, world: int, parts: int) -> list[Tensor]:

@@ -1,0 +1,173 @@
+"""Kill small runs again and again and let them go on; print what came of it. Run by test_faults.py.
+
+Nothing is computed before the first fork, so that each child starts in an instant with everything imported.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from fftnet import checkpoint
+from fftnet.cli import main
+from fftnet.engine import checkpoints
+from fftnet.engine.store import RunStore
+
+FLAGS = (
+    "--d_model 16 --num_heads 4 --num_layers 1 --max_seq_length 160 --num_samples 16 --batch_size 4 "
+    "--pattern_complexity 0 --dropout 0.1 --max_steps 12 --eval_every 4 --save_every 1 --no_progress "
+    "--trackers none --ema_decay 0.9 --resume auto"
+)
+STEPS = 12
+
+
+def start(output: Path, prepare: Callable[[], None] = lambda: None) -> int:
+    child = os.fork()
+    if child:
+        return child
+    log = os.open(output.with_suffix(".log"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    torch.set_num_threads(1)
+    prepare()
+    os._exit(main(["train", *FLAGS.split(), "--output_dir", str(output)]))
+
+
+def wait(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def result(output: Path) -> list[str]:
+    """What must be equal: every bit of weights, average, optimizer and generators; losses and texts."""
+    last = output / f"step-{STEPS:08d}"
+    checkpoints.verify(last)
+    history = json.loads((last / "training.json").read_text())["progress"]["history"]
+    digests = [
+        hashlib.sha256((last / name).read_bytes()).hexdigest()
+        for name in ("model.safetensors", "training.safetensors")
+    ]
+    return [
+        *digests,
+        *(f"{row['step']} {row['train_loss']} {row['loss']} {row['sample']}" for row in history),
+    ]
+
+
+def kill_at_call(place: Any, name: str, number: int) -> Callable[[], None]:
+    """Let a child die at the beginning of a call of a function."""
+
+    def prepare() -> None:
+        real, calls = getattr(place, name), 0
+
+        def dying(*arguments: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **named)
+
+        setattr(place, name, dying)
+
+    return prepare
+
+
+def kill_in_file(number: int) -> Callable[[], None]:
+    """Let a child die when half of a file of tensors is written."""
+
+    def prepare() -> None:
+        calls = 0
+
+        def dying(tensors: Any, path: Path) -> None:
+            nonlocal calls
+            calls += 1
+            save_file(tensors, path)
+            if calls == number:
+                os.truncate(path, path.stat().st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        checkpoint.save_file = dying
+
+    return prepare
+
+
+def at_random(folder: Path, seed: int, wanted: int) -> dict[str, Any]:
+    """Kill at random instants; whenever a run ends before it is killed, compare it and begin another."""
+    rng = random.Random(seed)
+    begin = time.perf_counter()
+    assert wait(start(folder / "whole")) == 0
+    duration = time.perf_counter() - begin
+    whole, kills, at, ended = result(folder / "whole"), 0, [], []
+    output = folder / "chain"
+    while kills < wanted or at[-1] != STEPS:
+        child = start(output)
+        if kills < wanted:
+            time.sleep(rng.uniform(0.05, 1.1 * duration))
+            os.kill(child, signal.SIGKILL)
+        code = wait(child)
+        assert code in (0, -signal.SIGKILL), output.with_suffix(".log").read_text()
+        kills += code != 0
+        at.append(max((int(path.name[5:13]) for path in output.glob("step-*")), default=0))
+        if code == 0:
+            at[-1] = STEPS
+            ended.append(result(output) == whole)
+            shutil.rmtree(output)
+    return {"kills": kills, "at": at, "equal": ended}
+
+
+def in_a_write(folder: Path) -> dict[str, Any]:
+    """Kill at every kind of moment in the writing of a checkpoint; then let the run end."""
+    assert wait(start(folder / "whole")) == 0
+    whole = result(folder / "whole")
+    moments = {f"file {n}": kill_in_file(n) for n in (1, 6)}
+    moments |= {f"flush {n}": kill_at_call(os, "fsync", n) for n in (1, 9, 10)}
+    moments |= {f"rename {n}": kill_at_call(Path, "rename", n) for n in (1, 2)}
+    moments |= {f"link {n}": kill_at_call(Path, "symlink_to", n) for n in (1, 3)}
+    moments |= {f"delete {n}": kill_at_call(shutil, "rmtree", n) for n in (2,)}
+    report: dict[str, Any] = {}
+    for name, prepare in moments.items():
+        output = folder / name.replace(" ", "-")
+        killed = wait(start(output, prepare))
+        ended = wait(start(output))
+        leftovers = [path.name for path in output.glob("*.tmp")]
+        report[name] = [killed == -signal.SIGKILL, ended == 0 and result(output) == whole, leftovers]
+    return report
+
+
+def without_generators(folder: Path) -> dict[str, Any]:
+    """The control: a run that forgets its random generators must not end equal."""
+
+    def forget() -> None:
+        checkpoint.set_random_state = lambda *arguments: None
+
+    def die_late() -> None:
+        real = RunStore.save
+
+        def save(self: RunStore, progress: Any) -> None:
+            real(self, progress)
+            if progress.spent.steps == 7:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        RunStore.save = save
+
+    assert wait(start(folder / "whole")) == 0
+    report = {}
+    for name, prepare in (("kept", lambda: None), ("forgotten", forget)):
+        assert wait(start(folder / name, die_late)) == -signal.SIGKILL
+        assert wait(start(folder / name, prepare)) == 0
+        report[name] = result(folder / name) == result(folder / "whole")
+    return report
+
+
+if __name__ == "__main__":
+    what, folder, *numbers = sys.argv[1:]
+    modes = {"random": at_random, "write": in_a_write, "control": without_generators}
+    print(json.dumps(modes[what](Path(folder), *map(int, numbers))))

@@ -1,0 +1,162 @@
+"""Several processes: the same losses however a batch is spread, one voice, checkpoints that move, deaths."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from fftnet import checkpoint
+from fftnet.engine.checkpoints import verify
+
+ROOT = Path(__file__).parent.parent
+FLAGS = (
+    "--d_model 16 --num_heads 4 --num_layers 2 --max_seq_length 160 --num_samples 10 --batch_size 5 "
+    "--pattern_complexity 0 --max_steps 8 --eval_every 4 --keep_last 9"
+)
+ONE = f"{sys.executable}"
+TWO = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2"
+
+
+def start(folder: Path, launcher: str, flags: str) -> subprocess.Popen[str]:
+    # A port of its own for every run, so that two test processes do not meet.
+    if launcher.startswith(TWO):
+        launcher += " --rdzv-backend c10d --rdzv-endpoint localhost:0"
+    return subprocess.Popen(
+        [*shlex.split(launcher), str(ROOT / "main.py"), *shlex.split(FLAGS), *shlex.split(flags)],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Restarted workers need a store of their own, or they look for each other where the dead ones were.
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+    )
+
+
+def train(folder: Path, launcher: str, output: str, flags: str = "") -> str:
+    run = start(folder, launcher, f"--output_dir {output} {flags}")
+    _, shown = run.communicate(timeout=180)
+    assert run.returncode == 0, shown
+    return shown
+
+
+def history(folder: Path, name: str) -> list[dict[str, Any]]:
+    return json.loads((folder / name / "metrics.json").read_text())["history"]
+
+
+def final(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    verify(folder / name / "last")
+    return checkpoint.read_tensors(folder / name / "last" / "model.safetensors")
+
+
+def assert_same_run(folder: Path, name: str, other: str = "one") -> None:
+    for mine, theirs in zip(history(folder, name), history(folder, other), strict=True):
+        for key in ("train_loss", "loss", "first_position_loss", "bits_per_byte", "gradient_norm"):
+            assert mine[key] == pytest.approx(theirs[key], rel=2e-5), key
+        assert (mine["step"], mine["accuracy"]) == (
+            theirs["step"],
+            pytest.approx(theirs["accuracy"], abs=2e-3),
+        )
+    for (key, mine), theirs in zip(final(folder, name).items(), final(folder, other).values(), strict=True):
+        torch.testing.assert_close(
+            mine, theirs, rtol=2e-3, atol=2e-4, msg=lambda text, key=key: f"{key}: {text}"
+        )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs")
+    train(path, ONE, "one")
+    return path
+
+
+def test_two_accumulation_steps_are_one_run(folder: Path) -> None:
+    train(folder, ONE, "accumulated", "--accumulation_steps 2")
+    assert_same_run(folder, "accumulated")
+
+
+def test_two_processes_are_one_run_with_one_voice(folder: Path) -> None:
+    """Batches of 5 rows do not even divide by two."""
+    shown = train(folder, TWO, "ddp")
+    assert_same_run(folder, "ddp")
+    assert len(re.findall(r"step 4: train", shown)) == 1
+    assert len(re.findall(r"parameters \(embedding", shown)) == 1
+    assert "on 2 x cpu" in shown
+    report = json.loads((folder / "ddp" / "metrics.json").read_text())
+    assert report["processes"] == 2
+
+
+def test_a_split_model_is_one_run_and_its_checkpoints_move(folder: Path) -> None:
+    train(folder, TWO, "fsdp", "--strategy fsdp --accumulation_steps 2")
+    assert_same_run(folder, "fsdp")
+    train(folder, ONE, "fsdp-to-one", "--resume fsdp/step-00000004")
+    assert_same_run(folder, "fsdp-to-one")
+    train(folder, TWO, "one-to-fsdp", "--resume one/step-00000004 --strategy fsdp")
+    assert_same_run(folder, "one-to-fsdp")
+
+
+def test_a_split_model_in_bf16_with_an_average(folder: Path) -> None:
+    flags = "--precision bf16 --ema_decay 0.9 --activation_checkpointing"
+    train(folder, ONE, "bf16", flags)
+    train(folder, TWO, "bf16-fsdp", f"{flags} --strategy fsdp")
+    for mine, theirs in zip(history(folder, "bf16-fsdp"), history(folder, "bf16"), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
+
+
+def worker(run: subprocess.Popen[str], rank: int, output: Path) -> psutil.Process:
+    """The process of a rank, once the first checkpoint is there."""
+    deadline = time.monotonic() + 120
+    while not (output / "last").exists():
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = psutil.Process(run.pid).children()
+    return next(child for child in children if child.environ().get("RANK") == str(rank))
+
+
+def test_a_worker_that_dies_is_replaced_and_the_run_ends_the_same(folder: Path) -> None:
+    flags = "--max_steps 200 --eval_every 100 --save_every 5 --batch_size 4"
+    train(folder, TWO, "whole", flags)
+    run = start(folder, f"{TWO} --max-restarts 1", f"{flags} --output_dir healed --resume auto")
+    worker(run, 1, folder / "healed").send_signal(signal.SIGKILL)
+    _, shown = run.communicate(timeout=180)
+    assert run.returncode == 0, shown
+    assert "resuming healed/step-" in shown
+    assert_same_run(folder, "healed", "whole")
+
+
+def test_without_restarts_the_death_of_a_worker_ends_the_run_with_a_sentence(folder: Path) -> None:
+    run = start(folder, TWO, "--max_steps 100000 --eval_every 100000 --save_every 5 --output_dir dead")
+    worker(run, 1, folder / "dead").send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    _, shown = run.communicate(timeout=120)
+    assert time.monotonic() - killed < 60
+    assert run.returncode != 0
+    assert "error: another process of this run has ended: see its message, and go on with --resume" in shown
+    verify(folder / "dead" / "last")
+
+
+def test_sigterm_to_the_launcher_saves_the_run(folder: Path) -> None:
+    run = start(folder, TWO, "--max_steps 100000 --eval_every 100000 --save_every 50 --output_dir asked")
+    worker(run, 0, folder / "asked")
+    run.send_signal(signal.SIGTERM)
+    _, shown = run.communicate(timeout=60)
+    assert run.returncode != 0
+    found = re.search(r"stopped after step (\d+): resume goes on from (\S+)", shown)
+    assert found, shown
+    verify(folder / found[2])
+
+
+def test_a_mistake_is_told_once(folder: Path) -> None:
+    run = start(folder, TWO, "--data nowhere.txt")
+    _, shown = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert len(re.findall("error: nowhere.txt matches no file", shown)) == 1

@@ -159,6 +159,10 @@ class Engine:
         """Send values to the trackers."""
         self.accelerator.log(values, step=step)
 
+    def wait(self) -> None:
+        """Wait for the other processes, so that none leaves while another still reads from it."""
+        self.accelerator.wait_for_everyone()
+
     def close(self) -> None:
         """Close the trackers and part from the other processes."""
         self.accelerator.end_training()

@@ -159,6 +159,7 @@ class Trainer:
         bar = tqdm(total=steps, initial=self.step, disable=hidden, unit="step", dynamic_ncols=True)
         with deferred_signals() as stop, bar, closing(self.engine):
             self._run(stop, bar)
+            self.engine.wait()
         return self.progress.history
 
     def _run(self, stop: StopRequest, bar: tqdm) -> None:
@@ -171,6 +172,7 @@ class Trainer:
                 newest = self.store.newest
                 kept = f"resume goes on from {newest}" if newest else "nothing is saved"
                 self._say(f"stopped after step {self.step}: {kept}")
+                self.engine.wait()
                 stop.leave()
 
     def _update(self, stop: StopRequest, bar: tqdm) -> bool:

@@ -216,6 +216,25 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-W", "error", "-c", snippet], cwd=tmp_path, check=True, timeout=120)
 
 
+def test_the_commands_for_many_machines_have_the_right_flags(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    commands = re.findall(r"^ +.*(?:-m fftnet|fftnet) train (.*)$", text, re.MULTILINE)
+    assert len(commands) >= 6
+    for flags in commands:
+        printed = yaml.safe_load(run(f"fftnet train {flags} --print_config", tmp_path).stdout)
+        assert printed["resume"] == "auto"
+
+
+def test_resume_refuses_another_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    flags = f"{TINY} --data a.txt --tokenizer bpe --max_seq_length 32"
+    run(f"python main.py {flags} --vocab_size 300", tmp_path)
+    done = run(f"python main.py {flags} --vocab_size 290 --resume", tmp_path, code=2)
+    assert "was trained with other settings" in done.stderr
+    assert "run.model.vocab_size 300, not 290" in done.stderr
+    assert "run.tokenizer" in done.stderr
+
+
 def test_every_recipe_is_a_configuration(tmp_path: Path) -> None:
     recipes = sorted((ROOT / "recipes").glob("*.yaml"))
     assert recipes

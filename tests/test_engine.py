@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import (
@@ -36,7 +37,7 @@ from fftnet.engine.devices import TrainingError
 from fftnet.engine.forecast import parts
 from fftnet.engine.processes import share
 from fftnet.tasks import TASKS
-from fftnet.tasks.objective import TokenLosses
+from fftnet.tasks.objective import Objective, TokenLosses
 from fftnet.utils.trainer import Trainer
 
 
@@ -256,6 +257,33 @@ def test_how_it_computes_does_not_change_what_is_learned(tmp_path: Path, values:
     else:
         assert not torch.equal(plain[1], other[1])
         assert other[0] == pytest.approx(plain[0], abs=0.05)
+
+
+def test_a_loss_scale_changes_nothing_and_falls_on_overflow(tmp_path: Path) -> None:
+    """Accelerate scales losses on GPUs only; its optimizer does the same with a scaler of the CPU."""
+
+    def scaled(name: str, objective: Objective, **values: Any) -> Trainer:
+        trainer = make(tmp_path / name, objective=objective, max_steps=8, eval_every=4, **values)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        optimizer = AcceleratedOptimizer(trainer.engine.optimizer.optimizer, scaler=scaler)
+        trainer.engine.accelerator.scaler = scaler
+        trainer.engine.optimizer = optimizer
+        return trainer
+
+    plain = make(tmp_path / "plain", max_steps=8, eval_every=4)
+    plain.train()
+    same = scaled("same", next_token)
+    same.train()
+    torch.testing.assert_close(weights(same), weights(plain), rtol=1e-6, atol=1e-7)
+    bad = Poisoned({2: math.inf})
+    overflown = scaled("overflown", bad)
+    assert overflown.train()[-1]["skipped"] == 1
+    stored = json.loads((tmp_path / "overflown" / "last" / "training.json").read_text())
+    assert stored["scaler"]["scale"] == 512.0
+    again = scaled("overflown", bad, resume="auto")
+    again.train()
+    assert again.engine.accelerator.scaler is not None
+    assert again.engine.accelerator.scaler.get_scale() == 512.0
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")

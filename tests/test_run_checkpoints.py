@@ -266,6 +266,14 @@ def test_a_new_run_replaces_the_checkpoints_of_an_older_one_when_it_has_its_own(
         assert torch.equal(flat(model), weights(trainer))
 
 
+def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
+    make(tmp_path, max_steps=2).train()
+    kinds = {path.suffix for path in (tmp_path / "last").iterdir()}
+    assert kinds == {".json", ".safetensors"}
+    for path in (tmp_path / "last").glob("*.json"):
+        json.loads(path.read_text())
+
+
 def test_checkpoints_are_written_between_evaluations(tmp_path: Path) -> None:
     trainer = make(tmp_path, max_steps=7, eval_every=7, save_every=2, keep_last=9)
     trainer.train()

@@ -95,7 +95,8 @@ def test_evaluate_prints_json(trained: Path) -> None:
 def test_resume_goes_on(trained: Path, tmp_path: Path) -> None:
     run(f"python main.py {TINY} --output_dir {tmp_path}/o", tmp_path)
     done = run(f"python main.py {TINY} --output_dir {tmp_path}/o --resume", tmp_path)
-    assert "step 3" not in done.stderr
+    assert "step-00000003 at step 3" in done.stderr
+    assert "step 3: train" not in done.stderr
 
 
 def test_another_tokenizer_and_a_text_file(tmp_path: Path) -> None:
@@ -226,7 +227,8 @@ def test_the_commands_for_many_machines_have_the_right_flags(tmp_path: Path) -> 
 
 
 def test_resume_refuses_another_vocabulary(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    words = (f"{a}{b}{c} " for a in "bdfgklmnp" for b in "aeiou" for c in "lmnrst")
+    (tmp_path / "a.txt").write_text("".join(words) * 9)
     flags = f"{TINY} --data a.txt --tokenizer bpe --max_seq_length 32"
     run(f"python main.py {flags} --vocab_size 300", tmp_path)
     done = run(f"python main.py {flags} --vocab_size 290 --resume", tmp_path, code=2)

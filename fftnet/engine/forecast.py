@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import psutil
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fftnet.engine.processes import Engine
 from fftnet.tasks.objective import Batches, Objective
@@ -46,6 +45,9 @@ def try_out(engine: Engine, objective: Objective, rows: torch.Tensor) -> Forecas
         objective: losses of rows.
         rows: int64 (B, T + 1), a batch of the whole run.
     """
+    # Imported here because it takes a quarter of a second, which other commands need not wait for.
+    from torch.utils.flop_counter import FlopCounterMode
+
     # The forward pass of the uncompiled model is counted; a backward pass has twice its products.
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         piece = engine.share(rows)[0]

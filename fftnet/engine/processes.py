@@ -14,8 +14,6 @@ import torch
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from fftnet import checkpoint
@@ -111,7 +109,8 @@ class Engine:
     def gradient_norm(self) -> float:
         """Norm of the gradient over all parameters, which is then shortened to the limit."""
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm or 0.0)
+        whole = getattr(norm, "full_tensor", None)
+        return float(whole() if whole else norm or 0.0)
 
     def step(self, rate: float) -> None:
         """Change the weights by the gradient."""
@@ -173,7 +172,7 @@ class Engine:
         They do not depend on the number of processes or on how the model is spread over them. Every process
         must call this, and the main one alone gets them.
         """
-        weights, moments = self._tensors(_WHOLE)
+        weights, moments = self._tensors(on_main_only=True)
         return weights, {
             f"{OPTIMIZER}{name}.{field}": torch.as_tensor(value)
             for name, values in moments.get("state", {}).items()
@@ -186,7 +185,9 @@ class Engine:
         Raises:
             CheckpointError: if the optimizer's tensors are of another model.
         """
-        _, current = self._tensors(_EVERYWHERE)
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+        _, current = self._tensors(on_main_only=False)
         state = current["state"]
         wanted = {f"{OPTIMIZER}{name}.{field}" for name, values in state.items() for field in values}
         if wanted != optimizer.keys():
@@ -200,16 +201,16 @@ class Engine:
             self.optimizer.optimizer,
             model_state_dict=cast(dict[str, Any], weights),
             optim_state_dict=current,
-            options=_EVERYWHERE,
+            options=StateDictOptions(full_state_dict=True),
         )
 
-    def _tensors(self, options: StateDictOptions) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _tensors(self, on_main_only: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        # Imported here because it takes half a second, which other commands need not wait for.
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=on_main_only)
         weights, optimizer = get_state_dict(self.model, self.optimizer.optimizer, options=options)
         return {name: torch.as_tensor(value) for name, value in weights.items()}, optimizer
-
-
-_EVERYWHERE = StateDictOptions(full_state_dict=True)
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @contextmanager

@@ -165,8 +165,14 @@ def _load(config: CheckpointConfig) -> tuple[FFTNet, Tokenizer, Path]:
             path = newest_checkpoint(path)
     if (path / MANIFEST).is_file():
         verify(path)
-    model = FFTNet.from_pretrained(path).to(pick_device(config.device))
-    return model, Tokenizer.load(path), path
+    model, tokenizer = FFTNet.from_pretrained(path).to(pick_device(config.device)), Tokenizer.load(path)
+    own = model.config.vocab_size - tokenizer.vocab_size
+    if own not in {task.extra_tokens for task in TASKS.values()}:
+        raise CheckpointError(
+            f"{path}: its tokenizer has {tokenizer.vocab_size} tokens and does not fit its model, which has "
+            f"{model.config.vocab_size}: take the files of one run"
+        )
+    return model, tokenizer, path
 
 
 def write(argv: Sequence[str]) -> None:

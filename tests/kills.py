@@ -5,6 +5,7 @@ Nothing is computed before the first fork, so that each child starts in an insta
 
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -43,7 +44,14 @@ def start(output: Path, prepare: Callable[[], None] = lambda: None) -> int:
     os._exit(main(["train", *FLAGS.split(), "--output_dir", str(output)]))
 
 
-def wait(child: int) -> int:
+def wait(child: int, doomed: Callable[[], bool] = lambda: False) -> int:
+    """The exit status of a child, which is killed when its time has come."""
+    while not doomed():
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -100,24 +108,37 @@ def kill_in_file(number: int) -> Callable[[], None]:
 
 
 def at_random(folder: Path, seed: int, wanted: int) -> dict[str, Any]:
-    """Kill at random instants; whenever a run ends before it is killed, compare it and begin another."""
+    """Kill at random instants; whenever a run ends before it is killed, compare it and begin another.
+
+    An instant is a random time after a random number of further checkpoints, so that the kills fall into the
+    start of a run and into its steps and writes, however fast the machine is.
+    """
     rng = random.Random(seed)
-    begin = time.perf_counter()
     assert wait(start(folder / "whole")) == 0
-    duration = time.perf_counter() - begin
     whole, kills, at, ended = result(folder / "whole"), 0, [], []
     output = folder / "chain"
-    while kills < wanted or at[-1] != STEPS:
-        child = start(output)
-        if kills < wanted:
-            time.sleep(rng.uniform(0.05, 1.1 * duration))
-            os.kill(child, signal.SIGKILL)
-        code = wait(child)
+
+    def reached() -> int:
+        return max((int(path.name[5:13]) for path in output.glob("step-*")), default=0)
+
+    def instant() -> Callable[[], bool]:
+        wanted_step, due = reached() + rng.randrange(5), math.inf
+
+        def come() -> bool:
+            nonlocal due
+            if due == math.inf and reached() >= wanted_step:
+                due = time.monotonic() + rng.uniform(0.0, 0.3)
+            return time.monotonic() >= due
+
+        return come
+
+    while kills < wanted or output.exists():
+        going_on = kills < wanted and reached() < STEPS
+        code = wait(start(output), instant() if going_on else lambda: False)
         assert code in (0, -signal.SIGKILL), output.with_suffix(".log").read_text()
         kills += code != 0
-        at.append(max((int(path.name[5:13]) for path in output.glob("step-*")), default=0))
+        at.append(reached())
         if code == 0:
-            at[-1] = STEPS
             ended.append(result(output) == whole)
             shutil.rmtree(output)
     return {"kills": kills, "at": at, "equal": ended}

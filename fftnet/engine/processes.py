@@ -166,6 +166,14 @@ class Engine:
         """Close the trackers and part from the other processes."""
         self.accelerator.end_training()
 
+    def weights(self) -> dict[str, Tensor]:
+        """Weights as in :meth:`state`, alone."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(self.model, options=options)
+        return {name: torch.as_tensor(value) for name, value in weights.items()}
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights, and the optimizer's tensors, by the names of the parameters, whole, on the CPU.
 

@@ -97,7 +97,7 @@ def take(engine: Engine, average: WeightAverage | None, progress: Progress, sett
     if average is not None:
         training |= {f"{RAW}{name}": tensor.clone() for name, tensor in weights.items()}
         with average.in_place():
-            weights = {name: tensor.clone() for name, tensor in engine.state()[0].items()}
+            weights = {name: tensor.clone() for name, tensor in engine.weights().items()}
     generators = engine.gathered(checkpoint.random_state(engine.device))
     for rank, (found, _) in enumerate(generators):
         training |= {f"{key}.{rank}": value for key, value in found.items()}

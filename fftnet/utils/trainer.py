@@ -290,7 +290,7 @@ class Trainer:
     def _sample(self) -> str | None:
         if self.extras.sample is None:
             return None
-        weights, _ = self.engine.state()
+        weights = self.engine.weights()
         return self.extras.sample(weights) if self.engine.is_main else None
 
     def _report(self) -> None:

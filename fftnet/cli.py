@@ -210,8 +210,10 @@ def measure(argv: Sequence[str]) -> None:
     model, tokenizer, path = _load(checkpoint_config)
     task = TASKS[read_json(path / RUN_FILE)["task"]["task"]](model)
     length, sizes = model.config.max_seq_length, tokenizer.token_bytes()
-    passages = None
-    if data_config.data == [SYNTHETIC]:
+    synthetic, passages = data_config.data == [SYNTHETIC], None
+    if config.plot is not None and (synthetic or not model.config.causal):
+        raise UsageError("plot needs a causal model and documents: name a real text with --data")
+    if synthetic:
         batches = load_data(data_config, tokenizer, length).test
     else:
         name = "text" if config.whole else "test split"
@@ -221,8 +223,6 @@ def measure(argv: Sequence[str]) -> None:
             else load_passages(data_config, tokenizer)[TEST]
         )
         batches = windows_of(passages, data_config, length, None, name)
-    if config.plot is not None and (passages is None or not model.config.causal):
-        raise UsageError("plot needs a causal model and documents: name a real text with --data")
     most = config.max_tokens and -(-config.max_tokens // (data_config.batch_size * length))
     metrics = evaluate(model, task, batches, token_bytes=sizes, max_batches=most)
     report = {"checkpoint": str(path), "split": "all" if config.whole else "test", **asdict(metrics)}

@@ -12,28 +12,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fftnet.checkpoint import CheckpointError, read_json, write_json, writing
+from fftnet.checkpoint import CheckpointError, write_json
 from fftnet.corpora.documents import SYNTHETIC, DataError
 from fftnet.engine.budget import BudgetConfig
 from fftnet.engine.checkpoints import BEST, MANIFEST, SaveConfig, verify
 from fftnet.engine.devices import EngineConfig, TrainingError, pick_device
 from fftnet.engine.optim import OptimConfig
+from fftnet.evaluate_command import EvaluationConfig, evaluation_report, seen_in_training, trained_with
 from fftnet.flags import Presets, UsageError, parse
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import CONFIG_FILE, WEIGHTS_FILE, FFTNet
 from fftnet.plots import plot_loss_by_position
 from fftnet.tasks import TASKS
-from fftnet.tasks.evaluation import evaluate
 from fftnet.tasks.generate import SamplingConfig, generate
-from fftnet.tasks.long_documents import evaluate_documents
 from fftnet.utils.dataset import (
-    TEST,
     DataConfig,
     load_data,
-    load_passages,
-    load_whole,
     training_texts,
-    windows_of,
 )
 from fftnet.utils.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from fftnet.utils.trainer import Extras, TrainConfig, Trainer
@@ -71,22 +66,6 @@ class PromptConfig:
 
     prompt: str = ""
     """Text to continue; empty starts a new one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """What is measured."""
-
-    whole: bool = False
-    """Measure all of a text, not its test split: for text that the model was not trained on."""
-    max_tokens: int | None = None
-    """Stop after about so many tokens (default: take all)."""
-    plot: str | None = None
-    """PNG file for the loss by position in the document: does the model use long context?"""
-
-    def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
 
 
 def train(argv: Sequence[str]) -> None:
@@ -165,14 +144,14 @@ def _load(config: CheckpointConfig) -> tuple[FFTNet, Tokenizer, Path]:
             path = newest_checkpoint(path)
     if (path / MANIFEST).is_file():
         verify(path)
-    model, tokenizer = FFTNet.from_pretrained(path).to(pick_device(config.device)), Tokenizer.load(path)
-    own = model.config.vocab_size - tokenizer.vocab_size
-    if own not in {task.extra_tokens for task in TASKS.values()}:
+    model, tokenizer = FFTNet.from_pretrained(path), Tokenizer.load(path)
+    extra_tokens = model.config.vocab_size - tokenizer.vocab_size
+    if extra_tokens not in {task.extra_tokens for task in TASKS.values()}:
         raise CheckpointError(
-            f"{path}: its tokenizer has {tokenizer.vocab_size} tokens and does not fit its model, which has "
-            f"{model.config.vocab_size}: take the files of one run"
+            f"{path} holds a tokenizer of {tokenizer.vocab_size} tokens and a model of "
+            f"{model.config.vocab_size}: put back the tokenizer files that were saved with the model"
         )
-    return model, tokenizer, path
+    return model.to(pick_device(config.device)), tokenizer, path
 
 
 def write(argv: Sequence[str]) -> None:
@@ -208,39 +187,24 @@ def measure(argv: Sequence[str]) -> None:
         "evaluate", measure.__doc__, argv, own | {DataConfig: {"tokenizer": "bytes", "vocab_size": 257}}
     )
     model, tokenizer, path = _load(checkpoint_config)
-    task = TASKS[read_json(path / RUN_FILE)["task"]["task"]](model)
-    length, sizes = model.config.max_seq_length, tokenizer.token_bytes()
-    synthetic, passages = data_config.data == [SYNTHETIC], None
-    if config.plot is not None and (synthetic or not model.config.causal):
+    if config.plot is not None and (data_config.data == [SYNTHETIC] or not model.config.causal):
         raise UsageError("plot needs a causal model and documents: name a real text with --data")
-    if synthetic:
-        batches = load_data(data_config, tokenizer, length).test
-    else:
-        name = "text" if config.whole else "test split"
-        passages = (
-            load_whole(data_config, tokenizer)
-            if config.whole
-            else load_passages(data_config, tokenizer)[TEST]
-        )
-        batches = windows_of(passages, data_config, length, None, name)
-    most = config.max_tokens and -(-config.max_tokens // (data_config.batch_size * length))
-    metrics = evaluate(model, task, batches, token_bytes=sizes, max_batches=most)
-    report = {"checkpoint": str(path), "split": "all" if config.whole else "test", **asdict(metrics)}
-    if passages is not None and model.config.causal:
-        read = evaluate_documents(
-            model,
-            passages.tokens,
-            *passages.documents(),
-            batch_size=data_config.batch_size,
-            token_bytes=sizes,
-            max_tokens=config.max_tokens,
-        )
-        report["whole_documents"] = asdict(read)
-        if config.plot is not None:
-            with writing(Path(config.plot)):
-                rows = report["whole_documents"]["by_position"]
-                plot_loss_by_position(rows, length, metrics.loss, Path(config.plot))
-    print(json.dumps(report, indent=2))
+    objective, trained = trained_with(model, path / RUN_FILE)
+    if warning := seen_in_training(trained, data_config, config.whole):
+        say(f"warning: {warning}")
+    report = evaluation_report(model, objective, tokenizer, config, data_config)
+    try:
+        print(json.dumps({"checkpoint": str(path), **report}, indent=2, allow_nan=False), flush=True)
+    except ValueError as error:
+        raise CheckpointError(
+            f"the losses of {path} are not finite: its weights are damaged, take another checkpoint"
+        ) from error
+    if config.plot is not None:
+        rows, length = report["whole_documents"]["by_position"], model.config.max_seq_length
+        try:
+            plot_loss_by_position(rows, length, report["loss"], Path(config.plot))
+        except OSError as error:
+            raise UsageError(f"the plot {config.plot} could not be written: {error.strerror}") from error
 
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -1,124 +1,199 @@
-"""Evaluation of whole documents: the carried state gives what one pass over the document gives."""
+"""Whole documents read in pieces: every average against one plain forward over each document, in float64."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import randomise
+from torch import Tensor
 
-from fftnet import FFTNet, FFTNetConfig
-from fftnet.tasks import long_documents
-from fftnet.tasks.long_documents import DocumentMetrics, evaluate_documents
+from fftnet.model.config import FFTNetConfig
+from fftnet.model.fftnet_model import FFTNet, State
+from fftnet.tasks.long_documents import bucket, evaluate_documents
 
-VOCAB = 11
-LENGTHS = (1, 2, 13, 37, 100, 151)
-"""Targets of the documents; the model's training window has 16."""
-BYTES = [(token * 7) % 5 for token in range(VOCAB)]
-
-
-@pytest.fixture(scope="module")
-def model() -> FFTNet:
-    torch.manual_seed(3)
-    config = FFTNetConfig(vocab_size=VOCAB, d_model=8, num_heads=2, num_layers=2, max_seq_length=16)
-    return randomise(FFTNet(config))
+VOCAB, WINDOW = 13, 16
+BYTES = [1 + token % 4 for token in range(VOCAB - 1)] + [0]
+LENGTHS = (1, 2, 9, 37, 67, 2)
+"""Tokens that are predicted in each document."""
 
 
-@pytest.fixture(scope="module")
-def documents() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    tokens = np.random.default_rng(0).integers(0, VOCAB, sum(LENGTHS) + 1).astype(np.uint16)
-    ends = np.cumsum(LENGTHS) + 1
-    return tokens, ends - np.array(LENGTHS) - 1, ends
+def tiny(**fields: Any) -> FFTNet:
+    values: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "d_model": 8,
+        "num_heads": 2,
+        "num_layers": 2,
+        "max_seq_length": WINDOW,
+    }
+    return randomise(FFTNet(FFTNetConfig(**(values | fields))))
 
 
-def direct(
-    model: FFTNet, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray
-) -> list[tuple[int, float, bool, int]]:
-    """Position, nats, hit and bytes of every target, from one pass over each document."""
-    rows = []
-    for start, end in zip(starts, ends, strict=True):
-        ids = torch.from_numpy(tokens[start:end].astype(np.int64))[None]
-        with torch.no_grad():
-            log_p = model(ids[:, :-1])[0].log_softmax(-1)
-        for position, target in enumerate(ids[0, 1:].tolist()):
-            hit = int(log_p[position].argmax()) == target
-            rows.append((position, -float(log_p[position, target]), hit, BYTES[target]))
-    return rows
+def corpus(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Documents that lie apart, so that what stands between them would be noticed."""
+    rng = np.random.default_rng(1)
+    starts = np.cumsum([3, *(length + 5 for length in lengths)])[:-1].astype(np.int64)
+    ends = starts + 1 + np.array(lengths)
+    return rng.integers(0, VOCAB, int(ends[-1]) + 4).astype(np.uint16), starts, ends
 
 
-def check(found: DocumentMetrics, rows: list[tuple[int, float, bool, int]], lengths: tuple[int, ...]) -> None:
-    nats = sum(row[1] for row in rows)
-    assert (found.documents, found.tokens, found.longest) == (len(lengths), len(rows), max(lengths))
-    assert found.loss == pytest.approx(nats / len(rows), rel=1e-6)
-    assert found.perplexity == pytest.approx(math.exp(nats / len(rows)), rel=1e-6)
-    assert found.accuracy == pytest.approx(np.mean([row[2] for row in rows]))
-    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / sum(row[3] for row in rows), rel=1e-6)
-    assert found.first_position_loss == pytest.approx(
-        np.mean([row[1] for row in rows if row[0] == 0]), rel=1e-6
-    )
-    for part in found.by_position:
-        own = [row[1] for row in rows if part.first <= row[0] <= part.last]
-        assert part.tokens == len(own)
-        assert part.loss == pytest.approx(np.mean(own), rel=1e-6)
-    assert sum(part.tokens for part in found.by_position) == len(rows)
-    edges = [(part.first, part.last) for part in found.by_position]
-    assert (
-        edges
-        == [(0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 63), (64, 127), (128, 255)][: len(edges)]
-    )
+@torch.no_grad()
+def truth(model: FFTNet, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> dict[str, Any]:
+    """Every figure by hand: the losses of a document come from one forward over all of it."""
+    losses: list[tuple[int, float]] = []
+    right = size = 0
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        ids = [int(token) for token in tokens[start:end]]
+        if len(ids) < 2:
+            continue
+        logits_TV = model(torch.tensor([ids[:-1]]))[0]
+        assert logits_TV.dtype == torch.float64
+        for position, target in enumerate(ids[1:]):
+            row = logits_TV[position].tolist()
+            losses.append((position, math.log(sum(map(math.exp, row))) - row[target]))
+            right += row.index(max(row)) == target
+            size += BYTES[target]
+    nats = math.fsum(loss for _, loss in losses)
+    first = [loss for position, loss in losses if position == 0]
+    by_position = []
+    for low, high in [(0, 0), *((2**n, 2 ** (n + 1) - 1) for n in range(12))]:
+        inside = [loss for position, loss in losses if low <= position <= high]
+        if inside:
+            mean = math.fsum(inside) / len(inside)
+            by_position.append({"first": low, "last": high, "tokens": len(inside), "loss": mean})
+    return {
+        "loss": nats / len(losses),
+        "perplexity": math.exp(nats / len(losses)),
+        "accuracy": right / len(losses),
+        "bits_per_byte": nats / math.log(2) / size,
+        "first_position_loss": math.fsum(first) / len(first),
+        "documents": len(starts),
+        "tokens": len(losses),
+        "longest": int((ends - starts - 1).max()),
+        "by_position": by_position,
+    }
 
 
+def flat(figures: dict[str, Any]) -> dict[str, float]:
+    rows = {f"{row['first']}/{name}": row[name] for row in figures["by_position"] for name in row}
+    return {name: figures[name] for name in figures if name != "by_position"} | rows
+
+
+def check(model: FFTNet, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray, **how: Any) -> None:
+    """Losses are summed from float32, which is all that the tolerance allows for."""
+    measured = asdict(evaluate_documents(model, tokens, starts, ends, token_bytes=BYTES, **how))
+    assert flat(measured) == pytest.approx(flat(truth(model, tokens, starts, ends)), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("piece", [1, 7, 64, None])
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_documents_are_read_as_if_in_one_piece(
-    model: FFTNet, documents: tuple[np.ndarray, ...], piece: int | None, batch_size: int
+def test_every_figure_is_that_of_one_forward_over_the_whole_document(
+    piece: int | None, batch_size: int
 ) -> None:
-    tokens, starts, ends = documents
-    found = evaluate_documents(
-        model, tokens, starts, ends, batch_size=batch_size, piece=piece, token_bytes=BYTES
-    )
-    check(found, direct(model, tokens, starts, ends), LENGTHS)
-    assert not model.training
+    check(tiny(), *corpus(), piece=piece, batch_size=batch_size)
 
 
-def test_without_the_state_the_losses_would_be_others(
-    model: FFTNet, documents: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The control: what the tests above hold depends on the state that is carried."""
-    tokens, starts, ends = documents
-    prefill = FFTNet.prefill
-    monkeypatch.setattr(FFTNet, "prefill", lambda self, ids, state: prefill(self, ids, None))
-    found = evaluate_documents(model, tokens, starts, ends, piece=7, token_bytes=BYTES)
-    with pytest.raises(AssertionError):
-        check(found, direct(model, tokens, starts, ends), LENGTHS)
+@pytest.mark.parametrize("length", [1, 2, 7, 31, 63, 64, 65])
+def test_a_single_document_of_any_length(length: int) -> None:
+    check(tiny(), *corpus((length,)), piece=7)
 
 
-def test_a_memory_map_and_a_limit(tmp_path: Path, model: FFTNet, documents: tuple[np.ndarray, ...]) -> None:
-    tokens, starts, ends = documents
+def test_a_document_far_longer_than_a_window_in_a_model_with_attention() -> None:
+    check(tiny(mixers=("causal_spectral", "attention")), *corpus((20 * WINDOW + 3, 5)), piece=50)
+
+
+def test_documents_without_a_token_to_predict_change_no_average() -> None:
+    model, (tokens, starts, ends) = tiny(), corpus((0, 9, 0, 4))
+    check(model, tokens, starts, ends, piece=3)
+    with pytest.raises(ValueError, match="no document to read"):
+        evaluate_documents(model, tokens, starts[:1], ends[:1])
+    with pytest.raises(ValueError, match="no document to read"):
+        evaluate_documents(model, tokens, starts[:0], ends[:0], max_tokens=4)
+
+
+def test_a_state_that_is_not_carried_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prefill = tiny(), FFTNet.prefill
+
+    def forgetful(self: FFTNet, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
+        logits_BTV, _ = prefill(self, tokens_BT, None)
+        return logits_BTV, state
+
+    monkeypatch.setattr(FFTNet, "prefill", forgetful)
+    check(model, *corpus((7, 6, 2)), piece=7)
+    for piece in (7, 64):
+        with pytest.raises(AssertionError, match="Mismatched elements"):
+            check(model, *corpus(), piece=piece)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "kept"),
+    [(1, (1,)), (2, (1, 1)), (3, (1, 2)), (12, (1, 2, 9)), (100, (1, 2, 9, 37, 51)), (10**9, LENGTHS)],
+)
+def test_max_tokens_stops_within_a_document(max_tokens: int, kept: tuple[int, ...]) -> None:
+    model, (tokens, starts, ends) = tiny(), corpus()
+    figures = evaluate_documents(model, tokens, starts, ends, token_bytes=BYTES, max_tokens=max_tokens)
+    first, last = starts[: len(kept)], starts[: len(kept)] + 1 + np.array(kept)
+    assert flat(asdict(figures)) == pytest.approx(flat(truth(model, tokens, first, last)), rel=1e-6)
+    assert figures.tokens == min(max_tokens, sum(LENGTHS))
+    assert (ends - starts - 1).tolist() == list(LENGTHS)
+
+
+class Watched(np.ndarray):
+    """Knows how much was asked for at once."""
+
+    most = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        taken = super().__getitem__(key)
+        Watched.most = max(Watched.most, np.size(taken))
+        return taken
+
+
+def test_a_memory_map_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
+    model, (tokens, starts, ends) = tiny(), corpus()
     tokens.tofile(tmp_path / "ids")
-    mapped = np.memmap(tmp_path / "ids", dtype=np.uint16, mode="r")
-    found = evaluate_documents(model, mapped, starts, ends, token_bytes=BYTES, max_tokens=17)
-    check(found, direct(model, tokens, starts[:4], ends[:4]), LENGTHS[:4])
+    mapped = np.memmap(tmp_path / "ids", np.uint16, "r")
+    check(model, mapped, starts, ends, piece=7, batch_size=3)
+    Watched.most = 0
+    watched = evaluate_documents(model, mapped.view(Watched), starts, ends, piece=7, batch_size=3)
+    assert watched == evaluate_documents(model, tokens, starts, ends, piece=7, batch_size=3)
+    assert Watched.most == 8
 
 
-def test_a_training_model_stays_one(model: FFTNet, documents: tuple[np.ndarray, ...]) -> None:
-    try:
-        evaluate_documents(model.train(), *documents)
-        assert model.training
-    finally:
-        model.eval()
+def test_bytes_that_are_not_known_leave_bits_per_byte_out() -> None:
+    figures = evaluate_documents(tiny(), *corpus((5, 3)))
+    assert figures.bits_per_byte is None
+    assert figures.tokens == 8
 
 
-def test_what_can_not_be_read_is_refused(documents: tuple[np.ndarray, ...]) -> None:
-    tokens, starts, ends = documents
-    config = FFTNetConfig(vocab_size=VOCAB, d_model=8, num_heads=2, num_layers=1, causal=False)
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_off_and_the_mode_comes_back(training: bool) -> None:
+    model = tiny(dropout=0.5)
+    expected = truth(model, *corpus())
+    model.train(training)
+    figures = evaluate_documents(model, *corpus())
+    assert figures.loss == pytest.approx(expected["loss"], rel=1e-6)
+    assert model.training == training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_bidirectional_model_is_refused_and_its_mode_comes_back() -> None:
+    model = tiny(causal=False).train()
     with pytest.raises(ValueError, match="a bidirectional model has no state"):
-        evaluate_documents(FFTNet(config), tokens, starts, ends)
-    with pytest.raises(ValueError, match="there is no document to read"):
-        evaluate_documents(FFTNet(config), tokens, starts[:0], ends[:0])
+        evaluate_documents(model, *corpus())
+    assert model.training
 
 
-def test_positions_fall_into_powers_of_two() -> None:
-    positions = torch.tensor([0, 1, 2, 3, 4, 7, 8, 2**20 - 1, 2**20, 2**40])
-    assert long_documents.bucket(positions).tolist() == [0, 1, 2, 2, 3, 3, 4, 20, 21, 41]
+@pytest.mark.parametrize("name", ["batch_size", "piece", "max_tokens"])
+def test_sizes_below_1_are_refused(name: str) -> None:
+    sizes: dict[str, Any] = {name: 0}
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        evaluate_documents(tiny(), *corpus(), **sizes)
+
+
+def test_a_bucket_is_a_power_of_two() -> None:
+    positions = [0, 1, 2, 3, 4, 7, 8, 1023, 1024, 2**40 - 1, 2**40]
+    assert bucket(torch.tensor(positions)).tolist() == [position.bit_length() for position in positions]

@@ -26,6 +26,9 @@ FLAGS = (
 ONE = f"{sys.executable}"
 TWO = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2"
 
+# One process makes what all tests of this file share.
+pytestmark = pytest.mark.xdist_group("processes")
+
 
 def start(folder: Path, launcher: str, flags: str) -> subprocess.Popen[str]:
     # A port of its own for every run, so that two test processes do not meet.

@@ -60,17 +60,20 @@ def evaluate_documents(
         starts: int64 (N,), the token before the first of a document, which is fed and not counted.
         ends: int64 (N,), where documents end.
         batch_size: documents read side by side.
-        piece: tokens read at once; the result does not depend on it. None takes what memory allows.
+        piece: tokens read at once, and all of a document that memory holds; the result does not depend on it.
+            None takes what memory allows.
         token_bytes: bytes that each id stands for, for bits per byte.
-        max_tokens: leave out the documents behind the one that brings the tokens up to so many.
+        max_tokens: stop after so many tokens, within a document if need be.
 
     Raises:
-        ValueError: if the model is bidirectional, or there is nothing to read.
+        ValueError: if the model is bidirectional, there is nothing to read, or a size is below 1.
     """
+    for name, value in (("batch_size", batch_size), ("piece", piece), ("max_tokens", max_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     if max_tokens is not None:
-        enough = int(np.searchsorted(np.cumsum(ends - starts - 1), max_tokens)) + 1
-        starts, ends = starts[:enough], ends[:enough]
-    if not len(starts):
+        starts, ends = _first(starts, ends, max_tokens)
+    if not (ends - starts > 1).any():
         raise ValueError("there is no document to read")
     device = model.embedding.weight.device
     size = torch.tensor(token_bytes or [0], device=device)
@@ -80,11 +83,12 @@ def evaluate_documents(
     model.eval()
     try:
         for group in _groups(ends - starts, batch_size):
-            rows = _rows(tokens, starts[group], ends[group])
+            longest = int((ends - starts)[group].max())
             width = piece or min(MAX_PIECE, max(64, MAX_LOGITS // (vocab_size * len(group))))
             state = model.init_state(len(group))
-            for at in range(0, rows.shape[1] - 1, width):
-                read = torch.from_numpy(rows[:, at : at + width + 1].astype(np.int64)).to(device)
+            for at in range(0, longest - 1, width):
+                rows = _rows(tokens, starts[group] + at, ends[group], min(width + 1, longest - at))
+                read = torch.from_numpy(rows).to(device)
                 targets_BT = read[:, 1:]
                 logits_BTV, state = model.prefill(read[:, :-1].clamp(min=0), state)
                 losses = token_losses(logits_BTV, targets_BT, targets_BT >= 0)
@@ -119,10 +123,21 @@ def _groups(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         first = last
 
 
-def _rows(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    rows = np.full((len(starts), int((ends - starts).max())), -1, dtype=np.int32)
+def _first(starts: np.ndarray, ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first documents, of which the last is cut where it brings the tokens up to so many."""
+    read = np.cumsum(ends - starts - 1)
+    kept = int(np.searchsorted(read, max_tokens)) + 1
+    ends = ends[:kept].copy()
+    ends[-1:] -= np.maximum(read[:kept][-1:] - max_tokens, 0)
+    return starts[:kept], ends
+
+
+def _rows(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
+    """int64 (N, width): tokens from the starts on, -1 from the ends on."""
+    rows = np.full((len(starts), width), -1, dtype=np.int64)
     for row, start, end in zip(rows, starts.tolist(), ends.tolist(), strict=True):
-        row[: end - start] = tokens[start:end]
+        taken = tokens[start : min(start + width, end)]
+        row[: len(taken)] = taken
     return rows
 
 

@@ -341,6 +341,11 @@ def test_a_run_says_first_what_it_is_about_to_do(tmp_path: Path, capfd: pytest.C
     assert 1e8 < trainer.forecast.memory < 1e11
 
 
+def test_a_batch_too_small_for_its_pieces_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path, max_steps=1, progress=True, accumulation_steps=9).train()
+    assert "batches of 8 rows leave some of 9 pieces empty: raise batch_size" in capfd.readouterr().err
+
+
 def test_parameters_are_told_by_part() -> None:
     model = FFTNet(FFTNetConfig(vocab_size=9, d_model=8, num_heads=2, num_layers=3))
     text = parts(model)

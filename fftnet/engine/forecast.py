@@ -21,6 +21,8 @@ PEAK_REPEATS = 5
 class Forecast:
     """Costs of a step, and what the machine could do."""
 
+    rows: int
+    """Rows of a step, on all processes."""
     tokens: int
     """Tokens of a step at most, on all processes."""
     seconds: float
@@ -60,6 +62,7 @@ def try_out(engine: Engine, objective: Objective, rows: torch.Tensor) -> Forecas
     engine.optimizer.zero_grad(set_to_none=True)
     slowest = max(engine.gathered(seconds))
     return Forecast(
+        rows=len(rows),
         tokens=rows.shape[0] * (rows.shape[1] - 1),
         seconds=slowest,
         flops=flops,
@@ -78,6 +81,9 @@ def announcement(
         f"{steps:,} steps of up to {forecast.tokens:,} tokens, {steps * forecast.tokens:,} in all: "
         f"{epochs:.3g} epochs of {train.num_batches:,} batches; {valid.num_batches:,} to validate"
     )
+    wanted = engine.world * engine.accelerator.gradient_accumulation_steps
+    if forecast.rows < wanted:
+        yield f"batches of {forecast.rows} rows leave some of {wanted} pieces empty: raise batch_size"
     speed = forecast.tokens / forecast.seconds
     where = f"{engine.world} x {engine.device.type}" if engine.world > 1 else engine.device.type
     yield (

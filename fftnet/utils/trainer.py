@@ -261,9 +261,9 @@ class Trainer:
                 )
             except Interrupted:
                 return True
+            if not math.isfinite(metrics.loss):
+                raise self._failure(f"the validation loss is not finite at step {self.step}")
             sample = self._sample()
-        if not math.isfinite(metrics.loss):
-            raise self._failure(f"the validation loss is not finite at step {self.step}")
         interval, progress.interval = progress.interval, Interval()
         row = {
             "step": self.step,

@@ -1,5 +1,6 @@
 """Fixtures that several files share."""
 
+import os
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -8,6 +9,11 @@ import torch
 from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+def pytest_configure() -> None:
+    """Give each test process one thread: two that share two cores spend their time waiting for each other."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -126,7 +126,7 @@ def worker(run: subprocess.Popen[str], rank: int, output: Path) -> psutil.Proces
 
 
 def test_a_worker_that_dies_is_replaced_and_the_run_ends_the_same(folder: Path) -> None:
-    flags = "--max_steps 200 --eval_every 100 --save_every 5 --batch_size 4"
+    flags = "--max_steps 120 --eval_every 60 --save_every 5 --batch_size 4"
     train(folder, TWO, "whole", flags)
     run = start(folder, f"{TWO} --max-restarts 1", f"{flags} --output_dir healed --resume auto")
     worker(run, 1, folder / "healed").send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""``fftnet evaluate`` as a user runs it, on a checkpoint that ``fftnet train`` made, against sums by hand."""
+"""``fftnet evaluate`` on a checkpoint that ``fftnet train`` made, against sums by hand, and its sentences."""
 
 import json
 import math
@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from fftnet.checkpoint import read_tensors, write_json, write_tensors
 from fftnet.corpora.cache import TokenCache
-from fftnet.engine.checkpoints import MANIFEST
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import WEIGHTS_FILE, FFTNet
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
@@ -28,7 +27,12 @@ WINDOW = 32
 STORY = " ".join(f"Öre {n % 7} naïve owls sing 東京 {n * n % 11}." for n in range(60))
 OTHER = " ".join(f"A fox of {n % 5} pöunds runs." for n in range(40))
 
+TRAIN = (
+    f"train --data story.txt --d_model 16 --num_heads 4 --num_layers 1 --max_seq_length {WINDOW} "
+    "--batch_size 3 --max_steps 4 --test_fraction 0.2 --output_dir run"
+)
 COMMANDS = {
+    "plot": "run/best --data story.txt --test_fraction 0.2 --plot loss.png",
     "plain": "run/best --data other.txt --whole",
     "bpe": "bpe --data other.txt --whole",
     "bpe, cut": "bpe --data other.txt --whole --batch_size 1 --max_tokens 65",
@@ -36,10 +40,10 @@ COMMANDS = {
     "opened": "run/best --data copy.txt --whole --in_memory_mb 0 --cache_dir cache",
     "without its text": "run/best --data copy.txt --whole --in_memory_mb 0 --cache_dir cache",
     "tokens alone": "run/best --data TOKENS --whole",
-    "same": "run/best --data story.txt --test_fraction 0.2",
     "another split": "run/best --data story.txt --test_fraction 0.2 --data_seed 3",
     "seen whole": "run/best --data story.txt --whole",
     "bidirectional": "both --data other.txt --whole",
+    "no plot": "run/best --data other.txt --whole --max_tokens 9 --plot taken.png",
 }
 MISTAKES = {
     "nowhere --data other.txt": r"nowhere/config\.json is missing: is nowhere a checkpoint\?",
@@ -54,7 +58,7 @@ MISTAKES = {
     "run/best --data other.txt --plot a.xyz": r"plot must name a \.png file, got 'a\.xyz'",
     "run/best --data other.txt --plot no/a.png": r"plot must lie in a folder that exists, got 'no/a\.png'",
     "run/best --data other.txt --max_tokens 0": r"max_tokens must be at least 1, got 0",
-    "misfit --data other.txt": r"misfit holds a tokenizer of 280 tokens and a model of 257: put back the tok",
+    "misfit --data other.txt": r"misfit holds a tokenizer of 257 tokens and a model of 300: put back the tok",
     "bare --data other.txt": r"bare/run\.json is missing: is bare a checkpoint\?",
     "guess --data other.txt": r"guess/run\.json is not that of this model, take another checkpoint",
     "nan --data other.txt": r"the losses of nan are not finite: its weights are damaged",
@@ -71,13 +75,10 @@ for name, words in json.load(sys.stdin):
         os.unlink("copy.txt")
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(["evaluate", *words])
+        code = main(words)
     answers.append((name, (code, out.getvalue(), err.getvalue())))
 json.dump(answers, sys.stdout)
 """
-
-# One process makes what all tests of this file share.
-pytestmark = pytest.mark.xdist_group("evaluate")
 
 
 class Answer(NamedTuple):
@@ -99,32 +100,13 @@ def call(words: list[str], folder: Path, stdin: str = "") -> Answer:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with texts, and ``run``, a model trained on the first."""
-    folder = tmp_path_factory.mktemp("evaluate")
+    """A folder with texts, and checkpoints made by hand, of which some are damaged."""
+    folder = tmp_path_factory.mktemp("evaluate").resolve()
     texts = {"story": STORY, "other": OTHER, "copy": OTHER, "tiny": "Tiny.", "empty": ""}
     for name, text in texts.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
     (folder / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
-    flags = (
-        f"--data story.txt --d_model 16 --num_heads 4 --num_layers 1 --max_seq_length {WINDOW} "
-        "--batch_size 3 --max_steps 4 --test_fraction 0.2 --output_dir run"
-    )
-    done = call([FFTNET, "train", *flags.split()], folder)
-    assert done.code == 0, done.err
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tokens(folder: Path) -> Path:
-    """Where the tokens of ``copy.txt`` are kept."""
-    folder = folder.resolve()
-    cache = TokenCache([str(folder / "copy.txt")], "text", load_tokenizer("bytes"), str(folder / "cache"))
-    return cache.path
-
-
-@pytest.fixture(scope="module")
-def answers(folder: Path, tokens: Path) -> dict[str, Answer]:
-    """What ``fftnet evaluate`` says to every command line, with more checkpoints, sound and damaged ones."""
+    (folder / "taken.png").mkdir()
     torch.manual_seed(5)
     sizes: dict[str, Any] = {"d_model": 8, "num_heads": 2, "num_layers": 1, "max_seq_length": WINDOW}
     bpe = load_tokenizer("bpe", corpus=[STORY, OTHER], vocab_size=300)
@@ -132,27 +114,41 @@ def answers(folder: Path, tokens: Path) -> dict[str, Answer]:
     both = FFTNet(FFTNetConfig(vocab_size=258, causal=False, **sizes))
     save(both, load_tokenizer("bytes"), folder / "both", "masked_token")
     for name in ("misfit", "bare", "guess", "nan"):
-        shutil.copytree(folder / "run/best", folder / name, ignore=shutil.ignore_patterns(MANIFEST))
-    load_tokenizer("bpe", corpus=[STORY], vocab_size=280).save(folder / "misfit")
+        shutil.copytree(folder / "bpe", folder / name)
+    load_tokenizer("bytes").save(folder / "misfit")
     (folder / "bare/run.json").unlink()
     write_json(folder / "guess/run.json", {"task": {"task": "guess"}, "data": {}})
     weights = folder / "nan" / WEIGHTS_FILE
     write_tensors(weights, {name: value * math.nan for name, value in read_tensors(weights).items()})
-    copy = str(folder.resolve() / "copy.txt")
-    lines = COMMANDS | {command: command for command in MISTAKES}
-    words = [
-        (name, line.replace("TOKENS", str(tokens)).replace("copy.txt", copy).split())
-        for name, line in lines.items()
-    ]
-    done = call([sys.executable, "-c", MANY], folder, json.dumps(words))
-    assert done.code == 0, done.err
-    return {name: Answer(*answer) for name, answer in json.loads(done.out)}
+    return folder
 
 
 def save(model: FFTNet, tokenizer: Tokenizer, path: Path, task: str) -> None:
     randomise(model).float().save_pretrained(path)
     tokenizer.save(path)
     write_json(path / "run.json", {"task": {"task": task}, "data": {"data": ["synthetic"]}})
+
+
+@pytest.fixture(scope="module")
+def tokens(folder: Path) -> str:
+    """Where the tokens of ``copy.txt`` are kept."""
+    cache = TokenCache([str(folder / "copy.txt")], "text", load_tokenizer("bytes"), "cache")
+    return str(cache.path)
+
+
+@pytest.fixture(scope="module")
+def answers(folder: Path, tokens: str) -> dict[str, Answer]:
+    """What the command line says: first it trains ``run``, then it evaluates."""
+    lines = {"train": TRAIN}
+    lines |= {name: f"evaluate {line}" for name, line in COMMANDS.items()}
+    lines |= {line: f"evaluate {line}" for line in MISTAKES}
+    words = [
+        (name, line.replace("TOKENS", tokens).replace("copy.txt", str(folder / "copy.txt")).split())
+        for name, line in lines.items()
+    ]
+    done = call([sys.executable, "-c", MANY], folder, json.dumps(words))
+    assert done.code == 0, done.err
+    return {name: Answer(*answer) for name, answer in json.loads(done.out)}
 
 
 @torch.no_grad()
@@ -195,12 +191,9 @@ def check_positions(rows: list[dict[str, Any]], nats: np.ndarray) -> None:
         assert row == pytest.approx(wanted, rel=1e-4)
 
 
-def test_the_test_split_and_its_plot(folder: Path) -> None:
-    command = "run --data story.txt --test_fraction 0.2 --plot loss.png"
-    done = call([FFTNET, "evaluate", *command.split()], folder)
-    report = done.report
+def test_the_test_split_and_its_plot(folder: Path, answers: dict[str, Answer]) -> None:
+    report = answers["plot"].report
     assert (report["checkpoint"], report["split"]) == ("run/best", "test")
-    assert "warning" not in done.err
     model, tokenizer = FFTNet.from_pretrained(folder / "run/best"), Tokenizer.load(folder / "run/best")
     # A single document: the test split is what is cut off at its start.
     text = STORY[: round(0.2 * len(STORY))]
@@ -244,7 +237,7 @@ def test_max_tokens_ends_windows_with_a_batch_and_documents_there_and_then(
 
 
 def test_a_tokenized_text_gives_the_same_and_outlives_its_source(
-    answers: dict[str, Answer], tokens: Path
+    answers: dict[str, Answer], tokens: str
 ) -> None:
     plain = answers["plain"].report
     for name in ("tokenized", "opened", "tokens alone"):
@@ -252,14 +245,12 @@ def test_a_tokenized_text_gives_the_same_and_outlives_its_source(
     gone = answers["without its text"]
     assert (gone.code, gone.out, len(gone.err.splitlines())) == (2, "", 1)
     assert "copy.txt matches no file" in gone.err
-    way_out = (
-        f"its tokens are still in cache/{tokens.name}: put the text back, or use them with --data cache/"
-    )
+    way_out = f"its tokens are still in {tokens}: put the text back, or use them with --data {tokens}"
     assert way_out in gone.err
 
 
 def test_a_text_that_the_model_has_seen_is_warned_of(answers: dict[str, Answer]) -> None:
-    assert answers["same"].err + answers["plain"].err == ""
+    assert answers["plot"].err + answers["plain"].err == ""
     expected = "warning: not the test split of training (data_seed 0, not 3)"
     assert expected in answers["another split"].err
     assert answers["another split"].report["loss"] > 1
@@ -280,9 +271,12 @@ def test_a_users_mistake_ends_in_a_sentence(answers: dict[str, Answer], command:
     assert len(err.splitlines()) == 1, err
 
 
-def test_a_plot_that_can_t_be_written_leaves_the_figures(folder: Path) -> None:
-    (folder / "taken.png").mkdir()
-    command = "run/best --data other.txt --whole --max_tokens 9 --plot taken.png"
-    done = call([FFTNET, "evaluate", *command.split()], folder)
-    assert json.loads(done.out)["loss"] > 1
-    assert (done.code, done.err) == (2, "error: the plot taken.png could not be written: Is a directory\n")
+def test_a_plot_that_can_t_be_written_leaves_the_figures(answers: dict[str, Answer]) -> None:
+    code, out, err = answers["no plot"]
+    assert json.loads(out)["loss"] > 1
+    assert (code, err) == (2, "error: the plot taken.png could not be written: Is a directory\n")
+
+
+def test_the_exit_status_is_that_of_the_command(tmp_path: Path) -> None:
+    done = call([FFTNET, "evaluate", "nowhere", "--data", "nowhere.txt"], tmp_path)
+    assert done == (2, "", "error: nowhere/config.json is missing: is nowhere a checkpoint?\n")

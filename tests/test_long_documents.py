@@ -22,14 +22,15 @@ LENGTHS = (1, 2, 9, 37, 67, 2)
 
 
 def tiny(**fields: Any) -> FFTNet:
-    values: dict[str, Any] = {
+    sizes: dict[str, Any] = {
         "vocab_size": VOCAB,
         "d_model": 8,
         "num_heads": 2,
         "num_layers": 2,
         "max_seq_length": WINDOW,
     }
-    return randomise(FFTNet(FFTNetConfig(**(values | fields))))
+    config = FFTNetConfig(**{**sizes, **fields})
+    return randomise(FFTNet(config))
 
 
 def corpus(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -50,10 +51,13 @@ def try_out(engine: Engine, objective: Objective, rows: torch.Tensor) -> Forecas
     # Imported here because it takes a quarter of a second, which other commands need not wait for.
     from torch.utils.flop_counter import FlopCounterMode
 
-    # The forward pass of the uncompiled model is counted; a backward pass has twice its products.
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # A model that is split computes as a whole only; any other is counted uncompiled. A backward pass has
+    # twice the products. The counter hooks into modules, of which the compiler warns.
+    counted = engine.model if engine.shards > 1 else engine.raw
+    with torch.no_grad(), warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
+        warnings.simplefilter("ignore", UserWarning)
         piece = engine.share(rows)[0]
-        objective(engine.raw, piece)
+        objective(counted, piece)
     flops = 3.0 * counter.get_total_flops() / len(piece) * len(rows)
     engine.accumulate(objective, rows)
     start = time.perf_counter()

@@ -12,7 +12,7 @@ from fftnet import checkpoint
 from fftnet.checkpoint import CheckpointError
 from fftnet.engine.average import WeightAverage
 from fftnet.engine.budget import Spent
-from fftnet.engine.processes import Engine
+from fftnet.engine.processes import OPTIMIZER, Engine
 
 WEIGHTS, STATE, PROGRESS = "model.safetensors", "training.safetensors", "training.json"
 RAW = "weights."
@@ -132,7 +132,7 @@ def put_back(engine: Engine, average: WeightAverage | None, folder: Path) -> Pro
     values = _values(folder)
     weights = checkpoint.read_weights(engine.raw, folder / WEIGHTS)
     training = checkpoint.read_tensors(folder / STATE)
-    optimizer = {name: tensor for name, tensor in training.items() if name.startswith("state.")}
+    optimizer = {name: tensor for name, tensor in training.items() if name.startswith(OPTIMIZER)}
     try:
         engine.load_state(weights, optimizer)
         if average is not None:

@@ -89,6 +89,9 @@ def make_accelerator(model: nn.Module, config: EngineConfig, folder: Path) -> Ac
         raise TrainingError(f"training runs on cpu or cuda, not on {config.device}")
     if device.type == "cpu" and config.precision == "fp16":
         raise TrainingError("fp16 needs a GPU: choose --precision bf16 or fp32")
+    if config.compile and device.type == "cpu":
+        # Else compiled loops add up an embedding's gradients in the order in which threads come.
+        torch.use_deterministic_algorithms(True)
     plugin = None
     if config.strategy == "fsdp":
         if processes == 1:

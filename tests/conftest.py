@@ -21,6 +21,7 @@ def _seed() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     yield
+    torch.use_deterministic_algorithms(False)
     assert torch.get_num_threads() == threads, "a test changed the number of threads"
 
 

@@ -44,6 +44,22 @@ def next_token(model: nn.Module, rows: Tensor) -> TokenLosses:
     return token_losses(model(rows[:, :-1].clamp(min=0)), rows[:, 1:], rows[:, 1:] >= 0)
 
 
+class Poisoned:
+    """An objective whose loss goes wrong on some batches of the chain."""
+
+    def __init__(self, factors: dict[int, float]) -> None:
+        self.bad = {Chain().batch(0, n).sum().item(): factor for n, factor in factors.items()}
+        self.met = 0
+
+    def __call__(self, model: nn.Module, rows: Tensor) -> TokenLosses:
+        losses = next_token(model, rows)
+        if model.training and rows.sum().item() in self.bad:
+            self.met += 1
+            factor = self.bad[rows.sum().item()]
+            return losses._replace(loss_BT=losses.loss_BT * factor)
+        return losses
+
+
 def configs(folder: Path, **values: Any) -> dict[str, Any]:
     """Configurations of a quiet run on the CPU, each with the fields that it has."""
     values = {"output_dir": str(folder), "progress": False, "device": "cpu", "trackers": ["none"]} | values

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import subprocess
 import sys
@@ -11,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpora import BYTES, bpe, cached, expected, in_cache, story, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fftnet.corpora import documents
 from fftnet.corpora.cache import TokenCache
-from fftnet.corpora.documents import Section, find, load_texts, sections
-from fftnet.corpora.token_file import TokenFile, open_tokens
+from fftnet.corpora.documents import Section, find, sections
+from fftnet.corpora.token_file import open_tokens
 from fftnet.utils.dataset import (
     DataConfig,
     DataError,
@@ -26,49 +26,7 @@ from fftnet.utils.dataset import (
     load_whole,
     training_texts,
 )
-from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
-
-BYTES = load_tokenizer("bytes")
-WORDS = [
-    "the",
-    "Fourier",
-    "of",
-    "x²",
-    "naïve",
-    "12345",
-    "don't",
-    "東京",
-    "\n",
-    "\n\n",
-    "  ",
-    "(a,b)",
-    "\t",
-    "😀",
-    "end.",
-]
-
-
-def story(seed: int, words: int) -> str:
-    rng = random.Random(seed)
-    return "Once " + " ".join(rng.choice(WORDS) for _ in range(words))
-
-
-def bpe(vocab_size: int = 300) -> Tokenizer:
-    return load_tokenizer("bpe", corpus=[story(n, 300) for n in range(20)], vocab_size=vocab_size)
-
-
-def cached(folder: Path, *sources: str | Path, tokenizer: Tokenizer = BYTES) -> TokenFile:
-    cache = TokenCache([str(s) for s in sources], "text", tokenizer, str(folder / "cache"))
-    return cache.open(cache.find())
-
-
-def expected(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
-    return [tokenizer.eot, *(t for text in texts for t in (*tokenizer.encode(text), tokenizer.eot))]
-
-
-def write_lines(path: Path, texts: list[str]) -> Path:
-    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    return path
+from fftnet.utils.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -76,11 +34,6 @@ def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text(story(0, 2000), encoding="utf-8")
     return path
-
-
-def in_cache(tmp_path: Path, *sources: Path, **values: object) -> DataConfig:
-    fields = {"data": [str(s) for s in sources], "in_memory_mb": 0.0, "cache_dir": str(tmp_path / "cache")}
-    return DataConfig(**(fields | values))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture
@@ -203,85 +156,6 @@ def test_a_corpus_that_vanished_can_be_used_from_its_cache(tmp_path: Path) -> No
     (tmp_path / "cache").rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="matches no file; name a text file"):
         load_data(config, BYTES, 32)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("latin.txt", b"x" * 2**21 + b"\xe9 ", r"latin\.txt is not UTF-8 text \(byte 2097152\)"),
-        ("half.txt", b"caf\xc3", r"half\.txt is not UTF-8 text \(byte 3\)"),
-        ("none.txt", b"", r"none\.txt is empty: leave it out"),
-        ("none.jsonl", b"\n\n", r"none\.jsonl is empty: leave it out"),
-        (
-            "a.jsonl",
-            b'{"text": "a"}\n\n{"txt": "b", "id": 1}\n',
-            r"line 3 has no text in field 'text' \(its fi",
-        ),
-        ("b.jsonl", b'{"text": "a"}\n{"text": null}\n', r"b\.jsonl line 2 has no text in field"),
-        ("c.jsonl", b'{"text": "a"}\n[1]\n', r"c\.jsonl line 2 has no text in field"),
-        ("d.jsonl", b'{"text": "a"}\n{"text": \n', r"d\.jsonl line 2 is not JSON"),
-        ("e.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', r"e\.jsonl line 2 is not UTF-8 text"),
-        ("f.jsonl", b'{"text": "a\\ud800"}\n', r"f\.jsonl line 1: character 1 is a lone surrogate"),
-    ],
-)
-def test_what_cannot_be_read_is_named_and_nothing_is_left(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        cached(tmp_path, tmp_path / name)
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
-
-
-def test_json_lines_are_documents(tmp_path: Path) -> None:
-    texts = [story(n, 30) for n in range(10)]
-    lines = [json.dumps({"id": n, "body": text}) for n, text in enumerate([*texts, " "])]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    source = [str(tmp_path / "a.jsonl")]
-    assert [document.text for document in load_texts(source, "body")] == texts
-    config = in_cache(tmp_path, tmp_path / "a.jsonl", text_field="body")
-    assert load_whole(config, BYTES).tokens.tolist() == expected(BYTES, texts)
-
-
-def test_parquet_rows_are_documents(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    texts = [story(n, 30) for n in range(600)]
-    path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "id": list(range(600))}), path)
-    assert cached(tmp_path, path).tokens.tolist() == expected(BYTES, texts)
-    with pytest.raises(DataError, match=r"a\.parquet has no text in field 'body' \(its fields: text, id\)"):
-        load_texts([str(path)], "body")
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(DataError, match=r"a\.parquet is not a whole Parquet file"):
-        cached(tmp_path, path)
-
-
-def test_hugging_face_datasets_are_read(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    texts = [story(n, 30).replace("\r", "") for n in range(20)]
-    path = tmp_path / "a.jsonl"
-    write_lines(path, texts)
-    assert [document.text for document in load_texts([f"hf:{path}"])] == texts
-    import datasets
-
-    datasets.Dataset.from_dict({"text": texts}).save_to_disk(tmp_path / "saved")
-    assert cached(tmp_path, f"hf:{tmp_path}/saved").tokens.tolist() == expected(BYTES, texts)
-    with pytest.raises(DataError, match=r"hf:no/such@1,c could not be loaded .*hf:NAME\[@REVISION\]"):
-        load_texts(["hf:no/such@1,c"])
-
-
-@pytest.mark.parametrize(("source", "package"), [("a.parquet", "pyarrow"), ("hf:a/b", "datasets")])
-def test_a_missing_extra_is_named(
-    tmp_path: Path, source: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setitem(sys.modules, f"{package}.parquet", None)
-    with pytest.raises(DataError, match=rf"which needs {package}: pip install 'fftnet\[corpora\]'"):
-        load_texts([source])
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,21 +1,20 @@
-"""The engine: shared batches, budgets, averages, skipped updates, precision, logs and forecasts."""
+"""The engine: shared batches, budgets, averages, skipped updates, logs and forecasts."""
 
 import json
 import math
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import (
     VOCAB,
     Chain,
+    Poisoned,
     at_step,
     bigram,
     configs,
@@ -38,7 +37,6 @@ from fftnet.engine.devices import TrainingError
 from fftnet.engine.forecast import parts
 from fftnet.engine.processes import share
 from fftnet.tasks import TASKS
-from fftnet.tasks.objective import Objective, TokenLosses
 from fftnet.utils.trainer import Trainer
 
 
@@ -165,22 +163,6 @@ def test_the_average_is_evaluated_written_and_resumed(tmp_path: Path) -> None:
     assert losses(plain) != losses(whole)
 
 
-class Poisoned:
-    """An objective whose loss goes wrong on some batches of the chain."""
-
-    def __init__(self, factors: dict[int, float]) -> None:
-        self.bad = {Chain().batch(0, n).sum().item(): factor for n, factor in factors.items()}
-        self.met = 0
-
-    def __call__(self, model: nn.Module, rows: Tensor) -> TokenLosses:
-        losses = next_token(model, rows)
-        if model.training and rows.sum().item() in self.bad:
-            self.met += 1
-            factor = self.bad[rows.sum().item()]
-            return losses._replace(loss_BT=losses.loss_BT * factor)
-        return losses
-
-
 @pytest.mark.parametrize(
     ("factor", "sentence"),
     [
@@ -239,68 +221,6 @@ def test_broken_weights_never_reach_a_checkpoint(tmp_path: Path) -> None:
         TrainingError, match=r"validation loss is not finite at step 4; the last good .*-00000003"
     ):
         trainer.train()
-
-
-@pytest.mark.parametrize(
-    "values", [{"activation_checkpointing": True}, {"precision": "bf16"}, {"precision": "fp32"}]
-)
-def test_how_it_computes_does_not_change_what_is_learned(tmp_path: Path, values: dict[str, Any]) -> None:
-    def final(name: str, **values: Any) -> tuple[float, Tensor]:
-        torch.manual_seed(0)
-        model = FFTNet(FFTNetConfig(vocab_size=VOCAB, d_model=16, num_heads=4, num_layers=2))
-        settings = configs(tmp_path / name, max_steps=30, eval_every=30, learning_rate=1e-2, **values)
-        trainer = Trainer(model, next_token, Chain(), Chain(seed=1), **settings)
-        return trainer.train()[-1]["loss"], weights(trainer)
-
-    plain, other = final("plain"), final("other", **values)
-    if "precision" not in values or values["precision"] == "fp32":
-        assert torch.equal(plain[1], other[1])
-    else:
-        assert not torch.equal(plain[1], other[1])
-        assert other[0] == pytest.approx(plain[0], abs=0.05)
-
-
-def test_a_loss_scale_changes_nothing_and_falls_on_overflow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Accelerate scales losses on GPUs only; its optimizer does the same with a scaler of the CPU."""
-
-    def scaled(name: str, objective: Objective, **values: Any) -> Trainer:
-        trainer = make(tmp_path / name, objective=objective, max_steps=4, eval_every=4, **values)
-        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-        optimizer = AcceleratedOptimizer(trainer.engine.optimizer.optimizer, scaler=scaler)
-        trainer.engine.accelerator.scaler = scaler
-        unscale = partial(scaler.unscale_, optimizer.optimizer)
-        monkeypatch.setattr(trainer.engine.accelerator, "unscale_gradients", unscale)
-        trainer.engine.optimizer = optimizer
-        return trainer
-
-    plain = make(tmp_path / "plain", max_steps=4, eval_every=4)
-    plain.train()
-    same = scaled("same", next_token)
-    same.train()
-    torch.testing.assert_close(weights(same), weights(plain), rtol=1e-6, atol=1e-7)
-    bad = Poisoned({2: math.inf})
-    overflown = scaled("overflown", bad)
-    assert overflown.train()[-1]["skipped"] == 1
-    stored = json.loads((tmp_path / "overflown" / "last" / "training.json").read_text())
-    assert stored["scaler"]["scale"] == 512.0
-    again = scaled("overflown", bad, resume="auto")
-    again.train()
-    assert again.engine.accelerator.scaler is not None
-    assert again.engine.accelerator.scaler.get_scale() == 512.0
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
-def test_a_compiled_model_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
-    plain = make(tmp_path / "plain", max_steps=6, eval_every=6, learning_rate=1e-2)
-    compiled = make(tmp_path / "compiled", max_steps=6, eval_every=6, learning_rate=1e-2, compile=True)
-    assert compiled.train()[-1]["loss"] == pytest.approx(plain.train()[-1]["loss"], rel=1e-4)
-    torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-3, atol=1e-4)
-    again = make(tmp_path / "compiled", max_steps=6, eval_every=6, learning_rate=1e-2, resume="auto")
-    again.train()
-    assert torch.equal(weights(again), weights(compiled))
 
 
 def test_tensorboard_gets_every_number_and_the_text(tmp_path: Path) -> None:

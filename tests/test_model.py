@@ -1,4 +1,4 @@
-"""The whole model: causality, continuation, any length, padding, saving."""
+"""The whole model: causality, any length, padding, saving."""
 
 import subprocess
 import sys
@@ -6,39 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import randomise
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.utils._pytree import tree_leaves
+from models import CAUSAL, VARIANTS, VOCAB, make, tokens
 
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.checkpoint import CheckpointError
-from fftnet.model.fftnet_model import State
 from fftnet.model.mixers import MIXERS
 from fftnet.testing import CausalityError, assert_causal, first_token_loss
-
-VOCAB = 11
-CAUSAL = [name for name, mixer in MIXERS.items() if mixer.causal]  # pyright: ignore[reportAttributeAccessIssue]
-FIXED = [name for name in CAUSAL if name != "attention"]
-VARIANTS = [
-    {},
-    {"conv_width": 0},
-    {"input_gate": False},
-    {"conv_width": 0, "input_gate": False},
-    {"conv_width": 1, "ffn_dim": 0},
-    {"num_bins": 1, "num_heads": 1},
-]
-
-
-def make(**fields: object) -> FFTNet:
-    values = {"vocab_size": VOCAB, "d_model": 8, "num_layers": 2, "num_heads": 2, "max_seq_length": 16}
-    model = FFTNet(FFTNetConfig(**(values | fields)))  # pyright: ignore[reportArgumentType]
-    randomise(model)
-    return model
-
-
-def tokens(batch: int, length: int) -> torch.Tensor:
-    return torch.randint(0, VOCAB, (batch, length), generator=torch.Generator().manual_seed(length))
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -88,85 +61,6 @@ def test_first_token_loss_tells_a_copier_from_an_honest_model() -> None:
         first_token_loss(uniform, [])
 
 
-@pytest.mark.parametrize("name", CAUSAL)
-@settings(deadline=None, max_examples=15)
-@given(data=st.data(), length=st.integers(1, 70), variant=st.sampled_from(VARIANTS))
-def test_any_split_of_a_text_gives_the_same_logits(
-    name: str, data: st.DataObject, length: int, variant: dict[str, object]
-) -> None:
-    model, text = make(mixers=(name,), **variant), tokens(2, length)
-    whole = model(text)
-    cuts = sorted(data.draw(st.sets(st.integers(1, length), max_size=5)) | {length})
-    state, pieces, start = None, [], 0
-    for stop in cuts:
-        if stop - start == 1 and state is not None:
-            logits_BV, state = model.step(text[:, start], state)
-            pieces.append(logits_BV[:, None])
-        else:
-            logits, state = model.prefill(text[:, start:stop], state)
-            pieces.append(logits)
-        start = stop
-    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", CAUSAL)
-def test_prefill_in_chunks_keeps_the_last_logits(name: str) -> None:
-    model, text = make(mixers=(name,)), tokens(2, 23)
-    whole, last = model.prefill(text)
-    chunked, state = model.prefill(text, chunk_size=5)
-    torch.testing.assert_close(chunked, whole, rtol=1e-9, atol=1e-9)
-    for kept in (1, 3, 7, 23):
-        torch.testing.assert_close(
-            model.prefill(text, chunk_size=5, logits_to_keep=kept)[0], whole[:, -kept:], rtol=1e-9, atol=1e-9
-        )
-    following = torch.tensor([3, 4])
-    torch.testing.assert_close(
-        model.step(following, state)[0], model.step(following, last)[0], rtol=1e-9, atol=1e-9
-    )
-    with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
-        model.prefill(text, chunk_size=0)
-
-
-@pytest.mark.parametrize("name", FIXED)
-def test_the_state_does_not_grow_and_is_never_written(name: str) -> None:
-    model = make(mixers=(name,))
-    start = model.init_state(2)
-    before = [x.clone() for x in tree_leaves(start)]
-    _, after_few = model.prefill(tokens(2, 3), start)
-    _, after_many = model.prefill(tokens(2, 300), start)
-    sizes = [[x.shape for x in tree_leaves(state)] for state in (start, after_few, after_many)]
-    assert sizes[0] == sizes[1] == sizes[2]
-    owned = [x.untyped_storage().nbytes() for x in tree_leaves(after_many)]
-    assert owned == [x.untyped_storage().nbytes() for x in tree_leaves(after_few)]
-    for one, other in zip(before, tree_leaves(start), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", CAUSAL)
-@pytest.mark.parametrize("recorded", [True, False])
-@settings(deadline=None, max_examples=10)
-@given(data=st.data())
-def test_a_state_stays_what_it_was_whatever_follows_from_it(
-    name: str, recorded: bool, data: st.DataObject
-) -> None:
-    model, states = make(mixers=(name,)), []
-    with torch.set_grad_enabled(recorded):
-        states.append((tokens(2, 0), model.init_state(2)))
-        for _ in range(12):
-            text, state = states[data.draw(st.integers(0, len(states) - 1))]
-            piece = torch.randint(0, VOCAB, (2, data.draw(st.integers(1, 5))))
-            if piece.shape[1] == 1:
-                logits_BV, state = model.step(piece[:, 0], state)
-            else:
-                logits, state = model.prefill(piece, state)
-                logits_BV = logits[:, -1]
-            text = torch.cat([text, piece], dim=1)
-            torch.testing.assert_close(logits_BV, model(text)[:, -1], rtol=1e-9, atol=1e-9)
-            states.append((text, state))
-        if recorded:
-            logits_BV.sum().backward()  # pyright: ignore[reportPossiblyUnboundVariable]
-
-
 @pytest.mark.parametrize("name", MIXERS)
 def test_any_length(name: str) -> None:
     model = make(causal=name in CAUSAL, mixers=(name,))
@@ -191,70 +85,6 @@ def test_a_row_does_not_depend_on_its_padding_or_its_neighbours(name: str) -> No
         logits = model(batch, mask)
         for index, row in enumerate(rows):
             torch.testing.assert_close(logits[index, mask[index]], model(row[None])[0], rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", CAUSAL)
-@pytest.mark.parametrize("chunk_size", [None, 2])
-def test_left_padded_prompts_continue_as_if_alone(name: str, chunk_size: int | None) -> None:
-    model, short, long, following = make(mixers=(name,)), tokens(1, 4), tokens(1, 9), tokens(2, 6)
-    batch = torch.cat([torch.nn.functional.pad(short, (5, 0)), long])
-    mask = torch.ones(2, 9, dtype=torch.bool)
-    mask[0, :5] = False
-    logits, start = model.prefill(batch, mask_BT=mask, chunk_size=chunk_size)
-    stepped, state = model.step(following[:, 0], start)
-    together = torch.cat([logits[:, -1:], stepped[:, None], model.prefill(following[:, 1:], state)[0]], dim=1)
-    for index, prompt in enumerate((short, long)):
-        text = torch.cat([prompt, following[index : index + 1]], dim=1)
-        alone = model(text)[0, prompt.shape[1] - 1 :]
-        torch.testing.assert_close(together[index], alone, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(model.step(following[:, 0], start)[0], stepped, rtol=1e-9, atol=1e-9)
-
-
-def continuations(model: FFTNet, text: torch.Tensor, state: State) -> list[State]:
-    """Read one token after ``state`` twice, then one more after each, as from the whole text."""
-    ends = []
-    for token in (3, 4):
-        longer = torch.cat([text, torch.full((text.shape[0], 1), token)], dim=1)
-        ends.append((longer, model.step(longer[:, -1], state)[1]))
-    for longer, after in ends:
-        longest = torch.cat([longer, torch.full((text.shape[0], 1), 5)], dim=1)
-        actual, _ = model.step(longest[:, -1], after)
-        torch.testing.assert_close(actual, model(longest)[:, -1], rtol=1e-9, atol=1e-9)
-    return [after for _, after in ends]
-
-
-def test_one_decode_step_of_attention_appends_in_place_and_a_fork_copies() -> None:
-    model, text = make(mixers=("attention",), num_layers=1), tokens(2, 6)
-    with torch.no_grad():
-        _, state = model.step(text[:, 5], model.prefill(text[:, :5])[1])
-        (newest,), (fork,) = continuations(model, text, state)
-    (first,) = state
-    assert newest.keys_BHCd.data_ptr() == first.keys_BHCd.data_ptr()
-    assert newest.keys_BHCd.shape[2] == 10
-    assert fork.keys_BHCd.data_ptr() != first.keys_BHCd.data_ptr()
-
-
-def test_attention_forks_where_rows_have_read_unequal_numbers_of_tokens() -> None:
-    model, text = make(mixers=("attention",), num_layers=1), tokens(2, 3)
-    mask, row_1 = torch.tensor([[True] * 3, [False, False, True]]), torch.tensor([[False], [True]])
-    with torch.no_grad():
-        _, state = model.step(torch.tensor([1, 1]), model.prefill(text, mask_BT=mask)[1])
-        ends = [model.prefill(torch.tensor([[0], [token]]), state, mask_BT=row_1)[1] for token in (3, 4)]
-        for token, end in zip((3, 4), ends, strict=True):
-            actual, _ = model.step(torch.tensor([5, 5]), end)
-            for row, alone in enumerate(([*text[0].tolist(), 1, 5], [int(text[1, 2]), 1, token, 5])):
-                expected = model(torch.tensor([alone]))[0, -1]
-                torch.testing.assert_close(actual[row], expected, rtol=1e-9, atol=1e-9)
-
-
-def test_gradients_flow_through_a_cache_that_was_filled_without_them() -> None:
-    model, text = make(mixers=("attention",)), tokens(2, 8)
-    with torch.no_grad():
-        _, state = model.step(text[:, 5], model.prefill(text[:, :5])[1])
-    one, state = model.step(text[:, 6], state)
-    other, _ = model.step(text[:, 7], state)
-    (one.sum() + other.sum()).backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())  # pyright: ignore
 
 
 def test_attention_needs_pairs_of_channels() -> None:

@@ -71,6 +71,15 @@ def test_any_length(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MIXERS)
+def test_float64_is_the_truth_of_float32(name: str) -> None:
+    config = FFTNetConfig(vocab_size=VOCAB, d_model=32, causal=name in CAUSAL, mixers=(name,))
+    model, text = FFTNet(config), tokens(2, 40)
+    single = model(text)
+    truth = model.double()(text)
+    assert (single - truth).norm() < 2e-6 * truth.norm()
+
+
+@pytest.mark.parametrize("name", MIXERS)
 def test_a_row_does_not_depend_on_its_padding_or_its_neighbours(name: str) -> None:
     model, rows = (
         make(causal=name in CAUSAL, mixers=(name,)),

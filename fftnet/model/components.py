@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from fftnet.ops import context, prefix_fft, spectral
 
+NORM_EPS = 1e-6
+"""Of every RMSNorm. PyTorch's own depends on the dtype, so that float64 would not be the truth of float32."""
+
 
 class FourierTransform(nn.Module):
     """Orthonormal half spectrum over the tokens: (B, T, D) real to (B, H, T // 2 + 1, D // H) complex."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fftnet.model.components import NORM_EPS
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.mixers import build_mixer
 
@@ -21,13 +22,13 @@ class FFTNetLayer(nn.Module):
 
     def __init__(self, config: FFTNetConfig, mixer: str) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(config.d_model)
+        self.mixer_norm = nn.RMSNorm(config.d_model, NORM_EPS)
         self.mixer = build_mixer(mixer, config)
         self.dropout = nn.Dropout(config.dropout)
         self.feed_forward = None
         if config.feed_forward_dim:
             self.feed_forward = nn.Sequential(
-                nn.RMSNorm(config.d_model),
+                nn.RMSNorm(config.d_model, NORM_EPS),
                 nn.Linear(config.d_model, config.feed_forward_dim),
                 nn.GELU(),
                 nn.Linear(config.feed_forward_dim, config.d_model),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fftnet import checkpoint
+from fftnet.model.components import NORM_EPS
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_layer import FFTNetLayer
 from fftnet.ops.spectral import sinusoids
@@ -39,7 +40,7 @@ class FFTNet(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(FFTNetLayer(config, name) for name in config.layer_mixers)
-        self.norm = nn.RMSNorm(config.d_model)
+        self.norm = nn.RMSNorm(config.d_model, NORM_EPS)
         nn.init.normal_(self.embedding.weight, std=0.02)
         for name, layer in zip(config.layer_mixers, self.layers, strict=True):
             if config.causal and not layer.causal:

@@ -144,8 +144,8 @@ class SyntheticBatches:
         longest = max(map(len, rows))
         if longest > self._max_seq_length + 1:
             raise DataError(
-                f"a synthetic sample has {longest} tokens: set max_seq_length to {longest - 1} or more, "
-                "or lower pattern_complexity"
+                f"a synthetic sample has {longest} tokens and others may have more: set max_seq_length to "
+                f"{2 * longest} or so, or lower pattern_complexity"
             )
         return torch.tensor([row + [-1] * (longest - len(row)) for row in rows])
 

@@ -79,6 +79,24 @@ def test_float64_is_the_truth_of_float32(name: str) -> None:
     assert (single - truth).norm() < 2e-6 * truth.norm()
 
 
+def test_biases_of_modrelu_do_not_magnify_round_off() -> None:
+    def gradient(model: FFTNet) -> torch.Tensor:
+        model.zero_grad()
+        logits = model(text)[:, :-1]
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten()).backward()
+        return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
+
+    text = tokens(8, 64)
+    for _ in range(5):
+        model = FFTNet(FFTNetConfig(vocab_size=VOCAB, d_model=32))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "activation" in name:
+                    parameter.normal_(std=0.05)
+        single, truth = gradient(model), gradient(model.double())
+        assert (single - truth).norm() < 1e-4 * truth.norm()
+
+
 @pytest.mark.parametrize("name", MIXERS)
 def test_a_row_does_not_depend_on_its_padding_or_its_neighbours(name: str) -> None:
     model, rows = (

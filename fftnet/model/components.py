@@ -64,7 +64,7 @@ class ModReLU(nn.Module):
     Args:
         num_heads: H.
         num_bins: K, the frequencies at which the bias is held.
-        initial_bias: b at the start; the paper takes -0.1, and 0 is exactly linear.
+        initial_bias: b at the start; the paper takes -0.1; 0 changes nothing above the floor.
         floor: magnitude below which the division stops normalising.
     """
 

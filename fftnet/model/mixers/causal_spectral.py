@@ -16,8 +16,9 @@ from fftnet.model.components import (
 from fftnet.model.config import MixerConfig
 from fftnet.ops import decode, gate, prefix, streaming
 
-FLOOR = 1e-6
-"""Below this magnitude modReLU stops normalising; small, so that b = 0 is linear."""
+FLOOR = 0.03
+"""Below this magnitude modReLU stops normalising. There, b > 0 magnifies round-off by b / FLOOR; b learns to be
+0.2 at most."""
 
 
 class CausalSpectralState(NamedTuple):

@@ -17,8 +17,8 @@ from fftnet.model.config import MixerConfig
 from fftnet.ops import decode, gate, prefix, streaming
 
 FLOOR = 0.03
-"""Below this magnitude modReLU stops normalising. There, b > 0 magnifies round-off by b / FLOOR; b learns to be
-0.2 at most."""
+"""Below this magnitude modReLU stops normalising. There, b > 0 magnifies round-off by b / FLOOR; biases are
+seldom above 0.2 after training."""
 
 
 class CausalSpectralState(NamedTuple):

@@ -148,8 +148,8 @@ def test_bpe_below_the_bytes_is_refused(vocab_size: int | None) -> None:
 
 @BOTH
 def test_save_and_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    tokenizer.save(tmp_path)
-    loaded = Tokenizer.load(tmp_path)
+    tokenizer.save(str(tmp_path))
+    loaded = Tokenizer.load(str(tmp_path))
     assert loaded.fingerprint == tokenizer.fingerprint
     assert loaded.name == tokenizer.name
     assert loaded.encode(DOCS[1]) == tokenizer.encode(DOCS[1])

@@ -147,7 +147,7 @@ class Tokenizer:
         digest.update(_rank_lines(self._ranks))
         return digest.hexdigest()
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: str | Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer.tiktoken``, enough for :meth:`load` anywhere."""
         config = {
             "name": self.name,
@@ -156,17 +156,19 @@ class Tokenizer:
             "num_ranks": len(self._ranks),
             "fingerprint": self.fingerprint,
         }
+        directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / RANK_FILE).write_bytes(_rank_lines(self._ranks))
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, directory: Path) -> "Tokenizer":
+    def load(cls, directory: str | Path) -> "Tokenizer":
         """The tokenizer that was saved, to the last rank, without a network.
 
         Raises:
             TokenizerError: naming the file that is missing or damaged.
         """
+        directory = Path(directory)
         path = directory / CONFIG_FILE
         if not path.is_file():
             raise TokenizerError(f"{path} is missing: is {directory} a checkpoint?")

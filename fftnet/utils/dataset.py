@@ -145,8 +145,8 @@ class SyntheticBatches:
         if longest > self._max_seq_length + 1:
             enough = grammar.max_length(self._config.pattern_complexity) + 1
             raise DataError(
-                f"a synthetic sample has {longest} tokens: set max_seq_length to {enough}, which is enough for "
-                "all of them, or lower pattern_complexity"
+                f"a synthetic sample has {longest} tokens: set max_seq_length to {enough}, which is enough "
+                "for all of them, or lower pattern_complexity"
             )
         return torch.tensor([row + [-1] * (longest - len(row)) for row in rows])
 

@@ -22,4 +22,4 @@ test: .venv/.ready
 	$(BIN)/python -m pytest
 
 bench: .venv/.ready
-	$(BIN)/python -m fftnet.benchmarks
+	$(BIN)/python -m benchmarks

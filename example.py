@@ -2,7 +2,7 @@
 
 import sys
 
-from fftnet.cli import main
+from fftnet.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["generate", *sys.argv[1:]]))

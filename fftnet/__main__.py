@@ -2,6 +2,6 @@
 
 import sys
 
-from fftnet.cli import main
+from fftnet.cli.main import main
 
 sys.exit(main())

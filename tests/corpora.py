@@ -4,8 +4,8 @@ import json
 import random
 from pathlib import Path
 
-from fftnet.corpora.cache import TokenCache
-from fftnet.corpora.token_file import TokenFile
+from fftnet.data.cache import TokenCache
+from fftnet.data.token_file import TokenFile
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 

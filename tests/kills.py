@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from fftnet import checkpoint
-from fftnet.cli import main
-from fftnet.engine import checkpoints
-from fftnet.engine.store import RunStore
+from fftnet import serialization
+from fftnet.cli.main import main
+from fftnet.training import checkpoints
+from fftnet.training.checkpointer import RunStore
 
 FLAGS = (
     "--d_model 16 --num_heads 4 --num_layers 1 --max_seq_length 160 --num_samples 16 --batch_size 4 "
@@ -102,7 +102,7 @@ def kill_in_file(number: int) -> Callable[[], None]:
                 os.truncate(path, path.stat().st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        checkpoint.save_file = dying
+        serialization.save_file = dying
 
     return prepare
 
@@ -167,7 +167,7 @@ def without_generators(folder: Path) -> dict[str, Any]:
     """The control: a run that forgets its random generators must not end equal."""
 
     def forget() -> None:
-        checkpoint.set_random_state = lambda *arguments: None
+        serialization.set_random_state = lambda *arguments: None
 
     def die_late() -> None:
         real = RunStore.save

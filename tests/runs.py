@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fftnet import checkpoint
-from fftnet.engine.budget import BudgetConfig
-from fftnet.engine.checkpoints import SaveConfig
-from fftnet.engine.devices import EngineConfig
-from fftnet.engine.optim import OptimConfig
-from fftnet.engine.signals import StopRequest
-from fftnet.tasks.objective import Batches, Objective, TokenLosses, token_losses
+from fftnet import serialization
+from fftnet.protocols import Batches, Objective, TokenLosses, token_losses
+from fftnet.training.accelerator import EngineConfig
+from fftnet.training.budget import BudgetConfig
+from fftnet.training.checkpoints import SaveConfig
+from fftnet.training.optim import OptimConfig
+from fftnet.training.signals import StopRequest
 from fftnet.utils.trainer import Extras, TrainConfig, Trainer
 
 VOCAB = 8
@@ -91,7 +91,9 @@ def make(
         extras=Extras(
             token_bytes=[1] * VOCAB,
             floor=0.5,
-            save_extras=lambda folder: checkpoint.write_json(folder / "config.json", {"vocab_size": VOCAB}),
+            save_extras=lambda folder: serialization.write_json(
+                folder / "config.json", {"vocab_size": VOCAB}
+            ),
             fingerprint={"model": "bigram"},
         ),
     )
@@ -120,7 +122,7 @@ def resumed(folder: Path, **values: Any) -> Trainer:
 
 
 def saved_step(folder: Path) -> int:
-    return checkpoint.read_json(folder / "training.json")["progress"]["spent"]["steps"]
+    return serialization.read_json(folder / "training.json")["progress"]["spent"]["steps"]
 
 
 def flat(model: nn.Module) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from fftnet.benchmarks import __main__ as command
-from fftnet.benchmarks import measure, memory, parity, report, sides, suites
+from benchmarks import __main__ as command
+from benchmarks import measure, memory, parity, report, sides, suites
 from fftnet.model.fftnet_model import FFTNet
 
 TINY = suites.Settings(
@@ -49,7 +49,7 @@ def test_all_suites_write_json_and_pictures(tmp_path: Path, capsys: pytest.Captu
     found = strict((tmp_path / command.FILE).read_text())["suites"]
     assert list(found) == list(suites.SUITES)
     for name, section in found.items():
-        assert section["command"].startswith("python -m fftnet.benchmarks --output")
+        assert section["command"].startswith("python -m benchmarks --output")
         assert section["machine"]["threads"] == torch.get_num_threads()
         assert section["machine"]["dtype"] == "float32"
         assert {row["suite"] for row in section["rows"]} == {name}

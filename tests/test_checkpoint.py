@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from fftnet import checkpoint
-from fftnet.checkpoint import CheckpointError
+from fftnet import serialization
+from fftnet.serialization import CheckpointError
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.json"
-    checkpoint.write_json(path, {"a": 1})
+    serialization.write_json(path, {"a": 1})
 
     def full(self: Path, text: str, encoding: str) -> int:
         with self.open("w", encoding=encoding) as file:
@@ -24,8 +24,8 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(CheckpointError, match=r"metrics\.json could not be written: the disk is full"):
-        checkpoint.write_json(path, {"a": 2})
-    assert checkpoint.read_json(path) == {"a": 1}
+        serialization.write_json(path, {"a": 2})
+    assert serialization.read_json(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -39,8 +39,8 @@ def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
         "scalar": torch.tensor(3),
         "half": torch.tensor([1.5], dtype=torch.bfloat16),
     }
-    checkpoint.write_tensors(tmp_path / "x.safetensors", tensors)
-    stored = checkpoint.read_tensors(tmp_path / "x.safetensors")
+    serialization.write_tensors(tmp_path / "x.safetensors", tensors)
+    stored = serialization.read_tensors(tmp_path / "x.safetensors")
     assert stored.keys() == tensors.keys()
     for name, tensor in tensors.items():
         torch.testing.assert_close(stored[name], tensor, rtol=0, atol=0)
@@ -51,33 +51,35 @@ def test_random_generators_go_on_where_they_stood(tmp_path: Path) -> None:
         return [random.gauss(0, 1), float(np.random.normal()), float(torch.randn(()))]
 
     draw()
-    tensors, values = checkpoint.random_state(torch.device("cpu"))
-    checkpoint.write_json(tmp_path / "rng.json", values)
+    tensors, values = serialization.random_state(torch.device("cpu"))
+    serialization.write_json(tmp_path / "rng.json", values)
     expected = draw()
     assert draw() != expected
-    checkpoint.set_random_state(tensors, checkpoint.read_json(tmp_path / "rng.json"), torch.device("cpu"))
+    serialization.set_random_state(
+        tensors, serialization.read_json(tmp_path / "rng.json"), torch.device("cpu")
+    )
     assert draw() == expected
 
 
 def test_differences_are_named_by_their_path() -> None:
     stored, asked = {"a": {"b": 1, "c": 2}, "d": [3]}, {"a": {"b": 1, "c": 4}, "d": [3], "e": 5}
-    assert list(checkpoint.differences(stored, asked)) == ["a.c 2, not 4", "e None, not 5"]
-    assert not list(checkpoint.differences(stored, stored))
+    assert list(serialization.differences(stored, asked)) == ["a.c 2, not 4", "e None, not 5"]
+    assert not list(serialization.differences(stored, stored))
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     tensors, values = tmp_path / "x.safetensors", tmp_path / "x.json"
     with pytest.raises(CheckpointError, match=r"x\.safetensors is missing"):
-        checkpoint.read_tensors(tensors)
+        serialization.read_tensors(tensors)
     with pytest.raises(CheckpointError, match=r"x\.json is missing"):
-        checkpoint.read_json(values)
-    checkpoint.write_tensors(tensors, {"a": torch.ones(50)})
+        serialization.read_json(values)
+    serialization.write_tensors(tensors, {"a": torch.ones(50)})
     tensors.write_bytes(tensors.read_bytes()[:-10])
     with pytest.raises(CheckpointError, match=r"x\.safetensors is damaged, take another checkpoint"):
-        checkpoint.read_tensors(tensors)
+        serialization.read_tensors(tensors)
     values.write_text('{"a": ')
     with pytest.raises(CheckpointError, match=r"x\.json is damaged, take another checkpoint"):
-        checkpoint.read_json(values)
+        serialization.read_json(values)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,6 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_weights_that_do_not_fit_are_named(tmp_path: Path, stored: nn.Module, message: str) -> None:
-    checkpoint.write_tensors(tmp_path / "w", stored.state_dict())
+    serialization.write_tensors(tmp_path / "w", stored.state_dict())
     with pytest.raises(CheckpointError, match=message):
-        checkpoint.load_weights(nn.Linear(4, 2), tmp_path / "w")
+        serialization.load_weights(nn.Linear(4, 2), tmp_path / "w")

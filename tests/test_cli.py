@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fftnet.cli import main
-from fftnet.engine.budget import BudgetConfig
-from fftnet.engine.checkpoints import SaveConfig
-from fftnet.engine.devices import EngineConfig
-from fftnet.engine.optim import OptimConfig
+from fftnet.cli.main import main
+from fftnet.data.grammar import violations
+from fftnet.generation import SamplingConfig, generate
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.tasks.generate import SamplingConfig, generate
-from fftnet.tasks.grammar import violations
+from fftnet.training.accelerator import EngineConfig
+from fftnet.training.budget import BudgetConfig
+from fftnet.training.checkpoints import SaveConfig
+from fftnet.training.optim import OptimConfig
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
 from fftnet.utils.trainer import TrainConfig

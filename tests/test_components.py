@@ -17,7 +17,7 @@ from fftnet.model.components import (
 )
 from fftnet.model.config import MixerConfig
 from fftnet.model.mixers import MIXERS, build_mixer
-from fftnet.ops import prefix
+from fftnet.ops import causal_mix as prefix
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 97])

@@ -14,10 +14,10 @@ from corpora import BYTES, bpe, cached, expected, in_cache, story, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fftnet.corpora import documents
-from fftnet.corpora.cache import TokenCache
-from fftnet.corpora.documents import Section, find, sections
-from fftnet.corpora.token_file import open_tokens
+from fftnet.data import documents
+from fftnet.data.cache import TokenCache
+from fftnet.data.documents import Section, find, sections
+from fftnet.data.token_file import open_tokens
 from fftnet.utils.dataset import (
     DataConfig,
     DataError,
@@ -78,7 +78,7 @@ def test_a_second_run_does_not_read_the_sources(
     def refuse(*arguments: object) -> Iterator[Section]:
         raise AssertionError("the sources were read again")
 
-    monkeypatch.setattr("fftnet.corpora.cache.sections", refuse)
+    monkeypatch.setattr("fftnet.data.cache.sections", refuse)
     again = cached(tmp_path, text)
     assert again.tokens.tolist() == first.tokens.tolist()
     os.utime(text, (0, 0))
@@ -205,7 +205,7 @@ def test_another_seed_deals_other_splits_of_the_same_file(tmp_path: Path) -> Non
 def test_a_single_long_document_is_cut_for_its_splits(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fftnet.corpora.cache.SECTION", 150)
+    monkeypatch.setattr("fftnet.data.cache.SECTION", 150)
     config = in_cache(tmp_path, text)
     splits = load_passages(config, BYTES)
     assert all(passages.mine.any() for passages in splits)
@@ -221,7 +221,7 @@ def test_a_full_disk_ends_in_a_sentence(tmp_path: Path, text: Path) -> None:
     text.write_text("word " * 100_000)
     (tmp_path / "cache").mkdir()
     code = (
-        "import resource, sys; from fftnet.cli import main\n"
+        "import resource, sys; from fftnet.cli.main import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))\n"
         f"sys.exit(main(['train', '--data', {str(text)!r}, '--in_memory_mb', '0', '--no_save_model',"
         f" '--cache_dir', {str(tmp_path / 'cache')!r}]))"

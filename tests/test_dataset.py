@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fftnet.corpora.windows import WindowBatches
-from fftnet.tasks import grammar
-from fftnet.tasks.objective import Batches
+from fftnet.data import grammar
+from fftnet.data.windows import WindowBatches
+from fftnet.protocols import Batches
 from fftnet.utils.dataset import (
     DataConfig,
     DataError,

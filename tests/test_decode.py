@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fftnet.ops import decode, prefix, streaming
+from fftnet.ops import causal_mix as prefix
+from fftnet.ops import decode, streaming
 
 
 def normal(*shape: int) -> Tensor:

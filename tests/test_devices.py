@@ -13,7 +13,7 @@ from runs import VOCAB, Chain, Poisoned, at_step, configs, make, next_token, sto
 from torch import Tensor, nn
 
 from fftnet import FFTNet, FFTNetConfig
-from fftnet.tasks.objective import Objective
+from fftnet.protocols import Objective
 from fftnet.utils.trainer import Trainer
 
 

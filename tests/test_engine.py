@@ -30,13 +30,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fftnet import FFTNet, FFTNetConfig, checkpoint
-from fftnet.engine.average import WeightAverage
-from fftnet.engine.budget import Budget, BudgetConfig, Spent
-from fftnet.engine.devices import TrainingError
-from fftnet.engine.forecast import parts
-from fftnet.engine.processes import share
+from fftnet import FFTNet, FFTNetConfig, serialization
 from fftnet.tasks import TASKS
+from fftnet.training.accelerator import TrainingError
+from fftnet.training.budget import Budget, BudgetConfig, Spent
+from fftnet.training.distributed import share
+from fftnet.training.dry_run import parts
+from fftnet.training.ema import WeightAverage
 from fftnet.utils.trainer import Trainer
 
 
@@ -152,7 +152,7 @@ def test_the_average_is_evaluated_written_and_resumed(tmp_path: Path) -> None:
     assert torch.equal(weights(again), weights(whole))
     assert losses(again) == losses(whole)
     stored = bigram()
-    checkpoint.load_weights(stored, tmp_path / "part" / "last" / "model.safetensors")
+    serialization.load_weights(stored, tmp_path / "part" / "last" / "model.safetensors")
     assert not torch.equal(flat(stored), weights(again))
     assert again.average is not None
     with again.average.in_place():
@@ -205,7 +205,7 @@ def test_too_many_skipped_updates_in_a_row_end_the_run(tmp_path: Path) -> None:
     ):
         trainer.train()
     assert trainer.progress.skipped == 3
-    kept = checkpoint.read_tensors(tmp_path / "last" / "model.safetensors")
+    kept = serialization.read_tensors(tmp_path / "last" / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in kept.values())
 
 

@@ -16,10 +16,10 @@ import torch
 from conftest import randomise
 from torch.nn import functional as F
 
-from fftnet.checkpoint import read_tensors, write_json, write_tensors
-from fftnet.corpora.cache import TokenCache
+from fftnet.data.cache import TokenCache
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import WEIGHTS_FILE, FFTNet
+from fftnet.serialization import read_tensors, write_json, write_tensors
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 
 FFTNET = str(Path(sys.executable).parent / "fftnet")
@@ -67,7 +67,7 @@ MISTAKES = {
 # Python needs seconds to import what the command needs: all command lines share them.
 MANY = """
 import contextlib, io, json, logging, os, sys
-from fftnet.cli import main
+from fftnet.cli.main import main
 logging.basicConfig(stream=sys.stderr)
 answers = []
 for name, words in json.load(sys.stdin):

@@ -15,10 +15,10 @@ import pytest
 import torch
 from runs import Chain, losses, make, next_token, resumed, saved_step, weights
 
-from fftnet import checkpoint
-from fftnet.engine.checkpoints import verify
-from fftnet.engine.processes import Interrupted, SharedBatches
-from fftnet.engine.signals import StopRequest, deferred_signals
+from fftnet import serialization
+from fftnet.training.checkpoints import verify
+from fftnet.training.distributed import Interrupted, SharedBatches
+from fftnet.training.signals import StopRequest, deferred_signals
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
@@ -196,5 +196,5 @@ def test_a_batch_of_nothing_is_no_fault(tmp_path: Path) -> None:
     trainer = make(tmp_path, train=Hollow(), objective=next_token, max_steps=4, eval_every=4)
     trainer.train()
     assert trainer.progress.skipped == 0
-    kept = checkpoint.read_tensors(tmp_path / "last" / "model.safetensors")
+    kept = serialization.read_tensors(tmp_path / "last" / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in kept.values())

@@ -5,7 +5,7 @@ import torch
 from conftest import randomise
 
 from fftnet import FFTNet, FFTNetConfig
-from fftnet.tasks.generate import SamplingConfig, choose, generate
+from fftnet.generation import SamplingConfig, choose, generate
 
 VOCAB = 7
 LOGITS = torch.tensor([[0.0, 3.0, 1.0, 2.0, -1.0, -2.0, -3.0]])

@@ -13,7 +13,7 @@ from fftnet.model.components import (
     InverseFourierTransform,
     ModReLU,
 )
-from fftnet.ops.spectral import interpolate_anchors
+from fftnet.ops.numerics import interpolate_anchors
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("paper_v2_*.npz"))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fftnet.tasks import grammar
+from fftnet.data import grammar
 
 COMPLEXITIES = pytest.mark.parametrize("complexity", [0.0, 0.25, 0.5, 1.0])
 

@@ -9,8 +9,8 @@ import torch
 from models import CAUSAL, VARIANTS, VOCAB, make, tokens
 
 from fftnet import FFTNet, FFTNetConfig
-from fftnet.checkpoint import CheckpointError
 from fftnet.model.mixers import MIXERS
+from fftnet.serialization import CheckpointError
 from fftnet.testing import CausalityError, assert_causal, first_token_loss
 
 
@@ -198,7 +198,7 @@ for causal in (True, False):
             logits, state = model.prefill(text[:, :8])
             logits, _ = model.step(text[:, 8], state)
             torch.testing.assert_close(logits, model(text)[:, -1])
-assert "fftnet.ops.prefix_numba" not in sys.modules
+assert "fftnet.ops.causal_mix.numba" not in sys.modules
 """
 
 

@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fftnet.ops import attention, backends, context, gate, prefix, prefix_fft, reference, spectral, streaming
+from fftnet.ops import attention, fourier, numerics, padding, reference, streaming
+from fftnet.ops import causal_mix as prefix
+from fftnet.ops import dispatch as backends
+from fftnet.ops import gated_conv as gate
+from fftnet.ops import prefix_context as context
+from fftnet.ops.causal_mix import torch as prefix_fft
 
 FAST = [name for name in backends.available(prefix.BACKENDS) if name not in ("reference", "triton")]
 LENGTHS = [1, 2, 3, 17, 64, 65, 255, 256, 257, 311]
@@ -154,14 +159,14 @@ def test_the_operator_is_registered_correctly(backend: str) -> None:
 def test_modrelu_passes_gradcheck_and_keeps_the_phase() -> None:
     z = torch.randn(4, 5, dtype=torch.complex128, requires_grad=True)
     bias = torch.randn(5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(spectral.modrelu, (z, bias))
+    assert torch.autograd.gradcheck(numerics.modrelu, (z, bias))
     turn = torch.polar(torch.ones(4, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64))
-    torch.testing.assert_close(spectral.modrelu(turn * z, bias), turn * spectral.modrelu(z, bias))
+    torch.testing.assert_close(numerics.modrelu(turn * z, bias), turn * numerics.modrelu(z, bias))
 
 
 def test_modrelu_gradient_is_finite_at_zero() -> None:
     z = torch.zeros(3, dtype=torch.complex128, requires_grad=True)
-    spectral.modrelu(z, torch.tensor([-0.1, 0.0, 0.1], dtype=torch.float64)).abs().square().sum().backward()
+    numerics.modrelu(z, torch.tensor([-0.1, 0.0, 0.1], dtype=torch.float64)).abs().square().sum().backward()
     assert z.grad is not None
     assert torch.isfinite(torch.view_as_real(z.grad)).all()
 
@@ -266,7 +271,7 @@ def test_by_length_treats_every_row_alone() -> None:
     def mix(rows: Tensor) -> Tensor:
         return rows.flip(1) * rows.shape[1]
 
-    actual = spectral.by_length(x, mask, mix)
+    actual = padding.by_length(x, mask, mix)
     expected = torch.zeros_like(x)
     for row in range(4):
         if mask[row].any():
@@ -318,7 +323,7 @@ def test_fourier_mixing_matches_the_direct_sum(length: int) -> None:
     t, c = torch.arange(length, dtype=torch.float64), torch.arange(6, dtype=torch.float64)
     angle = t[:, None, None, None] * t[:, None] / length + c[:, None, None] * c / 6
     kernel = torch.cos(2 * torch.pi * angle) / (6 * length) ** 0.5
-    actual, expected = spectral.fourier_mix(x), torch.einsum("tcsd,bsd->btc", kernel, x)
+    actual, expected = fourier.fourier_mix(x), torch.einsum("tcsd,bsd->btc", kernel, x)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
     upstream = torch.randn_like(expected)
     torch.testing.assert_close(

@@ -15,8 +15,8 @@ import psutil
 import pytest
 import torch
 
-from fftnet import checkpoint
-from fftnet.engine.checkpoints import verify
+from fftnet import serialization
+from fftnet.training.checkpoints import verify
 
 ROOT = Path(__file__).parent.parent
 FLAGS = (
@@ -57,7 +57,7 @@ def history(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def final(folder: Path, name: str) -> dict[str, torch.Tensor]:
     verify(folder / name / "last")
-    return checkpoint.read_tensors(folder / name / "last" / "model.safetensors")
+    return serialization.read_tensors(folder / name / "last" / "model.safetensors")
 
 
 def assert_same_run(folder: Path, name: str, other: str = "one") -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from runs import at_step, bigram, flat, losses, make, resumed, saved_step, stop, weights
 
-from fftnet import checkpoint
-from fftnet.checkpoint import CheckpointError
-from fftnet.engine import checkpoints as checkpoints_module
-from fftnet.engine.checkpoints import MANIFEST, Checkpoints, verify
-from fftnet.engine.devices import TrainingError
+from fftnet import serialization
+from fftnet.serialization import CheckpointError
+from fftnet.training import checkpoints as checkpoints_module
+from fftnet.training.accelerator import TrainingError
+from fftnet.training.checkpoints import MANIFEST, Checkpoints, verify
 from fftnet.utils.trainer import Trainer
 
 FILES = ("model.safetensors", "training.safetensors", "training.json", "config.json")
@@ -74,7 +74,7 @@ def test_a_crash_at_any_moment_leaves_the_earlier_ones_whole(
 ) -> None:
     store = Checkpoints(tmp_path, keep=2)
     store.save(1, filler("one"), 10)
-    place = {"rename": Path, "fsync": checkpoints_module.os, "write_json": checkpoint}[moment]
+    place = {"rename": Path, "fsync": checkpoints_module.os, "write_json": serialization}[moment]
     real, crashed = getattr(place, moment), 0
     for fatal in range(1, 8):
         calls = 0
@@ -124,7 +124,7 @@ def test_a_full_disk_says_how_many_bytes_are_missing(tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(serialization, "save_file", full)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 1000, 1000))
     with pytest.raises(
         CheckpointError,
@@ -197,10 +197,10 @@ def test_resume_needs_everything_that_is_stored(tmp_path: Path, dropped: str) ->
     whole, _ = interrupted(tmp_path)
 
     def change(folder: Path) -> None:
-        tensors = checkpoint.read_tensors(folder / "training.safetensors")
+        tensors = serialization.read_tensors(folder / "training.safetensors")
         generator = torch.Generator().manual_seed(5)
         tensors[dropped] = generator.get_state() if dropped == "rng.0" else -tensors[dropped]
-        checkpoint.write_tensors(folder / "training.safetensors", tensors)
+        serialization.write_tensors(folder / "training.safetensors", tensors)
 
     reseal(tmp_path / "part" / "step-00000006", change)
     assert not torch.equal(weights(resumed(tmp_path)), weights(whole))
@@ -210,14 +210,14 @@ def test_a_checkpoint_of_another_shape_is_refused_by_name(tmp_path: Path) -> Non
     interrupted(tmp_path)
 
     def widen(folder: Path) -> None:
-        tensors = checkpoint.read_tensors(folder / "model.safetensors")
+        tensors = serialization.read_tensors(folder / "model.safetensors")
         tensors["2.bias"] = torch.zeros(9)
-        checkpoint.write_tensors(folder / "model.safetensors", tensors)
+        serialization.write_tensors(folder / "model.safetensors", tensors)
 
     def forget(folder: Path) -> None:
-        tensors = checkpoint.read_tensors(folder / "training.safetensors")
+        tensors = serialization.read_tensors(folder / "training.safetensors")
         del tensors["state.2.bias.exp_avg"]
-        checkpoint.write_tensors(folder / "training.safetensors", tensors)
+        serialization.write_tensors(folder / "training.safetensors", tensors)
 
     reseal(tmp_path / "part" / "step-00000006", forget)
     with pytest.raises(CheckpointError, match=r"lacks or should not hold state\.2\.bias\.exp_avg"):
@@ -262,7 +262,7 @@ def test_a_new_run_replaces_the_checkpoints_of_an_older_one_when_it_has_its_own(
     assert {path.name for path in tmp_path.glob("step-*")} == {"step-00000003"}
     for name in ("best", "last"):
         model = bigram()
-        checkpoint.load_weights(model, tmp_path / name / "model.safetensors")
+        serialization.load_weights(model, tmp_path / name / "model.safetensors")
         assert torch.equal(flat(model), weights(trainer))
 
 

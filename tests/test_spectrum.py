@@ -15,9 +15,10 @@ from fftnet import FFTNet, FFTNetConfig
 from fftnet.model.components import FourierTransform, InverseFourierTransform
 from fftnet.model.config import MixerConfig
 from fftnet.model.mixers.spectral import SpectralMixer
-from fftnet.ops import backends, spectrum
-from fftnet.ops.cpu_threads import SERIAL_WORK, Threads, jit
-from fftnet.ops.spectral import interpolate_anchors
+from fftnet.ops import dispatch as backends
+from fftnet.ops import spectral_mix as spectrum
+from fftnet.ops.cpu.threads import SERIAL_WORK, Threads, jit
+from fftnet.ops.numerics import interpolate_anchors
 
 FAST = [name for name in backends.available(spectrum.BACKENDS) if name != "reference"]
 LENGTHS = [1, 2, 3, 4, 17, 64, 101, 256]

@@ -29,15 +29,15 @@ from runs import (
 )
 from torch import Tensor
 
-from fftnet import FFTNet, FFTNetConfig, checkpoint
-from fftnet.checkpoint import CheckpointError
-from fftnet.engine.budget import BudgetConfig
-from fftnet.engine.checkpoints import SaveConfig
-from fftnet.engine.devices import EngineConfig, TrainingError, pick_device
-from fftnet.engine.optim import OptimConfig, make_optimizer
+from fftnet import FFTNet, FFTNetConfig, serialization
+from fftnet.evaluation.metrics import Metrics, evaluate
+from fftnet.protocols import Batches
+from fftnet.serialization import CheckpointError
 from fftnet.tasks import TASKS
-from fftnet.tasks.evaluation import Metrics, evaluate
-from fftnet.tasks.objective import Batches
+from fftnet.training.accelerator import EngineConfig, TrainingError, pick_device
+from fftnet.training.budget import BudgetConfig
+from fftnet.training.checkpoints import SaveConfig
+from fftnet.training.optim import OptimConfig, make_optimizer
 from fftnet.utils import trainer as trainer_module
 from fftnet.utils.trainer import TrainConfig, Trainer
 
@@ -88,7 +88,7 @@ def test_best_and_last_are_whole(tmp_path: Path) -> None:
     for name, step in (("best", 8), ("last", 12)):
         assert {path.name for path in (tmp_path / name).iterdir()} == files
         model = bigram()
-        checkpoint.load_weights(model, tmp_path / name / "model.safetensors")
+        serialization.load_weights(model, tmp_path / name / "model.safetensors")
         assert torch.equal(flat(model), at[step])
 
 
@@ -125,7 +125,7 @@ def test_an_interrupt_before_the_first_evaluation_leaves_no_best_of_an_older_run
         signal.signal(signal.SIGINT, usual)
     for name in ("best", "last"):
         model = bigram()
-        checkpoint.load_weights(model, tmp_path / name / "model.safetensors")
+        serialization.load_weights(model, tmp_path / name / "model.safetensors")
         assert torch.equal(flat(model), weights(trainer))
 
 

@@ -15,7 +15,8 @@ import torch
 from test_ops import mix_inputs
 from torch import Tensor
 
-from fftnet.ops import backends, prefix
+from fftnet.ops import causal_mix as prefix
+from fftnet.ops import dispatch as backends
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -91,7 +92,7 @@ def test_float32_is_within_two_in_a_hundred_thousand() -> None:
 
 @kernels
 def test_a_head_wider_than_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fftnet.ops import prefix_triton
+    from fftnet.ops.causal_mix import triton as prefix_triton
 
     monkeypatch.setattr(prefix_triton, "LANES", 2)
     monkeypatch.setattr(prefix_triton, "WARP", 2)
@@ -102,7 +103,7 @@ def test_a_head_wider_than_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @kernels
 def test_more_chunks_than_are_scanned_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fftnet.ops import prefix_triton
+    from fftnet.ops.causal_mix import triton as prefix_triton
 
     monkeypatch.setattr(prefix_triton, "ROWS", 16)
     inputs = mix_inputs(batch=1, length=273, heads=1, width=1, bins=1)

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fftnet.corpora import windows
-from fftnet.corpora.windows import DocumentBatches, Passages, WindowBatches, deal, scatter
+from fftnet.data import windows
+from fftnet.data.windows import DocumentBatches, Passages, WindowBatches, deal, scatter
 
 
 def passages(sizes: list[int]) -> Passages:

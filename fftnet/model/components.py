@@ -9,7 +9,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fftnet.ops import context, prefix_fft, spectral
+from fftnet.ops import fourier, numerics
+from fftnet.ops import prefix_context as context
+from fftnet.ops.causal_mix import torch as prefix_fft
 
 NORM_EPS = 1e-6
 """Of every RMSNorm. PyTorch's own depends on the dtype, so that float64 would not be the truth of float32."""
@@ -24,7 +26,7 @@ class FourierTransform(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Transform tokens of any floating dtype; raises ValueError on an empty sequence."""
-        return spectral.fourier_transform(x_BTD, self.num_heads)
+        return fourier.fourier_transform(x_BTD, self.num_heads)
 
 
 class InverseFourierTransform(nn.Module):
@@ -32,7 +34,7 @@ class InverseFourierTransform(nn.Module):
 
     def forward(self, spectrum_BHFd: Tensor, num_tokens: int) -> Tensor:
         """Invert to ``num_tokens`` tokens, T with F = T // 2 + 1."""
-        return spectral.inverse_fourier_transform(spectrum_BHFd, num_tokens)
+        return fourier.inverse_fourier_transform(spectrum_BHFd, num_tokens)
 
 
 class AdaptiveSpectralFilter(nn.Module):
@@ -73,7 +75,7 @@ class ModReLU(nn.Module):
         num_heads: int,
         num_bins: int,
         initial_bias: float = -0.1,
-        floor: float = spectral.PAPER_FLOOR,
+        floor: float = numerics.PAPER_FLOOR,
     ) -> None:
         super().__init__()
         self.bias_HK = nn.Parameter(torch.full((num_heads, num_bins), initial_bias))
@@ -81,8 +83,8 @@ class ModReLU(nn.Module):
 
     def forward(self, z_BHFd: Tensor) -> Tensor:
         """Complex (B, H, F, d) to the same shape; F may differ from K."""
-        bias_HF = spectral.interpolate_anchors(self.bias_HK, z_BHFd.shape[-2])
-        return spectral.modrelu(z_BHFd, bias_HF[..., None], self.floor)
+        bias_HF = numerics.interpolate_anchors(self.bias_HK, z_BHFd.shape[-2])
+        return numerics.modrelu(z_BHFd, bias_HF[..., None], self.floor)
 
 
 class PrefixFourierTransform(nn.Module):
@@ -118,7 +120,7 @@ class PrefixFourierTransform(nn.Module):
 
     def init_state(self, batch_size: int, head_dim: int) -> Tensor:
         """The spectrum before the first token: zeros of shape (B, F, 2, H, d), real and imaginary plane."""
-        dtype = spectral.compute_dtype(self.frequency_HF)
+        dtype = numerics.compute_dtype(self.frequency_HF)
         heads, bins = self.frequency_HF.shape
         shape = (batch_size, bins, 2, heads, head_dim)
         return torch.zeros(shape, dtype=dtype, device=self.frequency_HF.device)
@@ -126,7 +128,7 @@ class PrefixFourierTransform(nn.Module):
     def forward(self, v_BTHd: Tensor, state_BF2Hd: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The spectrum of every prefix, complex (B, T, H, F, d), and the state to continue from.
 
-        For looking at and testing: mixers use :func:`fftnet.ops.prefix.causal_mix`, which never stores it.
+        For looking at and testing: mixers use :mod:`fftnet.ops.causal_mix`, which never stores it.
         The state holds the sums before multiplication by g.
         """
         if state_BF2Hd is None:
@@ -159,7 +161,7 @@ class PrefixContext(nn.Module):
 
     def init_state(self, batch_size: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """A mean of zero (B, D) over a count of zero (B,), on the device of ``like``."""
-        mean_BD = torch.zeros(batch_size, width, dtype=spectral.compute_dtype(like), device=like.device)
+        mean_BD = torch.zeros(batch_size, width, dtype=numerics.compute_dtype(like), device=like.device)
         return mean_BD, torch.zeros(batch_size, dtype=torch.int64, device=like.device)
 
     def forward(

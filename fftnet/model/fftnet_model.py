@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fftnet import checkpoint
+from fftnet import serialization
 from fftnet.model.components import NORM_EPS
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_layer import FFTNetLayer
-from fftnet.ops.spectral import sinusoids
+from fftnet.ops.positions import sinusoids
 
 State = tuple[Any, ...]
 """One state a layer: a tree of tensors. Its size does not depend on how much was read, but for attention."""
@@ -143,7 +143,7 @@ class FFTNet(nn.Module):
             CheckpointError: if the folder can't be written.
         """
         self.save_config(directory)
-        checkpoint.write_tensors(Path(directory) / WEIGHTS_FILE, self.state_dict())
+        serialization.write_tensors(Path(directory) / WEIGHTS_FILE, self.state_dict())
 
     def save_config(self, directory: str | Path) -> None:
         """Write ``config.json`` alone, for a trainer that writes the weights itself.
@@ -151,7 +151,7 @@ class FFTNet(nn.Module):
         Raises:
             CheckpointError: if the folder can't be written.
         """
-        checkpoint.write_json(Path(directory) / CONFIG_FILE, asdict(self.config))
+        serialization.write_json(Path(directory) / CONFIG_FILE, asdict(self.config))
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "FFTNet":
@@ -161,17 +161,17 @@ class FFTNet(nn.Module):
             CheckpointError: naming the file that is missing, damaged or of another shape.
         """
         path = Path(directory) / CONFIG_FILE
-        values = checkpoint.read_json(path)
+        values = serialization.read_json(path)
         unknown = set(values) - {field.name for field in fields(FFTNetConfig)}
         if unknown:
-            raise checkpoint.CheckpointError(
+            raise serialization.CheckpointError(
                 f"{path} holds fields that this version does not know: {', '.join(sorted(unknown))}"
             )
         try:
             model = cls(FFTNetConfig(**values))
         except (TypeError, ValueError) as error:
-            raise checkpoint.CheckpointError(f"{path} does not describe a model: {error}") from error
-        checkpoint.load_weights(model, Path(directory) / WEIGHTS_FILE)
+            raise serialization.CheckpointError(f"{path} does not describe a model: {error}") from error
+        serialization.load_weights(model, Path(directory) / WEIGHTS_FILE)
         return model.eval()
 
     def _stack(self) -> list[Any]:

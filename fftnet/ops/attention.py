@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fftnet.ops.spectral import compute_dtype
+from fftnet.ops.numerics import compute_dtype
 
 WAVELENGTH = 10000.0
 """The slowest rotary pair turns by 1 / WAVELENGTH radians per token, the fastest by 1."""

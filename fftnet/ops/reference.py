@@ -24,7 +24,7 @@ def fourier_matrix(num_tokens: int) -> Tensor:
 
 
 def spectral_mix(x_BTHd: Tensor, filter_BHF: Tensor, bias_HF: Tensor, floor: float) -> Tensor:
-    """The truth behind :func:`fftnet.ops.spectrum.spectral_mix`; computes in float64 whatever comes in.
+    """The truth behind :func:`fftnet.ops.spectral_mix.spectral_mix`; computes in float64 whatever comes in.
 
     Args:
         x_BTHd: tokens split into heads.
@@ -81,7 +81,7 @@ def causal_mix(
     state_BF2Hd: Tensor,
     floor: float,
 ) -> tuple[Tensor, Tensor]:
-    """The truth behind :func:`fftnet.ops.prefix.causal_mix`; computes in float64 whatever comes in.
+    """The truth behind :func:`fftnet.ops.causal_mix.causal_mix`; computes in float64 whatever comes in.
 
     Returns:
         Mixed values (B, T, H, d) and the final state (B, F, 2, H, d), both in the dtype of ``v_BTHd``.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fftnet.ops.spectral import compute_dtype
+from fftnet.ops.numerics import compute_dtype
 
 
 def prefix_mean(

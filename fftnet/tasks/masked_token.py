@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.tasks.objective import TokenLosses, token_losses
+from fftnet.protocols import TokenLosses, token_losses
 
 MASKED_FRACTION = 0.15
 

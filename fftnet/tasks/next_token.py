@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.tasks.objective import TokenLosses, token_losses
+from fftnet.protocols import TokenLosses, token_losses
 
 
 class NextToken:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.corpora.cache import TokenCache, in_units, total_bytes
-from fftnet.corpora.documents import (
+from fftnet.data import grammar
+from fftnet.data.cache import TokenCache, in_units, total_bytes
+from fftnet.data.documents import (
     SYNTHETIC,
     TOKENS,
     DataError,
@@ -23,10 +24,9 @@ from fftnet.corpora.documents import (
     load_texts,
     sections,
 )
-from fftnet.corpora.token_file import TextEncoder, TokenFile, open_tokens
-from fftnet.corpora.windows import Passages, deal, make_batches
-from fftnet.tasks import grammar
-from fftnet.tasks.objective import Batches
+from fftnet.data.token_file import TextEncoder, TokenFile, open_tokens
+from fftnet.data.windows import Passages, deal, make_batches
+from fftnet.protocols import Batches
 
 LEARNED_CHARACTERS = 2**26
 """Of a text too large for memory, about so many characters teach the bpe tokenizer."""

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fftnet import checkpoint
-from fftnet.engine.average import WeightAverage
-from fftnet.engine.budget import Budget, BudgetConfig, Spent
-from fftnet.engine.checkpoints import SaveConfig
-from fftnet.engine.devices import EngineConfig, TrainingError
-from fftnet.engine.forecast import announcement, memory_in_use, try_out
-from fftnet.engine.optim import OptimConfig
-from fftnet.engine.processes import Engine, Interrupted, SharedBatches
-from fftnet.engine.progress import Interval, Progress
-from fftnet.engine.signals import StopRequest, deferred_signals
-from fftnet.engine.store import LOGS, RunStore
-from fftnet.plots import plot_losses
-from fftnet.tasks.evaluation import evaluate
-from fftnet.tasks.objective import Batches, Objective
+from fftnet import serialization
+from fftnet.evaluation.metrics import evaluate
+from fftnet.evaluation.plots import plot_losses
+from fftnet.protocols import Batches, Objective
+from fftnet.training.accelerator import EngineConfig, TrainingError
+from fftnet.training.budget import Budget, BudgetConfig, Spent
+from fftnet.training.checkpointer import LOGS, RunStore
+from fftnet.training.checkpoints import SaveConfig
+from fftnet.training.distributed import Engine, Interrupted, SharedBatches
+from fftnet.training.dry_run import announcement, memory_in_use, try_out
+from fftnet.training.ema import WeightAverage
+from fftnet.training.optim import OptimConfig
+from fftnet.training.signals import StopRequest, deferred_signals
+from fftnet.training.state import Interval, Progress
 
 LEVEL_MEMORY = 0.95
 
@@ -305,9 +305,9 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "history": self.progress.history,
         }
-        checkpoint.write_json(self.output / "metrics.json", report)
+        serialization.write_json(self.output / "metrics.json", report)
         plot = self.output / "loss_plot.png"
-        with checkpoint.writing(plot):
+        with serialization.writing(plot):
             plot_losses(self.progress.history, self.extras.floor, plot)
 
     def _tell(self, *lines: str) -> None:

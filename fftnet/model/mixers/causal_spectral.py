@@ -14,7 +14,9 @@ from fftnet.model.components import (
     PrefixInverse,
 )
 from fftnet.model.config import MixerConfig
-from fftnet.ops import decode, gate, prefix, streaming
+from fftnet.ops import causal_mix as prefix
+from fftnet.ops import decode, streaming
+from fftnet.ops import gated_conv as gate
 
 FLOOR = 0.03
 """Below this magnitude modReLU stops normalising. There, b > 0 magnifies round-off by b / FLOOR; biases are

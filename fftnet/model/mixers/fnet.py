@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from fftnet.model.config import MixerConfig
-from fftnet.ops import spectral
+from fftnet.ops import fourier, padding
 
 
 class FNetMixer(nn.Module):
@@ -28,5 +28,5 @@ class FNetMixer(nn.Module):
             ValueError: on an empty sequence.
         """
         if mask_BT is None:
-            return spectral.fourier_mix(x_BTD)
-        return spectral.by_length(x_BTD, mask_BT, spectral.fourier_mix)
+            return fourier.fourier_mix(x_BTD)
+        return padding.by_length(x_BTD, mask_BT, fourier.fourier_mix)

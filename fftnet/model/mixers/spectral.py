@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from fftnet.model.components import AdaptiveSpectralFilter, ModReLU
 from fftnet.model.config import MixerConfig
-from fftnet.ops import spectral
-from fftnet.ops.spectrum import spectral_mix
+from fftnet.ops import numerics, padding
+from fftnet.ops.spectral_mix import spectral_mix
 
 
 class SpectralMixer(nn.Module):
@@ -35,10 +35,10 @@ class SpectralMixer(nn.Module):
         """
         if mask_BT is None:
             return self._mix(x_BTD)
-        return spectral.by_length(x_BTD, mask_BT, self._mix)
+        return padding.by_length(x_BTD, mask_BT, self._mix)
 
     def _mix(self, x_BTD: Tensor) -> Tensor:
         bins = x_BTD.shape[1] // 2 + 1
-        filter_BHF = spectral.interpolate_anchors(self.filter(x_BTD.mean(dim=1)), bins)
-        bias_HF = spectral.interpolate_anchors(self.activation.bias_HK, bins)
+        filter_BHF = numerics.interpolate_anchors(self.filter(x_BTD.mean(dim=1)), bins)
+        bias_HF = numerics.interpolate_anchors(self.activation.bias_HK, bins)
         return spectral_mix(x_BTD, filter_BHF, bias_HF, floor=self.activation.floor)

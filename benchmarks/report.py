@@ -1,0 +1,238 @@
+"""What is made of the measurements: the targets, met or missed, and two pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from benchmarks.measure import OURS
+from benchmarks.sides import ATTENTION, BOTH, COPY, EAGER, FORWARD, LINEAR, PAIR, STEP, TRAIN
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Suite to its rows, as JSON."""
+Value = tuple[float, float, float]
+"""Lower quartile, median, upper quartile; all three alike where there is one number only."""
+
+COLOURS = {
+    OURS: "#1f4e79",
+    EAGER: "#c0504d",
+    ATTENTION: "#e0902f",
+    LINEAR: "#7a9a4e",
+    "FNet": "#8064a2",
+    PAIR: "#8ab4d8",
+    COPY: "#9a9a9a",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A number that is aimed at."""
+
+    name: str
+    value: Callable[[Results], Value | None]
+    bound: float
+    at_least: bool = True
+    unit: str = "x"
+
+    def verdict(self, results: Results) -> tuple[str, str, str]:
+        """What was measured with its quartiles, what is aimed at, and whether it is met."""
+        aim = f"{'>=' if self.at_least else '<='} {self.bound:g}{self.unit}"
+        value = self.value(results)
+        if value is None:
+            return "", aim, "not measured"
+        lower, median, upper = value
+        spread = "" if lower == upper else f" ({lower:.3g} - {upper:.3g})"
+        met = median >= self.bound if self.at_least else median <= self.bound
+        return f"{median:.3g}{self.unit}{spread}", aim, "met" if met else "missed"
+
+
+def _find(results: Results, suite: str, **fields: object) -> Mapping[str, Any] | None:
+    for row in results.get(suite, ()):
+        if all(row[name] == value for name, value in fields.items()):
+            return row
+    return None
+
+
+def speedup(suite: str, side: str, work: str, batch: int, tokens: int) -> Callable[[Results], Value | None]:
+    """Time of the side over our time."""
+
+    def value(results: Results) -> Value | None:
+        row = _find(results, suite, side=side, work=work, batch=batch, tokens=tokens)
+        if row is None or row["times_ours"] is None:
+            return None
+        lower, upper = row["times_ours_quartiles"]
+        return lower, row["times_ours"], upper
+
+    return value
+
+
+def slowdown(suite: str, side: str, work: str, batch: int, tokens: int) -> Callable[[Results], Value | None]:
+    """Our time over the time of the side."""
+    inverse = speedup(suite, side, work, batch, tokens)
+
+    def value(results: Results) -> Value | None:
+        found = inverse(results)
+        return None if found is None else (1 / found[2], 1 / found[1], 1 / found[0])
+
+    return value
+
+
+def _steadiness(results: Results) -> Value | None:
+    near, far = (
+        _find(results, "write", side=OURS, work=STEP, batch=1, tokens=position) for position in (256, 65536)
+    )
+    return None if near is None or far is None else (near["seconds"] / far["seconds"],) * 3
+
+
+def _growth(results: Results) -> Value | None:
+    row = _find(results, "read", side=OURS)
+    return None if row is None else (row["growth_bytes"] / 1e6,) * 3
+
+
+TARGETS = [
+    *(
+        Target(f"causal op, f+b, B={b} T={t}: eager / ours", speedup("op", EAGER, BOTH, b, t), bound)
+        for b, t, bound in ((16, 256, 10), (1, 16384, 40), (1, 65536, 40))
+    ),
+    *(
+        Target(
+            f"causal op, {short}, B={b} T={t}: ours / linear layer",
+            slowdown("op", LINEAR, work, b, t),
+            bound,
+            at_least=False,
+        )
+        for short, work, bound in (("forward", FORWARD, 0.5), ("f+b", BOTH, 1))
+        for b, t in ((16, 256), (1, 16384), (1, 65536))
+    ),
+    *(
+        Target(f"causal mixer, f+b, T={t}: attention / ours", speedup("mixer", ATTENTION, BOTH, 1, t), bound)
+        for t, bound in ((512, 1), (4096, 8), (16384, 60))
+    ),
+    *(
+        Target(
+            f"bidirectional, f+b, T={t}: eager / ours", speedup("bidirectional", EAGER, BOTH, 1, t), bound=6
+        )
+        for t in (4096, 16384)
+    ),
+    *(
+        Target(
+            f"bidirectional, f+b, T={t}: ours / rfft+irfft",
+            slowdown("bidirectional", PAIR, BOTH, 1, t),
+            1.5,
+            at_least=False,
+        )
+        for t in (4096, 16384)
+    ),
+    *(
+        Target(f"training step, T={t}: Transformer / ours", speedup("train", ATTENTION, TRAIN, b, t), bound)
+        for b, t, bound in ((8, 512, 1), (1, 4096, 4))
+    ),
+    Target("tokens/s at position 65,536 over those at 256", _steadiness, 0.95),
+    Target("reading 1,000,000 tokens: growth of memory", _growth, 300, at_least=False, unit=" MB"),
+]
+
+
+def table(results: Results, targets: Sequence[Target] = TARGETS) -> str:
+    """The targets as text, one a line, and the size of the state."""
+    cells = [(target.name, *target.verdict(results)) for target in targets]
+    widths = [max(len(row[column]) for row in cells) for column in range(4)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    read = _find(results, "read", side=OURS)
+    if read is not None:
+        lines.append(
+            f"state after {read['tokens']:,} tokens: {read['state_bytes']:,} bytes; "
+            f"after 64: {read['state_bytes_at_start']:,}; "
+            f"read at {read['tokens'] / read['seconds']:,.0f} tokens/s"
+        )
+    return "\n".join(lines)
+
+
+def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], Value]) -> None:
+    for side in dict.fromkeys(row["side"] for row in rows):
+        own = sorted((row for row in rows if row["side"] == side), key=lambda row: row["tokens"])
+        tokens, values = [row["tokens"] for row in own], [of(row) for row in own]
+        axes.plot(tokens, [median for _, median, _ in values], label=side, color=COLOURS[side], marker=".")
+        axes.fill_between(
+            tokens,
+            [low for low, _, _ in values],
+            [high for *_, high in values],
+            color=COLOURS[side],
+            alpha=0.2,
+        )
+    axes.set(xscale="log", yscale="log")
+    ticks = sorted({row["tokens"] for row in rows})
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=30))
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
+    if rows:
+        axes.legend(fontsize="small")
+
+
+def _milliseconds(row: Mapping[str, Any]) -> Value:
+    lower, upper = row["seconds_quartiles"]
+    return lower * 1e3, row["seconds"] * 1e3, upper * 1e3
+
+
+def plot_length(results: Results, path: Path) -> None:
+    """Draw time and memory over the length, log-log, every side.
+
+    Args:
+        results: of all suites; one that was not run leaves its panel empty.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(13, 7.6), layout="constrained")
+    grid = figure.subplots(2, 3)
+    for axes, suite, work, title in (
+        (grid[0, 0], "op", BOTH, "causal operator"),
+        (grid[0, 1], "mixer", BOTH, "causal mixer"),
+        (grid[0, 2], "bidirectional", BOTH, "bidirectional mixer"),
+        (grid[1, 0], "train", TRAIN, "training step of equally many tokens"),
+    ):
+        rows = [row for row in results.get(suite, ()) if row["work"] == work]
+        _curves(axes, [row for row in rows if row["batch"] == 1 or suite == "train"], _milliseconds)
+        unit = "milliseconds" if work == TRAIN else f"milliseconds, {work}"
+        axes.set(title=title, xlabel="tokens T", ylabel=unit)
+    for axes, of, title in (
+        (grid[1, 1], "mixer", "causal mixer, peak memory"),
+        (grid[1, 2], "train", "training step of one text, peak memory"),
+    ):
+        rows = [row for row in results.get("memory", ()) if row["of"] == of and row["growth_bytes"]]
+        _curves(axes, rows, lambda row: (row["growth_bytes"] / 1e6,) * 3)
+        axes.set(title=title, xlabel="tokens T", ylabel="MB")
+    figure.savefig(path, dpi=120)
+
+
+def plot_decode(results: Results, path: Path) -> None:
+    """Draw the speed of writing over the position, and over the number of texts written at once.
+
+    Args:
+        results: of all suites.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    position, batch = figure.subplots(1, 2)
+    rows = results.get("write", ())
+
+    def speed(row: Mapping[str, Any]) -> Value:
+        lower, upper = row["seconds_quartiles"]
+        return row["batch"] / upper, row["batch"] / row["seconds"], row["batch"] / lower
+
+    _curves(position, [row for row in rows if row["batch"] == 1], speed)
+    position.set(title="writing one text", xlabel="position", ylabel="tokens per second")
+    first = min((row["tokens"] for row in rows), default=0)
+    together = [row | {"tokens": row["batch"]} for row in map(dict, rows) if row["tokens"] == first]
+    _curves(batch, together, speed)
+    batch.set(
+        title=f"at position {first:,}", xlabel="texts written at once", ylabel="tokens per second, all texts"
+    )
+    figure.savefig(path, dpi=120)

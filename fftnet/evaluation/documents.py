@@ -1,0 +1,158 @@
+"""A language model on whole documents of any length: the state is carried, losses are told by position."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fftnet.evaluation.metrics import Metrics, metrics_of
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.protocols import token_losses
+
+MAX_LOGITS = 2**26
+"""Logits that are held at once."""
+MAX_PIECE = 4096
+BUCKETS = 64
+
+
+@dataclass(frozen=True)
+class PositionLoss:
+    """The average over positions ``first`` to ``last``, which are a power of two apart."""
+
+    first: int
+    last: int
+    tokens: int
+    loss: float
+    """Nats per token."""
+
+
+@dataclass(frozen=True)
+class DocumentMetrics(Metrics):
+    """Averages over the tokens of whole documents."""
+
+    documents: int
+    tokens: int
+    longest: int
+    """Tokens of the longest document."""
+    by_position: list[PositionLoss]
+    """Position 0 is the first token of a document; where no document reaches, there is no entry."""
+
+
+@torch.no_grad()
+def evaluate_documents(
+    model: FFTNet,
+    tokens: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    *,
+    batch_size: int = 16,
+    piece: int | None = None,
+    token_bytes: Sequence[int] | None = None,
+    max_tokens: int | None = None,
+) -> DocumentMetrics:
+    """Read documents from their start to their end, in pieces that hand on the state.
+
+    Args:
+        model: a causal model; its mode is put back afterwards.
+        tokens: ids, an array or a memory map.
+        starts: int64 (N,), the token before the first of a document, which is fed and not counted.
+        ends: int64 (N,), where documents end.
+        batch_size: documents read side by side.
+        piece: tokens read at once, and all of a document that memory holds; the result does not depend on it.
+            None takes what memory allows.
+        token_bytes: bytes that each id stands for, for bits per byte.
+        max_tokens: stop after so many tokens, within a document if need be.
+
+    Raises:
+        ValueError: if the model is bidirectional, there is nothing to read, or a size is below 1.
+    """
+    for name, value in (("batch_size", batch_size), ("piece", piece), ("max_tokens", max_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if max_tokens is not None:
+        starts, ends = _first(starts, ends, max_tokens)
+    if not (ends - starts > 1).any():
+        raise ValueError("there is no document to read")
+    device = model.embedding.weight.device
+    size = torch.tensor(token_bytes or [0], device=device)
+    totals = torch.zeros(BUCKETS, 4, dtype=torch.float64, device=device)
+    vocab_size = model.embedding.num_embeddings
+    training = model.training
+    model.eval()
+    try:
+        for group in _groups(ends - starts, batch_size):
+            longest = int((ends - starts)[group].max())
+            width = piece or min(MAX_PIECE, max(64, MAX_LOGITS // (vocab_size * len(group))))
+            state = model.init_state(len(group))
+            for at in range(0, longest - 1, width):
+                rows = _rows(tokens, starts[group] + at, ends[group], min(width + 1, longest - at))
+                read = torch.from_numpy(rows).to(device)
+                targets_BT = read[:, 1:]
+                logits_BTV, state = model.prefill(read[:, :-1].clamp(min=0), state)
+                losses = token_losses(logits_BTV, targets_BT, targets_BT >= 0)
+                known = targets_BT.clamp(min=0, max=len(size) - 1)
+                parts = (
+                    losses.loss_BT,
+                    losses.counted_BT,
+                    losses.correct_BT,
+                    size[known] * losses.counted_BT,
+                )
+                by_position = torch.stack([part.double().sum(dim=0) for part in parts], dim=1)
+                position_T = torch.arange(at, at + len(by_position), device=device)
+                totals.index_add_(0, bucket(position_T), by_position)
+    finally:
+        model.train(training)
+    return _summary(totals, ends - starts - 1)
+
+
+def bucket(position: Tensor) -> Tensor:
+    """Number of the bucket of a position, int64: binary digits of the position, 0 for position 0."""
+    return torch.frexp(position.double()).exponent.long()
+
+
+def _groups(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Documents side by side, none shorter than half of another, so that little is padding."""
+    order = np.argsort(-lengths, kind="stable")
+    first = 0
+    while first < len(order):
+        among = lengths[order[first : first + batch_size]]
+        last = first + int((2 * among >= among[0]).sum())
+        yield order[first:last]
+        first = last
+
+
+def _first(starts: np.ndarray, ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first documents, of which the last is cut where it brings the tokens up to so many."""
+    read = np.cumsum(ends - starts - 1)
+    kept = int(np.searchsorted(read, max_tokens)) + 1
+    ends = ends[:kept].copy()
+    ends[-1:] -= np.maximum(read[:kept][-1:] - max_tokens, 0)
+    return starts[:kept], ends
+
+
+def _rows(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
+    """int64 (N, width): tokens from the starts on, -1 from the ends on."""
+    rows = np.full((len(starts), width), -1, dtype=np.int64)
+    for row, start, end in zip(rows, starts.tolist(), ends.tolist(), strict=True):
+        taken = tokens[start : min(start + width, end)]
+        row[: len(taken)] = taken
+    return rows
+
+
+def _summary(totals: Tensor, lengths: np.ndarray) -> DocumentMetrics:
+    nats, count, correct, bytes_ = totals.sum(dim=0).tolist()
+    metrics = metrics_of(nats, count, correct, bytes_, float(totals[0, 0]), float(totals[0, 1]))
+    by_position = [
+        PositionLoss(2**number // 2, max(2**number - 1, 0), int(row[1]), row[0] / row[1])
+        for number, row in enumerate(totals.tolist())
+        if row[1]
+    ]
+    return DocumentMetrics(
+        **vars(metrics),
+        documents=len(lengths),
+        tokens=int(count),
+        longest=int(lengths.max()),
+        by_position=by_position,
+    )

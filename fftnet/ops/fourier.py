@@ -1,0 +1,61 @@
+"""Fourier transforms over the tokens, in the precision that a transform needs."""
+
+import torch
+from torch import Tensor
+
+from fftnet.ops.numerics import compute_dtype
+
+
+def fourier_transform(x_BTD: Tensor, num_heads: int) -> Tensor:
+    """Orthonormal half spectrum over the tokens, one for each channel.
+
+    Args:
+        x_BTD: real tokens of any floating dtype; narrow ones are transformed in float32.
+        num_heads: H, which must divide D.
+
+    Returns:
+        Complex spectrum of shape (B, H, T // 2 + 1, D // H).
+
+    Raises:
+        ValueError: if T is 0 or H does not divide D.
+    """
+    batch, tokens, width = x_BTD.shape
+    if tokens == 0:
+        raise ValueError("the Fourier transform needs at least one token, got a sequence of length 0")
+    if width % num_heads:
+        raise ValueError(f"num_heads={num_heads} must divide the width {width}")
+    with torch.autocast(x_BTD.device.type, enabled=False):
+        spectrum_BFD = torch.fft.rfft(x_BTD.to(compute_dtype(x_BTD)), dim=1, norm="ortho")
+    return spectrum_BFD.view(batch, tokens // 2 + 1, num_heads, width // num_heads).transpose(1, 2)
+
+
+def inverse_fourier_transform(spectrum_BHFd: Tensor, num_tokens: int) -> Tensor:
+    """Inverse of :func:`fourier_transform`.
+
+    Args:
+        spectrum_BHFd: complex half spectrum with F = num_tokens // 2 + 1.
+        num_tokens: T; the spectrum alone does not tell odd from even.
+
+    Returns:
+        Real tokens of shape (B, T, H * d) in the spectrum's precision.
+    """
+    spectrum_BFD = spectrum_BHFd.transpose(1, 2).flatten(2)
+    return torch.fft.irfft(spectrum_BFD, n=num_tokens, dim=1, norm="ortho")
+
+
+def fourier_mix(x_BTD: Tensor) -> Tensor:
+    """Real part of the orthonormal Fourier transform over tokens and channels (FNet, arXiv 2105.03824).
+
+    Args:
+        x_BTD: real tokens of any floating dtype; narrow ones are transformed in float32.
+
+    Returns:
+        Tensor of the shape and dtype of ``x_BTD``.
+
+    Raises:
+        ValueError: if T is 0.
+    """
+    if x_BTD.shape[1] == 0:
+        raise ValueError("the Fourier transform needs at least one token, got a sequence of length 0")
+    with torch.autocast(x_BTD.device.type, enabled=False):
+        return torch.fft.fft2(x_BTD.to(compute_dtype(x_BTD)), norm="ortho").real.to(x_BTD.dtype)

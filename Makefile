@@ -1,14 +1,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
+DOCS := .venv-docs
 
 PROMPT := The for statement is used to
 
-.PHONY: demo test bench
+.PHONY: demo test bench docs
 
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The site is built from the text of the sources, so its environment needs neither torch nor the package.
+$(DOCS)/.ready: pyproject.toml constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt L2M4M mkdocstrings-python zensical
 	touch $@
 
 demo: .venv/.ready
@@ -23,3 +30,8 @@ test: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python -m benchmarks
+
+docs: $(DOCS)/.ready
+	$(DOCS)/bin/zensical build --clean --strict
+	@! grep -rnoE '(src=|<link[^>]* href=|url\()"?(https?:)?//[^" )]*' site --include='*.html' --include='*.css' \
+		|| { echo 'error: the pages above load something from another host'; exit 1; }

@@ -2,7 +2,13 @@
 
 import sys
 
-from fftnet.cli.main import main
+try:
+    from fftnet.cli.main import main
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: {error.name} is not installed: run `make demo` once, then .venv/bin/python example.py; "
+        "or pip install '.[all]'"
+    )
 
 if __name__ == "__main__":
     sys.exit(main(["generate", *sys.argv[1:]]))

@@ -2,7 +2,13 @@
 
 import sys
 
-from fftnet.cli.main import main
+try:
+    from fftnet.cli.main import main
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: {error.name} is not installed: run `make demo` once, then .venv/bin/python main.py; "
+        "or pip install '.[all]'"
+    )
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

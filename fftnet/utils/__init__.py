@@ -1,2 +1,4 @@
-"""The three front doors that scripts of the paper know: tokenizer, data set and trainer; what is behind them lives in
-``fftnet.data`` and ``fftnet.training``, and nothing else moves in here."""
+"""The porch: tokenizer, data set and trainer where readers of the paper's code look for them.
+
+Three files, and never a fourth: what is behind them lives in ``fftnet.data`` and ``fftnet.training``.
+"""

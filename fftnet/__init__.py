@@ -1,7 +1,68 @@
-"""FFTNet: token mixing by an adaptive spectral filter in place of self-attention."""
+"""FFTNet: token mixing by an adaptive spectral filter in place of self-attention.
 
-from fftnet.model.config import FFTNetConfig
-from fftnet.model.fftnet_layer import FFTNetLayer
-from fftnet.model.fftnet_model import FFTNet
+Everything here is imported when it is first used, so that ``import fftnet`` takes no time and a command can
+set environment variables before PyTorch is loaded.
+"""
 
-__all__ = ["FFTNet", "FFTNetConfig", "FFTNetLayer"]
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fftnet.api import evaluate, load
+    from fftnet.generation import generate
+    from fftnet.model.config import FFTNetConfig
+    from fftnet.model.fftnet_layer import FFTNetLayer
+    from fftnet.model.fftnet_model import FFTNet
+    from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
+    from fftnet.model.mixers.spectral import SpectralMixer
+    from fftnet.run import train
+    from fftnet.testing import assert_causal
+    from fftnet.utils.tokenizer import load_tokenizer
+
+__all__ = [
+    "CausalSpectralMixer",
+    "FFTNet",
+    "FFTNetConfig",
+    "FFTNetLayer",
+    "SpectralMixer",
+    "__version__",
+    "assert_causal",
+    "evaluate",
+    "generate",
+    "load",
+    "load_tokenizer",
+    "train",
+]
+
+_HOMES = {
+    "CausalSpectralMixer": "fftnet.model.mixers.causal_spectral",
+    "FFTNet": "fftnet.model.fftnet_model",
+    "FFTNetConfig": "fftnet.model.config",
+    "FFTNetLayer": "fftnet.model.fftnet_layer",
+    "SpectralMixer": "fftnet.model.mixers.spectral",
+    "assert_causal": "fftnet.testing",
+    "evaluate": "fftnet.api",
+    "generate": "fftnet.generation",
+    "load": "fftnet.api",
+    "load_tokenizer": "fftnet.utils.tokenizer",
+    "train": "fftnet.run",
+}
+
+try:
+    __version__ = version("fftnet")
+except PackageNotFoundError:
+    __version__ = "0.0.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fftnet' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

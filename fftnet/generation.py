@@ -1,14 +1,19 @@
-"""Writing: read the prompt once, then one decode step a token, at a cost that does not grow."""
+"""Generation: read the prompts once, then one decode step a token, at a cost that does not grow."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fftnet.model.fftnet_model import FFTNet, State
+from fftnet.model import State, concat_states, select_state
+from fftnet.model.fftnet_model import FFTNet
 
-READ_CHUNK = 4096
+if TYPE_CHECKING:
+    from fftnet.utils.tokenizer import Tokenizer
+
+PREFILL_CHUNK = 4096
 """Tokens of a prompt that are read at once, so that memory does not grow with the prompt."""
 
 
@@ -29,7 +34,7 @@ class SamplingConfig:
     top_p: float = 1.0
     """Choose among the likeliest tokens that together hold this much probability."""
     seed: int = 0
-    """Of the choices: the same seed writes the same text."""
+    """Of the choices: the same seed writes the same text. Prompt number i of a batch has seed + i."""
     compile: bool = False
     """Compile the decode step: several times the speed, after half a minute the first time."""
 
@@ -44,13 +49,13 @@ class SamplingConfig:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
 
 
-def choose(logits_BV: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
+def sample(logits: Tensor, config: SamplingConfig, generators: Sequence[torch.Generator]) -> Tensor:
     """Draw one token a row.
 
     Args:
-        logits_BV: of any floating dtype.
+        logits: (B, V) of any floating dtype.
         config: temperature, top_k and top_p, applied in this order.
-        generator: on the device of the logits.
+        generators: one a row, on the device of the logits; what a row draws does not depend on the others.
 
     Returns:
         int64 ids (B,).
@@ -58,23 +63,212 @@ def choose(logits_BV: Tensor, config: SamplingConfig, generator: torch.Generator
     Raises:
         ValueError: if a row holds no finite number.
     """
-    logits = logits_BV.float()
-    if not torch.isfinite(logits.amax(dim=-1)).all():
+    scores_BV = logits.float()
+    if not torch.isfinite(scores_BV.amax(dim=-1)).all():
         raise ValueError(
             "the logits are not finite: the model's weights are damaged, take another checkpoint"
         )
     if config.temperature == 0:
-        return logits.argmax(dim=-1)
-    logits = logits / config.temperature
-    if config.top_k is not None and config.top_k < logits.shape[-1]:
-        least = logits.topk(config.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    probabilities = logits.softmax(dim=-1)
+        return scores_BV.argmax(dim=-1)
+    scores_BV = scores_BV / config.temperature
+    if config.top_k is not None and config.top_k < scores_BV.shape[-1]:
+        least_B1 = scores_BV.topk(config.top_k, dim=-1).values[:, -1:]
+        scores_BV = scores_BV.masked_fill(scores_BV < least_B1, -torch.inf)
+    probabilities_BV = scores_BV.softmax(dim=-1)
     if config.top_p < 1.0:
-        ordered, order = probabilities.sort(dim=-1, descending=True)
-        beyond = ordered.cumsum(dim=-1) - ordered >= config.top_p
-        probabilities = probabilities.masked_fill(beyond.scatter(1, order, beyond), 0.0)
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        ordered_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True)
+        beyond_BV = ordered_BV.cumsum(dim=-1) - ordered_BV >= config.top_p
+        probabilities_BV = probabilities_BV.masked_fill(beyond_BV.scatter(1, order_BV, beyond_BV), 0.0)
+    drawn = [
+        torch.multinomial(row_V, 1, generator=generator)
+        for row_V, generator in zip(probabilities_BV, generators, strict=True)
+    ]
+    return torch.cat(drawn)
+
+
+class Generation:
+    """Texts that are being written. Iterate to get them token by token, or ask for the whole.
+
+    Iteration yields a list with the new id of every prompt, None where that text has ended. ``tokens``,
+    ``texts`` and ``state`` run to the end first.
+
+    Args:
+        model: a causal model, in evaluation mode.
+        prompts: one or more, of ids.
+        config: how many tokens and how they are chosen.
+        stop: id that ends a text and is no part of it.
+        state: what was read before the prompts, of as many rows; None starts new texts.
+        tokenizer: decodes ``texts``.
+    """
+
+    def __init__(
+        self,
+        model: FFTNet,
+        prompts: Sequence[Sequence[int]],
+        config: SamplingConfig,
+        stop: int | None,
+        state: State | None,
+        tokenizer: "Tokenizer | None",
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._stop = stop
+        self._tokenizer = tokenizer
+        self._written: list[list[int]] = [[] for _ in prompts]
+        self._states: list[State | None] = [None for _ in prompts]
+        self._unread: tuple[Tensor, State] | None = None
+        self._steps = self._write(prompts, state)
+
+    def __iter__(self) -> Iterator[list[int | None]]:
+        return self._steps
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        """Ids written after each prompt."""
+        for _ in self._steps:
+            pass
+        return self._written
+
+    @property
+    def texts(self) -> list[str]:
+        """The text written after each prompt.
+
+        Raises:
+            ValueError: if no tokenizer was given.
+        """
+        if self._tokenizer is None:
+            raise ValueError("texts need a tokenizer: hand one to generate, or take tokens")
+        return [self._tokenizer.decode(row) for row in self.tokens]
+
+    @property
+    @torch.inference_mode()
+    def state(self) -> State:
+        """The state that has read the prompts and everything written: generate goes on from it."""
+        for _ in self._steps:
+            pass
+        if self._unread is not None:
+            token_B, before = self._unread
+            self._unread = None
+            _, after = self._model.step(token_B, before)
+            self._states = [
+                select_state(after, [row]) if state is None else state
+                for row, state in enumerate(self._states)
+            ]
+        return concat_states([state for state in self._states if state is not None])
+
+    @torch.inference_mode()
+    def _write(self, prompts: Sequence[Sequence[int]], state: State | None) -> Iterator[list[int | None]]:
+        device = next(self._model.parameters()).device
+        generators = [
+            torch.Generator(device).manual_seed(self._config.seed + row) for row in range(len(prompts))
+        ]
+        step = _compiled(self._model) if self._config.compile else self._model.step
+        logits_BV, state = _prefill(self._model, prompts, state, device)
+        for _ in range(self._config.max_new_tokens):
+            if self._unread is not None:
+                logits_BV, state = step(*self._unread)
+            token_B = sample(logits_BV, self._config, generators)
+            self._unread = (token_B, state)
+            new = self._take(token_B.tolist(), state)
+            if all(token is None for token in new):
+                self._unread = None
+                return
+            yield new
+
+    def _take(self, tokens: list[int], state: State) -> list[int | None]:
+        """Note what was drawn; a text that ends here keeps the state that it ends with."""
+        new: list[int | None] = []
+        for row, token in enumerate(tokens):
+            if self._states[row] is None and token == self._stop:
+                self._states[row] = select_state(state, [row])
+            if self._states[row] is None:
+                self._written[row].append(token)
+                new.append(token)
+            else:
+                new.append(None)
+        return new
+
+
+def generate(
+    model: FFTNet,
+    prompts: Sequence[str] | Sequence[Sequence[int]],
+    config: SamplingConfig | None = None,
+    *,
+    tokenizer: "Tokenizer | None" = None,
+    stop: int | None = None,
+    state: State | None = None,
+) -> Generation:
+    """Write after one or more prompts of any lengths.
+
+        >>> for tokens in generate(model, [[5, 3, 8]]): ...           # token by token
+        >>> generate(model, ["Once", "The for statement"], tokenizer=tokenizer).texts
+        >>> first = generate(model, ["Hello."], tokenizer=tokenizer)
+        >>> generate(model, [" And then"], tokenizer=tokenizer, state=first.state)  # nothing is read again
+
+    Args:
+        model: a causal model, in evaluation mode.
+        prompts: texts, which need the tokenizer, or ids, at least one a prompt.
+        config: how many tokens and how they are chosen.
+        tokenizer: encodes and decodes texts. A new text starts with its end-of-text token, which also ends
+            what is written.
+        stop: id that ends a text and is no part of it (default: end of text where there is a tokenizer).
+        state: the ``state`` of an earlier generation or of ``model.prefill``, one row a prompt.
+
+    Returns:
+        The texts in the making.
+
+    Raises:
+        ValueError: if there is no prompt or one is empty, or the model is bidirectional. While writing: if
+            the model is damaged, or compiling fails.
+    """
+    if not model.config.causal:
+        raise ValueError("a bidirectional model can't write: it needs causal=True")
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError("prompts must be a list of at least one text or list of ids")
+    if tokenizer is not None and stop is None:
+        stop = tokenizer.eot
+    rows: list[list[int]] = []
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            rows.append(list(prompt))
+        elif tokenizer is None:
+            raise ValueError("a text needs a tokenizer: hand one to generate, or encode the prompts yourself")
+        else:
+            start = [tokenizer.eot] if state is None else []
+            rows.append([*start, *tokenizer.encode(prompt)])
+    if not all(rows):
+        raise ValueError("a prompt is empty: start with the tokenizer's end-of-text token")
+    return Generation(model, rows, config or SamplingConfig(), stop, state, tokenizer)
+
+
+def _prefill(
+    model: FFTNet, prompts: Sequence[Sequence[int]], state: State | None, device: torch.device
+) -> tuple[Tensor, State]:
+    """Logits (B, V) after each prompt, and the state there."""
+    lengths = [len(prompt) for prompt in prompts]
+    if len(set(lengths)) == 1:
+        tokens_BT = torch.tensor([list(prompt) for prompt in prompts], device=device)
+        logits_BTV, state = model.prefill(tokens_BT, state, chunk_size=PREFILL_CHUNK, logits_to_keep=1)
+        return logits_BTV[:, -1], state
+    if state is not None:
+        # Padding in front of a prompt would let time pass between what was read and the prompt.
+        read = [
+            _prefill(model, [prompt], select_state(state, [row]), device)
+            for row, prompt in enumerate(prompts)
+        ]
+        return torch.cat([logits_BV for logits_BV, _ in read]), concat_states([after for _, after in read])
+    tokens_BT = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
+    mask_BT = torch.zeros_like(tokens_BT, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        tokens_BT[row, -len(prompt) :] = torch.tensor(list(prompt))
+        mask_BT[row, -len(prompt) :] = True
+    logits_BTV, state = model.prefill(
+        tokens_BT.to(device),
+        attention_mask=mask_BT.to(device),
+        chunk_size=PREFILL_CHUNK,
+        logits_to_keep=1,
+    )
+    return logits_BTV[:, -1], state
 
 
 def _compiled(model: FFTNet) -> Callable[[Tensor, State], tuple[Tensor, State]]:
@@ -92,39 +286,3 @@ def _compiled(model: FFTNet) -> Callable[[Tensor, State], tuple[Tensor, State]]:
             ) from error
 
     return checked
-
-
-@torch.inference_mode()
-def generate(
-    model: FFTNet, prompt: Sequence[int], config: SamplingConfig, *, stop: int | None = None
-) -> Iterator[int]:
-    """Write tokens after a prompt, one at a time.
-
-    Args:
-        model: a causal model, in evaluation mode.
-        prompt: at least one id; start a text with the tokenizer's end-of-text token.
-        config: how many and how chosen.
-        stop: id that ends the text; it is not yielded.
-
-    Yields:
-        The ids as they are made.
-
-    Raises:
-        ValueError: if the prompt is empty, the model bidirectional or damaged, or compiling fails.
-    """
-    if not prompt:
-        raise ValueError("the prompt is empty: start with the tokenizer's end-of-text token")
-    device = model.embedding.weight.device
-    generator = torch.Generator(device).manual_seed(config.seed)
-    tokens_BT = torch.tensor([list(prompt)], device=device)
-    logits_BTV, state = model.prefill(tokens_BT, chunk_size=READ_CHUNK, logits_to_keep=1)
-    logits_BV = logits_BTV[:, -1]
-    step = _compiled(model) if config.compile else model.step
-    for written in range(config.max_new_tokens):
-        token_B = choose(logits_BV, config, generator)
-        token = int(token_B)
-        if token == stop:
-            return
-        yield token
-        if written + 1 < config.max_new_tokens:
-            logits_BV, state = step(token_B, state)

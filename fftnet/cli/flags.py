@@ -1,8 +1,8 @@
 """Flags are the fields of the configuration classes, and their help is the fields' docstrings."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import Field, fields
 from typing import Any, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
@@ -12,57 +12,75 @@ class UsageError(Exception):
     """A wrong flag or value: one sentence for the user."""
 
 
-Presets = dict[type, dict[str, Any]]
-"""Configuration classes of a command, and the fields that are no flags with a value that passes checks."""
-
-
-def parse(program: str, about: str | None, argv: Sequence[str], classes: Presets) -> list[Any]:
+def parse(
+    program: str,
+    about: str | None,
+    argv: Sequence[str],
+    classes: Sequence[type],
+    *,
+    groups: Mapping[str, type] | None = None,
+    without: Collection[str] = (),
+) -> tuple[list[Any], dict[str, Any]]:
     """Read flags into configurations.
 
     Args:
         program: name of the command.
-        about: what it does.
-        argv: its words.
-        classes: what to fill.
+        about: one sentence on what the command does.
+        argv: words of the command line.
+        classes: configuration classes whose fields are the flags.
+        groups: name to a further class, whose flags are ``--name.field``.
+        without: fields that are no flags and keep their defaults.
+
+    Returns:
+        One configuration for each class, and one for each group by its name.
 
     Raises:
         UsageError: if a flag or value is wrong.
     """
+    groups = groups or {}
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=f"fftnet {program}", description=about, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of flags; flags behind it win over it.")
-    flags = {cls: [f for f in fields(cls) if f.name not in preset] for cls, preset in classes.items()}
-    for cls, preset in classes.items():
-        parser.add_class_arguments(cls, skip=set(preset))
-    known = [field for group in flags.values() for field in group]
-    switches = {field.name for field in known if field.type is bool}
-    lists = {field.name for field in known if get_origin(field.type) in (list, tuple)}
-    alone = {field.name: field.metadata["alone"] for field in known if "alone" in field.metadata}
-    alone |= dict.fromkeys(switches, "true")
+    for cls in classes:
+        parser.add_class_arguments(cls, skip=set(without))
+    for name, cls in groups.items():
+        if fields(cls):
+            parser.add_class_arguments(cls, name)
+    flags = {field.name: field for cls in classes for field in fields(cls) if field.name not in without}
+    flags |= {f"{name}.{field.name}": field for name, cls in groups.items() for field in fields(cls)}
     try:
-        values = parser.parse_args(_spell_out(argv, alone, switches, lists))
-        return [
-            cls(**preset, **{field.name: values[field.name] for field in flags[cls]})
-            for cls, preset in classes.items()
+        values = parser.parse_args(_spell_out(argv, flags))
+        configs = [
+            cls(**{f.name: values[f.name] for f in fields(cls) if f.name not in without}) for cls in classes
         ]
+        named = {
+            name: cls(**{field.name: values[f"{name}.{field.name}"] for field in fields(cls)})
+            for name, cls in groups.items()
+        }
     except (ArgumentError, ValueError) as error:
         sentence = " ".join(str(error).split())
         raise UsageError(f"{sentence} (fftnet {program} --help explains every flag)") from error
+    return configs, named
 
 
-def _spell_out(argv: Sequence[str], values: dict[str, str], switches: set[str], lists: set[str]) -> list[str]:
+def _spell_out(argv: Sequence[str], flags: Mapping[str, Field[Any]]) -> list[str]:
     """Let flags stand alone that can, switches behind ``no_``, and a list take several words."""
-    words, spelled = list(argv), []
+    alone = {name: field.metadata["alone"] for name, field in flags.items() if "alone" in field.metadata}
+    switches = {name for name, field in flags.items() if field.type is bool}
+    lists = {name for name, field in flags.items() if get_origin(field.type) in (list, tuple)}
+    alone |= dict.fromkeys(switches, "true")
+    words = list(argv)
+    spelled: list[str] = []
     while words:
         word = words.pop(0)
         name = word[2:] if word.startswith("--") else ""
-        alone = not words or words[0].startswith("--")
-        if name in values and alone:
-            spelled.append(f"{word}={values[name]}")
+        without_value = not words or words[0].startswith("--")
+        if name in alone and without_value:
+            spelled.append(f"{word}={alone[name]}")
         elif name.startswith("no_") and name[3:] in switches:
             spelled.append(f"--{name[3:]}=false")
-        elif name in lists and not alone:
-            taken = []
+        elif name in lists and not without_value:
+            taken: list[str] = []
             while words and not words[0].startswith("--"):
                 taken.append(words.pop(0))
             spelled.append(f"{word}={taken[0] if taken[0].startswith('[') else json.dumps(taken)}")

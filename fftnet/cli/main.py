@@ -6,8 +6,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,24 +19,21 @@ from fftnet.evaluation.plots import plot_loss_by_position
 from fftnet.evaluation.report import EvaluationConfig, evaluation_report, seen_in_training, trained_with
 from fftnet.generation import SamplingConfig, generate
 from fftnet.model.config import FFTNetConfig
-from fftnet.model.fftnet_model import CONFIG_FILE, WEIGHTS_FILE, FFTNet
-from fftnet.serialization import CheckpointError, write_json
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.serialization import CONFIG_FILE, CheckpointError, write_json
 from fftnet.tasks import TASKS
-from fftnet.training.accelerator import EngineConfig, TrainingError, pick_device
+from fftnet.training.accelerator import AcceleratorConfig, TrainingError, pick_device
 from fftnet.training.budget import BudgetConfig
-from fftnet.training.checkpoints import BEST, MANIFEST, SaveConfig, verify
+from fftnet.training.callbacks import Callbacks, RunMetadata
+from fftnet.training.checkpointer import SaveConfig
+from fftnet.training.manifest import MANIFEST_FILE, newest_checkpoint, verify
 from fftnet.training.optim import OptimConfig
-from fftnet.utils.dataset import (
-    DataConfig,
-    load_data,
-    training_texts,
-)
+from fftnet.utils.dataset import DataConfig, training_texts
 from fftnet.utils.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from fftnet.utils.trainer import Extras, TrainConfig, Trainer
+from fftnet.utils.trainer import TrainConfig, Trainer
 
 RUN_FILE = "run.json"
 SAMPLE_TOKENS = 100
-TRAIN_COMMAND = "python main.py --d_model 128 --num_layers 4 --num_epochs 30 --save_model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,69 +68,49 @@ class PromptConfig:
 
 def train(argv: Sequence[str]) -> None:
     """Train a model on text and write checkpoints, a loss curve and metrics."""
-    kinds = (DataConfig, TaskConfig, OptimConfig, BudgetConfig, TrainConfig, EngineConfig, SaveConfig)
+    kinds = (DataConfig, TaskConfig, OptimConfig, BudgetConfig, TrainConfig, AcceleratorConfig, SaveConfig)
     classes: Presets = {FFTNetConfig: {"vocab_size": 1}, **{cls: {} for cls in kinds}}
-    model_config, data, task_config, optim, budget, config, engine, saving = parse(
+    model_config, data, task_config, optim, budget, config, accelerator, saving = parse(
         "train", train.__doc__, argv, classes
     )
     tokenizer = load_tokenizer(data.tokenizer, corpus=training_texts(data), vocab_size=data.vocab_size)
     task = TASKS[task_config.task]
-    model_config = replace(model_config, vocab_size=tokenizer.vocab_size + task.extra_tokens)
-    splits = load_data(data, tokenizer, model_config.max_seq_length)
+    splits = task.load_splits(data, tokenizer, model_config.max_seq_length)
     torch.manual_seed(config.seed)
     try:
-        model = FFTNet(model_config)
-        objective = task(model)
+        model = cast(FFTNet, task.build_model(model_config, tokenizer.vocab_size))
     except ValueError as error:
         raise UsageError(str(error)) from error
-    run = {"model": asdict(model_config), "data": asdict(data), "task": asdict(task_config)}
+    run = {"model": asdict(model.config), "data": asdict(data), "task": asdict(task_config)}
 
-    def save_extras(directory: Path) -> None:
+    def save_files(directory: Path) -> None:
         model.save_config(directory)
         tokenizer.save(directory)
         write_json(directory / RUN_FILE, run)
 
     def sample(weights: dict[str, Tensor]) -> str:
         # A copy on the CPU writes, because the model may be compiled or split among processes.
-        writer = FFTNet(model_config).eval()
+        writer = FFTNet(model.config).eval()
         writer.load_state_dict(weights)
         sampling = SamplingConfig(max_new_tokens=SAMPLE_TOKENS)
         return tokenizer.decode(list(generate(writer, [tokenizer.eot], sampling, stop=tokenizer.eot)))
 
-    extras = Extras(
-        token_bytes=tokenizer.token_bytes(),
-        floor=splits.floor,
-        save_extras=save_extras,
-        fingerprint=run | {"tokenizer": tokenizer.fingerprint},
-        sample=sample if model_config.causal else None,
-    )
     trainer = Trainer(
         model,
-        objective,
+        task(tokenizer.token_bytes()),
         splits.train,
         splits.valid,
         train_config=config,
         budget_config=budget,
         optim_config=optim,
-        engine_config=engine,
+        accelerator_config=accelerator,
         save_config=saving,
-        extras=extras,
+        metadata=RunMetadata(
+            entropy_floor=splits.entropy_floor, fingerprint=run | {"tokenizer": tokenizer.fingerprint}
+        ),
+        callbacks=Callbacks(save_files=save_files, sample=sample if model.config.causal else None),
     )
     trainer.train()
-
-
-def newest_checkpoint(root: Path) -> Path:
-    """The checkpoint of the newest run under ``root``: its best one where there is one.
-
-    Raises:
-        CheckpointError: if there is none; the sentence says which command makes one.
-    """
-    found = [path.parent for path in root.rglob(WEIGHTS_FILE) if (path.parent / CONFIG_FILE).is_file()]
-    if not found:
-        raise CheckpointError(f"no checkpoint under {root}/; make one with: {TRAIN_COMMAND}")
-    newest = max(found, key=lambda path: (path / WEIGHTS_FILE).stat().st_mtime)
-    best = newest.parent / BEST
-    return best if (best / WEIGHTS_FILE).is_file() else newest
 
 
 def _load(config: CheckpointConfig) -> tuple[FFTNet, Tokenizer, Path]:
@@ -142,11 +120,12 @@ def _load(config: CheckpointConfig) -> tuple[FFTNet, Tokenizer, Path]:
         path = Path(config.checkpoint)
         if path.is_dir() and not (path / CONFIG_FILE).is_file():
             path = newest_checkpoint(path)
-    if (path / MANIFEST).is_file():
+    if (path / MANIFEST_FILE).is_file():
         verify(path)
     model, tokenizer = FFTNet.from_pretrained(path), Tokenizer.load(path)
-    extra_tokens = model.config.vocab_size - tokenizer.vocab_size
-    if extra_tokens not in {task.extra_tokens for task in TASKS.values()}:
+    if model.config.vocab_size not in {
+        task.model_vocab_size(tokenizer.vocab_size) for task in TASKS.values()
+    }:
         raise CheckpointError(
             f"{path} holds a tokenizer of {tokenizer.vocab_size} tokens and a model of "
             f"{model.config.vocab_size}: put back the tokenizer files that were saved with the model"
@@ -189,7 +168,7 @@ def measure(argv: Sequence[str]) -> None:
     model, tokenizer, path = _load(checkpoint_config)
     if config.plot is not None and (data_config.data == [SYNTHETIC] or not model.config.causal):
         raise UsageError("plot needs a causal model and documents: name a real text with --data")
-    objective, trained = trained_with(model, path / RUN_FILE)
+    objective, trained = trained_with(model, tokenizer, path / RUN_FILE)
     if warning := seen_in_training(trained, data_config, config.whole):
         say(f"warning: {warning}")
     report = evaluation_report(model, objective, tokenizer, config, data_config)

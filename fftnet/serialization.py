@@ -1,19 +1,21 @@
-"""Files of a checkpoint: safetensors and JSON, never pickle."""
+"""Files of a checkpoint, by name: safetensors and JSON, never pickle."""
 
 import errno
 import json
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+CONFIG_FILE = "config.json"
+"""What a model is made of."""
+WEIGHTS_FILE = "model.safetensors"
+"""The weights that a model is used with."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -140,43 +142,3 @@ def load_weights(module: nn.Module, path: Path) -> None:
         CheckpointError: as :func:`read_weights`.
     """
     module.load_state_dict(read_weights(module, path))
-
-
-def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Where the global random generators stand.
-
-    Returns:
-        torch's states as uint8 tensors (that of ``device`` too where it is a GPU), and those of Python and
-        NumPy as JSON-able values.
-    """
-    tensors = {"rng": torch.get_rng_state()}
-    if device.type == "cuda":
-        tensors["cuda_rng"] = torch.cuda.get_rng_state(device)
-    name, words, *rest = np.random.get_state(legacy=True)
-    return tensors, {
-        "python_rng": random.getstate(),
-        "numpy_rng": [name, np.asarray(words).tolist(), *rest],
-    }
-
-
-def set_random_state(tensors: Mapping[str, Tensor], values: Mapping[str, Any], device: torch.device) -> None:
-    """Put back what :func:`random_state` gave.
-
-    Raises:
-        KeyError: if a state is missing; that of a GPU may be.
-    """
-    torch.set_rng_state(tensors["rng"])
-    if "cuda_rng" in tensors and device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["cuda_rng"], device)
-    version, words, gauss = values["python_rng"]
-    random.setstate((version, tuple(words), gauss))
-    np.random.set_state(tuple(values["numpy_rng"]))
-
-
-def differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
-    """Name what differs between two trees of dictionaries, as ``a.b 1, not 2``."""
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        for key in sorted(stored.keys() | asked.keys()):
-            yield from differences(stored.get(key), asked.get(key), f"{name}.{key}" if name else key)
-    elif stored != asked:
-        yield f"{name} {stored}, not {asked}"

@@ -21,8 +21,10 @@ from safetensors.torch import save_file
 
 from fftnet import serialization
 from fftnet.cli.main import main
-from fftnet.training import checkpoints
-from fftnet.training.checkpointer import RunStore
+from fftnet.training import state as training_state
+from fftnet.training.checkpointer import Checkpointer
+from fftnet.training.manifest import verify
+from fftnet.training.state import TrainingState
 
 FLAGS = (
     "--d_model 16 --num_heads 4 --num_layers 1 --max_seq_length 160 --num_samples 16 --batch_size 4 "
@@ -58,8 +60,8 @@ def wait(child: int, doomed: Callable[[], bool] = lambda: False) -> int:
 def result(output: Path) -> list[str]:
     """What must be equal: every bit of weights, average, optimizer and generators; losses and texts."""
     last = output / f"step-{STEPS:08d}"
-    checkpoints.verify(last)
-    history = json.loads((last / "training.json").read_text())["progress"]["history"]
+    verify(last)
+    history = json.loads((last / "training.json").read_text())["state"]["history"]
     digests = [
         hashlib.sha256((last / name).read_bytes()).hexdigest()
         for name in ("model.safetensors", "training.safetensors")
@@ -167,17 +169,17 @@ def without_generators(folder: Path) -> dict[str, Any]:
     """The control: a run that forgets its random generators must not end equal."""
 
     def forget() -> None:
-        serialization.set_random_state = lambda *arguments: None
+        training_state.set_random_state = lambda *arguments: None
 
     def die_late() -> None:
-        real = RunStore.save
+        real = Checkpointer.save
 
-        def save(self: RunStore, progress: Any) -> None:
-            real(self, progress)
-            if progress.spent.steps == 7:
+        def save(self: Checkpointer, state: TrainingState) -> None:
+            real(self, state)
+            if state.counters.steps == 7:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        RunStore.save = save
+        Checkpointer.save = save
 
     assert wait(start(folder / "whole")) == 0
     report = {}

@@ -6,20 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from fftnet import serialization
-from fftnet.protocols import Batches, Objective, TokenLosses, token_losses
-from fftnet.training.accelerator import EngineConfig
+from fftnet.protocols import Batch, Batches, Losses, Objective
+from fftnet.serialization import CONFIG_FILE
+from fftnet.tasks.next_token import NextToken
+from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
-from fftnet.training.checkpoints import SaveConfig
+from fftnet.training.callbacks import Callbacks, RunMetadata
+from fftnet.training.checkpointer import SaveConfig
 from fftnet.training.optim import OptimConfig
 from fftnet.training.signals import StopRequest
-from fftnet.utils.trainer import Extras, TrainConfig, Trainer
+from fftnet.utils.trainer import TrainConfig, Trainer
 
 VOCAB = 8
+next_token = NextToken([1] * VOCAB)
+
+
+def text(rows: Tensor) -> Batch:
+    """A batch of int64 rows (B, T + 1), -1 where nothing is."""
+    present = rows >= 0
+    tokens = rows.clamp(min=0)
+    return Batch(tokens[:, :-1], tokens[:, 1:], present[:, 1:], present[:, :-1])
 
 
 class Chain:
@@ -28,10 +40,13 @@ class Chain:
     def __init__(self, batches: int = 4, seed: int = 0, noise: float = 0.1) -> None:
         self.num_batches, self.seed, self.noise = batches, seed, noise
 
-    def batch(self, epoch: int, index: int) -> Tensor:
+    def rows(self, epoch: int, index: int) -> Tensor:
         rng = np.random.default_rng((self.seed, epoch, index))
         jumps = np.where(rng.random((8, 17)) < self.noise, rng.integers(0, VOCAB, (8, 17)), 1)
         return torch.from_numpy(np.cumsum(jumps, axis=1) % VOCAB)
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        return text(self.rows(epoch, index))
 
 
 def bigram() -> nn.Module:
@@ -40,24 +55,20 @@ def bigram() -> nn.Module:
     return nn.Sequential(nn.Embedding(VOCAB, 16), nn.Dropout(0.1), nn.Linear(16, VOCAB))
 
 
-def next_token(model: nn.Module, rows: Tensor) -> TokenLosses:
-    return token_losses(model(rows[:, :-1].clamp(min=0)), rows[:, 1:], rows[:, 1:] >= 0)
-
-
 class Poisoned:
     """An objective whose loss goes wrong on some batches of the chain."""
 
     def __init__(self, factors: dict[int, float]) -> None:
-        self.bad = {Chain().batch(0, n).sum().item(): factor for n, factor in factors.items()}
+        self.bad = {Chain().batch(0, n).targets.sum().item(): factor for n, factor in factors.items()}
         self.met = 0
 
-    def __call__(self, model: nn.Module, rows: Tensor) -> TokenLosses:
-        losses = next_token(model, rows)
-        if model.training and rows.sum().item() in self.bad:
-            self.met += 1
-            factor = self.bad[rows.sum().item()]
-            return losses._replace(loss_BT=losses.loss_BT * factor)
-        return losses
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        losses = next_token(model, batch)
+        factor = self.bad.get(batch.targets.sum().item()) if model.training else None
+        if factor is None:
+            return losses
+        self.met += 1
+        return losses._replace(loss=losses.loss * factor)
 
 
 def configs(folder: Path, **values: Any) -> dict[str, Any]:
@@ -67,7 +78,7 @@ def configs(folder: Path, **values: Any) -> dict[str, Any]:
         "train_config": TrainConfig,
         "budget_config": BudgetConfig,
         "optim_config": OptimConfig,
-        "engine_config": EngineConfig,
+        "accelerator_config": AcceleratorConfig,
         "save_config": SaveConfig,
     }
     names = {kind: {field.name for field in fields(kind)} for kind in kinds.values()}
@@ -88,13 +99,9 @@ def make(
         train or Chain(),
         Chain(seed=1),
         **configs(folder, **({"learning_rate": 0.03} | values)),
-        extras=Extras(
-            token_bytes=[1] * VOCAB,
-            floor=0.5,
-            save_extras=lambda folder: serialization.write_json(
-                folder / "config.json", {"vocab_size": VOCAB}
-            ),
-            fingerprint={"model": "bigram"},
+        metadata=RunMetadata(entropy_floor=0.5, fingerprint={"model": "bigram"}),
+        callbacks=Callbacks(
+            save_files=lambda folder: serialization.write_json(folder / CONFIG_FILE, {"vocab_size": VOCAB})
         ),
     )
 
@@ -115,6 +122,17 @@ def stop() -> None:
     raise KeyboardInterrupt
 
 
+def interrupted(folder: Path, **values: Any) -> tuple[Trainer, Trainer]:
+    """A trainer that ran through, and one that died in step 8 of 12."""
+    whole = make(folder / "whole", max_steps=12, eval_every=3, **values)
+    whole.train()
+    part = make(folder / "part", max_steps=12, eval_every=3, **values)
+    at_step(part, 7, stop)
+    with pytest.raises(KeyboardInterrupt):
+        part.train()
+    return whole, part
+
+
 def resumed(folder: Path, **values: Any) -> Trainer:
     trainer = make(folder / "part", **({"max_steps": 12, "eval_every": 3, "resume": "auto"} | values))
     trainer.train()
@@ -122,7 +140,7 @@ def resumed(folder: Path, **values: Any) -> Trainer:
 
 
 def saved_step(folder: Path) -> int:
-    return serialization.read_json(folder / "training.json")["progress"]["spent"]["steps"]
+    return serialization.read_json(folder / "training.json")["state"]["counters"]["steps"]
 
 
 def flat(model: nn.Module) -> Tensor:
@@ -130,8 +148,8 @@ def flat(model: nn.Module) -> Tensor:
 
 
 def weights(trainer: Trainer) -> Tensor:
-    return flat(trainer.engine.raw)
+    return flat(trainer.distributed.raw_model)
 
 
 def losses(trainer: Trainer) -> list[tuple[float, float]]:
-    return [(row["train_loss"], row["loss"]) for row in trainer.progress.history]
+    return [(row["train_loss"], row["loss"]) for row in trainer.state.history]

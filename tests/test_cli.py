@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fftnet.training.checkpointer import SaveConfig
 
 from fftnet.cli.main import main
 from fftnet.data.grammar import violations
 from fftnet.generation import SamplingConfig, generate
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.training.accelerator import EngineConfig
+from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
-from fftnet.training.checkpoints import SaveConfig
 from fftnet.training.optim import OptimConfig
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
@@ -67,7 +67,7 @@ def test_training_leaves_what_it_promises(trained: Path) -> None:
     }
     report = json.loads((outputs / "metrics.json").read_text())
     assert report["final"]["step"] == 3
-    assert 0 < report["floor"] < report["final"]["loss"]
+    assert 0 < report["entropy_floor"] < report["final"]["loss"]
     assert report["final"].keys() >= {
         "loss",
         "perplexity",
@@ -185,7 +185,7 @@ def test_help_explains_every_flag(tmp_path: Path) -> None:
         OptimConfig,
         TrainConfig,
         BudgetConfig,
-        EngineConfig,
+        AcceleratorConfig,
         SaveConfig,
     ):
         for field in fields(config):

@@ -74,7 +74,7 @@ def test_the_floor_is_the_mean_surprise_of_the_true_distribution(name: str) -> N
         known = [token for token in row if token >= 0]
         nats -= grammar.log_probability(tokenizer.decode(known), 0.5)
         tokens += len(known) - 1
-    assert splits.floor == pytest.approx(nats / tokens)
+    assert splits.entropy_floor == pytest.approx(nats / tokens)
 
 
 def test_a_sample_that_does_not_fit_says_what_to_do() -> None:

@@ -5,13 +5,29 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from fftnet.protocols import Batch
 
 MAX_SHUFFLED = 2**24
 """Windows whose shuffled order is held in memory; the order of more is computed, never held."""
 GOLDEN = 0x9E3779B97F4A7C15
 BLOCK = 2**20
 FEISTEL_ROUNDS = 6
+
+
+def text_batch(rows: np.ndarray) -> Batch:
+    """Rows of text as inputs and the tokens that follow them.
+
+    Args:
+        rows: int64 ids (B, T + 1), -1 behind the end of a text that is shorter.
+
+    Returns:
+        Inputs and targets int64 (B, T), 0 where nothing is.
+    """
+    present = torch.from_numpy(rows >= 0)
+    tokens = torch.from_numpy(np.maximum(rows, 0))
+    attention_mask = None if bool(present[:, :-1].all()) else present[:, :-1]
+    return Batch(tokens[:, :-1], tokens[:, 1:], present[:, 1:], attention_mask)
 
 
 class Tokens(Protocol):
@@ -109,8 +125,8 @@ class WindowBatches:
         self._order = _Order(self._windows, max_seq_length, seed)
         self.num_batches = -(-self._windows // batch_size)
 
-    def batch(self, epoch: int, index: int) -> Tensor:
-        """int64 rows (B, T + 1); the last window of a run without a seed is padded with -1."""
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Windows of T tokens; the last one of a run without a seed is padded."""
         order, offset = self._order.take(epoch, index * self._batch_size, self._batch_size)
         starts = order * self._length + offset
         if self._order.shuffled:
@@ -119,7 +135,7 @@ class WindowBatches:
         for row, start in zip(rows, starts.tolist(), strict=True):
             piece = self._tokens[start : start + self._length + 1]
             row[: len(piece)] = piece
-        return torch.from_numpy(rows)
+        return text_batch(rows)
 
 
 class DocumentBatches:
@@ -142,8 +158,8 @@ class DocumentBatches:
         self._order = _Order(self._windows, 1, seed)
         self.num_batches = -(-self._windows // batch_size)
 
-    def batch(self, epoch: int, index: int) -> Tensor:
-        """int64 rows (B, L) with L <= T + 1 as long as the longest needs, padded with -1."""
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Windows of L <= T tokens, as many as the longest needs, padded."""
         order, _ = self._order.take(epoch, index * self._batch_size, self._batch_size)
         owner = np.searchsorted(self._before, order, side="right")
         nth = order - np.where(owner > 0, self._before[owner - 1], 0)
@@ -152,7 +168,7 @@ class DocumentBatches:
         rows = np.full((len(order), int((stops - starts).max())), -1, dtype=np.int64)
         for row, start, stop in zip(rows, starts.tolist(), stops.tolist(), strict=True):
             row[: stop - start] = self._tokens[start:stop]
-        return torch.from_numpy(rows)
+        return text_batch(rows)
 
 
 def make_batches(

@@ -1,27 +1,41 @@
-"""Averages of an objective over data: loss, perplexity, accuracy, bits per byte, loss at position 0."""
+"""Averages of an objective over data: its loss and the metrics that it names."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import nn
 
-from fftnet.protocols import Batches, Objective
+from fftnet.protocols import Batches, Mean, Objective
+
+MAX_EXPONENT = 700.0
+"""Of a float64, about; a larger one would overflow."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Averages over all counted tokens."""
+    """Averages over all counted targets."""
 
     loss: float
-    """Nats per token."""
-    perplexity: float
-    accuracy: float
-    bits_per_byte: float | None
-    """Comparable across tokenizers; None where the bytes of a token are not known."""
-    first_position_loss: float | None
-    """Nats at position 0; far below the others, the model sees its target. None where never counted."""
+    """Mean loss of a target."""
+    count: float
+    """Targets that counted."""
+    values: dict[str, float | None]
+    """The metrics that the objective names; None where nothing was counted for one."""
+
+    def named(self) -> dict[str, float | None]:
+        """The loss and the metrics in one dictionary."""
+        return {"loss": self.loss, **self.values}
+
+
+def average(total: float, weight: float, exponential: bool = False) -> float | None:
+    """A metric from its sums, see :class:`fftnet.protocols.Mean`; None where its weight is 0."""
+    if not weight:
+        return None
+    mean = total / weight
+    return math.exp(min(mean, MAX_EXPONENT)) if exponential else mean
 
 
 @torch.no_grad()
@@ -30,9 +44,8 @@ def evaluate(
     objective: Objective,
     batches: Batches,
     *,
-    token_bytes: Sequence[int] | None = None,
     max_batches: int | None = None,
-    total: Callable[..., Sequence[float]] = lambda *values: values,
+    all_reduce: Callable[..., Sequence[float]] = lambda *values: values,
 ) -> Metrics:
     """Average an objective over (the first ``max_batches`` of) epoch 0, in evaluation mode.
 
@@ -40,43 +53,32 @@ def evaluate(
         model: its mode is put back afterwards.
         objective: losses of a batch.
         batches: the data.
-        token_bytes: bytes that each id stands for, for bits per byte.
         max_batches: None takes all.
-        total: adds numbers up over the processes that share the batches, if there are several.
+        all_reduce: adds numbers up over the processes that share the batches, if there are several.
+
+    Raises:
+        ValueError: if there is no batch.
     """
     device = next(model.parameters()).device
-    size = torch.tensor(token_bytes or [0], device=device)
-    sums = torch.zeros(6, dtype=torch.float64, device=device)
+    sums: list[float] = []
+    metrics: Mapping[str, Mean] = {}
     training = model.training
     model.eval()
     try:
         for index in range(min(batches.num_batches, max_batches or batches.num_batches)):
             losses = objective(model, batches.batch(0, index).to(device))
-            first = losses.counted_BT[:, 0]
-            known = losses.targets_BT.clamp(min=0, max=len(size) - 1)
-            parts = (
-                losses.loss_BT.double().sum(),
-                losses.counted_BT.sum(),
-                losses.correct_BT.sum(),
-                (size[known] * losses.counted_BT).sum(),
-                (losses.loss_BT[:, 0].double() * first).sum(),
-                first.sum(),
-            )
-            sums += torch.stack([part.double() for part in parts])
+            metrics = losses.metrics
+            numbers = [losses.loss, losses.count]
+            for mean in metrics.values():
+                numbers += [mean.total, mean.weight]
+            sums = [so_far + float(one) for so_far, one in zip(sums or repeat(0.0), numbers, strict=False)]
     finally:
         model.train(training)
-    return metrics_of(*total(*sums.tolist()))
-
-
-def metrics_of(
-    nats: float, count: float, correct: float, bytes_: float, first_nats: float, firsts: float
-) -> Metrics:
-    """Averages of sums over tokens: nats, tokens, correct ones, bytes; nats and tokens at position 0."""
-    count = max(count, 1)
-    return Metrics(
-        loss=nats / count,
-        perplexity=math.exp(min(nats / count, 700)),
-        accuracy=correct / count,
-        bits_per_byte=nats / math.log(2) / bytes_ if bytes_ else None,
-        first_position_loss=first_nats / firsts if firsts else None,
-    )
+    if not sums:
+        raise ValueError("there is no batch to evaluate")
+    loss, count, *rest = all_reduce(*sums)
+    values = {
+        name: average(rest[2 * number], rest[2 * number + 1], mean.exponential)
+        for number, (name, mean) in enumerate(metrics.items())
+    }
+    return Metrics(average(loss, count) or 0.0, count, values)

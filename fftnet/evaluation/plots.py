@@ -9,21 +9,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_losses(history: Sequence[Mapping[str, Any]], floor: float | None, path: Path) -> None:
-    """Draw training and validation loss over the steps, and the floor where it is known.
+def plot_losses(
+    history: Sequence[Mapping[str, Any]], entropy_floor: float | None, path: Path, unit: str = "targets"
+) -> None:
+    """Draw training and validation loss over the steps, and the entropy of the data where it is known.
 
     Args:
-        history: rows with ``step``, ``train_loss`` and ``loss``, in nats per token.
-        floor: nats per token.
+        history: rows with ``step``, ``train_loss`` and ``loss``.
+        entropy_floor: the lowest loss that is possible.
         path: of the PNG.
+        unit: what the loss is a mean over.
     """
     figure, axes = _picture()
     steps = [row["step"] for row in history]
     axes.plot(steps, [row["train_loss"] for row in history], label="training", color="#8ab4d8")
     axes.plot(steps, [row["loss"] for row in history], label="validation", color="#1f4e79", marker=".")
-    if floor is not None:
-        axes.axhline(floor, label="floor: the entropy of the data", color="#c0504d", linestyle="--")
-    axes.set(xlabel="step", ylabel="nats per token", yscale="log")
+    if entropy_floor is not None:
+        label = "floor: the entropy of the data"
+        axes.axhline(entropy_floor, label=label, color="#c0504d", linestyle="--")
+    axes.set(xlabel="step", ylabel=f"loss, mean over {unit}", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=120)

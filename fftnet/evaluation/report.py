@@ -9,7 +9,7 @@ from fftnet.evaluation.documents import evaluate_documents
 from fftnet.evaluation.metrics import evaluate
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Objective
-from fftnet.serialization import CheckpointError, differences, read_json
+from fftnet.serialization import CheckpointError, read_json
 from fftnet.tasks import TASKS
 from fftnet.utils.dataset import TEST, DataConfig, load_data, load_passages, load_whole, windows_of
 from fftnet.utils.tokenizer import Tokenizer
@@ -44,15 +44,23 @@ class EvaluationConfig:
             raise ValueError(f"plot must lie in a folder that exists, got {self.plot!r}")
 
 
-def trained_with(model: FFTNet, run_file: Path) -> tuple[Objective, dict[str, Any]]:
+def trained_with(model: FFTNet, tokenizer: Tokenizer, run_file: Path) -> tuple[Objective, dict[str, Any]]:
     """The objective and the fields of the data that a model was trained with.
+
+    Args:
+        model: as it was loaded.
+        tokenizer: that of the model.
+        run_file: JSON beside the weights, with ``task`` and ``data``.
 
     Raises:
         CheckpointError: if the file is missing or damaged, or names an objective that the model can't have.
     """
     run = read_json(run_file)
     try:
-        return TASKS[run["task"]["task"]](model), dict(run["data"])
+        task = TASKS[run["task"]["task"]]
+        if model.config.vocab_size != task.model_vocab_size(tokenizer.vocab_size):
+            raise ValueError("the vocabulary is that of another objective")
+        return task(tokenizer.token_bytes()), dict(run["data"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{run_file} is not that of this model, take another checkpoint") from error
 
@@ -72,7 +80,9 @@ def seen_in_training(trained: dict[str, Any], data_config: DataConfig, whole: bo
         return f"the model was trained on a part of {', '.join(sorted(shared))}: the losses are too low"
     asked = {field.name: getattr(data_config, field.name) for field in fields(data_config)}
     stored, wanted = ({name: values.get(name) for name in SPLIT_BY} for values in (trained, asked))
-    changed = ", ".join(differences(stored, wanted))
+    changed = ", ".join(
+        f"{name} {stored[name]}, not {wanted[name]}" for name in SPLIT_BY if stored[name] != wanted[name]
+    )
     return changed and f"not the test split of training ({changed}): the model may have been trained on it"
 
 
@@ -82,13 +92,13 @@ def evaluation_report(
     """Averages over windows, and over whole documents where there are any and the model carries a state.
 
     Returns:
-        ``split``, the fields of :class:`fftnet.evaluation.metrics.Metrics`, and under ``whole_documents``
+        ``split``, the loss and the metrics of the objective, and under ``whole_documents``
         those of :class:`fftnet.evaluation.documents.DocumentMetrics`.
 
     Raises:
         DataError: if the data can't be read, are too short, or all of the synthetic ones are asked for.
     """
-    length, sizes = model.config.max_seq_length, tokenizer.token_bytes()
+    length = model.config.max_seq_length
     passages = None
     if data.data == [SYNTHETIC] and not config.whole:
         batches = load_data(data, tokenizer, length).test
@@ -96,15 +106,15 @@ def evaluation_report(
         passages = load_whole(data, tokenizer) if config.whole else load_passages(data, tokenizer)[TEST]
         batches = windows_of(passages, data, length, None, "text" if config.whole else "test split")
     most = config.max_tokens and -(-config.max_tokens // (data.batch_size * length))
-    metrics = evaluate(model, objective, batches, token_bytes=sizes, max_batches=most)
-    report = {"split": "all" if config.whole else "test", **asdict(metrics)}
+    metrics = evaluate(model, objective, batches, max_batches=most)
+    report = {"split": "all" if config.whole else "test", **metrics.named()}
     if passages is not None and model.config.causal:
         read = evaluate_documents(
             model,
             passages.tokens,
             *passages.documents(),
             batch_size=data.batch_size,
-            token_bytes=sizes,
+            token_bytes=tokenizer.token_bytes(),
             max_tokens=config.max_tokens,
         )
         report["whole_documents"] = asdict(read)

@@ -12,11 +12,10 @@ from fftnet.model.components import NORM_EPS
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_layer import FFTNetLayer
 from fftnet.ops.positions import sinusoids
+from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 State = tuple[Any, ...]
 """One state a layer: a tree of tensors. Its size does not depend on how much was read, but for attention."""
-
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 class FFTNet(nn.Module):

@@ -1,35 +1,50 @@
 """Masked-token prediction, the objective of a bidirectional model."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.protocols import TokenLosses, token_losses
+from fftnet.protocols import Batch, Losses
+from fftnet.tasks.text import TextTask, config_of, language_model
 
 MASKED_FRACTION = 0.15
 
 
-class MaskedToken:
+class MaskedToken(TextTask):
     """A fraction of the tokens is replaced by a mask token and predicted from all the others.
 
-    The mask token is the model's last id, one more than the tokenizer has. In evaluation mode the same
-    tokens of a batch are masked every time.
-
-    Args:
-        model: the model that will be trained; a causal one is allowed, it sees the past only.
+    The mask token is the model's last id, one more than the tokenizer has. In evaluation mode the same tokens
+    of a batch are masked every time. A causal model is allowed; it sees the past only.
     """
 
-    extra_tokens = 1
+    @staticmethod
+    def model_vocab_size(vocab_size: int) -> int:
+        """Ids of the model for so many of the tokenizer: the mask token is one more."""
+        return vocab_size + 1
 
-    def __init__(self, model: FFTNet) -> None:
-        self.mask_token = model.config.vocab_size - 1
+    @staticmethod
+    def build_model(config: FFTNetConfig, vocab_size: int) -> FFTNet:
+        """A model that knows the mask token.
 
-    def __call__(self, model: nn.Module, rows: Tensor) -> TokenLosses:
-        """Losses of int64 rows (B, T); -1 marks where nothing is."""
-        present_BT = rows >= 0
-        generator = None if model.training else torch.Generator(rows.device).manual_seed(0)
-        draw_BT = torch.rand(rows.shape, generator=generator, device=rows.device)
-        chosen_BT = present_BT & (draw_BT < MASKED_FRACTION)
-        inputs_BT = rows.clamp(min=0).masked_fill(chosen_BT, self.mask_token)
-        mask_BT = None if bool(present_BT.all()) else present_BT
-        return token_losses(model(inputs_BT, mask_BT), rows, chosen_BT)
+        Args:
+            config: its sizes.
+            vocab_size: ids of the tokenizer.
+
+        Raises:
+            ValueError: if its sizes do not fit together.
+        """
+        return language_model(config, MaskedToken.model_vocab_size(vocab_size))
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        """Losses in nats of the masked tokens among the inputs; the targets of the batch are not used."""
+        inputs = batch.inputs
+        generator = None if model.training else torch.Generator(inputs.device).manual_seed(0)
+        draw_BT = torch.rand(inputs.shape, generator=generator, device=inputs.device)
+        # A row none of whose targets count only fills up a batch.
+        masked_BT = (draw_BT < MASKED_FRACTION) & batch.loss_mask.any(dim=1, keepdim=True)
+        if batch.attention_mask is not None:
+            masked_BT &= batch.attention_mask
+        mask_token = config_of(model).vocab_size - 1
+        logits_BTV = model(inputs.masked_fill(masked_BT, mask_token), batch.attention_mask)
+        return self.losses(logits_BTV, inputs, masked_BT)

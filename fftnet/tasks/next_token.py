@@ -1,31 +1,50 @@
 """Next-token prediction, the objective of a causal model."""
 
-from torch import Tensor, nn
+from torch import nn
 
+from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.protocols import TokenLosses, token_losses
+from fftnet.protocols import Batch, Losses
+from fftnet.tasks.text import TextTask, config_of, language_model
 
 
-class NextToken:
-    """Every token is predicted from those before it.
+class NextToken(TextTask):
+    """Every token is predicted from those before it."""
 
-    Args:
-        model: the model that will be trained.
+    @staticmethod
+    def model_vocab_size(vocab_size: int) -> int:
+        """Ids of the model for so many of the tokenizer."""
+        return vocab_size
 
-    Raises:
-        ValueError: if the model is bidirectional.
-    """
+    @staticmethod
+    def build_model(config: FFTNetConfig, vocab_size: int) -> FFTNet:
+        """A language model.
 
-    extra_tokens = 0
+        Args:
+            config: its sizes.
+            vocab_size: ids of the tokenizer.
 
-    def __init__(self, model: FFTNet) -> None:
-        if not model.config.causal:
-            raise ValueError(
-                "next-token training needs causal=True: a bidirectional model sees its target in the input, "
-                "copies it and can write nothing; train it with task masked_token instead"
-            )
+        Raises:
+            ValueError: if it is bidirectional, or its sizes do not fit together.
+        """
+        _check_causal(config.causal)
+        return language_model(config, NextToken.model_vocab_size(vocab_size))
 
-    def __call__(self, model: nn.Module, rows: Tensor) -> TokenLosses:
-        """Losses of int64 rows (B, T + 1), of which the first T are fed; -1 marks where nothing is."""
-        targets_BT = rows[:, 1:]
-        return token_losses(model(rows[:, :-1].clamp(min=0)), targets_BT, targets_BT >= 0)
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        """Losses of a batch of text in nats.
+
+        Padding behind a text changes nothing for a causal model, so that no attention mask is passed on.
+
+        Raises:
+            ValueError: if the model is bidirectional.
+        """
+        _check_causal(getattr(config_of(model), "causal", True))
+        return self.losses(model(batch.inputs), batch.targets, batch.loss_mask)
+
+
+def _check_causal(causal: bool) -> None:
+    if not causal:
+        raise ValueError(
+            "next-token training needs causal=True: a bidirectional model sees its target in the input, "
+            "copies it and can write nothing; train it with task masked_token instead"
+        )

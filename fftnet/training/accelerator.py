@@ -21,7 +21,7 @@ class TrainingError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig:
+class AcceleratorConfig:
     """Where and in which numbers a run computes.
 
     Raises:
@@ -29,13 +29,13 @@ class EngineConfig:
     """
 
     device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
+    """cpu, cuda, auto (cuda where there is one), or untested: mps, xpu."""
     precision: str | None = None
     """fp32, bf16, or fp16 with a loss scale (default: what accelerate launch was told, else fp32)."""
     strategy: str = "ddp"
     """How several processes share the work: ddp (each holds the model) or fsdp (it is split among them)."""
     accumulation_steps: int = 1
-    """Pieces of a batch that a process works on one after the other, to save memory."""
+    """Micro-batches that a process works on one after the other, to save memory (gradient accumulation)."""
     activation_checkpointing: bool = False
     """Keep the inputs of layers only and compute the rest twice: less memory, a third more time."""
     compile: bool = False
@@ -73,7 +73,7 @@ def pick_device(name: str) -> torch.device:
         raise TrainingError(f"device {name!r} can't be used here: choose cpu or auto") from error
 
 
-def make_accelerator(model: nn.Module, config: EngineConfig, folder: Path) -> Accelerator:
+def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) -> Accelerator:
     """Join the processes of the run.
 
     Args:
@@ -84,9 +84,8 @@ def make_accelerator(model: nn.Module, config: EngineConfig, folder: Path) -> Ac
     Raises:
         TrainingError: if the device, the precision or a tracker can't be used here.
     """
-    device, processes = pick_device(config.device), int(os.environ.get("WORLD_SIZE", "1"))
-    if device.type not in ("cpu", "cuda"):
-        raise TrainingError(f"training runs on cpu or cuda, not on {config.device}")
+    device = pick_device(config.device)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     if device.type == "cpu" and config.precision == "fp16":
         raise TrainingError("fp16 needs a GPU: choose --precision bf16 or fp32")
     if config.compile and device.type == "cpu":
@@ -103,8 +102,7 @@ def make_accelerator(model: nn.Module, config: EngineConfig, folder: Path) -> Ac
             cpu_ram_efficient_loading=False,
         )
     if processes == 1:
-        # Accelerate keeps the settings of the first run in this process for all that follow.
-        AcceleratorState._reset_state(reset_partial_state=True)
+        _forget_earlier_runs()
     try:
         accelerator = Accelerator(
             cpu=device.type == "cpu",
@@ -117,15 +115,29 @@ def make_accelerator(model: nn.Module, config: EngineConfig, folder: Path) -> Ac
         )
     except (ValueError, ImportError) as error:
         raise TrainingError(f"the run can't be set up here: {error}") from error
+    if config.device != "auto" and accelerator.device.type != device.type:
+        raise TrainingError(f"training can't run on {config.device} here: choose cpu or auto")
     if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        # Accelerate switches FSDP on for GPUs only; PyTorch's works on CPUs too, which is how it is tested.
-        accelerator.state.distributed_type = DistributedType.FSDP
-        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
-        accelerator.state.fsdp_plugin = plugin
+        _switch_to_fsdp(accelerator, plugin)
     return accelerator
 
 
-def _trackers(config: EngineConfig) -> Any:
+# The two functions below are all that touches Accelerate's private state, for which it has no public way.
+
+
+def _forget_earlier_runs() -> None:
+    """Accelerate keeps the settings of the first run in a process for all that follow."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _switch_to_fsdp(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Accelerate switches FSDP on for GPUs only; PyTorch's works on CPUs too, which is how it is tested."""
+    accelerator.state.distributed_type = DistributedType.FSDP
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
+
+
+def _trackers(config: AcceleratorConfig) -> Any:
     names = config.tracker_names()
     for name in names:
         if not importlib.util.find_spec(name):

@@ -1,4 +1,4 @@
-"""How much a run may spend: epochs, steps, tokens or minutes, and how far it is."""
+"""How long a run may be: in epochs, steps, targets or minutes, and how far it is."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class BudgetConfig:
     max_steps: int | None = None
     """End after so many steps, however many epochs that takes."""
     max_tokens: int | None = None
-    """End after so many tokens."""
+    """End after training on so many tokens (of other data than text: targets that count)."""
     max_minutes: float | None = None
     """End after so many minutes of training and evaluation; those of a resumed run are added up."""
 
@@ -29,12 +29,15 @@ class BudgetConfig:
 
 
 @dataclass
-class Spent:
-    """What a run has spent."""
+class Counters:
+    """What a run has used of its budget."""
 
     steps: int = 0
-    tokens: int = 0
+    """Batches that were trained on."""
+    targets: int = 0
+    """Targets that counted, over all processes."""
     seconds: float = 0.0
+    """Training and evaluation, earlier parts of a resumed run included."""
 
 
 class Budget:
@@ -48,18 +51,18 @@ class Budget:
     def __init__(self, config: BudgetConfig, batches: int) -> None:
         limits = {
             "steps": config.max_steps,
-            "tokens": config.max_tokens,
+            "targets": config.max_tokens,
             "seconds": config.max_minutes and config.max_minutes * 60,
         }
         self.limits = {name: limit for name, limit in limits.items() if limit is not None}
         if not self.limits:
             self.limits = {"steps": config.num_epochs * batches}
 
-    def done(self, spent: Spent) -> float:
-        """The part that is spent: the largest over the limits, 1 or more in the end."""
-        return max(getattr(spent, name) / limit for name, limit in self.limits.items())
+    def progress(self, counters: Counters) -> float:
+        """The part of the budget that is used: the largest over the limits, 1 or more in the end."""
+        return max(getattr(counters, name) / limit for name, limit in self.limits.items())
 
-    def steps(self, tokens: int, seconds: float) -> int:
-        """Steps that a run will take, if each costs so much."""
-        cost = {"steps": 1, "tokens": max(tokens, 1), "seconds": max(seconds, 1e-9)}
+    def steps(self, targets: int, seconds: float) -> int:
+        """Number of steps in a run, from the targets and seconds of one step."""
+        cost = {"steps": 1, "targets": max(targets, 1), "seconds": max(seconds, 1e-9)}
         return max(1, math.ceil(min(limit / cost[name] for name, limit in self.limits.items())))

@@ -1,8 +1,7 @@
 """A step of training, spread over the processes of a run.
 
-A batch is that of the whole run: every process reads all of it and works on its own rows, in pieces if
-gradients are accumulated. The sum of the losses is divided by the tokens of all processes, so that a step is
-the same however it is spread out.
+The sum of the losses is divided by the counted targets of all processes, so that a step is the same however
+its batch is spread out (see :mod:`fftnet.training.sharding`).
 """
 
 from collections.abc import Callable, Iterator
@@ -14,21 +13,21 @@ import torch
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-from torch.nn import functional as F
 
 from fftnet import serialization
-from fftnet.protocols import Batches, Objective
-from fftnet.training.accelerator import EngineConfig, TrainingError, make_accelerator
+from fftnet.protocols import Batch, Objective
+from fftnet.training.accelerator import AcceleratorConfig, TrainingError, make_accelerator
 from fftnet.training.optim import OptimConfig, make_optimizer
-from fftnet.training.signals import StopRequest
+from fftnet.training.sharding import shard
 
 OPTIMIZER = "state."
-"""What the names of the optimizer's tensors start with."""
+"""Prefix of the names of the optimizer's tensors."""
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Result = TypeVar("Result")
 
 
-class Engine:
-    """The processes of a run and what is spread over them.
+class Distributed:
+    """The processes of a run, with the model and the optimizer that are spread over them.
 
     Args:
         model: any module; its ``_no_split_modules`` names the classes of its layers.
@@ -41,60 +40,80 @@ class Engine:
     """
 
     def __init__(
-        self, model: nn.Module, config: EngineConfig, optim_config: OptimConfig, folder: Path
+        self, model: nn.Module, config: AcceleratorConfig, optim_config: OptimConfig, folder: Path
     ) -> None:
         self.accelerator = make_accelerator(model, config, folder)
         self.device = self.accelerator.device
-        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.rank = self.accelerator.process_index
+        self.world = self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
-        self.shards = self.world if self.accelerator.distributed_type == DistributedType.FSDP else 1
-        self.raw = model
+        self.model_shards = self.world if self.accelerator.distributed_type == DistributedType.FSDP else 1
+        self.raw_model = model
         layers = tuple(getattr(model, "_no_split_modules", ()))
         if config.activation_checkpointing:
             apply_activation_checkpointing(model, check_fn=lambda part: type(part).__name__ in layers)
         # The compiled and the wrapped model share the parameters of the raw one.
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, optim_config))
-        self.clip = optim_config.gradient_clip
+        self._gradient_clip = optim_config.gradient_clip
 
-    def share(self, rows: Tensor) -> list[Tensor]:
-        """This process's rows of a batch, in pieces for gradient accumulation."""
-        parts = self.accelerator.gradient_accumulation_steps
-        return [piece.to(self.device) for piece in share(rows, self.rank, self.world, parts)]
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-batches that a process works on one after the other."""
+        return self.accelerator.gradient_accumulation_steps
 
-    def accumulate(self, objective: Objective, rows: Tensor, *others: float) -> list[float]:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What matrix products are computed in."""
+        return DTYPES.get(self.accelerator.mixed_precision, torch.float32)
+
+    @property
+    def scaler(self) -> Any:
+        """The loss scale of fp16, else None."""
+        return self.accelerator.scaler
+
+    def micro_batches(self, batch: Batch) -> list[Batch]:
+        """This process's rows of a batch, on its device, in parts for gradient accumulation."""
+        parts = shard(batch, self.rank, self.world, self.accumulation_steps)
+        return [part.to(self.device) for part in parts]
+
+    def accumulate(self, objective: Objective, batch: Batch, *others: float) -> list[float]:
         """Gradients of the mean loss over a batch, on all processes.
 
         Args:
-            objective: losses of rows.
-            rows: int64 (B, T + 1), the batch of the whole run.
+            objective: losses of a batch.
+            batch: that of the whole run.
             others: numbers to add up over the processes on the way.
 
         Returns:
-            Nats, counted tokens and the other numbers, each summed over all processes.
+            The loss, the number of counted targets and the other numbers, each summed over all processes.
 
         Raises:
             TrainingError: if another process has died, or there is not enough memory.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        pieces, expected = self.share(rows), max(rows.shape[0] * (rows.shape[1] - 1), 1)
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        # Accelerate divides by its number of pieces and processes; here all tokens count alike.
-        weight = self.world * self.accelerator.gradient_accumulation_steps / expected
+        micro_batches = self.micro_batches(batch)
+        expected = max(int(batch.loss_mask.sum()), 1)
+        # Accelerate divides by its number of micro-batches and processes; here all targets count alike.
+        weight = self.world * self.accumulation_steps / expected
+        losses: list[Tensor] = []
+        counts: list[Tensor] = []
         with _explained():
-            for number, piece in enumerate(pieces, start=1):
-                with nullcontext() if number == len(pieces) else self.accelerator.no_sync(self.model):
-                    losses = objective(self.model, piece)
-                    nats = losses.loss_BT.sum()
-                    self.accelerator.backward(nats * weight)
-                    sums += torch.stack([nats.detach().double(), losses.counted_BT.sum().double()])
-        totals = self.total(*sums.tolist(), *others)
-        if totals[1] not in (0.0, expected):
+            for number, part in enumerate(micro_batches, start=1):
+                last = number == len(micro_batches)
+                with nullcontext() if last else self.accelerator.no_sync(self.model):
+                    result = objective(self.model, part)
+                    self.accelerator.backward(result.loss * weight)
+                    losses.append(result.loss.detach())
+                    counts.append(result.count)
+        # Read at the end, since reading a number waits for the device.
+        sums = self.all_reduce(sum(map(float, losses)), sum(map(float, counts)), *others)
+        if sums[1] not in (0.0, expected):
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             for gradient in gradients:
-                gradient.mul_(expected / totals[1])
-        return totals
+                gradient.mul_(expected / sums[1])
+        return sums
 
-    def total(self, *values: float) -> list[float]:
+    def all_reduce(self, *values: float) -> list[float]:
         """Sums over all processes.
 
         Raises:
@@ -106,33 +125,33 @@ class Engine:
             tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
             return torch.as_tensor(self.accelerator.reduce(tensor, "sum")).tolist()
 
-    def gradient_norm(self) -> float:
-        """Norm of the gradient over all parameters, which is then shortened to the limit."""
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
+    def clip_gradient(self) -> float:
+        """Clip the gradient to the largest norm allowed and return the norm it had."""
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._gradient_clip)
         whole = getattr(norm, "full_tensor", None)
         return float(whole() if whole else norm or 0.0)
 
-    def step(self, rate: float) -> None:
-        """Change the weights by the gradient."""
+    def step(self, lr: float) -> None:
+        """Update the weights with a learning rate."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         self.optimizer.step()
 
     def skip(self) -> None:
         """Drop the gradient; a loss scale that made it overflow is lowered."""
         self.optimizer.zero_grad(set_to_none=True)
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.update()
+        if self.scaler is not None:
+            self.scaler.update()
 
-    def agreed(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The main process's value, on every process."""
         return broadcast_object_list([value])[0] if self.world > 1 else value
 
-    def gathered(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Everybody's values, in the order of the processes."""
         return gather_object([value]) if self.world > 1 else [value]
 
-    def on_main(self, action: Callable[[], Result]) -> Result | None:
+    def main_process_only(self, action: Callable[[], Result]) -> Result | None:
         """Do something on the main process only; where it fails, all processes fail with the same sentence.
 
         Raises:
@@ -145,7 +164,7 @@ class Engine:
                 result = action()
             except (serialization.CheckpointError, TrainingError) as error:
                 failed = error
-        elsewhere = self.agreed(failed)
+        elsewhere = self.broadcast(failed)
         if failed or elsewhere:
             raise failed or elsewhere
         return result
@@ -158,7 +177,7 @@ class Engine:
         """Send values to the trackers."""
         self.accelerator.log(values, step=step)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for the other processes, so that none leaves while another still reads from it."""
         self.accelerator.wait_for_everyone()
 
@@ -167,35 +186,35 @@ class Engine:
         self.accelerator.end_training()
 
     def weights(self) -> dict[str, Tensor]:
-        """Weights as in :meth:`state`, alone."""
+        """Weights as in :meth:`state_dict`, alone."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(self.model, options=options)
         return {name: torch.as_tensor(value) for name, value in weights.items()}
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights, and the optimizer's tensors, by the names of the parameters, whole, on the CPU.
 
         They do not depend on the number of processes or on how the model is spread over them. Every process
         must call this, and the main one alone gets them.
         """
-        weights, moments = self._tensors(on_main_only=True)
+        weights, moments = self._tensors(main_process_only=True)
         return weights, {
             f"{OPTIMIZER}{name}.{field}": torch.as_tensor(value)
             for name, values in moments.get("state", {}).items()
             for field, value in values.items()
         }
 
-    def load_state(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
-        """Put back what :meth:`state` gave, on any number of processes.
+    def load_state_dict(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+        """Put back what :meth:`state_dict` gave, on any number of processes.
 
         Raises:
             CheckpointError: if the optimizer's tensors are of another model.
         """
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
-        _, current = self._tensors(on_main_only=False)
+        _, current = self._tensors(main_process_only=False)
         state = current["state"]
         wanted = {f"{OPTIMIZER}{name}.{field}" for name, values in state.items() for field in values}
         if wanted != optimizer.keys():
@@ -212,11 +231,11 @@ class Engine:
             options=StateDictOptions(full_state_dict=True),
         )
 
-    def _tensors(self, on_main_only: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _tensors(self, main_process_only: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
         # Imported here because it takes half a second, which other commands need not wait for.
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
-        options = StateDictOptions(full_state_dict=True, cpu_offload=on_main_only)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=main_process_only)
         weights, optimizer = get_state_dict(self.model, self.optimizer.optimizer, options=options)
         return {name: torch.as_tensor(value) for name, value in weights.items()}, optimizer
 
@@ -238,51 +257,6 @@ def _explained() -> Iterator[None]:
                 "another process of this run has ended: see its message, and go on with --resume auto"
             ) from error
         raise
-
-
-def share(rows: Tensor, rank: int, world: int, parts: int) -> list[Tensor]:
-    """One process's rows of a batch.
-
-    Args:
-        rows: int64 (B, T + 1).
-        rank: of the process.
-        world: processes.
-        parts: pieces that each of them works on.
-
-    Returns:
-        As many pieces as asked for, all of one size; where the rows run out, rows of nothing (-1) follow.
-    """
-    size = -(-len(rows) // (world * parts))
-    padded = F.pad(rows, (0, 0, 0, size * world * parts - len(rows)), value=-1)
-    return list(padded[rank * parts * size : (rank + 1) * parts * size].split(size))
-
-
-class Interrupted(Exception):
-    """Somebody asked for the end of the run."""
-
-
-class SharedBatches:
-    """This process's rows of batches, until somebody asks for the end.
-
-    Args:
-        engine: the processes, all of which read the same batches.
-        batches: those of the whole run.
-        stop: whether this process was asked.
-    """
-
-    def __init__(self, engine: Engine, batches: Batches, stop: StopRequest) -> None:
-        self._engine, self._batches, self._stop = engine, batches, stop
-        self.num_batches = batches.num_batches
-
-    def batch(self, epoch: int, index: int) -> Tensor:
-        """int64 rows of this process, filled up with -1.
-
-        Raises:
-            Interrupted: if any process was asked to end.
-        """
-        if self._engine.total(float(self._stop.number is not None))[0] > 0:
-            raise Interrupted
-        return torch.cat(self._engine.share(self._batches.batch(epoch, index)))
 
 
 def _flat(values: dict[str, Any], name: str = "") -> dict[str, Any]:

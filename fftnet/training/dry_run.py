@@ -1,4 +1,4 @@
-"""What a run is about to do and cost, from one trial of its first batch."""
+"""What a run is about to do and cost, from a dry run of its first batch."""
 
 import sys
 import time
@@ -10,11 +10,12 @@ import psutil
 import torch
 from torch import nn
 
-from fftnet.protocols import Batches, Objective
-from fftnet.training.distributed import Engine
+from fftnet.protocols import Batch, Batches, Objective
+from fftnet.training.distributed import Distributed
 
-PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
+CPU_PEAK_SIZE = 1024
 """Side of the square matrices whose product is timed."""
+GPU_PEAK_SIZE = 8192
 PEAK_REPEATS = 5
 
 
@@ -24,81 +25,91 @@ class Forecast:
 
     rows: int
     """Rows of a step, on all processes."""
-    tokens: int
-    """Tokens of a step at most, on all processes."""
+    targets: int
+    """Counted targets of a step, on all processes."""
     seconds: float
     """Of a step, the optimizer left out."""
     flops: float
     """Of the matrix products of a step of the model, on all processes."""
-    peak: float
+    peak_flops: float
     """Floating-point operations a second of large matrix products, on all processes."""
     memory: int
     """Bytes that a process will need at its peak."""
 
-    def utilisation(self, tokens_per_second: float) -> float:
-        """The part of the peak that goes into the model's matrix products at such a speed."""
-        return tokens_per_second / self.tokens * self.flops / self.peak
+    def mfu(self, targets_per_second: float) -> float:
+        """Model FLOPs utilisation: the part of the peak that goes into the model's matrix products."""
+        return targets_per_second / self.targets * self.flops / self.peak_flops
 
 
-def try_out(engine: Engine, objective: Objective, rows: torch.Tensor) -> Forecast:
-    """Compute the gradients of one batch twice, time the second, and leave everything as it was.
+def dry_run(distributed: Distributed, objective: Objective, batch: Batch) -> Forecast:
+    """Compute the gradients of one batch twice, time the second, and leave the model as it was.
 
     Args:
-        engine: holds the model.
-        objective: losses of rows.
-        rows: int64 (B, T + 1), a batch of the whole run.
+        distributed: holds the model.
+        objective: losses of a batch.
+        batch: one of the whole run.
     """
+    # Running statistics, as of batch normalisation, are all that a forward pass changes.
+    buffers = [(buffer, buffer.clone()) for buffer in distributed.raw_model.buffers()]
+    flops = _flops(distributed, objective, batch)
+    distributed.accumulate(objective, batch)
+    start = time.perf_counter()
+    _, count = distributed.accumulate(objective, batch)
+    seconds = time.perf_counter() - start
+    distributed.optimizer.zero_grad(set_to_none=True)
+    for buffer, value in buffers:
+        buffer.copy_(value)
+    return Forecast(
+        rows=batch.num_rows,
+        targets=max(int(count), 1),
+        seconds=max(distributed.all_gather(seconds)),
+        flops=flops,
+        peak_flops=sum(distributed.all_gather(_matmul_peak(distributed))),
+        memory=max(distributed.all_gather(_memory(distributed))),
+    )
+
+
+def _flops(distributed: Distributed, objective: Objective, batch: Batch) -> float:
     # Imported here because it takes a quarter of a second, which other commands need not wait for.
     from torch.utils.flop_counter import FlopCounterMode
 
-    # A model that is split computes as a whole only; any other is counted uncompiled. A backward pass has
-    # twice the products. The counter hooks into modules, of which the compiler warns.
-    counted = engine.model if engine.shards > 1 else engine.raw
+    # A model that is split computes as a whole only; any other is counted uncompiled. The counter hooks into
+    # modules, of which the compiler warns.
+    counted = distributed.model if distributed.model_shards > 1 else distributed.raw_model
+    part = distributed.micro_batches(batch)[0]
     with torch.no_grad(), warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
         warnings.simplefilter("ignore", UserWarning)
-        piece = engine.share(rows)[0]
-        objective(counted, piece)
-    flops = 3.0 * counter.get_total_flops() / len(piece) * len(rows)
-    engine.accumulate(objective, rows)
-    start = time.perf_counter()
-    engine.accumulate(objective, rows)
-    seconds = time.perf_counter() - start
-    engine.optimizer.zero_grad(set_to_none=True)
-    slowest = max(engine.gathered(seconds))
-    return Forecast(
-        rows=len(rows),
-        tokens=rows.shape[0] * (rows.shape[1] - 1),
-        seconds=slowest,
-        flops=flops,
-        peak=sum(engine.gathered(_matmul_peak(engine))),
-        memory=max(engine.gathered(_memory(engine))),
-    )
+        objective(counted, part)
+    # A backward pass has twice the products.
+    return 3.0 * counter.get_total_flops() / part.num_rows * batch.num_rows
 
 
-def announcement(
-    engine: Engine, forecast: Forecast, steps: int, train: Batches, valid: Batches
+def run_summary(
+    distributed: Distributed, forecast: Forecast, steps: int, train: Batches, valid: Batches, unit: str
 ) -> Iterator[str]:
-    """What a run of so many steps is about to do, in lines for a person."""
-    yield parts(engine.raw)
+    """What a run of so many steps is about to do, in lines for a person; targets are told in ``unit``."""
+    yield model_summary(distributed.raw_model)
     epochs = steps / train.num_batches
     yield (
-        f"{steps:,} steps of up to {forecast.tokens:,} tokens, {steps * forecast.tokens:,} in all: "
+        f"{steps:,} steps of about {forecast.targets:,} {unit}, {steps * forecast.targets:,} in all: "
         f"{epochs:.3g} epochs of {train.num_batches:,} batches; {valid.num_batches:,} to validate"
     )
-    wanted = engine.world * engine.accelerator.gradient_accumulation_steps
+    wanted = distributed.world * distributed.accumulation_steps
     if forecast.rows < wanted:
-        yield f"batches of {forecast.rows} rows leave some of {wanted} pieces empty: raise batch_size"
-    speed = forecast.tokens / forecast.seconds
-    where = f"{engine.world} x {engine.device.type}" if engine.world > 1 else engine.device.type
+        yield f"batches of {forecast.rows} rows leave some of {wanted} micro-batches empty: raise batch_size"
+    speed = forecast.targets / forecast.seconds
+    device = distributed.device.type
+    where = f"{distributed.world} x {device}" if distributed.world > 1 else device
     yield (
-        f"about {_duration(steps * forecast.seconds)} on {where}, {speed:,.0f} tokens/s, "
-        f"{forecast.utilisation(speed):.0%} of {forecast.peak / 1e9:,.0f} GFLOP/s that large matrix products "
+        f"about {_duration(steps * forecast.seconds)} on {where}, {speed:,.0f} {unit}/s, "
+        f"{forecast.mfu(speed):.0%} of {forecast.peak_flops / 1e9:,.0f} GFLOP/s that large matrix products "
         f"reach; about {forecast.memory / 1e9:.2f} GB of memory"
     )
 
 
 def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
+    minutes = seconds / 60
+    hours = seconds / 3600
     if hours >= 48:
         return f"{hours / 24:.1f} days"
     if minutes >= 120:
@@ -106,7 +117,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.1f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 
-def parts(model: nn.Module) -> str:
+def model_summary(model: nn.Module) -> str:
     """Learned numbers by part: ``1,234 parameters (embedding 34, 4 layers of 300: mixer 200, norm 100)``."""
     named = []
     for name, part in model.named_children():
@@ -125,17 +136,16 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _matmul_peak(engine: Engine) -> float:
-    size = PEAK_SIZE[engine.device.type]
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = dtypes.get(engine.accelerator.mixed_precision, torch.float32)
-    left, right = torch.ones(2, size, size, device=engine.device, dtype=dtype).unbind()
-    best = min(_seconds(lambda: left @ right, engine.device) for _ in range(PEAK_REPEATS))
+def _matmul_peak(distributed: Distributed) -> float:
+    device = distributed.device
+    size = CPU_PEAK_SIZE if device.type == "cpu" else GPU_PEAK_SIZE
+    left, right = torch.ones(2, size, size, device=device, dtype=distributed.dtype).unbind()
+    best = min(_seconds(lambda: left @ right, device) for _ in range(PEAK_REPEATS))
     return 2.0 * size**3 / best
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait = (lambda: None) if device.type == "cpu" else torch.get_device_module(device).synchronize
     wait()
     start = time.perf_counter()
     work()
@@ -143,16 +153,16 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _memory(engine: Engine) -> int:
+def _memory(distributed: Distributed) -> int:
     # Two moments of every weight come with the first step.
-    moments = 8 * sum(parameter.numel() for parameter in engine.model.parameters()) // engine.shards
-    return memory_in_use(engine.device) + moments
+    numbers = sum(parameter.numel() for parameter in distributed.model.parameters())
+    return memory_in_use(distributed.device) + 8 * numbers // distributed.model_shards
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Most bytes that this process has had at once: on the GPU, or in main memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    """Most bytes that this process has had at once: on a GPU that counts them, or in main memory."""
+    if device.type in ("cuda", "xpu"):
+        return torch.get_device_module(device).max_memory_allocated(device)
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
     import resource

@@ -1,4 +1,4 @@
-"""A running average of the weights, which often generalises better than the last ones."""
+"""An exponential moving average of the weights, which often generalises better than the last ones."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 
-class WeightAverage:
+class EMA:
     """Exponential moving average of a module's parameters.
 
     The decay rises to its value over the first steps, as ``min(decay, (1 + n) / (10 + n))``, so that the
@@ -20,7 +20,8 @@ class WeightAverage:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._parameters = list(module.parameters())
-        self._decay, self.updates = decay, 0
+        self._decay = decay
+        self.updates = 0
         self._values = [parameter.detach().clone() for parameter in self._parameters]
 
     @torch.no_grad()
@@ -32,23 +33,23 @@ class WeightAverage:
         self.updates += 1
 
     @torch.no_grad()
-    def take(self, updates: int) -> None:
+    def restore(self, updates: int) -> None:
         """Let the average be the weights as they are now, after so many updates."""
         for value, parameter in zip(self._values, self._parameters, strict=True):
             value.copy_(parameter)
         self.updates = updates
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Put the average where the weights are, and the weights back, bit by bit."""
-        self._exchange()
+    def swapped(self) -> Iterator[None]:
+        """Put the average where the weights are, and the weights back in the end, bit by bit."""
+        self._swap()
         try:
             yield
         finally:
-            self._exchange()
+            self._swap()
 
     @torch.no_grad()
-    def _exchange(self) -> None:
+    def _swap(self) -> None:
         for value, parameter in zip(self._values, self._parameters, strict=True):
             kept = parameter.detach().clone()
             parameter.copy_(value)

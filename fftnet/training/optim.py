@@ -20,29 +20,29 @@ class OptimConfig:
     """Peak of the schedule."""
     schedule: str = "cosine"
     """What follows the warm-up: cosine, or wsd (stable, then a straight decay at the end)."""
-    final_fraction: float = 0.02
-    """Learning rate in the end, as a part of the peak."""
+    min_lr_ratio: float = 0.02
+    """Learning rate at the end, as a fraction of the peak."""
     warmup_fraction: float = 0.05
-    """Part of the budget in which the learning rate rises from 0."""
+    """Fraction of the budget in which the learning rate rises from 0."""
     decay_fraction: float = 0.2
-    """Part of the budget in which the wsd schedule falls."""
+    """Fraction of the budget in which the wsd schedule falls."""
     weight_decay: float = 0.1
-    """Decay of matrices; gains, biases, filters and time scales do not decay."""
+    """Weight decay of linear layers and embeddings; biases, gains and everything else do not decay."""
     beta1: float = 0.9
-    """Memory of the gradient's mean."""
+    """AdamW beta1, decay of the average of gradients."""
     beta2: float = 0.95
-    """Memory of the gradient's square."""
+    """AdamW beta2, decay of the average of squared gradients."""
     gradient_clip: float = 1.0
-    """Largest norm of the gradient; longer ones are shortened to it."""
+    """Gradient-norm clipping threshold."""
     ema_decay: float | None = None
-    """Keep a moving average of the weights, such as 0.999, and evaluate and write with it."""
+    """Decay of a moving average of the weights, such as 0.999, which is then evaluated and saved."""
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"unknown schedule {self.schedule!r}; choose from {', '.join(SCHEDULES)}")
-        for name in ("final_fraction", "warmup_fraction", "decay_fraction", "beta1", "beta2"):
+        for name in ("min_lr_ratio", "warmup_fraction", "decay_fraction", "beta1", "beta2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
@@ -50,44 +50,41 @@ class OptimConfig:
         if self.weight_decay < 0 or self.gradient_clip <= 0:
             raise ValueError("weight_decay must be 0 or more and gradient_clip above 0")
 
-    def rate(self, done: float) -> float:
-        """Learning rate of the step that brings the spent part of the budget to ``done``, in [0, 1]."""
-        if done < self.warmup_fraction:
-            return self.learning_rate * done / self.warmup_fraction
-        left = SCHEDULES[self.schedule](self, min(done, 1.0))
-        return self.learning_rate * (self.final_fraction + (1 - self.final_fraction) * left)
+    def lr_at(self, progress: float) -> float:
+        """Learning rate of the step that brings the used part of the budget to ``progress``, in [0, 1]."""
+        if progress < self.warmup_fraction:
+            return self.learning_rate * progress / self.warmup_fraction
+        left = SCHEDULES[self.schedule](self, min(progress, 1.0))
+        return self.learning_rate * (self.min_lr_ratio + (1 - self.min_lr_ratio) * left)
 
 
-def _cosine(config: OptimConfig, done: float) -> float:
-    passed = (done - config.warmup_fraction) / max(1 - config.warmup_fraction, 1e-9)
+def _cosine(config: OptimConfig, progress: float) -> float:
+    passed = (progress - config.warmup_fraction) / max(1 - config.warmup_fraction, 1e-9)
     return (1 + math.cos(math.pi * passed)) / 2
 
 
-def _warmup_stable_decay(config: OptimConfig, done: float) -> float:
-    return min(1.0, (1 - done) / max(config.decay_fraction, 1e-9))
+def _warmup_stable_decay(config: OptimConfig, progress: float) -> float:
+    return min(1.0, (1 - progress) / max(config.decay_fraction, 1e-9))
 
 
 SCHEDULES: dict[str, Callable[[OptimConfig, float], float]] = {
     "cosine": _cosine,
     "wsd": _warmup_stable_decay,
 }
-"""What is left of the learning rate, from 1 to 0, by the part of the budget that is spent."""
+"""Name to what is left of the learning rate, from 1 to 0, at a progress behind the warm-up."""
+
+
+DECAYED = (nn.Linear, nn.Embedding)
+"""Modules whose ``weight`` decays. All other parameters are small and have a meaning of their own."""
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over a model's parameters.
-
-    Weights of linear layers and embeddings decay (names that end in ``weight``, two dimensions or more);
-    everything else, which is small and has a meaning of its own, does not.
-    """
-    decayed, kept = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            group = decayed if name.endswith("weight") and parameter.ndim >= 2 else kept
-            group.append(parameter)
+    """AdamW over a model's parameters, of which the weights of linear layers and embeddings decay."""
+    decaying = {id(module.weight) for module in model.modules() if isinstance(module, DECAYED)}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
+        {"params": [p for p in trained if id(p) in decaying], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if id(p) not in decaying], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

@@ -1,64 +1,74 @@
 """How far a run is, and all that must be kept for it to go on as if it had never stopped."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fftnet import serialization
-from fftnet.serialization import CheckpointError
-from fftnet.training.budget import Spent
-from fftnet.training.distributed import OPTIMIZER, Engine
-from fftnet.training.ema import WeightAverage
+from fftnet.serialization import WEIGHTS_FILE, CheckpointError
+from fftnet.training.budget import Counters
+from fftnet.training.distributed import OPTIMIZER, Distributed
+from fftnet.training.ema import EMA
 
-WEIGHTS, STATE, PROGRESS = "model.safetensors", "training.safetensors", "training.json"
-RAW = "weights."
+TENSORS_FILE = "training.safetensors"
+"""The optimizer, random generators, and the weights without averaging where an average is kept."""
+VALUES_FILE = "training.json"
+"""Everything that is no tensor."""
+RAW_WEIGHTS = "weights."
+"""Prefix of the weights without averaging."""
 
 
 @dataclass
 class Interval:
     """What was trained since the last row of the history."""
 
-    nats: float = 0.0
-    tokens: int = 0
+    loss: float = 0.0
+    """Summed over targets."""
+    targets: int = 0
     seconds: float = 0.0
 
-    def add(self, nats: float, tokens: int, seconds: float) -> None:
+    def add(self, loss: float, targets: int, seconds: float) -> None:
         """Count a step."""
-        self.nats, self.tokens, self.seconds = self.nats + nats, self.tokens + tokens, self.seconds + seconds
+        self.loss += loss
+        self.targets += targets
+        self.seconds += seconds
 
     @property
-    def tokens_per_second(self) -> float:
+    def targets_per_second(self) -> float:
         """Speed of training, evaluations left out."""
-        return self.tokens / max(self.seconds, 1e-9)
+        return self.targets / max(self.seconds, 1e-9)
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Everything that changes during a run, but for tensors."""
 
-    spent: Spent = field(default_factory=Spent)
+    counters: Counters = field(default_factory=Counters)
     interval: Interval = field(default_factory=Interval)
     history: list[dict[str, Any]] = field(default_factory=list)
-    """One row an evaluation."""
+    """One row for each evaluation."""
     best: dict[str, Any] | None = None
     """The row with the lowest validation loss."""
     last: dict[str, float] = field(default_factory=dict)
     """Of the last step: loss, learning rate, gradient norm."""
-    level: float | None = None
-    """Running average of the training loss, in nats."""
+    loss_ema: float | None = None
+    """Exponential moving average of the training loss."""
     skipped: int = 0
     skipped_in_row: int = 0
     eval_every: int | None = None
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Progress":
-        """What ``asdict`` gave, read back."""
-        nested = {"spent": Spent(**values["spent"]), "interval": Interval(**values["interval"])}
-        return cls(**(values | nested))
+    def from_json(cls, values: dict[str, Any]) -> "TrainingState":
+        """Read what ``asdict`` gave."""
+        counters = Counters(**values["counters"])
+        interval = Interval(**values["interval"])
+        return cls(**(values | {"counters": counters, "interval": interval}))
 
 
 @dataclass(frozen=True)
@@ -66,17 +76,17 @@ class Snapshot:
     """A run at one instant, whole; filled on the main process only."""
 
     weights: dict[str, Tensor]
-    """What the model writes with: the average where one is kept."""
-    training: dict[str, Tensor]
+    """Those that the model is used with: the average where one is kept."""
+    tensors: dict[str, Tensor]
     values: dict[str, Any]
 
     @property
     def size(self) -> int:
         """Bytes on disk, about."""
-        tensors = [*self.weights.values(), *self.training.values()]
+        tensors = [*self.weights.values(), *self.tensors.values()]
         return sum(tensor.nbytes for tensor in tensors) + 2**16
 
-    def write(self, folder: Path, save_extras: Callable[[Path], None]) -> None:
+    def write(self, folder: Path, save_files: Callable[[Path], None]) -> None:
         """Write it into a folder.
 
         Raises:
@@ -85,31 +95,33 @@ class Snapshot:
         for name, tensor in self.weights.items():
             if not torch.isfinite(tensor).all():
                 raise CheckpointError(f"{name} is not finite any more")
-        serialization.write_tensors(folder / WEIGHTS, self.weights)
-        serialization.write_tensors(folder / STATE, self.training)
-        serialization.write_json(folder / PROGRESS, self.values)
-        save_extras(folder)
+        serialization.write_tensors(folder / WEIGHTS_FILE, self.weights)
+        serialization.write_tensors(folder / TENSORS_FILE, self.tensors)
+        serialization.write_json(folder / VALUES_FILE, self.values)
+        save_files(folder)
 
 
-def take(engine: Engine, average: WeightAverage | None, progress: Progress, settings: Any) -> Snapshot:
+def capture(
+    distributed: Distributed, ema: EMA | None, state: TrainingState, settings: dict[str, Any]
+) -> Snapshot:
     """Gather a run from all processes; each of them must call this."""
-    weights, training = engine.state()
-    if average is not None:
-        training |= {f"{RAW}{name}": tensor.clone() for name, tensor in weights.items()}
-        with average.in_place():
-            weights = {name: tensor.clone() for name, tensor in engine.weights().items()}
-    generators = engine.gathered(serialization.random_state(engine.device))
+    weights, tensors = distributed.state_dict()
+    if ema is not None:
+        tensors |= {f"{RAW_WEIGHTS}{name}": tensor.clone() for name, tensor in weights.items()}
+        with ema.swapped():
+            weights = {name: tensor.clone() for name, tensor in distributed.weights().items()}
+    generators = distributed.all_gather(random_state(distributed.device))
     for rank, (found, _) in enumerate(generators):
-        training |= {f"{key}.{rank}": value for key, value in found.items()}
-    scaler = engine.accelerator.scaler
+        tensors |= {f"{key}.{rank}": value for key, value in found.items()}
+    scaler = distributed.scaler
     values = {
-        "progress": asdict(progress),
+        "state": asdict(state),
         "settings": settings,
-        "average_updates": average.updates if average else None,
+        "ema_updates": ema.updates if ema else None,
         "scaler": scaler.state_dict() if scaler else None,
         "random": [values for _, values in generators],
     }
-    return Snapshot(weights, training, values)
+    return Snapshot(weights, tensors, values)
 
 
 def read_settings(folder: Path) -> Any:
@@ -121,8 +133,8 @@ def read_settings(folder: Path) -> Any:
     return _values(folder)["settings"]
 
 
-def put_back(engine: Engine, average: WeightAverage | None, folder: Path) -> Progress:
-    """Go back to what :func:`take` saw, on any number of processes; each of them must call this.
+def restore(distributed: Distributed, ema: EMA | None, folder: Path) -> TrainingState:
+    """Go back to what :func:`capture` saw, on any number of processes; each of them must call this.
 
     Random generators go on where they stood; processes that were not there before start their own.
 
@@ -130,33 +142,64 @@ def put_back(engine: Engine, average: WeightAverage | None, folder: Path) -> Pro
         CheckpointError: naming the file that is missing, damaged or of another model.
     """
     values = _values(folder)
-    weights = serialization.read_weights(engine.raw, folder / WEIGHTS)
-    training = serialization.read_tensors(folder / STATE)
-    optimizer = {name: tensor for name, tensor in training.items() if name.startswith(OPTIMIZER)}
+    weights = serialization.read_weights(distributed.raw_model, folder / WEIGHTS_FILE)
+    tensors = serialization.read_tensors(folder / TENSORS_FILE)
+    optimizer = {name: tensor for name, tensor in tensors.items() if name.startswith(OPTIMIZER)}
     try:
-        engine.load_state(weights, optimizer)
-        if average is not None:
-            average.take(values["average_updates"])
-            engine.load_state(_named(training, RAW), optimizer)
-        if engine.accelerator.scaler is not None and values["scaler"] is not None:
-            engine.accelerator.scaler.load_state_dict(values["scaler"])
-        rank = engine.rank
+        distributed.load_state_dict(weights, optimizer)
+        if ema is not None:
+            ema.restore(values["ema_updates"])
+            distributed.load_state_dict(_without(RAW_WEIGHTS, tensors), optimizer)
+        if distributed.scaler is not None and values["scaler"] is not None:
+            distributed.scaler.load_state_dict(values["scaler"])
+        rank = distributed.rank
         if rank < len(values["random"]):
-            own = {name.removesuffix(f".{rank}"): tensor for name, tensor in training.items()}
-            serialization.set_random_state(own, values["random"][rank], engine.device)
-        return Progress.from_json(values["progress"])
+            own = {name.removesuffix(f".{rank}"): tensor for name, tensor in tensors.items()}
+            set_random_state(own, values["random"][rank], distributed.device)
+        return TrainingState.from_json(values["state"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder} does not fit this run, take another checkpoint: {' '.join(str(error).split())}"
         ) from error
 
 
-def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Where the global random generators stand.
+
+    Returns:
+        torch's states as uint8 tensors (that of ``device`` too where it is not the CPU), and those of Python
+        and NumPy as JSON-able values.
+    """
+    tensors = {"rng": torch.get_rng_state()}
+    if device.type != "cpu":
+        tensors["device_rng"] = torch.get_device_module(device).get_rng_state()
+    name, words, *rest = np.random.get_state(legacy=True)
+    return tensors, {
+        "python_rng": random.getstate(),
+        "numpy_rng": [name, np.asarray(words).tolist(), *rest],
+    }
+
+
+def set_random_state(tensors: Mapping[str, Tensor], values: Mapping[str, Any], device: torch.device) -> None:
+    """Put back what :func:`random_state` gave.
+
+    Raises:
+        KeyError: if a state is missing; that of a device other than the CPU may be.
+    """
+    torch.set_rng_state(tensors["rng"])
+    if "device_rng" in tensors and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(tensors["device_rng"])
+    version, words, gauss = values["python_rng"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(tuple(values["numpy_rng"]))
+
+
+def _without(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _values(folder: Path) -> dict[str, Any]:
-    values = serialization.read_json(folder / PROGRESS)
+    values = serialization.read_json(folder / VALUES_FILE)
     if not isinstance(values, dict) or "settings" not in values:
-        raise CheckpointError(f"{folder / PROGRESS} is of an earlier version: it can be used, not resumed")
+        raise CheckpointError(f"{folder / VALUES_FILE} is of an earlier version: it can be used, not resumed")
     return values

@@ -1,6 +1,6 @@
 """Data as seekable streams: batch number i of epoch e is a pure function of the seed, e and i.
 
-A row is T + 1 token ids, of which the first T are fed and the last T are targets; -1 marks where nothing is.
+A row is T + 1 token ids, of which the first T are fed and the last T are targets.
 """
 
 import random
@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fftnet.data import grammar
 from fftnet.data.cache import TokenCache, in_units, total_bytes
@@ -25,8 +23,8 @@ from fftnet.data.documents import (
     sections,
 )
 from fftnet.data.token_file import TextEncoder, TokenFile, open_tokens
-from fftnet.data.windows import Passages, deal, make_batches
-from fftnet.protocols import Batches
+from fftnet.data.windows import Passages, deal, make_batches, text_batch
+from fftnet.protocols import Batch, Batches
 
 LEARNED_CHARACTERS = 2**26
 """Of a text too large for memory, about so many characters teach the bpe tokenizer."""
@@ -40,7 +38,7 @@ class Splits:
     train: Batches
     valid: Batches
     test: Batches
-    floor: float | None
+    entropy_floor: float | None
     """Entropy of the validation split in nats per token, None where it can't be known."""
 
 
@@ -132,8 +130,8 @@ class SyntheticBatches:
         complexity = self._config.pattern_complexity
         return [grammar.sample(random.Random(f"{key}/{n}"), complexity) for n in range(first, last)]
 
-    def batch(self, epoch: int, index: int) -> Tensor:
-        """int64 rows (B, L) with L as long as the longest of them needs.
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Samples of L tokens, as many as the longest of them needs, padded.
 
         Raises:
             DataError: if a sample does not fit max_seq_length.
@@ -148,7 +146,7 @@ class SyntheticBatches:
                 f"a synthetic sample has {longest} tokens: set max_seq_length to {enough}, which is enough "
                 "for all of them, or lower pattern_complexity"
             )
-        return torch.tensor([row + [-1] * (longest - len(row)) for row in rows])
+        return text_batch(np.array([row + [-1] * (longest - len(row)) for row in rows]))
 
 
 def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -> Splits:
@@ -180,7 +178,7 @@ def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -
         name, least = (("training", max_seq_length + 1), ("validation", 2), ("test", 2))[number]
         seed = config.data_seed if number == TRAIN else None
         batches.append(windows_of(passages, config, max_seq_length, seed, f"{name} split", least))
-    return Splits(*batches, floor=None)
+    return Splits(*batches, entropy_floor=None)
 
 
 def windows_of(
@@ -319,5 +317,5 @@ def _floor(batches: SyntheticBatches) -> float:
     nats, tokens = 0.0, 0
     for index in range(batches.num_batches):
         nats -= sum(sample.log_probability for sample in batches.samples(0, index))
-        tokens += int((batches.batch(0, index)[:, 1:] >= 0).sum())
+        tokens += int(batches.batch(0, index).loss_mask.sum())
     return nats / tokens

@@ -49,11 +49,11 @@ def test_a_loss_scale_changes_nothing_and_falls_on_overflow(
     def scaled(name: str, objective: Objective, **values: Any) -> Trainer:
         trainer = make(tmp_path / name, objective=objective, max_steps=4, eval_every=4, **values)
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-        optimizer = AcceleratedOptimizer(trainer.engine.optimizer.optimizer, scaler=scaler)
-        trainer.engine.accelerator.scaler = scaler
+        optimizer = AcceleratedOptimizer(trainer.distributed.optimizer.optimizer, scaler=scaler)
+        trainer.distributed.accelerator.scaler = scaler
         unscale = partial(scaler.unscale_, optimizer.optimizer)
-        monkeypatch.setattr(trainer.engine.accelerator, "unscale_gradients", unscale)
-        trainer.engine.optimizer = optimizer
+        monkeypatch.setattr(trainer.distributed.accelerator, "unscale_gradients", unscale)
+        trainer.distributed.optimizer = optimizer
         return trainer
 
     plain = make(tmp_path / "plain", max_steps=4, eval_every=4)

@@ -16,11 +16,11 @@ import torch
 from runs import Chain, losses, make, next_token, resumed, saved_step, weights
 
 from fftnet import serialization
-from fftnet.training.checkpoints import verify
-from fftnet.training.distributed import Interrupted, SharedBatches
+from fftnet.training.manifest import verify
+from fftnet.training.sharding import Interrupted, ShardedBatches
 from fftnet.training.signals import StopRequest, deferred_signals
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = (
     "--d_model 16 --num_heads 4 --num_layers 1 --max_seq_length 160 --num_samples 16 --batch_size 4 "
     "--pattern_complexity 0 --trackers none --no_progress"
@@ -41,7 +41,7 @@ def train(
 
 def kills(*arguments: str) -> dict:
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "kills.py"), *arguments], capture_output=True, text=True
+        [sys.executable, str(ROOT / "tests" / "kills.py"), *arguments], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -131,7 +131,7 @@ def test_a_signal_during_an_evaluation_leaves_it_out_and_resume_makes_up_for_it(
     with pytest.raises(SystemExit):
         trainer.train()
     assert saved_step(tmp_path / "part" / "last") == 3
-    assert trainer.progress.history == []
+    assert trainer.state.history == []
     again = resumed(tmp_path)
     assert torch.equal(weights(again), weights(whole))
     assert losses(again) == losses(whole)
@@ -139,8 +139,8 @@ def test_a_signal_during_an_evaluation_leaves_it_out_and_resume_makes_up_for_it(
 
 def test_a_signal_between_two_validation_batches_is_seen(tmp_path: Path) -> None:
     request = StopRequest()
-    batches = SharedBatches(make(tmp_path).engine, Chain(), request)
-    assert torch.equal(batches.batch(0, 1), Chain().batch(0, 1))
+    batches = ShardedBatches(Chain(), rank=0, world=1, stop_requested=lambda: request.number is not None)
+    assert torch.equal(batches.batch(0, 1).inputs, Chain().batch(0, 1).inputs)
     request.number = signal.SIGTERM
     with pytest.raises(Interrupted):
         batches.batch(0, 2)
@@ -190,11 +190,11 @@ def test_a_full_disk_says_how_much_is_missing_and_keeps_the_earlier_checkpoint(t
 
 def test_a_batch_of_nothing_is_no_fault(tmp_path: Path) -> None:
     class Hollow(Chain):
-        def batch(self, epoch: int, index: int) -> torch.Tensor:
-            return torch.full((8, 17), -1) if index == 1 else super().batch(epoch, index)
+        def rows(self, epoch: int, index: int) -> torch.Tensor:
+            return torch.full((8, 17), -1) if index == 1 else super().rows(epoch, index)
 
     trainer = make(tmp_path, train=Hollow(), objective=next_token, max_steps=4, eval_every=4)
     trainer.train()
-    assert trainer.progress.skipped == 0
+    assert trainer.state.skipped == 0
     kept = serialization.read_tensors(tmp_path / "last" / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in kept.values())

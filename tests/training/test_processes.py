@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from fftnet import serialization
-from fftnet.training.checkpoints import verify
+from fftnet.training.manifest import verify
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FLAGS = (
     "--d_model 16 --num_heads 4 --num_layers 2 --max_seq_length 160 --num_samples 10 --batch_size 5 "
     "--pattern_complexity 0 --max_steps 8 --eval_every 4 --keep_last 9"

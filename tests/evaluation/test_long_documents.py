@@ -90,25 +90,25 @@ def check(model: FFTNet, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarra
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize("piece", [1, 7, 64, None])
+@pytest.mark.parametrize("chunk_size", [1, 7, 64, None])
 def test_every_figure_is_that_of_one_forward_over_the_whole_document(
-    piece: int | None, batch_size: int
+    chunk_size: int | None, batch_size: int
 ) -> None:
-    check(tiny(), *corpus(), piece=piece, batch_size=batch_size)
+    check(tiny(), *corpus(), chunk_size=chunk_size, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 31, 63, 64, 65])
 def test_a_single_document_of_any_length(length: int) -> None:
-    check(tiny(), *corpus((length,)), piece=7)
+    check(tiny(), *corpus((length,)), chunk_size=7)
 
 
 def test_a_document_far_longer_than_a_window_in_a_model_with_attention() -> None:
-    check(tiny(mixers=("causal_spectral", "attention")), *corpus((20 * WINDOW + 3, 5)), piece=50)
+    check(tiny(mixers=("causal_spectral", "attention")), *corpus((20 * WINDOW + 3, 5)), chunk_size=50)
 
 
 def test_documents_without_a_token_to_predict_change_no_average() -> None:
     model, (tokens, starts, ends) = tiny(), corpus((0, 9, 0, 4))
-    check(model, tokens, starts, ends, piece=3)
+    check(model, tokens, starts, ends, chunk_size=3)
     with pytest.raises(ValueError, match="no document to read"):
         evaluate_documents(model, tokens, starts[:1], ends[:1])
     with pytest.raises(ValueError, match="no document to read"):
@@ -123,10 +123,10 @@ def test_a_state_that_is_not_carried_would_be_noticed(monkeypatch: pytest.Monkey
         return logits_BTV, state
 
     monkeypatch.setattr(FFTNet, "prefill", forgetful)
-    check(model, *corpus((7, 6, 2)), piece=7)
-    for piece in (7, 64):
+    check(model, *corpus((7, 6, 2)), chunk_size=7)
+    for chunk_size in (7, 64):
         with pytest.raises(AssertionError, match="Mismatched elements"):
-            check(model, *corpus(), piece=piece)
+            check(model, *corpus(), chunk_size=chunk_size)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ def test_a_memory_map_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
     model, (tokens, starts, ends) = tiny(), corpus()
     tokens.tofile(tmp_path / "ids")
     mapped = np.memmap(tmp_path / "ids", np.uint16, "r")
-    check(model, mapped, starts, ends, piece=7, batch_size=3)
+    check(model, mapped, starts, ends, chunk_size=7, batch_size=3)
     Watched.most = 0
-    watched = evaluate_documents(model, mapped.view(Watched), starts, ends, piece=7, batch_size=3)
-    assert watched == evaluate_documents(model, tokens, starts, ends, piece=7, batch_size=3)
+    watched = evaluate_documents(model, mapped.view(Watched), starts, ends, chunk_size=7, batch_size=3)
+    assert watched == evaluate_documents(model, tokens, starts, ends, chunk_size=7, batch_size=3)
     assert Watched.most == 8
 
 
@@ -188,7 +188,7 @@ def test_a_bidirectional_model_is_refused_and_its_mode_comes_back() -> None:
     assert model.training
 
 
-@pytest.mark.parametrize("name", ["batch_size", "piece", "max_tokens"])
+@pytest.mark.parametrize("name", ["batch_size", "chunk_size", "max_tokens"])
 def test_sizes_below_1_are_refused(name: str) -> None:
     sizes: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):

@@ -1,10 +1,8 @@
 """Files of a checkpoint: whole or not at all, and named when damaged."""
 
 import errno
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -44,27 +42,6 @@ def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
     assert stored.keys() == tensors.keys()
     for name, tensor in tensors.items():
         torch.testing.assert_close(stored[name], tensor, rtol=0, atol=0)
-
-
-def test_random_generators_go_on_where_they_stood(tmp_path: Path) -> None:
-    def draw() -> list[float]:
-        return [random.gauss(0, 1), float(np.random.normal()), float(torch.randn(()))]
-
-    draw()
-    tensors, values = serialization.random_state(torch.device("cpu"))
-    serialization.write_json(tmp_path / "rng.json", values)
-    expected = draw()
-    assert draw() != expected
-    serialization.set_random_state(
-        tensors, serialization.read_json(tmp_path / "rng.json"), torch.device("cpu")
-    )
-    assert draw() == expected
-
-
-def test_differences_are_named_by_their_path() -> None:
-    stored, asked = {"a": {"b": 1, "c": 2}, "d": [3]}, {"a": {"b": 1, "c": 4}, "d": [3], "e": 5}
-    assert list(serialization.differences(stored, asked)) == ["a.c 2, not 4", "e None, not 5"]
-    assert not list(serialization.differences(stored, stored))
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

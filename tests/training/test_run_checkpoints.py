@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -9,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import at_step, bigram, flat, losses, make, resumed, saved_step, stop, weights
+from runs import at_step, bigram, flat, interrupted, losses, make, resumed, saved_step, weights
 
 from fftnet import serialization
 from fftnet.serialization import CheckpointError
-from fftnet.training import checkpoints as checkpoints_module
 from fftnet.training.accelerator import TrainingError
-from fftnet.training.checkpoints import MANIFEST, Checkpoints, verify
-from fftnet.utils.trainer import Trainer
+from fftnet.training.checkpointer import Checkpointer, differences
+from fftnet.training.manifest import MANIFEST_FILE, newest_checkpoint, seal, verify
 
 FILES = ("model.safetensors", "training.safetensors", "training.json", "config.json")
 
@@ -32,15 +32,8 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def interrupted(folder: Path) -> tuple[Trainer, Trainer]:
-    """A trainer that ran through, and one that died in step 8 of 12."""
-    whole = make(folder / "whole", max_steps=12, eval_every=3)
-    whole.train()
-    part = make(folder / "part", max_steps=12, eval_every=3)
-    at_step(part, 7, stop)
-    with pytest.raises(KeyboardInterrupt):
-        part.train()
-    return whole, part
+def checkpointer(folder: Path, keep: int) -> Checkpointer:
+    return make(folder, keep_last=keep).checkpointer
 
 
 def flip(path: Path) -> None:
@@ -54,16 +47,16 @@ def truncate(path: Path) -> None:
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
-    store = Checkpoints(tmp_path, keep=2)
+    store = checkpointer(tmp_path, keep=2)
     for step in range(1, 6):
-        path = store.save(step, filler(str(step)), 10)
+        path = store.write(step, filler(str(step)), 10)
         if step == 2:
             store.link("best", path)
         store.drop("step-00000002")
     assert names(tmp_path) == {"best", "last", "step-00000002", "step-00000004", "step-00000005"}
     assert (tmp_path / "best" / "file").read_text() == "2"
     assert (tmp_path / "last" / "file").read_text() == "5"
-    store.save(1, filler("of another run"), 10)
+    store.write(1, filler("of another run"), 10)
     store.drop("step-00000001", others=True)
     assert names(tmp_path) == {"best", "last", "step-00000001"}
 
@@ -72,9 +65,9 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
 def test_a_crash_at_any_moment_leaves_the_earlier_ones_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    store = Checkpoints(tmp_path, keep=2)
-    store.save(1, filler("one"), 10)
-    place = {"rename": Path, "fsync": checkpoints_module.os, "write_json": serialization}[moment]
+    store = checkpointer(tmp_path, keep=2)
+    store.write(1, filler("one"), 10)
+    place = {"rename": Path, "fsync": os, "write_json": serialization}[moment]
     real, crashed = getattr(place, moment), 0
     for fatal in range(1, 8):
         calls = 0
@@ -89,7 +82,7 @@ def test_a_crash_at_any_moment_leaves_the_earlier_ones_whole(
         with monkeypatch.context() as patch:
             patch.setattr(place, moment, crash)
             try:
-                store.save(fatal + 1, filler("more"), 10)
+                store.write(fatal + 1, filler("more"), 10)
             except SystemExit:
                 crashed += 1
         found, problems = store.newest_intact()
@@ -97,13 +90,13 @@ def test_a_crash_at_any_moment_leaves_the_earlier_ones_whole(
         assert problems == []
         assert (found / "file").read_text() in ("one", "more")
     assert crashed >= 1
-    store.save(99, filler("last"), 10)
+    store.write(99, filler("last"), 10)
     assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_write_that_fails_keeps_all_earlier_ones(tmp_path: Path) -> None:
-    store = Checkpoints(tmp_path, keep=2)
-    store.save(1, filler("one"), 10)
+    store = checkpointer(tmp_path, keep=2)
+    store.write(1, filler("one"), 10)
 
     def fail(folder: Path) -> None:
         filler("half")(folder)
@@ -112,7 +105,7 @@ def test_a_write_that_fails_keeps_all_earlier_ones(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"step-00000002 could not be saved: .*Input/output.*all earlier"
     ):
-        store.save(2, fail, 10)
+        store.write(2, fail, 10)
     assert names(tmp_path) == {"last", "step-00000001"}
     verify(tmp_path / "last")
 
@@ -137,18 +130,18 @@ def test_a_full_disk_says_how_many_bytes_are_missing(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
-@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("name", [*FILES, MANIFEST_FILE])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     tmp_path: Path, name: str, damage: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    store = Checkpoints(tmp_path, keep=3)
+    store = checkpointer(tmp_path, keep=3)
 
     def fill(folder: Path) -> None:
         for file in FILES:
             (folder / file).write_text(json.dumps({"of": file, "digits": list(range(50))}))
 
     for step in (1, 2):
-        store.save(step, fill, 10)
+        store.write(step, fill, 10)
     damage(tmp_path / "step-00000002" / name)
     found, problems = store.newest_intact()
     assert found == tmp_path / "step-00000001"
@@ -188,8 +181,8 @@ def test_a_damaged_checkpoint_that_is_asked_for_is_refused_by_name(tmp_path: Pat
 def reseal(folder: Path, change: Callable[[Path], None]) -> None:
     """Change a checkpoint and let its manifest agree."""
     change(folder)
-    (folder / MANIFEST).unlink()
-    checkpoints_module._seal(folder)
+    (folder / MANIFEST_FILE).unlink()
+    seal(folder)
 
 
 @pytest.mark.parametrize("dropped", ["rng.0", "state.0.weight.exp_avg"])
@@ -233,7 +226,7 @@ def test_resume_refuses_another_run(tmp_path: Path, capfd: pytest.CaptureFixture
     with pytest.raises(TrainingError, match=r"was trained with other settings \(budget\.steps 4, not 5\)"):
         make(tmp_path, max_steps=5, resume="auto").train()
     other = make(tmp_path, max_steps=4, resume="auto")
-    other.store.settings["run"] = {"model": "trigram"}
+    other.checkpointer.settings["run"] = {"model": "trigram"}
     with pytest.raises(TrainingError, match=r"other settings \(run\.model bigram, not trigram\)"):
         other.train()
 
@@ -281,3 +274,19 @@ def test_checkpoints_are_written_between_evaluations(tmp_path: Path) -> None:
     trainer = make(tmp_path / "often", max_steps=3, eval_every=3, save_minutes=1e-9, keep_last=9)
     trainer.train()
     assert sorted(path.name[-1] for path in (tmp_path / "often").glob("step-*")) == ["1", "2", "3"]
+
+
+def test_differences_are_named_by_their_path() -> None:
+    stored, asked = {"a": {"b": 1, "c": 2}, "d": [3]}, {"a": {"b": 1, "c": 4}, "d": [3], "e": 5}
+    assert list(differences(stored, asked)) == ["a.c 2, not 4", "e None, not 5"]
+    assert not list(differences(stored, stored))
+
+
+def test_the_newest_run_is_found_by_its_best_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint under .*; make one with: python main\.py"):
+        newest_checkpoint(tmp_path)
+    for name in ("older", "newer"):
+        make(tmp_path / name, max_steps=1).train()
+    assert newest_checkpoint(tmp_path) == tmp_path / "newer" / "best"
+    (tmp_path / "newer" / "best").unlink()
+    assert newest_checkpoint(tmp_path / "newer").name in ("last", "step-00000001")

@@ -1,0 +1,122 @@
+"""The ladder of the package: imports run down it only, and what the trainer is handed it does not import."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import fftnet.utils
+
+PACKAGE = Path(__file__).parents[1] / "fftnet"
+FILES = {
+    ".".join(("fftnet", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+GROUND = {"fftnet.protocols", "fftnet.serialization"}
+DATA = {"fftnet.data", "fftnet.utils.dataset", "fftnet.utils.tokenizer"}
+TRAINING = {"fftnet.training", "fftnet.utils.trainer"}
+MODEL = {"fftnet.model", "fftnet.ops"}
+FREE = {"fftnet.evaluation.metrics", "fftnet.evaluation.plots"}
+"""The part of evaluation that knows the contracts only."""
+LADDER: dict[str, set[str]] = {
+    "fftnet.protocols": set(),
+    "fftnet.serialization": set(),
+    "fftnet.testing": set(),
+    "fftnet.ops": set(),
+    "fftnet.model": GROUND | {"fftnet.ops"},
+    "fftnet.utils.tokenizer": GROUND,
+    "fftnet.data": GROUND | {"fftnet.utils.tokenizer"},
+    "fftnet.utils.dataset": GROUND | DATA,
+    "fftnet.utils.trainer": GROUND | FREE | TRAINING,
+    "fftnet.utils": set(),
+    "fftnet.tasks": GROUND | DATA | MODEL,
+    "fftnet.evaluation.metrics": GROUND,
+    "fftnet.evaluation.plots": set(),
+    "fftnet.evaluation": GROUND | FREE | DATA | MODEL | {"fftnet.tasks"},
+    "fftnet.training": GROUND | FREE,
+    "fftnet.generation": GROUND | MODEL,
+    "fftnet.api": GROUND
+    | DATA
+    | MODEL
+    | TRAINING
+    | {"fftnet.tasks", "fftnet.evaluation", "fftnet.generation"},
+    "fftnet.cli": {"fftnet"},
+    "fftnet.__main__": {"fftnet.cli"},
+    "fftnet": {"fftnet"},
+}
+"""Room to the rooms that it may import, beside itself; the longest name that fits a module counts."""
+
+
+def room(module: str) -> str:
+    return max((name for name in LADDER if module == name or module.startswith(f"{name}.")), key=len)
+
+
+def imports(module: str) -> set[str]:
+    """Modules of the package that a file names in an import, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module} imports relatively"
+            # A name may be a module of its own, or something that the module defines.
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in FILES else str(node.module) for name in names}
+    return {name for name in found if name.split(".")[0] == "fftnet"}
+
+
+def reached(module: str) -> set[str]:
+    """Everything that importing a module loads, but for the front page of the package."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name in FILES and name != "fftnet":
+            seen.add(name)
+            waiting += [*imports(name), name.rpartition(".")[0]]
+    return seen
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_run_down_the_ladder(module: str) -> None:
+    own = room(module)
+    for name in imports(module):
+        assert name in FILES, f"{module} imports {name}, which is not there"
+        below = own == room(name) or any(name == top or name.startswith(f"{top}.") for top in LADDER[own])
+        assert below, f"{module} may not import {name}"
+
+
+def test_no_rung_stands_above_itself() -> None:
+    above = {name: {other for other in LADDER if name in LADDER[other] and other != name} for name in LADDER}
+    waiting = set(LADDER) - {"fftnet"}
+    while waiting:
+        tops = {name for name in waiting if not above[name] & waiting}
+        assert tops, f"a circle among {waiting}"
+        waiting -= tops
+
+
+@pytest.mark.parametrize("module", ["fftnet.utils.trainer", "fftnet.training.checkpointer"])
+def test_training_loads_neither_model_nor_data(module: str) -> None:
+    loaded = {room(name) for name in reached(module)}
+    assert "fftnet.training" in loaded
+    assert loaded <= GROUND | FREE | TRAINING | {"fftnet.evaluation", "fftnet.utils"}
+
+
+def test_data_load_neither_model_nor_tasks() -> None:
+    loaded = {room(name) for name in reached("fftnet.utils.dataset")}
+    assert loaded <= GROUND | DATA | {"fftnet.utils"}
+
+
+def test_the_control_sees_a_forbidden_import() -> None:
+    assert "fftnet.model.fftnet_model" in reached("fftnet.tasks")
+    assert "fftnet.training.distributed" in reached("fftnet.cli.main")
+
+
+def test_utils_are_three_front_doors() -> None:
+    assert {path.name for path in (PACKAGE / "utils").glob("*.py")} == {
+        "__init__.py",
+        "tokenizer.py",
+        "dataset.py",
+        "trainer.py",
+    }
+    assert "front doors" in (fftnet.utils.__doc__ or "")

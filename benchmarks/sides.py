@@ -17,8 +17,8 @@ from fftnet.model.mixers.attention import AttentionMixer
 from fftnet.model.mixers.causal_spectral import FLOOR, CausalSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
 from fftnet.model.mixers.spectral import SpectralMixer
-from fftnet.ops import causal_mix as prefix
 from fftnet.ops import numerics
+from fftnet.ops.causal_mix import HeadParameters, causal_mix
 from fftnet.training.optim import OptimConfig, make_optimizer
 
 FORWARD, BOTH, TRAIN, STEP = "forward", "forward+backward", "training step", "decode step"
@@ -125,7 +125,8 @@ def ours_causal_mix(*inputs: Tensor) -> Tensor:
     v_BTHd, filter_, decay, frequency, bias, mixing = inputs
     batch, _, heads, width = v_BTHd.shape
     state = v_BTHd.new_zeros(batch, decay.shape[1], 2, heads, width)
-    return prefix.causal_mix(v_BTHd, filter_, decay, frequency, bias, mixing, state, floor=FLOOR)[0]
+    parameters = HeadParameters(decay, frequency, bias, mixing)
+    return causal_mix(v_BTHd, filter_, parameters, state, eps=FLOOR)[0]
 
 
 def op(width: int, heads: int, batch: int, tokens: int, work: str) -> Sides:

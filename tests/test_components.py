@@ -17,7 +17,7 @@ from fftnet.model.components import (
 )
 from fftnet.model.config import MixerConfig
 from fftnet.model.mixers import MIXERS, build_mixer
-from fftnet.ops import causal_mix as prefix
+from fftnet.ops.causal_mix import HeadParameters, causal_mix
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 97])
@@ -48,15 +48,14 @@ def test_theorem_the_causal_layer_is_the_published_one_on_every_prefix(grid: int
 
     zero_padded_mean = x.cumsum(dim=1) / grid
     filters = adaptive(zero_padded_mean)
-    causal, _ = prefix.causal_mix(
+    causal, _ = causal_mix(
         x.unflatten(-1, (heads, -1)),
         filters / math.sqrt(grid),
-        transform.decay(),
-        transform.frequency_HF,
-        activation.bias_HK,
-        inverse.mixing_HF2,
+        HeadParameters(
+            transform.decay(), transform.frequency_HF, activation.bias_HK, inverse.mixing_HF2
+        ),
         transform.init_state(2, width // heads),
-        floor=activation.floor,
+        eps=activation.floor,
     )
     for t in range(length):
         padded = torch.zeros(2, grid, width, dtype=torch.float64)

@@ -75,7 +75,7 @@ class ModReLU(nn.Module):
         num_heads: int,
         num_bins: int,
         initial_bias: float = -0.1,
-        floor: float = numerics.PAPER_FLOOR,
+        floor: float = numerics.PAPER_EPS,
     ) -> None:
         super().__init__()
         self.bias_HK = nn.Parameter(torch.full((num_heads, num_bins), initial_bias))

@@ -1,47 +1,199 @@
-"""Which backends can run here and which is the fastest; one table of modules for each operator."""
+"""Which backend an operator runs on: one rule for all operators.
 
-import importlib.util
+A backend is a module of that name in the operator's folder:
+
+* ``torch``: plain PyTorch, on any device and of any size; what others fall back to;
+* ``numba``: kernels for the CPU;
+* ``triton``: kernels for GPUs with CUDA;
+* ``reference``: direct sums in float64, slow and obvious, for comparing with.
+
+``auto`` takes the fastest for the device of the tensors. The environment variable ``FFTNET_BACKEND`` names
+another for the whole process, :func:`use_backend` for a block of code, and the argument ``backend`` of an
+operator for one call. An operator that lacks the one that is named, or can't use it for the tensors at hand,
+takes ``torch``.
+"""
+
+import importlib
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-REFERENCE, PORTABLE = "reference", "fft"
+VARIABLE = "FFTNET_BACKEND"
+AUTO = "auto"
+TORCH = "torch"
+BACKENDS = (TORCH, "numba", "triton", "reference")
 FASTEST = {"cpu": "numba", "cuda": "triton"}
-"""Kind of device to its fastest backend, where an operator has it and it can run; else the portable one."""
-GROUP = 8
-"""Fewest channels that a CPU kernel handles at once, in one vector."""
+"""Kind of device to its fastest backend."""
+PROBES = {"numba": "fftnet.ops.cpu.vector", "triton": "triton"}
+"""Backend to the module whose import shows that the package behind it is here and works."""
+
+_log = logging.getLogger("fftnet")
+_named: str | None = None
+_failures: dict[str, Exception | None] = {}
+_told: set[str] = set()
 
 
-def available(table: Iterable[str]) -> list[str]:
-    """Of the backends that ``table`` names, those that can run here, and ``reference``."""
-    return [REFERENCE, *(name for name in table if name == PORTABLE or runs(name))]
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run all operators on the backend ``name`` within the block, in every thread of the process.
 
+    It goes before the environment variable ``FFTNET_BACKEND``, and the innermost block before others. What
+    ``torch.compile`` has compiled is compiled anew; an exported program keeps the backend it has.
 
-def runs(name: str) -> bool:
-    """Whether the package behind a backend is installed, and a device for it is here."""
-    if importlib.util.find_spec(name) is None:
-        return False
-    return name != "triton" or torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def resolve(name: str, table: Iterable[str], device: torch.device) -> str:
-    """The backend that ``name`` stands for; ``auto`` is the fastest for tensors on ``device``.
+    Args:
+        name: ``auto``, ``torch``, ``numba``, ``triton`` or ``reference``.
 
     Raises:
         ValueError: if there is no such backend, or it can't run here.
     """
-    names = available(table)
-    if name == "auto":
-        fastest = FASTEST.get(device.type, PORTABLE)
-        return fastest if fastest in names else PORTABLE
-    if name in names:
-        return name
-    problem = f"backend {name!r} can't run here" if name in table else f"unknown backend {name!r}"
-    raise ValueError(f"{problem}; choose from auto, {', '.join(names)}")
+    global _named
+    _require(name)
+    before = _named
+    _named = name
+    try:
+        yield
+    finally:
+        _named = before
 
 
-def fuses(x: Tensor, channels: int) -> bool:
-    """Whether the CPU kernels around the mixing serve for ``x``: they handle whole groups of channels."""
-    return x.device.type == "cpu" and channels % GROUP == 0 and runs("numba")
+def is_available(backend: str) -> bool:
+    """Whether the package behind a backend can be imported, and a device for it is here."""
+    return _obstacle(backend) is None
+
+
+class Backends:
+    """The backends of one operator, which is a package with a module for each.
+
+    Args:
+        package: the operator's.
+        **takes: backend to a function of the operator's tensors that says whether it can take them. Every
+            operator has ``torch``, which takes all, and need not list it.
+    """
+
+    def __init__(self, package: str, **takes: Callable[..., bool]) -> None:
+        self._package = package
+        self._takes = {TORCH: anything} | takes
+
+    def available(self) -> list[str]:
+        """Those that can run here."""
+        return [name for name in self._takes if is_available(name)]
+
+    def select(self, backend: str | None, *tensors: Tensor | None) -> str:
+        """The backend that a call with these tensors runs on.
+
+        Args:
+            backend: the name that was asked for in the call; None for the one that is set around it.
+            tensors: the operator's, the first of them on the device that counts.
+
+        Raises:
+            ValueError: if there is no such backend, or it can't run here.
+        """
+        name = backend or _named or os.environ.get(VARIABLE) or AUTO
+        if name == AUTO:
+            device = tensors[0].device.type  # pyright: ignore[reportOptionalMemberAccess]
+            name = FASTEST.get(device, TORCH)
+            if name not in self._takes or not _available_or_told(name, device):
+                return TORCH
+        else:
+            _require(name)
+        takes = self._takes.get(name)
+        return name if takes is not None and takes(*tensors) else TORCH
+
+    def load(self, backend: str, *tensors: Tensor) -> ModuleType:
+        """The module of a backend, for the registered operator: there is no falling back from it.
+
+        Raises:
+            ValueError: if the operator has no such backend, it can't run here, or not for these tensors.
+        """
+        _require(backend)
+        if backend not in self._takes or not self._takes[backend](*tensors):
+            raise ValueError(f"{self._package}: the backend {backend!r} can't take these tensors")
+        return importlib.import_module(f"{self._package}.{backend}")
+
+
+def anything(*tensors: Tensor | None) -> bool:
+    """For a backend that takes all tensors."""
+    return True
+
+
+def on_cpu(x: Tensor, *others: Tensor | None) -> bool:
+    """For a backend that takes all tensors on a CPU."""
+    return x.device.type == "cpu"
+
+
+def on_gpu(x: Tensor, *others: Tensor | None) -> bool:
+    """For a Triton backend: tensors on a GPU, or on a CPU if Triton interprets its kernels there."""
+    return x.device.type == "cuda" or (x.device.type == "cpu" and _triton_interprets())
+
+
+def _require(name: str) -> None:
+    if name == AUTO:
+        return
+    if name not in BACKENDS:
+        problem = f"unknown backend {name!r}"
+    else:
+        obstacle = _obstacle(name)
+        if obstacle is None:
+            return
+        problem = f"the backend {name!r} can't run here: {obstacle}"
+    choices = [AUTO, *(other for other in BACKENDS if is_available(other))]
+    raise ValueError(f"{problem}; choose from {', '.join(choices)}")
+
+
+def _triton_interprets() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _constant(function: Callable[..., Any]) -> Any:
+    # What torch.compiler.assume_constant_result does, without its import of the whole compiler: the function
+    # is called while torch.compile traces, and its result written into the graph.
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+@_constant
+def _obstacle(backend: str) -> str | None:
+    """Why a backend can't run here; tries the import once."""
+    if backend not in PROBES:
+        return None
+    if backend == "triton" and not (torch.cuda.is_available() or _triton_interprets()):
+        return "there is no GPU with CUDA"
+    if backend not in _failures:
+        try:
+            importlib.import_module(PROBES[backend])
+            _failures[backend] = None
+        except Exception as failure:  # A package built for another NumPy fails in more ways than ImportError.
+            _failures[backend] = failure
+    failure = _failures[backend]
+    if failure is None:
+        return None
+    if _is_missing(backend, failure):
+        return f"{backend} is not installed"
+    return f"{backend} is installed, but its import fails ({type(failure).__name__}: {failure})"
+
+
+def _is_missing(backend: str, failure: Exception) -> bool:
+    return isinstance(failure, ModuleNotFoundError) and failure.name == backend
+
+
+@_constant
+def _available_or_told(backend: str, device: str) -> bool:
+    """Whether the fastest backend of a device can run; says once if it can't, and what to do about it."""
+    obstacle = _obstacle(backend)
+    if obstacle is not None and backend not in _told:
+        _told.add(backend)
+        failure = _failures.get(backend)
+        broken = failure is not None and not _is_missing(backend, failure)
+        cure = "install versions that fit each other" if broken else f"pip install {backend}"
+        _log.log(
+            logging.WARNING if broken else logging.INFO,
+            "%s: on %s the operators run as plain PyTorch, which is slower; %s, or set %s=%s to leave it so",
+            *(obstacle, device, cure, VARIABLE, TORCH),
+        )
+    return obstacle is None

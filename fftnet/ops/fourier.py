@@ -6,11 +6,11 @@ from torch import Tensor
 from fftnet.ops.numerics import compute_dtype
 
 
-def fourier_transform(x_BTD: Tensor, num_heads: int) -> Tensor:
+def fourier_transform(x: Tensor, num_heads: int) -> Tensor:
     """Orthonormal half spectrum over the tokens, one for each channel.
 
     Args:
-        x_BTD: real tokens of any floating dtype; narrow ones are transformed in float32.
+        x: real tokens (B, T, D) of any floating dtype; narrow ones are transformed in float32.
         num_heads: H, which must divide D.
 
     Returns:
@@ -19,43 +19,52 @@ def fourier_transform(x_BTD: Tensor, num_heads: int) -> Tensor:
     Raises:
         ValueError: if T is 0 or H does not divide D.
     """
-    batch, tokens, width = x_BTD.shape
+    batch, tokens, width = x.shape
     if tokens == 0:
         raise ValueError("the Fourier transform needs at least one token, got a sequence of length 0")
     if width % num_heads:
         raise ValueError(f"num_heads={num_heads} must divide the width {width}")
-    with torch.autocast(x_BTD.device.type, enabled=False):
-        spectrum_BFD = torch.fft.rfft(x_BTD.to(compute_dtype(x_BTD)), dim=1, norm="ortho")
+    with torch.autocast(x.device.type, enabled=False):
+        spectrum_BFD = torch.fft.rfft(x.to(compute_dtype(x)), dim=1, norm="ortho")
     return spectrum_BFD.view(batch, tokens // 2 + 1, num_heads, width // num_heads).transpose(1, 2)
 
 
-def inverse_fourier_transform(spectrum_BHFd: Tensor, num_tokens: int) -> Tensor:
+def inverse_fourier_transform(spectrum: Tensor, num_tokens: int) -> Tensor:
     """Inverse of :func:`fourier_transform`.
 
     Args:
-        spectrum_BHFd: complex half spectrum with F = num_tokens // 2 + 1.
+        spectrum: complex half spectrum (B, H, F, d) with F = num_tokens // 2 + 1.
         num_tokens: T; the spectrum alone does not tell odd from even.
 
     Returns:
         Real tokens of shape (B, T, H * d) in the spectrum's precision.
     """
-    spectrum_BFD = spectrum_BHFd.transpose(1, 2).flatten(2)
+    spectrum_BFD = spectrum.transpose(1, 2).flatten(2)
     return torch.fft.irfft(spectrum_BFD, n=num_tokens, dim=1, norm="ortho")
 
 
-def fourier_mix(x_BTD: Tensor) -> Tensor:
+def fourier_mix(x: Tensor) -> Tensor:
     """Real part of the orthonormal Fourier transform over tokens and channels (FNet, arXiv 2105.03824).
 
     Args:
-        x_BTD: real tokens of any floating dtype; narrow ones are transformed in float32.
+        x: real tokens (B, T, D) of any floating dtype; narrow ones are transformed in float32.
 
     Returns:
-        Tensor of the shape and dtype of ``x_BTD``.
+        Tensor of the shape and dtype of ``x``.
 
     Raises:
         ValueError: if T is 0.
     """
-    if x_BTD.shape[1] == 0:
+    if x.shape[1] == 0:
         raise ValueError("the Fourier transform needs at least one token, got a sequence of length 0")
-    with torch.autocast(x_BTD.device.type, enabled=False):
-        return torch.fft.fft2(x_BTD.to(compute_dtype(x_BTD)), norm="ortho").real.to(x_BTD.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.fft.fft2(x.to(compute_dtype(x)), norm="ortho").real.to(x.dtype)
+
+
+def count_bins(sums: Tensor, num_tokens: int) -> Tensor:
+    """Double in place, along the last dimension, the inner bins: all but DC and, for even T, Nyquist.
+
+    They stand for two bins of the whole spectrum each. Of a half spectrum of ``num_tokens`` tokens, (..., F).
+    """
+    sums[..., 1 : (num_tokens + 1) // 2] *= 2
+    return sums

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PAPER_FLOOR = 1e-3
+PAPER_EPS = 1e-3
 """The magnitude below which the published modReLU stops normalising."""
 
 
@@ -13,32 +13,32 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def interpolate_anchors(anchors_HK: Tensor, num_bins: int) -> Tensor:
+def interpolate_anchors(anchors: Tensor, num_bins: int) -> Tensor:
     """Spread values held at K anchor frequencies over ``num_bins`` bins, linearly from DC to the top bin.
 
     K == num_bins gives the anchors themselves, which is the published layer.
 
     Args:
-        anchors_HK: real values (..., H, K).
+        anchors: real values (..., H, K).
         num_bins: F, at least 1.
 
     Returns:
         Tensor of shape (..., H, F).
     """
-    rows = anchors_HK.reshape(1, -1, anchors_HK.shape[-1])
+    rows = anchors.reshape(1, -1, anchors.shape[-1])
     spread = F.interpolate(rows, size=num_bins, mode="linear", align_corners=True)
-    return spread.view(*anchors_HK.shape[:-1], num_bins)
+    return spread.view(*anchors.shape[:-1], num_bins)
 
 
-def modrelu(z: Tensor, bias: Tensor, floor: float = PAPER_FLOOR) -> Tensor:
-    """``relu(|z| + bias) * z / max(|z|, floor)``: shrinks or grows the magnitude, keeps the phase.
+def modrelu(z: Tensor, bias: Tensor, eps: float = PAPER_EPS) -> Tensor:
+    """``relu(|z| + bias) * z / max(|z|, eps)``: shrinks or grows the magnitude, keeps the phase.
 
-    The gradient is finite at z = 0. With bias = 0 the function is the identity wherever |z| >= floor.
+    The gradient is finite at z = 0. With bias = 0 the function is the identity wherever |z| >= eps.
 
     Args:
         z: complex tensor.
         bias: real tensor that broadcasts against ``z``.
-        floor: magnitude below which the division stops normalising.
+        eps: magnitude below which the division stops normalising.
 
     Returns:
         Complex tensor of the shape of ``z``.
@@ -46,4 +46,4 @@ def modrelu(z: Tensor, bias: Tensor, floor: float = PAPER_FLOOR) -> Tensor:
     square = z.real.square() + z.imag.square()
     is_zero = square == 0
     magnitude = torch.where(is_zero, 1.0, square).sqrt().masked_fill(is_zero, 0.0)
-    return z * (torch.relu(magnitude + bias) / magnitude.clamp(min=floor))
+    return z * (torch.relu(magnitude + bias) / magnitude.clamp(min=eps))

@@ -14,9 +14,9 @@ from fftnet.model.components import (
     PrefixInverse,
 )
 from fftnet.model.config import MixerConfig
-from fftnet.ops import causal_mix as prefix
-from fftnet.ops import decode, streaming
-from fftnet.ops import gated_conv as gate
+from fftnet.ops import decode
+from fftnet.ops.causal_mix import HeadParameters, causal_mix
+from fftnet.ops.gated_conv import causal_conv, gated_conv
 
 FLOOR = 0.03
 """Below this magnitude modReLU stops normalising. There, b > 0 magnifies round-off by b / FLOOR; biases are
@@ -99,15 +99,12 @@ class CausalSpectralMixer(nn.Module):
         if mask_BT is not None:
             values_BTD = values_BTD * mask_BT[..., None]
         v_BTHd = values_BTD.unflatten(-1, (self.num_heads, -1))
-        mixed_BTHd, spectrum = prefix.causal_mix(
+        mixed_BTHd, spectrum = causal_mix(
             v_BTHd,
             self.filter(context_BTC) * self.transform.gain(),
-            self.transform.decay(),
-            self.transform.frequency_HF,
-            self.activation.bias_HK,
-            self.inverse.mixing_HF2,
+            self._head_parameters(),
             state.spectrum_BF2Hd,
-            floor=self.activation.floor,
+            eps=self.activation.floor,
         )
         return self.project_out(mixed_BTHd.flatten(2)), CausalSpectralState(spectrum, context, recent)
 
@@ -122,15 +119,20 @@ class CausalSpectralMixer(nn.Module):
         mixed_BHd, spectrum = decode.mix_step(
             values_BD.unflatten(-1, (self.num_heads, -1)),
             self.filter(context_BC),
+            self._head_parameters(),
+            state.spectrum_BF2Hd,
+            eps=self.activation.floor,
+        )
+        return self.project_out(mixed_BHd.flatten(1)), CausalSpectralState(
+            spectrum, (context[0], context[1]), recent
+        )
+
+    def _head_parameters(self) -> HeadParameters:
+        return HeadParameters(
             self.transform.decay(),
             self.transform.frequency_HF,
             self.activation.bias_HK,
             self.inverse.mixing_HF2,
-            state.spectrum_BF2Hd,
-            floor=self.activation.floor,
-        )
-        return self.project_out(mixed_BHd.flatten(1)), CausalSpectralState(
-            spectrum, (context[0], context[1]), recent
         )
 
     def _values(self, projected_BTC: Tensor, recent_BPC: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,6 +142,6 @@ class CausalSpectralMixer(nn.Module):
             key_BTD, value_BTD = projected_BTC.chunk(2, dim=-1)
             return key_BTD * value_BTD, recent_BPC
         if self.input_gate:
-            return gate.gated_conv(projected_BTC, self.taps_CW, recent_BPC)
-        values_BTD, recent_BPC = streaming.causal_conv(projected_BTC, self.taps_CW, recent_BPC)
+            return gated_conv(projected_BTC, self.taps_CW, recent_BPC)
+        values_BTD, recent_BPC = causal_conv(projected_BTC, self.taps_CW, recent_BPC)
         return nn.functional.silu(values_BTD), recent_BPC

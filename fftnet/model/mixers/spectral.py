@@ -41,4 +41,4 @@ class SpectralMixer(nn.Module):
         bins = x_BTD.shape[1] // 2 + 1
         filter_BHF = numerics.interpolate_anchors(self.filter(x_BTD.mean(dim=1)), bins)
         bias_HF = numerics.interpolate_anchors(self.activation.bias_HK, bins)
-        return spectral_mix(x_BTD, filter_BHF, bias_HF, floor=self.activation.floor)
+        return spectral_mix(x_BTD, filter_BHF, bias_HF, eps=self.activation.floor)

@@ -1,50 +1,62 @@
 """Causal mixing: prefix Fourier transform, adaptive filter, modReLU and inverse in one operator.
 
-:func:`causal_mix` is the only entry. It casts, picks a backend and is a custom operator of PyTorch, so
-``torch.compile`` and ``torch.export`` see one node with shapes and gradients.
+:func:`causal_mix` is the only entry: it checks, casts and picks a backend.
 
-A backend is a module with ``BLOCK`` (tokens between two checkpoints of the state) and two functions on
-contiguous tensors of one dtype:
+A backend is a module in this folder with ``BLOCK`` (tokens between two checkpoints of the state) and two
+functions on contiguous tensors of one dtype:
 
-* ``forward(v, filter_, decay, frequency, bias, mixing, state, floor) -> (y, state, checkpoints)``, with
+* ``forward(values, filter_, parameters, state, eps) -> (mixed, state, checkpoints)``, with
   ``checkpoints[:, n]`` the state before token ``n * BLOCK``;
-* ``backward(grad_y, grad_state, v, filter_, decay, frequency, bias, mixing, checkpoints, floor)``, which
-  returns the gradients of the seven tensors in the order of ``forward``.
+* ``backward(values, filter_, parameters, checkpoints, grad_mixed, grad_state, eps)``, which returns the
+  gradients ``(grad_values, grad_filter, grad_parameters, grad_state)``.
+
+``reference`` has neither: it is a function of the arguments of :func:`causal_mix`, which autograd can see
+through.
 """
 
-import importlib
-from types import ModuleType
+from torch import Tensor, contiguous_format, empty_like
 
-import torch as pytorch
-from torch import Tensor
-
-from fftnet.ops import dispatch as backends
-from fftnet.ops import reference
+# An import of a submodule binds its name in this package: `torch`, `numba` and `triton` are the backends
+# here, which is why PyTorch's own names are imported one by one above.
+from fftnet.ops.causal_mix import reference
+from fftnet.ops.causal_mix.parameters import HeadParameters
+from fftnet.ops.checks import Signature
+from fftnet.ops.dispatch import Backends, anything, on_cpu, on_gpu
 from fftnet.ops.numerics import compute_dtype
+from fftnet.ops.registration import register
 
-BACKENDS = {
-    "fft": "fftnet.ops.causal_mix.torch",
-    "numba": "fftnet.ops.causal_mix.numba",
-    "triton": "fftnet.ops.causal_mix.triton",
+__all__ = ["BACKENDS", "HeadParameters", "causal_mix"]
+
+BACKENDS = Backends(
+    __name__,
+    torch=anything,
+    numba=on_cpu,
+    triton=on_gpu,
+    reference=anything,
+)
+_INPUTS = {
+    "values": "B T H d",
+    "filter_": "B T H F",
+    "decay": "H F",
+    "frequency": "H F",
+    "bias": "H F",
+    "readout": "H F 2",
 }
-"""Backend name to module, imported when first used; ``reference`` and ``auto`` are understood as well."""
-
-
-def _module(backend: str) -> ModuleType:
-    return importlib.import_module(BACKENDS[backend])
+_STATE = "B F 2 H d"
+_SIGNATURE = Signature("causal_mix", **_INPUTS, state=_STATE)
+_BACKWARD_SIGNATURE = Signature(
+    "causal_mix_backward", **_INPUTS, checkpoints="B S", grad_mixed="B T H d", grad_state=_STATE
+)
 
 
 def causal_mix(
-    v_BTHd: Tensor,
-    filter_BTHF: Tensor,
-    decay_HF: Tensor,
-    frequency_HF: Tensor,
-    bias_HF: Tensor,
-    mixing_HF2: Tensor,
-    state_BF2Hd: Tensor,
+    values: Tensor,
+    filter_: Tensor,
+    parameters: HeadParameters,
+    state: Tensor,
     *,
-    floor: float,
-    backend: str = "auto",
+    eps: float,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Steps 1 and 3-5 of the causal layer (docs/maths.md): from values to mixed values, carrying a state.
 
@@ -53,99 +65,104 @@ def causal_mix(
     ``y(t) = Re sum_k C_k A_k(t)``. The normalisation g belongs into the filter.
 
     Args:
-        v_BTHd: values of any floating dtype, T >= 1; float16 and bfloat16 are computed in float32.
-        filter_BTHF: one real gain per token, head and bin.
-        decay_HF: a >= 0 per token.
-        frequency_HF: w in radians per token.
-        bias_HF: modReLU bias.
-        mixing_HF2: real and imaginary part of C.
-        state_BF2Hd: real and imaginary plane of Z before the first token.
-        floor: magnitude below which modReLU stops normalising.
-        backend: ``auto``, ``reference``, or a name in ``BACKENDS``.
+        values: v, (B, T, H, d) of any floating dtype, T >= 1; float16 and bfloat16 are computed in float32.
+        filter_: one real gain per token, head and bin, (B, T, H, F).
+        parameters: of every head and bin.
+        state: real and imaginary plane of Z before the first token, (B, F, 2, H, d).
+        eps: magnitude below which modReLU stops normalising.
+        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
 
     Returns:
-        Mixed values (B, T, H, d) in the dtype of ``v_BTHd`` and the state after the last token in float32
+        Mixed values (B, T, H, d) in the dtype of ``values`` and the state after the last token in float32
         (float64 for float64 values).
 
     Raises:
-        ValueError: if T is 0, or the backend is unknown or can't run here.
+        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    if v_BTHd.shape[1] == 0:
-        raise ValueError("causal mixing needs at least one token, got a sequence of length 0")
-    backend = backends.resolve(backend, BACKENDS, v_BTHd.device)
-    tensors = (v_BTHd, filter_BTHF, decay_HF, frequency_HF, bias_HF, mixing_HF2, state_BF2Hd)
+    _SIGNATURE.check(values, filter_, *parameters, state)
+    backend = BACKENDS.select(backend, values)
     if backend == "reference":
-        return reference.causal_mix(*tensors, floor)
-    dtype = compute_dtype(v_BTHd)
-    v, filter_, decay, frequency, bias, mixing, state = (x.to(dtype).contiguous() for x in tensors)
-    y, last, _ = _mix(v, filter_, decay, frequency, bias, mixing, state, floor, backend)
-    return y.to(v_BTHd.dtype), last
+        return reference.causal_mix(values, filter_, parameters, state, eps)
+    dtype = compute_dtype(values)
+    tensors = [x.to(dtype).contiguous() for x in (values, filter_, *parameters, state)]
+    mixed, last, _ = _operator(*tensors, eps, backend)
+    return mixed.to(values.dtype), last
 
 
-@pytorch.library.custom_op("fftnet::causal_mix", mutates_args=())
-def _mix(
-    v: Tensor,
+def _forward(
+    values: Tensor,
     filter_: Tensor,
     decay: Tensor,
     frequency: Tensor,
     bias: Tensor,
-    mixing: Tensor,
+    readout: Tensor,
     state: Tensor,
-    floor: float,
+    eps: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    y, last, checkpoints = _module(backend).forward(v, filter_, decay, frequency, bias, mixing, state, floor)
+    module = BACKENDS.load(backend, values)
+    parameters = HeadParameters(decay, frequency, bias, readout)
+    mixed, last, checkpoints = module.forward(values, filter_, parameters, state, eps)
     # A dimension that is 1 for short texts would cost torch.compile a graph of its own, hence the flattening.
-    return y, last, checkpoints.flatten(1)
+    return mixed, last, checkpoints.flatten(1)
 
 
-@_mix.register_fake
-def _(v, filter_, decay, frequency, bias, mixing, state, floor, backend):  # pyright: ignore
-    block = _module(backend).BLOCK
-    count = (v.shape[1] + block - 1) // block
-    _, bins, _, heads, width = state.shape
-    checkpoints = state.new_empty((state.shape[0], count * bins * 2 * heads * width))
-    return pytorch.empty_like(v), pytorch.empty_like(state), checkpoints
+def _fake(values, filter_, decay, frequency, bias, readout, state, eps, backend):  # pyright: ignore
+    checkpoints = state.new_empty(_checkpoint_shape(values, state.shape[1:], backend))
+    return empty_like(values), empty_like(state), checkpoints
 
 
-@pytorch.library.custom_op("fftnet::causal_mix_backward", mutates_args=())
-def _mix_backward(
-    grad_y: Tensor,
-    grad_state: Tensor,
-    v: Tensor,
+def _backward(
+    values: Tensor,
     filter_: Tensor,
     decay: Tensor,
     frequency: Tensor,
     bias: Tensor,
-    mixing: Tensor,
+    readout: Tensor,
     checkpoints: Tensor,
-    floor: float,
+    grad_mixed: Tensor,
+    grad_state: Tensor,
+    eps: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _module(backend).backward(
-        grad_y.contiguous(),
-        grad_state.contiguous(),
-        *(v, filter_, decay, frequency, bias, mixing),
-        checkpoints.view(v.shape[0], -1, *grad_state.shape[1:]),
-        floor,
+    module = BACKENDS.load(backend, values)
+    _check_checkpoints(checkpoints, values, grad_state, backend)
+    parameters = HeadParameters(decay, frequency, bias, readout)
+    split = checkpoints.view(values.shape[0], -1, *grad_state.shape[1:])
+    grad_values, grad_filter, grad_parameters, grad_start = module.backward(
+        values, filter_, parameters, split, grad_mixed, grad_state, eps
     )
+    return grad_values, grad_filter, *grad_parameters, grad_start
 
 
-@_mix_backward.register_fake
-def _(grad_y, grad_state, v, filter_, decay, frequency, bias, mixing, checkpoints, floor, backend):  # pyright: ignore
-    like = (v, filter_, decay, frequency, bias, mixing, grad_state)
-    return tuple(pytorch.empty_like(x, memory_format=pytorch.contiguous_format) for x in like)
+def _fake_backward(  # pyright: ignore
+    values, filter_, decay, frequency, bias, readout, checkpoints, grad_mixed, grad_state, eps, backend
+):
+    _check_checkpoints(checkpoints, values, grad_state, backend)
+    like = (values, filter_, decay, frequency, bias, readout, grad_state)
+    return tuple(empty_like(x, memory_format=contiguous_format) for x in like)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # pyright: ignore
-    *tensors, _, floor, backend = inputs
-    ctx.save_for_backward(*tensors, output[2])
-    ctx.floor, ctx.backend = floor, backend
+def _checkpoint_shape(values: Tensor, state_shape: tuple[int, ...], backend: str) -> tuple[int, int]:
+    block = BACKENDS.load(backend, values).BLOCK
+    bins, planes, heads, width = state_shape
+    return values.shape[0], (values.shape[1] + block - 1) // block * bins * planes * heads * width
 
 
-def _autograd(ctx, grad_y, grad_state, _):  # pyright: ignore
-    grads = _mix_backward(grad_y, grad_state, *ctx.saved_tensors, ctx.floor, ctx.backend)
-    return *grads, None, None
+def _check_checkpoints(checkpoints: Tensor, values: Tensor, grad_state: Tensor, backend: str) -> None:
+    expected = _checkpoint_shape(values, grad_state.shape[1:], backend)
+    if checkpoints.shape != expected:
+        got = tuple(checkpoints.shape)
+        raise ValueError(f"causal_mix_backward: checkpoints must have shape {expected}, got {got}")
 
 
-_mix.register_autograd(_autograd, setup_context=_setup_context)
+_operator = register(
+    "causal_mix",
+    signature=_SIGNATURE,
+    forward=_forward,
+    fake=_fake,
+    saved=lambda inputs, outputs: (*inputs[:6], outputs[2]),
+    backward_signature=_BACKWARD_SIGNATURE,
+    backward=_backward,
+    fake_backward=_fake_backward,
+)

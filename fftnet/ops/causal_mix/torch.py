@@ -8,14 +8,20 @@ or ``cos`` runs over the whole length.
 import torch
 from torch import Tensor
 
+from fftnet.ops.causal_mix.parameters import HeadParameters
+from fftnet.ops.checks import Signature
+
 BLOCK = 256
 """Tokens between two checkpoints of the state."""
 
 
-def powers(decay_HF: Tensor, frequency_HF: Tensor, count: int) -> Tensor:
+_TRANSFORM = Signature("prefix_transform", values="B T H d", decay="H F", frequency="H F", state="B F 2 H d")
+
+
+def powers(decay: Tensor, frequency: Tensor, count: int) -> Tensor:
     """``lambda^j`` for j = 0 .. count - 1, complex (count, H, F), with lambda = exp(-decay + i frequency)."""
-    j = torch.arange(count, device=decay_HF.device, dtype=decay_HF.dtype)[:, None, None]
-    return torch.polar(torch.exp(-decay_HF * j), frequency_HF * j)
+    j = torch.arange(count, device=decay.device, dtype=decay.dtype)[:, None, None]
+    return torch.polar(torch.exp(-decay * j), frequency * j)
 
 
 def _convolve(x_BLHFd: Tensor, kernel_LHF: Tensor) -> Tensor:
@@ -39,102 +45,104 @@ def _to_planes(z_BHFd: Tensor) -> Tensor:
 
 
 def prefix_transform(
-    v_BTHd: Tensor, decay_HF: Tensor, frequency_HF: Tensor, state_BF2Hd: Tensor
+    values: Tensor, decay: Tensor, frequency: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The whole spectrum of every prefix, ``Z_k(t) = sum_{j<=t} lambda_k^(t-j) v(j)``, differentiable.
 
     Args:
-        v_BTHd: values in float32 or float64, T >= 1.
-        decay_HF: a >= 0 per token.
-        frequency_HF: radians per token.
-        state_BF2Hd: real and imaginary plane of Z before the first token.
+        values: v in float32 or float64, (B, T, H, d), T >= 1.
+        decay: a >= 0 per token, (H, F).
+        frequency: radians per token, (H, F).
+        state: real and imaginary plane of Z before the first token, (B, F, 2, H, d).
 
     Returns:
-        Complex (B, T, H, F, d), which is F times the size of ``v_BTHd``, and the state after the last token.
+        Complex (B, T, H, F, d), which is F times the size of ``values``, and the state after the last token.
+
+    Raises:
+        ValueError: if a tensor does not fit the others.
     """
-    carry = _to_complex(state_BF2Hd)
+    _TRANSFORM.check(values, decay, frequency, state)
+    carry_BHFd = _to_complex(state)
     blocks = []
-    for v_BLHd in v_BTHd.split(BLOCK, dim=1):
-        z = _advance(v_BLHd, powers(decay_HF, frequency_HF, v_BLHd.shape[1] + 1), carry)
-        carry = z[:, -1]
-        blocks.append(z)
-    return torch.cat(blocks, dim=1), _to_planes(carry)
+    for v_BLHd in values.split(BLOCK, dim=1):
+        z_BLHFd = _advance(v_BLHd, powers(decay, frequency, v_BLHd.shape[1] + 1), carry_BHFd)
+        carry_BHFd = z_BLHFd[:, -1]
+        blocks.append(z_BLHFd)
+    return torch.cat(blocks, dim=1), _to_planes(carry_BHFd)
 
 
-def _gain(z: Tensor, bias_HF: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor]:
+def _gain(z: Tensor, bias_HF: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     magnitude = (z.real.square() + z.imag.square()).sqrt()
-    clamped = magnitude.clamp(min=floor)
+    clamped = magnitude.clamp(min=eps)
     return magnitude, clamped, torch.relu(magnitude + bias_HF[..., None]) / clamped
 
 
 def forward(
-    v: Tensor,
-    filter_: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    bias: Tensor,
-    mixing: Tensor,
-    state: Tensor,
-    floor: float,
+    values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :mod:`fftnet.ops.causal_mix` for the contract of a backend."""
-    carry = _to_complex(state)
-    mixed, checkpoints = [], []
-    for v_BLHd, filter_BLHF in zip(v.split(BLOCK, dim=1), filter_.split(BLOCK, dim=1), strict=True):
-        checkpoints.append(_to_planes(carry))
-        spectrum = _advance(v_BLHd, powers(decay, frequency, v_BLHd.shape[1] + 1), carry)
-        carry = spectrum[:, -1]
+    decay, frequency, bias, readout = parameters
+    carry_BHFd = _to_complex(state)
+    mixed = []
+    checkpoints = []
+    for v_BLHd, filter_BLHF in zip(values.split(BLOCK, dim=1), filter_.split(BLOCK, dim=1), strict=True):
+        checkpoints.append(_to_planes(carry_BHFd))
+        spectrum = _advance(v_BLHd, powers(decay, frequency, v_BLHd.shape[1] + 1), carry_BHFd)
+        carry_BHFd = spectrum[:, -1]
         z = spectrum * filter_BLHF[..., None]
-        z = z * _gain(z, bias, floor)[2]
-        mixed.append((z.real * mixing[..., 0, None] - z.imag * mixing[..., 1, None]).sum(dim=3))
-    return torch.cat(mixed, dim=1), _to_planes(carry), torch.stack(checkpoints, dim=1)
+        z = z * _gain(z, bias, eps)[2]
+        mixed.append((z.real * readout[..., 0, None] - z.imag * readout[..., 1, None]).sum(dim=3))
+    return torch.cat(mixed, dim=1), _to_planes(carry_BHFd), torch.stack(checkpoints, dim=1)
 
 
 def backward(
-    grad_y: Tensor,
-    grad_state: Tensor,
-    v: Tensor,
+    values: Tensor,
     filter_: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    bias: Tensor,
-    mixing: Tensor,
+    parameters: HeadParameters,
     checkpoints: Tensor,
-    floor: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_mixed: Tensor,
+    grad_state: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, HeadParameters, Tensor]:
     """Walk the blocks backwards, recomputing the spectrum of each from its checkpoint."""
-    carried = _to_complex(grad_state)
-    grad_pole = torch.zeros_like(carried[0, ..., 0])
-    grad_bias, grad_mixing = torch.zeros_like(bias), torch.zeros_like(mixing)
-    grad_v, grad_filter = torch.empty_like(v), torch.empty_like(filter_)
-    mixing_HF = torch.complex(mixing[..., 0], -mixing[..., 1])
+    decay, frequency, bias, readout = parameters
+    carried_BHFd = _to_complex(grad_state)
+    grad_pole_HF = carried_BHFd.new_zeros(decay.shape)
+    grad_bias = torch.zeros_like(bias)
+    grad_readout = torch.zeros_like(readout)
+    grad_values = torch.empty_like(values)
+    grad_filter = torch.empty_like(filter_)
+    readout_HF = torch.complex(readout[..., 0], -readout[..., 1])
     for n in reversed(range(checkpoints.shape[1])):
         span = slice(n * BLOCK, (n + 1) * BLOCK)
-        v_BLHd, filter_BLHF = v[:, span], filter_[:, span, :, :, None]
-        length = v_BLHd.shape[1]
-        powers_LHF = powers(decay, frequency, length + 1)
-        before = _to_complex(checkpoints[:, n])
-        spectrum = _advance(v_BLHd, powers_LHF, before)
+        v_BLHd = values[:, span]
+        filter_BLHF1 = filter_[:, span, :, :, None]
+        powers_LHF = powers(decay, frequency, v_BLHd.shape[1] + 1)
+        before_BHFd = _to_complex(checkpoints[:, n])
+        spectrum = _advance(v_BLHd, powers_LHF, before_BHFd)
 
-        z = spectrum * filter_BLHF
-        magnitude, clamped, gain = _gain(z, bias, floor)
-        grad_out = grad_y[:, span, :, None]
-        grad_mixing[..., 0] += (grad_out * gain * z.real).sum(dim=(0, 1, 4))
-        grad_mixing[..., 1] -= (grad_out * gain * z.imag).sum(dim=(0, 1, 4))
-        grad_a = grad_out * mixing_HF[..., None]
+        # Through read-out and modReLU, to the spectrum as it enters the filter.
+        z = spectrum * filter_BLHF1
+        magnitude, clamped, gain = _gain(z, bias, eps)
+        grad_out = grad_mixed[:, span, :, None]
+        grad_readout[..., 0] += (grad_out * gain * z.real).sum(dim=(0, 1, 4))
+        grad_readout[..., 1] -= (grad_out * gain * z.imag).sum(dim=(0, 1, 4))
+        grad_a = grad_out * readout_HF[..., None]
         unit = z / magnitude.masked_fill(magnitude == 0, 1.0)
         radial = (grad_a * unit.conj()).real * (magnitude + bias[..., None] > 0)
         slope = magnitude / clamped
         grad_bias += (slope * radial).sum(dim=(0, 1, 4))
-        grad_z = gain * grad_a + (slope - gain * (magnitude >= floor)) * radial * unit
+        grad_z = gain * grad_a + (slope - gain * (magnitude >= eps)) * radial * unit
         grad_filter[:, span] = (grad_z * spectrum.conj()).real.sum(dim=-1)
 
-        reach = powers_LHF.conj()
-        total = _convolve((grad_z * filter_BLHF).flip(1), reach[:-1]).flip(1)
-        total = total + reach[:-1].flip(0)[..., None] * carried[:, None]
-        grad_v[:, span] = total.real.sum(dim=3)
-        earlier = torch.cat([before[:, None], spectrum[:, :-1]], dim=1)
-        grad_pole += (total * earlier.conj()).sum(dim=(0, 1, 4))
-        carried = reach[1][..., None] * total[:, 0]
-    turned = powers(decay, frequency, 2)[1].conj() * grad_pole
-    return grad_v, grad_filter, -turned.real, turned.imag, grad_bias, grad_mixing, _to_planes(carried)
+        # The adjoint of the recurrence is the same recurrence, conjugated and backwards in time.
+        reach_LHF = powers_LHF.conj()
+        adjoint = _convolve((grad_z * filter_BLHF1).flip(1), reach_LHF[:-1]).flip(1)
+        adjoint = adjoint + reach_LHF[:-1].flip(0)[..., None] * carried_BHFd[:, None]
+        grad_values[:, span] = adjoint.real.sum(dim=3)
+        earlier = torch.cat([before_BHFd[:, None], spectrum[:, :-1]], dim=1)
+        grad_pole_HF += (adjoint * earlier.conj()).sum(dim=(0, 1, 4))
+        carried_BHFd = reach_LHF[1][..., None] * adjoint[:, 0]
+    turned_HF = powers(decay, frequency, 2)[1].conj() * grad_pole_HF
+    grad_parameters = HeadParameters(-turned_HF.real, turned_HF.imag, grad_bias, grad_readout)
+    return grad_values, grad_filter, grad_parameters, _to_planes(carried_BHFd)

@@ -20,7 +20,7 @@ def _advise() -> Any:
 _madvise = _advise()
 
 
-def fresh(like: Tensor, *shape: int) -> Tensor:
+def empty(like: Tensor, *shape: int) -> Tensor:
     """An uninitialised tensor like ``like``, of that shape where one is given.
 
     Mapping a large one page by page, at the first write, takes longer than computing it; so large ones ask

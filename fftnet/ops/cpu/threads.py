@@ -1,4 +1,4 @@
-"""What the CPU backends share: how kernels are compiled, and the threads they run on.
+"""The threads that CPU kernels run on: those of PyTorch.
 
 Not Numba's parallel loops: its thread layers are not safe to call from several threads, and such loops take
 twice as long to compile.
@@ -8,36 +8,18 @@ import ctypes
 import logging
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import numba
 import torch
 
-from fftnet.ops.dispatch import GROUP
-
-FASTMATH = ("contract", "reassoc", "nsz", "arcp", "afn")
-"""LLVM's liberties, without nnan and ninf: a NaN or an infinity in the input has to come out as NaN."""
-GROUPS = ((0,) * 4 * GROUP, (0,) * 2 * GROUP, (0,) * GROUP)
-"""Group sizes, each as the length of a tuple: that is a constant to Numba's compiler."""
 SERIAL_WORK = 1 << 16
 """Up to this many values, waking a second thread costs more than it saves."""
 
 _BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _log = logging.getLogger("fftnet")
-
-
-def jit(function: Callable[..., Any]) -> Any:
-    """Compile ``function`` at its first call, cached on disk where there is a folder for it."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": set(FASTMATH), "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        _log.info("no folder to cache compiled kernels in: set NUMBA_CACHE_DIR to save their compile time")
-        return numba.njit(**options)(function)
 
 
 class Threads:
@@ -52,7 +34,7 @@ class Threads:
         self._pool: ThreadPoolExecutor | None = None
         self._size = 0
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
+            os.register_at_fork(after_in_child=self.forget)
         try:
             # A handle also finds the symbols of the libraries behind it: the OpenMP that PyTorch runs on.
             self._team = ctypes.CDLL(str(torch._C.__file__)).GOMP_parallel
@@ -65,12 +47,13 @@ class Threads:
         """Call ``kernel(first, last, *arguments)`` so that all items are covered once.
 
         Args:
-            kernel: from :func:`jit`.
+            kernel: from :func:`fftnet.ops.cpu.compile.jit`.
             items: independent pieces of work, shared out evenly.
             work: values that are computed in all, which decides whether more threads pay.
             arguments: passed on.
         """
-        known, start = len(kernel.overloads), time.perf_counter()
+        known = len(kernel.overloads)
+        start = time.perf_counter()
         threads = min(torch.get_num_threads(), items) if work > SERIAL_WORK else 1
         if threads <= 1:
             kernel(0, items, *arguments)
@@ -81,7 +64,10 @@ class Threads:
             _log.info("compiled a CPU kernel in %.1f s, once", time.perf_counter() - start)
 
     def _share(self, kernel: Any, spans: list[tuple[int, int]], arguments: tuple[Any, ...]) -> None:
-        threads, waiting, failures = len(spans), SimpleQueue[tuple[int, int]](), []
+        threads = len(spans)
+        failures: list[BaseException] = []
+        # A queue, because the team may turn out smaller than asked for: fewer threads then do several spans.
+        waiting: SimpleQueue[tuple[int, int]] = SimpleQueue()
         for span in spans:
             waiting.put(span)
 
@@ -105,11 +91,14 @@ class Threads:
 
     def _get(self, size: int) -> ThreadPoolExecutor:
         if self._pool is None or self._size < size:
-            self._pool, self._size = ThreadPoolExecutor(size, thread_name_prefix="fftnet"), size
+            self._pool = ThreadPoolExecutor(size, thread_name_prefix="fftnet")
+            self._size = size
         return self._pool
 
-    def _forget(self) -> None:
-        self._pool = self._team = None
+    def forget(self) -> None:
+        """Make new threads when they are next needed: in a forked process there are none."""
+        self._pool = None
+        self._team = None
 
 
 threads = Threads()

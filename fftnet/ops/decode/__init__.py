@@ -1,104 +1,122 @@
-"""One token at a time: what the causal mixer does between its matrix products.
+"""One token at a time: what the causal mixer does between its matrix products, in two operators.
 
-Written out in PyTorch, which ``torch.compile`` fuses; on a CPU without gradients in two kernels, because a
-call costs more there than its arithmetic.
+:func:`gate_step` and :func:`mix_step` are the only entries: they check and pick a backend. A backend is a
+module in this folder with functions of these names and arguments, ``backend`` left out.
+
+``numba`` has no gradients: a call costs more here than its arithmetic, so it does in two calls what takes
+fifty small operations, and is left to inference without ``torch.compile``, which fuses ``torch`` instead.
 """
 
-import functools
-import importlib
-from types import ModuleType
+from torch import Tensor, compiler, float32, float64, is_grad_enabled
 
-import torch
-from torch import Tensor
-
-from fftnet.ops.dispatch import runs
-
-
-@functools.cache
-def _kernels() -> ModuleType:
-    return importlib.import_module("fftnet.ops.decode.numba")
+# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
+# why PyTorch's own names are imported one by one above.
+from fftnet.ops.causal_mix import HeadParameters
+from fftnet.ops.checks import Signature
+from fftnet.ops.decode import reference
+from fftnet.ops.decode import torch as portable
+from fftnet.ops.dispatch import Backends, anything
 
 
-def _fused(x: Tensor) -> bool:
+def _at_inference(x: Tensor, *others: Tensor) -> bool:
     return (
         x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and runs("numba")
+        and x.dtype in (float32, float64)
+        and not is_grad_enabled()
+        and not compiler.is_compiling()
+        and all(other.dtype == x.dtype for other in others)
     )
 
 
+BACKENDS = Backends(
+    __name__,
+    torch=anything,
+    numba=_at_inference,
+    reference=anything,
+)
+_DIFFERENTIABLE = {"torch": portable, "reference": reference}
+_GATE_STEP = Signature(
+    "gate_step",
+    derived={"C": lambda sizes: 2 * sizes["D"], "P": lambda sizes: sizes["W"] - 1},
+    x="B D",
+    projected="B C",
+    conv_weight="C W",
+    conv_state="B P C",
+    mean="B D",
+    count="B: int64",
+)
+_MIX_STEP = Signature(
+    "mix_step",
+    values="B H d",
+    filter_="B H F",
+    decay="H F",
+    frequency="H F",
+    bias="H F",
+    readout="H F 2",
+    state="B F 2 H d",
+)
+
+
 def gate_step(
-    x_BD: Tensor, projected_BC: Tensor, taps_CW: Tensor, recent_BPC: Tensor, mean_BD: Tensor, count_B: Tensor
+    x: Tensor,
+    projected: Tensor,
+    conv_weight: Tensor,
+    conv_state: Tensor,
+    mean: Tensor,
+    count: Tensor,
+    *,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Context and gated values of one token.
 
     Args:
-        x_BD: the token.
-        projected_BC: its keys and values, C = 2 D.
-        taps_CW: the convolution's filters, W = P + 1.
-        recent_BPC: the last P projected tokens.
-        mean_BD: mean of the tokens before.
-        count_B: int64 number of the tokens before.
+        x: the token, (B, D) of any floating dtype.
+        projected: its keys and values, (B, C) with C = 2 D.
+        conv_weight: the convolution's filters, (C, W), the newest token's tap last.
+        conv_state: the P = W - 1 projected tokens before, (B, P, C).
+        mean: mean of the tokens before, (B, D).
+        count: int64 number of the tokens before, (B,).
+        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
 
     Returns:
-        Context (B, 2 D), values (B, D), and the new ``recent_BPC``, ``mean_BD`` and ``count_B``.
+        Context (B, 2 D) and values (B, D) in the dtype of ``x``, and the new ``conv_state``, ``mean`` and
+        ``count``.
+
+    Raises:
+        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    if _fused(x_BD):
-        return _kernels().gate_step(x_BD, projected_BC, taps_CW, recent_BPC, mean_BD, count_B)
-    count_B = count_B + 1
-    mean_BD = mean_BD + (x_BD - mean_BD) / count_B[:, None]
-    context_BC = torch.cat([mean_BD.to(x_BD.dtype), x_BD], dim=-1)
-    window_BWC = torch.cat([recent_BPC, projected_BC[:, None].to(recent_BPC.dtype)], dim=1)
-    key_BD, value_BD = (window_BWC * taps_CW.T).sum(dim=1).chunk(2, dim=-1)
-    return context_BC, (key_BD * value_BD).to(x_BD.dtype), window_BWC[:, 1:], mean_BD, count_B
+    _GATE_STEP.check(x, projected, conv_weight, conv_state, mean, count)
+    backend = BACKENDS.select(backend, x, projected, conv_weight, conv_state, mean)
+    module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend, x)
+    return module.gate_step(x, projected, conv_weight, conv_state, mean, count)
 
 
 def mix_step(
-    v_BHd: Tensor,
-    filter_BHF: Tensor,
-    decay_HF: Tensor,
-    frequency_HF: Tensor,
-    bias_HF: Tensor,
-    mixing_HF2: Tensor,
-    spectrum_BF2Hd: Tensor,
+    values: Tensor,
+    filter_: Tensor,
+    parameters: HeadParameters,
+    state: Tensor,
     *,
-    floor: float,
+    eps: float,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`fftnet.ops.causal_mix.causal_mix` of one token, with the normalisation g applied here.
 
     Args:
-        v_BHd: values.
-        filter_BHF: the adaptive filter, without g.
-        decay_HF: a > 0 per token.
-        frequency_HF: w in radians per token.
-        bias_HF: modReLU bias.
-        mixing_HF2: real and imaginary part of C.
-        spectrum_BF2Hd: the state.
-        floor: magnitude below which modReLU stops normalising.
+        values: v, (B, H, d) of any floating dtype.
+        filter_: the adaptive filter, without g, (B, H, F).
+        parameters: of every head and bin, with decay > 0.
+        state: real and imaginary plane of the spectrum, (B, F, 2, H, d).
+        eps: magnitude below which modReLU stops normalising.
+        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
 
     Returns:
-        Mixed values (B, H, d) and the new state.
+        Mixed values (B, H, d) in the dtype of ``values``, and the new state.
+
+    Raises:
+        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    if _fused(v_BHd):
-        return _kernels().mix_step(
-            v_BHd, filter_BHF, decay_HF, frequency_HF, bias_HF, mixing_HF2, spectrum_BF2Hd, floor
-        )
-
-    def per_bin(x: Tensor) -> Tensor:
-        return x.to(spectrum_BF2Hd.dtype).transpose(-1, -2)[..., None]
-
-    radius, gain = torch.exp(-decay_HF), torch.sqrt(-torch.expm1(-2 * decay_HF))
-    lr, li = per_bin(radius * torch.cos(frequency_HF)), per_bin(radius * torch.sin(frequency_HF))
-    filter_, bias = per_bin(filter_BHF * gain), per_bin(bias_HF)
-    zr, zi = spectrum_BF2Hd.unbind(dim=2)
-    zr, zi = lr * zr - li * zi + v_BHd[:, None].to(zr.dtype), lr * zi + li * zr
-    square = zr.square() + zi.square()
-    is_zero = square == 0
-    magnitude = filter_.abs() * torch.where(is_zero, 1.0, square).sqrt().masked_fill(is_zero, 0.0)
-    scale = filter_ * torch.relu(magnitude + bias) / magnitude.clamp(min=floor)
-    cr, ci = per_bin(mixing_HF2[..., 0]), per_bin(mixing_HF2[..., 1])
-    y_BHd = (scale * (cr * zr - ci * zi)).sum(dim=1)
-    return y_BHd.to(v_BHd.dtype), torch.stack([zr, zi], dim=2)
+    _MIX_STEP.check(values, filter_, *parameters, state)
+    backend = BACKENDS.select(backend, values, filter_, *parameters, state)
+    module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend, values)
+    return module.mix_step(values, filter_, parameters, state, eps)

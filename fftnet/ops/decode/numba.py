@@ -1,90 +1,107 @@
 """The decode step's kernels: what stands between its matrix products, in two calls a layer.
 
-At one token a call costs more than its arithmetic, so these do in two what takes fifty small operations.
+At one token a call costs more than its arithmetic, so these do in two what takes fifty small operations. The
+loops over channels are plain ones here: there is no recurrence, so nothing has to stay in registers.
+See :mod:`fftnet.ops.cpu` for how to read kernels. A work item is one row of the batch.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.ops.cpu.threads import jit, threads
+from fftnet.ops.causal_mix.parameters import HeadParameters
+from fftnet.ops.cpu.compile import jit
+from fftnet.ops.cpu.threads import threads
 
 
 @jit
-def _gate(first, last, x, projected, taps, recent, mean, count, context, values, kept, means, counts):  # pyright: ignore
-    D, P = x.shape[1], recent.shape[1]
+def _gate(  # pyright: ignore
+    first, last, x, projected, weight, past, mean, count, context, values, new_past, new_mean, new_count
+):
+    D = x.shape[1]
+    P = past.shape[1]
     one = x.dtype.type(1)
     for b in range(first, last):
-        counts[b] = count[b] + 1
-        share = one / x.dtype.type(counts[b])
+        new_count[b] = count[b] + 1
+        share = one / x.dtype.type(new_count[b])
         for c in range(D):
-            means[b, c] = mean[b, c] + share * (x[b, c] - mean[b, c])
-            context[b, c] = means[b, c]
+            new_mean[b, c] = mean[b, c] + share * (x[b, c] - mean[b, c])
+            context[b, c] = new_mean[b, c]
             context[b, D + c] = x[b, c]
         for c in range(D):
-            key = taps[c, P] * projected[b, c]
-            value = taps[D + c, P] * projected[b, D + c]
+            key = weight[c, P] * projected[b, c]
+            value = weight[D + c, P] * projected[b, D + c]
             for i in range(P):
-                key += taps[c, i] * recent[b, i, c]
-                value += taps[D + c, i] * recent[b, i, D + c]
+                key += weight[c, i] * past[b, i, c]
+                value += weight[D + c, i] * past[b, i, D + c]
             values[b, c] = key * value
         for i in range(P):
-            kept[b, i] = recent[b, i + 1] if i + 1 < P else projected[b]
+            new_past[b, i] = past[b, i + 1] if i + 1 < P else projected[b]
 
 
 @jit
-def _mix(first, last, v, filter_, decay, frequency, bias, mixing, spectrum, floor, y, moved):  # pyright: ignore
-    H, F, d = filter_.shape[1], filter_.shape[2], v.shape[2]
-    zero = v.dtype.type(0)
+def _mix(  # pyright: ignore
+    first, last, values, filter_, decay, frequency, bias, readout, state, eps, mixed, new_state
+):
+    H = filter_.shape[1]
+    F = filter_.shape[2]
+    d = values.shape[2]
+    zero = values.dtype.type(0)
     for h in range(H):
         for k in range(F):
             radius = np.exp(-decay[h, k])
-            lr, li = radius * np.cos(frequency[h, k]), radius * np.sin(frequency[h, k])
+            pole_r = radius * np.cos(frequency[h, k])
+            pole_i = radius * np.sin(frequency[h, k])
+            # g = sqrt(1 - |lambda|^2), without the loss of digits for slow decays.
             gain = np.sqrt(-np.expm1(-decay[h, k] - decay[h, k]))
-            shift, cr, ci = bias[h, k], mixing[h, k, 0], mixing[h, k, 1]
+            shift = bias[h, k]
+            readout_r = readout[h, k, 0]
+            readout_i = readout[h, k, 1]
             for b in range(first, last):
                 f = filter_[b, h, k] * gain
                 for c in range(d):
-                    zr, zi = spectrum[b, k, 0, h, c], spectrum[b, k, 1, h, c]
-                    zr, zi = lr * zr - li * zi + v[b, h, c], lr * zi + li * zr
-                    moved[b, k, 0, h, c] = zr
-                    moved[b, k, 1, h, c] = zi
-                    magnitude = abs(f) * np.sqrt(zr * zr + zi * zi)
+                    # Z = lambda Z + v
+                    old_r = state[b, k, 0, h, c]
+                    old_i = state[b, k, 1, h, c]
+                    z_r = pole_r * old_r - pole_i * old_i + values[b, h, c]
+                    z_i = pole_r * old_i + pole_i * old_r
+                    new_state[b, k, 0, h, c] = z_r
+                    new_state[b, k, 1, h, c] = z_i
+                    # A = relu(|f Z| + bias) f Z / max(|f Z|, eps), then y = Re sum_k C_k A_k
+                    magnitude = abs(f) * np.sqrt(z_r * z_r + z_i * z_i)
                     raised = magnitude + shift
                     raised = zero if raised <= zero else raised
-                    out = f * raised / (floor if magnitude <= floor else magnitude) * (cr * zr - ci * zi)
-                    y[b, h, c] = out if k == 0 else y[b, h, c] + out
+                    scale = f * raised / (eps if magnitude <= eps else magnitude)
+                    out = scale * (readout_r * z_r - readout_i * z_i)
+                    mixed[b, h, c] = out if k == 0 else mixed[b, h, c] + out
+
+
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.contiguous().numpy() for tensor in tensors]
 
 
 def gate_step(
-    x: Tensor, projected: Tensor, taps: Tensor, recent: Tensor, mean: Tensor, count: Tensor
+    x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See :func:`fftnet.ops.decode.gate_step`."""
-    outputs = (
-        x.new_empty(x.shape[0], 2 * x.shape[1]),
-        torch.empty_like(x),
-        torch.empty_like(recent),
-        torch.empty_like(mean),
-        torch.empty_like(count),
-    )
-    arrays = [tensor.numpy() for tensor in (x, projected, taps, recent, mean, count, *outputs)]
-    threads.run(_gate, x.shape[0], recent.numel() + x.numel(), *arrays)
-    return outputs
+    """See :func:`fftnet.ops.decode.gate_step`; all floating tensors have one dtype."""
+    context = x.new_empty(x.shape[0], 2 * x.shape[1])
+    values = x.new_empty(x.shape)
+    recent = x.new_empty(conv_state.shape)
+    new_mean = x.new_empty(mean.shape)
+    total = count.new_empty(count.shape)
+    inputs = _arrays(x, projected, conv_weight, conv_state, mean, count)
+    outputs = _arrays(context, values, recent, new_mean, total)
+    threads.run(_gate, x.shape[0], conv_state.numel() + x.numel(), *inputs, *outputs)
+    return context, values, recent, new_mean, total
 
 
 def mix_step(
-    v: Tensor,
-    filter_: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    bias: Tensor,
-    mixing: Tensor,
-    spectrum: Tensor,
-    floor: float,
+    values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`fftnet.ops.decode.mix_step`."""
-    y, moved = torch.empty_like(v), torch.empty_like(spectrum)
-    inputs = [tensor.numpy() for tensor in (v, filter_, decay, frequency, bias, mixing, spectrum)]
-    bound = inputs[0].dtype.type(floor)
-    threads.run(_mix, v.shape[0], spectrum.numel(), *inputs, bound, y.numpy(), moved.numpy())
-    return y, moved
+    """See :func:`fftnet.ops.decode.mix_step`; all tensors have one dtype."""
+    mixed = torch.empty(values.shape, dtype=values.dtype)
+    new_state = torch.empty(state.shape, dtype=state.dtype)
+    inputs = _arrays(values, filter_, *parameters, state)
+    bound = inputs[0].dtype.type(eps)
+    threads.run(_mix, values.shape[0], state.numel(), *inputs, bound, *_arrays(mixed, new_state))
+    return mixed, new_state

@@ -1,76 +1,123 @@
-"""The convolution and the input gate before the prefix transform, fused on a CPU."""
+"""The convolution and the input gate before the prefix transform, in one operator.
 
-import importlib
-from types import ModuleType
+:func:`gated_conv` is the only entry: it checks, casts and picks a backend.
 
-import torch
-from torch import Tensor
+``torch`` and ``reference`` are functions of its arguments, which autograd can see through. Any other backend
+is a module in this folder with two functions on contiguous tensors of one dtype:
 
-from fftnet.ops import streaming
-from fftnet.ops.dispatch import fuses
+* ``forward(x, conv_weight, conv_state) -> values``;
+* ``backward(x, conv_weight, conv_state, grad_values)``, which returns the gradients of the three tensors.
+"""
+
+from torch import Tensor, cat, empty_like, promote_types
+
+# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
+# why PyTorch's own names are imported one by one above.
+from fftnet.ops.checks import Signature, Sizes
+from fftnet.ops.cpu import VECTOR_WIDTH
+from fftnet.ops.dispatch import Backends, anything
+from fftnet.ops.gated_conv import reference
+from fftnet.ops.gated_conv import torch as portable
+from fftnet.ops.gated_conv.torch import causal_conv
 from fftnet.ops.numerics import compute_dtype
+from fftnet.ops.registration import register
+
+__all__ = ["BACKENDS", "causal_conv", "gated_conv"]
 
 
-def _kernels() -> ModuleType:
-    return importlib.import_module("fftnet.ops.gated_conv.numba")
+def _whole_vectors(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.shape[2] // 2 % VECTOR_WIDTH == 0
 
 
-def gated_conv(x_BTC: Tensor, taps_CW: Tensor, last_BPC: Tensor) -> tuple[Tensor, Tensor]:
+def _has_two_halves(sizes: Sizes) -> str | None:
+    return None if sizes["C"] % 2 == 0 else f"x holds keys, then values: C must be even, got {sizes['C']}"
+
+
+BACKENDS = Backends(
+    __name__,
+    torch=anything,
+    numba=_whole_vectors,
+    reference=anything,
+)
+_DIFFERENTIABLE = {"torch": portable.gated_conv, "reference": reference.gated_conv}
+_INPUTS = {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"}
+_PAST = {"P": lambda sizes: sizes["W"] - 1}
+_SIGNATURE = Signature("gated_conv", derived=_PAST, rule=_has_two_halves, **_INPUTS)
+_BACKWARD_SIGNATURE = Signature(
+    "gated_conv_backward",
+    derived=_PAST | {"D": lambda sizes: sizes["C"] // 2},
+    rule=_has_two_halves,
+    **_INPUTS,
+    grad_values="B T D",
+    grad_state="B P C",
+)
+
+
+def gated_conv(
+    x: Tensor, conv_weight: Tensor, conv_state: Tensor, *, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
     """Keys times values, both causally convolved: ``k(t) v(t)`` with ``[k, v] = causal_conv(x)``.
 
     Args:
-        x_BTC: keys, then values, C = 2 D of any floating dtype; T >= 1.
-        taps_CW: one filter of width W for each channel, the newest token's tap last.
-        last_BPC: the P = W - 1 tokens before the first.
+        x: keys, then values, (B, T, C) with C = 2 D, of any floating dtype; T >= 1.
+        conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
+        conv_state: the P = W - 1 tokens before the first, (B, P, C).
+        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
 
     Returns:
-        Gated values (B, T, D) and the last P tokens for the call that continues.
+        Gated values (B, T, D), and the last P tokens for the call that continues, in the dtype of
+        ``conv_state``.
+
+    Raises:
+        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    if not fuses(x_BTC, x_BTC.shape[2] // 2):
-        convolved_BTC, last_BPC = streaming.causal_conv(x_BTC, taps_CW, last_BPC)
-        key_BTD, value_BTD = convolved_BTC.chunk(2, dim=-1)
-        return key_BTD * value_BTD, last_BPC
-    dtype = compute_dtype(x_BTC)
-    values_BTD, recent_BPC = _gate(*(x.to(dtype).contiguous() for x in (x_BTC, taps_CW, last_BPC)))
-    values_BTD = values_BTD.to(torch.promote_types(x_BTC.dtype, taps_CW.dtype))
-    return values_BTD, recent_BPC.to(last_BPC.dtype)
+    _SIGNATURE.check(x, conv_weight, conv_state)
+    backend = BACKENDS.select(backend, x)
+    if backend in _DIFFERENTIABLE:
+        return _DIFFERENTIABLE[backend](x, conv_weight, conv_state)
+    dtype = compute_dtype(x)
+    tensors = [tensor.to(dtype).contiguous() for tensor in (x, conv_weight, conv_state)]
+    values, recent = _operator(*tensors, backend)
+    return values.to(promote_types(x.dtype, conv_weight.dtype)), recent.to(conv_state.dtype)
 
 
-@torch.library.custom_op("fftnet::gated_conv", mutates_args=())
-def _gate(x: Tensor, taps: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    tokens, past = x.shape[1], last.shape[1]
-    recent = torch.cat([last[:, tokens:], x[:, max(tokens - past, 0) :]], dim=1)
-    return _kernels().forward(x, taps, last), recent
+def _forward(x: Tensor, conv_weight: Tensor, conv_state: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    values = BACKENDS.load(backend, x).forward(x, conv_weight, conv_state)
+    tokens = x.shape[1]
+    oldest = max(tokens - conv_state.shape[1], 0)
+    return values, cat([conv_state[:, tokens:], x[:, oldest:]], dim=1)
 
 
-@_gate.register_fake
-def _(x, taps, last):  # pyright: ignore
-    return x.new_empty((x.shape[0], x.shape[1], x.shape[2] // 2)), torch.empty_like(last)
+def _fake(x, conv_weight, conv_state, backend):  # pyright: ignore
+    return x.new_empty((x.shape[0], x.shape[1], x.shape[2] // 2)), empty_like(conv_state)
 
 
-@torch.library.custom_op("fftnet::gated_conv_backward", mutates_args=())
-def _gate_backward(
-    grad_y: Tensor, grad_recent: Tensor, x: Tensor, taps: Tensor, last: Tensor
+def _backward(
+    x: Tensor, conv_weight: Tensor, conv_state: Tensor, grad_values: Tensor, grad_state: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_x, grad_taps, grad_last = _kernels().backward(grad_y.contiguous(), x, taps, last)
-    tokens, past = x.shape[1], last.shape[1]
-    carried = max(past - tokens, 0)
-    grad_last[:, tokens:] += grad_recent[:, :carried]
-    grad_x[:, max(tokens - past, 0) :] += grad_recent[:, carried:]
-    return grad_x, grad_taps, grad_last
+    grad_x, grad_weight, grad_past = BACKENDS.load(backend, x).backward(
+        x, conv_weight, conv_state, grad_values
+    )
+    # The new state is copied from the old one, where x is shorter than the filter, and from the end of x.
+    tokens = x.shape[1]
+    past = conv_state.shape[1]
+    kept = max(past - tokens, 0)
+    grad_past[:, tokens:] += grad_state[:, :kept]
+    grad_x[:, max(tokens - past, 0) :] += grad_state[:, kept:]
+    return grad_x, grad_weight, grad_past
 
 
-@_gate_backward.register_fake
-def _(grad_y, grad_recent, x, taps, last):  # pyright: ignore
-    return torch.empty_like(x), torch.empty_like(taps), torch.empty_like(last)
+def _fake_backward(x, conv_weight, conv_state, grad_values, grad_state, backend):  # pyright: ignore
+    return empty_like(x), empty_like(conv_weight), empty_like(conv_state)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # pyright: ignore
-    ctx.save_for_backward(*inputs)
-
-
-def _autograd(ctx, grad_y, grad_recent):  # pyright: ignore
-    return _gate_backward(grad_y, grad_recent, *ctx.saved_tensors)
-
-
-_gate.register_autograd(_autograd, setup_context=_setup_context)
+_operator = register(
+    "gated_conv",
+    signature=_SIGNATURE,
+    forward=_forward,
+    fake=_fake,
+    saved=lambda inputs, outputs: inputs[:3],
+    backward_signature=_BACKWARD_SIGNATURE,
+    backward=_backward,
+    fake_backward=_fake_backward,
+)

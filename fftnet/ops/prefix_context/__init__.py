@@ -1,72 +1,114 @@
-"""The causal context: the running mean of the prefix beside the token itself, fused on a CPU."""
+"""The causal context: the running mean of the prefix beside the token itself, in one operator.
 
-import importlib
-from types import ModuleType
+:func:`prefix_context` is the only entry: it checks, casts and picks a backend.
 
-import torch
-from torch import Tensor
+``torch`` and ``reference`` are functions of its arguments, which autograd can see through. Any other backend
+is a module in this folder with two functions on contiguous tensors of one dtype, for calls that count every
+token:
 
-from fftnet.ops import streaming
-from fftnet.ops.dispatch import fuses
+* ``forward(x, mean, count) -> (context, mean)``, with the mean after the last token;
+* ``backward(count, grad_context, grad_mean)``, which returns the gradients of ``x`` and ``mean``.
+"""
+
+from torch import Tensor, contiguous_format, empty_like
+
+# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
+# why PyTorch's own names are imported one by one above.
+from fftnet.ops.checks import Signature, Sizes
+from fftnet.ops.cpu import VECTOR_WIDTH
+from fftnet.ops.dispatch import Backends, anything
 from fftnet.ops.numerics import compute_dtype
+from fftnet.ops.prefix_context import reference
+from fftnet.ops.prefix_context import torch as portable
+from fftnet.ops.prefix_context.torch import prefix_mean
+from fftnet.ops.registration import register
+
+__all__ = ["BACKENDS", "prefix_context", "prefix_mean"]
+
+
+def _whole_vectors(x: Tensor, counted: Tensor | None = None) -> bool:
+    wide = x.dtype == compute_dtype(x)
+    return counted is None and wide and x.device.type == "cpu" and x.shape[2] % VECTOR_WIDTH == 0
+
+
+def _has_two_halves(sizes: Sizes) -> str | None:
+    return None if sizes["C"] % 2 == 0 else f"C must be twice the width of the tokens, got {sizes['C']}"
+
+
+BACKENDS = Backends(
+    __name__,
+    torch=anything,
+    numba=_whole_vectors,
+    reference=anything,
+)
+_DIFFERENTIABLE = {"torch": portable.prefix_context, "reference": reference.prefix_context}
+_INPUTS = {"x": "B T D", "mean": "B D", "count": "B: int64"}
+_SIGNATURE = Signature("prefix_context", **_INPUTS, counted="B T: bool?")
+_OPERATOR_SIGNATURE = Signature("prefix_context", **_INPUTS)
+_BACKWARD_SIGNATURE = Signature(
+    "prefix_context_backward",
+    derived={"D": lambda sizes: sizes["C"] // 2},
+    rule=_has_two_halves,
+    count="B: int64",
+    grad_context="B T C",
+    grad_mean="B D",
+)
 
 
 def prefix_context(
-    x_BTD: Tensor, mean_BD: Tensor, count_B: Tensor, counted_BT: Tensor | None = None
+    x: Tensor, mean: Tensor, count: Tensor, counted: Tensor | None = None, *, backend: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`fftnet.ops.streaming.prefix_mean` beside the tokens.
+    """:func:`fftnet.ops.prefix_context.torch.prefix_mean` beside the tokens.
 
     Args:
-        x_BTD: tokens of any floating dtype, T >= 1.
-        mean_BD: mean of the tokens before.
-        count_B: int64 number of tokens before.
-        counted_BT: boolean; a False token is left out of the mean. None counts all.
+        x: tokens (B, T, D) of any floating dtype, T >= 1.
+        mean: mean of the tokens before, (B, D).
+        count: int64 number of tokens before, (B,).
+        counted: boolean (B, T); a False token is left out of the mean. None counts all.
+        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
 
     Returns:
-        Context (B, T, 2 D) in the dtype of ``x_BTD``, then mean and count after the last token.
+        Context (B, T, 2 D) in the dtype of ``x``, then the mean in float32 (float64 for float64 tokens) and
+        the count after the last token.
 
     Raises:
-        ValueError: if T is 0.
+        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    narrow = x_BTD.dtype != compute_dtype(x_BTD)
-    if counted_BT is not None or narrow or x_BTD.shape[1] == 0 or not fuses(x_BTD, x_BTD.shape[2]):
-        means_BTD, mean_BD, count_B = streaming.prefix_mean(x_BTD, mean_BD, count_B, counted_BT)
-        return torch.cat([means_BTD, x_BTD], dim=-1), mean_BD, count_B
-    context_BTC, mean_BD = _context(x_BTD.contiguous(), mean_BD.to(x_BTD.dtype).contiguous(), count_B)
-    return context_BTC, mean_BD, count_B + x_BTD.shape[1]
+    _SIGNATURE.check(x, mean, count, counted)
+    backend = BACKENDS.select(backend, x, counted)
+    if backend in _DIFFERENTIABLE:
+        return _DIFFERENTIABLE[backend](x, mean, count, counted)
+    context, mean = _operator(x.contiguous(), mean.to(x.dtype).contiguous(), count, backend)
+    return context, mean, count + x.shape[1]
 
 
-def _kernels() -> ModuleType:
-    return importlib.import_module("fftnet.ops.prefix_context.numba")
+def _forward(x: Tensor, mean: Tensor, count: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    return BACKENDS.load(backend, x).forward(x, mean, count)
 
 
-@torch.library.custom_op("fftnet::prefix_context", mutates_args=())
-def _context(x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    return _kernels().forward(x, mean, count)
+def _fake(x, mean, count, backend):  # pyright: ignore
+    return x.new_empty((x.shape[0], x.shape[1], 2 * x.shape[2])), empty_like(mean)
 
 
-@_context.register_fake
-def _(x, mean, count):  # pyright: ignore
-    return x.new_empty((x.shape[0], x.shape[1], 2 * x.shape[2])), torch.empty_like(mean)
+def _backward(count: Tensor, grad_context: Tensor, grad_mean: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+    width = grad_mean.shape[1]
+    module = BACKENDS.load(backend, grad_context[..., :width])
+    return module.backward(count, grad_context, grad_mean)
 
 
-@torch.library.custom_op("fftnet::prefix_context_backward", mutates_args=())
-def _context_backward(grad: Tensor, grad_mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    return _kernels().backward(grad.contiguous(), grad_mean.contiguous(), count)
+def _fake_backward(count, grad_context, grad_mean, backend):  # pyright: ignore
+    batch, tokens, channels = grad_context.shape
+    grad_x = grad_context.new_empty((batch, tokens, channels // 2))
+    return grad_x, empty_like(grad_mean, memory_format=contiguous_format)
 
 
-@_context_backward.register_fake
-def _(grad, grad_mean, count):  # pyright: ignore
-    grad_x = grad.new_empty((grad.shape[0], grad.shape[1], grad.shape[2] // 2))
-    return grad_x, torch.empty_like(grad_mean, memory_format=torch.contiguous_format)
-
-
-def _setup_context(ctx, inputs, output) -> None:  # pyright: ignore
-    ctx.save_for_backward(inputs[2])
-
-
-def _autograd(ctx, grad, grad_mean):  # pyright: ignore
-    return *_context_backward(grad, grad_mean, *ctx.saved_tensors), None
-
-
-_context.register_autograd(_autograd, setup_context=_setup_context)
+_operator = register(
+    "prefix_context",
+    signature=_OPERATOR_SIGNATURE,
+    forward=_forward,
+    fake=_fake,
+    saved=lambda inputs, outputs: inputs[2:3],
+    backward_signature=_BACKWARD_SIGNATURE,
+    backward=_backward,
+    fake_backward=_fake_backward,
+)

@@ -1,70 +1,79 @@
 """The CPU kernels of the prefix context: running mean beside the token, one pass each way.
 
-A work item is one group of channels of one row.
+See :mod:`fftnet.ops.cpu` for how to read kernels. A work item is one vector of channels of one row of the
+batch.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from fftnet.ops.cpu.memory import fresh
-from fftnet.ops.cpu.threads import GROUPS, jit, threads
+from fftnet.ops.cpu.compile import jit, widest_lanes
+from fftnet.ops.cpu.memory import empty
+from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, store
 
 BLOCK = 64
-"""Tokens that a group of channels walks before the next group does, so that both find them in the cache."""
+"""Tokens that one vector of channels walks before the next does: channels of a token are neighbours in
+memory, so the next vector finds in the cache what was fetched for the first."""
 
 
 @jit
-def _forward(first, last, group, x, count, context, mean):  # pyright: ignore
-    (_, T, D), lanes, one = x.shape, len(group), x.dtype.type(1)
-    G = D // lanes
+def _forward(first, last, lanes, x, count, context, mean):  # pyright: ignore
+    _, T, D = x.shape
+    G = D // len(lanes)  # vectors a row of the batch: item = b * G + g
+    one = x.dtype.type(1)
     for b in range(first // G, (last + G - 1) // G):
         for t0 in range(0, T, BLOCK):
             for g in range(max(first - b * G, 0), min(last - b * G, G)):
-                c = g * lanes
-                m = load(mean, b * D + c, group)
+                c = g * len(lanes)
+                m = load(mean, b * D + c, lanes)
                 for t in range(t0, min(t0 + BLOCK, T)):
-                    here = load(x, (b * T + t) * D + c, group)
-                    m = m + (here - m) * (one / x.dtype.type(count[b] + t + 1))
-                    at = (b * T + t) * 2 * D + c
-                    store(context, at, m)
-                    store(context, at + D, here)
+                    token = load(x, (b * T + t) * D + c, lanes)
+                    # mean(t) = mean(t-1) + (x(t) - mean(t-1)) / n(t): exact however long the text is.
+                    m = m + (token - m) * (one / x.dtype.type(count[b] + t + 1))
+                    out = (b * T + t) * 2 * D + c
+                    store(context, out, m)
+                    store(context, out + D, token)
                 store(mean, b * D + c, m)
 
 
 @jit
-def _backward(first, last, group, grad, count, grad_x, total):  # pyright: ignore
-    (_, T, D), lanes, one = grad_x.shape, len(group), grad_x.dtype.type(1)
-    G = D // lanes
+def _backward(first, last, lanes, grad_context, count, grad_x, later):  # pyright: ignore
+    _, T, D = grad_x.shape
+    G = D // len(lanes)
+    one = grad_x.dtype.type(1)
     for b in range(first // G, (last + G - 1) // G):
-        for n in range((T - 1) // BLOCK, -1, -1):
+        for block in range((T - 1) // BLOCK, -1, -1):
             for g in range(max(first - b * G, 0), min(last - b * G, G)):
-                c = g * lanes
-                s = load(total, b * D + c, group)
-                for t in range(min((n + 1) * BLOCK, T) - 1, n * BLOCK - 1, -1):
-                    at = (b * T + t) * 2 * D + c
-                    s = s + load(grad, at, group) * (one / grad_x.dtype.type(count[b] + t + 1))
-                    store(grad_x, (b * T + t) * D + c, s + load(grad, at + D, group))
-                store(total, b * D + c, s)
+                c = g * len(lanes)
+                s = load(later, b * D + c, lanes)
+                for t in range(min((block + 1) * BLOCK, T) - 1, block * BLOCK - 1, -1):
+                    out = (b * T + t) * 2 * D + c
+                    # x(t) is in the means of t and of all later tokens: s = sum_{j>=t} grad(j) / n(j).
+                    s = s + load(grad_context, out, lanes) * (one / grad_x.dtype.type(count[b] + t + 1))
+                    store(grad_x, (b * T + t) * D + c, s + load(grad_context, out + D, lanes))
+                store(later, b * D + c, s)
 
 
 def _run(kernel: Any, x: Tensor, *arguments: Tensor) -> None:
-    group = next(group for group in GROUPS if x.shape[2] % len(group) == 0)
-    items = x.shape[0] * (x.shape[2] // len(group))
-    threads.run(kernel, items, x.numel(), group, *(tensor.numpy() for tensor in arguments))
+    lanes = widest_lanes(x.shape[2])
+    items = x.shape[0] * (x.shape[2] // len(lanes))
+    threads.run(kernel, items, x.numel(), lanes, *(tensor.numpy() for tensor in arguments))
 
 
 def forward(x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Context (B, T, 2 D) and the last mean (B, D), of contiguous tensors; ``count`` is int64 (B,)."""
-    context, final = fresh(x, *x.shape[:2], 2 * x.shape[2]), mean.clone()
-    _run(_forward, x, x, count, context, final)
-    return context, final
+    """See :mod:`fftnet.ops.prefix_context` for the contract of a backend."""
+    context = empty(x, *x.shape[:2], 2 * x.shape[2])
+    last = mean.clone()
+    _run(_forward, x, x, count, context, last)
+    return context, last
 
 
-def backward(grad: Tensor, grad_final: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of ``x`` and ``mean``."""
-    grad_x = fresh(grad, *grad.shape[:2], grad.shape[2] // 2)
-    total = grad_final / (count + grad.shape[1])[:, None]
-    _run(_backward, grad_x, grad, count, grad_x, total)
-    return grad_x, total * count[:, None]
+def backward(count: Tensor, grad_context: Tensor, grad_mean: Tensor) -> tuple[Tensor, Tensor]:
+    """See :mod:`fftnet.ops.prefix_context` for the contract of a backend."""
+    batch, tokens, channels = grad_context.shape
+    grad_x = empty(grad_context, batch, tokens, channels // 2)
+    later = grad_mean / (count + tokens)[:, None]
+    _run(_backward, grad_x, grad_context, count, grad_x, later)
+    return grad_x, later * count[:, None]

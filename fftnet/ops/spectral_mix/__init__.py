@@ -1,51 +1,77 @@
 """Bidirectional mixing: Fourier transform, filter, modReLU and inverse in one operator.
 
-:func:`spectral_mix` is the only entry. It casts, picks a backend and is a custom operator of PyTorch, so
-``torch.compile`` and ``torch.export`` see one node with shapes and gradients, and no complex tensor.
+:func:`spectral_mix` is the only entry: it checks, casts and picks a backend. As a registered operator it is
+one node to ``torch.compile`` and ``torch.export``, without a complex tensor.
 
-A backend is a module with two functions on contiguous tensors of one dtype:
+A backend is a module in this folder with two functions on contiguous tensors of one dtype:
 
-* ``forward(x, filter_, bias, floor) -> (y, spectrum)``, with the orthonormal half spectrum of x as real and
+* ``forward(x, filter_, bias, eps) -> (mixed, spectrum)``, with the orthonormal half spectrum of x as real and
   imaginary part, channels before bins: (B, D, F, 2);
-* ``backward(grad_y, spectrum, filter_, bias, floor)``, which returns the gradients of the three tensors.
+* ``backward(filter_, bias, spectrum, grad_mixed, eps)``, which returns the gradients of x, filter and bias.
+
+``reference`` has neither: it is a function of the arguments of :func:`spectral_mix`, which autograd can see
+through.
 
 Backward is a forward: the adjoint of the inverse transform is the transform with the inner bins counted twice
 (they stand for two bins of the full spectrum each), the adjoint of the transform is the inverse with them
 counted half, and filter and modReLU act within a bin. So the weights cancel on the way to x and are left over
-in the gradients of filter and bias only: :func:`count_bins`.
+in the gradients of filter and bias only: :func:`fftnet.ops.fourier.count_bins`.
 """
 
-import importlib
-from types import ModuleType
+from torch import Tensor, contiguous_format, empty_like
 
-import torch as pytorch
-from torch import Tensor
+# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
+# why PyTorch's own names are imported one by one above.
+from fftnet.ops.checks import Signature, Sizes
+from fftnet.ops.dispatch import Backends, anything, on_cpu
+from fftnet.ops.numerics import PAPER_EPS, compute_dtype
+from fftnet.ops.registration import register
+from fftnet.ops.spectral_mix import reference
 
-from fftnet.ops import dispatch as backends
-from fftnet.ops import reference
-from fftnet.ops.numerics import PAPER_FLOOR, compute_dtype
-
-BACKENDS = {"fft": "fftnet.ops.spectral_mix.torch", "numba": "fftnet.ops.spectral_mix.numba"}
-"""Backend name to module, imported when first used; ``reference`` and ``auto`` are understood as well."""
-
-
-def _module(backend: str) -> ModuleType:
-    return importlib.import_module(BACKENDS[backend])
+BACKENDS = Backends(
+    __name__,
+    torch=anything,
+    numba=on_cpu,
+    reference=anything,
+)
 
 
-def count_bins(sums_F: Tensor, num_tokens: int) -> Tensor:
-    """Double in place, along the last dimension, the inner bins: all but DC and, for even T, Nyquist."""
-    sums_F[..., 1 : (num_tokens + 1) // 2] *= 2
-    return sums_F
+def _heads_divide(sizes: Sizes) -> str | None:
+    if sizes["D"] % sizes["H"] == 0:
+        return None
+    return f"num_heads={sizes['H']} must divide the width {sizes['D']}"
+
+
+_SIGNATURE = Signature(
+    "spectral_mix",
+    derived={"F": lambda sizes: sizes["T"] // 2 + 1},
+    rule=_heads_divide,
+    x="B T D",
+    filter_="B H F",
+    bias="H F",
+)
+_BACKWARD_SIGNATURE = Signature(
+    "spectral_mix_backward",
+    rule=lambda sizes: _heads_divide(sizes) or _bins_fit(sizes),
+    filter_="B H F",
+    bias="H F",
+    spectrum="B D F 2",
+    grad_mixed="B T D",
+)
+
+
+def _bins_fit(sizes: Sizes) -> str | None:
+    bins = sizes["T"] // 2 + 1
+    return None if sizes["F"] == bins else f"{sizes['T']} tokens have {bins} bins, got {sizes['F']}"
 
 
 def spectral_mix(
-    x_BTD: Tensor,
-    filter_BHF: Tensor,
-    bias_HF: Tensor,
+    x: Tensor,
+    filter_: Tensor,
+    bias: Tensor,
     *,
-    floor: float = PAPER_FLOOR,
-    backend: str = "auto",
+    eps: float = PAPER_EPS,
+    backend: str | None = None,
 ) -> Tensor:
     """Steps 1 and 4-7 of the published layer (docs/maths.md): from tokens to mixed tokens.
 
@@ -53,70 +79,53 @@ def spectral_mix(
     derivatives only: where a second one is needed, take ``backend="reference"`` or the modules one by one.
 
     Args:
-        x_BTD: tokens of any floating dtype, T >= 1; float16 and bfloat16 are computed in float32.
-        filter_BHF: one real gain per sample, head and bin, F = T // 2 + 1.
-        bias_HF: modReLU bias.
-        floor: magnitude below which modReLU stops normalising.
-        backend: ``auto``, ``reference``, or a name in ``BACKENDS``.
+        x: tokens of any floating dtype, (B, T, D), T >= 1; float16 and bfloat16 are computed in float32.
+        filter_: one real gain per sample, head and bin, (B, H, F) with F = T // 2 + 1; H must divide D.
+        bias: of modReLU, (H, F).
+        eps: magnitude below which modReLU stops normalising.
+        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
 
     Returns:
-        Mixed tokens (B, T, D) in the dtype of ``x_BTD``.
+        Mixed tokens (B, T, D) in the dtype of ``x``.
 
     Raises:
-        ValueError: if T is 0, H does not divide D, F is not T // 2 + 1, or the backend is unknown or can't
-            run here.
+        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    tokens, width = x_BTD.shape[1:]
-    heads, bins = filter_BHF.shape[1:]
-    if tokens == 0:
-        raise ValueError("the Fourier transform needs at least one token, got a sequence of length 0")
-    if width % heads:
-        raise ValueError(f"num_heads={heads} must divide the width {width}")
-    if not bins == bias_HF.shape[1] == tokens // 2 + 1:
-        sizes = f"the filter has {bins} and the bias {bias_HF.shape[1]}"
-        raise ValueError(f"{tokens} tokens have {tokens // 2 + 1} bins, but {sizes}")
-    backend = backends.resolve(backend, BACKENDS, x_BTD.device)
+    _SIGNATURE.check(x, filter_, bias)
+    backend = BACKENDS.select(backend, x)
     if backend == "reference":
-        x_BTHd = x_BTD.unflatten(-1, (heads, -1))
-        return reference.spectral_mix(x_BTHd, filter_BHF, bias_HF, floor).flatten(2)
-    dtype = compute_dtype(x_BTD)
-    x, filter_, bias = (t.to(dtype).contiguous() for t in (x_BTD, filter_BHF, bias_HF))
-    y, _ = _mix(x, filter_, bias, floor, backend)
-    return y.to(x_BTD.dtype)
+        return reference.spectral_mix(x, filter_, bias, eps)
+    dtype = compute_dtype(x)
+    mixed, _ = _operator(*[tensor.to(dtype).contiguous() for tensor in (x, filter_, bias)], eps, backend)
+    return mixed.to(x.dtype)
 
 
-@pytorch.library.custom_op("fftnet::spectral_mix", mutates_args=())
-def _mix(x: Tensor, filter_: Tensor, bias: Tensor, floor: float, backend: str) -> tuple[Tensor, Tensor]:
-    return _module(backend).forward(x, filter_, bias, floor)
+def _forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float, backend: str) -> tuple[Tensor, Tensor]:
+    return BACKENDS.load(backend, x).forward(x, filter_, bias, eps)
 
 
-@_mix.register_fake
-def _(x, filter_, bias, floor, backend):  # pyright: ignore
-    return pytorch.empty_like(x), x.new_empty((x.shape[0], x.shape[2], x.shape[1] // 2 + 1, 2))
+def _fake(x, filter_, bias, eps, backend):  # pyright: ignore
+    return empty_like(x), x.new_empty((x.shape[0], x.shape[2], x.shape[1] // 2 + 1, 2))
 
 
-@pytorch.library.custom_op("fftnet::spectral_mix_backward", mutates_args=())
-def _mix_backward(
-    grad_y: Tensor, spectrum: Tensor, filter_: Tensor, bias: Tensor, floor: float, backend: str
+def _backward(
+    filter_: Tensor, bias: Tensor, spectrum: Tensor, grad_mixed: Tensor, eps: float, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _module(backend).backward(grad_y.contiguous(), spectrum, filter_, bias, floor)
+    return BACKENDS.load(backend, filter_).backward(filter_, bias, spectrum, grad_mixed, eps)
 
 
-@_mix_backward.register_fake
-def _(grad_y, spectrum, filter_, bias, floor, backend):  # pyright: ignore
-    return tuple(
-        pytorch.empty_like(t, memory_format=pytorch.contiguous_format) for t in (grad_y, filter_, bias)
-    )
+def _fake_backward(filter_, bias, spectrum, grad_mixed, eps, backend):  # pyright: ignore
+    like = (grad_mixed, filter_, bias)
+    return tuple(empty_like(x, memory_format=contiguous_format) for x in like)
 
 
-def _setup_context(ctx, inputs, output) -> None:  # pyright: ignore
-    _, filter_, bias, floor, backend = inputs
-    ctx.save_for_backward(output[1], filter_, bias)
-    ctx.floor, ctx.backend = floor, backend
-
-
-def _autograd(ctx, grad_y, _):  # pyright: ignore
-    return *_mix_backward(grad_y, *ctx.saved_tensors, ctx.floor, ctx.backend), None, None
-
-
-_mix.register_autograd(_autograd, setup_context=_setup_context)
+_operator = register(
+    "spectral_mix",
+    signature=_SIGNATURE,
+    forward=_forward,
+    fake=_fake,
+    saved=lambda inputs, outputs: (inputs[1], inputs[2], outputs[1]),
+    backward_signature=_BACKWARD_SIGNATURE,
+    backward=_backward,
+    fake_backward=_fake_backward,
+)

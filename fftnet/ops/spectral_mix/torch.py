@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fftnet.ops.spectral_mix import count_bins
+from fftnet.ops.fourier import count_bins
 
 
 def _transform(x_BTD: Tensor) -> Tensor:
@@ -21,34 +21,38 @@ def _modulus(spectrum_BHdF2: Tensor) -> Tensor:
     return (real.square() + imaginary.square()).sqrt()
 
 
-def forward(x: Tensor, filter_: Tensor, bias: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+def forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """See :mod:`fftnet.ops.spectral_mix` for the contract of a backend."""
     spectrum = _transform(x)
-    heads, filter_BH1F = spectrum.unflatten(1, (filter_.shape[1], -1)), filter_[:, :, None]
-    magnitude = _modulus(heads) * filter_BH1F.abs()
-    gain = filter_BH1F * torch.relu(magnitude + bias[:, None]) / magnitude.clamp(min=floor)
-    return _inverse((heads * gain[..., None]).flatten(1, 2), x.shape[1]), spectrum
+    heads_BHdF2 = spectrum.unflatten(1, (filter_.shape[1], -1))
+    filter_BH1F = filter_[:, :, None]
+    magnitude = _modulus(heads_BHdF2) * filter_BH1F.abs()
+    gain = filter_BH1F * torch.relu(magnitude + bias[:, None]) / magnitude.clamp(min=eps)
+    return _inverse((heads_BHdF2 * gain[..., None]).flatten(1, 2), x.shape[1]), spectrum
 
 
 def backward(
-    grad_y: Tensor, spectrum: Tensor, filter_: Tensor, bias: Tensor, floor: float
+    filter_: Tensor, bias: Tensor, spectrum: Tensor, grad_mixed: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :mod:`fftnet.ops.spectral_mix` for the contract of a backend."""
     split = (filter_.shape[1], -1)
-    grad, heads = _transform(grad_y).unflatten(1, split), spectrum.unflatten(1, split)
-    filter_BH1F, modulus = filter_[:, :, None], _modulus(heads)
+    grad_BHdF2 = _transform(grad_mixed).unflatten(1, split)
+    heads_BHdF2 = spectrum.unflatten(1, split)
+    filter_BH1F = filter_[:, :, None]
+    modulus = _modulus(heads_BHdF2)
     magnitude = modulus * filter_BH1F.abs()
     raised = torch.relu(magnitude + bias[:, None])
-    clamped = magnitude.clamp(min=floor)
-    gain, slope = raised / clamped, (raised > 0) / clamped
-    dot = (grad * heads).sum(dim=-1)
-    bend = slope * magnitude - gain * (magnitude >= floor)
+    clamped = magnitude.clamp(min=eps)
+    gain = raised / clamped
+    slope = (raised > 0) / clamped
+    dot = (grad_BHdF2 * heads_BHdF2).sum(dim=-1)
+    bend = slope * magnitude - gain * (magnitude >= eps)
     grad_filter = ((gain + bend) * dot).sum(dim=2)
     grad_bias = (filter_BH1F * slope * dot).sum(dim=(0, 2))
 
     radial = (bend * dot / modulus / modulus).masked_fill(modulus == 0, 0.0)
-    grad_x = filter_BH1F[..., None] * (gain[..., None] * grad + radial[..., None] * heads)
-    tokens = grad_y.shape[1]
+    grad_x = filter_BH1F[..., None] * (gain[..., None] * grad_BHdF2 + radial[..., None] * heads_BHdF2)
+    tokens = grad_mixed.shape[1]
     return (
         _inverse(grad_x.flatten(1, 2), tokens),
         count_bins(grad_filter, tokens),

@@ -1,0 +1,53 @@
+"""Causal mixing from its definition: direct sums in float64, differentiable, sharing no code with fast forms.
+
+Memory is O(T^2): for short sequences.
+"""
+
+import torch
+from torch import Tensor
+
+from fftnet.ops.causal_mix.parameters import HeadParameters
+
+
+def modrelu(z: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """``relu(|z| + bias) * z / max(|z|, eps)`` on a complex tensor; the gradient at z = 0 is 0."""
+    modulus = torch.where(z == 0, torch.zeros_like(z.real), z.abs())
+    return torch.relu(modulus + bias) * z / torch.where(modulus < eps, eps, modulus)
+
+
+def prefix_spectrum(values: Tensor, decay: Tensor, frequency: Tensor, state: Tensor) -> Tensor:
+    """``Z_k(t) = lambda_k^(t+1) Z_k(-1) + sum_{j<=t} lambda_k^(t-j) v(j)``, summed term by term.
+
+    Args:
+        values: v, float64 (B, T, H, d).
+        decay: a >= 0 per token, float64 (H, F).
+        frequency: w in radians per token, float64 (H, F); lambda = exp(-a + i w).
+        state: real and imaginary plane of the spectrum before the first token, float64 (B, F, 2, H, d).
+
+    Returns:
+        complex128 (B, T, H, F, d).
+    """
+    t = torch.arange(values.shape[1], dtype=torch.float64, device=values.device)
+    exponent_HF = torch.complex(-decay, frequency)
+    age_TT = t[:, None] - t
+    past_TT = (age_TT >= 0).double()
+    kernel_HFTT = torch.exp(exponent_HF[..., None, None] * age_TT.clamp(min=0)) * past_TT
+    carried_HFT = torch.exp(exponent_HF[..., None] * (t + 1))
+    start_BFHd = torch.complex(state[:, :, 0], state[:, :, 1])
+    spectrum = torch.einsum("hftj,bjhd->bthfd", kernel_HFTT, values.to(torch.complex128))
+    return spectrum + torch.einsum("hft,bfhd->bthfd", carried_HFT, start_BFHd)
+
+
+def causal_mix(
+    values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """See :func:`fftnet.ops.causal_mix.causal_mix`; computed in float64 whatever comes in."""
+    decay, frequency, bias, readout = (x.double() for x in parameters)
+    spectrum = prefix_spectrum(values.double(), decay, frequency, state.double())
+    filtered = modrelu(filter_.double()[..., None] * spectrum, bias[..., None], eps)
+    readout_HF = torch.complex(readout[..., 0], readout[..., 1])
+    mixed_BTHd = torch.einsum("hf,bthfd->bthd", readout_HF, filtered).real
+    last_BHFd = spectrum[:, -1]
+    last = torch.stack([last_BHFd.real, last_BHFd.imag], dim=2).permute(0, 3, 2, 1, 4)
+    narrow = torch.float64 if values.dtype == torch.float64 else torch.float32
+    return mixed_BTHd.to(values.dtype), last.to(narrow)

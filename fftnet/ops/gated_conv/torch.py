@@ -1,0 +1,45 @@
+"""The portable backend of the gated convolution: shifted copies of the tokens, on any device."""
+
+import torch
+from torch import Tensor
+
+from fftnet.ops.checks import Signature
+
+_SIGNATURE = Signature(
+    "causal_conv",
+    derived={"P": lambda sizes: sizes["W"] - 1},
+    x="B T C",
+    conv_weight="C W",
+    conv_state="B P C",
+)
+
+
+def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
+    """Depth-wise causal convolution: ``y(t) = sum_i weight[W-1-i] * x(t-i)``.
+
+    Args:
+        x: tokens (B, T, C) of any floating dtype, T >= 1.
+        conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
+        conv_state: the P = W - 1 tokens before the first, (B, P, C).
+
+    Returns:
+        Convolved tokens (B, T, C), and the last P tokens for the call that continues, in the dtype of
+        ``conv_state``.
+
+    Raises:
+        ValueError: if a tensor does not fit the others.
+    """
+    _SIGNATURE.check(x, conv_weight, conv_state)
+    tokens = x.shape[1]
+    padded = torch.cat([conv_state.to(x.dtype), x], dim=1)
+    y = padded[:, :tokens] * conv_weight[:, 0]
+    for tap in range(1, conv_weight.shape[1]):
+        y = torch.addcmul(y, padded[:, tap : tap + tokens], conv_weight[:, tap])
+    return y, padded[:, tokens:].to(conv_state.dtype, copy=True)
+
+
+def gated_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`fftnet.ops.gated_conv.gated_conv`."""
+    convolved, recent = causal_conv(x, conv_weight, conv_state)
+    keys, values = convolved.chunk(2, dim=-1)
+    return keys * values, recent

@@ -1,0 +1,34 @@
+"""Bidirectional mixing from its definition: matrices in float64, differentiable, no fast transform.
+
+Memory is O(T^2): for short sequences.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fftnet.ops.causal_mix.reference import modrelu
+
+
+def fourier_matrix(num_tokens: int, device: torch.device) -> Tensor:
+    """Orthonormal DFT matrix of the half spectrum, complex128 (T // 2 + 1, T)."""
+    k = torch.arange(num_tokens // 2 + 1, dtype=torch.float64, device=device)[:, None]
+    t = torch.arange(num_tokens, dtype=torch.float64, device=device)
+    return torch.exp(-2j * math.pi * k * t / num_tokens) / math.sqrt(num_tokens)
+
+
+def spectral_mix(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """See :func:`fftnet.ops.spectral_mix.spectral_mix`; computed in float64 whatever comes in."""
+    num_tokens = x.shape[1]
+    x_BTHd = x.to(torch.complex128).unflatten(-1, (filter_.shape[1], -1))
+    forward_FT = fourier_matrix(num_tokens, x.device)
+    spectrum_BHFd = torch.einsum("ft,bthd->bhfd", forward_FT, x_BTHd)
+    filtered_BHFd = modrelu(filter_.double()[..., None] * spectrum_BHFd, bias.double()[..., None], eps)
+    # Every bin but DC and, for even T, Nyquist stands for two of the whole spectrum.
+    twice_F1 = torch.full((forward_FT.shape[0], 1), 2.0, dtype=torch.float64, device=x.device)
+    twice_F1[0] = 1.0
+    if num_tokens % 2 == 0:
+        twice_F1[-1] = 1.0
+    mixed_BTHd = torch.einsum("ft,bhfd->bthd", twice_F1 * forward_FT.conj(), filtered_BHFd).real
+    return mixed_BTHd.flatten(2).to(x.dtype)

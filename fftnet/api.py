@@ -1,1 +1,91 @@
-"""Loading and measuring trained models from Python; training is in :mod:`fftnet.run`, writing in :mod:`fftnet.generation`."""
+"""Trained models from Python: loaded, and measured. Training is in :mod:`fftnet.run`."""
+
+from pathlib import Path
+from typing import Any
+
+from fftnet.devices import pick_device
+from fftnet.evaluation.report import EvaluationConfig, evaluation_report
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.serialization import CONFIG_FILE, CheckpointError
+from fftnet.tasks import TASKS
+from fftnet.training.manifest import MANIFEST_FILE, newest_checkpoint, verify
+from fftnet.utils.dataset import DataConfig
+from fftnet.utils.tokenizer import Tokenizer
+
+RUN_FILE = "run.json"
+"""What a checkpoint was trained with: model, data and task."""
+
+
+def find_checkpoint(path: str | Path | None = None) -> Path:
+    """The folder of a checkpoint, whole as far as its manifest tells.
+
+    Args:
+        path: a checkpoint, or a folder of runs, of which the newest counts; None: ``outputs``.
+
+    Raises:
+        CheckpointError: if there is none, or one of its files is missing or damaged.
+    """
+    folder = Path("outputs" if path is None else path)
+    if path is None or (folder.is_dir() and not (folder / CONFIG_FILE).is_file()):
+        folder = newest_checkpoint(folder)
+    if (folder / MANIFEST_FILE).is_file():
+        verify(folder)
+    return folder
+
+
+def load(path: str | Path | None = None, *, device: str = "auto") -> tuple[FFTNet, Tokenizer]:
+    """Load a trained model and its tokenizer.
+
+        >>> model, tokenizer = load("outputs/best")
+
+    Args:
+        path: a checkpoint, or a folder of runs, of which the newest counts; None: ``outputs``.
+        device: cpu, cuda, or auto: cuda where there is one.
+
+    Returns:
+        The model in evaluation mode, and the tokenizer that it was trained with.
+
+    Raises:
+        UserError: naming the file that is missing or damaged, or the device that can't be used.
+    """
+    folder = find_checkpoint(path)
+    model = FFTNet.from_pretrained(folder)
+    tokenizer = Tokenizer.load(folder)
+    known = {task.model_vocab_size(tokenizer.vocab_size) for task in TASKS.values()}
+    if model.config.vocab_size not in known:
+        raise CheckpointError(
+            f"{folder} holds a tokenizer of {tokenizer.vocab_size} tokens and a model of "
+            f"{model.config.vocab_size}: put back the tokenizer files that were saved with the model"
+        )
+    return model.to(pick_device(device)), tokenizer
+
+
+def evaluate(
+    model: FFTNet,
+    tokenizer: Tokenizer,
+    data: DataConfig,
+    config: EvaluationConfig | None = None,
+    *,
+    task: str | None = None,
+) -> dict[str, Any]:
+    """Measure a model on a text: in windows of its training length, and on whole documents by position.
+
+        >>> evaluate(model, tokenizer, DataConfig(data=["book.txt"]), EvaluationConfig(whole=True))["loss"]
+
+    Args:
+        model: its mode is put back afterwards.
+        tokenizer: that of the model.
+        data: the text, and how it is split.
+        config: which part is measured.
+        task: name of the objective; None: next_token of a causal model, masked_token of another.
+
+    Returns:
+        ``split``, the loss in nats, the metrics of the objective, and under ``whole_documents`` (a causal model
+        on documents) the fields of :class:`fftnet.evaluation.documents.DocumentMetrics`.
+
+    Raises:
+        DataError: if the data can't be read or are too short.
+    """
+    name = task or ("next_token" if model.config.causal else "masked_token")
+    objective = TASKS[name](tokenizer.token_bytes())
+    return evaluation_report(model, objective, tokenizer, config or EvaluationConfig(), data)

@@ -1,11 +1,12 @@
-"""Training from Python: one configuration in, a trained model out. The command line is flags over this."""
+"""Training from Python: one configuration in, a trained model out."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fftnet.api import RUN_FILE
 from fftnet.generation import SamplingConfig, generate
@@ -15,13 +16,15 @@ from fftnet.serialization import write_json
 from fftnet.tasks import TASKS
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
-from fftnet.training.checkpointer import CheckpointConfig
+from fftnet.training.callbacks import Callbacks, RunMetadata
+from fftnet.training.checkpointer import SaveConfig
 from fftnet.training.optim import OptimConfig
 from fftnet.utils.dataset import DataConfig, training_texts
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
-from fftnet.utils.trainer import RunMetadata, TrainConfig, Trainer
+from fftnet.utils.trainer import TrainConfig, Trainer
 
 SAMPLE_TOKENS = 100
+"""Of the text that is shown at every evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class TaskConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything about a training run, one configuration for each concern."""
+    """A training run, one configuration for each concern."""
 
     model: BackboneConfig = field(default_factory=BackboneConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -51,64 +54,82 @@ class RunConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     accelerator: AcceleratorConfig = field(default_factory=AcceleratorConfig)
-    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    save: SaveConfig = field(default_factory=SaveConfig)
 
 
 class TrainingResult(NamedTuple):
     """A finished run."""
 
-    model: torch.nn.Module
-    """With the last weights, in evaluation mode."""
+    model: nn.Module
+    """With its last weights, in evaluation mode."""
     tokenizer: Tokenizer
     history: list[dict[str, Any]]
-    """One row an evaluation: losses, metrics, speed."""
+    """One row for each evaluation: losses, metrics, speed."""
     folder: Path
-    """Where checkpoints, metrics and the loss curve are; :func:`fftnet.load` takes it."""
+    """Of the checkpoints, the metrics and the loss curve; :func:`fftnet.load` takes it."""
 
 
 def train(config: RunConfig) -> TrainingResult:
-    """Train a model: read the data, learn a tokenizer if asked, build the model, run to the end of the budget.
+    """Train a model: read the data, make the tokenizer and the model, train to the end of the budget.
 
-        >>> from fftnet.run import RunConfig
-        >>> result = train(RunConfig(data=DataConfig(data=["python-docs"]), budget=BudgetConfig(max_steps=100)))
+        >>> from fftnet.run import BudgetConfig, DataConfig, RunConfig
+        >>> run = RunConfig(data=DataConfig(data=["python-docs"]), budget=BudgetConfig(max_steps=360))
+        >>> model, tokenizer, history, folder = train(run)
+
+    Args:
+        config: what is trained, on what, how and how long.
 
     Raises:
         ValueError: if model, task and data do not fit together.
-        UserError: if data can't be read, a checkpoint not be written, or training not go on; see
-            :mod:`fftnet.errors`.
+        UserError: if data can't be read, a checkpoint can't be written, or training can't go on.
     """
-    data, task = config.data, TASKS[config.task.task]
+    data = config.data
+    task = TASKS[config.task.task]
     tokenizer = load_tokenizer(data.tokenizer, corpus=training_texts(data), vocab_size=data.vocab_size)
     splits = task.load_splits(data, tokenizer, config.model.max_seq_length)
     torch.manual_seed(config.train.seed)
     model = task.build_model(config.model, tokenizer.vocab_size)
-    settings = {
+    described = {
         "model": asdict(model.config),
         "data": asdict(data),
         "task": asdict(config.task),
     }
 
-    def save_model_files(directory: Path) -> None:
+    def save_files(directory: Path) -> None:
         model.save_config(directory)
         tokenizer.save(directory)
-        write_json(directory / RUN_FILE, settings)
+        write_json(directory / RUN_FILE, described)
 
     trainer = Trainer(
         model,
-        task(token_bytes=tokenizer.token_bytes()),
+        task(tokenizer.token_bytes()),
         splits.train,
         splits.valid,
         train_config=config.train,
         budget_config=config.budget,
         optim_config=config.optim,
         accelerator_config=config.accelerator,
-        checkpoint_config=config.checkpoints,
+        save_config=config.save,
         metadata=RunMetadata(
             entropy_floor=splits.entropy_floor,
-            save_extras=save_model_files,
-            fingerprint=settings | {"tokenizer": tokenizer.fingerprint},
-            sample=_sampler(model, tokenizer),
+            fingerprint=described | {"tokenizer": tokenizer.fingerprint},
         ),
+        callbacks=Callbacks(save_files=save_files, sample=_sampler(model, tokenizer)),
     )
     history = trainer.train()
-    return TrainingResult(model.eval(), tokenizer, history, Path(config.checkpoints.output_dir))
+    return TrainingResult(model.eval(), tokenizer, history, Path(config.save.output_dir))
+
+
+def _sampler(model: nn.Module, tokenizer: Tokenizer) -> Callable[[dict[str, Tensor]], str] | None:
+    if not isinstance(model, FFTNet) or not model.config.causal:
+        return None
+    config = model.config
+
+    def sample(weights: dict[str, Tensor]) -> str:
+        # A copy on the CPU writes, because the model may be compiled or split among processes.
+        writer = FFTNet(config).eval()
+        writer.load_state_dict(weights)
+        sampling = SamplingConfig(max_new_tokens=SAMPLE_TOKENS)
+        return generate(writer, [""], sampling, tokenizer=tokenizer).texts[0]
+
+    return sample

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fftnet.errors import UserError
+
 CONFIG_FILE = "config.json"
 """What a model is made of."""
 WEIGHTS_FILE = "model.safetensors"
@@ -19,7 +21,7 @@ WEIGHTS_FILE = "model.safetensors"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint can't be read or written; the message says which file, why, and what to do."""
 
 

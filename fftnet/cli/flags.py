@@ -2,14 +2,26 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import Field, fields
+from dataclasses import Field, dataclass, fields
 from typing import Any, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+from fftnet.errors import UserError
 
-class UsageError(Exception):
+
+class UsageError(UserError):
     """A wrong flag or value: one sentence for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The trained model that a command uses."""
+
+    checkpoint: str | None = None
+    """Folder with config.json and model.safetensors (default: the newest under outputs/)."""
+    device: str = "auto"
+    """cpu, cuda, auto (cuda where there is one), or untested: mps, xpu."""
 
 
 def parse(

@@ -5,8 +5,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fftnet.api import ModelConfig, load
-from fftnet.cli.flags import UsageError, parse
+from fftnet.api import find_checkpoint, load
+from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.generation import SamplingConfig, generate
 
 
@@ -23,8 +23,11 @@ def run(argv: Sequence[str]) -> None:
     (source, prompt, sampling), _ = parse(
         "generate", run.__doc__, argv, (ModelConfig, PromptConfig, SamplingConfig)
     )
-    model, tokenizer = load(source.checkpoint, device=source.device)
-    print(f"{model.num_parameters():,} parameters", file=sys.stderr, flush=True)
+    path = find_checkpoint(source.checkpoint)
+    model, tokenizer = load(path, device=source.device)
+    if not model.config.causal:
+        raise UsageError(f"{path} is bidirectional and can't write; train a model with causal=True")
+    print(f"{path}: {model.num_parameters():,} parameters", file=sys.stderr, flush=True)
     decoder = tokenizer.stream()
     count = 0
     start = 0.0

@@ -15,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fftnet.errors import UserError
+
 SYNTHETIC, PYTHON_DOCS, PYTHON_SOURCE, HUB = "synthetic", "python-docs", "python-source", "hf:"
 JSON_LINES, PARQUET, TOKENS = ".jsonl", ".parquet", ".tokens"
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".json", ".html", ".xml", ".py", ".c", ".h")
@@ -29,7 +31,7 @@ SAFE_CUT = re.compile(r"(?<=\S)(?= [^\W\d_])")
 READ_BYTES = 2**20
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Data can't be read or used; the message names the source and the way out."""
 
 

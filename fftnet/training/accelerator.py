@@ -12,11 +12,14 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from torch import nn
 
+from fftnet.devices import pick_device
+from fftnet.errors import UserError
+
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 STRATEGIES = ("ddp", "fsdp")
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """Training can't start or go on; the message says why, what is kept, and what to do."""
 
 
@@ -59,20 +62,6 @@ class AcceleratorConfig:
         return [name for name in self.trackers if name != "none"]
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is cuda where there is one.
-
-    Raises:
-        TrainingError: if the name is unknown or the device is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingError(f"device {name!r} can't be used here: choose cpu or auto") from error
-
-
 def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) -> Accelerator:
     """Join the processes of the run.
 
@@ -82,7 +71,8 @@ def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) 
         folder: where trackers that write files put them.
 
     Raises:
-        TrainingError: if the device, the precision or a tracker can't be used here.
+        DeviceError: if the device can't be used here.
+        TrainingError: if the precision or a tracker can't be.
     """
     device = pick_device(config.device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))

@@ -17,6 +17,8 @@ import tiktoken
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
+from fftnet.errors import UserError
+
 END_OF_TEXT = "<|endoftext|>"
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 """GPT-2's split of a text into pieces that no token crosses."""
@@ -27,7 +29,7 @@ MAX_GAP = 500_000
 CONFIG_FILE, RANK_FILE = "tokenizer.json", "tokenizer.tiktoken"
 
 
-class TokenizerError(ValueError):
+class TokenizerError(UserError, ValueError):
     """A tokenizer can't be made, loaded or used; the message says why and what to do."""
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from fftnet.training.accelerator import TrainingError, pick_device
+from fftnet.devices import DeviceError, pick_device
 
 
 def test_an_unknown_device_is_named() -> None:
     assert pick_device("cpu").type == "cpu"
-    with pytest.raises(TrainingError, match="device 'warp' can't be used here: choose cpu or auto"):
+    with pytest.raises(DeviceError, match="device 'warp' can't be used here: choose cpu or auto"):
         pick_device("warp")

@@ -1,56 +1,101 @@
-"""What data, objectives and training agree on: rows of tokens in, one loss a token out."""
+"""What data, models, objectives and training agree on; everything else may import this, it imports nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+
+class Batch(NamedTuple):
+    """Rows that are trained on or measured together; the first dimension of every tensor counts rows."""
+
+    inputs: Tensor
+    """What the model reads: int64 ids (B, T), floats (B, T, C), images (B, C, height, width)."""
+    targets: Tensor
+    """What it should answer: int64 ids (B, T), labels (B,), several labels (B, K), floats of any shape."""
+    loss_mask: Tensor
+    """Boolean, the targets that count; its shape is that of the leading dimensions of ``targets``."""
+    attention_mask: Tensor | None = None
+    """Boolean (B, T), False at padding of the inputs; None where there is no padding."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows B."""
+        return self.inputs.shape[0]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on a device."""
+        return Batch(*(None if tensor is None else tensor.to(device) for tensor in self))  # pyright: ignore
+
+
+class Mean(NamedTuple):
+    """A named metric of a batch, in a form that can be added up over batches and processes."""
+
+    total: Tensor
+    """0-d, the sum over the counted items."""
+    weight: Tensor
+    """0-d, what the sum is divided by in the end; 0 leaves the metric out."""
+    exponential: bool = False
+    """Report ``exp(total / weight)``, as perplexity is of a loss in nats."""
+
+
+class Losses(NamedTuple):
+    """What an objective says of a batch; nothing else is known of it by training and evaluation."""
+
+    loss: Tensor
+    """0-d and differentiable: the losses of all counted targets, summed."""
+    count: Tensor
+    """0-d, the number of counted targets."""
+    metrics: Mapping[str, Mean]
+    """Name to metric, detached; the same names for every batch."""
+
+
+Objective = Callable[[nn.Module, Batch], Losses]
+"""Maps a model and a batch to its losses."""
 
 
 class Batches(Protocol):
-    """A seekable stream of rows."""
+    """A seekable stream of batches."""
 
     @property
     def num_batches(self) -> int:
         """Batches in an epoch."""
         ...
 
-    def batch(self, epoch: int, index: int) -> Tensor:
-        """int64 rows (B, T + 1), -1 where nothing is; the same for the same arguments, always."""
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Batch ``index`` of an epoch; the same for the same arguments, always."""
         ...
 
 
-class TokenLosses(NamedTuple):
-    """Per-token results of one batch.
+class TextEncoder(Protocol):
+    """The part of a tokenizer that data need."""
 
-    Attributes:
-        loss_BT: nats, float32; 0 where not counted.
-        correct_BT: whether the likeliest token is the target.
-        counted_BT: boolean, the tokens that the objective asks for.
-        targets_BT: int64 ids; meaningless where not counted.
-    """
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
 
-    loss_BT: Tensor
-    correct_BT: Tensor
-    counted_BT: Tensor
-    targets_BT: Tensor
+    @property
+    def fingerprint(self) -> str:
+        """Equal for tokenizers that cut every text alike, and only for them."""
+        ...
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        ...
 
-Objective = Callable[[nn.Module, Tensor], TokenLosses]
-"""Maps a model and int64 rows (B, T + 1) to the losses of their tokens."""
+    @property
+    def eot(self) -> int:
+        """Id that ends a document, and which no text holds."""
+        ...
 
+    def encode_array(self, text: str) -> np.ndarray:
+        """uint32 ids of a text."""
+        ...
 
-def token_losses(logits_BTV: Tensor, targets_BT: Tensor, counted_BT: Tensor) -> TokenLosses:
-    """Cross-entropy of every counted token, computed in float32.
-
-    Args:
-        logits_BTV: of any floating dtype.
-        targets_BT: int64 ids, anything where not counted.
-        counted_BT: boolean.
-    """
-    targets = targets_BT.masked_fill(~counted_BT, 0)
-    loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets.flatten(), reduction="none")
-    loss_BT = loss.view(targets.shape) * counted_BT
-    correct_BT = (logits_BTV.argmax(dim=-1) == targets) & counted_BT
-    return TokenLosses(loss_BT, correct_BT, counted_BT, torch.where(counted_BT, targets, -1))
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Ids of many texts."""
+        ...

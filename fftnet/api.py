@@ -80,8 +80,8 @@ def evaluate(
         task: name of the objective; None: next_token of a causal model, masked_token of another.
 
     Returns:
-        ``split``, the loss in nats, the metrics of the objective, and under ``whole_documents`` (a causal model
-        on documents) the fields of :class:`fftnet.evaluation.documents.DocumentMetrics`.
+        ``split``, the loss in nats, the metrics of the objective, and under ``whole_documents`` (a causal
+        model on documents) the fields of :class:`fftnet.evaluation.documents.DocumentMetrics`.
 
     Raises:
         DataError: if the data can't be read or are too short.

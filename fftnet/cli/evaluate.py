@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> None:
     )
     path = find_checkpoint(source.checkpoint)
     model, tokenizer = load(path, device=source.device)
-    if config.plot is not None and (data.is_synthetic or not model.config.causal):
+    if config.plot is not None and (data.synthetic or not model.config.causal):
         raise UsageError("plot needs a causal model and documents: name a real text with --data")
     task, trained = trained_with(model, tokenizer, path / RUN_FILE)
     if warning := seen_in_training(trained, data, config.whole):

@@ -1,38 +1,24 @@
-"""Text of any size, tokenized once, in parallel, into a file that later runs open at once."""
+"""Token files in a cache folder: a text is tokenized once, and later runs open its file at once."""
 
 import hashlib
 import json
 import logging
 import os
-import shutil
-import sys
-import tempfile
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
+from fftnet.data.chunks import read_chunks
+from fftnet.data.errors import DataError
+from fftnet.data.sources import TOKENS, SourceFile, resolve
+from fftnet.data.split_view import TokenArrays
+from fftnet.data.splits import segments
+from fftnet.data.token_file import TokenFile, open_tokens, write_tokens
+from fftnet.data.tokenization import progress_bar, tokenize_parts
+from fftnet.protocols import TextEncoder
 
-from fftnet.data.documents import SECTION, TOKENS, DataError, Origin, Section, find, sections
-from fftnet.data.token_file import (
-    HEADER_BYTES,
-    VERSION,
-    Header,
-    TextEncoder,
-    TokenFile,
-    header_bytes,
-    open_tokens,
-)
-
-UNITS_AT_LEAST = 400
-"""A document longer than this part of all text is cut into units, so that every split gets some."""
-SECTIONS_OF_UNKNOWN = 64
-"""Sections in a unit where the size of the text is not known beforehand."""
 DEFAULT_CACHE = "fftnet"
 
 logger = logging.getLogger(__name__)
@@ -43,6 +29,7 @@ class TokenCache:
     """The token file of some sources under one tokenizer."""
 
     sources: Sequence[str]
+    """Words of ``--data``."""
     text_field: str
     tokenizer: TextEncoder
     directory: str | None = None
@@ -57,14 +44,14 @@ class TokenCache:
         name = f"{stem}-{self.tokenizer.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}{TOKENS}"
         return (Path(self.directory) if self.directory else _user_cache()) / name
 
-    def find(self) -> list[Origin]:
-        """The sources.
+    def resolve(self) -> list[SourceFile]:
+        """The files of the sources.
 
         Raises:
             DataError: if one is not there; if its tokens still are, the sentence says how to use them.
         """
         try:
-            return find(self.sources)
+            return resolve(self.sources)
         except DataError as error:
             try:
                 open_tokens(self.path, self.tokenizer)
@@ -75,13 +62,13 @@ class TokenCache:
                 f"--data {self.path}"
             ) from None
 
-    def open(self, origins: Sequence[Origin]) -> TokenFile:
+    def open(self, files: Sequence[SourceFile]) -> TokenFile:
         """Map the token file, after making it where there is none that fits; the log says which and why.
 
         Raises:
             DataError: if a source can't be read or the file not be written; nothing half-written is left.
         """
-        identity = _identity(origins, self.text_field)
+        identity = _identity(files, self.text_field)
         with suppress(DataError):
             return self._open(identity)
         with _locked(self.path):
@@ -90,7 +77,11 @@ class TokenCache:
             except DataError as error:
                 if self.path.exists():
                     logger.info("%s: tokenizing again", error)
-            self._write(origins, identity)
+            logger.info("tokenizing %s into %s", ", ".join(self.sources), self.path)
+            try:
+                write_tokens(self.path, self._parts(files, identity), self.tokenizer, identity)
+            except OSError as error:
+                raise _not_written(self.path, error) from error
         return self._open(identity)
 
     def _open(self, identity: str) -> TokenFile:
@@ -99,112 +90,26 @@ class TokenCache:
             raise DataError(f"{self.path} was made before its sources changed")
         return file
 
-    def _write(self, origins: Sequence[Origin], identity: str) -> None:
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        logger.info("tokenizing %s into %s", ", ".join(self.sources), self.path)
-        dtype = np.dtype(np.uint16 if self.tokenizer.vocab_size <= 2**16 else np.uint32)
-        try:
-            with temporary.open("wb") as file, tempfile.TemporaryFile(dir=temporary.parent) as units:
-                file.write(bytes(HEADER_BYTES))
-                file.write(np.array([self.tokenizer.eot], dtype).tobytes())
-                num_tokens, num_units = 1, 0
-                for ids, lasts in _encoded(origins, self.text_field, self.tokenizer, dtype):
-                    file.write(ids.data)
-                    units.write((lasts + np.uint64(2 * num_tokens)).tobytes())
-                    num_tokens, num_units = num_tokens + len(ids), num_units + len(lasts)
-                if _identity(origins, self.text_field) != identity:
-                    raise DataError(f"{', '.join(self.sources)} changed while it was read: run again")
-                header = Header(
-                    VERSION, self.tokenizer.fingerprint, identity, dtype.name, num_tokens, num_units
-                )
-                file.write(bytes(header.units_at - file.tell()))
-                units.seek(0)
-                shutil.copyfileobj(units, file)
-                file.seek(0)
-                file.write(header_bytes(header))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        except OSError as error:
-            raise _not_written(self.path, error) from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    def _parts(self, files: Sequence[SourceFile], identity: str) -> Iterator[TokenArrays]:
+        with progress_bar(total_bytes(files)) as advance:
+            yield from tokenize_parts(segments(read_chunks(files, self.text_field, advance)), self.tokenizer)
+        if _identity(files, self.text_field) != identity:
+            raise DataError(f"{', '.join(self.sources)} changed while it was read: run again")
 
 
-def total_bytes(origins: Sequence[Origin]) -> int | None:
-    """Bytes of all sources, None where one does not say."""
-    sizes = [origin.size for origin in origins]
+def total_bytes(files: Sequence[SourceFile]) -> int | None:
+    """Bytes of all files, None where one does not say."""
+    sizes = [file.size for file in files]
     return None if None in sizes else sum(size or 0 for size in sizes)
 
 
-def in_units(origins: Sequence[Origin], read: Iterator[Section]) -> Iterator[tuple[Section, bool]]:
-    """Sections, and whether a unit ends with each: at a document's end, and within a very long one."""
-    size = total_bytes(origins)
-    most = SECTIONS_OF_UNKNOWN if size is None else max(1, size // (UNITS_AT_LEAST * SECTION))
-    held = 0
-    for section in read:
-        held += 1
-        ends = section.last or held == most
-        yield section, ends
-        held = 0 if ends else held
-
-
-def _encoded(
-    origins: Sequence[Origin], text_field: str, tokenizer: TextEncoder, dtype: np.dtype
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Ids and the ends of units within them, chunk by chunk in order, encoded by all processors."""
-    # A terminal is kept up to date; a log file gets a line a minute.
-    pause = 0.1 if sys.stderr.isatty() else 60.0
-    workers = os.cpu_count() or 1
-    waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
-    bar = tqdm(total=total_bytes(origins), unit="B", unit_scale=True, mininterval=pause, dynamic_ncols=True)
-    with bar, ThreadPoolExecutor(workers) as pool:
-        read = (s for origin in origins for s in sections(origin, text_field, bar.update))
-        for chunk in _chunks(in_units(origins, read)):
-            waiting.append(pool.submit(_encode, chunk, tokenizer, dtype))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _chunks(read: Iterator[tuple[Section, bool]]) -> Iterator[list[tuple[Section, bool]]]:
-    chunk, size = [], 0
-    for section, ends in read:
-        chunk.append((section, ends))
-        size += len(section.text)
-        if size >= SECTION:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def _encode(
-    chunk: list[tuple[Section, bool]], tokenizer: TextEncoder, dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    pieces, lasts, length = [], [], 0
-    for section, ends in chunk:
-        try:
-            pieces.append(tokenizer.encode_array(section.text).astype(dtype))
-        except ValueError as error:
-            raise DataError(f"{section.name}: {error}") from error
-        if section.last:
-            pieces.append(np.array([tokenizer.eot], dtype))
-        length += len(pieces[-1]) if not section.last else len(pieces[-2]) + 1
-        if ends:
-            lasts.append(2 * length + section.last)
-    return np.concatenate(pieces), np.array(lasts, np.uint64)
-
-
-def _identity(origins: Sequence[Origin], text_field: str) -> str:
+def _identity(files: Sequence[SourceFile], text_field: str) -> str:
     digest = hashlib.sha256(text_field.encode())
-    for origin in origins:
+    for file in files:
         try:
-            digest.update(json.dumps(origin.identity).encode())
+            digest.update(json.dumps(file.identity).encode())
         except OSError as error:
-            raise DataError(f"{origin.name} can't be read: {error.strerror}") from error
+            raise DataError(f"{file.name} can't be read: {error.strerror}") from error
     return digest.hexdigest()
 
 

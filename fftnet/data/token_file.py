@@ -1,53 +1,30 @@
 """The file of a tokenized text: mapped into memory, so that what is not looked at is not read.
 
-It is a header of 4096 bytes (magic, length and SHA-256 of the JSON behind them), ids as uint16 or uint32,
-and as uint64 where its units end; see :class:`fftnet.data.windows.Passages` for both.
+It is a header of 4096 bytes (magic, length and SHA-256 of the JSON behind them) and three arrays: ids as
+uint16 or uint32, and from the next multiple of 8 bytes on where documents and where segments end, as uint64; see
+:class:`fftnet.data.split_view.TokenArrays`.
 """
 
 import hashlib
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from fftnet.data.documents import DataError
+from fftnet.data.errors import DataError
+from fftnet.data.split_view import TokenArrays
+from fftnet.data.tokenization import id_dtype
+from fftnet.protocols import TextEncoder
 
-MAGIC, VERSION, HEADER_BYTES = b"FFTNETtk", 1, 4096
-
-
-class TextEncoder(Protocol):
-    """The part of a tokenizer that data need."""
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for tokenizers that cut every text alike, and only for them."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids."""
-        ...
-
-    @property
-    def eot(self) -> int:
-        """Id that ends a document, and which no text holds."""
-        ...
-
-    def encode_array(self, text: str) -> np.ndarray:
-        """uint32 ids of a text."""
-        ...
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of many texts."""
-        ...
+MAGIC = b"FFTNETtk"
+VERSION = 2
+HEADER_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -62,30 +39,28 @@ class Header:
     dtype: str
     """uint16 or uint32, of the ids."""
     num_tokens: int
-    num_units: int
+    num_documents: int
+    num_segments: int
 
     @property
-    def units_at(self) -> int:
-        """Byte at which the units begin."""
+    def ends_at(self) -> int:
+        """Byte at which the ends of documents begin."""
         end = HEADER_BYTES + self.num_tokens * np.dtype(self.dtype).itemsize
         return -(-end // 8) * 8
 
     @property
     def file_bytes(self) -> int:
         """Size of a whole file."""
-        return self.units_at + self.num_units * 8
+        return self.ends_at + 8 * (self.num_documents + self.num_segments)
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """A token file, mapped into memory: what is not looked at is not read."""
+    """A token file, mapped into memory."""
 
     path: Path
     header: Header
-    tokens: np.ndarray
-    """uint16 or uint32 ids."""
-    units: np.ndarray
-    """uint64, see :class:`fftnet.data.windows.Passages`."""
+    arrays: TokenArrays
 
 
 def open_tokens(path: Path, tokenizer: TextEncoder) -> TokenFile:
@@ -98,8 +73,60 @@ def open_tokens(path: Path, tokenizer: TextEncoder) -> TokenFile:
     if header.tokenizer != tokenizer.fingerprint:
         raise DataError(f"{path} was made with another tokenizer than {tokenizer.name!r}")
     tokens = np.memmap(path, header.dtype, "r", HEADER_BYTES, (header.num_tokens,))
-    units = np.memmap(path, np.uint64, "r", header.units_at, (header.num_units,))
-    return TokenFile(path, header, tokens, units)
+    num_ends = header.num_documents + header.num_segments
+    ends = np.memmap(path, np.uint64, "r", header.ends_at, (num_ends,))
+    arrays = TokenArrays(tokens, ends[: header.num_documents], ends[header.num_documents :])
+    return TokenFile(path, header, arrays)
+
+
+def write_tokens(path: Path, parts: Iterable[TokenArrays], tokenizer: TextEncoder, sources: str) -> None:
+    """Write a token file; an older one stays until the new one is whole.
+
+    Args:
+        path: in a folder that exists.
+        parts: from :func:`fftnet.data.tokenization.tokenize_parts`; their errors pass through.
+        tokenizer: that made them.
+        sources: see :class:`Header`.
+
+    Raises:
+        OSError: if it can't be written; nothing half-written is left.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    folder = temporary.parent
+    num_tokens = 0
+    try:
+        with (
+            temporary.open("wb") as file,
+            tempfile.TemporaryFile(dir=folder) as document_ends,
+            tempfile.TemporaryFile(dir=folder) as segment_ends,
+        ):
+            file.write(bytes(HEADER_BYTES))
+            for part in parts:
+                file.write(part.tokens.data)
+                document_ends.write(part.document_ends.data)
+                segment_ends.write(part.segment_ends.data)
+                num_tokens += len(part.tokens)
+            header = Header(
+                version=VERSION,
+                tokenizer=tokenizer.fingerprint,
+                sources=sources,
+                dtype=id_dtype(tokenizer).name,
+                num_tokens=num_tokens,
+                num_documents=document_ends.tell() // 8,
+                num_segments=segment_ends.tell() // 8,
+            )
+            file.write(bytes(header.ends_at - file.tell()))
+            for ends in (document_ends, segment_ends):
+                ends.seek(0)
+                shutil.copyfileobj(ends, file)
+            file.seek(0)
+            file.write(_header_bytes(header))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _read_header(path: Path) -> Header:
@@ -124,7 +151,7 @@ def _read_header(path: Path) -> Header:
     return header
 
 
-def header_bytes(header: Header) -> bytes:
+def _header_bytes(header: Header) -> bytes:
     """The 4096 bytes that a token file starts with."""
     text = json.dumps(asdict(header)).encode()
     start = MAGIC + len(text).to_bytes(8, "little") + hashlib.sha256(text).digest()

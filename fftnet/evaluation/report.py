@@ -4,17 +4,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fftnet.data.documents import SYNTHETIC
+from fftnet.data.sources import SYNTHETIC
 from fftnet.evaluation.documents import evaluate_documents
 from fftnet.evaluation.metrics import evaluate
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Objective
 from fftnet.serialization import CheckpointError, read_json
 from fftnet.tasks import TASKS
-from fftnet.utils.dataset import TEST, DataConfig, load_data, load_passages, load_whole, windows_of
+from fftnet.utils.dataset import DataConfig, load_evaluation_data
 from fftnet.utils.tokenizer import Tokenizer
 
-SPLIT_BY = ("data", "text_field", "valid_fraction", "test_fraction", "data_seed", "in_memory_mb")
+SPLIT_BY = ("data", "text_field", "valid_fraction", "test_fraction", "data_seed")
 """Fields of the data that decide which document is in which split."""
 
 
@@ -44,8 +44,8 @@ class EvaluationConfig:
             raise ValueError(f"plot must lie in a folder that exists, got {self.plot!r}")
 
 
-def trained_with(model: FFTNet, tokenizer: Tokenizer, run_file: Path) -> tuple[Objective, dict[str, Any]]:
-    """The objective and the fields of the data that a model was trained with.
+def trained_with(model: FFTNet, tokenizer: Tokenizer, run_file: Path) -> tuple[str, dict[str, Any]]:
+    """The name of the task and the fields of the data that a model was trained with.
 
     Args:
         model: as it was loaded.
@@ -57,10 +57,10 @@ def trained_with(model: FFTNet, tokenizer: Tokenizer, run_file: Path) -> tuple[O
     """
     run = read_json(run_file)
     try:
-        task = TASKS[run["task"]["task"]]
-        if model.config.vocab_size != task.model_vocab_size(tokenizer.vocab_size):
+        name = run["task"]["task"]
+        if model.config.vocab_size != TASKS[name].model_vocab_size(tokenizer.vocab_size):
             raise ValueError("the vocabulary is that of another objective")
-        return task(tokenizer.token_bytes()), dict(run["data"])
+        return name, dict(run["data"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{run_file} is not that of this model, take another checkpoint") from error
 
@@ -99,20 +99,15 @@ def evaluation_report(
         DataError: if the data can't be read, are too short, or all of the synthetic ones are asked for.
     """
     length = model.config.max_seq_length
-    passages = None
-    if data.data == [SYNTHETIC] and not config.whole:
-        batches = load_data(data, tokenizer, length).test
-    else:
-        passages = load_whole(data, tokenizer) if config.whole else load_passages(data, tokenizer)[TEST]
-        batches = windows_of(passages, data, length, None, "text" if config.whole else "test split")
+    batches, documents = load_evaluation_data(data, tokenizer, length, whole=config.whole)
     most = config.max_tokens and -(-config.max_tokens // (data.batch_size * length))
     metrics = evaluate(model, objective, batches, max_batches=most)
     report = {"split": "all" if config.whole else "test", **metrics.named()}
-    if passages is not None and model.config.causal:
+    if documents is not None and model.config.causal:
         read = evaluate_documents(
             model,
-            passages.tokens,
-            *passages.documents(),
+            documents.tokens,
+            *documents.documents(),
             batch_size=data.batch_size,
             token_bytes=tokenizer.token_bytes(),
             max_tokens=config.max_tokens,

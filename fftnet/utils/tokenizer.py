@@ -1,9 +1,6 @@
 """Text to tokens and back: a wrapper around TikToken that saves with a checkpoint."""
 
-import base64
-import binascii
 import codecs
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -11,26 +8,34 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tiktoken
-import tokenizers
-from tokenizers import models, pre_tokenizers, trainers
 
-from fftnet.errors import UserError
+from fftnet.data.bpe import check_unicode, ranks_of, train_bpe
+from fftnet.data.encodings import (
+    END_OF_TEXT,
+    BytesEncoding,
+    Definition,
+    Encoding,
+    build_encoding,
+    define,
+    end_documents,
+    load_tiktoken,
+    rank_lines,
+    read_ranks,
+)
+from fftnet.data.errors import MissingPackageError, TokenizerError
 
-END_OF_TEXT = "<|endoftext|>"
-GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-"""GPT-2's split of a text into pieces that no token crosses."""
-BYTES_PATTERN = r"[\s\S]{1,64}"
-"""Where bytes are cut into pieces changes no token: of the lengths tried, this one encodes fastest."""
+if TYPE_CHECKING:
+    import tiktoken
+
+__all__ = ["RANK_FILE", "TOKENIZER_FILE", "StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
+
 MAX_GAP = 500_000
 """Spaces in a row that TikToken gets at once; on a million its regex engine panics."""
-CONFIG_FILE, RANK_FILE = "tokenizer.json", "tokenizer.tiktoken"
-
-
-class TokenizerError(UserError, ValueError):
-    """A tokenizer can't be made, loaded or used; the message says why and what to do."""
+TOKENIZER_FILE = "fftnet_tokenizer.json"
+RANK_FILE = "tokenizer.tiktoken"
 
 
 class StreamDecoder:
@@ -50,23 +55,23 @@ class StreamDecoder:
 
 
 class Tokenizer:
-    """A :class:`tiktoken.Encoding` with an end-of-text token.
+    """An encoding with an end-of-text token.
 
     Args:
-        encoding: must hold ``<|endoftext|>`` as a special token.
+        encoding: of TikToken, or of bytes; must hold ``<|endoftext|>`` as a special token.
 
     Raises:
         TokenizerError: if it does not.
     """
 
-    def __init__(self, encoding: tiktoken.Encoding) -> None:
+    def __init__(self, encoding: "Encoding | tiktoken.Encoding") -> None:
         if END_OF_TEXT not in encoding.special_tokens_set:
             raise TokenizerError(f"the encoding {encoding.name!r} has no {END_OF_TEXT}, to end a document")
         self.encoding = encoding
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The name of the encoding."""
         return self.encoding.name
 
     @property
@@ -85,12 +90,12 @@ class Tokenizer:
         Raises:
             TokenizerError: if the text holds lone surrogates, which are no Unicode text.
         """
-        _check_unicode(text)
+        check_unicode(text)
         return [token for part in _parts(text) for token in self.encoding.encode_ordinary(part)]
 
     def encode_array(self, text: str) -> np.ndarray:
         """The same as uint32, three times as fast."""
-        _check_unicode(text)
+        check_unicode(text)
         pieces = [self.encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -124,19 +129,6 @@ class Tokenizer:
         """A decoder for tokens that arrive one by one."""
         return StreamDecoder(self)
 
-    @cached_property
-    def _bytes(self) -> dict[int, bytes]:
-        special = dict.fromkeys(self._specials.values(), b"")
-        return {rank: piece for piece, rank in self._ranks.items()} | special
-
-    @property
-    def _ranks(self) -> dict[bytes, int]:
-        return self.encoding._mergeable_ranks
-
-    @property
-    def _specials(self) -> dict[str, int]:
-        return self.encoding._special_tokens
-
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides how a text is cut: equal for equal tokenizers only."""
@@ -144,42 +136,50 @@ class Tokenizer:
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256(self.encoding._pat_str.encode())
-        digest.update(json.dumps(sorted(self._specials.items())).encode())
-        digest.update(_rank_lines(self._ranks))
-        return digest.hexdigest()
+        return self._definition.fingerprint
+
+    @cached_property
+    def _definition(self) -> Definition:
+        return define(self.encoding)
+
+    @cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        special = dict.fromkeys(self._definition.special_tokens.values(), b"")
+        return {rank: piece for piece, rank in self._definition.ranks.items()} | special
 
     def save(self, directory: str | Path) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer.tiktoken``, enough for :meth:`load` anywhere."""
+        """Write ``fftnet_tokenizer.json`` and ``tokenizer.tiktoken``, enough for :meth:`load` anywhere."""
         config = {
             "name": self.name,
-            "pattern": self.encoding._pat_str,
-            "special_tokens": self._specials,
-            "num_ranks": len(self._ranks),
+            "pattern": self._definition.pattern,
+            "special_tokens": self._definition.special_tokens,
+            "num_ranks": len(self._definition.ranks),
             "fingerprint": self.fingerprint,
         }
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / RANK_FILE).write_bytes(_rank_lines(self._ranks))
-        (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (directory / RANK_FILE).write_bytes(rank_lines(self._definition.ranks))
+        (directory / TOKENIZER_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
         """The tokenizer that was saved, to the last rank, without a network.
 
         Raises:
-            TokenizerError: naming the file that is missing or damaged.
+            TokenizerError: naming the file that is missing or damaged, or the package that is not installed.
         """
         directory = Path(directory)
-        path = directory / CONFIG_FILE
+        path = directory / TOKENIZER_FILE
         if not path.is_file():
             raise TokenizerError(f"{path} is missing: is {directory} a checkpoint?")
-        ranks = _read_ranks(directory / RANK_FILE)
+        ranks = read_ranks(directory / RANK_FILE)
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
-            name, pattern, special = config["name"], config["pattern"], config["special_tokens"]
-            encoding = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
-            tokenizer, stored = cls(encoding), config["fingerprint"]
+            definition = Definition(config["pattern"], ranks, config["special_tokens"])
+            tokenizer = cls(build_encoding(config["name"], definition))
+            stored = config["fingerprint"]
+        except MissingPackageError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise TokenizerError(f"{path} is damaged, take another checkpoint: {error}") from error
         if tokenizer.fingerprint != stored:
@@ -203,36 +203,33 @@ def load_tokenizer(
             gives fewer.
 
     Raises:
-        TokenizerError: if the name is unknown, the file damaged, the download impossible, the corpus empty.
+        TokenizerError: if the name is unknown, the file damaged, the download impossible, the corpus empty,
+            or a package not installed.
     """
     if name == "bytes":
-        return _with_end(name, {bytes([byte]): byte for byte in range(256)}, BYTES_PATTERN)
+        return Tokenizer(BytesEncoding())
     if name == "bpe":
-        return _with_end(name, _ranks_of(_train_bpe(corpus, vocab_size)), GPT2_PATTERN)
+        return Tokenizer(end_documents(name, ranks_of(train_bpe(corpus or (), vocab_size))))
     if name.endswith(".tiktoken"):
-        return _with_end(Path(name).stem, _read_ranks(Path(name)), GPT2_PATTERN)
+        return Tokenizer(end_documents(Path(name).stem, read_ranks(Path(name))))
+    return Tokenizer(_published_encoding(name))
+
+
+def _published_encoding(name: str) -> Encoding:
+    tiktoken = load_tiktoken(name)
     if name not in tiktoken.list_encoding_names():
         known = ", ".join(tiktoken.list_encoding_names())
         raise TokenizerError(
             f"unknown tokenizer {name!r}; choose bytes, bpe, a path to a .tiktoken file, or one of {known}"
         )
     try:
-        encoding = tiktoken.get_encoding(name)
+        return tiktoken.get_encoding(name)
     # A failed request is an OSError; a download that is not what was expected is a ValueError.
     except (OSError, ValueError) as error:
         raise TokenizerError(
             f"the ranks of {name!r} could not be downloaded ({type(error).__name__}); set TIKTOKEN_CACHE_DIR "
             "to a folder that holds them, pass a .tiktoken rank file, or use bytes"
         ) from error
-    return Tokenizer(encoding)
-
-
-def _check_unicode(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        where = f"character {error.start}"
-        raise TokenizerError(f"{where} is a lone surrogate, which is not Unicode text: remove it") from None
 
 
 def _parts(text: str) -> Iterator[str]:
@@ -241,79 +238,3 @@ def _parts(text: str) -> Iterator[str]:
         for gap in re.finditer(r"\s{1000,}", text):
             cuts += range(gap.start() + MAX_GAP, gap.end(), MAX_GAP)
     return (text[start:end] for start, end in pairwise(sorted(cuts)))
-
-
-def _with_end(name: str, ranks: dict[bytes, int], pattern: str) -> Tokenizer:
-    special = {END_OF_TEXT: max(ranks.values()) + 1}
-    return Tokenizer(tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special))
-
-
-def _rank_lines(ranks: dict[bytes, int]) -> bytes:
-    ordered = sorted(ranks.items(), key=lambda item: item[1])
-    return b"".join(base64.b64encode(piece) + b" %d\n" % rank for piece, rank in ordered)
-
-
-def _read_ranks(path: Path) -> dict[bytes, int]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise TokenizerError(f"{path} can't be read: {error.strerror}") from error
-    ranks: dict[bytes, int] = {}
-    taken: set[int] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            encoded, digits = line.split()
-            piece, rank = base64.b64decode(encoded, validate=True), int(digits)
-        except (ValueError, binascii.Error):
-            raise TokenizerError(f"{path} line {number} is not '<base64> <rank>': not a rank file") from None
-        # Far above every published vocabulary: a wild rank would be a vocabulary that fills the memory.
-        if piece in ranks or rank in taken or not 0 <= rank < 2**24:
-            raise TokenizerError(f"{path} line {number} repeats a token or its rank is out of range: {rank}")
-        ranks[piece] = rank
-        taken.add(rank)
-    if any(bytes([byte]) not in ranks for byte in range(256)):
-        raise TokenizerError(f"{path} is not a byte-level rank file: it lacks single bytes")
-    return ranks
-
-
-def _train_bpe(corpus: Iterable[str] | None, vocab_size: int | None) -> tokenizers.Tokenizer:
-    if vocab_size is None or vocab_size < 257:
-        raise TokenizerError(f"bpe needs vocab_size of at least 257 (bytes and end), got {vocab_size}")
-    read = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal read
-        for text in corpus or ():
-            _check_unicode(text)
-            read += len(text)
-            yield text
-
-    trained = tokenizers.Tokenizer(models.BPE())
-    pieces = pre_tokenizers.Split(tokenizers.Regex(GPT2_PATTERN), behavior="isolated")
-    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    trained.pre_tokenizer = pre_tokenizers.Sequence([pieces, as_bytes])
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1, initial_alphabet=sorted(alphabet), show_progress=False
-    )
-    trained.train_from_iterator(texts(), trainer)
-    if not read:
-        raise TokenizerError("bpe found nothing to learn from: hand it a corpus of text, or use bytes")
-    return trained
-
-
-def _ranks_of(trained: tokenizers.Tokenizer) -> dict[bytes, int]:
-    byte_of = _byte_of()
-    ranks = {bytes([byte]): byte for byte in range(256)}
-    for left, right in json.loads(trained.to_str())["model"]["merges"]:
-        ranks.setdefault(bytes(byte_of[character] for character in left + right), len(ranks))
-    return ranks
-
-
-def _byte_of() -> dict[str, int]:
-    """The byte behind each of GPT-2's printable stand-ins, which byte-level merges are written in."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora import BYTES, bpe, cached, expected, in_cache, story, write_lines
+from fftnet.data.documents import Section, find, sections
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fftnet.data import documents
 from fftnet.data.cache import TokenCache
-from fftnet.data.documents import Section, find, sections
 from fftnet.data.token_file import open_tokens
 from fftnet.utils.dataset import (
     DataConfig,

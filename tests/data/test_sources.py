@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from corpora import BYTES, cached, expected, in_cache, story, write_lines
-
 from fftnet.data.documents import load_texts
+
 from fftnet.utils.dataset import DataError, load_whole
 
 

@@ -1,0 +1,83 @@
+"""Which data are read, and the three streams that come of them."""
+
+from dataclasses import dataclass, field
+
+from fftnet.data.sources import SYNTHETIC, describe_sources, find_source
+from fftnet.protocols import Batches
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three streams of batches that share nothing."""
+
+    train: Batches
+    valid: Batches
+    test: Batches
+    entropy_floor: float | None = None
+    """Entropy of the validation split in nats per token, which no honest model's loss passes; None where it
+    is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which data are read, and how they are divided.
+
+    Args:
+        data: Sources, as many as you like, files, folders and globs among them: SOURCES.
+
+    Raises:
+        ValueError: if a field is out of range.
+    """
+
+    data: list[str] = field(default_factory=lambda: [SYNTHETIC])
+    text_field: str = "text"
+    """Column that holds the text, in sources that have columns."""
+    tokenizer: str = "bytes"
+    """bytes, bpe (trained on the data), a path to a .tiktoken file, or gpt2, cl100k_base, o200k_base."""
+    vocab_size: int = 2048
+    """Vocabulary size of the bpe tokenizer, the 256 bytes and the end of text included."""
+    num_samples: int = 1000
+    """Synthetic samples in an epoch; every epoch draws new ones, so that none can be learned by heart."""
+    pattern_complexity: float = 0.5
+    """Difficulty of the synthetic grammar, in [0, 1]."""
+    batch_size: int = 16
+    """Rows in a batch."""
+    valid_fraction: float = 0.05
+    """Fraction of the text held out for validation."""
+    test_fraction: float = 0.05
+    """Fraction of the text held out for the final test."""
+    data_seed: int = 0
+    """Seed of the splits, of the order of training windows and of the synthetic samples."""
+    reset_at_documents: bool = False
+    """Start every document in a row of its own, with a fresh state; else rows run on over the ends."""
+    in_memory_mb: float = 32.0
+    """More text than so many megabytes is tokenized once, into cache_dir, and read from there; nothing else
+    depends on it."""
+    cache_dir: str | None = None
+    """Folder of tokenized text (default: fftnet in the user's cache folder, see XDG_CACHE_HOME)."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ValueError("data must name at least one source, such as synthetic or a text file")
+        for word in self.data:
+            if len(self.data) > 1 and find_source(word).alone:
+                raise ValueError(f"{word} can't be mixed with other sources: name one or the other")
+        if self.in_memory_mb < 0:
+            raise ValueError(f"in_memory_mb must be 0 or more, got {self.in_memory_mb}")
+        for name in ("num_samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0.0 <= self.pattern_complexity <= 1.0:
+            raise ValueError(f"pattern_complexity must lie in [0, 1], got {self.pattern_complexity}")
+        held_out = self.valid_fraction + self.test_fraction
+        if min(self.valid_fraction, self.test_fraction) <= 0 or held_out >= 0.9:
+            raise ValueError("valid_fraction and test_fraction must be above 0 and below 0.9 together")
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data are generated samples, and no documents."""
+        return self.data == [SYNTHETIC]
+
+
+# The help of --data is read from the docstring, and lists what the table knows.
+DataConfig.__doc__ = (DataConfig.__doc__ or "").replace("SOURCES", describe_sources())

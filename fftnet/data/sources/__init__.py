@@ -1,0 +1,99 @@
+"""The table of sources, and how the words of ``--data`` are looked up in it."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from fftnet.data.errors import DataError
+from fftnet.data.sources import text
+from fftnet.data.sources.base import Document, Source, SourceFile
+from fftnet.data.sources.builtin import PythonDocs, PythonSource
+from fftnet.data.sources.hub import HuggingFace
+from fftnet.data.sources.jsonl import JsonLines
+from fftnet.data.sources.parquet import Parquet
+from fftnet.data.sources.special import Synthetic, Tokens
+
+__all__ = [
+    "SOURCES",
+    "SYNTHETIC",
+    "TOKENS",
+    "Document",
+    "Source",
+    "SourceFile",
+    "describe_sources",
+    "find_source",
+    "resolve",
+]
+
+SYNTHETIC = "synthetic"
+TOKENS = ".tokens"
+TEXT = text.Text()
+SOURCES: dict[str, Source] = {
+    SYNTHETIC: Synthetic(),
+    "python-docs": PythonDocs(),
+    "python-source": PythonSource(),
+    "hf:": HuggingFace(),
+    **dict.fromkeys(text.SUFFIXES, TEXT),
+    ".jsonl": JsonLines(),
+    ".parquet": Parquet(),
+    TOKENS: Tokens(),
+}
+"""Kinds of sources by name, by prefix (which ends in a colon) or by suffix of their files (begins with a
+dot); a file of another suffix is text."""
+
+
+def describe_sources() -> str:
+    """All kinds of sources in words, for help and error texts."""
+    return ", ".join(dict.fromkeys(source.label for source in SOURCES.values()))
+
+
+def find_source(word: str) -> Source:
+    """The kind of source that a word of ``--data`` names."""
+    return _named(word) or _by_suffix(Path(word))
+
+
+def resolve(words: Sequence[str]) -> list[SourceFile]:
+    """Everything that the words of ``--data`` name, each file once, in a fixed order; nothing is read.
+
+    Raises:
+        DataError: if one of them names nothing that is there.
+    """
+    files: dict[str, SourceFile] = {}
+    for word in words:
+        source = _named(word)
+        found = source.resolve(word) if source else _resolve_paths(word)
+        files.update({file.name: file for file in found})
+    return list(files.values())
+
+
+def _named(word: str) -> Source | None:
+    """The source that goes by this name, or by its prefix."""
+    for key in (word, word.partition(":")[0] + ":"):
+        if key in SOURCES and not key.startswith("."):
+            return SOURCES[key]
+    return None
+
+
+def _resolve_paths(word: str) -> list[SourceFile]:
+    return [file for path in _paths(word) for file in _by_suffix(path).resolve(str(path))]
+
+
+def _by_suffix(path: Path) -> Source:
+    return SOURCES.get(path.suffix.lower(), TEXT)
+
+
+def _paths(word: str) -> list[Path]:
+    path = Path(word)
+    if path.is_dir():
+        suffixes = [key for key, source in SOURCES.items() if key.startswith(".") and source.in_folders]
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        if not files:
+            raise DataError(f"the folder {word} holds no text file ({' '.join(suffixes)})")
+        return files
+    if path.exists():
+        return [path]
+    files = sorted(p for p in map(Path, glob.glob(word, recursive=True)) if p.is_file())
+    if not files:
+        known = describe_sources()
+        raise DataError(f"{word} matches no file; name a folder, a glob, or one of {known}")
+    return files

@@ -1,0 +1,111 @@
+"""The protocol of sources: a new kind of corpus is a subclass of :class:`Source` and a line in the table."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from fftnet.data.errors import DataError
+
+Advance = Callable[[int], object]
+"""Is told how many bytes were read since the last call, for a progress bar."""
+
+
+class Document(NamedTuple):
+    """One text, in blocks, so that a long one need not be in memory as a whole."""
+
+    name: str
+    blocks: Iterable[str]
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """Something that documents are read from: a file, a data set, a built-in corpus."""
+
+    name: str
+    path: Path | None
+    """None where it is no file."""
+    source: "Source"
+    """The kind of source that reads it."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes; None where that is not known beforehand."""
+        return self.source.size if self.path is None else self.path.stat().st_size
+
+    @property
+    def identity(self) -> tuple[str, int, int]:
+        """Name, size and time of the last change: differs whenever the content does, without reading it."""
+        if self.path is None:
+            return f"{self.name} {self.source.version}", 0, 0
+        status = self.path.stat()
+        return str(self.path.absolute()), status.st_size, status.st_mtime_ns
+
+
+class Source(ABC):
+    """A kind of corpus.
+
+    Attributes:
+        label: how help and error texts list it.
+        alone: it can't be mixed with other sources.
+        in_folders: files with its suffix are read where a folder is named.
+        size: bytes of what is no file, None where that is not known beforehand.
+        version: tells one content of what is no file from another.
+    """
+
+    label: ClassVar[str]
+    alone: ClassVar[bool] = False
+    in_folders: ClassVar[bool] = True
+    size: ClassVar[int | None] = None
+    version: ClassVar[str] = ""
+
+    def resolve(self, word: str) -> list[SourceFile]:
+        """Everything that a word of ``--data`` names, in a fixed order; nothing is read.
+
+        A kind that is found by the suffix of its files is asked for one file at a time.
+        """
+        return [SourceFile(word, Path(word), self)]
+
+    @abstractmethod
+    def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
+        """The documents of a file, one by one.
+
+        Args:
+            file: from :meth:`resolve`.
+            text_field: column that holds the text, where there are columns.
+            advance: is told how many bytes were read, now and then.
+
+        Raises:
+            DataError: naming what is damaged or lacks the field.
+            OSError: as it comes; the caller names the file.
+        """
+
+
+def path_of(file: SourceFile) -> Path:
+    """The path of a source that is a file.
+
+    Raises:
+        DataError: if it is not.
+    """
+    if file.path is None:
+        raise DataError(f"{file.name} is not a file")
+    return file.path
+
+
+def text_of(row: Any, text_field: str, name: str) -> str:
+    """The text in a row of a table.
+
+    Raises:
+        DataError: calling the row by its name and listing its fields, if there is none.
+    """
+    text = row.get(text_field) if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        known = ", ".join(map(str, row)) if isinstance(row, dict) else "none"
+        raise DataError(f"{name} has no text in field {text_field!r} (its fields: {known}); set text_field")
+    return text
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's error, or the error's name where it has no text."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,20 @@
+"""A backend of bidirectional mixing: plain PyTorch, computed in float64 whatever comes in."""
+
+from torch import Tensor
+
+from fftnet.ops.spectral_mix import torch as portable
+
+
+def forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """See :mod:`fftnet.ops.spectral_mix` for the contract of a backend."""
+    y, spectrum = portable.forward(x.double(), filter_.double(), bias.double(), eps)
+    return y.to(x.dtype), spectrum.to(x.dtype)
+
+
+def backward(
+    spectrum: Tensor, filter_: Tensor, bias: Tensor, grad_y: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :mod:`fftnet.ops.spectral_mix` for the contract of a backend."""
+    wide = (tensor.double() for tensor in (spectrum, filter_, bias, grad_y))
+    grad_x, grad_filter, grad_bias = portable.backward(*wide, eps)
+    return grad_x.to(grad_y.dtype), grad_filter.to(filter_.dtype), grad_bias.to(bias.dtype)

@@ -51,9 +51,7 @@ def test_theorem_the_causal_layer_is_the_published_one_on_every_prefix(grid: int
     causal, _ = causal_mix(
         x.unflatten(-1, (heads, -1)),
         filters / math.sqrt(grid),
-        HeadParameters(
-            transform.decay(), transform.frequency_HF, activation.bias_HK, inverse.mixing_HF2
-        ),
+        HeadParameters(transform.decay(), transform.frequency_HF, activation.bias_HK, inverse.mixing_HF2),
         transform.init_state(2, width // heads),
         eps=activation.floor,
     )

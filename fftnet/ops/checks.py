@@ -5,7 +5,7 @@ all of its tensors with its :class:`Signature` first, whatever the backend: in t
 and again in the registered operator behind it, which ``torch.ops.fftnet`` makes callable as well.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ Sizes = Mapping[Any, int]
 _DTYPES = {"float": None, "int64": torch.int64, "bool": torch.bool}
 _EMPTY = {"T": "at least one token, got a sequence of length 0"}
 """Letter to the words for a size of 0, where there are better ones than its shape."""
+_MOST_ACCEPTED = 1000
+"""Combinations of shapes that a signature remembers; then it forgets them all."""
 
 
 class Signature:
@@ -30,18 +32,18 @@ class Signature:
 
     Args:
         operator: name that begins every message.
+        arguments: argument to its description, in the order in which they are passed.
         derived: letter to a function of the sizes bound before it, for a size that follows from others.
         rule: maps the sizes to what is wrong with them, or to None; for rules that letters can't say.
-        **arguments: argument to its description, in the order in which they are passed.
     """
 
     def __init__(
         self,
         operator: str,
+        arguments: Mapping[str, str],
         *,
         derived: Mapping[str, Callable[[Sizes], int]] | None = None,
         rule: Callable[[Sizes], str | None] | None = None,
-        **arguments: str,
     ) -> None:
         self.operator = operator
         self.arguments = tuple(arguments)
@@ -49,6 +51,7 @@ class Signature:
         self._rule = rule
         self._rows = [(name, *_parse(description)) for name, description in arguments.items()]
         every = {letter for _, letters, *_ in self._rows for letter in letters}
+        self._accepted: set[tuple[Any, ...]] = set()
         self._numbers: dict[Any, int] = {number: number for number in every if isinstance(number, int)}
 
     def __len__(self) -> int:
@@ -64,8 +67,26 @@ class Signature:
         Raises:
             ValueError: naming operator and argument, what was expected and what came.
         """
+        if torch.compiler.is_compiling():
+            self._compare(tensors, one_dtype)
+            return
+        # Most calls are like one before: what was found right is not walked through again.
+        key = (one_dtype, *[None if x is None else (x.shape, x.dtype, x.device) for x in tensors])
+        try:
+            known = key in self._accepted
+        except TypeError:  # The sizes are symbols, which have no hash.
+            self._compare(tensors, one_dtype)
+            return
+        if not known:
+            self._compare(tensors, one_dtype)
+            if len(self._accepted) >= _MOST_ACCEPTED:
+                self._accepted.clear()
+            self._accepted.add(key)
+
+    def _compare(self, tensors: Sequence[Tensor | None], one_dtype: bool) -> None:
         sizes = self._numbers.copy()
-        device = floating = None
+        device = None
+        floating = None
         for (name, letters, dtype, optional), x in zip(self._rows, tensors, strict=True):
             if x is None:
                 if optional:

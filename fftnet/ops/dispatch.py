@@ -7,10 +7,10 @@ A backend is a module of that name in the operator's folder:
 * ``triton``: kernels for GPUs with CUDA;
 * ``reference``: direct sums in float64, slow and obvious, for comparing with.
 
-``auto`` takes the fastest for the device of the tensors. The environment variable ``FFTNET_BACKEND`` names
-another for the whole process, :func:`use_backend` for a block of code, and the argument ``backend`` of an
-operator for one call. An operator that lacks the one that is named, or can't use it for the tensors at hand,
-takes ``torch``.
+``auto`` takes the fastest for the device of the tensors. The environment variable ``FFTNET_BACKEND``, which is
+read when this file is imported, names another for the whole process, :func:`use_backend` for a block of code,
+and the argument ``backend`` of an operator for one call. An operator that lacks the one that is named, or
+can't use it for the tensors at hand, takes ``torch``.
 """
 
 import importlib
@@ -34,7 +34,7 @@ PROBES = {"numba": "fftnet.ops.cpu.vector", "triton": "triton"}
 """Backend to the module whose import shows that the package behind it is here and works."""
 
 _log = logging.getLogger("fftnet")
-_named: str | None = None
+_named = os.environ.get(VARIABLE) or AUTO
 _failures: dict[str, Exception | None] = {}
 _told: set[str] = set()
 
@@ -79,6 +79,7 @@ class Backends:
     def __init__(self, package: str, **takes: Callable[..., bool]) -> None:
         self._package = package
         self._takes = {TORCH: anything} | takes
+        self._modules: dict[str, ModuleType] = {}
 
     def available(self) -> list[str]:
         """Those that can run here."""
@@ -94,7 +95,7 @@ class Backends:
         Raises:
             ValueError: if there is no such backend, or it can't run here.
         """
-        name = backend or _named or os.environ.get(VARIABLE) or AUTO
+        name = backend or _named
         if name == AUTO:
             device = tensors[0].device.type  # pyright: ignore[reportOptionalMemberAccess]
             name = FASTEST.get(device, TORCH)
@@ -108,13 +109,24 @@ class Backends:
     def load(self, backend: str, *tensors: Tensor) -> ModuleType:
         """The module of a backend, for the registered operator: there is no falling back from it.
 
+        Args:
+            backend: one of this operator's.
+            tensors: which it must be able to take; none, where :meth:`select` has chosen it.
+
         Raises:
             ValueError: if the operator has no such backend, it can't run here, or not for these tensors.
         """
-        _require(backend)
-        if backend not in self._takes or not self._takes[backend](*tensors):
-            raise ValueError(f"{self._package}: the backend {backend!r} can't take these tensors")
-        return importlib.import_module(f"{self._package}.{backend}")
+        module = self._modules.get(backend)
+        if module is None:
+            _require(backend)
+            if backend not in self._takes:
+                raise ValueError(f"{self._package} has no backend {backend!r}")
+            module = importlib.import_module(f"{self._package}.{backend}")
+            self._modules[backend] = module
+        if tensors and not (hasattr(module, "forward") and self._takes[backend](*tensors)):
+            name = self._package.rpartition(".")[2]
+            raise ValueError(f"the registered {name} can't run on the backend {backend!r} with these tensors")
+        return module
 
 
 def anything(*tensors: Tensor | None) -> bool:

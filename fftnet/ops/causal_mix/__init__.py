@@ -43,9 +43,10 @@ _INPUTS = {
     "readout": "H F 2",
 }
 _STATE = "B F 2 H d"
-_SIGNATURE = Signature("causal_mix", **_INPUTS, state=_STATE)
+_SIGNATURE = Signature("causal_mix", _INPUTS | {"state": _STATE})
 _BACKWARD_SIGNATURE = Signature(
-    "causal_mix_backward", **_INPUTS, checkpoints="B S", grad_mixed="B T H d", grad_state=_STATE
+    "causal_mix_backward",
+    _INPUTS | {"checkpoints": "B S", "grad_mixed": "B T H d", "grad_state": _STATE},
 )
 
 

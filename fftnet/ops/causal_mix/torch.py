@@ -15,7 +15,9 @@ BLOCK = 256
 """Tokens between two checkpoints of the state."""
 
 
-_TRANSFORM = Signature("prefix_transform", values="B T H d", decay="H F", frequency="H F", state="B F 2 H d")
+_TRANSFORM = Signature(
+    "prefix_transform", {"values": "B T H d", "decay": "H F", "frequency": "H F", "state": "B F 2 H d"}
+)
 
 
 def powers(decay: Tensor, frequency: Tensor, count: int) -> Tensor:

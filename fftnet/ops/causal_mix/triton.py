@@ -15,7 +15,6 @@ head.
 """
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -212,7 +211,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :mod:`fftnet.ops.causal_mix` for the contract of a backend."""
     batch, tokens, heads, width = values.shape
-    count = triton.cdiv(tokens, BLOCK)
+    count = -(-tokens // BLOCK)
     groups, options = program_width(width, LANES)
     grid = (batch * count * heads * groups,)
     sizes = (tokens, heads, width, state.shape[1])

@@ -19,13 +19,13 @@ from fftnet.ops.dispatch import Backends, anything
 
 
 def _at_inference(x: Tensor, *others: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (float32, float64)
-        and not is_grad_enabled()
-        and not compiler.is_compiling()
-        and all(other.dtype == x.dtype for other in others)
-    )
+    if is_grad_enabled() or compiler.is_compiling() or x.device.type != "cpu":
+        return False
+    dtype = x.dtype
+    for other in others:  # Not all(...): this runs for every token of every layer.
+        if other.dtype != dtype:
+            return False
+    return dtype in (float32, float64)
 
 
 BACKENDS = Backends(
@@ -37,23 +37,27 @@ BACKENDS = Backends(
 _DIFFERENTIABLE = {"torch": portable, "reference": reference}
 _GATE_STEP = Signature(
     "gate_step",
+    {
+        "x": "B D",
+        "projected": "B C",
+        "conv_weight": "C W",
+        "conv_state": "B P C",
+        "mean": "B D",
+        "count": "B: int64",
+    },
     derived={"C": lambda sizes: 2 * sizes["D"], "P": lambda sizes: sizes["W"] - 1},
-    x="B D",
-    projected="B C",
-    conv_weight="C W",
-    conv_state="B P C",
-    mean="B D",
-    count="B: int64",
 )
 _MIX_STEP = Signature(
     "mix_step",
-    values="B H d",
-    filter_="B H F",
-    decay="H F",
-    frequency="H F",
-    bias="H F",
-    readout="H F 2",
-    state="B F 2 H d",
+    {
+        "values": "B H d",
+        "filter_": "B H F",
+        "decay": "H F",
+        "frequency": "H F",
+        "bias": "H F",
+        "readout": "H F 2",
+        "state": "B F 2 H d",
+    },
 )
 
 
@@ -87,7 +91,7 @@ def gate_step(
     """
     _GATE_STEP.check(x, projected, conv_weight, conv_state, mean, count)
     backend = BACKENDS.select(backend, x, projected, conv_weight, conv_state, mean)
-    module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend, x)
+    module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend)
     return module.gate_step(x, projected, conv_weight, conv_state, mean, count)
 
 
@@ -118,5 +122,5 @@ def mix_step(
     """
     _MIX_STEP.check(values, filter_, *parameters, state)
     backend = BACKENDS.select(backend, values, filter_, *parameters, state)
-    module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend, values)
+    module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend)
     return module.mix_step(values, filter_, parameters, state, eps)

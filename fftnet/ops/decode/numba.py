@@ -90,7 +90,7 @@ def gate_step(
     new_mean = x.new_empty(mean.shape)
     total = count.new_empty(count.shape)
     inputs = _arrays(x, projected, conv_weight, conv_state, mean, count)
-    outputs = _arrays(context, values, recent, new_mean, total)
+    outputs = [x.numpy() for x in (context, values, recent, new_mean, total)]
     threads.run(_gate, x.shape[0], conv_state.numel() + x.numel(), *inputs, *outputs)
     return context, values, recent, new_mean, total
 
@@ -103,5 +103,5 @@ def mix_step(
     new_state = torch.empty(state.shape, dtype=state.dtype)
     inputs = _arrays(values, filter_, *parameters, state)
     bound = inputs[0].dtype.type(eps)
-    threads.run(_mix, values.shape[0], state.numel(), *inputs, bound, *_arrays(mixed, new_state))
+    threads.run(_mix, values.shape[0], state.numel(), *inputs, bound, mixed.numpy(), new_state.numpy())
     return mixed, new_state

@@ -42,14 +42,12 @@ BACKENDS = Backends(
 _DIFFERENTIABLE = {"torch": portable.gated_conv, "reference": reference.gated_conv}
 _INPUTS = {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"}
 _PAST = {"P": lambda sizes: sizes["W"] - 1}
-_SIGNATURE = Signature("gated_conv", derived=_PAST, rule=_has_two_halves, **_INPUTS)
+_SIGNATURE = Signature("gated_conv", _INPUTS, derived=_PAST, rule=_has_two_halves)
 _BACKWARD_SIGNATURE = Signature(
     "gated_conv_backward",
+    _INPUTS | {"grad_values": "B T D", "grad_state": "B P C"},
     derived=_PAST | {"D": lambda sizes: sizes["C"] // 2},
     rule=_has_two_halves,
-    **_INPUTS,
-    grad_values="B T D",
-    grad_state="B P C",
 )
 
 

@@ -7,10 +7,8 @@ from fftnet.ops.checks import Signature
 
 _SIGNATURE = Signature(
     "causal_conv",
+    {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"},
     derived={"P": lambda sizes: sizes["W"] - 1},
-    x="B T C",
-    conv_weight="C W",
-    conv_state="B P C",
 )
 
 

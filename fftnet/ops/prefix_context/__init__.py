@@ -43,15 +43,13 @@ BACKENDS = Backends(
 )
 _DIFFERENTIABLE = {"torch": portable.prefix_context, "reference": reference.prefix_context}
 _INPUTS = {"x": "B T D", "mean": "B D", "count": "B: int64"}
-_SIGNATURE = Signature("prefix_context", **_INPUTS, counted="B T: bool?")
-_OPERATOR_SIGNATURE = Signature("prefix_context", **_INPUTS)
+_SIGNATURE = Signature("prefix_context", _INPUTS | {"counted": "B T: bool?"})
+_OPERATOR_SIGNATURE = Signature("prefix_context", _INPUTS)
 _BACKWARD_SIGNATURE = Signature(
     "prefix_context_backward",
+    {"count": "B: int64", "grad_context": "B T C", "grad_mean": "B D"},
     derived={"D": lambda sizes: sizes["C"] // 2},
     rule=_has_two_halves,
-    count="B: int64",
-    grad_context="B T C",
-    grad_mean="B D",
 )
 
 

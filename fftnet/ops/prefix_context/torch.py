@@ -6,7 +6,9 @@ from torch import Tensor
 from fftnet.ops.checks import Signature
 from fftnet.ops.numerics import compute_dtype
 
-_SIGNATURE = Signature("prefix_mean", x="B T D", mean="B D", count="B: int64", counted="B T: bool?")
+_SIGNATURE = Signature(
+    "prefix_mean", {"x": "B T D", "mean": "B D", "count": "B: int64", "counted": "B T: bool?"}
+)
 
 
 def prefix_mean(

@@ -44,19 +44,14 @@ def _heads_divide(sizes: Sizes) -> str | None:
 
 _SIGNATURE = Signature(
     "spectral_mix",
+    {"x": "B T D", "filter_": "B H F", "bias": "H F"},
     derived={"F": lambda sizes: sizes["T"] // 2 + 1},
     rule=_heads_divide,
-    x="B T D",
-    filter_="B H F",
-    bias="H F",
 )
 _BACKWARD_SIGNATURE = Signature(
     "spectral_mix_backward",
+    {"filter_": "B H F", "bias": "H F", "spectrum": "B D F 2", "grad_mixed": "B T D"},
     rule=lambda sizes: _heads_divide(sizes) or _bins_fit(sizes),
-    filter_="B H F",
-    bias="H F",
-    spectrum="B D F 2",
-    grad_mixed="B T D",
 )
 
 

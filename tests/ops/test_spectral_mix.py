@@ -9,50 +9,38 @@ import torch
 from conftest import randomise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operators import SPECTRAL_MIX, compare, results, spectral_inputs
 from torch import Tensor
 
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.model.components import FourierTransform, InverseFourierTransform
 from fftnet.model.config import MixerConfig
 from fftnet.model.mixers.spectral import SpectralMixer
-from fftnet.ops import dispatch as backends
-from fftnet.ops import spectral_mix as spectrum
-from fftnet.ops.cpu.threads import SERIAL_WORK, Threads, jit
 from fftnet.ops.numerics import interpolate_anchors
+from fftnet.ops.spectral_mix import spectral_mix
 
-FAST = [name for name in backends.available(spectrum.BACKENDS) if name != "reference"]
+FAST = SPECTRAL_MIX.fast()
 LENGTHS = [1, 2, 3, 4, 17, 64, 101, 256]
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("paper_v2_*.npz"))
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("paper_v2_*.npz"))
 
 
 def mix_inputs(
     batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, seed: int = 0
 ) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    bins = length // 2 + 1
-    shapes = [(batch, length, heads * width), (batch, heads, bins), (heads, bins)]
-    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    return [x.requires_grad_() for x in inputs]
+    inputs = spectral_inputs(batch=batch, length=length, heads=heads, width=width, seed=seed)
+    return list(inputs.values())
 
 
 def gradients(backend: str, inputs: list[Tensor]) -> list[Tensor]:
     """Mixed tokens and the gradients of tokens, filter and bias."""
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    mixed = spectrum.spectral_mix(*leaves, backend=backend)
-    generator = torch.Generator().manual_seed(1)
-    upstream = torch.randn(mixed.shape, generator=generator, dtype=torch.float64).to(mixed)
-    return [mixed.detach(), *torch.autograd.grad(mixed, leaves, upstream)]
-
-
-def compare(backend: str, inputs: list[Tensor], tolerance: float = 1e-9) -> None:
-    for actual, expected in zip(gradients(backend, inputs), gradients("reference", inputs), strict=True):
-        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    outputs, grads = results(SPECTRAL_MIX, inputs, backend)
+    return outputs + grads
 
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("length", LENGTHS)
 def test_it_matches_the_direct_sum(backend: str, length: int) -> None:
-    compare(backend, mix_inputs(length=length))
+    compare(SPECTRAL_MIX, mix_inputs(length=length), backend)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -64,12 +52,12 @@ def test_it_matches_the_direct_sum(backend: str, length: int) -> None:
     width=st.sampled_from([1, 2, 5, 16, 23]),
 )
 def test_it_matches_at_any_shape(backend: str, batch: int, length: int, heads: int, width: int) -> None:
-    compare(backend, mix_inputs(batch, length, heads, width), 1e-8)
+    compare(SPECTRAL_MIX, mix_inputs(batch, length, heads, width), backend, 1e-8)
 
 
 @pytest.mark.parametrize("length", [1100, 1025])
 def test_it_matches_where_a_head_has_several_work_items(length: int) -> None:
-    compare("numba", mix_inputs(2, length, 3, 7), 1e-8)
+    compare(SPECTRAL_MIX, mix_inputs(2, length, 3, 7), "numba", 1e-8)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -82,19 +70,10 @@ def test_float32_and_narrower(backend: str) -> None:
         assert (one - other).norm() <= 1e-5 * other.norm()
     for dtype in (torch.bfloat16, torch.float16):
         narrow = [x.to(dtype) for x in single]
-        mixed = spectrum.spectral_mix(*narrow, backend=backend)
+        mixed = spectral_mix(*narrow, backend=backend)
         assert mixed.dtype == dtype
-        wide = spectrum.spectral_mix(*(x.float() for x in narrow), backend=backend)
+        wide = spectral_mix(*(x.float() for x in narrow), backend=backend)
         torch.testing.assert_close(mixed, wide.to(dtype), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("backend", FAST)
-def test_strided_inputs(backend: str) -> None:
-    inputs = mix_inputs(length=33)
-    strided = [x.detach().movedim(0, -1).contiguous().movedim(-1, 0) for x in inputs]
-    assert not strided[0].is_contiguous()
-    for actual, expected in zip(gradients(backend, strided), gradients(backend, inputs), strict=True):
-        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -103,7 +82,7 @@ def test_strided_inputs(backend: str) -> None:
 def test_a_bad_value_comes_out_as_nan(backend: str, which: int, bad: float) -> None:
     inputs = [x.detach() for x in mix_inputs(length=65)]
     inputs[which].select(-1, 0).view(-1)[0] = bad
-    mixed = spectrum.spectral_mix(*inputs, backend=backend)
+    mixed = spectral_mix(*inputs, backend=backend)
     assert not torch.isfinite(mixed[0, :, 0]).any()
     if which < 2:
         assert torch.isfinite(mixed[1]).all()
@@ -115,33 +94,21 @@ def test_gradients_are_finite_where_the_spectrum_or_the_filter_is_zero(backend: 
     x, filter_, bias = mix_inputs(length=12)
     for inputs in ([torch.zeros_like(x), filter_, bias], [x, torch.zeros_like(filter_), bias]):
         assert all(torch.isfinite(y).all() for y in gradients(backend, inputs))
-        compare(backend, inputs)
+        compare(SPECTRAL_MIX, inputs, backend)
 
 
 @pytest.mark.parametrize("backend", [*FAST, "reference"])
 @pytest.mark.parametrize("length", [5, 6])
 def test_it_passes_gradcheck(backend: str, length: int) -> None:
-    inputs = mix_inputs(1, length, 2, 2)
-    assert torch.autograd.gradcheck(lambda *x: spectrum.spectral_mix(*x, backend=backend), inputs)
-
-
-def test_it_refuses_what_it_cannot_do() -> None:
-    x, filter_, bias = mix_inputs()
-    with pytest.raises(ValueError, match="at least one token, got a sequence of length 0"):
-        spectrum.spectral_mix(x[:, :0], filter_, bias)
-    with pytest.raises(ValueError, match="num_heads=2 must divide the width 5"):
-        spectrum.spectral_mix(x[..., :5], filter_, bias)
-    with pytest.raises(ValueError, match="16 tokens have 9 bins, but the filter has 9 and the bias 8"):
-        spectrum.spectral_mix(x[:, :16], filter_, bias[:, :8])
-    with pytest.raises(ValueError, match="unknown backend 'magic'; choose from auto, reference, fft"):
-        spectrum.spectral_mix(x, filter_, bias, backend="magic")
+    inputs = [x.requires_grad_() for x in mix_inputs(1, length, 2, 2)]
+    assert torch.autograd.gradcheck(lambda *x: spectral_mix(*x, backend=backend), inputs)
 
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("length", [1, 5, 6])
 def test_the_operator_is_registered_correctly(backend: str, length: int) -> None:
     for batch, heads, width in ((2, 2, 3), (1, 1, 1)):
-        inputs = mix_inputs(batch, length, heads, width)
+        inputs = [x.requires_grad_() for x in mix_inputs(batch, length, heads, width)]
         torch.library.opcheck(torch.ops.fftnet.spectral_mix.default, (*inputs, 1e-3, backend))
 
 
@@ -218,23 +185,3 @@ def test_it_exports_with_any_length() -> None:
     for size in (2, 9, 17, 64):
         tokens = torch.randint(0, 11, (2, size))
         torch.testing.assert_close(exported.module()(tokens), model(tokens), rtol=1e-9, atol=1e-9)
-
-
-@jit
-def _count(first, last, seen):  # pyright: ignore
-    for item in range(first, last):
-        seen[item] += 1
-
-
-@pytest.mark.parametrize("forked", [False, True])
-def test_threads_cover_every_item_once(forked: bool) -> None:
-    threads = Threads()
-    if forked:
-        threads._forget()
-    for items in (1, 2, 7):
-        for work in (1, SERIAL_WORK + 1):
-            seen = np.zeros(items, np.int64)
-            threads.run(_count, items, work, seen)
-            assert (seen == 1).all()
-    with pytest.raises(TypeError, match="not enough arguments"):
-        threads.run(_count, 4, SERIAL_WORK + 1)

@@ -12,11 +12,8 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from test_ops import mix_inputs
+from operators import CAUSAL_MIX, backend_suite, causal_inputs, compare, mix, results
 from torch import Tensor
-
-from fftnet.ops import causal_mix as prefix
-from fftnet.ops import dispatch as backends
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -28,18 +25,12 @@ kernels = pytest.mark.skipif(
 )
 
 
-def mix(backend: str, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    v, filter_, decay, frequency, bias, mixing, state = inputs
-    return prefix.causal_mix(v, filter_, decay, frequency, bias, mixing, state, floor=1e-3, backend=backend)
+def mix_inputs(**sizes: int) -> list[Tensor]:
+    return list(causal_inputs(**sizes).values())
 
 
-def results(backend: str, inputs: Sequence[Tensor], device: str = "cpu") -> list[Tensor]:
-    """Values, state and the seven gradients, on the CPU."""
-    leaves = [x.detach().to(device).requires_grad_() for x in inputs]
-    outputs = mix(backend, leaves)
-    generator = torch.Generator().manual_seed(1)
-    upstream = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y) for y in outputs]
-    return [x.detach().cpu() for x in (*outputs, *torch.autograd.grad(outputs, leaves, upstream))]
+def on_device(inputs: Sequence[Tensor]) -> list[Tensor]:
+    return [x.to(DEVICE) for x in inputs]
 
 
 @pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the kernels run in this process")
@@ -49,17 +40,6 @@ def test_the_kernels_interpreted() -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
-
-
-def test_triton_is_available_with_a_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    for gpu, interpreted, found in [(False, "0", False), (False, "1", True), (True, "0", True)]:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
-        monkeypatch.setenv("TRITON_INTERPRET", interpreted)
-        assert ("triton" in backends.available(prefix.BACKENDS)) == found
-        assert backends.resolve("auto", prefix.BACKENDS, torch.device("cuda")) == (
-            "triton" if found else "fft"
-        )
-        assert backends.resolve("auto", prefix.BACKENDS, torch.device("cpu")) != "triton"
 
 
 @kernels
@@ -77,56 +57,54 @@ def test_triton_is_available_with_a_gpu_or_the_interpreter(monkeypatch: pytest.M
 )
 def test_values_state_and_gradients(batch: int, length: int, heads: int, width: int, bins: int) -> None:
     inputs = mix_inputs(batch=batch, length=length, heads=heads, width=width, bins=bins)
-    expected = results("reference", inputs)
-    torch.testing.assert_close(results("triton", inputs, DEVICE), expected, rtol=1e-9, atol=1e-9)
+    compare(CAUSAL_MIX, inputs, "triton", device=DEVICE)
 
 
 @kernels
 def test_float32_is_within_two_in_a_hundred_thousand() -> None:
     inputs = mix_inputs(batch=1, length=65, heads=1, width=3, bins=2)
-    expected = results("reference", inputs)
-    for one, other in zip(results("triton", [x.float() for x in inputs], DEVICE), expected, strict=True):
+    expected = results(CAUSAL_MIX, inputs, "reference")
+    actual = results(CAUSAL_MIX, [x.float() for x in inputs], "triton", DEVICE)
+    for one, other in zip(actual[0] + actual[1], expected[0] + expected[1], strict=True):
         assert one.dtype == torch.float32
         assert (one - other).norm() <= 2e-5 * other.norm()
 
 
 @kernels
 def test_a_head_wider_than_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fftnet.ops.causal_mix import triton as prefix_triton
+    from fftnet.ops.causal_mix import triton, triton_tiles
 
-    monkeypatch.setattr(prefix_triton, "LANES", 2)
-    monkeypatch.setattr(prefix_triton, "WARP", 2)
+    monkeypatch.setattr(triton, "LANES", 2)
+    monkeypatch.setattr(triton_tiles, "WARP", 2)
     inputs = mix_inputs(batch=1, length=20, heads=2, width=5, bins=1)
-    expected = results("reference", inputs)
-    torch.testing.assert_close(results("triton", inputs, DEVICE), expected, rtol=1e-9, atol=1e-9)
+    compare(CAUSAL_MIX, inputs, "triton", device=DEVICE)
 
 
 @kernels
 def test_more_chunks_than_are_scanned_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fftnet.ops.causal_mix import triton as prefix_triton
+    from fftnet.ops.causal_mix import triton_tiles
 
-    monkeypatch.setattr(prefix_triton, "ROWS", 16)
+    monkeypatch.setattr(triton_tiles, "ROWS", 16)
     inputs = mix_inputs(batch=1, length=273, heads=1, width=1, bins=1)
-    expected = results("reference", inputs)
-    torch.testing.assert_close(results("triton", inputs, DEVICE), expected, rtol=1e-9, atol=1e-9)
+    compare(CAUSAL_MIX, inputs, "triton", device=DEVICE)
 
 
 @kernels
 def test_bfloat16_is_computed_in_float32() -> None:
-    narrow = [x.detach().to(DEVICE, torch.bfloat16) for x in mix_inputs(batch=1, length=19, bins=2)]
-    mixed, state = mix("triton", narrow)
+    narrow = [x.to(DEVICE, torch.bfloat16) for x in mix_inputs(batch=1, length=19, bins=2)]
+    mixed, state = mix(*narrow, backend="triton")
     assert (mixed.dtype, state.dtype) == (torch.bfloat16, torch.float32)
-    wide, _ = mix("triton", [x.float() for x in narrow])
+    wide, _ = mix(*(x.float() for x in narrow), backend="triton")
     torch.testing.assert_close(mixed, wide.bfloat16(), rtol=0, atol=0)
 
 
 @kernels
 def test_it_continues_from_its_state() -> None:
-    v, filter_, *rest, state = [x.detach().to(DEVICE) for x in mix_inputs(batch=1, length=70, bins=2)]
-    whole, last = mix("triton", [v, filter_, *rest, state])
+    v, filter_, *rest, state = on_device(mix_inputs(batch=1, length=70, bins=2))
+    whole, last = mix(v, filter_, *rest, state, backend="triton")
     pieces = []
     for span in (slice(0, 1), slice(1, 30), slice(30, 70)):
-        piece, state = mix("triton", [v[:, span], filter_[:, span], *rest, state])
+        piece, state = mix(v[:, span], filter_[:, span], *rest, state, backend="triton")
         pieces.append(piece)
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-10)
@@ -136,10 +114,10 @@ def test_it_continues_from_its_state() -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_bad_value_comes_out_as_nan_and_never_earlier(bad: float) -> None:
-    inputs = [x.detach().to(DEVICE) for x in mix_inputs(length=40, heads=2, width=2, bins=1)]
-    clean, _ = mix("triton", inputs)
+    inputs = on_device(mix_inputs(length=40, heads=2, width=2, bins=1))
+    clean, _ = mix(*inputs, backend="triton")
     inputs[0][0, 21, 0, 1] = bad
-    mixed, state = mix("triton", inputs)
+    mixed, state = mix(*inputs, backend="triton")
     assert mixed[0, 21:, 0, 1].isnan().all()
     assert not state[0, 0, :, 0, 1].isfinite().any()
     mixed[0, 21:, 0, 1] = clean[0, 21:, 0, 1]
@@ -150,11 +128,9 @@ def test_a_bad_value_comes_out_as_nan_and_never_earlier(bad: float) -> None:
 def test_zero_values_have_the_gradients_of_the_reference() -> None:
     inputs = [torch.zeros_like(x) if x.ndim >= 4 else x for x in mix_inputs(length=9, bins=2)]
     inputs[1] = mix_inputs(length=9, bins=2)[1]
-    torch.testing.assert_close(results("triton", inputs, DEVICE), results("reference", inputs))
+    compare(CAUSAL_MIX, inputs, "triton", device=DEVICE)
 
 
 @kernels
-def test_the_operator_is_registered_correctly() -> None:
-    inputs = mix_inputs(batch=1, length=17, heads=1, width=2, bins=1)
-    inputs = [x.detach().to(DEVICE).requires_grad_() for x in inputs]
-    torch.library.opcheck(torch.ops.fftnet.causal_mix.default, (*inputs, 1e-3, "triton"))
+def test_values_gradients_and_registration() -> None:
+    backend_suite(CAUSAL_MIX, "triton", DEVICE, batch=1, heads=1, width=2, bins=1)

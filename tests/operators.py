@@ -1,0 +1,207 @@
+"""Every operator with inputs for it, and what holds for all of them on all of their backends."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fftnet.ops import causal_mix, decode, gated_conv, prefix_context, spectral_mix
+from fftnet.ops.causal_mix import HeadParameters
+from fftnet.ops.dispatch import Backends
+
+EPS = 1e-3
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator as a function of a list of tensors.
+
+    Attributes:
+        make: builds the inputs, argument to tensor in the order of the operator's arguments, from sizes.
+        call: the operator on the tensors, with a backend.
+        backends: of the operator.
+        registered: the arguments of ``torch.ops.fftnet.<name>`` after the tensors, made from a backend; None
+            if it is no registered operator.
+    """
+
+    name: str
+    make: Callable[..., dict[str, Tensor]]
+    call: Callable[..., Sequence[Tensor]]
+    backends: Backends
+    registered: Callable[[str], tuple[Any, ...]] | None = None
+
+    def fast(self) -> list[str]:
+        """Backends that can run here and are compared with the reference; not Triton, which needs a GPU."""
+        return [name for name in self.backends.available() if name not in ("reference", "triton")]
+
+
+def _normal(seed: int) -> Callable[..., Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _heads(normal: Callable[..., Tensor], heads: int, bins: int) -> dict[str, Tensor]:
+    return {
+        "decay": normal(heads, bins).exp() * 0.2,
+        "frequency": normal(heads, bins),
+        "bias": normal(heads, bins) * 0.3,
+        "readout": normal(heads, bins, 2),
+    }
+
+
+def causal_inputs(
+    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, bins: int = 4, seed: int = 0
+) -> dict[str, Tensor]:
+    normal = _normal(seed)
+    return {
+        "values": normal(batch, length, heads, width),
+        "filter_": normal(batch, length, heads, bins),
+        **_heads(normal, heads, bins),
+        "state": normal(batch, bins, 2, heads, width),
+    }
+
+
+def spectral_inputs(
+    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, seed: int = 0
+) -> dict[str, Tensor]:
+    normal = _normal(seed)
+    bins = length // 2 + 1
+    return {
+        "x": normal(batch, length, heads * width),
+        "filter_": normal(batch, heads, bins),
+        "bias": normal(heads, bins),
+    }
+
+
+def conv_inputs(
+    *, batch: int = 2, length: int = 17, width: int = 8, taps: int = 4, seed: int = 0
+) -> dict[str, Tensor]:
+    normal = _normal(seed)
+    return {
+        "x": normal(batch, length, 2 * width),
+        "conv_weight": normal(2 * width, taps),
+        "conv_state": normal(batch, taps - 1, 2 * width),
+    }
+
+
+def context_inputs(
+    *, batch: int = 2, length: int = 17, width: int = 8, read: int = 5, seed: int = 0
+) -> dict[str, Tensor]:
+    normal = _normal(seed)
+    return {
+        "x": normal(batch, length, width),
+        "mean": normal(batch, width),
+        "count": read * torch.arange(1, batch + 1),
+    }
+
+
+def masked_inputs(**sizes: int) -> dict[str, Tensor]:
+    inputs = context_inputs(**sizes)
+    generator = torch.Generator().manual_seed(1)
+    return inputs | {"counted": torch.rand(inputs["x"].shape[:2], generator=generator) < 0.6}
+
+
+def gate_step_inputs(*, batch: int = 2, width: int = 8, taps: int = 4, read: int = 5) -> dict[str, Tensor]:
+    normal = _normal(0)
+    return {
+        "x": normal(batch, width),
+        "projected": normal(batch, 2 * width),
+        "conv_weight": normal(2 * width, taps),
+        "conv_state": normal(batch, taps - 1, 2 * width),
+        "mean": normal(batch, width),
+        "count": read * torch.arange(1, batch + 1),
+    }
+
+
+def mix_step_inputs(*, batch: int = 2, heads: int = 2, width: int = 8, bins: int = 4) -> dict[str, Tensor]:
+    normal = _normal(0)
+    return {
+        "values": normal(batch, heads, width),
+        "filter_": normal(batch, heads, bins),
+        **_heads(normal, heads, bins),
+        "state": normal(batch, bins, 2, heads, width),
+    }
+
+
+def mix(values: Tensor, filter_: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
+    *parameters, state = rest
+    return causal_mix.causal_mix(
+        values, filter_, HeadParameters(*parameters), state, eps=EPS, backend=backend
+    )
+
+
+def mix_step(
+    values: Tensor, filter_: Tensor, *rest: Tensor, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    *parameters, state = rest
+    return decode.mix_step(values, filter_, HeadParameters(*parameters), state, eps=EPS, backend=backend)
+
+
+def spectral(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor]:
+    return (spectral_mix.spectral_mix(*tensors, eps=EPS, backend=backend),)
+
+
+CAUSAL_MIX = Operator("causal_mix", causal_inputs, mix, causal_mix.BACKENDS, lambda name: (EPS, name))
+SPECTRAL_MIX = Operator(
+    "spectral_mix", spectral_inputs, spectral, spectral_mix.BACKENDS, lambda name: (EPS, name)
+)
+GATED_CONV = Operator(
+    "gated_conv", conv_inputs, gated_conv.gated_conv, gated_conv.BACKENDS, lambda name: (name,)
+)
+PREFIX_CONTEXT = Operator(
+    "prefix_context",
+    context_inputs,
+    prefix_context.prefix_context,
+    prefix_context.BACKENDS,
+    lambda name: (name,),
+)
+MASKED_CONTEXT = Operator(
+    "prefix_context", masked_inputs, prefix_context.prefix_context, prefix_context.BACKENDS
+)
+GATE_STEP = Operator("gate_step", gate_step_inputs, decode.gate_step, decode.BACKENDS)
+MIX_STEP = Operator("mix_step", mix_step_inputs, mix_step, decode.BACKENDS)
+OPERATORS = [CAUSAL_MIX, SPECTRAL_MIX, GATED_CONV, PREFIX_CONTEXT, MASKED_CONTEXT, GATE_STEP, MIX_STEP]
+DIFFERENTIABLE = [operator for operator in OPERATORS if operator.registered is not None]
+
+
+def results(
+    operator: Operator, inputs: Sequence[Tensor], backend: str, device: str = "cpu"
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs, and gradients of the floating inputs for one random gradient of the outputs; on the CPU."""
+    leaves = [x.detach().to(device).requires_grad_(x.is_floating_point()) for x in inputs]
+    outputs = operator.call(*leaves, backend=backend)
+    normal = _normal(1)
+    floating = [y for y in outputs if y.is_floating_point()]
+    upstream = [normal(*y.shape).to(y) for y in floating]
+    wanted = [x for x in leaves if x.requires_grad]
+    grads = torch.autograd.grad(floating, wanted, upstream, materialize_grads=True)
+    return [y.detach().cpu() for y in outputs], [grad.cpu() for grad in grads]
+
+
+def compare(
+    operator: Operator, inputs: Sequence[Tensor], backend: str, tolerance: float = 1e-9, device: str = "cpu"
+) -> None:
+    """Hold values and gradients of a backend against the reference's."""
+    expected = results(operator, inputs, "reference")
+    actual = results(operator, inputs, backend, device)
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def backend_suite(operator: Operator, backend: str, device: str = "cpu", **sizes: int) -> None:
+    """What every backend of every operator must do: right values and gradients, strided or not."""
+    inputs = list(operator.make(**sizes).values())
+    compare(operator, inputs, backend, device=device)
+    strided = [x.movedim(0, -1).contiguous().movedim(-1, 0) for x in inputs]
+    compare(operator, strided, backend, device=device)
+    if operator.registered is not None and backend in registered_backends(operator):
+        leaves = [x.to(device).requires_grad_(x.is_floating_point()) for x in inputs]
+        registered = getattr(torch.ops.fftnet, operator.name).default
+        torch.library.opcheck(registered, (*leaves, *operator.registered(backend)))
+
+
+def registered_backends(operator: Operator) -> list[str]:
+    """The backends behind the registered operator: for the smaller operators only kernels are."""
+    plain = ("reference",) if operator in (CAUSAL_MIX, SPECTRAL_MIX) else ("reference", "torch")
+    return [name for name in operator.backends.available() if name not in plain]

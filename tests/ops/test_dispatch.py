@@ -1,0 +1,209 @@
+"""Which backend runs: names, the switch, falling back, and what is said about it."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from operators import (
+    CAUSAL_MIX,
+    GATED_CONV,
+    OPERATORS,
+    Operator,
+    causal_inputs,
+    conv_inputs,
+    mix,
+    mix_step_inputs,
+)
+
+from fftnet.ops import causal_mix, decode, dispatch, gated_conv, prefix_context, spectral_mix, use_backend
+
+CPU = torch.zeros(2, 17, 16)
+
+
+def label(value: object) -> str | None:
+    return value.name if isinstance(value, Operator) else None
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=label)
+def test_every_operator_has_a_portable_and_a_reference_form(operator: Operator) -> None:
+    assert {"torch", "reference"} <= set(operator.backends.available())
+
+
+CHOICES = r"unknown backend 'magic'; choose from auto, torch, (numba, )?(triton, )?reference"
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=label)
+def test_an_unknown_backend_is_refused_with_the_choices(operator: Operator) -> None:
+    with pytest.raises(ValueError, match=CHOICES):
+        operator.call(*operator.make().values(), backend="magic")
+
+
+def test_a_block_on_an_unknown_backend_is_refused_at_its_beginning() -> None:
+    with pytest.raises(ValueError, match=CHOICES), use_backend("magic"):
+        pytest.fail("the block was entered")
+
+
+def test_a_backend_that_can_not_run_here_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    sentence = "the backend 'triton' can't run here: there is no GPU with CUDA; choose from auto, torch"
+    with pytest.raises(ValueError, match=sentence):
+        mix(*causal_inputs().values(), backend="triton")
+
+
+def test_triton_is_available_with_a_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    for gpu, interpreted, found in [(False, "0", False), (False, "1", True), (True, "0", True)]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        monkeypatch.setenv("TRITON_INTERPRET", interpreted)
+        assert ("triton" in causal_mix.BACKENDS.available()) == found
+        assert causal_mix.BACKENDS.select("auto", CPU) != "triton"
+
+
+def test_auto_is_the_fastest_that_takes_the_tensors() -> None:
+    pytest.importorskip("numba")
+    meta = CPU.to("meta")
+    for backends in (
+        causal_mix.BACKENDS,
+        spectral_mix.BACKENDS,
+        gated_conv.BACKENDS,
+        prefix_context.BACKENDS,
+    ):
+        assert backends.select(None, CPU) == backends.select("auto", CPU) == "numba"
+        assert backends.select("auto", meta) == "torch"
+    assert decode.BACKENDS.select(None, CPU) == "torch"
+    with torch.no_grad():
+        assert decode.BACKENDS.select(None, CPU) == "numba"
+
+
+def test_what_a_backend_can_not_take_goes_to_torch() -> None:
+    pytest.importorskip("numba")
+    assert causal_mix.BACKENDS.select("numba", CPU.to("meta")) == "torch"
+    assert gated_conv.BACKENDS.select("numba", CPU[..., :6]) == "torch"
+    assert prefix_context.BACKENDS.select("numba", CPU[..., :6], None) == "torch"
+    assert prefix_context.BACKENDS.select("numba", CPU, torch.ones(2, 17, dtype=torch.bool)) == "torch"
+    with torch.no_grad():
+        assert decode.BACKENDS.select("numba", CPU, CPU.bfloat16()) == "torch"
+
+
+def test_the_registered_operator_refuses_what_a_backend_can_not_take() -> None:
+    pytest.importorskip("numba")
+    inputs = conv_inputs(width=3).values()
+    with pytest.raises(ValueError, match="the registered gated_conv can't run on the backend 'numba'"):
+        torch.ops.fftnet.gated_conv(*inputs, "numba")
+    with pytest.raises(ValueError, match="unknown backend 'magic'"):
+        torch.ops.fftnet.gated_conv(*inputs, "magic")
+    with pytest.raises(ValueError, match="the registered gated_conv can't run on the backend 'reference'"):
+        torch.ops.fftnet.gated_conv(*inputs, "reference")
+
+
+def test_the_innermost_block_counts_and_ends() -> None:
+    select = causal_mix.BACKENDS.select
+    with use_backend("torch"):
+        assert select(None, CPU) == "torch"
+        with use_backend("reference"):
+            assert select(None, CPU) == "reference"
+            assert select("torch", CPU) == "torch"
+        with pytest.raises(KeyError), use_backend("reference"):
+            raise KeyError
+        assert select(None, CPU) == "torch"
+    assert select(None, CPU) == select("auto", CPU)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=label)
+def test_a_block_has_the_power_of_the_argument(operator: Operator) -> None:
+    inputs = list(operator.make().values())
+    for backend in operator.fast():
+        expected = operator.call(*inputs, backend=backend)
+        with use_backend(backend):
+            torch.testing.assert_close(operator.call(*inputs), expected, rtol=0, atol=0)
+
+
+def test_a_compiled_function_follows_the_block() -> None:
+    torch.compiler.reset()
+    inputs = [x.float() for x in causal_inputs().values()]
+    compiled = torch.compile(mix, fullgraph=True, backend="aot_eager")
+    for backend in ("auto", "reference", "auto"):
+        with use_backend(backend):
+            torch.testing.assert_close(compiled(*inputs), mix(*inputs), rtol=0, atol=0)
+    with use_backend("reference"):
+        exact = mix(*inputs)
+    assert (exact[0] != mix(*inputs)[0]).any()
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+USED = """
+import torch
+from fftnet.ops import causal_mix, dispatch
+print(causal_mix.BACKENDS.select(None, torch.zeros(1)))
+with dispatch.use_backend("auto"):
+    print(causal_mix.BACKENDS.select(None, torch.zeros(1)))
+"""
+
+
+def test_the_environment_variable_names_the_backend() -> None:
+    done = run(USED, FFTNET_BACKEND="reference")
+    assert done.stdout.split()[0] == "reference"
+    assert done.stdout.split()[1] in ("numba", "torch")
+    done = run(USED, FFTNET_BACKEND="magic")
+    assert "ValueError: unknown backend 'magic'; choose from auto, torch" in done.stderr
+
+
+BROKEN = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+{setup}
+import torch
+from fftnet import FFTNet, FFTNetConfig
+model = FFTNet(FFTNetConfig(vocab_size=11, d_model=16, num_heads=2, num_layers=2))
+text = torch.arange(9)[None]
+model(text).sum().backward()
+with torch.no_grad():
+    logits, state = model.prefill(text[:, :8])
+    model.step(text[:, 8], state)
+    expected = model(text)[:, -1]
+"""
+
+
+def told(output: str) -> list[str]:
+    return [line for line in output.splitlines() if "plain PyTorch" in line]
+
+
+def test_a_missing_package_is_told_once_and_replaced() -> None:
+    done = run(BROKEN.format(setup="sys.modules['numba'] = None"))
+    assert done.returncode == 0, done.stderr
+    (line,) = told(done.stderr)
+    assert line.startswith("INFO numba is not installed: on cpu")
+    assert "pip install numba, or set FFTNET_BACKEND=torch" in line
+
+
+def test_a_broken_package_is_told_once_and_replaced(tmp_path) -> None:  # pyright: ignore
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.2 or less. Got NumPy 2.4.')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run(BROKEN.format(setup=""), PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    (line,) = told(done.stderr)
+    assert line.startswith("WARNING numba is installed, but its import fails (ImportError: Numba needs NumPy")
+    assert "install versions that fit each other, or set FFTNET_BACKEND=torch" in line
+    quiet = run(BROKEN.format(setup=""), PYTHONPATH=path, FFTNET_BACKEND="torch")
+    assert quiet.returncode == 0, quiet.stderr
+    assert told(quiet.stderr) == []
+
+
+def test_nothing_is_told_where_nothing_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("numba")
+    with caplog.at_level(logging.INFO, logger="fftnet"):
+        for operator in (CAUSAL_MIX, GATED_CONV):
+            operator.call(*operator.make().values())
+        decode.BACKENDS.select(None, *mix_step_inputs().values())
+    assert told(caplog.text) == []
+    assert dispatch.is_available("numba")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fftnet.training.checkpointer import SaveConfig
 
 from fftnet.cli.main import main
 from fftnet.data.grammar import violations
@@ -20,6 +19,7 @@ from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
+from fftnet.training.checkpointer import SaveConfig
 from fftnet.training.optim import OptimConfig
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from runs import VOCAB, Chain, configs, text
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.protocols import Batch, Batches
 from fftnet.tasks import TASKS
+from fftnet.tasks.text import config_of
 from fftnet.utils.trainer import Trainer
 
 
@@ -65,3 +68,48 @@ def test_next_token_training_of_a_bidirectional_model_is_refused() -> None:
         TASKS["next_token"].build_model(FFTNetConfig(vocab_size=1, causal=False), VOCAB)
     with pytest.raises(ValueError, match="needs causal=True"):
         TASKS["next_token"]()(tiny(causal=False), Chain().batch(0, 0))
+
+
+def test_masked_tokens_are_replaced_and_predicted_and_nothing_else_counts() -> None:
+    """A model that answers with the ids it sees is right nowhere, and always says the mask token."""
+    rows = torch.randint(0, VOCAB, (40, 33))
+    rows[3, 20:] = -1
+    batch = text(rows)
+    batch = batch._replace(loss_mask=batch.loss_mask & (torch.arange(40) < 39)[:, None])
+
+    class Copier(nn.Module):
+        config = FFTNetConfig(vocab_size=VOCAB + 1, causal=False)
+
+        def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+            self.seen = tokens
+            return F.one_hot(tokens, VOCAB + 1) * 9.0
+
+    model = Copier()
+    losses = TASKS["masked_token"]()(model.train(), batch)
+    masked = model.seen == VOCAB
+    assert torch.equal(model.seen[~masked], batch.inputs[~masked])
+    assert losses.count == masked.sum()
+    assert 0.1 < masked[:39].float().mean() < 0.2
+    assert not masked[39].any()
+    assert not masked[3, 20:].any()
+    assert losses.metrics["accuracy"].total == 0
+    assert losses.loss.item() == pytest.approx(
+        masked.sum().item() * (9 + math.log(1 + VOCAB * math.exp(-9))), rel=1e-5
+    )
+    first = [TASKS["masked_token"]()(model.eval(), batch).count for _ in range(2)]
+    assert first[0] == first[1]
+
+
+def test_a_wrapped_model_is_known_by_its_configuration() -> None:
+    model = tiny(causal=False, vocab_size=VOCAB + 1)
+    wrapped = nn.Module()
+    wrapped.module = model
+    assert config_of(wrapped) is config_of(model) is model.config
+    assert config_of(nn.Linear(1, 1)) is None
+
+
+def test_the_mask_token_is_one_more() -> None:
+    for name, size in (("next_token", VOCAB), ("masked_token", VOCAB + 1)):
+        config = FFTNetConfig(vocab_size=1, d_model=16, causal=name == "next_token")
+        model = TASKS[name].build_model(config, VOCAB)
+        assert config_of(model).vocab_size == TASKS[name].model_vocab_size(VOCAB) == size

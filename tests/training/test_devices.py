@@ -68,8 +68,8 @@ def test_a_loss_scale_changes_nothing_and_falls_on_overflow(
     assert stored["scaler"]["scale"] == 512.0
     again = scaled("overflown", bad, resume="auto")
     again.train()
-    assert again.engine.accelerator.scaler is not None
-    assert again.engine.accelerator.scaler.get_scale() == 512.0
+    assert again.distributed.accelerator.scaler is not None
+    assert again.distributed.accelerator.scaler.get_scale() == 512.0
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")

@@ -5,15 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import (
-    VOCAB,
-    at_step,
-    make,
-    weights,
-)
+from runs import VOCAB, Chain, at_step, make, next_token, weights
+from torch import nn
 
 from fftnet import FFTNet, FFTNetConfig
-from fftnet.training.dry_run import model_summary
+from fftnet.protocols import Batch, Losses
+from fftnet.training.dry_run import dry_run, model_summary
 
 
 def test_a_run_says_first_what_it_is_about_to_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -57,3 +54,17 @@ def test_the_dry_run_leaves_no_trace(tmp_path: Path) -> None:
     torch.rand(7)
     second.train()
     assert torch.equal(weights(first), weights(second))
+
+
+def test_the_dry_run_leaves_running_statistics_alone(tmp_path: Path) -> None:
+    trainer = make(tmp_path)
+    trainer.distributed.raw_model.register_buffer("mean", torch.zeros(()))
+
+    def counting(model: nn.Module, batch: Batch) -> Losses:
+        with torch.no_grad():
+            model.get_buffer("mean").add_(1.0)
+        return next_token(model, batch)
+
+    dry_run(trainer.distributed, counting, Chain().batch(0, 0))
+    assert trainer.distributed.raw_model.get_buffer("mean") == 0
+    assert all(parameter.grad is None for parameter in trainer.distributed.raw_model.parameters())

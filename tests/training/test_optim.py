@@ -32,7 +32,7 @@ def test_a_name_alone_makes_no_parameter_decay() -> None:
             self.conv_weight = nn.Parameter(torch.ones(8, 4))
             self.projection = nn.Linear(8, 8)
             self.tied = self.projection
-            self.norm = nn.LayerNorm((8, 8))
+            self.norm = nn.LayerNorm([8, 8])
 
     model = Mixer()
     decayed, kept = (group["params"] for group in make_optimizer(model, OptimConfig()).param_groups)

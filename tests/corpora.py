@@ -4,8 +4,14 @@ import json
 import random
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from fftnet.data.cache import TokenCache
+from fftnet.data.chunks import read_chunks
+from fftnet.data.sources import resolve
 from fftnet.data.token_file import TokenFile
+from fftnet.protocols import Batch
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 
@@ -34,13 +40,41 @@ def story(seed: int, words: int) -> str:
     return "Once " + " ".join(rng.choice(WORDS) for _ in range(words))
 
 
+def rows_of(batch: Batch) -> Tensor:
+    """int64 (B, T + 1): the tokens of a batch as they stood in their rows, -1 where nothing is."""
+    inputs, targets, loss_mask, attention_mask = batch
+    if attention_mask is None:
+        attention_mask = torch.ones_like(loss_mask)
+    else:
+        assert not attention_mask.all()
+    for tokens, present in ((inputs, attention_mask), (targets, loss_mask)):
+        assert tokens.dtype == torch.int64
+        assert present.dtype == torch.bool
+        assert tokens.shape == present.shape
+        assert (tokens[~present] == 0).all()
+    inputs = inputs.masked_fill(~attention_mask, -1)
+    targets = targets.masked_fill(~loss_mask, -1)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    return torch.cat([inputs[:, :1], targets], dim=1)
+
+
 def bpe(vocab_size: int = 300) -> Tokenizer:
     return load_tokenizer("bpe", corpus=[story(n, 300) for n in range(20)], vocab_size=vocab_size)
 
 
 def cached(folder: Path, *sources: str | Path, tokenizer: Tokenizer = BYTES) -> TokenFile:
     cache = TokenCache([str(s) for s in sources], "text", tokenizer, str(folder / "cache"))
-    return cache.open(cache.find())
+    return cache.open(cache.resolve())
+
+
+def texts_of(*sources: str | Path, text_field: str = "text") -> list[str]:
+    """The documents that the sources name, in their order."""
+    documents = [""]
+    for chunk in read_chunks(resolve([str(source) for source in sources]), text_field):
+        documents[-1] += chunk.text
+        if chunk.ends_document:
+            documents.append("")
+    return documents[:-1]
 
 
 def expected(tokenizer: Tokenizer, texts: list[str]) -> list[int]:

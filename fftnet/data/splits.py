@@ -114,15 +114,16 @@ def _cut(chunk: Chunk, piece: int, longest: int) -> Iterator[Chunk]:
 
     Args:
         chunk: to be cut.
-        piece: characters of its document before it, since the document began or was cut.
+        piece: characters of its document before it, since the document began or was cut; below ``longest``.
         longest: characters after which a document is cut.
     """
     text = chunk.text
     while piece + len(text) > longest:
-        at = cut_place(text, max(longest - piece, 1), max(2 * longest - piece, 1))
+        at = cut_place(text, longest - piece, 2 * longest - piece)
         if at is None:
             break
         yield Chunk(chunk.name, text[:at], ends_document=False, ends_segment=True)
         text = text[at:]
         piece = 0
-    yield Chunk(chunk.name, text, chunk.ends_document)
+    is_cut = not chunk.ends_document and piece + len(text) >= longest
+    yield Chunk(chunk.name, text, chunk.ends_document, ends_segment=is_cut)

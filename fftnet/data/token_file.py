@@ -1,8 +1,8 @@
 """The file of a tokenized text: mapped into memory, so that what is not looked at is not read.
 
 It is a header of 4096 bytes (magic, length and SHA-256 of the JSON behind them) and three arrays: ids as
-uint16 or uint32, and from the next multiple of 8 bytes on where documents and where segments end, as uint64; see
-:class:`fftnet.data.split_view.TokenArrays`.
+uint16 or uint32, and from the next multiple of 8 bytes on, as uint64, where documents and where segments end;
+see :class:`fftnet.data.split_view.TokenArrays`.
 """
 
 import hashlib

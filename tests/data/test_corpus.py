@@ -1,5 +1,6 @@
 """Token files: the tokens of the plain path, made once, within bounded memory, and never trusted blindly."""
 
+import hashlib
 import json
 import os
 import re
@@ -11,21 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora import BYTES, bpe, cached, expected, in_cache, story, write_lines
-from fftnet.data.documents import Section, find, sections
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from fftnet.data import documents
+from fftnet.data import chunks, tokenization
 from fftnet.data.cache import TokenCache
+from fftnet.data.chunks import Chunk, read_chunks
+from fftnet.data.sources import resolve
 from fftnet.data.token_file import open_tokens
-from fftnet.utils.dataset import (
-    DataConfig,
-    DataError,
-    load_data,
-    load_passages,
-    load_whole,
-    training_texts,
-)
+from fftnet.utils.dataset import DataConfig, DataError, load_data, load_whole, training_texts
 from fftnet.utils.tokenizer import Tokenizer
 
 
@@ -37,28 +30,31 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def short_sections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "SECTION", 150)
-    monkeypatch.setattr(documents, "READ_BYTES", 7)
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 150)
+    monkeypatch.setattr(tokenization, "CHUNK", 150)
+    monkeypatch.setattr("fftnet.data.sources.text.READ_BYTES", 7)
 
 
-@pytest.mark.usefixtures("short_sections")
+@pytest.mark.usefixtures("short_chunks")
 @pytest.mark.parametrize("name", ["bytes", "bpe"])
 def test_the_tokens_are_those_of_the_plain_path(tmp_path: Path, name: str) -> None:
     tokenizer = BYTES if name == "bytes" else bpe()
     texts = [story(n, 1000 * n + 1) for n in range(5)]
     for n, each in enumerate(texts):
         (tmp_path / f"{n}.txt").write_text(each, encoding="utf-8", newline="")
-    pieces = list(sections(find([str(tmp_path / "4.txt")])[0], "text"))
+    pieces = list(read_chunks(resolve([str(tmp_path / "4.txt")]), "text"))
     assert len(pieces) > 20
     assert "".join(piece.text for piece in pieces) == texts[4]
-    file = cached(tmp_path, tmp_path / "*.txt", tokenizer=tokenizer)
-    assert file.tokens.dtype == np.uint16
-    assert file.tokens.tolist() == expected(tokenizer, texts)
+    arrays = cached(tmp_path, tmp_path / "*.txt", tokenizer=tokenizer).arrays
+    assert arrays.tokens.dtype == np.uint16
+    assert arrays.tokens.tolist() == expected(tokenizer, texts)
     plain = load_whole(DataConfig(data=[str(tmp_path / "*.txt")]), tokenizer)
-    assert plain.tokens.tolist() == file.tokens.tolist()
-    ends = file.units[file.units & 1 == 1] >> 1
-    assert ends.tolist() == (np.flatnonzero(file.tokens == tokenizer.eot)[1:] + 1).tolist()
+    assert plain.tokens.tolist() == arrays.tokens.tolist()
+    ends = arrays.document_ends.tolist()
+    assert ends == (np.flatnonzero(arrays.tokens == tokenizer.eot)[1:] + 1).tolist()
+    assert arrays.segment_ends[-1] == len(arrays.tokens)
+    assert 50 < len(arrays.segment_ends) <= 100
 
 
 def test_a_large_vocabulary_takes_four_bytes(tmp_path: Path, text: Path) -> None:
@@ -66,8 +62,8 @@ def test_a_large_vocabulary_takes_four_bytes(tmp_path: Path, text: Path) -> None
         vocab_size = 2**16 + 1  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     file = cached(tmp_path, text, tokenizer=Wide(BYTES.encoding))
-    assert file.tokens.dtype == np.uint32
-    assert file.tokens.tolist() == expected(BYTES, [text.read_text("utf-8")])
+    assert file.arrays.tokens.dtype == np.uint32
+    assert file.arrays.tokens.tolist() == expected(BYTES, [text.read_text("utf-8")])
 
 
 def test_a_second_run_does_not_read_the_sources(
@@ -75,12 +71,12 @@ def test_a_second_run_does_not_read_the_sources(
 ) -> None:
     first = cached(tmp_path, text)
 
-    def refuse(*arguments: object) -> Iterator[Section]:
+    def refuse(*arguments: object) -> Iterator[Chunk]:
         raise AssertionError("the sources were read again")
 
-    monkeypatch.setattr("fftnet.data.cache.sections", refuse)
+    monkeypatch.setattr("fftnet.data.cache.read_chunks", refuse)
     again = cached(tmp_path, text)
-    assert again.tokens.tolist() == first.tokens.tolist()
+    assert again.arrays.tokens.tolist() == first.arrays.tokens.tolist()
     os.utime(text, (0, 0))
     with pytest.raises(AssertionError, match="read again"):
         cached(tmp_path, text)
@@ -115,10 +111,10 @@ def test_a_damaged_cache_is_made_again(
 ) -> None:
     caplog.set_level("INFO", "fftnet")
     file = cached(tmp_path, text)
-    tokens = file.tokens.tolist()
+    tokens = file.arrays.tokens.tolist()
     assert "again" not in caplog.text
     damage(file.path, kind)
-    assert cached(tmp_path, text).tokens.tolist() == tokens
+    assert cached(tmp_path, text).arrays.tokens.tolist() == tokens
     assert re.search(message, caplog.text), caplog.text
 
 
@@ -130,10 +126,12 @@ def test_another_tokenizer_and_changed_sources_are_noticed(
     path = cached(tmp_path, text, tokenizer=one).path
     file = cached(tmp_path, text, tokenizer=other)
     assert file.path == path
-    assert file.tokens.tolist() == expected(other, [text.read_text("utf-8")])
+    assert file.arrays.tokens.tolist() == expected(other, [text.read_text("utf-8")])
     assert f"{path} was made with another tokenizer than 'bpe': tokenizing again" in caplog.text
     text.write_text("Something else.")
-    assert cached(tmp_path, text, tokenizer=other).tokens.tolist() == expected(other, ["Something else."])
+    assert cached(tmp_path, text, tokenizer=other).arrays.tokens.tolist() == expected(
+        other, ["Something else."]
+    )
     assert f"{path} was made before its sources changed: tokenizing again" in caplog.text
     with pytest.raises(DataError, match="was made with another tokenizer than 'bytes'"):
         open_tokens(path, BYTES)
@@ -150,87 +148,57 @@ def test_a_corpus_that_vanished_can_be_used_from_its_cache(tmp_path: Path) -> No
         load_data(config, BYTES, 32)
     named = in_cache(tmp_path, Path(str(gone.value).rpartition("--data ")[2]))
     after = load_data(named, BYTES, 32)
-    assert after.train.batch(3, 1).tolist() == before.train.batch(3, 1).tolist()
+    assert after.train.batch(3, 1).inputs.tolist() == before.train.batch(3, 1).inputs.tolist()
     with pytest.raises(DataError, match="holds no text to learn bpe from"):
         list(training_texts(named))
     (tmp_path / "cache").rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="matches no file; name a text file"):
+    with pytest.raises(DataError, match="matches no file; name a folder"):
         load_data(config, BYTES, 32)
 
 
-@settings(deadline=None, max_examples=30)
-@given(
-    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=40),
-    seed=st.integers(0, 5),
-    length=st.integers(1, 9),
-)
-def test_splits_of_a_token_file_lose_nothing_and_share_nothing(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], seed: int, length: int
+def test_a_file_of_an_older_version_is_made_again(
+    tmp_path: Path, text: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path_factory.mktemp("c")
-    texts = [f"{chr(65 + n)}" * (size + 1) for n, size in enumerate(sizes)]
-    write_lines(folder / "a.jsonl", texts)
-    config = in_cache(folder, folder / "a.jsonl", data_seed=seed, valid_fraction=0.3, test_fraction=0.3)
-    seen: list[str] = []
-    for passages in load_passages(config, BYTES):
-        tokens = passages.run()
-        ids = tokens[0 : len(tokens)].tolist()
-        found = BYTES.decode([32 if t == BYTES.eot else t for t in ids]).split()
-        assert ids == expected(BYTES, found)
-        assert [tokens[n : n + length].tolist() for n in range(0, len(ids), length)] == [
-            ids[n : n + length] for n in range(0, len(ids), length)
-        ]
-        starts, ends = passages.documents()
-        whole = [passages.tokens[a:b].tolist() for a, b in zip(starts, ends, strict=True)]
-        assert whole == [expected(BYTES, [each]) for each in found]
-        seen += found
-    assert sorted(seen) == sorted(texts)
+    file = cached(tmp_path, text)
+    content = file.path.read_bytes()
+    header = json.dumps({"version": 1, "tokenizer": BYTES.fingerprint, "num_units": 3}).encode()
+    start = b"FFTNETtk" + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest()
+    file.path.write_bytes((start + header).ljust(4096, b"\0") + content[4096:])
+    caplog.set_level("INFO", "fftnet")
+    assert cached(tmp_path, text).arrays.tokens.tolist() == file.arrays.tokens.tolist()
+    assert "is a token file of version 1, this is version 2: tokenizing again" in caplog.text
 
 
-def test_another_seed_deals_other_splits_of_the_same_file(tmp_path: Path) -> None:
-    texts = [f"document {n} " * 3 for n in range(2000)]
-    write_lines(tmp_path / "a.jsonl", texts)
-    shares = []
-    for seed in (0, 1):
-        config = in_cache(tmp_path, tmp_path / "a.jsonl", data_seed=seed)
-        shares.append([passages.mine for passages in load_passages(config, BYTES)])
-        learned = list(training_texts(config))
-        assert learned == [text for text, mine in zip(texts, shares[-1][0], strict=True) if mine]
-    assert [0.04 < share.mean() < 0.06 for share in shares[0]] == [False, True, True]
-    assert (shares[0][2] & shares[1][2]).mean() < 0.01
-    assert len(list((tmp_path / "cache").glob("*.tokens"))) == 1
-
-
-@pytest.mark.usefixtures("short_sections")
-def test_a_single_long_document_is_cut_for_its_splits(
-    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fftnet.data.cache.SECTION", 150)
-    config = in_cache(tmp_path, text)
-    splits = load_passages(config, BYTES)
-    assert all(passages.mine.any() for passages in splits)
-    assert sum(passages.mine.sum() for passages in splits) == len(splits[0].units) > 30
-    assert (splits[0].units & 1).tolist() == [0] * (len(splits[0].units) - 1) + [1]
-    assert load_whole(config, BYTES).documents()[0].tolist() == [0]
-    assert list(training_texts(config)) != []
-    lengths = [len(passages.run()) - 1 for passages in splits]
-    assert sum(lengths) == len(splits[0].tokens) - 1
+def test_the_arrays_lie_plain_in_the_file(tmp_path: Path) -> None:
+    texts = [story(n, 40) for n in range(200)]
+    file = cached(tmp_path, write_lines(tmp_path / "a.jsonl", texts))
+    tokens = expected(BYTES, texts)
+    content = file.path.read_bytes()[4096:]
+    assert np.frombuffer(content, np.uint16, len(tokens)).tolist() == tokens
+    numbers = np.frombuffer(content[-(-2 * len(tokens) // 8) * 8 :], np.uint64)
+    ends = (np.flatnonzero(np.array(tokens) == BYTES.eot)[1:] + 1).tolist()
+    assert numbers[: len(texts)].tolist() == ends
+    assert numbers[len(texts) :].tolist() == file.arrays.segment_ends.tolist()
+    assert set(file.arrays.segment_ends.tolist()) <= set(ends)
 
 
 def test_a_full_disk_ends_in_a_sentence(tmp_path: Path, text: Path) -> None:
     text.write_text("word " * 100_000)
     (tmp_path / "cache").mkdir()
     code = (
-        "import resource, sys; from fftnet.cli.main import main\n"
+        "import resource, sys\n"
+        "from fftnet.utils.dataset import DataConfig, DataError, load_data\n"
+        "from fftnet.utils.tokenizer import load_tokenizer\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))\n"
-        f"sys.exit(main(['train', '--data', {str(text)!r}, '--in_memory_mb', '0', '--no_save_model',"
-        f" '--cache_dir', {str(tmp_path / 'cache')!r}]))"
+        "config = DataConfig(data=sys.argv[1:2], in_memory_mb=0, cache_dir=sys.argv[2])\n"
+        "try: load_data(config, load_tokenizer('bytes'), 256)\n"
+        "except DataError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2, done.stderr
-    assert (
-        "could not be written (File too large): free some space or choose another --cache_dir" in done.stderr
-    )
+    command = [sys.executable, "-c", code, str(text), str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    sentence = "could not be written (File too large): free some space or choose another --cache_dir"
+    assert sentence in done.stdout
     assert "Traceback" not in done.stderr
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 

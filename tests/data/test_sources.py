@@ -2,13 +2,16 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from corpora import BYTES, cached, expected, in_cache, story, write_lines
-from fftnet.data.documents import load_texts
+from corpora import BYTES, cached, expected, in_cache, story, texts_of, write_lines
 
-from fftnet.utils.dataset import DataError, load_whole
+from fftnet.cli.flags import parse
+from fftnet.data.sources import SOURCES
+from fftnet.data.sources.base import Advance, Document, Source, SourceFile, path_of
+from fftnet.utils.dataset import DataConfig, DataError, load_views, load_whole, training_texts
 
 
 @pytest.mark.parametrize(
@@ -43,8 +46,7 @@ def test_json_lines_are_documents(tmp_path: Path) -> None:
     texts = [story(n, 30) for n in range(10)]
     lines = [json.dumps({"id": n, "body": text}) for n, text in enumerate([*texts, " "])]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    source = [str(tmp_path / "a.jsonl")]
-    assert [document.text for document in load_texts(source, "body")] == texts
+    assert texts_of(tmp_path / "a.jsonl", text_field="body") == texts
     config = in_cache(tmp_path, tmp_path / "a.jsonl", text_field="body")
     assert load_whole(config, BYTES).tokens.tolist() == expected(BYTES, texts)
 
@@ -56,9 +58,9 @@ def test_parquet_rows_are_documents(tmp_path: Path) -> None:
     texts = [story(n, 30) for n in range(600)]
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": texts, "id": list(range(600))}), path)
-    assert cached(tmp_path, path).tokens.tolist() == expected(BYTES, texts)
+    assert cached(tmp_path, path).arrays.tokens.tolist() == expected(BYTES, texts)
     with pytest.raises(DataError, match=r"a\.parquet has no text in field 'body' \(its fields: text, id\)"):
-        load_texts([str(path)], "body")
+        texts_of(path, text_field="body")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"a\.parquet is not a whole Parquet file"):
         cached(tmp_path, path)
@@ -69,13 +71,13 @@ def test_hugging_face_datasets_are_read(tmp_path: Path, monkeypatch: pytest.Monk
     texts = [story(n, 30).replace("\r", "") for n in range(20)]
     path = tmp_path / "a.jsonl"
     write_lines(path, texts)
-    assert [document.text for document in load_texts([f"hf:{path}"])] == texts
+    assert texts_of(f"hf:{path}") == texts
     import datasets
 
     datasets.Dataset.from_dict({"text": texts}).save_to_disk(tmp_path / "saved")
-    assert cached(tmp_path, f"hf:{tmp_path}/saved").tokens.tolist() == expected(BYTES, texts)
+    assert cached(tmp_path, f"hf:{tmp_path}/saved").arrays.tokens.tolist() == expected(BYTES, texts)
     with pytest.raises(DataError, match=r"hf:no/such@1,c could not be loaded .*hf:NAME\[@REVISION\]"):
-        load_texts(["hf:no/such@1,c"])
+        texts_of("hf:no/such@1,c")
 
 
 @pytest.mark.parametrize(("source", "package"), [("a.parquet", "pyarrow"), ("hf:a/b", "datasets")])
@@ -87,4 +89,100 @@ def test_a_missing_extra_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, f"{package}.parquet", None)
     with pytest.raises(DataError, match=rf"which needs {package}: pip install 'fftnet\[corpora\]'"):
-        load_texts([source])
+        texts_of(source)
+
+
+@pytest.mark.parametrize("source", ["python-docs", "python-source"])
+def test_built_in_corpora(source: str) -> None:
+    documents = texts_of(source)
+    assert len(documents) > 50
+    assert 300_000 < sum(map(len, documents)) < 15_000_000
+    assert any("expression" in document for document in documents)
+
+
+def test_files_folders_and_globs(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt").write_text("two")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "c.md").write_text("three")
+    (tmp_path / "picture.png").write_bytes(b"\xff\xfe")
+
+    assert texts_of(tmp_path) == ["one", "two", "three"]
+    assert texts_of(tmp_path / "a.txt", tmp_path / "*.txt") == ["one", "two"]
+    assert texts_of(tmp_path / "**" / "*.md") == ["three"]
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (tmp_path / "blank.txt").write_text(" \n")
+    (tmp_path / "empty").mkdir()
+    for source, message in {
+        "latin.txt": r"latin\.txt is not UTF-8 text \(byte 3\): convert it or leave it out",
+        "blank.txt": r"blank\.txt is empty: leave it out",
+        "empty": r"the folder .*empty holds no text file",
+        "nowhere.txt": r"nowhere\.txt matches no file; name a folder, a glob, or one of synthetic, py",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            texts_of(tmp_path / source)
+
+
+class Paragraphs(Source):
+    """A kind of corpus that the package does not know."""
+
+    label = "a .par file"
+
+    def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
+        for number, text in enumerate(path_of(file).read_text().split("\n\n")):
+            yield Document(f"{file.name} paragraph {number}", [text])
+
+
+class Counting(Source):
+    """A kind that is found by its prefix, and is no file."""
+
+    label = "count:N"
+
+    def resolve(self, word: str) -> list[SourceFile]:
+        return [SourceFile(word, None, self)]
+
+    def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
+        for number in range(int(file.name.removeprefix("count:"))):
+            yield Document(f"{file.name} {number}", ["number ", f"{number}"])
+
+
+def test_a_new_kind_of_corpus_is_a_class_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES, ".par", Paragraphs())
+    monkeypatch.setitem(SOURCES, "count:", Counting())
+    paragraphs = [story(n, 30).replace("\n", "") for n in range(100)]
+    (tmp_path / "a.par").write_text("\n\n".join(paragraphs))
+    counted = [f"number {n}" for n in range(300)]
+    assert texts_of(tmp_path, "count:300") == paragraphs + counted
+    config = in_cache(tmp_path, tmp_path / "a.par", in_memory_mb=32.0)
+    assert load_whole(config, BYTES).tokens.tolist() == expected(BYTES, paragraphs)
+    unknown_size = DataConfig(data=["count:300"], cache_dir=str(tmp_path / "cache"))
+    assert load_whole(unknown_size, BYTES).tokens.tolist() == expected(BYTES, counted)
+    assert len(list((tmp_path / "cache").glob("count-300-*.tokens"))) == 1
+    assert 250 < len(list(training_texts(unknown_size))) < 290
+    assert all(len(view.documents()[0]) > 4 for view in load_views(unknown_size, BYTES))
+    with pytest.raises(DataError, match=r"matches no file.*a \.par file, count:N"):
+        texts_of("nowhere")
+
+
+def test_help_and_errors_list_what_the_table_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("train", None, ["--help"], {DataConfig: {}})
+    shown = " ".join(capsys.readouterr().out.split())
+    with pytest.raises(DataError) as error:
+        texts_of("nowhere")
+    for source in SOURCES.values():
+        assert source.label in shown
+        assert source.label in str(error.value)
+
+
+@pytest.mark.parametrize("source", [source for source in SOURCES if SOURCES[source].alone])
+def test_what_stands_alone_holds_no_text_and_is_not_mixed(tmp_path: Path, source: str) -> None:
+    word = source if not source.startswith(".") else str(tmp_path / f"a{source}")
+    (tmp_path / "a.tokens").touch()
+    with pytest.raises(ValueError, match=f"{word} can't be mixed with other sources: name one or the other"):
+        DataConfig(data=["a.txt", word])
+    with pytest.raises(DataError, match=r"name a real text|holds no text to learn bpe from"):
+        texts_of(word)

@@ -1,9 +1,11 @@
 """The tokenizer: round trips, streams, batches, training, saving, and clear errors."""
 
 import json
+import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import numpy as np
 import pytest
 import requests
 import tiktoken
@@ -11,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
+from fftnet.data.bpe import byte_stand_ins, train_bpe
+from fftnet.data.encodings import BYTES as BYTES_DEFINITION
+from fftnet.data.encodings import BytesEncoding
 from fftnet.utils import tokenizer as module
 from fftnet.utils.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
@@ -50,8 +55,20 @@ def test_batches_equal_singles(tokenizer: Tokenizer, texts: list[str]) -> None:
 def test_a_gap_that_tiktoken_panics_on_is_cut() -> None:
     text = "a" + " " * (2 * module.MAX_GAP + 1) + "b"
     assert BPE.decode(BPE.encode(text)) == text
-    assert max(len(part) for part in module._parts(text)) <= module.MAX_GAP + 1
-    assert list(module._parts("a b" * 10)) == ["a b" * 10]
+    handed: list[str] = []
+
+    class Watched(BytesEncoding):
+        def encode_ordinary(self, text: str) -> list[int]:
+            handed.append(text)
+            return super().encode_ordinary(text)
+
+    watched = Tokenizer(Watched())
+    assert watched.encode(text) == list(text.encode())
+    assert "".join(handed) == text
+    assert max(map(len, handed)) <= module.MAX_GAP + 1
+    handed.clear()
+    watched.encode("a b" * 10)
+    assert handed == ["a b" * 10]
 
 
 @BOTH
@@ -101,20 +118,66 @@ def test_bytes_is_what_it_says() -> None:
     assert BYTES.token_bytes() == [1] * 256 + [0]
 
 
+@settings(deadline=None)
+@given(text=st.text())
+def test_bytes_without_tiktoken_are_those_of_tiktoken(text: str) -> None:
+    pattern, ranks, special_tokens = BYTES_DEFINITION
+    other = Tokenizer(
+        tiktoken.Encoding(
+            "bytes", pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=dict(special_tokens)
+        )
+    )
+    assert BYTES.encode(text) == other.encode(text)
+    assert BYTES.encode_array(text).tolist() == other.encode_array(text).tolist()
+    assert BYTES.encode_array(text).dtype == np.uint32
+    assert BYTES.fingerprint == other.fingerprint
+    assert (BYTES.name, BYTES.vocab_size, BYTES.eot) == (other.name, other.vocab_size, other.eot)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("bpe", "tokenizers"), ("bpe", "tiktoken"), ("gpt2", "tiktoken"), ("some.tiktoken", "tiktoken")],
+)
+def test_a_missing_package_is_named(
+    saved: Path, name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (saved / "tokenizer.tiktoken").rename(saved / "some.tiktoken")
+    monkeypatch.chdir(saved)
+    monkeypatch.setitem(sys.modules, package, None)
+    stem = name.removesuffix(".tiktoken")
+    with pytest.raises(
+        TokenizerError, match=rf"^the tokenizer '{stem}' needs {package}: pip install 'fftnet\[text\]'$"
+    ):
+        load_tokenizer(name, corpus=["a text"], vocab_size=300)
+
+
+def test_a_saved_tokenizer_names_a_missing_package_and_bytes_need_none(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    BYTES.save(saved / "bytes")
+    monkeypatch.setitem(sys.modules, "tiktoken", None)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(TokenizerError, match=r"^the tokenizer 'bpe' needs tiktoken: pip install"):
+        Tokenizer.load(saved)
+    loaded = Tokenizer.load(saved / "bytes")
+    assert loaded.fingerprint == load_tokenizer("bytes").fingerprint
+    assert loaded.encode("é") == list("é".encode())
+
+
 # Its ids differ from ours (it sorts bytes by their stand-ins), so cuts are compared, not ids.
-TRAINED = module._train_bpe(DOCS, 600)
-STAND_INS = {byte: character for character, byte in module._byte_of().items()}
+TRAINED = train_bpe(DOCS, 600)
+STAND_INS = {byte: character for character, byte in byte_stand_ins().items()}
 
 
 def test_the_stand_ins_are_the_librarys() -> None:
-    assert sorted(module._byte_of()) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(byte_stand_ins()) == sorted(pre_tokenizers.ByteLevel.alphabet())
     assert sorted(STAND_INS) == list(range(256))
 
 
 @settings(deadline=None, max_examples=200)
 @given(text=st.one_of(st.text(), st.text(alphabet="aehlnot '123_.\n\t"), st.sampled_from(DOCS)))
 def test_bpe_cuts_a_text_as_the_library_that_trained_it(text: str) -> None:
-    ours = [BPE.encoding.decode_single_token_bytes(token) for token in BPE.encode(text)]
+    ours = [BPE.decode_bytes([token]) for token in BPE.encode(text)]
     assert ["".join(STAND_INS[byte] for byte in piece) for piece in ours] == TRAINED.encode(text).tokens
     words = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
     assert TRAINED.pre_tokenizer is not None
@@ -238,35 +301,35 @@ def test_a_damaged_rank_file_is_named(saved: Path, cut: int, extra: bytes, messa
     ],
 )
 def test_a_damaged_config_is_named(saved: Path, key: str, value: object) -> None:
-    path = saved / "tokenizer.json"
+    path = saved / "fftnet_tokenizer.json"
     config = json.loads(path.read_text())
     assert set(config) == {"name", "pattern", "special_tokens", "num_ranks", "fingerprint"}
     assert config["num_ranks"] == 599
     path.write_text(json.dumps(config | {key: value}))
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json is damaged, take another"):
+    with pytest.raises(TokenizerError, match=r"fftnet_tokenizer\.json is damaged, take another"):
         Tokenizer.load(saved)
     path.write_text(json.dumps({other: config[other] for other in config if other != key}))
-    with pytest.raises(TokenizerError, match=rf"tokenizer\.json is damaged.*{key}"):
+    with pytest.raises(TokenizerError, match=rf"fftnet_tokenizer\.json is damaged.*{key}"):
         Tokenizer.load(saved)
 
 
 @pytest.mark.parametrize(("key", "value"), [("pattern", "."), ("special_tokens", {"<|endoftext|>": 700})])
 def test_a_changed_config_is_refused(saved: Path, key: str, value: object) -> None:
-    path = saved / "tokenizer.json"
+    path = saved / "fftnet_tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(TokenizerError, match=r"is not the one that .* was saved with"):
         Tokenizer.load(saved)
 
 
 def test_missing_and_broken_files_are_named(saved: Path) -> None:
-    (saved / "tokenizer.json").write_text("{")
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json is damaged"):
+    (saved / "fftnet_tokenizer.json").write_text("{")
+    with pytest.raises(TokenizerError, match=r"fftnet_tokenizer\.json is damaged"):
         Tokenizer.load(saved)
     (saved / "tokenizer.tiktoken").unlink()
     with pytest.raises(TokenizerError, match=r"tokenizer\.tiktoken can't be read: No such file"):
         Tokenizer.load(saved)
-    (saved / "tokenizer.json").unlink()
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json is missing"):
+    (saved / "fftnet_tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match=r"fftnet_tokenizer\.json is missing"):
         Tokenizer.load(saved)
 
 

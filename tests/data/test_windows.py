@@ -5,51 +5,72 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from corpora import rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fftnet.data import windows
-from fftnet.data.windows import DocumentBatches, Passages, WindowBatches, deal, scatter
+from fftnet.data import permutation
+from fftnet.data.permutation import permute_indices
+from fftnet.data.split_view import SplitView, TokenArrays, view_segments
+from fftnet.data.windows import DocumentBatches, WindowBatches, text_batch
 
 
-def passages(sizes: list[int]) -> Passages:
+def documents(sizes: list[int]) -> SplitView:
     """Documents whose tokens are 1, 2, 3, ... throughout, each ended by a 0."""
-    tokens, ends, count = [0], [], 0
+    tokens = [0]
+    ends: list[int] = []
+    count = 0
     for size in sizes:
         tokens += [*range(count + 1, count + size + 1), 0]
         count += size
-        ends.append(2 * len(tokens) + 1)
-    return Passages(np.array(tokens), np.array(ends, np.uint64), np.ones(len(sizes), dtype=bool))
+        ends.append(len(tokens))
+    positions = np.array(ends, np.uint64)
+    return view_segments(TokenArrays(np.array(tokens), positions, positions))
+
+
+def test_a_batch_of_rows_of_any_lengths() -> None:
+    batch = text_batch([[1, 2, 3, 4], np.array([5, 6], np.uint16), [7, 8, 9]])
+    assert batch.inputs.tolist() == [[1, 2, 3], [5, 6, 0], [7, 8, 9]]
+    assert batch.targets.tolist() == [[2, 3, 4], [6, 0, 0], [8, 9, 0]]
+    assert batch.loss_mask.tolist() == [[True] * 3, [True, False, False], [True, True, False]]
+    assert batch.attention_mask is not None
+    assert batch.attention_mask.tolist() == [[True] * 3, [True, True, False], [True] * 3]
+    assert text_batch([[1, 2, 3], [4, 5]]).attention_mask is None
+    padded = text_batch([[1, 2, 3], [4, 5, 6]], length=5)
+    assert padded.inputs.tolist() == [[1, 2, 3, 0], [4, 5, 6, 0]]
+    assert padded.loss_mask.tolist() == [[True, True, False, False]] * 2
+    padded.inputs[0, 1] = 9
+    assert padded.targets[0, 0] == 2
 
 
 @settings(deadline=None, max_examples=60)
 @given(count=st.integers(1, 3000), key=st.integers(0, 2**70))
-def test_scatter_is_a_permutation(count: int, key: int) -> None:
-    places = scatter(np.arange(count), count, key)
+def test_places_are_permuted(count: int, key: int) -> None:
+    places = permute_indices(np.arange(count), count, key)
     assert np.sort(places).tolist() == list(range(count))
-    assert scatter(np.arange(count)[-3:], count, key).tolist() == places[-3:].tolist()
+    assert permute_indices(np.arange(count)[-3:], count, key).tolist() == places[-3:].tolist()
 
 
-def test_scatter_is_spread_evenly_and_depends_on_its_key() -> None:
+def test_a_permutation_is_spread_evenly_and_depends_on_its_key() -> None:
     count = 10_000
-    places = scatter(np.arange(count), count, 1)
+    places = permute_indices(np.arange(count), count, 1)
     assert abs(np.corrcoef(places, np.arange(count))[0, 1]) < 0.04
     assert abs(np.corrcoef(places[:-1], places[1:])[0, 1]) < 0.04
-    assert (places == scatter(np.arange(count), count, 2)).mean() < 0.002
-    far = scatter(np.arange(10**12 - 1000, 10**12), 10**12, 3)
+    assert (places == permute_indices(np.arange(count), count, 2)).mean() < 0.002
+    far = permute_indices(np.arange(10**12 - 1000, 10**12), 10**12, 3)
     assert len(set(far.tolist())) == 1000
     assert 0 <= far.min() < 10**10
     assert 0.99 * 10**12 < far.max() < 10**12
 
 
 def test_a_huge_shuffle_holds_no_order_and_keeps_every_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "MAX_SHUFFLED", 10)
+    monkeypatch.setattr(permutation, "MAX_SHUFFLED", 10)
     batches = WindowBatches(np.arange(1001), 8, 10, 3)
     for epoch in range(2):
-        rows = torch.cat([batches.batch(epoch, index) for index in range(batches.num_batches)])
+        rows = torch.cat([rows_of(batches.batch(epoch, index)) for index in range(batches.num_batches)])
         assert sorted((rows[:, 0] // 10).tolist()) == list(range(100))
         assert rows[:, 0].tolist() != sorted(rows[:, 0].tolist())
-    assert batches.batch(0, 2).tolist() != batches.batch(1, 2).tolist()
+    assert rows_of(batches.batch(0, 2)).tolist() != rows_of(batches.batch(1, 2)).tolist()
 
 
 def test_a_batch_depends_on_epoch_and_index_alone(tmp_path: Path) -> None:
@@ -58,16 +79,16 @@ def test_a_batch_depends_on_epoch_and_index_alone(tmp_path: Path) -> None:
     wanted = [(epoch, index) for epoch in (0, 1, 2) for index in range(5)]
     forward, fresh = WindowBatches(mapped, 4, 16, 7), {}
     for place in wanted:
-        fresh[place] = WindowBatches(np.arange(5001), 4, 16, 7).batch(*place).tolist()
-    assert {place: forward.batch(*place).tolist() for place in wanted} == fresh
-    assert {place: forward.batch(*place).tolist() for place in reversed(wanted)} == fresh
+        fresh[place] = WindowBatches(np.arange(5001), 4, 16, 7).batch(*place).inputs.tolist()
+    assert {place: forward.batch(*place).inputs.tolist() for place in wanted} == fresh
+    assert {place: forward.batch(*place).inputs.tolist() for place in reversed(wanted)} == fresh
 
 
 def test_the_order_of_small_corpora_is_the_one_of_before() -> None:
     batches = WindowBatches(np.arange(205), 4, 20, 5)
     rng = np.random.default_rng((5, 2))
     starts = rng.permutation(10)[4:8] * 20 + rng.integers(20)
-    assert batches.batch(2, 1)[:, 0].tolist() == np.minimum(starts, 184).tolist()
+    assert batches.batch(2, 1).inputs[:, 0].tolist() == np.minimum(starts, 184).tolist()
 
 
 @settings(deadline=None, max_examples=60)
@@ -80,10 +101,10 @@ def test_the_order_of_small_corpora_is_the_one_of_before() -> None:
 def test_no_row_holds_two_documents_and_every_target_comes_once(
     sizes: list[int], length: int, batch: int, seed: int | None
 ) -> None:
-    batches = DocumentBatches(passages(sizes), batch, length, seed)
+    batches = DocumentBatches(documents(sizes), batch, length, seed)
     targets: list[int] = []
     for index in range(batches.num_batches):
-        rows = batches.batch(4, index)
+        rows = rows_of(batches.batch(4, index))
         assert (rows >= 0).sum(dim=1).max() == rows.shape[1] <= length + 1
         for row in rows.tolist():
             kept = [token for token in row if token >= 0]
@@ -94,20 +115,15 @@ def test_no_row_holds_two_documents_and_every_target_comes_once(
 
 
 def test_document_rows_are_shuffled_by_the_seed() -> None:
-    given = passages([5] * 50)
+    given = documents([5] * 50)
     firsts = [
-        torch.cat([batches.batch(epoch, index)[:, 1] for index in range(batches.num_batches)]).tolist()
+        [
+            first
+            for n in range(batches.num_batches)
+            for first in batches.batch(epoch, n).targets[:, 0].tolist()
+        ]
         for batches in (DocumentBatches(given, 8, 32, 0), DocumentBatches(given, 8, 32, None))
         for epoch in (0, 1)
     ]
     assert firsts[2] == firsts[3] == sorted(firsts[0]) == sorted(firsts[1])
     assert len({tuple(first) for first in firsts}) == 3
-
-
-def test_shares_do_not_depend_on_where_the_dealing_starts() -> None:
-    splits = deal(5000, 0.1, 0.2, 3)
-    assert [abs(float((splits == n).mean()) - share) < 0.02 for n, share in enumerate((0.7, 0.2, 0.1))] == [
-        True
-    ] * 3
-    assert deal(10, 0.1, 0.2, 3, first=777).tolist() == splits[777:787].tolist()
-    assert (splits == deal(5000, 0.1, 0.2, 4)).mean() < 0.7

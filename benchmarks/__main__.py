@@ -1,9 +1,8 @@
-"""Check that the sides agree, measure them, write JSON and two pictures, print a table of targets."""
+"""Check that what is compared agrees, measure it, write JSON and two pictures, print a table of targets."""
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,14 @@ from typing import Any
 import torch
 
 from benchmarks import parity, report
-from benchmarks.measure import Row, machine
-from benchmarks.suites import FULL, QUICK, SUITES, Settings
-from fftnet.cli.main import say
-from fftnet.serialization import CheckpointError, write_json
+from benchmarks.measure import Row, machine, settled_heap
+from benchmarks.settings import FULL, QUICK, Settings
+from benchmarks.suites import SUITES
+from fftnet.serialization import CheckpointError, read_json, write_json
 
-FILE, LENGTH_PICTURE, DECODE_PICTURE = "benchmarks.json", "benchmark_length.png", "benchmark_decode.png"
+FILE = "benchmarks.json"
+LENGTH_PICTURE = "benchmark_length.png"
+DECODE_PICTURE = "benchmark_decode.png"
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -37,13 +38,23 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _line(row: dict[str, Any]) -> str:
-    case = ", ".join(str(row[name]) for name in ("suite", "of", "work", "side") if name in row)
-    case += f", {'B=' + str(row['batch']) + ' ' if 'batch' in row else ''}T={row['tokens']}: "
+def _print_progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    names = ("suite", "of", "work", "side", "policy")
+    case = ", ".join(str(row[name]) for name in names if name in row)
+    if row.get("neighbour"):
+        case += ", beside a busy process"
+    case += f", B={row['batch']} T={row['tokens']}: " if "batch" in row else f", T={row['tokens']}: "
     if "growth_bytes" in row:
         return f"{case}{row['growth_bytes'] / 1e6:.1f} MB"
-    ratio = "" if row["times_ours"] is None else f", {row['times_ours']:.3g} times ours"
-    return f"{case}{row['seconds'] * 1e3:.3g} ms in {row['runs']} runs{ratio}"
+    case += f"{row['seconds'] * 1e3:.3g} ms in {row['runs']} runs"
+    for name, base in (("times_ours", "ours"), ("times_quiet", "quiet")):
+        if row.get(name) is not None:
+            case += f", {row[name]:.3g} times {base}"
+    return case
 
 
 def _measure(suite: str, settings: Settings, command: str) -> dict[str, Any]:
@@ -51,12 +62,12 @@ def _measure(suite: str, settings: Settings, command: str) -> dict[str, Any]:
     torch.manual_seed(0)
     for row in SUITES[suite](settings):
         found.append(row.summary() if isinstance(row, Row) else row)
-        say(_line(found[-1]))
+        _print_progress(_line(found[-1]))
     return {"command": command, "machine": machine(), "settings": asdict(settings), "rows": found}
 
 
 def _earlier(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))["suites"] if path.is_file() else {}
+    return read_json(path)["suites"] if path.is_file() else {}
 
 
 def main(argv: Sequence[str] | None = None, settings: Settings | None = None) -> int:
@@ -70,19 +81,21 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
     flags = _parse(words)
     if flags.threads is not None:
         if flags.threads < 1:
-            say(f"error: --threads must be at least 1, got {flags.threads}")
+            _print_progress(f"error: --threads must be at least 1, got {flags.threads}")
             return 1
         torch.set_num_threads(flags.threads)
     if settings is None:
         settings = FULL if flags.full else QUICK
     try:
         parity.check()
-        path, command = flags.output / FILE, " ".join(["python -m benchmarks", *words])
-        measured = {suite: _measure(suite, settings, command) for suite in flags.only}
+        path = flags.output / FILE
+        command = " ".join(["python -m benchmarks", *words])
+        with settled_heap():
+            measured = {suite: _measure(suite, settings, command) for suite in flags.only}
         sections = _earlier(path) | measured
         write_json(path, {"suites": {name: sections[name] for name in SUITES if name in sections}})
     except (parity.ParityError, CheckpointError) as error:
-        say(f"error: {error}")
+        _print_progress(f"error: {error}")
         return 1
     results = {name: section["rows"] for name, section in sections.items()}
     report.plot_length(results, flags.output / LENGTH_PICTURE)

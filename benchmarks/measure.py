@@ -1,24 +1,27 @@
-"""How it is measured: all sides in one process, in turn, medians with quartiles."""
+"""How it is measured: ours and the baselines in one process, in turn, medians with quartiles."""
 
 import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-BRIEF = 0.1
-"""A side is brief if its first run takes less than so many seconds."""
+from fftnet.cli.wait_policy import WAIT_VARIABLES
+
+WARM_CACHE = 0.1
+"""A call that takes less than so many seconds at first is timed with a warm cache."""
 OURS = "ours"
-"""The side that every ratio is taken against."""
+"""The side that every ratio is taken against; all others are baselines."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
+class TimeBudget:
     """How long a comparison may take."""
 
     seconds: float
@@ -37,6 +40,7 @@ class Row:
 
     suite: str
     side: str
+    """Ours, or a baseline."""
     work: str
     batch: int
     tokens: int
@@ -75,48 +79,70 @@ def seconds_of(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+@contextmanager
+def settled_heap() -> Iterator[None]:
+    """Make later collections look at later objects only: all the imports would take 0.2 s each time."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def paired(
-    sides: Mapping[str, Callable[[], object]],
-    effort: Effort,
+    calls: Mapping[str, Callable[[], object]],
+    time_budget: TimeBudget,
     clock: Callable[[Callable[[], object]], float] = seconds_of,
 ) -> dict[str, list[float]]:
     """Run the sides in turn, each round in the opposite order of the one before.
 
     So whatever else the machine does falls on all of them alike, and the ratio within a round is worth more
-    than a ratio of times that were taken apart. A brief side runs once before its clock starts, or it would
+    than a ratio of times that were taken apart. A short call runs once before its clock starts, or it would
     pay for the caches that its neighbour has emptied.
 
     Args:
-        sides: name to call.
-        effort: when to stop.
+        calls: side to what it does.
+        time_budget: when to stop.
         clock: seconds of one call.
 
     Returns:
-        Name to the seconds of each round from the first; a slow side has one, its warm-up.
+        Side to the seconds of each round from the first; a slow side has one, its warm-up.
     """
-    times: dict[str, list[float]] = {}
     gc.collect()
     gc.disable()
     try:
-        brief = set()
-        for name, run in sides.items():
-            start = time.perf_counter()
-            warm_up = clock(run)
-            times[name] = [warm_up] if warm_up > effort.slow else []
-            brief |= {name} if time.perf_counter() - start < BRIEF else set()
+        times, warm_cache = _warm_up(calls, time_budget, clock)
         spent = {name: 0.0 for name, taken in times.items() if not taken}
         order = list(spent)
-        for done in range(effort.rounds):
+        for done in range(time_budget.rounds):
             for name in order:
                 start = time.perf_counter()
-                if name in brief:
-                    sides[name]()
-                times[name].append(clock(sides[name]))
+                if name in warm_cache:
+                    calls[name]()
+                times[name].append(clock(calls[name]))
                 spent[name] += time.perf_counter() - start
-            order = [name for name in reversed(order) if done < 2 or spent[name] < effort.seconds]
+            order = [name for name in reversed(order) if done < 2 or spent[name] < time_budget.seconds]
     finally:
         gc.enable()
     return times
+
+
+def _warm_up(
+    calls: Mapping[str, Callable[[], object]],
+    time_budget: TimeBudget,
+    clock: Callable[[Callable[[], object]], float],
+) -> tuple[dict[str, list[float]], set[str]]:
+    """Call each side once; returns the times that count, and who is to be timed with a warm cache."""
+    times: dict[str, list[float]] = {}
+    warm_cache: set[str] = set()
+    for name, run in calls.items():
+        start = time.perf_counter()
+        seconds = clock(run)
+        times[name] = [seconds] if seconds > time_budget.slow else []
+        if time.perf_counter() - start < WARM_CACHE:
+            warm_cache.add(name)
+    return times, warm_cache
 
 
 def ratios(over: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:
@@ -153,4 +179,5 @@ def machine() -> dict[str, Any]:
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "wait_policy": {name: os.environ[name] for name in WAIT_VARIABLES if name in os.environ},
     }

@@ -1,8 +1,6 @@
-"""Memory: each job is a process of its own, which :func:`run_job` starts and this module is."""
+"""Memory: the functions that :func:`benchmarks.jobs.run_job` calls, each in a process of its own."""
 
-import json
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from benchmarks import sides
+from benchmarks import baselines
 from benchmarks.measure import OURS
 
 WARM_UP = 64
@@ -52,25 +50,25 @@ def state_bytes(state: Any) -> int:
     return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(state))
 
 
-def peak(
+def peak_of_pass(
     suite: str, side: str, width: int, heads: int, layers: int, batch: int, tokens: int
 ) -> dict[str, int]:
     """Peak memory of one forward and backward pass of a mixer, or of one training step of a model."""
 
     def make(tokens: int) -> Callable[[], object]:
         if suite == "train":
-            return sides.train(width, heads, layers, batch, tokens)[side]
-        return sides.mixer(width, heads, batch, tokens, sides.BOTH)[side]
+            return baselines.train(width, heads, layers, batch, tokens)[side]
+        return baselines.mixer(width, heads, batch, tokens, baselines.BOTH)[side]
 
     make(WARM_UP)()
     return {"growth_bytes": peak_growth(make(tokens))}
 
 
 @torch.no_grad()
-def read(width: int, heads: int, layers: int, tokens: int) -> dict[str, float]:
+def read_text(width: int, heads: int, layers: int, tokens: int) -> dict[str, float]:
     """Read a long text in pieces, keeping the last logits only."""
-    model = sides.language_model(sides.LANGUAGE_MODELS[OURS], width, heads, layers)
-    tokens_BT = torch.randint(0, sides.VOCABULARY, (1, tokens))
+    model = baselines.language_model(OURS, width, heads, layers)
+    tokens_BT = torch.randint(0, baselines.VOCABULARY, (1, tokens))
     _, state = model.prefill(tokens_BT[:, :WARM_UP], logits_to_keep=1)
     states = []
     start = time.perf_counter()
@@ -83,29 +81,3 @@ def read(width: int, heads: int, layers: int, tokens: int) -> dict[str, float]:
         "state_bytes_at_start": state_bytes(state),
         "seconds": time.perf_counter() - start,
     }
-
-
-JOBS = {"peak": peak, "read": read}
-
-
-def run_job(name: str, **arguments: int | str) -> dict[str, Any]:
-    """Run one of :data:`JOBS` in a fresh process with as many threads as this one.
-
-    Raises:
-        subprocess.CalledProcessError: if it fails.
-    """
-    job = json.dumps({"name": name, "threads": torch.get_num_threads(), "arguments": arguments})
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory"],
-        input=job,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
-
-
-if __name__ == "__main__":
-    asked = json.load(sys.stdin)
-    torch.set_num_threads(asked["threads"])
-    print(json.dumps(JOBS[asked["name"]](**asked["arguments"])))

@@ -1,28 +1,26 @@
-"""The gate before every report: sides that are compared must compute the same function."""
+"""The gate before every report: what is compared must compute the same function."""
 
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks import sides
-from fftnet.model.config import MixerConfig
-from fftnet.model.mixers.attention import AttentionMixer
-from fftnet.model.mixers.spectral import SpectralMixer
-from fftnet.ops import attention
+from benchmarks import baselines
 
 TOLERANCE = 1e-3
 """Largest difference in float32, relative to the norm of what is compared."""
-Compared = Callable[..., Tensor]
-BATCH, TOKENS, WIDTH, HEADS = 2, 67, 32, 4
+BATCH = 2
+TOKENS = 67
+WIDTH = 32
+HEADS = 4
 
 
 class ParityError(Exception):
-    """Two sides do not agree: one sentence that names them."""
+    """Two implementations do not agree: one sentence that names them."""
 
 
 def check() -> None:
-    """Compare all sides that claim to be the same, in values and gradients, at a small size.
+    """Compare all implementations that claim to be the same, in values and gradients, at a small size.
 
     Raises:
         ParityError: naming the first pair that differs and by how much.
@@ -32,8 +30,8 @@ def check() -> None:
         _causal_op()
         _bidirectional_mixer()
         _attention()
-        for name in sides.LANGUAGE_MODELS.values():
-            _decoding(name)
+        for side in baselines.LANGUAGE_MODELS:
+            _decoding(side)
 
 
 def _require(what: str, actual: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
@@ -45,7 +43,9 @@ def _require(what: str, actual: Iterable[Tensor], expected: Iterable[Tensor]) ->
             )
 
 
-def _outcome(function: Compared, inputs: list[Tensor], weights: Iterable[Tensor]) -> list[Tensor]:
+def _outcome(
+    function: Callable[..., Tensor], inputs: list[Tensor], weights: Iterable[Tensor]
+) -> list[Tensor]:
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     y = function(*leaves)
     upstream = torch.linspace(-1, 1, y.numel()).view_as(y)
@@ -53,9 +53,9 @@ def _outcome(function: Compared, inputs: list[Tensor], weights: Iterable[Tensor]
 
 
 def _causal_op() -> None:
-    inputs = sides.op_inputs(BATCH, TOKENS, WIDTH, HEADS)
-    ours = _outcome(sides.ours_causal_mix, inputs, [])
-    eager = _outcome(lambda *x: sides.eager_causal_mix(*x, floor=sides.FLOOR), inputs, [])
+    inputs = baselines.op_inputs(BATCH, TOKENS, WIDTH, HEADS)
+    ours = _outcome(baselines.ours_causal_mix, inputs, [])
+    eager = _outcome(baselines.eager_causal_mix, inputs, [])
     _require("our causal operator and its eager version", ours, eager)
 
 
@@ -67,39 +67,33 @@ def _moved(module: nn.Module) -> nn.Module:
 
 
 def _bidirectional_mixer() -> None:
-    mixer = SpectralMixer(MixerConfig(d_model=WIDTH, num_heads=HEADS, num_bins=sides.ANCHORS))
-    weights, inputs = list(_moved(mixer).parameters()), [torch.randn(BATCH, TOKENS, WIDTH)]
+    mixer = baselines.spectral_mixer(WIDTH, HEADS)
+    weights = list(_moved(mixer).parameters())
+    inputs = [torch.randn(BATCH, TOKENS, WIDTH)]
     ours = _outcome(mixer, inputs, weights)
-    eager = _outcome(lambda x: sides.eager_spectral_mix(mixer, x), inputs, weights)
+    eager = _outcome(lambda x: baselines.eager_spectral_mix(mixer, x), inputs, weights)
     _require("our bidirectional mixer and its eager version", ours, eager)
 
 
 def _attention() -> None:
-    mixer = AttentionMixer(MixerConfig(d_model=WIDTH, num_heads=HEADS))
-    weights, inputs = list(mixer.parameters()), [torch.randn(BATCH, TOKENS, WIDTH)]
-
-    def direct(x_BTD: Tensor) -> Tensor:
-        q, k, v = mixer.project_in(x_BTD).unflatten(-1, (3, HEADS, -1)).unbind(dim=2)
-        position = torch.arange(TOKENS)
-        q, k = attention.rotate(q, position[None]), attention.rotate(k, position[None])
-        score = torch.einsum("bthd,bshd->bhts", q, k) / (WIDTH // HEADS) ** 0.5
-        weight = score.masked_fill(position > position[:, None], -torch.inf).softmax(dim=-1)
-        return mixer.project_out(torch.einsum("bhts,bshd->bthd", weight, v).flatten(2))
-
-    _require(
-        "attention and a direct softmax", _outcome(mixer, inputs, weights), _outcome(direct, inputs, weights)
-    )
+    mixer = baselines.attention_mixer(WIDTH, HEADS)
+    weights = list(mixer.parameters())
+    inputs = [torch.randn(BATCH, TOKENS, WIDTH)]
+    fused = _outcome(mixer, inputs, weights)
+    eager = _outcome(lambda x: baselines.eager_attention(mixer, x), inputs, weights)
+    _require("attention and a direct softmax", fused, eager)
 
 
 @torch.no_grad()
-def _decoding(name: str) -> None:
-    model = sides.language_model(name, WIDTH, HEADS, layers=2)
+def _decoding(side: str) -> None:
+    model = baselines.language_model(side, WIDTH, HEADS, layers=2)
     _moved(model)
-    text = torch.randint(0, sides.VOCABULARY, (BATCH, TOKENS))
+    text = torch.randint(0, baselines.VOCABULARY, (BATCH, TOKENS))
     half = TOKENS // 2
     logits, state = model.prefill(text[:, :half], chunk_size=16)
     pieces = [logits]
     for position in range(half, TOKENS):
         logits_BV, state = model.step(text[:, position], state)
         pieces.append(logits_BV[:, None])
+    name = baselines.LANGUAGE_MODELS[side]
     _require(f"decode steps and the whole text through {name}", [torch.cat(pieces, dim=1)], [model(text)])

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from benchmarks.baselines import ATTENTION, BOTH, COPY, EAGER, FNET, FORWARD, LINEAR, PAIR, STEP, TRAIN
+from benchmarks.busy import COMMANDS
 from benchmarks.measure import OURS
-from benchmarks.sides import ATTENTION, BOTH, COPY, EAGER, FORWARD, LINEAR, PAIR, STEP, TRAIN
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Suite to its rows, as JSON."""
@@ -22,7 +23,7 @@ COLOURS = {
     EAGER: "#c0504d",
     ATTENTION: "#e0902f",
     LINEAR: "#7a9a4e",
-    "FNet": "#8064a2",
+    FNET: "#8064a2",
     PAIR: "#8ab4d8",
     COPY: "#9a9a9a",
 }
@@ -93,6 +94,14 @@ def _growth(results: Results) -> Value | None:
     return None if row is None else (row["growth_bytes"] / 1e6,) * 3
 
 
+def _busy_slowdown(results: Results) -> Value | None:
+    row = _find(results, "busy", side=OURS, work=TRAIN, policy=COMMANDS, neighbour=True)
+    if row is None:
+        return None
+    lower, upper = row["times_quiet_quartiles"]
+    return lower, row["times_quiet"], upper
+
+
 TARGETS = [
     *(
         Target(f"causal op, f+b, B={b} T={t}: eager / ours", speedup("op", EAGER, BOTH, b, t), bound)
@@ -133,6 +142,7 @@ TARGETS = [
     ),
     Target("tokens/s at position 65,536 over those at 256", _steadiness, 0.95),
     Target("reading 1,000,000 tokens: growth of memory", _growth, 300, at_least=False, unit=" MB"),
+    Target("training step beside a busy process: busy / quiet", _busy_slowdown, 2.2, at_least=False),
 ]
 
 
@@ -157,7 +167,8 @@ def table(results: Results, targets: Sequence[Target] = TARGETS) -> str:
 def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], Value]) -> None:
     for side in dict.fromkeys(row["side"] for row in rows):
         own = sorted((row for row in rows if row["side"] == side), key=lambda row: row["tokens"])
-        tokens, values = [row["tokens"] for row in own], [of(row) for row in own]
+        tokens = [row["tokens"] for row in own]
+        values = [of(row) for row in own]
         axes.plot(tokens, [median for _, median, _ in values], label=side, color=COLOURS[side], marker=".")
         axes.fill_between(
             tokens,
@@ -184,7 +195,7 @@ def _milliseconds(row: Mapping[str, Any]) -> Value:
 
 
 def plot_length(results: Results, path: Path) -> None:
-    """Draw time and memory over the length, log-log, every side.
+    """Draw time and memory over the length, log-log, of ours and the baselines.
 
     Args:
         results: of all suites; one that was not run leaves its panel empty.

@@ -1,7 +1,9 @@
 """The benchmark measures, writes and refuses; how fast anything is, no test can tell."""
 
 import json
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,14 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import measure, memory, parity, report, sides, suites
+from benchmarks import baselines, busy, jobs, measure, memory, parity, report, suites
+from benchmarks.settings import Settings
+from fftnet import serialization
 from fftnet.model.fftnet_model import FFTNet
+from fftnet.ops import attention
 
-TINY = suites.Settings(
-    effort=measure.Effort(seconds=0.0, rounds=2, slow=60.0, stop=60.0),
+TINY = Settings(
+    time_budget=measure.TimeBudget(seconds=0.0, rounds=2, slow=60.0, stop=60.0),
     width=16,
     heads=2,
     layers=1,
@@ -28,6 +33,9 @@ TINY = suites.Settings(
     read_width=16,
     memory_mixer=((1, 8),),
     memory_train=((1, 8),),
+    busy=(2, 8),
+    busy_train_runs=2,
+    busy_decode_runs=2,
 )
 
 
@@ -40,7 +48,12 @@ def strict(text: str) -> Any:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suites, "run_job", lambda name, **arguments: memory.JOBS[name](**arguments))
+    def run_job(function: Callable[..., Any], _: Any = None, /, **arguments: Any) -> Any:
+        return serialization.as_json(function(**arguments))
+
+    monkeypatch.setattr(jobs, "run_job", run_job)
+    small = partial(baselines.language_model, width=TINY.width, heads=TINY.heads, layers=TINY.layers)
+    monkeypatch.setattr(baselines, "default_model", small)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -62,6 +75,7 @@ def test_all_suites_write_json_and_pictures(tmp_path: Path, capsys: pytest.Captu
     (read,) = found["read"]["rows"]
     assert read["state_bytes"] == read["state_bytes_at_start"] > 0
     assert len(found["memory"]["rows"]) == 4
+    assert {row["runs"] for row in found["busy"]["rows"]} == {2}
     for name in (command.LENGTH_PICTURE, command.DECODE_PICTURE):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
@@ -71,11 +85,13 @@ def test_all_suites_write_json_and_pictures(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.usefixtures("in_process")
 def test_a_suite_alone_keeps_what_the_others_found(tmp_path: Path) -> None:
-    for name in ("train", "op"):
-        assert command.main(["--output", str(tmp_path), "--only", name], TINY) == 0
+    earlier = {"command": "python -m benchmarks --only train", "rows": []}
+    serialization.write_json(tmp_path / command.FILE, {"suites": {"train": earlier, "op": earlier}})
+    assert command.main(["--output", str(tmp_path), "--only", "op"], TINY) == 0
     found = strict((tmp_path / command.FILE).read_text())["suites"]
     assert list(found) == ["op", "train"]
-    assert found["train"]["command"].endswith("--only train")
+    assert found["train"] == earlier
+    assert found["op"]["command"].endswith("--only op")
 
 
 def wrong_gradient(right: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -94,13 +110,13 @@ def wrong_value(right: Callable[..., torch.Tensor]) -> Callable[..., torch.Tenso
 @pytest.mark.parametrize(
     ("owner", "name", "blamed"),
     [
-        (sides, "eager_causal_mix", "our causal operator and its eager version"),
-        (sides, "ours_causal_mix", "our causal operator and its eager version"),
-        (sides, "eager_spectral_mix", "our bidirectional mixer and its eager version"),
-        (parity.attention, "causal_attention", "attention and a direct softmax"),
+        (baselines, "eager_causal_mix", "our causal operator and its eager version"),
+        (baselines, "ours_causal_mix", "our causal operator and its eager version"),
+        (baselines, "eager_spectral_mix", "our bidirectional mixer and its eager version"),
+        (attention, "causal_attention", "attention and a direct softmax"),
     ],
 )
-def test_nothing_is_reported_when_two_sides_differ(
+def test_nothing_is_reported_when_two_implementations_differ(
     owner: Any,
     name: str,
     blamed: str,
@@ -138,8 +154,10 @@ def test_sides_take_turns_and_a_slow_one_runs_once() -> None:
         run()
         return seconds[calls[-1]]
 
-    effort = measure.Effort(seconds=60.0, rounds=3, slow=5.0, stop=9.0)
-    times = measure.paired({name: lambda name=name: calls.append(name) for name in seconds}, effort, clock)
+    time_budget = measure.TimeBudget(seconds=60.0, rounds=3, slow=5.0, stop=9.0)
+    times = measure.paired(
+        {name: lambda name=name: calls.append(name) for name in seconds}, time_budget, clock
+    )
     assert calls == ["a", "b", "slow", *"aabb", *"bbaa", *"aabb"]
     assert times == {"a": [0.1] * 3, "b": [0.2] * 3, "slow": [9.0]}
     ours, other = measure.rows("s", "w", 1, 2, {"ours": [1.0, 2.0], "x": [4.0, 4.0, 8.0]})
@@ -150,11 +168,11 @@ def test_sides_take_turns_and_a_slow_one_runs_once() -> None:
 def test_a_side_is_left_out_once_a_run_took_too_long() -> None:
     lengths: list[tuple[str, int]] = []
 
-    def make(_: int, tokens: int) -> sides.Sides:
+    def make(_: int, tokens: int) -> baselines.Calls:
         return {name: lambda name=name: lengths.append((name, tokens)) for name in ("ours", "other")}
 
-    effort = measure.Effort(seconds=0.0, rounds=1, slow=60.0, stop=-1.0)
-    rows = list(suites._sweep("s", "w", ((1, 4), (1, 8)), make, effort))
+    time_budget = measure.TimeBudget(seconds=0.0, rounds=1, slow=60.0, stop=-1.0)
+    rows = list(suites._sweep("s", "w", ((1, 4), (1, 8)), make, time_budget))
     assert [(row.side, row.tokens) for row in rows] == [("ours", 4), ("other", 4)]
     assert {tokens for _, tokens in lengths} == {4}
 
@@ -166,18 +184,22 @@ def test_peak_growth_sees_a_smaller_peak_after_a_larger_one() -> None:
         assert megabytes * 2**20 * 0.9 < growth < megabytes * 2**20 * 1.5
 
 
-def test_a_job_runs_in_a_process_of_its_own() -> None:
-    found = memory.run_job("read", width=16, heads=2, layers=1, tokens=70)
-    assert found["state_bytes"] == found["state_bytes_at_start"] > 0
+def test_a_job_runs_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    passive = busy.environment({"OMP_WAIT_POLICY": "PASSIVE"})
+    found = jobs.run_job(measure.machine, passive)
+    assert found["threads"] == 3
+    assert found["wait_policy"] == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert jobs.run_job(os.getenv, key="BENCHMARK", default="none") == "none"
 
 
 def test_targets_are_met_missed_or_not_measured() -> None:
-    row = {"side": "linear layer", "work": sides.FORWARD, "batch": 1, "tokens": 8}
+    row = {"side": "linear layer", "work": baselines.FORWARD, "batch": 1, "tokens": 8}
     results = {"op": [row | {"times_ours": 4.0, "times_ours_quartiles": [2.0, 5.0]}]}
-    case = ("op", "linear layer", sides.FORWARD, 1, 8)
+    case = ("op", "linear layer", baselines.FORWARD, 1, 8)
     fast = report.Target("fast", report.speedup(*case), 4.0)
     slow = report.Target("slow", report.slowdown(*case), 0.2, at_least=False)
-    absent = report.Target("absent", report.speedup("op", "eager", sides.BOTH, 1, 8), 4.0)
+    absent = report.Target("absent", report.speedup("op", "eager", baselines.BOTH, 1, 8), 4.0)
     assert fast.verdict(results) == ("4x (2 - 5)", ">= 4x", "met")
     assert slow.verdict(results) == ("0.25x (0.2 - 0.5)", "<= 0.2x", "missed")
     assert absent.verdict(results) == ("", ">= 4x", "not measured")

@@ -1,0 +1,48 @@
+"""Work in a fresh process: memory and threads depend on everything that a process did before."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+
+def run_job(
+    function: Callable[..., Result], environment: Mapping[str, str] | None = None, /, **arguments: int | str
+) -> Result:
+    """Call a function in a fresh process that has as many threads as this one.
+
+    Args:
+        function: of a module that can be imported; its result can be written as JSON.
+        environment: all environment variables of the process (None: those of this one).
+        arguments: by name.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+    """
+    job = {
+        "module": function.__module__,
+        "name": function.__name__,
+        "threads": torch.get_num_threads(),
+        "arguments": arguments,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.jobs"],
+        input=json.dumps(job),
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    asked = json.load(sys.stdin)
+    torch.set_num_threads(asked["threads"])
+    print(json.dumps(getattr(import_module(asked["module"]), asked["name"])(**asked["arguments"])))

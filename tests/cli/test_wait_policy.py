@@ -1,0 +1,103 @@
+"""The commands choose how PyTorch's threads wait before PyTorch is loaded, unless the user has chosen."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fftnet.cli.wait_policy import WAIT_POLICY, WAIT_VARIABLES, set_wait_policy
+
+ROOT = Path(__file__).parents[2]
+FAKE_TORCH = f"""
+import json, os
+print(json.dumps({{name: os.environ[name] for name in {WAIT_VARIABLES} if name in os.environ}}), flush=True)
+os._exit(0)
+"""
+"""Takes PyTorch's place, tells what is set at the moment when it is loaded, and ends the process."""
+ENTRY_POINTS = {
+    "main.py": ["main.py"],
+    "example.py": ["example.py"],
+    "python -m fftnet": ["-m", "fftnet", "train"],
+    "fftnet": ["-c", "import sys; from fftnet.cli.main import main; sys.exit(main())", "train"],
+}
+
+
+def without_choice() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
+
+
+@pytest.fixture
+def no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in WAIT_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+
+
+def chosen() -> dict[str, str]:
+    return {name: os.environ[name] for name in WAIT_VARIABLES if name in os.environ}
+
+
+@pytest.mark.usefixtures("no_choice", "no_torch")
+def test_a_policy_is_set_where_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    set_wait_policy()
+    assert chosen() == WAIT_POLICY
+
+
+@pytest.mark.usefixtures("no_choice", "no_torch")
+@pytest.mark.parametrize("name", WAIT_VARIABLES)
+def test_a_choice_of_the_user_stays_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ | {name: ""})
+    set_wait_policy()
+    assert chosen() == {name: ""}
+
+
+@pytest.mark.usefixtures("no_choice")
+def test_nothing_is_set_once_pytorch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    set_wait_policy()
+    assert chosen() == {}
+
+
+@pytest.mark.parametrize("choice", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+@pytest.mark.parametrize("entry", list(ENTRY_POINTS))
+def test_every_command_sets_it_before_pytorch_is_loaded(
+    entry: str, choice: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(FAKE_TORCH)
+    environment = without_choice() | choice | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    # The folder of a script comes first on the path, but PyTorch is not there.
+    done = subprocess.run(
+        [sys.executable, *ENTRY_POINTS[entry]],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == (choice or WAIT_POLICY)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP is what PyTorch brings on Linux only")
+def test_openmp_reads_what_is_set() -> None:
+    code = "from fftnet.cli.wait_policy import set_wait_policy; set_wait_policy(); import torch"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=without_choice() | {"OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("this PyTorch does not run on GNU OpenMP")
+    assert "GOMP_SPINCOUNT = '20000'" in done.stderr

@@ -2,13 +2,7 @@
 
 import sys
 
-try:
-    from fftnet.cli.main import main
-except ModuleNotFoundError as error:
-    sys.exit(
-        f"error: {error.name} is not installed: run `make demo` once, then .venv/bin/python main.py; "
-        "or pip install '.[all]'"
-    )
+from fftnet.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

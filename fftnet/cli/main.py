@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from fftnet.cli.threads import share_cores
+from fftnet.cli.wait_policy import set_wait_policy
 from fftnet.errors import UserError
 
 COMMANDS = ("train", "generate", "evaluate")
@@ -27,17 +27,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = bool(words) and words[0] in ("-h", "--help")
         print(f"usage: fftnet {{{','.join(COMMANDS)}}} [flags]; each takes --help", file=sys.stderr)
         return 0 if asked else 2
-    share_cores()
+    set_wait_policy()
     # Of the processes of a run, the first one speaks, and of errors one on each machine.
     first, first_here = (os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("fftnet").setLevel(logging.INFO if first else logging.ERROR)
     try:
         import_module(f"fftnet.cli.{words[0]}").run(words[1:])
-    except UserError as error:
+    except (UserError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "fftnet").startswith("fftnet"):
+            raise
         if first_here:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"{error.name} is not installed: pip install 'fftnet[all]', or in a clone run `make demo` once and "
+            "then .venv/bin/python in place of python"
+        )
+    return str(error)

@@ -157,7 +157,7 @@ def test_without_its_packages_a_script_ends_in_a_sentence_that_names_the_command
     # -S: without site-packages; -E: without PYTHONPATH.
     command = [sys.executable, "-S", "-E", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "make demo" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -23,7 +23,7 @@ DECODE_PICTURE = "benchmark_decode.png"
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--full", action="store_true", help="longer and more lengths: up to 20 minutes, not 4"
+        "--full", action="store_true", help="longer and more lengths: up to 25 minutes, not 7"
     )
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of the results")
     parser.add_argument(

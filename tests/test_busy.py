@@ -22,10 +22,6 @@ TINY = Settings(
 )
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children()
-
-
 def test_the_neighbour_is_busy_and_then_gone() -> None:
     with busy.busy_neighbour() as neighbour:
         process = psutil.Process(neighbour.pid)
@@ -68,12 +64,13 @@ def test_one_policy_at_a_time_reaches_a_process(monkeypatch: pytest.MonkeyPatch)
 
 def test_every_case_is_measured_quiet_and_beside_one_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
     cases: list[tuple[str, str, int]] = []
+    others = len(psutil.Process().children())
 
     def run_job(_: Any, environment: dict[str, str], /, *, side: str, **sizes: int) -> busy.Times:
         policy = next(
             name for name, chosen in busy.POLICIES.items() if busy.environment(chosen) == environment
         )
-        neighbours = len(children())
+        neighbours = len(psutil.Process().children()) - others
         cases.append((side, policy, neighbours))
         assert sizes == {"batch": 2, "tokens": 8, "train_runs": 3, "steps": 2, "decode_runs": 5}
         factor = 3.0 if neighbours else 1.0

@@ -1,4 +1,4 @@
-"""The porch: tokenizer, data set and trainer where readers of the paper's code look for them.
+"""The three front doors of training on text: tokenizer, dataset and trainer.
 
-Three files, and never a fourth: what is behind them lives in ``fftnet.data`` and ``fftnet.training``.
+Nothing else comes in here: what serves only one of them has its home in ``data`` or in ``training``.
 """

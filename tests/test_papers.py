@@ -152,6 +152,16 @@ def test_the_first_example_of_the_readme_needs_no_more_than_the_core(tmp_path: P
     assert done.returncode == 0, done.stderr
 
 
+def test_the_command_of_a_core_installation_says_what_else_it_needs(tmp_path: Path) -> None:
+    environment = environment_with(tmp_path / "site", CORE)
+    command = [sys.executable, "-S", "-m", "fftnet", "train"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "fftnet[all]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("script", ["main.py", "example.py"])
 def test_without_its_packages_a_script_ends_in_a_sentence_that_names_the_command(script: str) -> None:
     # -S: without site-packages; -E: without PYTHONPATH.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fftnet.cli.flags import Presets, UsageError, parse
-from fftnet.data.documents import SYNTHETIC, DataError
+from fftnet.data.errors import DataError
 from fftnet.evaluation.plots import plot_loss_by_position
 from fftnet.evaluation.report import EvaluationConfig, evaluation_report, seen_in_training, trained_with
 from fftnet.generation import SamplingConfig, generate
@@ -101,7 +101,7 @@ def train(argv: Sequence[str]) -> None:
 
     extras = Extras(
         token_bytes=tokenizer.token_bytes(),
-        floor=splits.floor,
+        floor=splits.entropy_floor,
         save_extras=save_extras,
         fingerprint=run | {"tokenizer": tokenizer.fingerprint},
         sample=sample if model_config.causal else None,
@@ -187,7 +187,7 @@ def measure(argv: Sequence[str]) -> None:
         "evaluate", measure.__doc__, argv, own | {DataConfig: {"tokenizer": "bytes", "vocab_size": 257}}
     )
     model, tokenizer, path = _load(checkpoint_config)
-    if config.plot is not None and (data_config.data == [SYNTHETIC] or not model.config.causal):
+    if config.plot is not None and (data_config.synthetic or not model.config.causal):
         raise UsageError("plot needs a causal model and documents: name a real text with --data")
     objective, trained = trained_with(model, path / RUN_FILE)
     if warning := seen_in_training(trained, data_config, config.whole):

@@ -4,17 +4,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fftnet.data.documents import SYNTHETIC
+from fftnet.data.sources import SYNTHETIC
 from fftnet.evaluation.documents import evaluate_documents
 from fftnet.evaluation.metrics import evaluate
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Objective
 from fftnet.serialization import CheckpointError, differences, read_json
 from fftnet.tasks import TASKS
-from fftnet.utils.dataset import TEST, DataConfig, load_data, load_passages, load_whole, windows_of
+from fftnet.utils.dataset import DataConfig, load_evaluation_data
 from fftnet.utils.tokenizer import Tokenizer
 
-SPLIT_BY = ("data", "text_field", "valid_fraction", "test_fraction", "data_seed", "in_memory_mb")
+SPLIT_BY = ("data", "text_field", "valid_fraction", "test_fraction", "data_seed")
 """Fields of the data that decide which document is in which split."""
 
 
@@ -89,20 +89,15 @@ def evaluation_report(
         DataError: if the data can't be read, are too short, or all of the synthetic ones are asked for.
     """
     length, sizes = model.config.max_seq_length, tokenizer.token_bytes()
-    passages = None
-    if data.data == [SYNTHETIC] and not config.whole:
-        batches = load_data(data, tokenizer, length).test
-    else:
-        passages = load_whole(data, tokenizer) if config.whole else load_passages(data, tokenizer)[TEST]
-        batches = windows_of(passages, data, length, None, "text" if config.whole else "test split")
+    batches, view = load_evaluation_data(data, tokenizer, length, whole=config.whole)
     most = config.max_tokens and -(-config.max_tokens // (data.batch_size * length))
     metrics = evaluate(model, objective, batches, token_bytes=sizes, max_batches=most)
     report = {"split": "all" if config.whole else "test", **asdict(metrics)}
-    if passages is not None and model.config.causal:
+    if view is not None and model.config.causal:
         read = evaluate_documents(
             model,
-            passages.tokens,
-            *passages.documents(),
+            view.tokens,
+            *view.documents(),
             batch_size=data.batch_size,
             token_bytes=sizes,
             max_tokens=config.max_tokens,

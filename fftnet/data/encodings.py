@@ -1,4 +1,4 @@
-"""What a tokenizer is made of: encodings, what defines them, and the rank files that hold it."""
+"""Encodings under a tokenizer: their definition, and the rank files that hold it."""
 
 import base64
 import binascii
@@ -23,11 +23,11 @@ MAX_RANK = 2**24
 
 
 class Encoding(Protocol):
-    """What a tokenizer asks of an encoding; :class:`tiktoken.Encoding` is one."""
+    """The part of an encoding that a tokenizer needs; :class:`tiktoken.Encoding` has it."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name, in error texts and file names."""
         ...
 
     @property
@@ -115,7 +115,7 @@ def build_encoding(name: str, definition: Definition) -> Encoding:
 
 
 def define(encoding: "Encoding | tiktoken.Encoding") -> Definition:
-    """What an encoding is defined by."""
+    """The definition of an encoding."""
     if isinstance(encoding, BytesEncoding):
         return BYTES
     # TikToken has no public way to the parts of an encoding; nothing else here takes the private one.

@@ -5,7 +5,7 @@
 
 A name is introduced early and needed late, numbers count up to the one announced, brackets close, a phrase is
 repeated. Every text has one derivation only, so its probability is the product of the choices made, and the
-mean of ``-log p`` is a floor that no honest model passes.
+mean of ``-log p``, the entropy, is a floor under the loss of every honest model.
 """
 
 import math
@@ -129,14 +129,18 @@ def sample(rng: random.Random, complexity: float) -> Sample:
     box, box_log_probability = _pack(rng, limits)
     choices = math.log(limits.names) + math.log(limits.top_count - 1) + math.log(limits.top_words)
     choices += len(words) * math.log(len(WORDS)) + len(weather) * math.log(len(WEATHER))
-    phrase, numbers = " ".join(words), " ".join(str(n) for n in range(1, count + 1))
+    phrase = " ".join(words)
+    numbers = " ".join(str(n) for n in range(1, count + 1))
     between = "".join(f" It {happening}." for happening in weather)
     text = f'{name} counts {count}: {numbers}. Says "{phrase}". Packs {box}.{between} '
     return Sample(f'{text}Then {name} says "{phrase}" again.', box_log_probability - choices)
 
 
 def _pack(rng: random.Random, limits: _Limits) -> tuple[str, float]:
-    box, waiting, pairs, log_probability = "", [], 0, 0.0
+    box = ""
+    waiting: list[str] = []
+    pairs = 0
+    log_probability = 0.0
     while True:
         if not waiting and pairs:
             if pairs == limits.top_pairs:
@@ -167,10 +171,12 @@ def violations(text: str, complexity: float) -> list[str]:
     (the phrase comes back), ``brackets`` (they close, not too many or deep), ``weather`` (known, as many as
     due).
     """
-    limits, match = _limits(complexity), _FORM.fullmatch(text)
+    limits = _limits(complexity)
+    match = _FORM.fullmatch(text)
     if match is None:
         return ["form"]
-    count, words = int(match["count"]), match["phrase"].split(" ")
+    count = int(match["count"])
+    words = match["phrase"].split(" ")
     weather = re.findall(r" It ([a-z]+)\.", match["weather"])
     rules = {
         "name": match["name"] in NAMES[: limits.names] and match["again"] == match["name"],
@@ -186,7 +192,8 @@ def violations(text: str, complexity: float) -> list[str]:
 
 def _box_log_probability(box: str, limits: _Limits) -> float:
     waiting: list[str] = []
-    pairs, total = 0, 0.0
+    pairs = 0
+    total = 0.0
     for character in box:
         free = pairs < limits.top_pairs and len(waiting) < limits.depth
         opens = character in BRACKETS
@@ -217,7 +224,8 @@ def log_probability(text: str, complexity: float) -> float:
     match = _FORM.fullmatch(text)
     if broken or match is None:
         raise GrammarError(f"not in the language, it breaks: {', '.join(broken)}")
-    limits, words = _limits(complexity), match["phrase"].count(" ") + 1
+    limits = _limits(complexity)
+    words = match["phrase"].count(" ") + 1
     uniform = limits.names * (limits.top_count - 1) * limits.top_words
     chosen = words * math.log(len(WORDS)) + limits.weather * math.log(len(WEATHER))
     return _box_log_probability(match["box"], limits) - math.log(uniform) - chosen

@@ -60,8 +60,9 @@ def permute_indices(places: np.ndarray, count: int, key: int) -> np.ndarray:
         left = x[outside] >> half
         right = x[outside] & low
         for turn in range(FEISTEL_ROUNDS):
-            hashed = hash64(right, key + turn * 0xD1B54A32D192ED03) & low
-            left, right = right, left ^ hashed
+            mixed = left ^ hash64(right, key + turn * 0xD1B54A32D192ED03) & low
+            left = right
+            right = mixed
         x[outside] = left << half | right
         outside = x >= count
     return x.astype(np.int64)

@@ -20,7 +20,7 @@ class TokenArrays(NamedTuple):
 
 
 class TokenRun(Protocol):
-    """What windows are cut from: an array, or spans of one."""
+    """A run of tokens that windows are cut from: an array, or spans of one."""
 
     def __len__(self) -> int: ...
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, BinaryIO
 
 import numpy as np
 
@@ -29,7 +30,7 @@ HEADER_BYTES = 4096
 
 @dataclass(frozen=True)
 class Header:
-    """What a token file says about itself."""
+    """The header of a token file."""
 
     version: int
     tokenizer: str
@@ -93,7 +94,6 @@ def write_tokens(path: Path, parts: Iterable[TokenArrays], tokenizer: TextEncode
     """
     temporary = path.with_name(f"{path.name}.tmp")
     folder = temporary.parent
-    num_tokens = 0
     try:
         with (
             temporary.open("wb") as file,
@@ -105,28 +105,33 @@ def write_tokens(path: Path, parts: Iterable[TokenArrays], tokenizer: TextEncode
                 file.write(part.tokens.data)
                 document_ends.write(part.document_ends.data)
                 segment_ends.write(part.segment_ends.data)
-                num_tokens += len(part.tokens)
+            dtype = id_dtype(tokenizer)
             header = Header(
                 version=VERSION,
                 tokenizer=tokenizer.fingerprint,
                 sources=sources,
-                dtype=id_dtype(tokenizer).name,
-                num_tokens=num_tokens,
+                dtype=dtype.name,
+                num_tokens=(file.tell() - HEADER_BYTES) // dtype.itemsize,
                 num_documents=document_ends.tell() // 8,
                 num_segments=segment_ends.tell() // 8,
             )
-            file.write(bytes(header.ends_at - file.tell()))
-            for ends in (document_ends, segment_ends):
-                ends.seek(0)
-                shutil.copyfileobj(ends, file)
-            file.seek(0)
-            file.write(_header_bytes(header))
-            file.flush()
-            os.fsync(file.fileno())
+            _complete(file, header, (document_ends, segment_ends))
         temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _complete(file: BinaryIO, header: Header, ends: Iterable[IO[bytes]]) -> None:
+    """Write what stands behind the ids and before them."""
+    file.write(bytes(header.ends_at - file.tell()))
+    for each in ends:
+        each.seek(0)
+        shutil.copyfileobj(each, file)
+    file.seek(0)
+    file.write(_header_bytes(header))
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _read_header(path: Path) -> Header:

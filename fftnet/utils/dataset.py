@@ -39,7 +39,7 @@ LEARNED_CHARACTERS = 2**26
 
 
 class EvaluationData(NamedTuple):
-    """What a trained model is measured on."""
+    """Text that a trained model is measured on."""
 
     batches: Batches
     documents: SplitView | None
@@ -73,7 +73,7 @@ def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -
 def load_evaluation_data(
     config: DataConfig, tokenizer: TextEncoder, max_seq_length: int, *, whole: bool = False
 ) -> EvaluationData:
-    """What a trained model is measured on: each target once, in the order of the text.
+    """Text for a trained model to be measured on: each target once, in its order.
 
     Args:
         config: sources, sizes and the seed of the splits.

@@ -122,7 +122,8 @@ def test_another_tokenizer_and_changed_sources_are_noticed(
     tmp_path: Path, text: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "fftnet")
-    one, other = bpe(290), bpe(280)
+    one = bpe(290)
+    other = bpe(280)
     path = cached(tmp_path, text, tokenizer=one).path
     file = cached(tmp_path, text, tokenizer=other)
     assert file.path == path

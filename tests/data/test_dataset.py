@@ -70,7 +70,8 @@ def test_the_floor_is_the_mean_surprise_of_the_true_distribution(name: str) -> N
     config = DataConfig(num_samples=100)
     tokenizer = load_tokenizer(name, corpus=training_texts(config), vocab_size=400)
     splits = load_data(config, tokenizer, 256)
-    nats, tokens = 0.0, 0
+    nats = 0.0
+    tokens = 0
     for row in all_rows(splits.valid):
         known = [token for token in row if token >= 0]
         nats -= grammar.log_probability(tokenizer.decode(known), 0.5)

@@ -2,7 +2,9 @@
 
 import math
 import random
+import re
 from itertools import product
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -22,29 +24,66 @@ def test_the_sampler_and_the_reader_agree(complexity: float) -> None:
         assert len(drawn.text) <= grammar.max_length(complexity)
 
 
+class Limits(NamedTuple):
+    """How many of each there are at a complexity."""
+
+    names: int
+    counts: int
+    phrases: int
+    pairs: int
+    weather: int
+
+
+LIMITS = {
+    0.0: Limits(names=4, counts=2, phrases=2, pairs=2, weather=0),
+    0.25: Limits(names=7, counts=4, phrases=2, pairs=3, weather=1),
+    0.5: Limits(names=10, counts=5, phrases=3, pairs=4, weather=2),
+    1.0: Limits(names=16, counts=8, phrases=4, pairs=6, weather=3),
+}
+BOX = re.compile(r"Packs ([()\[\]{}]*)\.")
+
+
+def box_probability(box: str, complexity: float) -> float:
+    """Of these brackets, given everything else in a text: what else is chosen is chosen uniformly."""
+    limits = LIMITS[complexity]
+    weather = " It rains." * limits.weather
+    text = f'Mira counts 2: 1 2. Says "red". Packs {box}.{weather} Then Mira says "red" again.'
+    broken = grammar.violations(text, complexity)
+    if broken:
+        assert broken == ["brackets"]
+        return 0.0
+    others = limits.names * limits.counts * limits.phrases * len(grammar.WORDS)
+    return (
+        math.exp(grammar.log_probability(text, complexity)) * others * len(grammar.WEATHER) ** limits.weather
+    )
+
+
 @pytest.mark.parametrize("complexity", [0.0, 0.5])
 def test_the_probabilities_of_all_boxes_sum_to_one(complexity: float) -> None:
-    limits = grammar._limits(complexity)
+    longest = 2 * LIMITS[complexity].pairs + 1 if complexity == 0 else 6
     reached = [
-        math.exp(grammar._box_log_probability("".join(box), limits))
-        for length in range(2 * limits.top_pairs + 2 if complexity == 0 else 7)
+        box_probability("".join(box), complexity)
+        for length in range(longest + 1)
         for box in product("()[]{}", repeat=length)
     ]
     if complexity == 0:
         assert sum(reached) == pytest.approx(1.0)
     else:
-        drawn = [grammar._pack(random.Random(seed), limits)[0] for seed in range(4000)]
+        texts = [grammar.sample(random.Random(seed), complexity).text for seed in range(4000)]
+        drawn = [found[1] for found in map(BOX.search, texts) if found]
+        assert len(drawn) == len(texts)
         assert sum(reached) == pytest.approx(sum(len(box) < 7 for box in drawn) / len(drawn), abs=0.03)
 
 
 @COMPLEXITIES
 def test_every_uniform_choice_is_uniform_over_what_occurs(complexity: float) -> None:
-    rng, limits = random.Random(1), grammar._limits(complexity)
+    rng = random.Random(1)
+    limits = LIMITS[complexity]
     texts = [grammar.sample(rng, complexity).text for _ in range(2000)]
     assert len({text.split()[0] for text in texts}) == limits.names
-    assert len({text.split()[2] for text in texts}) == limits.top_count - 1
+    assert len({text.split()[2] for text in texts}) == limits.counts
     lengths = {len(text.split('"')[1].split(" ")) for text in texts}
-    assert lengths == set(range(1, limits.top_words + 1))
+    assert lengths == set(range(1, limits.phrases + 1))
     assert all(text.count(" It ") == limits.weather for text in texts)
 
 

@@ -15,6 +15,7 @@ from fftnet.data import splits
 from fftnet.data.chunks import Chunk
 from fftnet.data.split_view import SplitView
 from fftnet.data.splits import BLOCK, TEST, TRAIN, VALID, assign_splits, segments
+from fftnet.utils import dataset
 from fftnet.utils.dataset import load_views, load_whole, training_texts
 from fftnet.utils.tokenizer import Tokenizer
 
@@ -262,6 +263,22 @@ def test_a_single_long_document_is_cut_for_its_splits(tmp_path: Path, words: int
         starts, ends = view.documents()
         assert starts.tolist() == (view.starts - 1).tolist()
         assert ends.tolist() == view.ends.tolist()
+
+
+def test_a_tokenizer_learns_from_an_even_sample_of_a_large_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"document {n} " * 3 for n in range(2000)]
+    config = in_cache(tmp_path, write_lines(tmp_path / "a.jsonl", texts))
+    everything = list(training_texts(config))
+    size = sum(map(len, texts))
+    monkeypatch.setattr(dataset, "LEARNED_CHARACTERS", size // 4)
+    sample = list(training_texts(config))
+    assert set(sample) < set(everything)
+    assert 0.5 < 4 * sum(map(len, sample)) / size < 1.2
+    numbers = [int(text.split()[1]) for text in sample]
+    assert numbers == sorted(numbers)
+    assert np.histogram(numbers, bins=4, range=(0, 2000))[0].min() > 20
 
 
 def test_the_size_of_what_surrounds_the_text_does_not_matter(tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ def test_a_gap_that_tiktoken_panics_on_is_cut() -> None:
 @given(data=st.data())
 def test_a_stream_never_prints_half_a_character(tokenizer: Tokenizer, data: st.DataObject) -> None:
     text = data.draw(st.text(alphabet="aé漢🙂\n", max_size=20))
-    stream, pieces = tokenizer.stream(), []
+    stream = tokenizer.stream()
+    pieces: list[str] = []
     for token in tokenizer.encode(text):
         pieces.append(stream.push(token))
         assert "\N{REPLACEMENT CHARACTER}" not in pieces[-1]

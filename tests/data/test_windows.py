@@ -77,7 +77,8 @@ def test_a_batch_depends_on_epoch_and_index_alone(tmp_path: Path) -> None:
     np.arange(5001, dtype=np.uint16).tofile(tmp_path / "tokens")
     mapped = np.memmap(tmp_path / "tokens", np.uint16, "r")
     wanted = [(epoch, index) for epoch in (0, 1, 2) for index in range(5)]
-    forward, fresh = WindowBatches(mapped, 4, 16, 7), {}
+    forward = WindowBatches(mapped, 4, 16, 7)
+    fresh: dict[tuple[int, int], list[list[int]]] = {}
     for place in wanted:
         fresh[place] = WindowBatches(np.arange(5001), 4, 16, 7).batch(*place).inputs.tolist()
     assert {place: forward.batch(*place).inputs.tolist() for place in wanted} == fresh

@@ -15,7 +15,10 @@ Sizes = Mapping[Any, int]
 """Letter to size, as bound by the first tensor that has the letter."""
 
 _DTYPES = {"float": None, "int64": torch.int64, "bool": torch.bool}
-_EMPTY = {"T": "at least one token, got a sequence of length 0"}
+_EMPTY = {
+    "T": "at least one token, got a sequence of length 0",
+    "B": "at least one row, got a batch of 0",
+}
 """Letter to the words for a size of 0, where there are better ones than its shape."""
 _MOST_ACCEPTED = 1000
 """Combinations of shapes that a signature remembers; then it forgets them all."""
@@ -27,8 +30,8 @@ class Signature:
     An argument is described by letters such as ``"B T H d"``. A letter is bound to a size where it first
     occurs and must have the same size from there on; a number stands for itself. After a colon comes the
     dtype: ``float`` (the default: any real floating dtype), ``int64`` or ``bool``; a question mark at the end
-    says that None may be passed. All tensors must lie on the device of the first. Of the sizes that letters
-    are bound to, only B may be 0.
+    says that None may be passed. All tensors must lie on the device of the first. No size that a letter
+    is bound to may be 0.
 
     Args:
         operator: name that begins every message.
@@ -125,7 +128,7 @@ class Signature:
     def _bind(self, letter: str, size: int, sizes: Sizes) -> int:
         if letter in self._derived:
             return self._derived[letter](sizes)
-        if size == 0 and letter != "B":
+        if size == 0:
             words = _EMPTY.get(letter, f"a size {letter} of at least 1, got 0")
             raise ValueError(f"{self.operator} needs {words}")
         return size

@@ -7,10 +7,10 @@ A backend is a module of that name in the operator's folder:
 * ``triton``: kernels for GPUs with CUDA;
 * ``reference``: direct sums in float64, slow and obvious, for comparing with.
 
-``auto`` takes the fastest for the device of the tensors. The environment variable ``FFTNET_BACKEND``, which is
-read when this file is imported, names another for the whole process, :func:`use_backend` for a block of code,
-and the argument ``backend`` of an operator for one call. An operator that lacks the one that is named, or
-can't use it for the tensors at hand, takes ``torch``.
+``auto`` takes the fastest for the device of the tensors. The environment variable ``FFTNET_BACKEND``, which
+is read when this file is imported, names another for the whole process, :func:`use_backend` for a block of
+code, and the argument ``backend`` of an operator for one call. An operator that lacks the one that is named,
+or can't use it for the tensors at hand, takes ``torch``.
 """
 
 import importlib

@@ -1,0 +1,262 @@
+"""Every operator handed every kind of wrong tensor, on memory that can't be overrun unseen.
+
+Each array that a kernel gets is copied to the end of a page of memory, and the page behind it must not be
+touched: the first number read or written past the end of an array ends the process (SIGSEGV).
+
+Run as a program with the name of a backend, it walks through all operators, each in a process of its own,
+with the checks and without, and prints what became of them.
+"""
+
+import ctypes
+import json
+import mmap
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from operators import (
+    CAUSAL_MIX,
+    GATED_CONV,
+    MASKED_CONTEXT,
+    OPERATORS,
+    SPECTRAL_MIX,
+    Operator,
+    registered_backends,
+)
+from torch import Tensor
+
+from fftnet.ops.checks import Signature
+
+FREE = {
+    ("prefix_context", "x", 1),
+    ("gated_conv", "x", 1),
+    ("spectral_mix", "x", 1),
+    ("prefix_context_backward", "grad_context", 1),
+    ("spectral_mix_backward", "grad_mixed", 1),
+}
+"""Operator, argument and dimension that no other tensor fixes: another number of tokens may be right."""
+
+_pages: list[mmap.mmap] = []
+
+
+def guarded(array: np.ndarray) -> np.ndarray:
+    """A copy that ends where a page ends behind which nothing may be touched."""
+    page = mmap.PAGESIZE
+    room = -(-array.nbytes // page) * page
+    memory = mmap.mmap(-1, room + page)
+    _pages.append(memory)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + room), ctypes.c_size_t(page), 0) != 0:
+        raise OSError("mprotect failed")
+    copy = np.ndarray(array.shape, array.dtype, buffer=memory, offset=room - array.nbytes)
+    copy[...] = array
+    return copy
+
+
+def guard_numba() -> None:
+    """Hand all kernels that run on threads guarded copies, and copy back what they wrote."""
+    from fftnet.ops.cpu.threads import Threads
+
+    run = Threads.run
+
+    def guarded_run(self: Threads, kernel: Any, items: int, work: int, *arguments: Any) -> None:
+        copies = [guarded(x) if isinstance(x, np.ndarray) else x for x in arguments]
+        run(self, kernel, items, work, *copies)
+        for original, copy in zip(arguments, copies, strict=True):
+            if isinstance(original, np.ndarray):
+                original[...] = copy
+
+    Threads.run = guarded_run
+
+
+class GuardedKernel:
+    """A Triton kernel, interpreted on the CPU, whose tensors are guarded copies."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(*arguments: Any, **options: Any) -> None:
+            copies = [torch.from_numpy(guarded(x.numpy())) if isinstance(x, Tensor) else x for x in arguments]
+            self.kernel[grid](*copies, **options)
+            for original, copy in zip(arguments, copies, strict=True):
+                if isinstance(original, Tensor):
+                    original.copy_(copy)
+
+        return launch
+
+
+def guard_triton() -> None:
+    """Hand all kernels that are launched guarded copies."""
+    from fftnet.ops.causal_mix import triton, triton_tiles
+
+    for module, names in (
+        (triton, ("_ends", "_read_out", "_adjoint", "_add_later")),
+        (triton_tiles, ("_carry",)),
+    ):
+        for name in names:
+            setattr(module, name, GuardedKernel(getattr(module, name)))
+
+
+GUARDS = {"numba": guard_numba, "triton": guard_triton}
+SMALL = {"length": 5, "heads": 2, "bins": 2, "taps": 3}
+
+
+def sizes_for(operator: Operator) -> dict[str, int]:
+    code = operator.make.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if operator.make.__name__ == "masked_inputs":
+        names = ("length",)
+    return {name: size for name, size in SMALL.items() if name in names}
+
+
+def entries(operator: Operator, backend: str) -> Iterator[tuple[str, Callable[..., Any], dict[str, Tensor]]]:
+    """Ways into an operator: its function, and if it is registered, that and its backward with inputs."""
+    inputs = operator.make(**sizes_for(operator))
+    yield operator.name, lambda *x: operator.call(*x, backend=backend), inputs
+    if operator.registered is None or backend not in registered_backends(operator):
+        return
+    constants = operator.registered(backend)
+    forward = getattr(torch.ops.fftnet, operator.name)
+    yield f"torch.ops.{operator.name}", lambda *x: forward(*x, *constants), inputs
+    outputs = forward(*inputs.values(), *constants)
+    backward = getattr(torch.ops.fftnet, f"{operator.name}_backward")
+    yield (
+        f"{operator.name}_backward",
+        lambda *x: backward(*x, *constants),
+        _backward_inputs(operator, inputs, outputs),
+    )
+
+
+def _backward_inputs(
+    operator: Operator, inputs: dict[str, Tensor], outputs: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    if operator is CAUSAL_MIX:
+        saved = {name: x for name, x in inputs.items() if name != "state"}
+        mixed, state, checkpoints = outputs
+        return saved | {"checkpoints": checkpoints, "grad_mixed": mixed, "grad_state": state}
+    if operator is SPECTRAL_MIX:
+        mixed, spectrum = outputs
+        saved = {name: inputs[name] for name in ("filter_", "bias")}
+        return saved | {"spectrum": spectrum, "grad_mixed": mixed}
+    if operator is GATED_CONV:
+        return inputs | {"grad_values": outputs[0], "grad_state": outputs[1]}
+    return {"count": inputs["count"], "grad_context": outputs[0], "grad_mean": outputs[1]}
+
+
+def wrong(x: Tensor, strict: bool) -> Iterator[tuple[str, int | None, Tensor]]:
+    """Versions of a tensor that are wrong in one way, with words for it and the dimension that changed.
+
+    Args:
+        x: the right tensor.
+        strict: whether another floating dtype is wrong, too.
+    """
+    for dim, size in enumerate(x.shape):
+        yield f"dimension {dim} too small", dim, x.narrow(dim, 0, size - 1).contiguous()
+        yield f"dimension {dim} too large", dim, torch.cat([x, x.narrow(dim, 0, 1)], dim=dim)
+        yield f"dimension {dim} missing", None, x.select(dim, 0).contiguous()
+    yield "a dimension too many", None, x[None]
+    yield "on another device", None, x.to("meta")
+    if x.is_floating_point():
+        yield "an integer", None, x.long()
+        yield "complex", None, x.to(torch.complex128)
+        if strict:
+            yield "another floating dtype", None, x.float()
+    else:
+        yield "another integer", None, x.to(torch.int32)
+        yield "floating", None, x.double()
+
+
+def walk(operator: Operator, backend: str) -> list[str]:
+    """Call the operator with each argument wrong in each way; what was not refused by a ValueError."""
+    problems = []
+    for name, call, inputs in entries(operator, backend):
+        for argument, right in inputs.items():
+            for words, dim, bad in wrong(right, strict=name != operator.name):
+                tensors = inputs | {argument: bad}
+                outcome = _outcome(call, tensors)
+                if (name.removeprefix("torch.ops."), argument, dim) in FREE:
+                    outcome = _right_if_accepted(operator, outcome, tensors, name)
+                if outcome != "refused":
+                    told = outcome if isinstance(outcome, str) else "accepted"
+                    problems.append(f"{name}: {argument}, {words}: {told}")
+        problems += _compare_strided(name, call, inputs)
+    return problems
+
+
+def _outcome(call: Callable[..., Any], tensors: dict[str, Tensor]) -> Any:
+    try:
+        return call(*tensors.values())
+    except ValueError as refusal:
+        return "refused" if ":" in str(refusal) or "needs" in str(refusal) else f"unclear: {refusal}"
+    except Exception as failure:
+        return f"{type(failure).__name__}: {failure}"
+
+
+def _right_if_accepted(operator: Operator, outcome: Any, tensors: dict[str, Tensor], name: str) -> Any:
+    if isinstance(outcome, str):
+        return outcome
+    if name == operator.name:
+        expected = operator.call(*tensors.values(), backend="reference")
+        torch.testing.assert_close(tuple(outcome), tuple(expected), rtol=1e-9, atol=1e-9)
+    return "refused"
+
+
+def _compare_strided(name: str, call: Callable[..., Any], inputs: dict[str, Tensor]) -> list[str]:
+    """Tensors that are not contiguous must be accepted and right."""
+    strided = [x.movedim(0, -1).contiguous().movedim(-1, 0) for x in inputs.values()]
+    try:
+        actual, expected = tuple(call(*strided)), tuple(call(*inputs.values()))
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    except Exception as difference:
+        return [f"{name}, not contiguous: {difference}"]
+    return []
+
+
+def without_checks() -> None:
+    """Take the checks out."""
+    Signature.check = lambda self, *tensors, one_dtype=False: None
+
+
+def in_child(function: Callable[[], list[str]]) -> dict[str, Any]:
+    """What a function returned in a process of its own, and how that ended."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            problems = function()
+        except BaseException:
+            problems = [traceback.format_exc()]
+        os.write(writer, json.dumps(problems).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return {"exit": os.waitstatus_to_exitcode(status), "problems": json.loads(text or "[]")}
+
+
+def main(backend: str) -> None:
+    """Walk through all operators that have the backend and print a JSON object."""
+    torch.set_grad_enabled(False)
+    GUARDS[backend]()
+    report = {}
+    for operator in OPERATORS:
+        if backend not in operator.backends.available() or operator is MASKED_CONTEXT:
+            continue  # No kernel takes a mask.
+        for _, call, inputs in entries(operator, backend):
+            call(*inputs.values())
+        unchecked = lambda operator=operator: (without_checks(), walk(operator, backend))[1]  # noqa: E731
+        report[f"{operator.name}({', '.join(operator.make())})"] = {
+            "checked": in_child(lambda operator=operator: walk(operator, backend)),
+            "unchecked": in_child(unchecked),
+        }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import sides
-from fftnet.model.config import MixerConfig
 from fftnet.model.mixers.attention import AttentionMixer
-from fftnet.model.mixers.spectral import SpectralMixer
+from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
 from fftnet.ops import attention
 
 TOLERANCE = 1e-3
@@ -55,7 +54,7 @@ def _outcome(function: Compared, inputs: list[Tensor], weights: Iterable[Tensor]
 def _causal_op() -> None:
     inputs = sides.op_inputs(BATCH, TOKENS, WIDTH, HEADS)
     ours = _outcome(sides.ours_causal_mix, inputs, [])
-    eager = _outcome(lambda *x: sides.eager_causal_mix(*x, floor=sides.FLOOR), inputs, [])
+    eager = _outcome(lambda *x: sides.eager_causal_mix(*x, floor=sides.EPS), inputs, [])
     _require("our causal operator and its eager version", ours, eager)
 
 
@@ -67,7 +66,7 @@ def _moved(module: nn.Module) -> nn.Module:
 
 
 def _bidirectional_mixer() -> None:
-    mixer = SpectralMixer(MixerConfig(d_model=WIDTH, num_heads=HEADS, num_bins=sides.ANCHORS))
+    mixer = SpectralMixer(WIDTH, HEADS, SpectralConfig(num_anchors=sides.ANCHORS))
     weights, inputs = list(_moved(mixer).parameters()), [torch.randn(BATCH, TOKENS, WIDTH)]
     ours = _outcome(mixer, inputs, weights)
     eager = _outcome(lambda x: sides.eager_spectral_mix(mixer, x), inputs, weights)
@@ -75,7 +74,7 @@ def _bidirectional_mixer() -> None:
 
 
 def _attention() -> None:
-    mixer = AttentionMixer(MixerConfig(d_model=WIDTH, num_heads=HEADS))
+    mixer = AttentionMixer(WIDTH, HEADS)
     weights, inputs = list(mixer.parameters()), [torch.randn(BATCH, TOKENS, WIDTH)]
 
     def direct(x_BTD: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measure import OURS
-from fftnet.model.config import FFTNetConfig, MixerConfig
+from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.attention import AttentionMixer
-from fftnet.model.mixers.causal_spectral import FLOOR, CausalSpectralMixer
+from fftnet.model.mixers.causal_spectral import EPS, CausalSpectralConfig, CausalSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
-from fftnet.model.mixers.spectral import SpectralMixer
+from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
 from fftnet.ops import causal_mix as prefix
 from fftnet.ops import numerics
 from fftnet.training.optim import OptimConfig, make_optimizer
@@ -58,16 +58,16 @@ def eager_causal_mix(
 
 def eager_spectral_mix(mixer: SpectralMixer, x_BTD: Tensor) -> Tensor:
     """The bidirectional layer as the paper writes it: the whole complex transform, complex arithmetic."""
-    tokens, heads = x_BTD.shape[1], mixer.filter.base_filter_HK.shape[0]
+    tokens, heads = x_BTD.shape[1], mixer.filter.base_filter.shape[0]
     k = torch.arange(tokens)
     mirrored = torch.minimum(k, tokens - k)
     bins = tokens // 2 + 1
     filter_BHF = numerics.interpolate_anchors(mixer.filter(x_BTD.mean(dim=1)), bins)[..., mirrored]
-    bias_HF = numerics.interpolate_anchors(mixer.activation.bias_HK, bins)[..., mirrored]
+    bias_HF = numerics.interpolate_anchors(mixer.activation(), bins)[..., mirrored]
     spectrum_BFHd = torch.fft.fft(x_BTD, dim=1, norm="ortho").unflatten(-1, (heads, -1))
     z = spectrum_BFHd * filter_BHF.transpose(1, 2)[..., None]
     magnitude = z.abs()
-    z = z * (torch.relu(magnitude + bias_HF.T[..., None]) / magnitude.clamp(min=mixer.activation.floor))
+    z = z * (torch.relu(magnitude + bias_HF.T[..., None]) / magnitude.clamp(min=mixer.activation.eps))
     return torch.fft.ifft(z.flatten(2), dim=1, norm="ortho").real
 
 
@@ -108,15 +108,15 @@ def memory_pass(x: Tensor, work: str) -> Callable[[], object]:
 
 def op_inputs(batch: int, tokens: int, width: int, heads: int) -> list[Tensor]:
     """Values, filter, decay, frequency, bias, mixing: what a layer at its start would hand over."""
-    mixer = CausalSpectralMixer(MixerConfig(d_model=width, num_heads=heads, num_bins=BINS))
-    decay_HF = mixer.transform.decay().detach()
+    mixer = CausalSpectralMixer(width, heads, CausalSpectralConfig(num_bins=BINS))
+    decay_HF, frequency_HF = mixer.transform()
     return [
         torch.randn(batch, tokens, heads, width // heads),
         1 + 0.3 * torch.randn(batch, tokens, heads, BINS),
-        decay_HF,
-        mixer.transform.frequency_HF.detach().clone(),
+        decay_HF.detach(),
+        frequency_HF.detach().clone(),
         0.1 * torch.randn(heads, BINS),
-        mixer.inverse.mixing_HF2.detach().clone(),
+        mixer.inverse().detach().clone(),
     ]
 
 
@@ -125,7 +125,7 @@ def ours_causal_mix(*inputs: Tensor) -> Tensor:
     v_BTHd, filter_, decay, frequency, bias, mixing = inputs
     batch, _, heads, width = v_BTHd.shape
     state = v_BTHd.new_zeros(batch, decay.shape[1], 2, heads, width)
-    return prefix.causal_mix(v_BTHd, filter_, decay, frequency, bias, mixing, state, floor=FLOOR)[0]
+    return prefix.causal_mix(v_BTHd, filter_, decay, frequency, bias, mixing, state, floor=EPS)[0]
 
 
 def op(width: int, heads: int, batch: int, tokens: int, work: str) -> Sides:
@@ -134,7 +134,7 @@ def op(width: int, heads: int, batch: int, tokens: int, work: str) -> Sides:
     x_BTD, weight = torch.randn(batch, tokens, width), torch.randn(width, width)
     return {
         OURS: call(ours_causal_mix, inputs, work),
-        EAGER: call(lambda *inputs: eager_causal_mix(*inputs, floor=FLOOR), inputs, work),
+        EAGER: call(lambda *inputs: eager_causal_mix(*inputs, floor=EPS), inputs, work),
         LINEAR: call(lambda x, w: F.linear(x, w), [x_BTD, weight], work),
         PAIR: call(fourier_pair, [x_BTD], work),
         COPY: memory_pass(x_BTD.detach(), work),
@@ -143,9 +143,9 @@ def op(width: int, heads: int, batch: int, tokens: int, work: str) -> Sides:
 
 def mixer(width: int, heads: int, batch: int, tokens: int, work: str) -> Sides:
     """The whole causal mixer, with its projections, against attention with its own."""
-    config = MixerConfig(d_model=width, num_heads=heads, num_bins=BINS)
     x_BTD, weight = torch.randn(batch, tokens, width), torch.randn(width, width)
-    ours, attention = CausalSpectralMixer(config), AttentionMixer(config)
+    ours = CausalSpectralMixer(width, heads, CausalSpectralConfig(num_bins=BINS))
+    attention = AttentionMixer(width, heads)
     return {
         OURS: call(ours, [x_BTD], work, ours),
         ATTENTION: call(attention, [x_BTD], work, attention),
@@ -156,9 +156,9 @@ def mixer(width: int, heads: int, batch: int, tokens: int, work: str) -> Sides:
 
 def bidirectional(width: int, heads: int, batch: int, tokens: int, work: str) -> Sides:
     """The paper's mixer, which has no projections, against others without."""
-    config = MixerConfig(d_model=width, num_heads=heads, num_bins=ANCHORS)
     x_BTD = torch.randn(batch, tokens, width)
-    ours, fnet = SpectralMixer(config), FNetMixer(config)
+    ours = SpectralMixer(width, heads, SpectralConfig(num_anchors=ANCHORS))
+    fnet = FNetMixer(width)
 
     def attention(x: Tensor) -> Tensor:
         heads_BHTd = x.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -181,9 +181,9 @@ def language_model(name: str, width: int, heads: int, layers: int) -> FFTNet:
             vocab_size=VOCABULARY,
             d_model=width,
             num_heads=heads,
-            num_bins=BINS,
             num_layers=layers,
             mixers=(name,),
+            mixer_configs={"causal_spectral": CausalSpectralConfig(num_bins=BINS)},
         )
     )
 

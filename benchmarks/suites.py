@@ -11,8 +11,9 @@ from torch import Tensor
 from benchmarks import sides
 from benchmarks.measure import OURS, Effort, Row, paired, rows
 from benchmarks.memory import CHUNK, run_job
-from fftnet.model.fftnet_model import FFTNet, State
+from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.attention import AttentionState
+from fftnet.model.state import State
 
 Cases = Sequence[tuple[int, int]]
 """Pairs of batch and length."""
@@ -139,9 +140,9 @@ def _cached(model: FFTNet, batch: int, position: int, room: int) -> State:
             torch.randn(shape),
             torch.randn(shape),
             torch.full((batch,), position),
-            torch.tensor(batch * position),
+            torch.full((batch,), position),
         )
-        for _ in model.layers
+        for _ in model.backbone.layers
     )
 
 

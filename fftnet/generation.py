@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fftnet.model.fftnet_model import FFTNet, State
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.model.state import State
 
 READ_CHUNK = 4096
 """Tokens of a prompt that are read at once, so that memory does not grow with the prompt."""

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

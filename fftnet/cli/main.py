@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -17,9 +17,9 @@ from fftnet.data.documents import SYNTHETIC, DataError
 from fftnet.evaluation.plots import plot_loss_by_position
 from fftnet.evaluation.report import EvaluationConfig, evaluation_report, seen_in_training, trained_with
 from fftnet.generation import SamplingConfig, generate
-from fftnet.model.config import FFTNetConfig
-from fftnet.model.fftnet_model import CONFIG_FILE, WEIGHTS_FILE, FFTNet
-from fftnet.serialization import CheckpointError, write_json
+from fftnet.model.config import BackboneConfig, FFTNetConfig
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, write_json
 from fftnet.tasks import TASKS
 from fftnet.training.accelerator import EngineConfig, TrainingError, pick_device
 from fftnet.training.budget import BudgetConfig
@@ -71,13 +71,13 @@ class PromptConfig:
 def train(argv: Sequence[str]) -> None:
     """Train a model on text and write checkpoints, a loss curve and metrics."""
     kinds = (DataConfig, TaskConfig, OptimConfig, BudgetConfig, TrainConfig, EngineConfig, SaveConfig)
-    classes: Presets = {FFTNetConfig: {"vocab_size": 1}, **{cls: {} for cls in kinds}}
-    model_config, data, task_config, optim, budget, config, engine, saving = parse(
+    classes: Presets = {BackboneConfig: {"mixer_configs": {}}, **{cls: {} for cls in kinds}}
+    backbone, data, task_config, optim, budget, config, engine, saving = parse(
         "train", train.__doc__, argv, classes
     )
     tokenizer = load_tokenizer(data.tokenizer, corpus=training_texts(data), vocab_size=data.vocab_size)
     task = TASKS[task_config.task]
-    model_config = replace(model_config, vocab_size=tokenizer.vocab_size + task.extra_tokens)
+    model_config = FFTNetConfig(**vars(backbone), vocab_size=tokenizer.vocab_size + task.extra_tokens)
     splits = load_data(data, tokenizer, model_config.max_seq_length)
     torch.manual_seed(config.seed)
     try:

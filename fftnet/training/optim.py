@@ -77,13 +77,13 @@ SCHEDULES: dict[str, Callable[[OptimConfig, float], float]] = {
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over a model's parameters.
 
-    Weights of linear layers and embeddings decay (names that end in ``weight``, two dimensions or more);
+    Weights of linear layers and embeddings decay (parameters called ``weight``, two dimensions or more);
     everything else, which is small and has a meaning of its own, does not.
     """
     decayed, kept = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            group = decayed if name.endswith("weight") and parameter.ndim >= 2 else kept
+            group = decayed if name.split(".")[-1] == "weight" and parameter.ndim >= 2 else kept
             group.append(parameter)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},

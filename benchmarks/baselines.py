@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measure import OURS
-from fftnet.model.config import FFTNetConfig, MixerConfig
+from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet, State
 from fftnet.model.mixers.attention import AttentionMixer, AttentionState
-from fftnet.model.mixers.causal_spectral import FLOOR, CausalSpectralMixer
+from fftnet.model.mixers.causal_spectral import EPS, CausalSpectralConfig, CausalSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
-from fftnet.model.mixers.spectral import SpectralMixer
+from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
 from fftnet.ops import attention, numerics
-from fftnet.ops.causal_mix import causal_mix
+from fftnet.ops.causal_mix import HeadParameters, causal_mix
 from fftnet.training.optim import OptimConfig, make_optimizer
 
 FORWARD = "forward"
@@ -65,23 +65,23 @@ def eager_causal_mix(
     spectrum_BTHFd = torch.fft.ifft(values[:, :, :, None] * response[..., None], dim=1)[:, :tokens]
     z = spectrum_BTHFd * filter_BTHF[..., None]
     magnitude = z.abs()
-    z = z * (torch.relu(magnitude + bias_HF[..., None]) / magnitude.clamp(min=FLOOR))
+    z = z * (torch.relu(magnitude + bias_HF[..., None]) / magnitude.clamp(min=EPS))
     return (z * torch.view_as_complex(readout_HF2)[..., None]).real.sum(dim=3)
 
 
 def eager_spectral_mix(mixer: SpectralMixer, x_BTD: Tensor) -> Tensor:
     """The bidirectional layer as the paper writes it: the whole complex transform, complex arithmetic."""
     tokens = x_BTD.shape[1]
-    heads = mixer.filter.base_filter_HK.shape[0]
+    heads = mixer.num_heads
     k = torch.arange(tokens)
     mirrored = torch.minimum(k, tokens - k)
     bins = tokens // 2 + 1
     filter_BHF = numerics.interpolate_anchors(mixer.filter(x_BTD.mean(dim=1)), bins)[..., mirrored]
-    bias_HF = numerics.interpolate_anchors(mixer.activation.bias_HK, bins)[..., mirrored]
+    bias_HF = numerics.interpolate_anchors(mixer.activation(), bins)[..., mirrored]
     spectrum_BFHd = torch.fft.fft(x_BTD, dim=1, norm="ortho").unflatten(-1, (heads, -1))
     z = spectrum_BFHd * filter_BHF.transpose(1, 2)[..., None]
     magnitude = z.abs()
-    z = z * (torch.relu(magnitude + bias_HF.T[..., None]) / magnitude.clamp(min=mixer.activation.floor))
+    z = z * (torch.relu(magnitude + bias_HF.T[..., None]) / magnitude.clamp(min=mixer.activation.eps))
     return torch.fft.ifft(z.flatten(2), dim=1, norm="ortho").real
 
 
@@ -139,34 +139,35 @@ def memory_pass(x: Tensor, work: str) -> Callable[[], object]:
 
 def causal_mixer(width: int, heads: int) -> CausalSpectralMixer:
     """Our causal mixer."""
-    return CausalSpectralMixer(MixerConfig(d_model=width, num_heads=heads, num_bins=BINS))
+    return CausalSpectralMixer(width, heads, CausalSpectralConfig(num_bins=BINS))
 
 
 def spectral_mixer(width: int, heads: int) -> SpectralMixer:
     """Our bidirectional mixer."""
-    return SpectralMixer(MixerConfig(d_model=width, num_heads=heads, num_bins=ANCHORS))
+    return SpectralMixer(width, heads, SpectralConfig(num_anchors=ANCHORS))
 
 
 def attention_mixer(width: int, heads: int) -> AttentionMixer:
     """Causal attention with its projections."""
-    return AttentionMixer(MixerConfig(d_model=width, num_heads=heads))
+    return AttentionMixer(width, heads)
 
 
 def fnet_mixer(width: int, heads: int) -> FNetMixer:
     """FNet's transform of tokens and channels."""
-    return FNetMixer(MixerConfig(d_model=width, num_heads=heads))
+    return FNetMixer(width, heads)
 
 
 def op_inputs(batch: int, tokens: int, width: int, heads: int) -> list[Tensor]:
     """Values, filter, decay, frequency, bias, readout: what a layer at its start would hand over."""
     ours = causal_mixer(width, heads)
+    decay, frequency = ours.transform()
     return [
         torch.randn(batch, tokens, heads, width // heads),
         1 + 0.3 * torch.randn(batch, tokens, heads, BINS),
-        ours.transform.decay().detach(),
-        ours.transform.frequency_HF.detach().clone(),
+        decay.detach().clone(),
+        frequency.detach().clone(),
         0.1 * torch.randn(heads, BINS),
-        ours.inverse.mixing_HF2.detach().clone(),
+        ours.inverse().detach().clone(),
     ]
 
 
@@ -175,7 +176,8 @@ def ours_causal_mix(*inputs: Tensor) -> Tensor:
     v_BTHd, filter_, decay, frequency, bias, readout = inputs
     batch, _, heads, width = v_BTHd.shape
     state = v_BTHd.new_zeros(batch, decay.shape[1], 2, heads, width)
-    return causal_mix(v_BTHd, filter_, decay, frequency, bias, readout, state, floor=FLOOR)[0]
+    parameters = HeadParameters(decay, frequency, bias, readout)
+    return causal_mix(v_BTHd, filter_, parameters, state, eps=EPS)[0]
 
 
 def op(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
@@ -233,7 +235,6 @@ def language_model(side: str, width: int, heads: int, layers: int) -> FFTNet:
             vocab_size=VOCABULARY,
             d_model=width,
             num_heads=heads,
-            num_bins=BINS,
             num_layers=layers,
             mixers=(LANGUAGE_MODELS[side],),
         )
@@ -276,7 +277,7 @@ def attention_state(model: FFTNet, batch: int, position: int, room: int) -> Stat
             torch.randn(shape),
             torch.randn(shape),
             torch.full((batch,), position),
-            torch.tensor(batch * position),
+            torch.full((batch,), position),
         )
         for _ in range(model.config.num_layers)
     )

@@ -1,5 +1,7 @@
 """Small models with randomised weights that several files of tests take."""
 
+from dataclasses import replace
+
 import torch
 from conftest import randomise
 
@@ -7,23 +9,27 @@ from fftnet import FFTNet, FFTNetConfig
 from fftnet.model.mixers import MIXERS
 
 VOCAB = 11
-CAUSAL = [name for name, mixer in MIXERS.items() if mixer.causal]  # pyright: ignore[reportAttributeAccessIssue]
+CAUSAL = [name for name, mixer in MIXERS.items() if mixer.causal]
 FIXED = [name for name in CAUSAL if name != "attention"]
 VARIANTS = [
     {},
-    {"conv_width": 0},
-    {"input_gate": False},
-    {"conv_width": 0, "input_gate": False},
-    {"conv_width": 1, "ffn_dim": 0},
-    {"num_bins": 1, "num_heads": 1},
+    {"causal_spectral": {"conv_size": 0}},
+    {"causal_spectral": {"input_gate": False}},
+    {"causal_spectral": {"conv_size": 0, "input_gate": False}},
+    {"causal_spectral": {"conv_size": 1}, "ffn_dim": 0},
+    {"causal_spectral": {"num_bins": 1}, "num_heads": 1},
 ]
+"""Fields of a model; under the name of a mixer, its own, which models without this mixer leave out."""
+HYBRIDS = [("causal_spectral", "attention"), ("attention", "causal_spectral")]
 
 
 def make(**fields: object) -> FFTNet:
+    """A small model in float64; a field called like a mixer holds that mixer's own."""
     values = {"vocab_size": VOCAB, "d_model": 8, "num_layers": 2, "num_heads": 2, "max_seq_length": 16}
-    model = FFTNet(FFTNetConfig(**(values | fields)))  # pyright: ignore[reportArgumentType]
-    randomise(model)
-    return model
+    own = {name: fields.pop(name) for name in MIXERS if name in fields}
+    config = FFTNetConfig(**(values | fields))  # pyright: ignore[reportArgumentType]
+    used = {name: own[name] for name in own if name in config.mixer_pattern}
+    return randomise(FFTNet(replace(config, mixer_configs=config.mixer_configs | used)))
 
 
 def tokens(batch: int, length: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ import yaml
 from fftnet.cli.main import main
 from fftnet.data.grammar import violations
 from fftnet.generation import SamplingConfig, generate
-from fftnet.model.config import FFTNetConfig
+from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
@@ -180,7 +180,7 @@ def test_what_is_written_obeys_the_grammar_most_of_the_time(tmp_path: Path) -> N
 def test_help_explains_every_flag(tmp_path: Path) -> None:
     text = " ".join(run("fftnet train --help", tmp_path).stdout.split())
     for config in (
-        FFTNetConfig,
+        BackboneConfig,
         DataConfig,
         OptimConfig,
         TrainConfig,
@@ -189,7 +189,7 @@ def test_help_explains_every_flag(tmp_path: Path) -> None:
         SaveConfig,
     ):
         for field in fields(config):
-            if (config, field.name) != (FFTNetConfig, "vocab_size"):
+            if (config, field.name) != (BackboneConfig, "mixer_configs"):
                 assert f"--{field.name}" in text, field.name
     assert "Width D of a token." in text
     text = " ".join(run("fftnet generate --help", tmp_path).stdout.split())

@@ -1,4 +1,4 @@
-"""The diary of docs/architecture.md, done: what is added to a copy of the package, and how few files it takes."""
+"""The diary of docs/architecture.md, done: what is added to a copy of the package, in how few files."""
 
 import json
 import os

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _sentence(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return (
-            f"{error.name} is not installed: pip install 'fftnet[all]', or in a clone run `make demo` once and "
-            "then .venv/bin/python in place of python"
+            f"{error.name} is not installed: pip install 'fftnet[all]', or in a clone run `make demo` once "
+            "and then .venv/bin/python in place of python"
         )
     return str(error)

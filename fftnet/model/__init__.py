@@ -1,1 +1,24 @@
-"""The modules: components, mixers, the layer and the model. No files, no printing."""
+"""The modules: components, mixers, the layer, the backbone, the model, and functions on its states."""
+
+from fftnet.model.backbone import Backbone
+from fftnet.model.config import BackboneConfig, FFTNetConfig
+from fftnet.model.fftnet_layer import FFTNetLayer
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.model.pretrained import PretrainedModel, reset_parameters
+from fftnet.model.state import State, concat_states, expand_state, load_state, save_state, select_state
+
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "FFTNet",
+    "FFTNetConfig",
+    "FFTNetLayer",
+    "PretrainedModel",
+    "State",
+    "concat_states",
+    "expand_state",
+    "load_state",
+    "reset_parameters",
+    "save_state",
+    "select_state",
+]

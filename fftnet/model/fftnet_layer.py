@@ -2,10 +2,10 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fftnet.model.components import NORM_EPS
-from fftnet.model.config import FFTNetConfig
 from fftnet.model.mixers import build_mixer
 
 
@@ -13,52 +13,80 @@ class FFTNetLayer(nn.Module):
     """``x + dropout(mixer(norm(x)))``, then ``x + dropout(ffn(norm(x)))`` unless ``ffn_dim`` is 0.
 
     Args:
-        config: width, feed-forward, dropout and whatever the mixer takes from it.
-        mixer: a name in :data:`fftnet.model.mixers.MIXERS`.
+        d_model: width D of a token.
+        mixer: a name in :data:`fftnet.model.mixers.MIXERS`, or a module that maps
+            ``(x, attention_mask)`` to mixed tokens; see :class:`fftnet.model.mixers.base.Mixer`.
+        num_heads: H of a mixer that is made by name.
+        mixer_config: its configuration, or a dictionary of its fields (None: the defaults).
+        ffn_dim: hidden width of the feed-forward (None: 4 * d_model; 0: none).
+        dropout: probability of dropping a value in a residual branch.
 
     Raises:
-        ValueError: if there is no mixer of that name.
+        ValueError: if there is no mixer of that name, it can't have these sizes, or a finished mixer comes
+            with a configuration.
     """
 
-    def __init__(self, config: FFTNetConfig, mixer: str) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        mixer: nn.Module | str = "causal_spectral",
+        *,
+        num_heads: int = 16,
+        mixer_config: Any = None,
+        ffn_dim: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(config.d_model, NORM_EPS)
-        self.mixer = build_mixer(mixer, config)
-        self.dropout = nn.Dropout(config.dropout)
+        if isinstance(mixer, str):
+            mixer = build_mixer(mixer, d_model, num_heads, mixer_config)
+        elif mixer_config is not None:
+            raise ValueError("mixer_config belongs to a mixer that is named; this one is made already")
+        self.mixer_norm = nn.RMSNorm(d_model, NORM_EPS)
+        self.mixer = mixer
+        self.dropout = nn.Dropout(dropout)
         self.feed_forward = None
-        if config.feed_forward_dim:
+        hidden_dim = 4 * d_model if ffn_dim is None else ffn_dim
+        if hidden_dim:
             self.feed_forward = nn.Sequential(
-                nn.RMSNorm(config.d_model, NORM_EPS),
-                nn.Linear(config.d_model, config.feed_forward_dim),
+                nn.RMSNorm(d_model, NORM_EPS),
+                nn.Linear(d_model, hidden_dim),
                 nn.GELU(),
-                nn.Linear(config.feed_forward_dim, config.d_model),
+                nn.Linear(hidden_dim, d_model),
             )
 
     @property
     def causal(self) -> bool:
         """Whether no position sees a later one."""
-        return self.mixer.causal
+        return bool(getattr(self.mixer, "causal", False))
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """Map (B, T, D) to (B, T, D); False in the boolean ``mask_BT`` marks padding."""
-        return self._finish(x_BTD, self.mixer(self.mixer_norm(x_BTD), mask_BT))
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> Any:
+        """The mixer's state before the first token, on a device (None: that of the weights)."""
+        return self.mixer.init_state(batch_size, device)  # pyright: ignore[reportCallIssue]
 
-    def init_state(self, batch_size: int) -> Any:
-        """The mixer's state before the first token."""
-        return self.mixer.init_state(batch_size)
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None = None, state: Any = None
+    ) -> Tensor | tuple[Tensor, Any]:
+        """The block on T tokens; with a state, on tokens that follow what it has read.
 
-    def prefill(self, x_BTD: Tensor, state: Any, mask_BT: Tensor | None = None) -> tuple[Tensor, Any]:
-        """The block on T tokens that follow what ``state`` has read."""
-        mixed_BTD, state = self.mixer.prefill(self.mixer_norm(x_BTD), state, mask_BT)
-        return self._finish(x_BTD, mixed_BTD), state
+        Args:
+            x: (B, T, D); with a state also one token (B, D).
+            attention_mask: boolean (B, T), False at padding.
+            state: from :meth:`init_state` or an earlier call; None starts a text.
 
-    def step(self, x_BD: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """The block on one token."""
-        mixed_BD, state = self.mixer.step(self.mixer_norm(x_BD), state)
-        return self._finish(x_BD, mixed_BD), state
+        Returns:
+            A tensor of the shape of ``x``; with a state the pair of these and the new state.
+        """
+        if state is None:
+            return self._finish(x, self.mixer(self.mixer_norm(x), attention_mask))
+        mixed, state = self.mixer(self.mixer_norm(x), attention_mask, state)
+        return self._finish(x, mixed), state
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        x = x + self.dropout(mixed)
+        x = x + self._drop(mixed)
         if self.feed_forward is None:
             return x
-        return x + self.dropout(self.feed_forward(x))
+        return x + self._drop(self.feed_forward(x))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        # A decode step feels every call, so one that would change nothing is left out.
+        return self.dropout(x) if self.dropout.training else x

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from torch import nn
 
-from fftnet.model.config import FFTNetConfig
+from fftnet.model.config import BackboneConfig
+from fftnet.model.pretrained import PretrainedModel
 from fftnet.protocols import Batch, Losses, TextEncoder
 from fftnet.tasks.masked_token import MaskedToken
 from fftnet.tasks.next_token import NextToken
@@ -28,7 +29,7 @@ class Task(Protocol):
         ...
 
     @staticmethod
-    def build_model(config: FFTNetConfig, vocab_size: int) -> nn.Module:
+    def build_model(config: BackboneConfig, vocab_size: int) -> PretrainedModel:
         """The model that is trained, for a tokenizer of ``vocab_size`` ids; ValueError where it can't be."""
         ...
 

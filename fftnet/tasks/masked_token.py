@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fftnet.model.config import FFTNetConfig
+from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Batch, Losses
 from fftnet.tasks.text import TextTask, config_of, language_model
@@ -24,7 +24,7 @@ class MaskedToken(TextTask):
         return vocab_size + 1
 
     @staticmethod
-    def build_model(config: FFTNetConfig, vocab_size: int) -> FFTNet:
+    def build_model(config: BackboneConfig, vocab_size: int) -> FFTNet:
         """A model that knows the mask token.
 
         Args:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fftnet.model.config import FFTNetConfig
+from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Batch, Losses
 from fftnet.tasks.text import TextTask, config_of, language_model
@@ -17,7 +17,7 @@ class NextToken(TextTask):
         return vocab_size
 
     @staticmethod
-    def build_model(config: FFTNetConfig, vocab_size: int) -> FFTNet:
+    def build_model(config: BackboneConfig, vocab_size: int) -> FFTNet:
         """A language model.
 
         Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fftnet.model.config import FFTNetConfig
+from fftnet.model.config import BackboneConfig, FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Losses, Mean, TextEncoder
 from fftnet.utils.dataset import DataConfig, Splits, load_data
@@ -91,15 +91,14 @@ class TextTask:
         return (self._token_bytes[known] * loss_mask).sum()
 
 
-def language_model(config: FFTNetConfig, vocab_size: int) -> FFTNet:
+def language_model(config: BackboneConfig, vocab_size: int) -> FFTNet:
     """An FFTNet of the sizes in ``config`` over so many tokens.
 
     Raises:
         ValueError: if the sizes do not fit together.
     """
-    values: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(config)}
-    values["vocab_size"] = vocab_size
-    return FFTNet(FFTNetConfig(**values))
+    sizes = {field.name: getattr(config, field.name) for field in fields(BackboneConfig)}
+    return FFTNet(FFTNetConfig(vocab_size=vocab_size, **sizes))
 
 
 def config_of(model: nn.Module) -> Any:

@@ -120,7 +120,7 @@ def _duration(seconds: float) -> str:
 def model_summary(model: nn.Module) -> str:
     """Learned numbers by part: ``1,234 parameters (embedding 34, 4 layers of 300: mixer 200, norm 100)``."""
     named = []
-    for name, part in model.named_children():
+    for name, part in _pieces(model):
         count = _count(part)
         if isinstance(part, nn.ModuleList) and len(part) and _count(part[0]) * len(part) == count:
             inner = ", ".join(
@@ -130,6 +130,15 @@ def model_summary(model: nn.Module) -> str:
         elif count:
             named.append(f"{name} {count:,}")
     return f"{_count(model):,} parameters ({'; '.join(named)})"
+
+
+def _pieces(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children of a model, and in the place of one that holds a list of layers, its children."""
+    for name, part in model.named_children():
+        if any(isinstance(child, nn.ModuleList) for child in part.children()):
+            yield from _pieces(part)
+        else:
+            yield name, part
 
 
 def _count(module: nn.Module) -> int:

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from fftnet.data.cache import TokenCache
 from fftnet.model.config import FFTNetConfig
-from fftnet.model.fftnet_model import WEIGHTS_FILE, FFTNet
-from fftnet.serialization import read_tensors, write_json, write_tensors
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.serialization import WEIGHTS_FILE, read_tensors, write_json, write_tensors
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 
 FFTNET = str(Path(sys.executable).parent / "fftnet")

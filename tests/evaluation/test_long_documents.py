@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fftnet.evaluation.documents import bucket, evaluate_documents
 from fftnet.model.config import FFTNetConfig
-from fftnet.model.fftnet_model import FFTNet, State
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.model.state import State
 
 VOCAB, WINDOW = 13, 16
 BYTES = [1 + token % 4 for token in range(VOCAB - 1)] + [0]

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 from fftnet.data.labels import load_labels
-from fftnet.model.backbone import Backbone
-from fftnet.model.pretrained import PretrainedModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fftnet.model.backbone import Backbone
 from fftnet.model.config import BackboneConfig, FFTNetConfig
+from fftnet.model.pretrained import PretrainedModel
 from fftnet.protocols import Batch, Losses, Mean
 
 CLASSES = 2
@@ -57,9 +57,9 @@ class Classification:
         return vocab_size
 
     @staticmethod
-    def build_model(config: BackboneConfig, vocab_size: int) -> nn.Module:
+    def build_model(config: BackboneConfig, vocab_size: int) -> Classifier:
         """A classifier of these sizes."""
-        return Classifier(ClassifierConfig(vocab_size=vocab_size, **_fields(config)))
+        return Classifier(ClassifierConfig(vocab_size=vocab_size, **asdict(config)))
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
         """Cross-entropy and accuracy."""
@@ -71,7 +71,3 @@ class Classification:
         correct = (logits.argmax(dim=-1) == batch.targets) & batch.loss_mask
         count = batch.loss_mask.sum()
         return Losses(each.sum(), count, {"accuracy": Mean(correct.sum(), count)})
-
-
-def _fields(config: BackboneConfig) -> dict:
-    return {name: value for name, value in asdict(config).items()}

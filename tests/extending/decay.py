@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from fftnet.model.mixers.base import Mixer, device_of
 from torch import Tensor, nn
+
+from fftnet.model.mixers.base import Mixer, device_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import pytest
 from runs import make
 
 from fftnet.devices import DeviceError, pick_device
+from fftnet.training.accelerator import TrainingError
 
 
 def test_an_unknown_device_is_named() -> None:

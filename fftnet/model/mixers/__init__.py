@@ -1,43 +1,19 @@
-"""The table of mixers. A new one is a file here and a line in the table.
+"""The table of mixers. A new one is a file here, its configuration included, and a line in the table.
 
-A mixer is built from a :class:`~fftnet.model.config.MixerConfig` and maps (B, T, D) to (B, T, D). A causal
-one also carries a state, a tuple of tensors: what it has read, as a value. The spectral state has one size
-however much was read; attention's grows with every token.
+See :class:`~fftnet.model.mixers.base.Mixer` for what a mixer is.
 """
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
-from torch import Tensor, nn
-
-from fftnet.model.config import MixerConfig
 from fftnet.model.mixers.attention import AttentionMixer
+from fftnet.model.mixers.base import Mixer
 from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
 from fftnet.model.mixers.spectral import SpectralMixer
 
-State = Any
-"""A tree of tensors (tuples), made by ``init_state`` and by nothing else."""
-
-
-class CausalMixer(Protocol):
-    """What a mixer with ``causal = True`` offers beside ``forward(x_BTD, mask_BT=None)``."""
-
-    causal: bool
-
-    def init_state(self, batch_size: int) -> State:
-        """The state before the first token."""
-        ...
-
-    def prefill(self, x_BTD: Tensor, state: State, mask_BT: Tensor | None = None) -> tuple[Tensor, State]:
-        """Mix T tokens that follow what ``state`` has read."""
-        ...
-
-    def step(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
-        """Mix one token."""
-        ...
-
-
-MIXERS: dict[str, type[nn.Module]] = {
+MIXERS: dict[str, type[Mixer]] = {
     "causal_spectral": CausalSpectralMixer,
     "spectral": SpectralMixer,
     "attention": AttentionMixer,
@@ -45,12 +21,53 @@ MIXERS: dict[str, type[nn.Module]] = {
 }
 
 
-def build_mixer(name: str, config: MixerConfig) -> Any:
-    """Make the mixer of that name.
+def mixer_class(name: str) -> type[Mixer]:
+    """The mixer of that name.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is none.
     """
     if name not in MIXERS:
         raise ValueError(f"unknown mixer {name!r}; choose from {', '.join(MIXERS)}")
-    return MIXERS[name](config)
+    return MIXERS[name]
+
+
+def mixer_config(name: str, values: Any = None) -> Any:
+    """The configuration of the mixer of that name.
+
+    Args:
+        name: of the mixer.
+        values: a dictionary of fields as it stands in config.json, a finished configuration, or None for the
+            defaults.
+
+    Raises:
+        ValueError: if there is no such mixer or field, a value is out of range, or the configuration is that
+            of another mixer.
+    """
+    kind = mixer_class(name).Config
+    if isinstance(values, kind):
+        return values
+    if values is not None and not isinstance(values, Mapping):
+        raise ValueError(f"mixer {name!r} takes a {kind.__name__}, got {type(values).__name__}")
+    values = dict(values or {})
+    known = [field.name for field in fields(kind)]
+    unknown = [field for field in values if field not in known]
+    if unknown:
+        choice = f"choose from {', '.join(known)}" if known else "it has none"
+        raise ValueError(f"mixer {name!r} has no field {unknown[0]!r}; {choice}")
+    return kind(**values)
+
+
+def build_mixer(name: str, d_model: int, num_heads: int = 16, config: Any = None) -> Mixer:
+    """Make the mixer of that name.
+
+    Args:
+        name: in :data:`MIXERS`.
+        d_model: width D of a token.
+        num_heads: H, which must divide D.
+        config: see :func:`mixer_config`.
+
+    Raises:
+        ValueError: if there is none of that name, or it can't have these sizes.
+    """
+    return mixer_class(name)(d_model, num_heads, mixer_config(name, config))

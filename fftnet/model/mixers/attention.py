@@ -1,12 +1,19 @@
 """Causal self-attention with rotary positions: the baseline, and a few layers of a hybrid model."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fftnet.model.config import MixerConfig
+from fftnet.model.checks import check_input, check_token, head_dim
+from fftnet.model.mixers.base import Mixer, device_of
 from fftnet.ops import attention
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Nothing to choose beside the heads."""
 
 
 class AttentionState(NamedTuple):
@@ -17,87 +24,98 @@ class AttentionState(NamedTuple):
     step therefore moves one token, not the whole cache, and no state changes under its owner.
     """
 
-    keys_BHCd: Tensor
-    """Buffer of C >= max(count_B) slots, zero where nothing was written."""
-    values_BHCd: Tensor
+    keys: Tensor
+    """(B, H, C, d), a buffer of C >= max(count) slots, zero where nothing was written."""
+    values: Tensor
     """Buffer of the same shape."""
-    count_B: Tensor
-    """int64 number of tokens that this state has read, on the CPU."""
+    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
+    """int64 (B,), number of tokens that this state has read, on the CPU."""
     filled: Tensor
-    """int64 scalar on the CPU, the same object in all states that share the buffers."""
+    """int64 (B,), number of tokens in the buffers, on the CPU; the same object in all states that share
+    them."""
+
+    growing = {"keys": 2, "values": 2}  # noqa: RUF012 - a class attribute of a NamedTuple takes no annotation
 
 
-class AttentionMixer(nn.Module):
+class AttentionMixer(Mixer):
     """Queries, keys and values; rotary positions; softmax over the past; output projection.
 
     Exactly causal. Cost O(T^2 D) for a text, and for one more token time and memory that grow with the text.
 
+    Args:
+        d_model: width D of a token.
+        num_heads: H, which must divide D.
+        config: nothing to choose.
+
     Raises:
-        ValueError: if the width of a head is odd, since rotary positions turn pairs of channels.
+        ValueError: if the heads do not divide the width, or the width of a head is odd, since rotary
+            positions turn pairs of channels.
     """
 
     causal = True
+    Config = AttentionConfig
 
-    def __init__(self, config: MixerConfig) -> None:
-        super().__init__()
-        width, heads = config.d_model, config.num_heads
-        if width // heads % 2:
-            raise ValueError(
-                f"attention needs an even head width, got {width // heads} from d_model={width} "
-                f"and num_heads={heads}"
-            )
-        self.num_heads = heads
-        self.project_in = nn.Linear(width, 3 * width, bias=False)
-        self.project_out = nn.Linear(width, width, bias=False)
+    def __init__(self, d_model: int, num_heads: int = 16, config: AttentionConfig | None = None) -> None:
+        super().__init__(d_model, num_heads)
+        self.head_dim = head_dim(d_model, num_heads)
+        if self.head_dim % 2:
+            sizes = f"d_model={d_model} and num_heads={num_heads}"
+            raise ValueError(f"attention needs an even head width, got {self.head_dim} from {sizes}")
+        self.project_in = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.project_out = nn.Linear(d_model, d_model, bias=False)
 
-    def init_state(self, batch_size: int) -> AttentionState:
-        """The state before the first token: no slots yet, on the device of the weights."""
-        width = self.project_out.in_features
-        shape = (batch_size, self.num_heads, 0, width // self.num_heads)
-        empty = self.project_out.weight.detach().new_zeros(shape)
-        count_B = torch.zeros(batch_size, dtype=torch.int64)
-        return AttentionState(empty, empty, count_B, torch.zeros((), dtype=torch.int64))
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> AttentionState:
+        """The state before the first token: no slots yet, on a device (None: that of the weights)."""
+        weight = self.project_out.weight
+        shape = (batch_size, self.num_heads, 0, self.head_dim)
+        empty = torch.zeros(shape, dtype=weight.dtype, device=device or device_of(weight))
+        count_B = torch.zeros(batch_size, dtype=torch.int64, device="cpu")
+        return AttentionState(empty, empty, count_B, count_B.clone())
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """Mix (B, T, D) causally; see :meth:`prefill`."""
-        if mask_BT is not None:
-            return self.prefill(x_BTD, self.init_state(x_BTD.shape[0]), mask_BT)[0]
-        q, k, v = self._project(x_BTD, torch.arange(x_BTD.shape[1], device=x_BTD.device)[None])
-        return self.project_out(attention.causal_attention(q, k, v).flatten(2))
-
-    def prefill(
-        self, x_BTD: Tensor, state: AttentionState, mask_BT: Tensor | None = None
-    ) -> tuple[Tensor, AttentionState]:
-        """Mix T tokens that follow what ``state`` has read.
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None = None, state: AttentionState | None = None
+    ) -> Tensor | tuple[Tensor, AttentionState]:
+        """Mix T tokens causally; with a state, tokens that follow what it has read.
 
         Args:
-            x_BTD: tokens, T >= 1.
-            state: from :meth:`init_state` or an earlier call; it stays valid.
-            mask_BT: boolean; a False token is not read, wherever it stands, and takes up no position.
+            x: tokens (B, T, D), T >= 1; with a state also one token (B, D).
+            attention_mask: boolean (B, T); a False token is not read, wherever it stands, and takes up no
+                position.
+            state: from :meth:`init_state` or an earlier call, which stays valid; None starts a text.
 
         Returns:
-            Mixed tokens (B, T, D) in the dtype that came, and the new state.
+            Mixed tokens of the shape and dtype that came; with a state the pair of these and the new state.
 
         Raises:
-            ValueError: on an empty sequence.
+            ValueError: on an empty sequence, or shapes that do not belong together.
         """
-        start_B1 = state.count_B.to(x_BTD.device)[:, None]
+        if state is not None and attention_mask is None and x.ndim == 2:
+            check_token(x, self.d_model)
+            mixed, state = self._read(x[:, None], None, state)
+            return mixed[:, 0], state
+        check_input(x, self.d_model, attention_mask)
+        if state is not None:
+            return self._read(x, attention_mask, state)
+        if attention_mask is not None:
+            return self._read(x, attention_mask, self.init_state(x.shape[0], x.device))[0]
+        q, k, v = self._project(x, torch.arange(x.shape[1], device=x.device)[None])
+        return self.project_out(attention.causal_attention(q, k, v).flatten(2))
+
+    def _read(
+        self, x_BTD: Tensor, mask_BT: Tensor | None, state: AttentionState
+    ) -> tuple[Tensor, AttentionState]:
+        start_B1 = state.count.to(x_BTD.device)[:, None]
         if mask_BT is None:
             position_BT = start_B1 + torch.arange(x_BTD.shape[1], device=x_BTD.device)
         else:
             position_BT = (start_B1 + mask_BT.cumsum(dim=1) - 1).clamp(min=0)
         q, k, v = self._project(x_BTD, position_BT)
-        aligned = mask_BT is None and bool((state.count_B == state.count_B[:1]).all())
+        aligned = mask_BT is None and bool((state.count == state.count[:1]).all())
         state = _append(state, k, v, position_BT, mask_BT, aligned)
-        seen = max(int(state.count_B.max()), 1)
-        keys, values = (cache[:, :, :seen].transpose(1, 2) for cache in state[:2])
+        seen = max(int(state.count.max()), 1)
+        keys, values = (cache[:, :, :seen].transpose(1, 2) for cache in (state.keys, state.values))
         mixed_BTHd = attention.causal_attention(q, keys, values, None if aligned else position_BT)
         return self.project_out(mixed_BTHd.flatten(2)), state
-
-    def step(self, x_BD: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
-        """Mix one token (B, D): the same arithmetic at T = 1."""
-        mixed_BTD, state = self.prefill(x_BD[:, None], state)
-        return mixed_BTD[:, 0], state
 
     def _project(self, x_BTD: Tensor, position_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if x_BTD.shape[1] == 0:
@@ -114,24 +132,43 @@ def _append(
     mask_BT: Tensor | None,
     aligned: bool,
 ) -> AttentionState:
-    keys, values, count_B, filled = state
+    """The state after T more tokens: written in place where this state may, else into a copy."""
+    keys, values, filled = state.keys, state.values, state.filled
+    count_B = state.count.cpu()
     added_B = torch.tensor(k_BTHd.shape[1]) if mask_BT is None else mask_BT.sum(dim=1).cpu()
-    before, total_B = int(count_B.max()), count_B + added_B
-    # A write into a buffer that autograd has recorded would spoil the backward pass of an earlier call, so
-    # a recorded call gets buffers of its own, without room behind them.
-    recorded = k_BTHd.requires_grad
-    if recorded or int(filled) != int(count_B.sum()) or int(total_B.max()) > keys.shape[2]:
-        slots = max(int(total_B.max()), 0 if recorded else 2 * before, 1)
-        shape = (*keys.shape[:2], slots, keys.shape[3])
-        keys, values = k_BTHd.new_zeros(shape), v_BTHd.new_zeros(shape)
-        keys[:, :, :before] = state.keys_BHCd[:, :, :before]
-        values[:, :, :before] = state.values_BHCd[:, :, :before]
-        filled = torch.zeros_like(filled)
+    before = int(count_B.max())
+    total_B = count_B + added_B
+    if not _may_write(state, k_BTHd) or int(total_B.max()) > keys.shape[2]:
+        room = 0 if k_BTHd.requires_grad else 2 * before
+        slots = max(int(total_B.max()), room, 1)
+        keys, values = (_grown(cache, k_BTHd, before, slots) for cache in (keys, values))
+        filled = torch.zeros_like(count_B)
     for cache, new_BTHd in ((keys.transpose(1, 2), k_BTHd), (values.transpose(1, 2), v_BTHd)):
         if aligned:
             cache[:, before : before + new_BTHd.shape[1]] = new_BTHd
         else:
             read_BT = torch.ones_like(position_BT, dtype=torch.bool) if mask_BT is None else mask_BT
             cache[read_BT.nonzero()[:, 0], position_BT[read_BT]] = new_BTHd[read_BT].to(cache.dtype)
-    filled.fill_(int(total_B.sum()))
+    filled.copy_(total_B)
     return AttentionState(keys, values, total_B, filled)
+
+
+def _may_write(state: AttentionState, new: Tensor) -> bool:
+    """Whether tokens may be written into the buffers of this state."""
+    # A write into a buffer that autograd has recorded would spoil the backward pass of an earlier call, so
+    # a recorded call gets buffers of its own, without room behind them.
+    if new.requires_grad:
+        return False
+    # Tensors made in inference mode can't be written outside of it.
+    if state.keys.is_inference() and not torch.is_inference_mode_enabled():
+        return False
+    # A hook that moved the state to another device has cut the tie to those that shared the buffers.
+    if state.filled.device.type != "cpu":
+        return False
+    return torch.equal(state.filled, state.count)
+
+
+def _grown(cache_BHCd: Tensor, new_BTHd: Tensor, before: int, slots: int) -> Tensor:
+    grown = new_BTHd.new_zeros((*cache_BHCd.shape[:2], slots, cache_BHCd.shape[3]))
+    grown[:, :, :before] = cache_BHCd[:, :, :before]
+    return grown

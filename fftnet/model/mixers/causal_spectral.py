@@ -1,147 +1,257 @@
 """The causal mixer: the paper's layer on the spectrum of every prefix (docs/maths.md, section 2)."""
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fftnet.model.checks import check_at_least, check_input, check_token, head_dim
 from fftnet.model.components import (
     AdaptiveSpectralFilter,
     ModReLU,
     PrefixContext,
     PrefixFourierTransform,
     PrefixInverse,
+    gain,
 )
-from fftnet.model.config import MixerConfig
+from fftnet.model.mixers.base import Mixer, device_of
 from fftnet.ops import decode
 from fftnet.ops.causal_mix import HeadParameters, causal_mix
 from fftnet.ops.gated_conv import causal_conv, gated_conv
 
-FLOOR = 0.03
-"""Below this magnitude modReLU stops normalising. There, b > 0 magnifies round-off by b / FLOOR; biases are
+EPS = 0.03
+"""Below this magnitude modReLU stops normalising. There, b > 0 magnifies round-off by b / EPS; biases are
 seldom above 0.2 after training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalSpectralConfig:
+    """The causal spectral mixer.
+
+    Raises:
+        ValueError: if a field is out of range.
+    """
+
+    num_bins: int = 4
+    """Frequencies a head."""
+    mlp_hidden_dim: int | None = None
+    """Hidden width of the MLP that turns the context into the modulation (None: d_model)."""
+    conv_size: int = 4
+    """Tokens that the causal depth-wise convolution before the prefix transform sees; 0 leaves it out."""
+    input_gate: bool = True
+    """Multiply the values by a second projection before the prefix transform (v <- k * v)."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "num_bins")
+        check_at_least(self, 1, "mlp_hidden_dim", optional=True)
+        check_at_least(self, 0, "conv_size")
 
 
 class CausalSpectralState(NamedTuple):
     """What the mixer remembers: O(F D) numbers, however much was read."""
 
-    spectrum_BF2Hd: Tensor
-    """Real and imaginary plane of the prefix spectrum, before the normalisation."""
-    context: tuple[Tensor, Tensor]
-    """Mean (B, D) and int64 number (B,) of the tokens read."""
-    recent_BPC: Tensor
-    """The last conv_width - 1 projected tokens."""
+    spectrum: Tensor
+    """(B, F, 2, H, d), real and imaginary plane of the prefix spectrum, before the normalisation."""
+    mean: Tensor
+    """(B, D), mean of the tokens read."""
+    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
+    """int64 (B,), number of the tokens read."""
+    conv_state: Tensor
+    """(B, conv_size - 1, C), the last projected tokens, C = 2 D with the input gate."""
 
 
-class CausalSpectralMixer(nn.Module):
+class CausalSpectralView(NamedTuple):
+    """What the mixer computes on the way, for every prefix."""
+
+    context: Tensor
+    """(B, T, 2 D), from which the modulation is made."""
+    values: Tensor
+    """(B, T, H, d), gated and convolved: what is transformed."""
+    filter: Tensor
+    """Real (B, T, H, F), the adaptive filter."""
+    spectrum: Tensor
+    """Complex (B, T, H, F, d), the prefix transform of the values."""
+    filtered: Tensor
+    """Complex (B, T, H, F, d), filter times spectrum: what modReLU is given."""
+    activated: Tensor
+    """Complex (B, T, H, F, d), what modReLU makes of it."""
+    mixed: Tensor
+    """(B, T, H, d), the activated spectrum read out at the last token of its prefix."""
+    output: Tensor
+    """(B, T, D), its projection: what the mixer returns."""
+
+
+class CausalSpectralMixer(Mixer):
     """Values, gated and convolved; prefix transform; filter made of the prefix's context; modReLU; read-out.
 
     Exactly causal. Cost O(T F D) for a text and O(F D) for one more token.
+
+    Args:
+        d_model: width D of a token.
+        num_heads: H, which must divide D.
+        config: bins, MLP, convolution and gate (None: the defaults).
+
+    Raises:
+        ValueError: if the heads do not divide the width.
     """
 
     causal = True
+    Config = CausalSpectralConfig
 
-    def __init__(self, config: MixerConfig) -> None:
-        super().__init__()
-        width, heads, bins = config.d_model, config.num_heads, config.num_bins or 4
-        self.num_heads, self.input_gate = heads, config.input_gate
-        channels = 2 * width if config.input_gate else width
-        self.project_in = nn.Linear(width, channels, bias=False)
-        if config.conv_width:
-            bound = 1 / math.sqrt(config.conv_width)
-            taps_CW = torch.empty(channels, config.conv_width).uniform_(-bound, bound)
-            taps_CW[:, -1] += 1.0
-            self.taps_CW = nn.Parameter(taps_CW)
-        else:
-            self.register_parameter("taps_CW", None)
-        self.transform = PrefixFourierTransform(heads, bins)
+    def __init__(self, d_model: int, num_heads: int = 16, config: CausalSpectralConfig | None = None) -> None:
+        super().__init__(d_model, num_heads)
+        config = config or CausalSpectralConfig()
+        self.head_dim = head_dim(d_model, num_heads)
+        self.input_gate = config.input_gate
+        bins = config.num_bins
+        channels = 2 * d_model if config.input_gate else d_model
+        self.project_in = nn.Linear(d_model, channels, bias=False)
+        self.conv_weight: nn.Parameter | None = None
+        if config.conv_size:
+            self.conv_weight = nn.Parameter(torch.empty(channels, config.conv_size))
+        self.transform = PrefixFourierTransform(num_heads, bins)
         self.context = PrefixContext()
-        self.filter = AdaptiveSpectralFilter(2 * width, config.hidden_dim, heads, bins)
-        self.activation = ModReLU(heads, bins, initial_bias=0.0, floor=FLOOR)
-        self.inverse = PrefixInverse(heads, bins)
-        self.project_out = nn.Linear(width, width, bias=False)
+        self.filter = AdaptiveSpectralFilter(2 * d_model, config.mlp_hidden_dim or d_model, num_heads, bins)
+        self.activation = ModReLU(num_heads, bins, initial_bias=0.0, eps=EPS)
+        self.inverse = PrefixInverse(num_heads, bins)
+        self.project_out = nn.Linear(d_model, d_model, bias=False)
+        self.reset_parameters()
 
-    def init_state(self, batch_size: int) -> CausalSpectralState:
-        """The state before the first token, on the device of the weights."""
-        width, weight = self.project_out.in_features, self.project_in.weight
-        spectrum = self.transform.init_state(batch_size, width // self.num_heads)
-        past = 0 if self.taps_CW is None else self.taps_CW.shape[1] - 1
-        recent = spectrum.new_zeros(batch_size, past, weight.shape[0])
-        return CausalSpectralState(spectrum, self.context.init_state(batch_size, width, weight), recent)
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start the convolution near the identity; the parts reset their own parameters."""
+        if self.conv_weight is not None:
+            bound = 1 / math.sqrt(self.conv_weight.shape[1])
+            self.conv_weight.uniform_(-bound, bound)
+            self.conv_weight[:, -1] += 1.0
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """Mix (B, T, D) causally; see :meth:`prefill`."""
-        return self.prefill(x_BTD, self.init_state(x_BTD.shape[0]), mask_BT)[0]
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> CausalSpectralState:
+        """The state before the first token, on a device (None: that of the weights)."""
+        weight = self.project_in.weight
+        device = device or device_of(weight)
+        spectrum = self.transform.init_state(batch_size, self.head_dim, device)
+        mean, count = self.context.init_state(batch_size, self.d_model, spectrum.dtype, device)
+        past = 0 if self.conv_weight is None else self.conv_weight.shape[1] - 1
+        return CausalSpectralState(
+            spectrum, mean, count, spectrum.new_zeros(batch_size, past, weight.shape[0])
+        )
 
-    def prefill(
-        self, x_BTD: Tensor, state: CausalSpectralState, mask_BT: Tensor | None = None
-    ) -> tuple[Tensor, CausalSpectralState]:
-        """Mix T tokens that follow what ``state`` has read.
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None = None, state: CausalSpectralState | None = None
+    ) -> Tensor | tuple[Tensor, CausalSpectralState]:
+        """Mix T tokens causally; with a state, tokens that follow what it has read.
 
         Args:
-            x_BTD: tokens, T >= 1.
-            state: from :meth:`init_state` or an earlier call.
-            mask_BT: boolean; a False token writes nothing into the state. Padding before the first token
-                or after the last one changes nothing; between two tokens, time passes.
+            x: tokens (B, T, D), T >= 1; with a state also one token (B, D).
+            attention_mask: boolean (B, T); a False token writes nothing into the state. Padding before the
+                first token or after the last one changes nothing; between two tokens, time passes.
+            state: from :meth:`init_state` or an earlier call; None starts a text.
 
         Returns:
-            Mixed tokens (B, T, D) in the dtype that came, and the new state.
+            Mixed tokens of the shape and dtype that came; with a state the pair of these and the new state.
 
         Raises:
-            ValueError: on an empty sequence.
+            ValueError: on an empty sequence, or shapes that do not belong together.
         """
-        context_BTC, context = self.context(x_BTD, state.context, mask_BT)
+        if state is not None and attention_mask is None and x.ndim == 2:
+            check_token(x, self.d_model)
+            return self._step(x, state)
+        check_input(x, self.d_model, attention_mask)
+        if state is None:
+            mixed, _ = self._read(x, attention_mask, self.init_state(x.shape[0], x.device))
+            return mixed
+        if attention_mask is None and x.shape[1] == 1:
+            mixed, state = self._step(x[:, 0], state)
+            return mixed[:, None], state
+        return self._read(x, attention_mask, state)
+
+    def inspect(self, x: Tensor) -> CausalSpectralView:
+        """Compute what :meth:`forward` does, part by part, to look at what is in between.
+
+        It holds a spectrum for every token, F times the size of ``x`` and complex.
+
+        Args:
+            x: tokens (B, T, D), T >= 1, none of them padding.
+
+        Raises:
+            ValueError: on an empty sequence or another width.
+        """
+        check_input(x, self.d_model, None)
+        state = self.init_state(x.shape[0], x.device)
+        context, _, _ = self.context(x, state.mean, state.count)
+        values, _ = self._values(self.project_in(x), state.conv_state)
+        values = values.unflatten(-1, (self.num_heads, self.head_dim))
+        filter_ = self.filter(context)
+        spectrum, _ = self.transform(values)
+        filtered = filter_[..., None] * spectrum
+        activated = self.activation(filtered)
+        mixed = self.inverse(activated).to(values.dtype)
+        output = self.project_out(mixed.flatten(2))
+        return CausalSpectralView(context, values, filter_, spectrum, filtered, activated, mixed, output)
+
+    def _read(
+        self, x_BTD: Tensor, mask_BT: Tensor | None, state: CausalSpectralState
+    ) -> tuple[Tensor, CausalSpectralState]:
+        context_BTC, mean_BD, count_B = self.context(x_BTD, state.mean, state.count, mask_BT)
         projected_BTC = self.project_in(x_BTD)
         if mask_BT is not None:
             projected_BTC = projected_BTC * mask_BT[..., None]
-        values_BTD, recent = self._values(projected_BTC, state.recent_BPC)
+        values_BTD, conv_state = self._values(projected_BTC, state.conv_state)
         if mask_BT is not None:
             values_BTD = values_BTD * mask_BT[..., None]
-        v_BTHd = values_BTD.unflatten(-1, (self.num_heads, -1))
+        parameters = self._head_parameters()
         mixed_BTHd, spectrum = causal_mix(
-            v_BTHd,
-            self.filter(context_BTC) * self.transform.gain(),
-            self._head_parameters(),
-            state.spectrum_BF2Hd,
-            eps=self.activation.floor,
+            values_BTD.unflatten(-1, (self.num_heads, self.head_dim)),
+            self.filter(context_BTC) * gain(parameters.decay),
+            parameters,
+            state.spectrum,
+            eps=self.activation.eps,
         )
-        return self.project_out(mixed_BTHd.flatten(2)), CausalSpectralState(spectrum, context, recent)
+        state = CausalSpectralState(_packed(spectrum), _packed(mean_BD), count_B, _packed(conv_state))
+        return self.project_out(mixed_BTHd.flatten(2)), state
 
-    def step(self, x_BD: Tensor, state: CausalSpectralState) -> tuple[Tensor, CausalSpectralState]:
-        """Mix one token (B, D): the same arithmetic at T = 1."""
-        if self.taps_CW is None or not self.input_gate:
-            mixed_BTD, state = self.prefill(x_BD[:, None], state)
+    def _step(self, x_BD: Tensor, state: CausalSpectralState) -> tuple[Tensor, CausalSpectralState]:
+        """The same arithmetic for one token, in fewer and smaller calls; see :mod:`fftnet.ops.decode`."""
+        if self.conv_weight is None or not self.input_gate:
+            mixed_BTD, state = self._read(x_BD[:, None], None, state)
             return mixed_BTD[:, 0], state
-        context_BC, values_BD, recent, *context = decode.gate_step(
-            x_BD, self.project_in(x_BD), self.taps_CW, state.recent_BPC, *state.context
+        context_BC, values_BD, conv_state, mean_BD, count_B = decode.gate_step(
+            x_BD, self.project_in(x_BD), self.conv_weight, state.conv_state, state.mean, state.count
         )
         mixed_BHd, spectrum = decode.mix_step(
-            values_BD.unflatten(-1, (self.num_heads, -1)),
+            values_BD.unflatten(-1, (self.num_heads, self.head_dim)),
             self.filter(context_BC),
             self._head_parameters(),
-            state.spectrum_BF2Hd,
-            eps=self.activation.floor,
+            state.spectrum,
+            eps=self.activation.eps,
         )
-        return self.project_out(mixed_BHd.flatten(1)), CausalSpectralState(
-            spectrum, (context[0], context[1]), recent
-        )
+        if conv_state.stride() != state.conv_state.stride():
+            conv_state = _packed(conv_state)
+        state = CausalSpectralState(spectrum, mean_BD, count_B, conv_state)
+        return self.project_out(mixed_BHd.flatten(1)), state
 
     def _head_parameters(self) -> HeadParameters:
-        return HeadParameters(
-            self.transform.decay(),
-            self.transform.frequency_HF,
-            self.activation.bias_HK,
-            self.inverse.mixing_HF2,
-        )
+        decay, frequency = self.transform()
+        return HeadParameters(decay, frequency, self.activation(), self.inverse())
 
-    def _values(self, projected_BTC: Tensor, recent_BPC: Tensor) -> tuple[Tensor, Tensor]:
-        if self.taps_CW is None:
+    def _values(self, projected_BTC: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
+        if self.conv_weight is None:
             if not self.input_gate:
-                return projected_BTC, recent_BPC
+                return projected_BTC, conv_state
             key_BTD, value_BTD = projected_BTC.chunk(2, dim=-1)
-            return key_BTD * value_BTD, recent_BPC
+            return key_BTD * value_BTD, conv_state
         if self.input_gate:
-            return gated_conv(projected_BTC, self.taps_CW, recent_BPC)
-        values_BTD, recent_BPC = causal_conv(projected_BTC, self.taps_CW, recent_BPC)
-        return nn.functional.silu(values_BTD), recent_BPC
+            return gated_conv(projected_BTC, self.conv_weight, conv_state)
+        values_BTD, conv_state = causal_conv(projected_BTC, self.conv_weight, conv_state)
+        return nn.functional.silu(values_BTD), conv_state
+
+
+def _packed(x: Tensor) -> Tensor:
+    """``x`` in memory of its own size, with the strides of a new tensor.
+
+    A slice of a larger tensor keeps all of that alive. And where a dimension is 1, a tensor may be contiguous
+    and yet have other strides, for which torch.compile would compile a step again.
+    """
+    return x.clone(memory_format=torch.contiguous_format)

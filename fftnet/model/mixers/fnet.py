@@ -1,32 +1,39 @@
 """The mixer of FNet (arXiv 2105.03824): nothing learned, bidirectional; a baseline for encoders."""
 
-from torch import Tensor, nn
+from dataclasses import dataclass
 
-from fftnet.model.config import MixerConfig
+from torch import Tensor
+
+from fftnet.model.checks import check_input
+from fftnet.model.mixers.base import Mixer
 from fftnet.ops import fourier, padding
 
 
-class FNetMixer(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class FNetConfig:
+    """Nothing to choose."""
+
+
+class FNetMixer(Mixer):
     """Real part of the Fourier transform over tokens and channels.
 
     Orthonormal, where the original does not scale: behind it stands a residual sum, not a norm.
     """
 
-    causal = False
+    Config = FNetConfig
 
-    def __init__(self, config: MixerConfig) -> None:
-        super().__init__()
-
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Mix (B, T, D) over T and D, in the dtype that came.
 
         Args:
-            x_BTD: tokens, T >= 1.
-            mask_BT: boolean, False at padding. A row's result is that of its tokens alone, zero at padding.
+            x: tokens, T >= 1.
+            attention_mask: boolean (B, T), False at padding. A row's result is that of its tokens alone, zero
+                at padding.
 
         Raises:
-            ValueError: on an empty sequence.
+            ValueError: on an empty sequence, or shapes that do not belong together.
         """
-        if mask_BT is None:
-            return fourier.fourier_mix(x_BTD)
-        return padding.by_length(x_BTD, mask_BT, fourier.fourier_mix)
+        check_input(x, self.d_model, attention_mask)
+        if attention_mask is None:
+            return fourier.fourier_mix(x)
+        return padding.by_length(x, attention_mask, fourier.fourier_mix)

@@ -1,44 +1,124 @@
 """The mixer of the paper (arXiv 2502.18394v2, section 3): bidirectional, any length."""
 
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from fftnet.model.components import AdaptiveSpectralFilter, ModReLU
-from fftnet.model.config import MixerConfig
-from fftnet.ops import numerics, padding
+from torch import Tensor
+
+from fftnet.model.checks import check_at_least, check_input, head_dim
+from fftnet.model.components import (
+    AdaptiveSpectralFilter,
+    FourierTransform,
+    InverseFourierTransform,
+    ModReLU,
+)
+from fftnet.model.mixers.base import Mixer
+from fftnet.ops import padding
+from fftnet.ops.numerics import interpolate_anchors
 from fftnet.ops.spectral_mix import spectral_mix
 
 
-class SpectralMixer(nn.Module):
-    """Transform, context, modulation, filter, modReLU, inverse, over the whole sequence.
+@dataclass(frozen=True, kw_only=True)
+class SpectralConfig:
+    """The bidirectional spectral mixer.
 
-    The filter lives at K anchor frequencies (``num_bins``, default ``max_seq_length // 2 + 1``) and is
-    interpolated to the T // 2 + 1 bins of the sequence at hand; K = T // 2 + 1 is the published layer.
+    Raises:
+        ValueError: if a field is out of range.
     """
 
-    causal = False
+    num_anchors: int = 129
+    """Frequencies at which the filter is learned; others are interpolated. 129 is the published layer's
+    number at 256 tokens."""
+    mlp_hidden_dim: int | None = None
+    """Hidden width of the MLP that turns the context into the modulation (None: d_model)."""
 
-    def __init__(self, config: MixerConfig) -> None:
-        super().__init__()
-        heads, anchors = config.num_heads, config.num_bins or config.max_seq_length // 2 + 1
-        self.filter = AdaptiveSpectralFilter(config.d_model, config.hidden_dim, heads, anchors)
-        self.activation = ModReLU(heads, anchors)
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "num_anchors")
+        check_at_least(self, 1, "mlp_hidden_dim", optional=True)
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+
+class SpectralView(NamedTuple):
+    """What the mixer computes on the way, F = T // 2 + 1 bins."""
+
+    context: Tensor
+    """(B, D), the mean of the tokens, from which the modulation is made."""
+    filter: Tensor
+    """Real (B, H, F), the adaptive filter at the bins of the sequence."""
+    spectrum: Tensor
+    """Complex (B, H, F, d), the Fourier transform of the tokens."""
+    filtered: Tensor
+    """Complex (B, H, F, d), filter times spectrum: what modReLU is given."""
+    activated: Tensor
+    """Complex (B, H, F, d), what modReLU makes of it."""
+    output: Tensor
+    """(B, T, D), back among the tokens: what the mixer returns."""
+
+
+class SpectralMixer(Mixer):
+    """Transform, context, modulation, filter, modReLU, inverse, over the whole sequence.
+
+    The filter lives at K anchor frequencies (``num_anchors``) and is interpolated to the T // 2 + 1 bins of
+    the sequence at hand; K = T // 2 + 1 is the published layer.
+
+    Args:
+        d_model: width D of a token.
+        num_heads: H, which must divide D.
+        config: the anchors and the MLP (None: the defaults).
+
+    Raises:
+        ValueError: if the heads do not divide the width.
+    """
+
+    Config = SpectralConfig
+
+    def __init__(self, d_model: int, num_heads: int = 16, config: SpectralConfig | None = None) -> None:
+        super().__init__(d_model, num_heads)
+        config = config or SpectralConfig()
+        head_dim(d_model, num_heads)
+        hidden_dim = config.mlp_hidden_dim or d_model
+        self.transform = FourierTransform(num_heads)
+        self.filter = AdaptiveSpectralFilter(d_model, hidden_dim, num_heads, config.num_anchors)
+        self.activation = ModReLU(num_heads, config.num_anchors)
+        self.inverse = InverseFourierTransform()
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Mix (B, T, D) over T, in the dtype that came.
 
         Args:
-            x_BTD: tokens, T >= 1.
-            mask_BT: boolean, False at padding. A row's result is that of its tokens alone, zero at padding.
+            x: tokens, T >= 1.
+            attention_mask: boolean (B, T), False at padding. A row's result is that of its tokens alone, zero
+                at padding.
 
         Raises:
-            ValueError: on an empty sequence.
+            ValueError: on an empty sequence, or shapes that do not belong together.
         """
-        if mask_BT is None:
-            return self._mix(x_BTD)
-        return padding.by_length(x_BTD, mask_BT, self._mix)
+        check_input(x, self.d_model, attention_mask)
+        if attention_mask is None:
+            return self._mix(x)
+        return padding.by_length(x, attention_mask, self._mix)
+
+    def inspect(self, x: Tensor) -> SpectralView:
+        """Compute what :meth:`forward` does, part by part, to look at what is in between.
+
+        Args:
+            x: tokens (B, T, D), T >= 1, none of them padding.
+
+        Raises:
+            ValueError: on an empty sequence or another width.
+        """
+        check_input(x, self.d_model, None)
+        spectrum = self.transform(x)
+        context, filter_ = self._filter(x)
+        filtered = filter_[..., None] * spectrum
+        activated = self.activation(filtered)
+        output = self.inverse(activated, x.shape[1]).to(x.dtype)
+        return SpectralView(context, filter_, spectrum, filtered, activated, output)
+
+    def _filter(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        context_BD = x_BTD.mean(dim=1)
+        return context_BD, interpolate_anchors(self.filter(context_BD), x_BTD.shape[1] // 2 + 1)
 
     def _mix(self, x_BTD: Tensor) -> Tensor:
-        bins = x_BTD.shape[1] // 2 + 1
-        filter_BHF = numerics.interpolate_anchors(self.filter(x_BTD.mean(dim=1)), bins)
-        bias_HF = numerics.interpolate_anchors(self.activation.bias_HK, bins)
-        return spectral_mix(x_BTD, filter_BHF, bias_HF, eps=self.activation.floor)
+        _, filter_BHF = self._filter(x_BTD)
+        bias_HF = interpolate_anchors(self.activation(), filter_BHF.shape[2])
+        return spectral_mix(x_BTD, filter_BHF, bias_HF, eps=self.activation.eps)

@@ -10,6 +10,7 @@ from models import CAUSAL, VARIANTS, VOCAB, make, tokens
 
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.model.mixers import MIXERS
+from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.serialization import CheckpointError
 from fftnet.testing import CausalityError, assert_causal, first_token_loss
 
@@ -131,8 +132,8 @@ def test_hybrids_of_attention_and_spectral_layers_are_causal() -> None:
 
 
 def test_a_bidirectional_layer_resamples_its_filter_between_lengths() -> None:
-    model = make(causal=False, max_seq_length=16)
-    assert model.layers[0].mixer.filter.base_filter_HK.shape == (2, 9)  # pyright: ignore
+    model = make(causal=False, spectral={"num_anchors": 9})
+    assert model.backbone.layers[0].mixer.filter.base_filter.shape == (2, 9)  # pyright: ignore
     with pytest.raises(ValueError, match="a bidirectional model has no state"):
         model.init_state(1)
 
@@ -149,14 +150,34 @@ def test_hybrids_repeat_their_pattern_and_must_be_causal() -> None:
     [
         ("d_model", 0, "d_model must be at least 1"),
         ("num_heads", 3, "num_heads=3 must divide d_model=128"),
-        ("num_bins", 0, "num_bins must be at least 1"),
-        ("conv_width", -1, "conv_width must be 0 or more"),
+        ("mixer_configs", {"causal_spectral": {"num_bins": 0}}, "num_bins must be at least 1, got 0"),
+        ("mixer_configs", {"causal_spectral": {"conv_size": -1}}, "conv_size must be 0 or more, got -1"),
+        ("mixer_configs", {"causal_spectral": {"mlp_hidden_dim": 0}}, "mlp_hidden_dim must be at least 1 or"),
+        (
+            "mixer_configs",
+            {"causal_spectral": {"taps": 4}},
+            "'causal_spectral' has no field 'taps'; choose from num_bins",
+        ),
+        ("mixer_configs", {"mamba": {}}, "unknown mixer 'mamba'; choose from causal_spectral, spectral"),
+        (
+            "mixer_configs",
+            {"causal_spectral": SpectralConfig()},
+            "takes a CausalSpectralConfig, got SpectralConfig",
+        ),
+        (
+            "mixer_configs",
+            {"spectral": {"num_anchors": 5}},
+            "sets fields of 'spectral', but the layers use causal",
+        ),
+        ("mixers", ("mamba",), "unknown mixer 'mamba'"),
+        ("vocab_size", 0, "vocab_size must be at least 1"),
+        ("max_seq_length", 0, "max_seq_length must be at least 1"),
         ("dropout", 1.0, r"dropout must lie in \[0, 1\)"),
         ("ffn_dim", -1, "ffn_dim must be 0 or more"),
         ("num_layers", 0, "num_layers must be at least 1"),
     ],
 )
-def test_bad_sizes_end_in_a_sentence(field: str, value: float, message: str) -> None:
+def test_bad_sizes_end_in_a_sentence(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FFTNetConfig(**({"vocab_size": 3} | {field: value}))  # pyright: ignore[reportArgumentType]
 

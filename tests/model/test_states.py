@@ -8,7 +8,7 @@ from models import CAUSAL, FIXED, VARIANTS, VOCAB, make, tokens
 from torch.utils._pytree import tree_leaves
 
 from fftnet import FFTNet
-from fftnet.model.fftnet_model import State
+from fftnet.model.state import State
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -97,7 +97,7 @@ def test_left_padded_prompts_continue_as_if_alone(name: str, chunk_size: int | N
     batch = torch.cat([torch.nn.functional.pad(short, (5, 0)), long])
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[0, :5] = False
-    logits, start = model.prefill(batch, mask_BT=mask, chunk_size=chunk_size)
+    logits, start = model.prefill(batch, attention_mask=mask, chunk_size=chunk_size)
     stepped, state = model.step(following[:, 0], start)
     together = torch.cat([logits[:, -1:], stepped[:, None], model.prefill(following[:, 1:], state)[0]], dim=1)
     for index, prompt in enumerate((short, long)):
@@ -126,17 +126,19 @@ def test_one_decode_step_of_attention_appends_in_place_and_a_fork_copies() -> No
         _, state = model.step(text[:, 5], model.prefill(text[:, :5])[1])
         (newest,), (fork,) = continuations(model, text, state)
     (first,) = state
-    assert newest.keys_BHCd.data_ptr() == first.keys_BHCd.data_ptr()
-    assert newest.keys_BHCd.shape[2] == 10
-    assert fork.keys_BHCd.data_ptr() != first.keys_BHCd.data_ptr()
+    assert newest.keys.data_ptr() == first.keys.data_ptr()
+    assert newest.keys.shape[2] == 10
+    assert fork.keys.data_ptr() != first.keys.data_ptr()
 
 
 def test_attention_forks_where_rows_have_read_unequal_numbers_of_tokens() -> None:
     model, text = make(mixers=("attention",), num_layers=1), tokens(2, 3)
     mask, row_1 = torch.tensor([[True] * 3, [False, False, True]]), torch.tensor([[False], [True]])
     with torch.no_grad():
-        _, state = model.step(torch.tensor([1, 1]), model.prefill(text, mask_BT=mask)[1])
-        ends = [model.prefill(torch.tensor([[0], [token]]), state, mask_BT=row_1)[1] for token in (3, 4)]
+        _, state = model.step(torch.tensor([1, 1]), model.prefill(text, attention_mask=mask)[1])
+        ends = [
+            model.prefill(torch.tensor([[0], [token]]), state, attention_mask=row_1)[1] for token in (3, 4)
+        ]
         for token, end in zip((3, 4), ends, strict=True):
             actual, _ = model.step(torch.tensor([5, 5]), end)
             for row, alone in enumerate(([*text[0].tolist(), 1, 5], [int(text[1, 2]), 1, token, 5])):

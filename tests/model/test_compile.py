@@ -2,28 +2,13 @@
 
 import pytest
 import torch
-from conftest import randomise
-
-from fftnet import FFTNet, FFTNetConfig
-
-VOCAB = 11
+from models import make, tokens
 
 
-def make(**fields: object) -> FFTNet:
-    values = {"vocab_size": VOCAB, "d_model": 16, "num_layers": 1, "num_heads": 2, "max_seq_length": 16}
-    model = FFTNet(FFTNetConfig(**(values | fields)))  # pyright: ignore[reportArgumentType]
-    randomise(model)
-    return model
-
-
-def tokens(batch: int, length: int) -> torch.Tensor:
-    return torch.randint(0, VOCAB, (batch, length), generator=torch.Generator().manual_seed(length))
-
-
-@pytest.mark.parametrize("fields", [{}, {"input_gate": False}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"causal_spectral": {"input_gate": False}}], ids=str)
 def test_one_graph_serves_all_lengths(fields: dict[str, object]) -> None:
     torch.compiler.reset()
-    model = make(**fields)
+    model = make(num_layers=1, **fields)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     parameters = list(model.parameters())
     for length, stance in (
@@ -48,7 +33,7 @@ def test_one_graph_serves_all_lengths(fields: dict[str, object]) -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 def test_inductor_compiles_the_decode_step() -> None:
     torch.compiler.reset()
-    model = make()
+    model = make(num_layers=1)
     with torch.no_grad():
         step, text = torch.compile(model.step, fullgraph=True), tokens(2, 5)
         state = model.init_state(2)
@@ -59,7 +44,7 @@ def test_inductor_compiles_the_decode_step() -> None:
 
 
 def test_export_runs_at_other_lengths() -> None:
-    model = make().eval()
+    model = make(num_layers=1).eval()
     length = torch.export.Dim("length", min=2)
     exported = torch.export.export(model, (tokens(2, 19),), dynamic_shapes=({1: length},))
     names = {str(node.target) for node in exported.graph.nodes}

@@ -1,0 +1,109 @@
+"""The stack that every model has: from embeddings or features to hidden states."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from fftnet.model.checks import check_input
+from fftnet.model.components import NORM_EPS
+from fftnet.model.config import BackboneConfig
+from fftnet.model.fftnet_layer import FFTNetLayer
+from fftnet.model.state import State, check_state, layout_of
+from fftnet.ops.positions import sinusoids
+
+
+class Backbone(nn.Module):
+    """Dropout, layers, norm; before them sinusoidal positions where the model is bidirectional.
+
+    A model is a way to make embeddings of what it reads, this, and a head on the hidden states.
+
+    Args:
+        config: sizes, form and mixers.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.d_model = config.d_model
+        self.causal = config.causal
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(_layers(config))
+        self.norm = nn.RMSNorm(config.d_model, NORM_EPS)
+        self._layout = layout_of(self.init_state(1, "meta")) if config.causal else ()
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
+        """The state before the first token.
+
+        Args:
+            batch_size: rows B.
+            device: where it lies (None: where the weights of each layer do).
+
+        Raises:
+            ValueError: if the model is bidirectional.
+        """
+        self._check_causal()
+        return tuple(layer.init_state(batch_size, device) for layer in self.layers)  # pyright: ignore
+
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None = None, state: State | None = None
+    ) -> Tensor | tuple[Tensor, State]:
+        """Hidden states of T tokens; with a state, of tokens that follow what it has read.
+
+        Args:
+            x: embeddings or features (B, T, D), T >= 1, of any length.
+            attention_mask: boolean (B, T), False at padding. What comes out for the other tokens does not
+                depend on padding.
+            state: from :meth:`init_state` or an earlier call, which is left as it was; None starts a text.
+
+        Returns:
+            Hidden states (B, T, D) behind the last norm; with a state the pair of these and the new state.
+
+        Raises:
+            ValueError: on an empty sequence, shapes that do not belong together, a state of another model or
+                batch, or a state for a bidirectional model.
+        """
+        check_input(x, self.d_model, attention_mask)
+        if self.dropout.training:
+            x = self.dropout(x)
+        if state is None:
+            if not self.causal:
+                x = x + _positions(x, attention_mask)
+            for layer in self.layers:
+                x = layer(x, attention_mask)
+            return self.norm(x)
+        self._check_causal()
+        check_state(state, self._layout, x.shape[0])
+        # One token has no dimension to spare: layers read it as (B, D).
+        alone = attention_mask is None and x.shape[1] == 1
+        if alone:
+            x = x[:, 0]
+        states = []
+        for layer, layer_state in zip(self.layers, state, strict=True):
+            x, layer_state = layer(x, attention_mask, layer_state)
+            states.append(layer_state)
+        hidden = self.norm(x)
+        return hidden[:, None] if alone else hidden, tuple(states)
+
+    def _check_causal(self) -> None:
+        if not self.causal:
+            raise ValueError("a bidirectional model has no state: it reads a whole sequence at once")
+
+
+def _layers(config: BackboneConfig) -> Iterator[FFTNetLayer]:
+    for name in config.layer_mixers:
+        yield FFTNetLayer(
+            config.d_model,
+            name,
+            num_heads=config.num_heads,
+            mixer_config=config.mixer_configs[name],
+            ffn_dim=config.ffn_dim,
+            dropout=config.dropout,
+        )
+
+
+def _positions(x_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Sinusoids of each token's place among the tokens of its row."""
+    if mask_BT is None:
+        mask_BT = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
+    position_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
+    return sinusoids(position_BT, x_BTD.shape[2], x_BTD.dtype)

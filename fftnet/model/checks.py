@@ -1,0 +1,92 @@
+"""Sentences about values that can't be: sizes of configurations, shapes of what a module is handed."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_at_least(config: Any, minimum: int, *names: str, optional: bool = False) -> None:
+    """Refuse a field of ``config`` that is below ``minimum``; None passes where the fields are ``optional``.
+
+    Raises:
+        ValueError: naming the field and its value.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is None and optional:
+            continue
+        if value is None or value < minimum:
+            bound = "0 or more" if minimum == 0 else f"at least {minimum}"
+            raise ValueError(f"{name} must be {bound}{' or left out' * optional}, got {value}")
+
+
+def head_dim(d_model: int, num_heads: int) -> int:
+    """Channels d = D // H of a head.
+
+    Raises:
+        ValueError: if the heads do not share the width evenly, or a size is below 1.
+    """
+    for name, value in (("d_model", d_model), ("num_heads", num_heads)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if d_model % num_heads:
+        raise ValueError(f"num_heads={num_heads} must divide d_model={d_model}")
+    return d_model // num_heads
+
+
+def check_input(x: Tensor, d_model: int, attention_mask: Tensor | None) -> None:
+    """Refuse anything but tokens (B, T, ``d_model``) and a boolean mask (B, T) or None.
+
+    Raises:
+        ValueError: giving the shape or dtype that is expected and the one that came.
+    """
+    if x.ndim != 3 or x.shape[2] != d_model:
+        raise ValueError(f"x must be of shape (batch, tokens, {d_model}), got {tuple(x.shape)}")
+    if attention_mask is not None:
+        check_mask(attention_mask, x.shape[:2])
+
+
+def check_token(x: Tensor, d_model: int) -> None:
+    """Refuse anything but one token a row, (B, ``d_model``).
+
+    Raises:
+        ValueError: giving the shape that is expected and the one that came.
+    """
+    if x.ndim != 2 or x.shape[1] != d_model:
+        raise ValueError(f"a token must be of shape (batch, {d_model}), got {tuple(x.shape)}")
+
+
+def check_mask(attention_mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse anything but a boolean mask of that shape.
+
+    Raises:
+        ValueError: giving the shape or dtype that is expected and the one that came.
+    """
+    if attention_mask.shape != shape:
+        expected = f"{tuple(shape)}, as the tokens are"
+        raise ValueError(f"attention_mask must be of shape {expected}, got {tuple(attention_mask.shape)}")
+    if attention_mask.dtype != torch.bool:
+        raise ValueError(f"attention_mask must be boolean, got {attention_mask.dtype}: pass mask.bool()")
+
+
+def check_ids(tokens: Tensor) -> None:
+    """Refuse anything but int64 ids (B, T).
+
+    Raises:
+        ValueError: giving the shape or dtype that came.
+    """
+    if tokens.dtype != torch.int64:
+        raise ValueError(f"tokens must be int64 ids, got {tokens.dtype}")
+    if tokens.ndim != 2:
+        raise ValueError(f"tokens must be of shape (batch, tokens), got {tuple(tokens.shape)}")
+
+
+def check_keep(logits_to_keep: int) -> None:
+    """Refuse a negative number of logits.
+
+    Raises:
+        ValueError: giving the number.
+    """
+    if logits_to_keep < 0:
+        raise ValueError(f"logits_to_keep must be 0 or more, or left out, got {logits_to_keep}")

@@ -1,0 +1,49 @@
+"""What every mixer is."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Mixer(nn.Module):
+    """Stands in the place of self-attention: maps (B, T, D) to (B, T, D).
+
+    Everything goes through ``__call__``, since the hooks of sharding, offloading and adapters fire there
+    only: ``mixer(x, attention_mask=None)`` gives the mixed tokens, and where a causal mixer is handed a
+    state, ``mixer(x, attention_mask, state)`` gives the mixed tokens and the state after them. With a state,
+    x may be one token (B, D), and (B, D) comes back: a decode step has no dimension to spare. A state is a
+    ``NamedTuple`` of tensors whose first dimension counts rows, and is never changed under its owner.
+
+    Args:
+        d_model: width D of a token.
+        num_heads: H, for mixers that have heads.
+        config: an instance of ``Config`` (None: its defaults).
+    """
+
+    causal: ClassVar[bool] = False
+    """Whether no position sees a later one."""
+    Config: ClassVar[type[Any]]
+    """A frozen dataclass of the mixer's own fields, all with defaults; their docstrings explain flags."""
+
+    def __init__(self, d_model: int, num_heads: int = 16, config: Any = None) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self.num_heads = num_heads
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> Any:
+        """The state before the first token.
+
+        Args:
+            batch_size: rows B.
+            device: where the state lies (None: where the weights do).
+
+        Raises:
+            ValueError: if the mixer is not causal.
+        """
+        raise ValueError(f"{type(self).__name__} has no state: it sees the whole sequence at once")
+
+
+def device_of(weight: Tensor) -> torch.device | None:
+    """Where a state lies whose device nobody named: with the weights, or None where these are offloaded."""
+    return None if weight.is_meta else weight.device

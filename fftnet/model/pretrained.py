@@ -1,0 +1,96 @@
+"""What models with different heads share: their files and the start values of their weights."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from torch import nn
+
+from fftnet import serialization
+from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
+
+Model = TypeVar("Model", bound="PretrainedModel")
+MODEL_TYPE = "fftnet"
+
+
+class PretrainedModel(nn.Module):
+    """A model that is built from one configuration and saved as ``config.json`` and ``model.safetensors``.
+
+    A subclass names its dataclass in ``config_class`` and takes an instance as its only argument.
+    """
+
+    config_class: ClassVar[type[Any]]
+    # Where several devices split the model: PyTorch's and Hugging Face's name for "never inside these".
+    _no_split_modules = ("FFTNetLayer",)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def num_parameters(self) -> int:
+        """Learned numbers in the model."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``directory``.
+
+        Raises:
+            CheckpointError: if the folder can't be written.
+        """
+        self.save_config(directory)
+        serialization.write_tensors(Path(directory) / WEIGHTS_FILE, self.state_dict())
+
+    def save_config(self, directory: str | Path) -> None:
+        """Write ``config.json`` alone, for a trainer that writes the weights itself.
+
+        Raises:
+            CheckpointError: if the folder can't be written.
+        """
+        kind = {"model_type": MODEL_TYPE, "architectures": [type(self).__name__]}
+        serialization.write_json(Path(directory) / CONFIG_FILE, kind | asdict(self.config))
+
+    @classmethod
+    def from_pretrained(cls: type[Model], directory: str | Path) -> Model:
+        """Read what :meth:`save_pretrained` wrote, in evaluation mode, on the CPU.
+
+        Raises:
+            CheckpointError: naming the file that is missing, damaged, of another model or of another shape.
+        """
+        path = Path(directory) / CONFIG_FILE
+        values = serialization.read_json(path)
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path} does not describe a model: it holds no fields")
+        _check_kind(path, values, cls.__name__)
+        known = {field.name for field in fields(cls.config_class)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise CheckpointError(
+                f"{path} holds fields that this version does not know: {', '.join(unknown)}"
+            )
+        try:
+            model = cls(cls.config_class(**values))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} does not describe a model: {error}") from error
+        serialization.load_weights(model, Path(directory) / WEIGHTS_FILE)
+        return model.eval()
+
+
+def _check_kind(path: Path, values: dict[str, Any], name: str) -> None:
+    """Take what names the model out of the fields, and refuse another one."""
+    model_type = values.pop("model_type", MODEL_TYPE)
+    if model_type != MODEL_TYPE:
+        raise CheckpointError(f"{path} is that of a model of type {model_type!r}, not {MODEL_TYPE!r}")
+    architectures = values.pop("architectures", [name])
+    if architectures != [name]:
+        raise CheckpointError(f"{path} is that of {architectures}, not of {name}: load it with that class")
+
+
+def reset_parameters(model: nn.Module) -> None:
+    """Give all parameters of a model new start values, each part its own.
+
+    For a model that was built on the meta device: ``model.to_empty(device=...)``, then this.
+    """
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()

@@ -1,0 +1,90 @@
+"""Looking inside: the parts one by one are what the fused operators compute."""
+
+import pytest
+import torch
+from conftest import randomise
+from torch import nn
+
+from fftnet.model.mixers import build_mixer
+
+CASES = [
+    ("spectral", {"num_anchors": 8}),
+    ("spectral", {"num_anchors": 1}),
+    ("causal_spectral", {}),
+    ("causal_spectral", {"num_bins": 5, "conv_size": 0, "input_gate": False}),
+    ("causal_spectral", {"conv_size": 0}),
+    ("causal_spectral", {"input_gate": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "fields"), CASES)
+@pytest.mark.parametrize("length", [1, 2, 15, 37, 300])
+def test_inspection_is_the_fused_mixer(name: str, fields: dict[str, object], length: int) -> None:
+    mixer = randomise(build_mixer(name, 6, 2, fields))
+    x = torch.randn(2, length, 6, dtype=torch.float64, requires_grad=True)
+    output = mixer.inspect(x).output
+    fused = mixer(x)
+    torch.testing.assert_close(output, fused, rtol=1e-9, atol=1e-9)
+    upstream = torch.randn_like(fused)
+    leaves = [x, *mixer.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(output, leaves, upstream, allow_unused=True),
+        torch.autograd.grad(fused, leaves, upstream, allow_unused=True),
+        rtol=1e-8,
+        atol=1e-8,
+    )
+
+
+@pytest.mark.parametrize("name", ["spectral", "causal_spectral"])
+def test_what_is_seen_hangs_together(name: str) -> None:
+    mixer = randomise(build_mixer(name, 6, 2))
+    x = torch.randn(2, 12, 6, dtype=torch.float64)
+    view = mixer.inspect(x)
+    torch.testing.assert_close(view.filtered, view.spectrum * view.filter[..., None])
+    bias = mixer.activation.bias
+    if name == "spectral":
+        bias = nn.functional.interpolate(bias[None], size=7, mode="linear", align_corners=True)[0]
+        torch.testing.assert_close(
+            view.spectrum.flatten(1),
+            torch.fft.rfft(x, dim=1, norm="ortho").unflatten(2, (2, 3)).transpose(1, 2).flatten(1),
+        )
+    size = view.filtered.abs()
+    expected = torch.relu(size + bias[..., None]) * size / size.clamp(min=mixer.activation.eps)
+    torch.testing.assert_close(view.activated.abs(), expected)
+    moved = expected > 0
+    torch.testing.assert_close(view.activated.angle()[moved], view.filtered.angle()[moved])
+
+
+def test_the_prefix_spectrum_is_the_sum_over_the_past() -> None:
+    mixer = randomise(build_mixer("causal_spectral", 6, 2))
+    view = mixer.inspect(torch.randn(1, 9, 6, dtype=torch.float64))
+    decay = mixer.transform.log_decay.exp()
+    pole = torch.exp(torch.complex(-decay, mixer.transform.frequency))
+    weight = torch.sqrt(1 - pole.abs().square())
+    total = torch.zeros(1, 2, 4, 3, dtype=torch.complex128)
+    for t in range(9):
+        total = pole[..., None] * total + view.values[:, t, :, None]
+        torch.testing.assert_close(view.spectrum[:, t], weight[..., None] * total)
+        read = (view.activated[:, t] * torch.view_as_complex(mixer.inverse.readout.detach())[..., None]).real
+        torch.testing.assert_close(view.mixed[:, t], read.sum(dim=2))
+
+
+@pytest.mark.parametrize("name", ["spectral", "causal_spectral"])
+def test_hooks_on_the_parts_fire(name: str) -> None:
+    mixer = build_mixer(name, 8, 2)
+    seen = []
+    for part in (mixer.transform, mixer.filter, mixer.activation, mixer.inverse):
+        part.register_forward_hook(lambda part, *_: seen.append(type(part).__name__))
+    mixer.inspect(torch.randn(1, 5, 8))
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("name", ["spectral", "causal_spectral"])
+def test_narrow_tokens_are_inspected_in_full_precision(name: str) -> None:
+    mixer = build_mixer(name, 8, 2).bfloat16()
+    x = torch.randn(2, 11, 8).bfloat16()
+    view = mixer.inspect(x)
+    assert (view.output.dtype, view.spectrum.dtype) == (torch.bfloat16, torch.complex64)
+    assert (view.output - mixer(x)).float().norm() < 0.02 * view.output.float().norm()
+    with pytest.raises(ValueError, match="at least one token, got a sequence of length 0"):
+        mixer.inspect(x[:, :0])

@@ -228,7 +228,7 @@ class CausalSpectralMixer(Mixer):
             state.spectrum,
             floor=self.activation.eps,
         )
-        if conv_state.storage_offset() or conv_state.stride() != state.conv_state.stride():
+        if conv_state.stride() != state.conv_state.stride():
             conv_state = _packed(conv_state)
         state = CausalSpectralState(spectrum, mean_BD, count_B, conv_state)
         return self.project_out(mixed_BHd.flatten(1)), state

@@ -37,12 +37,12 @@ class FFTNetLayer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if isinstance(mixer, str):
-            mixer = build_mixer(mixer, d_model, num_heads, mixer_config)
-        elif mixer_config is not None:
+        if mixer_config is not None and not isinstance(mixer, str):
             raise ValueError("mixer_config belongs to a mixer that is named; this one is made already")
         self.mixer_norm = nn.RMSNorm(d_model, NORM_EPS)
-        self.mixer = mixer
+        self.mixer: Any = mixer
+        if isinstance(mixer, str):
+            self.mixer = build_mixer(mixer, d_model, num_heads, mixer_config)
         self.dropout = nn.Dropout(dropout)
         self.feed_forward = None
         hidden_dim = 4 * d_model if ffn_dim is None else ffn_dim
@@ -61,7 +61,7 @@ class FFTNetLayer(nn.Module):
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> Any:
         """The mixer's state before the first token, on a device (None: that of the weights)."""
-        return self.mixer.init_state(batch_size, device)  # pyright: ignore[reportCallIssue]
+        return self.mixer.init_state(batch_size, device)
 
     def forward(
         self, x: Tensor, attention_mask: Tensor | None = None, state: Any = None

@@ -72,13 +72,15 @@ def select_state(state: State, rows: Tensor | Sequence[int]) -> State:
         ValueError: if no row is asked for, or one that is not there.
     """
     count = num_rows(state)
-    index = torch.as_tensor(rows, device=None if isinstance(rows, Tensor) else "cpu")
+    index = rows if isinstance(rows, Tensor) else torch.tensor(rows, device="cpu")
     if index.dtype == torch.bool:
         if index.shape != (count,):
             raise ValueError(f"a mask of {tuple(index.shape)} can't pick from a state of {_rows(count)}")
         index = index.nonzero()[:, 0]
     if index.ndim != 1 or len(index) == 0:
         raise ValueError(f"rows must name at least one row in one dimension, got {tuple(index.shape)}")
+    if index.is_floating_point() or index.is_complex():
+        raise ValueError(f"rows must be integers or a boolean mask, got {index.dtype}")
     lowest = int(index.min())
     highest = int(index.max())
     if lowest < 0 or highest >= count:
@@ -173,7 +175,7 @@ def check_state(state: State, layout: Layout, rows: int) -> None:
     for index, (layer, expected) in enumerate(zip(state, layout, strict=True)):
         if not isinstance(layer, expected.kind):
             kinds = f"{type(layer).__name__}, not {expected.kind.__name__}"
-            raise ValueError(f"the state is of another model: layer {index} holds a {kinds}")
+            raise ValueError(f"the state is of another model: layer {index} holds {kinds}")
         for tensor, size in zip(layer, expected.sizes, strict=True):
             if tensor.shape != (rows, *size) and not _fits(tuple(tensor.shape), rows, size):
                 raise ValueError(_misfit(index, layer, expected, rows))
@@ -209,7 +211,12 @@ def _misfit(index: int, layer: Any, expected: LayerLayout, rows: int) -> str:
         if not _fits(shape, shape[0] if shape else 0, size):
             sizes = f"{_times(shape[1:])} a row, not {_times(size)}"
             return f"the state is of another model: {field} of layer {index} holds {sizes}"
-    found = layer[0].shape[0]
+    counts = [tensor.shape[0] for tensor in layer]
+    found = counts[0]
+    if counts != [found] * len(counts):
+        return (
+            f"the rows of the state are unequal: layer {index} holds {counts} in {', '.join(layer._fields)}"
+        )
     remedy = "expand_state copies it" if found == 1 else "expand_state copies rows, select_state picks them"
     return f"the state is of {_rows(found)}, the tokens of {rows}: {remedy}"
 

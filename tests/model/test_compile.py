@@ -4,6 +4,8 @@ import pytest
 import torch
 from models import make, tokens
 
+from fftnet.model import select_state
+
 
 @pytest.mark.parametrize("fields", [{}, {"causal_spectral": {"input_gate": False}}], ids=str)
 def test_one_graph_serves_all_lengths(fields: dict[str, object]) -> None:
@@ -41,6 +43,23 @@ def test_inductor_compiles_the_decode_step() -> None:
         for t in range(5):
             logits, state = step(text[:, t], state)
         torch.testing.assert_close(logits, model(text)[:, -1], rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_step_is_compiled_once_wherever_its_state_comes_from(batch: int) -> None:
+    torch.compiler.reset()
+    model = make(num_layers=1)
+    step = torch.compile(model.step, fullgraph=True, dynamic=False, backend="aot_eager")
+    text = tokens(batch, 30)
+    _, state = step(text[:, 0], model.init_state(batch))
+    states = [(1, state), (1, model.step(text[:, 0], model.init_state(batch))[1])]
+    states += [(n, model.prefill(text[:, :n])[1]) for n in (1, 2, 7, 29)]
+    states += [(n, select_state(state, torch.arange(batch))) for n, state in states]
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for read, state in states:
+            logits, _ = step(text[:, read], state)
+            torch.testing.assert_close(logits, model(text[:, : read + 1])[:, -1], rtol=1e-9, atol=1e-9)
 
 
 def test_export_runs_at_other_lengths() -> None:

@@ -73,16 +73,11 @@ class Backbone(nn.Module):
             return self.norm(x)
         self._check_causal()
         check_state(state, self._layout, x.shape[0])
-        # One token has no dimension to spare: layers read it as (B, D).
-        alone = attention_mask is None and x.shape[1] == 1
-        if alone:
-            x = x[:, 0]
         states = []
         for layer, layer_state in zip(self.layers, state, strict=True):
             x, layer_state = layer(x, attention_mask, layer_state)
             states.append(layer_state)
-        hidden = self.norm(x)
-        return hidden[:, None] if alone else hidden, tuple(states)
+        return self.norm(x), tuple(states)
 
     def _check_causal(self) -> None:
         if not self.causal:

@@ -47,16 +47,6 @@ def check_input(x: Tensor, d_model: int, attention_mask: Tensor | None) -> None:
         check_mask(attention_mask, x.shape[:2])
 
 
-def check_token(x: Tensor, d_model: int) -> None:
-    """Refuse anything but one token a row, (B, ``d_model``).
-
-    Raises:
-        ValueError: giving the shape that is expected and the one that came.
-    """
-    if x.ndim != 2 or x.shape[1] != d_model:
-        raise ValueError(f"a token must be of shape (batch, {d_model}), got {tuple(x.shape)}")
-
-
 def check_mask(attention_mask: Tensor, shape: tuple[int, ...]) -> None:
     """Refuse anything but a boolean mask of that shape.
 

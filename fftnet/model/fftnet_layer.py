@@ -69,7 +69,7 @@ class FFTNetLayer(nn.Module):
         """The block on T tokens; with a state, on tokens that follow what it has read.
 
         Args:
-            x: (B, T, D); with a state also one token (B, D).
+            x: (B, T, D).
             attention_mask: boolean (B, T), False at padding.
             state: from :meth:`init_state` or an earlier call; None starts a text.
 

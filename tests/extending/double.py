@@ -12,9 +12,9 @@ def forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> tuple[Tenso
 
 
 def backward(
-    spectrum: Tensor, filter_: Tensor, bias: Tensor, grad_y: Tensor, eps: float
+    filter_: Tensor, bias: Tensor, spectrum: Tensor, grad_mixed: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :mod:`fftnet.ops.spectral_mix` for the contract of a backend."""
-    wide = (tensor.double() for tensor in (spectrum, filter_, bias, grad_y))
+    wide = [tensor.double() for tensor in (filter_, bias, spectrum, grad_mixed)]
     grad_x, grad_filter, grad_bias = portable.backward(*wide, eps)
-    return grad_x.to(grad_y.dtype), grad_filter.to(filter_.dtype), grad_bias.to(bias.dtype)
+    return grad_x.to(grad_mixed.dtype), grad_filter.to(filter_.dtype), grad_bias.to(bias.dtype)

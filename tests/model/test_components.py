@@ -50,12 +50,9 @@ def test_theorem_the_causal_layer_is_the_published_one_on_every_prefix(grid: int
     causal, _ = prefix.causal_mix(
         x.unflatten(-1, (heads, -1)),
         filters / math.sqrt(grid),
-        decay,
-        frequency,
-        activation(),
-        inverse(),
+        prefix.HeadParameters(decay, frequency, activation(), inverse()),
         transform.init_state(2, width // heads),
-        floor=activation.eps,
+        eps=activation.eps,
     )
     for t in range(length):
         padded = torch.zeros(2, grid, width, dtype=torch.float64)

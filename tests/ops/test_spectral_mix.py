@@ -14,8 +14,7 @@ from torch import Tensor
 
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.model.components import FourierTransform, InverseFourierTransform
-from fftnet.model.config import MixerConfig
-from fftnet.model.mixers.spectral import SpectralMixer
+from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
 from fftnet.ops.numerics import interpolate_anchors
 from fftnet.ops.spectral_mix import spectral_mix
 
@@ -118,19 +117,19 @@ def test_the_mixer_is_the_published_layer(path: Path) -> None:
     x_BTD = golden["x"].clone().requires_grad_()
     heads, bins = golden["base_filter"].shape
     width = x_BTD.shape[2]
-    mixer = SpectralMixer(MixerConfig(d_model=width, num_heads=heads, num_bins=bins)).double()
+    mixer = SpectralMixer(width, heads, SpectralConfig(num_anchors=bins)).double()
     mixer.load_state_dict(
         {
-            "filter.base_filter_HK": golden["base_filter"],
+            "filter.base_filter": golden["base_filter"],
             "filter.modulation.0.weight": golden["mlp_in_weight"],
             "filter.modulation.0.bias": golden["mlp_in_bias"],
             "filter.modulation.2.weight": golden["mlp_out_weight"],
             "filter.modulation.2.bias": golden["mlp_out_bias"],
-            "activation.bias_HK": golden["modrelu_bias"],
+            "activation.bias": golden["modrelu_bias"],
         }
     )
     mixed = mixer(x_BTD)
-    leaves = (x_BTD, mixer.filter.base_filter_HK, mixer.activation.bias_HK)
+    leaves = (x_BTD, mixer.filter.base_filter, mixer.activation.bias)
     grads = torch.autograd.grad(mixed, leaves, golden["grad_of_mixed"])
     names = ("mixed", "grad_x", "grad_base_filter", "grad_modrelu_bias")
     for name, actual in zip(names, (mixed.detach(), *grads), strict=True):
@@ -139,7 +138,7 @@ def test_the_mixer_is_the_published_layer(path: Path) -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 8, 15, 40])
 def test_the_components_in_a_row_are_the_mixer(length: int) -> None:
-    mixer = randomise(SpectralMixer(MixerConfig(d_model=6, num_heads=2, max_seq_length=15)))
+    mixer = randomise(SpectralMixer(6, 2, SpectralConfig(num_anchors=8)))
     x = torch.randn(2, length, 6, dtype=torch.float64)
     filter_ = interpolate_anchors(mixer.filter(x.mean(dim=1)), length // 2 + 1)
     filtered = mixer.activation(FourierTransform(2)(x) * filter_[..., None])
@@ -172,7 +171,7 @@ def test_the_model_compiles_as_one_graph_of_any_length() -> None:
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_the_mixer_compiles_to_machine_code() -> None:
-    mixer = randomise(SpectralMixer(MixerConfig(d_model=6, num_heads=2, max_seq_length=15)))
+    mixer = randomise(SpectralMixer(6, 2, SpectralConfig(num_anchors=8)))
     compare_compiled(mixer, "inductor", [torch.randn(2, 9, 6, dtype=torch.float64)])
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fftnet.model.checks import check_input, check_token, head_dim
+from fftnet.model.checks import check_input, head_dim
 from fftnet.model.mixers.base import Mixer, device_of
 from fftnet.ops import attention
 
@@ -78,7 +78,7 @@ class AttentionMixer(Mixer):
         """Mix T tokens causally; with a state, tokens that follow what it has read.
 
         Args:
-            x: tokens (B, T, D), T >= 1; with a state also one token (B, D).
+            x: tokens (B, T, D), T >= 1.
             attention_mask: boolean (B, T); a False token is not read, wherever it stands, and takes up no
                 position.
             state: from :meth:`init_state` or an earlier call, which stays valid; None starts a text.
@@ -89,10 +89,6 @@ class AttentionMixer(Mixer):
         Raises:
             ValueError: on an empty sequence, or shapes that do not belong together.
         """
-        if state is not None and attention_mask is None and x.ndim == 2:
-            check_token(x, self.d_model)
-            mixed, state = self._read(x[:, None], None, state)
-            return mixed[:, 0], state
         check_input(x, self.d_model, attention_mask)
         if state is not None:
             return self._read(x, attention_mask, state)

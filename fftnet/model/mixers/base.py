@@ -11,8 +11,7 @@ class Mixer(nn.Module):
 
     Everything goes through ``__call__``, since the hooks of sharding, offloading and adapters fire there
     only: ``mixer(x, attention_mask=None)`` gives the mixed tokens, and where a causal mixer is handed a
-    state, ``mixer(x, attention_mask, state)`` gives the mixed tokens and the state after them. With a state,
-    x may be one token (B, D), and (B, D) comes back: a decode step has no dimension to spare. A state is a
+    state, ``mixer(x, attention_mask, state)`` gives the mixed tokens and the state after them. A state is a
     ``NamedTuple`` of tensors whose first dimension counts rows, and is never changed under its owner.
 
     Args:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fftnet.model.checks import check_at_least, check_input, check_token, head_dim
+from fftnet.model.checks import check_at_least, check_input, head_dim
 from fftnet.model.components import (
     AdaptiveSpectralFilter,
     ModReLU,
@@ -144,7 +144,7 @@ class CausalSpectralMixer(Mixer):
         """Mix T tokens causally; with a state, tokens that follow what it has read.
 
         Args:
-            x: tokens (B, T, D), T >= 1; with a state also one token (B, D).
+            x: tokens (B, T, D), T >= 1.
             attention_mask: boolean (B, T); a False token writes nothing into the state. Padding before the
                 first token or after the last one changes nothing; between two tokens, time passes.
             state: from :meth:`init_state` or an earlier call; None starts a text.
@@ -155,9 +155,6 @@ class CausalSpectralMixer(Mixer):
         Raises:
             ValueError: on an empty sequence, or shapes that do not belong together.
         """
-        if state is not None and attention_mask is None and x.ndim == 2:
-            check_token(x, self.d_model)
-            return self._step(x, state)
         check_input(x, self.d_model, attention_mask)
         if state is None:
             mixed, _ = self._read(x, attention_mask, self.init_state(x.shape[0], x.device))

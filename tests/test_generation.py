@@ -1,0 +1,154 @@
+"""Generation: how tokens are chosen, batches, states in and out, where a text ends, what is refused."""
+
+import pytest
+import torch
+from conftest import randomise
+
+from fftnet import FFTNet, FFTNetConfig, load_tokenizer
+from fftnet.generation import SamplingConfig, generate, sample
+
+VOCAB = 7
+LOGITS = torch.tensor([[0.0, 3.0, 1.0, 2.0, -1.0, -2.0, -3.0]])
+HYBRID = ("attention", "causal_spectral")
+
+
+def make(**fields: object) -> FFTNet:
+    values = {"vocab_size": VOCAB, "d_model": 16, "num_layers": 1, "num_heads": 2}
+    model = FFTNet(FFTNetConfig(**(values | fields))).eval()  # pyright: ignore[reportArgumentType]
+    randomise(model)
+    return model
+
+
+def frequencies(config: SamplingConfig, draws: int = 4000) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    chosen = sample(LOGITS.expand(draws, -1), config, [generator] * draws)
+    return torch.bincount(chosen, minlength=VOCAB) / draws
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [
+        (SamplingConfig(temperature=1.0), range(VOCAB)),
+        (SamplingConfig(temperature=0.5), range(VOCAB)),
+        (SamplingConfig(temperature=1.0, top_k=3), (1, 3, 2)),
+        (SamplingConfig(temperature=1.0, top_p=0.8), (1, 3)),
+        (SamplingConfig(temperature=2.0, top_k=4, top_p=0.01), (1,)),
+    ],
+)
+def test_tokens_are_drawn_from_the_distribution_that_was_asked_for(config, kept) -> None:  # pyright: ignore
+    wanted = torch.zeros(VOCAB)
+    kept = list(kept)
+    wanted[kept] = (LOGITS[0, kept] / config.temperature).softmax(dim=0)
+    actual = frequencies(config)
+    torch.testing.assert_close(actual, wanted, rtol=0, atol=0.03)
+    assert (actual[wanted == 0] == 0).all()
+
+
+def test_temperature_zero_takes_the_likeliest_token() -> None:
+    assert frequencies(SamplingConfig(temperature=0.0))[1] == 1
+
+
+def greedy(model: FFTNet, prompt: list[int], count: int) -> list[int]:
+    text = list(prompt)
+    with torch.no_grad():
+        for _ in range(count):
+            text.append(int(model(torch.tensor([text]))[0, -1].argmax()))
+    return text[len(prompt) :]
+
+
+@pytest.mark.parametrize("mixers", [(), HYBRID])
+def test_writing_equals_reading_everything_again(mixers: tuple[str, ...]) -> None:
+    model = make(mixers=mixers, num_layers=2)
+    config = SamplingConfig(max_new_tokens=12, temperature=0.0)
+    assert generate(model, [[1, 2, 3]], config).tokens == [greedy(model, [1, 2, 3], 12)]
+
+
+@pytest.mark.parametrize("mixers", [(), HYBRID])
+def test_prompts_of_different_lengths_are_written_as_each_alone(mixers: tuple[str, ...]) -> None:
+    model = make(mixers=mixers, num_layers=2)
+    prompts = [[1, 2, 3], [4], [5, 6, 0, 1, 2], [3, 3, 3]]
+    config = SamplingConfig(max_new_tokens=9, temperature=1.0, seed=5)
+    together = generate(model, prompts, config)
+    for row, prompt in enumerate(prompts):
+        own = SamplingConfig(max_new_tokens=9, temperature=1.0, seed=5 + row)
+        assert generate(model, [prompt], own).tokens[0] == together.tokens[row]
+
+
+@pytest.mark.parametrize("mixers", [(), HYBRID])
+def test_a_state_goes_on_as_if_everything_were_read_again(mixers: tuple[str, ...]) -> None:
+    model = make(mixers=mixers, num_layers=2)
+    config = SamplingConfig(max_new_tokens=6, temperature=0.0)
+    first = generate(model, [[1, 2, 3], [4]], config)
+    for more in ([[5, 6], [0, 1]], [[5], [0, 1, 2]]):
+        again = generate(model, more, config, state=first.state)
+        for row, start in enumerate(([1, 2, 3], [4])):
+            whole = [*start, *first.tokens[row], *more[row]]
+            assert again.tokens[row] == greedy(model, whole, 6)
+
+
+@pytest.mark.parametrize("mixers", [(), HYBRID])
+def test_a_text_that_ends_early_keeps_the_state_it_ended_with(mixers: tuple[str, ...]) -> None:
+    model = make(mixers=mixers, num_layers=2)
+    config = SamplingConfig(max_new_tokens=20, temperature=1.5)
+    prompts = [[1], [2, 3]]
+    free = generate(model, prompts, config).tokens
+    stop = free[0][4]
+    ended = generate(model, prompts, config, stop=stop)
+    expected = [row[: row.index(stop)] if stop in row else row for row in free]
+    assert ended.tokens == expected
+    again = generate(model, [[6], [6]], SamplingConfig(max_new_tokens=4, temperature=0.0), state=ended.state)
+    for row, prompt in enumerate(prompts):
+        assert again.tokens[row] == greedy(model, [*prompt, *expected[row], 6], 4)
+
+
+def test_tokens_arrive_one_by_one_and_none_is_lost() -> None:
+    model = make()
+    config = SamplingConfig(max_new_tokens=8)
+    whole = generate(model, [[1], [2, 3]], config).tokens
+    generation = generate(model, [[1], [2, 3]], config)
+    streamed = [next(iter(generation)) for _ in range(3)]
+    assert [[row[n] for row in streamed] for n in range(2)] == [row[:3] for row in whole]
+    assert generation.tokens == whole
+
+
+def test_texts_need_and_take_a_tokenizer() -> None:
+    tokenizer = load_tokenizer("bytes")
+    model = make(vocab_size=tokenizer.vocab_size)
+    config = SamplingConfig(max_new_tokens=5)
+    generation = generate(model, ["Once", ""], config, tokenizer=tokenizer)
+    ids = [[tokenizer.eot, *tokenizer.encode(text)] for text in ("Once", "")]
+    assert generation.tokens == generate(model, ids, config, stop=tokenizer.eot).tokens
+    assert generation.texts == [tokenizer.decode(row) for row in generation.tokens]
+    with pytest.raises(ValueError, match="a text needs a tokenizer"):
+        generate(model, ["Once"], config)
+    with pytest.raises(ValueError, match="texts need a tokenizer"):
+        _ = generate(model, [[1]], config).texts
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+def test_the_compiled_step_writes_the_same() -> None:
+    torch.compiler.reset()
+    model = make()
+    config = SamplingConfig(max_new_tokens=12, temperature=0.0, compile=True)
+    assert generate(model, [[1, 2, 3]], config).tokens == [greedy(model, [1, 2, 3], 12)]
+
+
+def test_what_cannot_be_continued_is_refused() -> None:
+    model = make()
+    with pytest.raises(ValueError, match="a prompt is empty"):
+        generate(model, [[1], []])
+    with pytest.raises(ValueError, match="at least one text or list of ids"):
+        generate(model, [])
+    with pytest.raises(ValueError, match="at least one text or list of ids"):
+        generate(model, "Once")
+    with pytest.raises(ValueError, match="a bidirectional model can't write"):
+        generate(make(causal=False), [[1]])
+    with pytest.raises(ValueError, match="the state is of 1 row, the tokens of 2: expand_state copies it"):
+        _ = generate(model, [[1], [2]], state=model.init_state(1)).tokens
+    with torch.no_grad():
+        model.embedding.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="the logits are not finite"):
+        _ = generate(model, [[1]]).tokens
+    for field, value in (("max_new_tokens", 0), ("temperature", -1.0), ("top_k", 0), ("top_p", 0.0)):
+        with pytest.raises(ValueError, match=field):
+            SamplingConfig(**{field: value})  # pyright: ignore

@@ -94,6 +94,8 @@ def test_messages_name_argument_expected_and_got() -> None:
     sentence = "gate_step: count must have dtype torch.int64, got torch.int32"
     assert refusal(GATE_STEP, GATE_STEP.call, [*rest, count.int()]) == sentence
     *rest, _ = GATED_CONV.make().values()
+    sentence = "gated_conv: conv_state must have shape (2, 3, 16) (B, P, C), got (1, 3, 16)"
+    assert refusal(GATED_CONV, GATED_CONV.call, [*rest, GATED_CONV.make()["conv_state"][:1]]) == sentence
     sentence = "gated_conv: conv_state must be a tensor, got None"
     assert refusal(GATED_CONV, GATED_CONV.call, [*rest, None]) == sentence  # pyright: ignore
 

@@ -6,6 +6,7 @@ and again in the registered operator behind it, which ``torch.ops.fftnet`` makes
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -136,6 +137,9 @@ class Signature:
     def _shape_error(
         self, name: str, letters: tuple[Any, ...], sizes: dict[Any, int], shape: tuple[int, ...]
     ) -> ValueError:
+        for letter in set(letters) & (self._derived.keys() - sizes.keys()):
+            with suppress(KeyError):  # It follows from a letter that is not bound yet.
+                sizes[letter] = self._derived[letter](sizes)
         known = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
         comma = "," if len(letters) == 1 else ""
         expected = f"({known}{comma}) ({', '.join(map(str, letters))})"

@@ -4,6 +4,8 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,13 @@ from operators import (
 from fftnet.ops import causal_mix, decode, dispatch, gated_conv, prefix_context, spectral_mix, use_backend
 
 CPU = torch.zeros(2, 17, 16)
+
+
+@pytest.fixture(autouse=True)
+def _auto() -> Iterator[None]:
+    """These tests begin from the usual choice, whatever the environment of the others names."""
+    with use_backend("auto"):
+        yield
 
 
 def label(value: object) -> str | None:
@@ -137,7 +146,12 @@ def test_a_compiled_function_follows_the_block() -> None:
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-c", code]
     return subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=120
+        command,
+        env=os.environ | {"FFTNET_BACKEND": "auto"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
 
 
@@ -186,7 +200,7 @@ def test_a_missing_package_is_told_once_and_replaced() -> None:
     assert "pip install numba, or set FFTNET_BACKEND=torch" in line
 
 
-def test_a_broken_package_is_told_once_and_replaced(tmp_path) -> None:  # pyright: ignore
+def test_a_broken_package_is_told_once_and_replaced(tmp_path: Path) -> None:
     (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.2 or less. Got NumPy 2.4.')")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = run(BROKEN.format(setup=""), PYTHONPATH=path)

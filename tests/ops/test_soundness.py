@@ -21,8 +21,6 @@ from operators import CAUSAL_MIX, GATE_STEP, GATED_CONV, MASKED_CONTEXT, OPERATO
 from fftnet.ops import dispatch
 from fftnet.ops.checks import Signature
 
-# A backend's two tests share one walk, so they stay in one process.
-KERNELS = [pytest.param(name, marks=pytest.mark.xdist_group(f"walk-{name}")) for name in ("numba", "triton")]
 GUARDED = Path(__file__).parents[1] / "guarded.py"
 
 
@@ -30,29 +28,18 @@ def label(value: object) -> str | None:
     return f"{value.name}({', '.join(value.make())})" if isinstance(value, Operator) else None
 
 
-@functools.cache
-def report(backend: str) -> dict[str, Any]:
+@pytest.mark.parametrize("backend", ["numba", "triton"])
+def test_kernels_touch_nothing_but_their_arrays_and_without_the_checks_they_do(backend: str) -> None:
+    pytest.importorskip(backend)
     environment = os.environ | ({"TRITON_INTERPRET": "1"} if backend == "triton" else {})
     command = [sys.executable, str(GUARDED), backend]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize("backend", KERNELS)
-def test_kernels_touch_nothing_but_their_arrays(backend: str) -> None:
-    pytest.importorskip(backend)
-    results = report(backend)
+    report = json.loads(done.stdout)
     operators = [CAUSAL_MIX] if backend == "triton" else [x for x in OPERATORS if x is not MASKED_CONTEXT]
-    assert list(results) == [label(operator) for operator in operators]
-    for name, result in results.items():
+    assert list(report) == [label(operator) for operator in operators]
+    for name, result in report.items():
         assert result["checked"] == {"exit": 0, "problems": []}, name
-
-
-@pytest.mark.parametrize("backend", KERNELS)
-def test_without_the_checks_the_walk_ends_in_a_crash(backend: str) -> None:
-    pytest.importorskip(backend)
-    for name, result in report(backend).items():
         assert result["unchecked"]["exit"] == -signal.SIGSEGV, name
 
 
@@ -107,6 +94,8 @@ def test_messages_name_argument_expected_and_got() -> None:
     sentence = "gate_step: count must have dtype torch.int64, got torch.int32"
     assert refusal(GATE_STEP, GATE_STEP.call, [*rest, count.int()]) == sentence
     *rest, _ = GATED_CONV.make().values()
+    sentence = "gated_conv: conv_state must have shape (2, 3, 16) (B, P, C), got (1, 3, 16)"
+    assert refusal(GATED_CONV, GATED_CONV.call, [*rest, GATED_CONV.make()["conv_state"][:1]]) == sentence
     sentence = "gated_conv: conv_state must be a tensor, got None"
     assert refusal(GATED_CONV, GATED_CONV.call, [*rest, None]) == sentence  # pyright: ignore
 

@@ -157,6 +157,8 @@ def sum_lanes(context, x):  # pyright: ignore
 @_intrinsic
 def load(context, array, offset, lanes):  # pyright: ignore
     """``len(lanes)`` neighbouring numbers of a contiguous array, beginning ``offset`` after its first."""
+    if array.layout != "C":
+        return None  # Numba then says that there is no such function: offsets count contiguous numbers.
     vector = Vector(array.dtype, lanes.count)
 
     def generate(context, builder, signature, values):  # pyright: ignore
@@ -170,6 +172,8 @@ def load(context, array, offset, lanes):  # pyright: ignore
 @_intrinsic
 def store(context, array, offset, value):  # pyright: ignore
     """Write the lanes of ``value`` to a contiguous array, beginning ``offset`` after its first."""
+    if array.layout != "C":
+        return None
 
     def generate(context, builder, signature, values):  # pyright: ignore
         address = _address(context, builder, signature.args, values, values[2].type)

@@ -76,32 +76,31 @@ def _mix(  # pyright: ignore
                     mixed[b, h, c] = out if k == 0 else mixed[b, h, c] + out
 
 
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.contiguous().numpy() for tensor in tensors]
-
-
 def gate_step(
     x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :func:`fftnet.ops.decode.gate_step`; all floating tensors have one dtype."""
-    context = x.new_empty(x.shape[0], 2 * x.shape[1])
-    values = x.new_empty(x.shape)
-    recent = x.new_empty(conv_state.shape)
-    new_mean = x.new_empty(mean.shape)
-    total = count.new_empty(count.shape)
-    inputs = _arrays(x, projected, conv_weight, conv_state, mean, count)
-    outputs = [x.numpy() for x in (context, values, recent, new_mean, total)]
-    threads.run(_gate, x.shape[0], conv_state.numel() + x.numel(), *inputs, *outputs)
-    return context, values, recent, new_mean, total
+    inputs = [t.contiguous() for t in (x, projected, conv_weight, conv_state, mean, count)]
+    outputs = (
+        torch.empty_like(inputs[1]),
+        torch.empty_like(inputs[0]),
+        torch.empty_like(inputs[3]),
+        torch.empty_like(inputs[4]),
+        torch.empty_like(inputs[5]),
+    )
+    arrays = [t.numpy() for t in (*inputs, *outputs)]
+    threads.run(_gate, x.shape[0], conv_state.numel() + x.numel(), *arrays)
+    return outputs
 
 
 def mix_step(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """See :func:`fftnet.ops.decode.mix_step`; all tensors have one dtype."""
-    mixed = torch.empty(values.shape, dtype=values.dtype)
-    new_state = torch.empty(state.shape, dtype=state.dtype)
-    inputs = _arrays(values, filter_, *parameters, state)
-    bound = inputs[0].dtype.type(eps)
-    threads.run(_mix, values.shape[0], state.numel(), *inputs, bound, mixed.numpy(), new_state.numpy())
+    inputs = [t.contiguous() for t in (values, filter_, *parameters, state)]
+    mixed = torch.empty_like(inputs[0])
+    new_state = torch.empty_like(inputs[6])
+    arrays = [t.numpy() for t in inputs]
+    bound = arrays[0].dtype.type(eps)
+    threads.run(_mix, values.shape[0], state.numel(), *arrays, bound, mixed.numpy(), new_state.numpy())
     return mixed, new_state

@@ -144,6 +144,9 @@ def test_segments_are_long_enough_and_cut_long_documents_only(lengths: list[int]
             assert part.ends_document or piece >= least
         elif part.ends_document:
             assert segment < least
+        else:
+            # A document that is long enough is cut where a chunk ends, if not before.
+            assert piece < least
         assert piece <= 2 * least
         segment = 0 if part.ends_segment else segment
         piece = 0 if part.ends_segment or part.ends_document else piece

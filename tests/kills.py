@@ -1,7 +1,4 @@
-"""Kill small runs again and again and let them go on; print what came of it. Run by test_faults.py.
-
-Nothing is computed before the first fork, so that each child starts in an instant with everything imported.
-"""
+"""Kill small runs again and again and let them go on; print what came of it. Run by test_faults.py."""
 
 import hashlib
 import json
@@ -16,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+import forks
 from safetensors.torch import save_file
 
 from fftnet import serialization
-from fftnet.cli.main import main
 from fftnet.training import state as training_state
 from fftnet.training.checkpointer import Checkpointer
 from fftnet.training.manifest import verify
@@ -35,15 +31,7 @@ STEPS = 12
 
 
 def start(output: Path, prepare: Callable[[], None] = lambda: None) -> int:
-    child = os.fork()
-    if child:
-        return child
-    log = os.open(output.with_suffix(".log"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    torch.set_num_threads(1)
-    prepare()
-    os._exit(main(["train", *FLAGS.split(), "--output_dir", str(output)]))
+    return forks.start([*FLAGS.split(), "--output_dir", str(output)], output.with_suffix(".log"), prepare)
 
 
 def wait(child: int, doomed: Callable[[], bool] = lambda: False) -> int:

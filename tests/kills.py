@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -30,8 +31,9 @@ FLAGS = (
 STEPS = 12
 
 
-def start(output: Path, prepare: Callable[[], None] = lambda: None) -> int:
-    return forks.start([*FLAGS.split(), "--output_dir", str(output)], output.with_suffix(".log"), prepare)
+def start(output: Path, prepare: Callable[[], None] = lambda: None, flags: str = "") -> int:
+    words = [*FLAGS.split(), "--output_dir", str(output), *flags.split()]
+    return forks.start(words, output.with_suffix(".log"), prepare)
 
 
 def wait(child: int, doomed: Callable[[], bool] = lambda: False) -> int:
@@ -178,7 +180,29 @@ def without_generators(folder: Path) -> dict[str, Any]:
     return report
 
 
+def with_small_files(folder: Path) -> dict[str, Any]:
+    """Let a run go on where no file may become large, and once more where it may."""
+    flags = "--schedule wsd --save_every 100 --max_steps"
+    output = folder / "outputs"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    begun = wait(start(output, flags=f"{flags} 4"))
+    limited = wait(start(output, limit, f"{flags} 8"))
+    verify(output / "step-00000004")
+    kept = sorted(path.name for path in output.glob("step-*"))
+    ended = wait(start(output, flags=f"{flags} 8"))
+    verify(output / "step-00000008")
+    return {"codes": [begun, limited, ended], "kept": kept, "log": output.with_suffix(".log").read_text()}
+
+
 if __name__ == "__main__":
     what, folder, *numbers = sys.argv[1:]
-    modes = {"random": at_random, "write": in_a_write, "control": without_generators}
+    modes = {
+        "random": at_random,
+        "write": in_a_write,
+        "control": without_generators,
+        "limit": with_small_files,
+    }
     print(json.dumps(modes[what](Path(folder), *map(int, numbers))))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fftnet.errors import UserError
 
 CONFIG_FILE = "config.json"
-"""What a model is made of."""
+"""The fields of a model's configuration."""
 WEIGHTS_FILE = "model.safetensors"
 """The weights that a model is used with."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -32,7 +32,7 @@ def is_full(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong with a file and the way out, as the end of a sentence."""
+    """The cause of a failure with a file and the way out, as the end of a sentence."""
     if is_full(error):
         return "the disk is full: free some space or choose another --output_dir"
     if isinstance(error, PermissionError):

@@ -1,13 +1,11 @@
-"""Kill small runs again and again and let them go on; print what came of it. Run by test_faults.py.
-
-Nothing is computed before the first fork, so that each child starts in an instant with everything imported.
-"""
+"""Kill small runs again and again and let them go on; print what came of it. Run by test_faults.py."""
 
 import hashlib
 import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -16,11 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+import forks
 from safetensors.torch import save_file
 
 from fftnet import serialization
-from fftnet.cli.main import main
 from fftnet.training import state as training_state
 from fftnet.training.checkpointer import Checkpointer
 from fftnet.training.manifest import verify
@@ -34,16 +31,9 @@ FLAGS = (
 STEPS = 12
 
 
-def start(output: Path, prepare: Callable[[], None] = lambda: None) -> int:
-    child = os.fork()
-    if child:
-        return child
-    log = os.open(output.with_suffix(".log"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    torch.set_num_threads(1)
-    prepare()
-    os._exit(main(["train", *FLAGS.split(), "--output_dir", str(output)]))
+def start(output: Path, prepare: Callable[[], None] = lambda: None, flags: str = "") -> int:
+    words = [*FLAGS.split(), "--output_dir", str(output), *flags.split()]
+    return forks.start(words, output.with_suffix(".log"), prepare)
 
 
 def wait(child: int, doomed: Callable[[], bool] = lambda: False) -> int:
@@ -190,7 +180,29 @@ def without_generators(folder: Path) -> dict[str, Any]:
     return report
 
 
+def with_small_files(folder: Path) -> dict[str, Any]:
+    """Let a run go on where no file may become large, and once more where it may."""
+    flags = "--schedule wsd --save_every 100 --max_steps"
+    output = folder / "outputs"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    begun = wait(start(output, flags=f"{flags} 4"))
+    limited = wait(start(output, limit, f"{flags} 8"))
+    verify(output / "step-00000004")
+    kept = sorted(path.name for path in output.glob("step-*"))
+    ended = wait(start(output, flags=f"{flags} 8"))
+    verify(output / "step-00000008")
+    return {"codes": [begun, limited, ended], "kept": kept, "log": output.with_suffix(".log").read_text()}
+
+
 if __name__ == "__main__":
     what, folder, *numbers = sys.argv[1:]
-    modes = {"random": at_random, "write": in_a_write, "control": without_generators}
+    modes = {
+        "random": at_random,
+        "write": in_a_write,
+        "control": without_generators,
+        "limit": with_small_files,
+    }
     print(json.dumps(modes[what](Path(folder), *map(int, numbers))))

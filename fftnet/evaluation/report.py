@@ -1,4 +1,4 @@
-"""What ``fftnet evaluate`` measures: losses in windows, and on whole documents by position."""
+"""The report of ``fftnet evaluate``: losses in windows, and on whole documents by position."""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,7 +20,7 @@ SPLIT_BY = ("data", "text_field", "valid_fraction", "test_fraction", "data_seed"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """What is measured.
+    """The part of a text that is measured, and a plot of it.
 
     Raises:
         ValueError: if a field is out of range, or the plot's folder is not there.

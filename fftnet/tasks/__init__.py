@@ -17,7 +17,7 @@ class Task(Protocol):
     """An objective with the model and the data that belong to it."""
 
     unit: str
-    """What is counted, in the plural: tokens, texts, images."""
+    """Name of the things that are counted, in the plural: tokens, texts, images."""
 
     def __init__(self, token_bytes: Sequence[int] | None = None) -> None:
         """Bytes of text that each id of the tokenizer stands for, for metrics that need them."""

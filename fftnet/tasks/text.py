@@ -1,4 +1,4 @@
-"""What the objectives on text share: the loss of every token, its metrics, the model and the data."""
+"""The common part of objectives on text: the loss of every token, its metrics, the model and the data."""
 
 import math
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class TextTask:
     """
 
     unit = "tokens"
-    """What is counted."""
+    """Name of the things that are counted."""
 
     def __init__(self, token_bytes: Sequence[int] | None = None) -> None:
         self._token_bytes = torch.tensor(token_bytes or [0])

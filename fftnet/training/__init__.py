@@ -1,1 +1,1 @@
-"""What the trainer runs on: processes, budget, optimizer, checkpoints, signals; no model and no data."""
+"""The parts of the trainer: processes, budget, optimizer, checkpoints, signals; no model and no data."""

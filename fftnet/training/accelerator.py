@@ -25,7 +25,7 @@ class TrainingError(UserError, RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorConfig:
-    """Where and in which numbers a run computes.
+    """Device, precision and processes of a run.
 
     Raises:
         ValueError: if a field is unknown or out of range.
@@ -36,7 +36,7 @@ class AcceleratorConfig:
     precision: str | None = None
     """fp32, bf16, or fp16 with a loss scale (default: what accelerate launch was told, else fp32)."""
     strategy: str = "ddp"
-    """How several processes share the work: ddp (each holds the model) or fsdp (it is split among them)."""
+    """Several processes: ddp (each holds the whole model) or fsdp (the model is split among them)."""
     accumulation_steps: int = 1
     """Micro-batches that a process works on one after the other, to save memory (gradient accumulation)."""
     activation_checkpointing: bool = False

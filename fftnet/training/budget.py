@@ -1,4 +1,4 @@
-"""How long a run may be: in epochs, steps, targets or minutes, and how far it is."""
+"""The length of a run in epochs, steps, targets or minutes, and the part of it that is done."""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class BudgetConfig:
 
 @dataclass
 class Counters:
-    """What a run has used of its budget."""
+    """Steps, targets and seconds that a run has used of its budget."""
 
     steps: int = 0
     """Batches that were trained on."""

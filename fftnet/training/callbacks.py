@@ -1,4 +1,4 @@
-"""What the trainer is told of a run, and what it calls on the way, beside the model and the data."""
+"""Facts about a run that the trainer is told, and functions that it calls on the way."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 @dataclass(frozen=True, kw_only=True)
 class RunMetadata:
-    """What is known of a run before it starts."""
+    """Facts about a run that are known before it starts."""
 
     entropy_floor: float | None = None
     """The lowest validation loss that is possible, where it is known."""

@@ -21,7 +21,7 @@ from fftnet.training.state import Snapshot, TrainingState, capture, read_setting
 
 @dataclass(frozen=True, kw_only=True)
 class SaveConfig:
-    """What is kept of a run, and where.
+    """Where the checkpoints of a run are written, how often, and whether a run is resumed.
 
     Raises:
         ValueError: if a field is out of range.

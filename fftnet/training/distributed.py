@@ -63,7 +63,7 @@ class Distributed:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What matrix products are computed in."""
+        """Number format of matrix products."""
         return DTYPES.get(self.accelerator.mixed_precision, torch.float32)
 
     @property

@@ -1,4 +1,4 @@
-"""What a run is about to do and cost, from a dry run of its first batch."""
+"""The plan and the cost of a run, from a dry run of its first batch."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ PEAK_REPEATS = 5
 
 @dataclass(frozen=True)
 class Forecast:
-    """Costs of a step, and what the machine could do."""
+    """Costs of a training step, and the speed that the machine could reach."""
 
     rows: int
     """Rows of a step, on all processes."""
@@ -87,7 +87,16 @@ def _flops(distributed: Distributed, objective: Objective, batch: Batch) -> floa
 def run_summary(
     distributed: Distributed, forecast: Forecast, steps: int, train: Batches, valid: Batches, unit: str
 ) -> Iterator[str]:
-    """What a run of so many steps is about to do, in lines for a person; targets are told in ``unit``."""
+    """Describe a run before it starts, in lines for a person: model, steps, time, memory.
+
+    Args:
+        distributed: the processes, with the model.
+        forecast: costs of a step.
+        steps: of the run.
+        train: training data.
+        valid: validation data.
+        unit: what is counted, in the plural.
+    """
     yield model_summary(distributed.raw_model)
     epochs = steps / train.num_batches
     yield (

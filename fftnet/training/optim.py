@@ -19,7 +19,7 @@ class OptimConfig:
     learning_rate: float = 3e-3
     """Peak of the schedule."""
     schedule: str = "cosine"
-    """What follows the warm-up: cosine, or wsd (stable, then a straight decay at the end)."""
+    """Learning rate after the warm-up: cosine, or wsd (stable, then a linear decay at the end)."""
     min_lr_ratio: float = 0.02
     """Learning rate at the end, as a fraction of the peak."""
     warmup_fraction: float = 0.05

@@ -1,4 +1,4 @@
-"""What a run leaves for people beside its checkpoints: metrics.json and a picture of the losses."""
+"""Results of a run for people to read, beside its checkpoints: metrics.json and a picture of the losses."""
 
 from collections.abc import Mapping
 from pathlib import Path

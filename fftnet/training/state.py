@@ -1,4 +1,4 @@
-"""How far a run is, and all that must be kept for it to go on as if it had never stopped."""
+"""The state of a run: everything that must be saved for it to go on as if it had never stopped."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ RAW_WEIGHTS = "weights."
 
 @dataclass
 class Interval:
-    """What was trained since the last row of the history."""
+    """Sums over the steps since the last evaluation."""
 
     loss: float = 0.0
     """Summed over targets."""

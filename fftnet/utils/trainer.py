@@ -33,7 +33,7 @@ LOGS = "logs"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a run is evaluated and watched.
+    """Evaluations, logging and safeguards of a run.
 
     Raises:
         ValueError: if a field is out of range.
@@ -69,12 +69,12 @@ class Trainer:
             it has one, says what is counted.
         train: training data.
         valid: validation data.
-        train_config: how the run is evaluated and watched.
+        train_config: evaluations, logging and safeguards.
         budget_config: when it ends.
         optim_config: the optimizer and its schedule.
-        accelerator_config: where and in which numbers it computes.
-        save_config: what is kept, where, and whether a run goes on.
-        metadata: what is known of the run before it starts.
+        accelerator_config: device, precision and processes.
+        save_config: checkpoints, and whether a run is resumed.
+        metadata: facts about the run that are known before it starts.
         callbacks: functions that are called on the way.
 
     Raises:

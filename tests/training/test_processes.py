@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ FLAGS = (
     "--d_model 16 --num_heads 4 --num_layers 2 --max_seq_length 160 --num_samples 10 --batch_size 5 "
     "--pattern_complexity 0 --max_steps 8 --eval_every 4 --keep_last 9"
 )
-ONE = f"{sys.executable}"
 TWO = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2"
 
 # One process makes what all tests of this file share.
@@ -44,11 +44,30 @@ def start(folder: Path, launcher: str, flags: str) -> subprocess.Popen[str]:
     )
 
 
-def train(folder: Path, launcher: str, output: str, flags: str = "") -> str:
-    run = start(folder, launcher, f"--output_dir {output} {flags}")
-    _, shown = run.communicate(timeout=180)
-    assert run.returncode == 0, shown
-    return shown
+class Runner:
+    """Runs in one folder, forked from one process that has imported everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._server = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "forks.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def train(self, world: int, output: str, flags: str = "") -> None:
+        log = self.folder / f"{output}.log"
+        words = shlex.split(f"{FLAGS} {flags} --output_dir {output}")
+        run = {"world": world, "folder": str(self.folder), "flags": words, "log": str(log)}
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        print(json.dumps(run), file=self._server.stdin, flush=True)
+        assert json.loads(self._server.stdout.readline()) == [0] * world, log.read_text()
+
+    def close(self) -> None:
+        self._server.communicate()
 
 
 def history(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -75,20 +94,28 @@ def assert_same_run(folder: Path, name: str, other: str = "one") -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("runs")
-    train(path, ONE, "one")
-    return path
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    runner = Runner(tmp_path_factory.mktemp("runs"))
+    runner.train(1, "one")
+    yield runner
+    runner.close()
 
 
-def test_two_accumulation_steps_are_one_run(folder: Path) -> None:
-    train(folder, ONE, "accumulated", "--accumulation_steps 2")
-    assert_same_run(folder, "accumulated")
+@pytest.fixture
+def folder(runner: Runner) -> Path:
+    return runner.folder
+
+
+def test_two_accumulation_steps_are_one_run(runner: Runner) -> None:
+    runner.train(1, "accumulated", "--accumulation_steps 2")
+    assert_same_run(runner.folder, "accumulated")
 
 
 def test_two_processes_are_one_run_with_one_voice(folder: Path) -> None:
     """Batches of 5 rows do not even divide by two."""
-    shown = train(folder, TWO, "ddp")
+    run = start(folder, TWO, "--output_dir ddp")
+    _, shown = run.communicate(timeout=180)
+    assert run.returncode == 0, shown
     assert_same_run(folder, "ddp")
     assert len(re.findall(r"step 4: train", shown)) == 1
     assert len(re.findall(r"parameters \(embedding", shown)) == 1
@@ -97,20 +124,21 @@ def test_two_processes_are_one_run_with_one_voice(folder: Path) -> None:
     assert report["processes"] == 2
 
 
-def test_a_split_model_is_one_run_and_its_checkpoints_move(folder: Path) -> None:
-    train(folder, TWO, "fsdp", "--strategy fsdp --accumulation_steps 2")
-    assert_same_run(folder, "fsdp")
-    train(folder, ONE, "fsdp-to-one", "--resume fsdp/step-00000004")
-    assert_same_run(folder, "fsdp-to-one")
-    train(folder, TWO, "one-to-fsdp", "--resume one/step-00000004 --strategy fsdp")
-    assert_same_run(folder, "one-to-fsdp")
+def test_a_split_model_is_one_run_and_its_checkpoints_move(runner: Runner) -> None:
+    runner.train(2, "fsdp", "--strategy fsdp --accumulation_steps 2")
+    assert_same_run(runner.folder, "fsdp")
+    runner.train(1, "fsdp-to-one", "--resume fsdp/step-00000004")
+    assert_same_run(runner.folder, "fsdp-to-one")
+    runner.train(2, "one-to-fsdp", "--resume one/step-00000004 --strategy fsdp")
+    assert_same_run(runner.folder, "one-to-fsdp")
 
 
-def test_a_split_model_in_bf16_with_an_average(folder: Path) -> None:
+def test_a_split_model_in_bf16_with_an_average(runner: Runner) -> None:
     flags = "--precision bf16 --ema_decay 0.9 --activation_checkpointing"
-    train(folder, ONE, "bf16", flags)
-    train(folder, TWO, "bf16-fsdp", f"{flags} --strategy fsdp")
-    for mine, theirs in zip(history(folder, "bf16-fsdp"), history(folder, "bf16"), strict=True):
+    runner.train(1, "bf16", flags)
+    runner.train(2, "bf16-fsdp", f"{flags} --strategy fsdp")
+    both = (history(runner.folder, name) for name in ("bf16-fsdp", "bf16"))
+    for mine, theirs in zip(*both, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
 
 
@@ -125,9 +153,9 @@ def worker(run: subprocess.Popen[str], rank: int, output: Path) -> psutil.Proces
     return next(child for child in children if child.environ().get("RANK") == str(rank))
 
 
-def test_a_worker_that_dies_is_replaced_and_the_run_ends_the_same(folder: Path) -> None:
+def test_a_worker_that_dies_is_replaced_and_the_run_ends_the_same(runner: Runner, folder: Path) -> None:
     flags = "--max_steps 120 --eval_every 60 --save_every 5 --batch_size 4"
-    train(folder, TWO, "whole", flags)
+    runner.train(2, "whole", flags)
     run = start(folder, f"{TWO} --max-restarts 1", f"{flags} --output_dir healed --resume auto")
     worker(run, 1, folder / "healed").send_signal(signal.SIGKILL)
     _, shown = run.communicate(timeout=180)

@@ -27,7 +27,8 @@ from torch import Tensor
 VARIABLE = "FFTNET_BACKEND"
 AUTO = "auto"
 TORCH = "torch"
-BACKENDS = (TORCH, "numba", "triton", "reference")
+BACKENDS = [TORCH, "numba", "triton", "reference"]
+"""Names that may be asked for; a backend that an operator has beside these adds its own."""
 FASTEST = {"cpu": "numba", "cuda": "triton"}
 """Kind of device to its fastest backend."""
 PROBES = {"numba": "fftnet.ops.cpu.vector", "triton": "triton"}
@@ -80,6 +81,7 @@ class Backends:
         self._package = package
         self._takes = {TORCH: anything} | takes
         self._modules: dict[str, ModuleType] = {}
+        BACKENDS.extend(name for name in takes if name not in BACKENDS)
 
     def available(self) -> list[str]:
         """Those that can run here."""

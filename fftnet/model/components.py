@@ -146,7 +146,7 @@ class PrefixFourierTransform(nn.Module):
         """Deal out time scales and draw frequencies, on the device where the parameters lie."""
         heads, bins = self.frequency.shape
         count = heads * bins
-        # Not torch.linspace: who builds models on the meta device may have patched it to run on the CPU.
+        # All on the parameters' device, be it the meta device; there, some patch torch.linspace to use the CPU.
         steps = torch.arange(count, device=self.log_decay.device, dtype=torch.float32) / max(count - 1, 1)
         log_scale = math.log(self.shortest) + steps * math.log(self.longest / self.shortest)
         log_decay_HF = -log_scale.view(bins, heads).T

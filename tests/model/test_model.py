@@ -1,7 +1,9 @@
 """The whole model: causality, any length, padding, saving."""
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import torch
 from models import CAUSAL, VARIANTS, VOCAB, make, tokens
 
 from fftnet import FFTNet, FFTNetConfig
+from fftnet.model import BackboneConfig
 from fftnet.model.mixers import MIXERS
+from fftnet.model.mixers.causal_spectral import CausalSpectralConfig
 from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.serialization import CheckpointError
 from fftnet.testing import CausalityError, assert_causal, first_token_loss
@@ -202,6 +206,59 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text.replace('"d_model"', '"width"'))
     with pytest.raises(CheckpointError, match="does not know: width"):
         FFTNet.from_pretrained(tmp_path)
+    for old, new, message in (
+        ('"fftnet"', '"mamba"', r"config\.json is that of a model of type 'mamba', not 'fftnet'"),
+        ('"FFTNet"', '"Other"', r"is that of \['Other'\], not of FFTNet: load it with that class"),
+        ('"num_bins"', '"taps"', "does not describe a model: mixer 'causal_spectral' has no field 'taps'"),
+        ('"d_model": 8', '"d_model": "8"', "does not describe a model"),
+        ('"vocab_size": 11', '"max_seq_length": 4', "does not describe a model: .*vocab_size"),
+    ):
+        assert old in text
+        (tmp_path / "config.json").write_text(text.replace(old, new))
+        with pytest.raises(CheckpointError, match=message):
+            FFTNet.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="does not describe a model: it holds no fields"):
+        FFTNet.from_pretrained(tmp_path)
+
+
+def test_the_configuration_file_names_the_model_and_its_fields(tmp_path: Path) -> None:
+    model = make(mixers=("causal_spectral", "attention"), causal_spectral={"num_bins": 3}).float()
+    model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert (values["model_type"], values["architectures"]) == ("fftnet", ["FFTNet"])
+    own = {"num_bins": 3, "mlp_hidden_dim": None, "conv_size": 4, "input_gate": True}
+    assert values["mixer_configs"] == {"causal_spectral": own, "attention": {}}
+    fields = {name: value for name, value in values.items() if name not in ("model_type", "architectures")}
+    assert FFTNetConfig(**fields) == model.config
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert FFTNet.from_pretrained(tmp_path).config == model.config
+
+
+def test_names_of_parameters_are_the_checkpoints_format() -> None:
+    names = {name.split("mixer.")[-1] for name in make(num_layers=1).state_dict()}
+    assert names == {
+        "embedding.weight",
+        "backbone.norm.weight",
+        "backbone.layers.0.mixer_norm.weight",
+        *(
+            f"backbone.layers.0.feed_forward.{n}"
+            for n in ("0.weight", "1.weight", "1.bias", "3.weight", "3.bias")
+        ),
+        *("conv_weight", "project_in.weight", "project_out.weight"),
+        *("transform.log_decay", "transform.frequency", "activation.bias", "inverse.readout"),
+        *(f"filter.{n}" for n in ("base_filter", "modulation.0.weight", "modulation.0.bias")),
+        *("filter.modulation.2.weight", "filter.modulation.2.bias"),
+    }
+
+
+def test_a_configuration_takes_dictionaries_and_ignores_defaults_of_idle_mixers() -> None:
+    config = FFTNetConfig(vocab_size=3, mixer_configs={"causal_spectral": {"num_bins": 2}, "spectral": {}})
+    assert config.mixer_configs == {"causal_spectral": CausalSpectralConfig(num_bins=2)}
+    assert FFTNetConfig(vocab_size=3).mixer_configs == {"causal_spectral": CausalSpectralConfig()}
+    assert replace(config, d_model=64).mixer_configs == config.mixer_configs
+    backbone = BackboneConfig(mixer_configs={"causal_spectral": {"num_bins": 2}})
+    assert FFTNetConfig(**vars(backbone), vocab_size=3) == config
 
 
 WITHOUT_NUMBA = """

@@ -1,0 +1,123 @@
+"""The residual block around any mixer, and mixers taken by themselves."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import randomise
+from models import CAUSAL, VOCAB, make, tokens
+from torch import Tensor, nn
+
+from fftnet import FFTNet, FFTNetConfig, FFTNetLayer
+from fftnet.model.mixers import MIXERS, build_mixer
+from fftnet.model.mixers.base import Mixer
+from fftnet.model.mixers.causal_spectral import CausalSpectralConfig, CausalSpectralMixer
+from fftnet.model.mixers.fnet import FNetMixer
+from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageConfig:
+    window: int = 2
+    """Tokens that are averaged."""
+
+
+class AverageMixer(Mixer):
+    """What a new mixer with a knob takes: a class with its configuration, and a line in the table."""
+
+    Config = AverageConfig
+
+    def __init__(self, d_model: int, num_heads: int = 16, config: AverageConfig | None = None) -> None:
+        super().__init__(d_model, num_heads)
+        self.window = (config or AverageConfig()).window
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return nn.functional.avg_pool1d(
+            x.transpose(1, 2), self.window, stride=1, padding=self.window // 2, count_include_pad=False
+        ).transpose(1, 2)[:, : x.shape[1]]
+
+
+def test_a_new_mixer_with_a_knob_is_a_class_and_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(MIXERS, "average", AverageMixer)
+    model = make(mixers=("average", "spectral"), causal=False, average={"window": 3}).float()
+    model.save_pretrained(tmp_path)
+    loaded = FFTNet.from_pretrained(tmp_path)
+    assert loaded.config.mixer_configs == {"average": AverageConfig(window=3), "spectral": SpectralConfig()}
+    torch.testing.assert_close(loaded(tokens(2, 9)), model(tokens(2, 9)), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="'average' sees the whole sequence"):
+        FFTNetConfig(vocab_size=3, mixers=("average",))
+    with pytest.raises(ValueError, match="AverageMixer has no state: it sees the whole sequence at once"):
+        model.backbone.layers[0].init_state(1)  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_layer_is_norm_mixer_residual_norm_feed_forward_residual(name: str) -> None:
+    layer = randomise(FFTNetLayer(8, name, num_heads=2))
+    x = torch.randn(2, 9, 8, dtype=torch.float64)
+
+    def norm(x: Tensor, module: nn.Module) -> Tensor:
+        size = (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+        return x / size * module.weight  # pyright: ignore[reportOperatorIssue]
+
+    mixed = x + layer.mixer(norm(x, layer.mixer_norm))
+    first, inner, _, outer = layer.feed_forward  # pyright: ignore[reportGeneralTypeIssues]
+    expected = mixed + outer(nn.functional.gelu(inner(norm(mixed, first))))
+    torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-9)
+    assert inner.out_features == 32
+    assert layer.causal == (name in CAUSAL)
+
+
+def test_a_layer_takes_a_mixer_or_its_name() -> None:
+    config = CausalSpectralConfig(num_bins=3)
+    torch.manual_seed(1)
+    named = FFTNetLayer(8, "causal_spectral", num_heads=2, mixer_config={"num_bins": 3}, ffn_dim=0)
+    torch.manual_seed(1)
+    made = FFTNetLayer(8, CausalSpectralMixer(8, 2, config), ffn_dim=0)
+    x = torch.randn(2, 9, 8)
+    torch.testing.assert_close(named(x), made(x), rtol=0, atol=0)
+    assert named.feed_forward is None
+    with pytest.raises(ValueError, match="mixer_config belongs to a mixer that is named"):
+        FFTNetLayer(8, FNetMixer(8), mixer_config={})
+    with pytest.raises(ValueError, match="unknown mixer 'x'"):
+        FFTNetLayer(8, "x")
+
+
+def test_a_layer_takes_any_module() -> None:
+    class First(nn.Module):
+        def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+            return x[:, :1].expand_as(x)
+
+    layer = FFTNetLayer(8, First(), ffn_dim=0)
+    x = torch.randn(2, 9, 8)
+    torch.testing.assert_close(layer(x), x + layer.mixer_norm(x)[:, :1])
+    assert not layer.causal
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_branch_is_dropped_in_training_only(training: bool) -> None:
+    layer = FFTNetLayer(8, "fnet", ffn_dim=0, dropout=0.9).train(training)
+    x = torch.randn(4, 50, 8)
+    unchanged = (layer(x) == x).float().mean().item()
+    assert unchanged == pytest.approx(0.9 if training else 0.0, abs=0.05)
+    model = FFTNet(FFTNetConfig(vocab_size=VOCAB, d_model=16, dropout=0.5, num_layers=1)).train(training)
+    assert torch.equal(model(tokens(1, 4)), model(tokens(1, 4))) != training
+
+
+def test_mixers_by_themselves_refuse_what_they_cannot_mix() -> None:
+    for make_mixer in (SpectralMixer, CausalSpectralMixer, MIXERS["attention"]):
+        with pytest.raises(ValueError, match="num_heads=16 must divide d_model=100"):
+            make_mixer(100)
+        with pytest.raises(ValueError, match="d_model must be at least 1, got 0"):
+            make_mixer(0)
+    for name in MIXERS:
+        mixer = build_mixer(name, 8, 2)
+        with pytest.raises(ValueError, match=r"x must be of shape \(batch, tokens, 8\), got \(2, 5, 6\)"):
+            mixer(torch.zeros(2, 5, 6))
+        with pytest.raises(ValueError, match=r"attention_mask must be of shape \(2, 5\)"):
+            mixer(torch.zeros(2, 5, 8), torch.ones(5, dtype=torch.bool))
+        if name in CAUSAL:
+            with pytest.raises(ValueError, match=r"a token must be of shape \(batch, 8\), got \(2, 6\)"):
+                mixer(torch.zeros(2, 6), None, mixer.init_state(2))

@@ -53,7 +53,7 @@ def eager_causal_mix(
     bias_HF: Tensor,
     readout_HF2: Tensor,
 ) -> Tensor:
-    """:func:`fftnet.ops.causal_mix.causal_mix` as one would first write it, from an empty state.
+    """``fftnet.ops.causal_mix.causal_mix`` as one would first write it, from an empty state.
 
     One zero-padded FFT convolution with the kernel lambda^j of every bin, complex arithmetic, autograd.
     """

@@ -1,4 +1,4 @@
-"""Memory: the functions that :func:`benchmarks.jobs.run_job` calls, each in a process of its own."""
+"""Memory: the functions that ``benchmarks.jobs.run_job`` calls, each in a process of its own."""
 
 import resource
 import sys

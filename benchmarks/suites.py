@@ -146,4 +146,4 @@ SUITES: dict[str, Suite] = {
     "memory": memory,
     "busy": busy,
 }
-"""Name to a function that yields :class:`Row` or, of what is no time, JSON."""
+"""Name to a function that yields ``Row`` or, of what is no time, JSON."""

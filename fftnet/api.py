@@ -1,4 +1,4 @@
-"""Trained models from Python: loaded, and measured. Training is in :mod:`fftnet.run`."""
+"""Trained models from Python: loaded, and measured. Training is in ``fftnet.run``."""
 
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def evaluate(
 
     Returns:
         ``split``, the loss in nats, the metrics of the objective, and under ``whole_documents`` (a causal
-        model on documents) the fields of :class:`fftnet.evaluation.documents.DocumentMetrics`.
+        model on documents) the fields of ``fftnet.evaluation.documents.DocumentMetrics``.
 
     Raises:
         DataError: if the data can't be read or are too short.

@@ -66,7 +66,7 @@ class TrainingResult(NamedTuple):
     history: list[dict[str, Any]]
     """One row for each evaluation: losses, metrics, speed."""
     folder: Path
-    """Of the checkpoints, the metrics and the loss curve; :func:`fftnet.load` takes it."""
+    """Of the checkpoints, the metrics and the loss curve; ``fftnet.load`` takes it."""
 
 
 def train(config: RunConfig) -> TrainingResult:

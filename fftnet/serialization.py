@@ -44,7 +44,7 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write ``path`` into a :class:`CheckpointError` that names it and the way out."""
+    """Turn a failure to write ``path`` into a ``CheckpointError`` that names it and the way out."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -67,7 +67,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read what :func:`write_tensors` wrote, onto the CPU.
+    """Read what ``write_tensors`` wrote, onto the CPU.
 
     Raises:
         CheckpointError: naming the file, if it is missing or damaged.
@@ -104,7 +104,7 @@ def as_json(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read what :func:`write_json` wrote.
+    """Read what ``write_json`` wrote.
 
     Raises:
         CheckpointError: naming the file, if it is missing or damaged.
@@ -141,6 +141,6 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Load weights that must fit the module exactly.
 
     Raises:
-        CheckpointError: as :func:`read_weights`.
+        CheckpointError: as ``read_weights``.
     """
     module.load_state_dict(read_weights(module, path))

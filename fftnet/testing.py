@@ -1,8 +1,8 @@
 """Two probes for any sequence model, ours or yours: does an output see a later input?
 
-:func:`assert_causal` is a proof by perturbation for one set of weights: run it in float64 and with weights
+``assert_causal`` is a proof by perturbation for one set of weights: run it in float64 and with weights
 away from their initial values, because many layers leak only once they are trained.
-:func:`first_token_loss` needs no gradient and no access to the inside: a next-token model that copies its
+``first_token_loss`` needs no gradient and no access to the inside: a next-token model that copies its
 target has a loss near 0 at position 0, where an honest one can only know the unigram statistics.
 
     >>> assert_causal(model.double(), tokens_BT, vocab_size=257)

@@ -1,1 +1,1 @@
-"""The command line: flags over the functions of :mod:`fftnet.api`."""
+"""The command line: flags over the functions of ``fftnet.api``."""

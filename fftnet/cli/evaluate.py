@@ -1,4 +1,4 @@
-"""``fftnet evaluate``: flags for :func:`fftnet.evaluate`."""
+"""``fftnet evaluate``: flags for ``fftnet.evaluate``."""
 
 import json
 import sys

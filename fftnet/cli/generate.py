@@ -1,4 +1,4 @@
-"""``fftnet generate``: flags for :func:`fftnet.generate`."""
+"""``fftnet generate``: flags for ``fftnet.generate``."""
 
 import sys
 import time

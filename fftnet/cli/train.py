@@ -1,4 +1,4 @@
-"""``fftnet train``: flags for :func:`fftnet.train`."""
+"""``fftnet train``: flags for ``fftnet.train``."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ CONFIGS = {
     "accelerator": AcceleratorConfig,
     "save": SaveConfig,
 }
-"""Field of :class:`fftnet.run.RunConfig` to the class whose fields are the flags."""
+"""Field of ``fftnet.run.RunConfig`` to the class whose fields are the flags."""
 
 
 def run(argv: Sequence[str]) -> None:

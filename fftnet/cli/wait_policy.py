@@ -19,7 +19,7 @@ WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def set_wait_policy() -> None:
-    """Set :data:`WAIT_POLICY` in the environment, unless the user has chosen or it is too late.
+    """Set ``WAIT_POLICY`` in the environment, unless the user has chosen or it is too late.
 
     OpenMP reads its variables once, while PyTorch is being imported. After that nothing is set, so that the
     environment never tells of a choice that is not in effect.

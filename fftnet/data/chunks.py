@@ -22,7 +22,7 @@ class Chunk(NamedTuple):
     text: str
     ends_document: bool
     ends_segment: bool = False
-    """See :func:`fftnet.data.splits.segments`."""
+    """See ``fftnet.data.splits.segments``."""
 
 
 def read_chunks(
@@ -31,7 +31,7 @@ def read_chunks(
     """Read the documents of all files in their order; those without any text are passed over.
 
     Args:
-        files: from :func:`fftnet.data.sources.resolve`.
+        files: from ``fftnet.data.sources.resolve``.
         text_field: column that holds the text, where there are columns.
         advance: is told how many bytes were read, now and then.
 

@@ -23,7 +23,7 @@ MAX_RANK = 2**24
 
 
 class Encoding(Protocol):
-    """The part of an encoding that a tokenizer needs; :class:`tiktoken.Encoding` has it."""
+    """The part of an encoding that a tokenizer needs; ``tiktoken.Encoding`` has it."""
 
     @property
     def name(self) -> str:
@@ -81,7 +81,7 @@ BYTES = Definition(
 
 
 class BytesEncoding:
-    """The encoding of :data:`BYTES`, which needs no package."""
+    """The encoding of ``BYTES``, which needs no package."""
 
     name = "bytes"
     special_tokens_set = frozenset(BYTES.special_tokens)

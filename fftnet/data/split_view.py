@@ -63,7 +63,7 @@ class SplitView:
 
     Attributes:
         tokens: ids of all splits, an array or a memory map.
-        document_ends: uint64, see :class:`TokenArrays`.
+        document_ends: uint64, see ``TokenArrays``.
         starts: int64 (N,), ascending, where the parts begin; no part begins where another ends.
         ends: int64 (N,), where they end.
     """

@@ -2,7 +2,7 @@
 
 It is a header of 4096 bytes (magic, length and SHA-256 of the JSON behind them) and three arrays: ids as
 uint16 or uint32, and from the next multiple of 8 bytes on, as uint64, where documents and where segments end;
-see :class:`fftnet.data.split_view.TokenArrays`.
+see ``fftnet.data.split_view.TokenArrays``.
 """
 
 import hashlib
@@ -85,9 +85,9 @@ def write_tokens(path: Path, parts: Iterable[TokenArrays], tokenizer: TextEncode
 
     Args:
         path: in a folder that exists.
-        parts: from :func:`fftnet.data.tokenization.tokenize_parts`; their errors pass through.
+        parts: from ``fftnet.data.tokenization.tokenize_parts``; their errors pass through.
         tokenizer: that made them.
-        sources: see :class:`Header`.
+        sources: see ``Header``.
 
     Raises:
         OSError: if it can't be written; nothing half-written is left.

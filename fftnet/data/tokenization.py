@@ -34,7 +34,7 @@ def tokenize_parts(chunks: Iterable[Chunk], tokenizer: TextEncoder) -> Iterator[
     """A text part by part; ends count from the beginning of the text, which is an end of text.
 
     Args:
-        chunks: from :func:`fftnet.data.splits.segments`.
+        chunks: from ``fftnet.data.splits.segments``.
         tokenizer: encodes them.
 
     Raises:

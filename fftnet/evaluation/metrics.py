@@ -31,7 +31,7 @@ class Metrics:
 
 
 def average(total: float, weight: float, exponential: bool = False) -> float | None:
-    """A metric from its sums, see :class:`fftnet.protocols.Mean`; None where its weight is 0."""
+    """A metric from its sums, see ``fftnet.protocols.Mean``; None where its weight is 0."""
     if not weight:
         return None
     mean = total / weight

@@ -93,7 +93,7 @@ def evaluation_report(
 
     Returns:
         ``split``, the loss and the metrics of the objective, and under ``whole_documents``
-        those of :class:`fftnet.evaluation.documents.DocumentMetrics`.
+        those of ``fftnet.evaluation.documents.DocumentMetrics``.
 
     Raises:
         DataError: if the data can't be read, are too short, or all of the synthetic ones are asked for.

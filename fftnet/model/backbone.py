@@ -53,7 +53,7 @@ class Backbone(nn.Module):
             x: embeddings or features (B, T, D), T >= 1, of any length.
             attention_mask: boolean (B, T), False at padding. What comes out for the other tokens does not
                 depend on padding.
-            state: from :meth:`init_state` or an earlier call, which is left as it was; None starts a text.
+            state: from ``init_state`` or an earlier call, which is left as it was; None starts a text.
 
         Returns:
             Hidden states (B, T, D) behind the last norm; with a state the pair of these and the new state.

@@ -5,8 +5,8 @@ offloading, sharding and adapters see it. And each computes its step of the laye
 mixer runs them one by one, where its ``forward`` does the same in one fused operator that never stores a
 spectrum.
 
-The filter and modReLU serve both forms. What differs is the transform pair (:class:`FourierTransform` of the
-whole sequence, :class:`PrefixFourierTransform` of every prefix) and how the context is pooled.
+The filter and modReLU serve both forms. What differs is the transform pair (``FourierTransform`` of the
+whole sequence, ``PrefixFourierTransform`` of every prefix) and how the context is pooled.
 """
 
 import math
@@ -26,7 +26,7 @@ NORM_EPS = 1e-6
 class FourierTransform(nn.Module):
     """Orthonormal half spectrum over the tokens: (B, T, D) real to (B, H, T // 2 + 1, D // H) complex.
 
-    Run by ``SpectralMixer.inspect``; its ``forward`` transforms inside :func:`fftnet.ops.spectral_mix`.
+    Run by ``SpectralMixer.inspect``; its ``forward`` transforms inside ``fftnet.ops.spectral_mix``.
 
     Args:
         num_heads: H, which must divide D.
@@ -44,7 +44,7 @@ class FourierTransform(nn.Module):
 class InverseFourierTransform(nn.Module):
     """Back to tokens: (B, H, F, d) complex to (B, T, H * d) real.
 
-    Run by ``SpectralMixer.inspect``; its ``forward`` inverts inside :func:`fftnet.ops.spectral_mix`.
+    Run by ``SpectralMixer.inspect``; its ``forward`` inverts inside ``fftnet.ops.spectral_mix``.
     """
 
     def forward(self, spectrum: Tensor, num_tokens: int) -> Tensor:
@@ -123,7 +123,7 @@ class PrefixFourierTransform(nn.Module):
     At the start the time scales 1 / a are log-spaced from ``shortest`` to ``longest`` tokens and dealt out so
     that every head has near and far ones; a bin turns by at most half a radian in one time scale.
 
-    A mixer calls it without values for decay and frequency, with which :func:`fftnet.ops.causal_mix` runs
+    A mixer calls it without values for decay and frequency, with which ``fftnet.ops.causal_mix`` runs
     the transform without storing it; ``CausalSpectralMixer.inspect`` calls it with values.
 
     Args:
@@ -146,7 +146,7 @@ class PrefixFourierTransform(nn.Module):
         """Deal out time scales and draw frequencies, on the device where the parameters lie."""
         heads, bins = self.frequency.shape
         count = heads * bins
-        # All on the parameters' device, be it the meta device; there, some patch torch.linspace to use the CPU.
+        # On the parameters' device, even meta: not torch.linspace, which some patch there to use the CPU.
         steps = torch.arange(count, device=self.log_decay.device, dtype=torch.float32) / max(count - 1, 1)
         log_scale = math.log(self.shortest) + steps * math.log(self.longest / self.shortest)
         log_decay_HF = -log_scale.view(bins, heads).T
@@ -164,7 +164,7 @@ class PrefixFourierTransform(nn.Module):
 
         Args:
             values: (B, T, H, d), T >= 1.
-            state: from :meth:`init_state` or an earlier call, the sums before multiplication by g; None
+            state: from ``init_state`` or an earlier call, the sums before multiplication by g; None
                 starts a sequence.
 
         Returns:
@@ -188,7 +188,7 @@ def gain(decay: Tensor) -> Tensor:
 class PrefixInverse(nn.Module):
     """Reads the spectrum of a prefix at its last token: ``y_h(t) = Re sum_k C_hk A_hk(t)``, C learned.
 
-    A mixer calls it without a spectrum for C, which :func:`fftnet.ops.causal_mix` applies;
+    A mixer calls it without a spectrum for C, which ``fftnet.ops.causal_mix`` applies;
     ``CausalSpectralMixer.inspect`` calls it with one.
 
     Args:

@@ -14,8 +14,8 @@ class FFTNetLayer(nn.Module):
 
     Args:
         d_model: width D of a token.
-        mixer: a name in :data:`fftnet.model.mixers.MIXERS`, or a module that maps
-            ``(x, attention_mask)`` to mixed tokens; see :class:`fftnet.model.mixers.base.Mixer`.
+        mixer: a name in ``fftnet.model.mixers.MIXERS``, or a module that maps
+            ``(x, attention_mask)`` to mixed tokens; see ``fftnet.model.mixers.base.Mixer``.
         num_heads: H of a mixer that is made by name.
         mixer_config: its configuration, or a dictionary of its fields (None: the defaults).
         ffn_dim: hidden width of the feed-forward (None: 4 * d_model; 0: none).
@@ -71,7 +71,7 @@ class FFTNetLayer(nn.Module):
         Args:
             x: (B, T, D).
             attention_mask: boolean (B, T), False at padding.
-            state: from :meth:`init_state` or an earlier call; None starts a text.
+            state: from ``init_state`` or an earlier call; None starts a text.
 
         Returns:
             A tensor of the shape of ``x``; with a state the pair of these and the new state.

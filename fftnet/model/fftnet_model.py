@@ -52,7 +52,7 @@ class FFTNet(PretrainedModel):
         Args:
             tokens: int64 ids (B, T), T >= 1, of any length.
             attention_mask: boolean (B, T), False at padding. Logits of the other tokens do not depend on it.
-            state: what was read before, from :meth:`init_state` or an earlier call; it is left as it was.
+            state: what was read before, from ``init_state`` or an earlier call; it is left as it was.
                 None starts a text.
             logits_to_keep: return the logits of the last so many tokens only (None: of all).
 
@@ -85,7 +85,7 @@ class FFTNet(PretrainedModel):
 
         Args:
             tokens: int64 ids (B, T), T >= 1.
-            state: from :meth:`init_state` or an earlier call; None starts a text.
+            state: from ``init_state`` or an earlier call; None starts a text.
             attention_mask: boolean (B, T); a False token is not read. For prompts padded on the left.
             chunk_size: read in pieces of this many tokens, so that memory does not grow with T.
             logits_to_keep: return the logits of the last so many tokens only (None: of all).
@@ -94,7 +94,7 @@ class FFTNet(PretrainedModel):
             Logits (B, T or logits_to_keep, V) and the new state; the one handed in is left as it was.
 
         Raises:
-            ValueError: on a chunk size below 1, a bidirectional model, or as :meth:`forward`.
+            ValueError: on a chunk size below 1, a bidirectional model, or as ``forward``.
         """
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -126,7 +126,7 @@ class FFTNet(PretrainedModel):
             Logits (B, V) of the next token and the new state. The cost grows with attention only.
 
         Raises:
-            ValueError: as :meth:`forward`.
+            ValueError: as ``forward``.
         """
         logits, state = self(token[:, None], None, state)
         return logits[:, 0], state

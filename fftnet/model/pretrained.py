@@ -51,7 +51,7 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls: type[Model], directory: str | Path) -> Model:
-        """Read what :meth:`save_pretrained` wrote, in evaluation mode, on the CPU.
+        """Read what ``save_pretrained`` wrote, in evaluation mode, on the CPU.
 
         Raises:
             CheckpointError: naming the file that is missing, damaged, of another model or of another shape.

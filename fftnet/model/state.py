@@ -123,7 +123,7 @@ def save_state(state: State, path: str | Path) -> None:
 
 
 def load_state(path: str | Path, model: Stateful) -> State:
-    """Read what :func:`save_state` wrote, for the model that it was made by or one of the same sizes.
+    """Read what ``save_state`` wrote, for the model that it was made by or one of the same sizes.
 
     Returns:
         The state on the device and in the precision of the model.

@@ -1,7 +1,7 @@
 """What the tensors of an operator must be: one table an operator, compared before anything is computed.
 
 The kernels index memory by the sizes of their first argument and know no bounds. So every operator compares
-all of its tensors with its :class:`Signature` first, whatever the backend: in the function that users call,
+all of its tensors with its ``Signature`` first, whatever the backend: in the function that users call,
 and again in the registered operator behind it, which ``torch.ops.fftnet`` makes callable as well.
 """
 

@@ -8,7 +8,7 @@ A backend is a module of that name in the operator's folder:
 * ``reference``: direct sums in float64, slow and obvious, for comparing with.
 
 ``auto`` takes the fastest for the device of the tensors. The environment variable ``FFTNET_BACKEND``, which
-is read when this file is imported, names another for the whole process, :func:`use_backend` for a block of
+is read when this file is imported, names another for the whole process, ``use_backend`` for a block of
 code, and the argument ``backend`` of an operator for one call. An operator that lacks the one that is named,
 or can't use it for the tensors at hand, takes ``torch``.
 """
@@ -113,7 +113,7 @@ class Backends:
 
         Args:
             backend: one of this operator's.
-            tensors: which it must be able to take; none, where :meth:`select` has chosen it.
+            tensors: which it must be able to take; none, where ``select`` has chosen it.
 
         Raises:
             ValueError: if the operator has no such backend, it can't run here, or not for these tensors.

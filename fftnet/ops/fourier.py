@@ -30,7 +30,7 @@ def fourier_transform(x: Tensor, num_heads: int) -> Tensor:
 
 
 def inverse_fourier_transform(spectrum: Tensor, num_tokens: int) -> Tensor:
-    """Inverse of :func:`fourier_transform`.
+    """Inverse of ``fourier_transform``.
 
     Args:
         spectrum: complex half spectrum (B, H, F, d) with F = num_tokens // 2 + 1.

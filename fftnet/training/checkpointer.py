@@ -50,7 +50,7 @@ class SaveConfig:
 class Checkpointer:
     """Saves a run as folders ``step-<number>``, with links ``last`` and ``best``, and brings it back.
 
-    Every process calls :meth:`prepare`, :meth:`save` and :meth:`resume` at the same time; the other methods
+    Every process calls ``prepare``, ``save`` and ``resume`` at the same time; the other methods
     are for the main process.
 
     Args:
@@ -84,13 +84,15 @@ class Checkpointer:
         self.saved_at = time.perf_counter()
 
     def prepare(self) -> None:
-        """Make the folder.
+        """Make the folder, and look at the checkpoint to go on from if one is named.
 
         Raises:
-            CheckpointError: if it can't be written.
+            CheckpointError: if the folder can't be written, or there is no such checkpoint.
         """
 
         def probe() -> None:
+            if self._config.resume not in (None, "auto"):
+                verify(Path(self._config.resume))
             with serialization.writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 tempfile.TemporaryFile(dir=self.folder).close()

@@ -1,7 +1,7 @@
 """A step of training, spread over the processes of a run.
 
 The sum of the losses is divided by the counted targets of all processes, so that a step is the same however
-its batch is spread out (see :mod:`fftnet.training.sharding`).
+its batch is spread out (see ``fftnet.training.sharding``).
 """
 
 from collections.abc import Callable, Iterator
@@ -186,7 +186,7 @@ class Distributed:
         self.accelerator.end_training()
 
     def weights(self) -> dict[str, Tensor]:
-        """Weights as in :meth:`state_dict`, alone."""
+        """Weights as in ``state_dict``, alone."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -207,7 +207,7 @@ class Distributed:
         }
 
     def load_state_dict(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
-        """Put back what :meth:`state_dict` gave, on any number of processes.
+        """Put back what ``state_dict`` gave, on any number of processes.
 
         Raises:
             CheckpointError: if the optimizer's tensors are of another model.

@@ -134,7 +134,7 @@ def read_settings(folder: Path) -> Any:
 
 
 def restore(distributed: Distributed, ema: EMA | None, folder: Path) -> TrainingState:
-    """Go back to what :func:`capture` saw, on any number of processes; each of them must call this.
+    """Go back to what ``capture`` saw, on any number of processes; each of them must call this.
 
     Random generators go on where they stood; processes that were not there before start their own.
 
@@ -181,7 +181,7 @@ def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any
 
 
 def set_random_state(tensors: Mapping[str, Tensor], values: Mapping[str, Any], device: torch.device) -> None:
-    """Put back what :func:`random_state` gave.
+    """Put back what ``random_state`` gave.
 
     Raises:
         KeyError: if a state is missing; that of a device other than the CPU may be.

@@ -50,7 +50,7 @@ def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -
     """Read, split and encode what the configuration names.
 
     Synthetic samples of the three splits come from different seeds. Of real text, see
-    :mod:`fftnet.data.splits` for which part is in which split; no character is in two.
+    ``fftnet.data.splits`` for which part is in which split; no character is in two.
 
     Args:
         config: sources, sizes and the seed.
@@ -107,7 +107,7 @@ def load_whole(config: DataConfig, tokenizer: TextEncoder) -> SplitView:
     """All of a real text, encoded.
 
     Raises:
-        DataError: as :func:`load_views`.
+        DataError: as ``load_views``.
     """
     return view_segments(_load_tokens(config, tokenizer))
 
@@ -116,7 +116,7 @@ def training_texts(config: DataConfig) -> Iterable[str]:
     """The training split as texts, for a tokenizer that learns; of a large text, an even sample.
 
     Raises:
-        DataError: as :func:`load_data`, once it is read.
+        DataError: as ``load_data``, once it is read.
     """
     return training_samples(config) if config.synthetic else _real_training_texts(config)
 

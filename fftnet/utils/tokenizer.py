@@ -100,7 +100,7 @@ class Tokenizer:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """Ids of many texts, in parallel; see :meth:`encode`."""
+        """Ids of many texts, in parallel; see ``encode``."""
         with ThreadPoolExecutor() as pool:
             return list(pool.map(self.encode, texts))
 
@@ -148,7 +148,7 @@ class Tokenizer:
         return {rank: piece for piece, rank in self._definition.ranks.items()} | special
 
     def save(self, directory: str | Path) -> None:
-        """Write ``fftnet_tokenizer.json`` and ``tokenizer.tiktoken``, enough for :meth:`load` anywhere."""
+        """Write ``fftnet_tokenizer.json`` and ``tokenizer.tiktoken``, enough for ``load`` anywhere."""
         config = {
             "name": self.name,
             "pattern": self._definition.pattern,

@@ -20,6 +20,7 @@ from fftnet.data.cache import TokenCache
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serialization import WEIGHTS_FILE, read_tensors, write_json, write_tensors
+from fftnet.utils.dataset import DataConfig, load_views
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 
 FFTNET = str(Path(sys.executable).parent / "fftnet")
@@ -195,15 +196,23 @@ def test_the_test_split_and_its_plot(folder: Path, answers: dict[str, Answer]) -
     report = answers["plot"].report
     assert (report["checkpoint"], report["split"]) == ("run/best", "test")
     model, tokenizer = FFTNet.from_pretrained(folder / "run/best"), Tokenizer.load(folder / "run/best")
-    # A single document: the test split is what is cut off at its start.
-    text = STORY[: round(0.2 * len(STORY))]
-    ids = [tokenizer.eot, *tokenizer.encode(text), tokenizer.eot]
+    config = DataConfig(data=[str(folder / "story.txt")], test_fraction=0.2)
+    view = load_views(config, tokenizer)[2]
+    ids = view.run()[:].tolist()
+    text = tokenizer.decode(ids)
     check(report, *windowed(model, ids), text)
-    nats, right = losses(model, ids)
+    pieces = [view.tokens[start:end].tolist() for start, end in zip(*view.documents(), strict=True)]
+    assert len(pieces) > 1
+    each = [losses(model, piece) for piece in pieces]
+    nats = np.concatenate([own for own, _ in each])
+    right = np.concatenate([own for _, own in each])
     whole = report["whole_documents"]
-    check(whole, nats, right, nats[0], text)
-    check_positions(whole["by_position"], nats)
-    assert (whole["documents"], whole["tokens"], whole["longest"]) == (1, len(nats), len(nats))
+    check(whole, nats, right, float(np.mean([own[0] for own, _ in each])), text)
+    longest = max(len(own) for own, _ in each)
+    assert (whole["documents"], whole["tokens"], whole["longest"]) == (len(pieces), len(nats), longest)
+    at_first = whole["by_position"][0]
+    assert (at_first["first"], at_first["last"], at_first["tokens"]) == (0, 0, len(pieces))
+    assert sum(row["tokens"] for row in whole["by_position"]) == len(nats)
     head = (folder / "loss.png").read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     assert all(side > 100 for side in struct.unpack(">II", head[16:]))

@@ -226,22 +226,6 @@ def test_strides_of_a_state_do_not_vary(
                 _, state = model.step(torch.zeros(batch, dtype=torch.int64), state)
 
 
-@pytest.mark.parametrize("name", CAUSAL)
-@pytest.mark.parametrize("fields", [{}, *VARIANTS[1:4]], ids=str)
-@torch.no_grad()
-def test_one_token_may_come_without_its_dimension(name: str, fields: dict[str, object]) -> None:
-    model = make(mixers=(name,), **fields)
-    layer = model.backbone.layers[0]
-    x = torch.randn(2, 3, 8, dtype=torch.float64)
-    for module in (layer, layer.mixer):
-        _, state = module(x[:, :2], None, layer.init_state(2))  # pyright: ignore[reportCallIssue]
-        wide, _ = module(x[:, 2:], None, state)  # pyright: ignore[reportCallIssue]
-        narrow, _ = module(x[:, 2], None, select_state((state,), [0, 1])[0])  # pyright: ignore[reportCallIssue]
-        torch.testing.assert_close(narrow, wide[:, 0], rtol=1e-12, atol=1e-12)
-    with pytest.raises(ValueError, match=r"x must be of shape \(batch, tokens, 8\), got \(2, 8\)"):
-        layer.mixer(x[:, 0])  # pyright: ignore[reportCallIssue]
-
-
 @pytest.mark.parametrize("causal", [True, False])
 def test_tokens_and_masks_that_cannot_be_read_are_refused(causal: bool) -> None:
     model, text = make(causal=causal), tokens(2, 5)

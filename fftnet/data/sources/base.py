@@ -1,4 +1,4 @@
-"""The protocol of sources: a new kind of corpus is a subclass of :class:`Source` and a line in the table."""
+"""The protocol of sources: a new kind of corpus is a subclass of ``Source`` and a line in the table."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -72,7 +72,7 @@ class Source(ABC):
         """The documents of a file, one by one.
 
         Args:
-            file: from :meth:`resolve`.
+            file: from ``resolve``.
             text_field: column that holds the text, where there are columns.
             advance: is told how many bytes were read, now and then.
 

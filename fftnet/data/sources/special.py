@@ -7,7 +7,7 @@ from fftnet.data.sources.base import Advance, Document, Source, SourceFile
 
 
 class Synthetic(Source):
-    """Samples of :mod:`fftnet.data.grammar`; :mod:`fftnet.data.synthetic` makes batches of them."""
+    """Samples of ``fftnet.data.grammar``; ``fftnet.data.synthetic`` makes batches of them."""
 
     label = "synthetic"
     alone = True
@@ -17,12 +17,12 @@ class Synthetic(Source):
         raise DataError(f"{word} data are samples, not documents: name a real text")
 
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
-        """Refuses, as :meth:`resolve`."""
+        """Refuses, as ``resolve``."""
         raise DataError(f"{file.name} data are samples, not documents: name a real text")
 
 
 class Tokens(Source):
-    """A file of :mod:`fftnet.data.token_file`, which is opened and not read."""
+    """A file of ``fftnet.data.token_file``, which is opened and not read."""
 
     label = "a .tokens file that an earlier run left"
     alone = True

@@ -1,6 +1,6 @@
 """The table of mixers. A new one is a file here, its configuration included, and a line in the table.
 
-See :class:`~fftnet.model.mixers.base.Mixer` for what a mixer is.
+See ``fftnet.model.mixers.base.Mixer`` for what a mixer is.
 """
 
 from collections.abc import Mapping
@@ -62,10 +62,10 @@ def build_mixer(name: str, d_model: int, num_heads: int = 16, config: Any = None
     """Make the mixer of that name.
 
     Args:
-        name: in :data:`MIXERS`.
+        name: in ``MIXERS``.
         d_model: width D of a token.
         num_heads: H, which must divide D.
-        config: see :func:`mixer_config`.
+        config: see ``mixer_config``.
 
     Raises:
         ValueError: if there is none of that name, or it can't have these sizes.

@@ -81,7 +81,7 @@ class AttentionMixer(Mixer):
             x: tokens (B, T, D), T >= 1.
             attention_mask: boolean (B, T); a False token is not read, wherever it stands, and takes up no
                 position.
-            state: from :meth:`init_state` or an earlier call, which stays valid; None starts a text.
+            state: from ``init_state`` or an earlier call, which stays valid; None starts a text.
 
         Returns:
             Mixed tokens of the shape and dtype that came; with a state the pair of these and the new state.

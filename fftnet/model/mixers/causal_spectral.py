@@ -147,7 +147,7 @@ class CausalSpectralMixer(Mixer):
             x: tokens (B, T, D), T >= 1.
             attention_mask: boolean (B, T); a False token writes nothing into the state. Padding before the
                 first token or after the last one changes nothing; between two tokens, time passes.
-            state: from :meth:`init_state` or an earlier call; None starts a text.
+            state: from ``init_state`` or an earlier call; None starts a text.
 
         Returns:
             Mixed tokens of the shape and dtype that came; with a state the pair of these and the new state.
@@ -165,7 +165,7 @@ class CausalSpectralMixer(Mixer):
         return self._read(x, attention_mask, state)
 
     def inspect(self, x: Tensor) -> CausalSpectralView:
-        """Compute what :meth:`forward` does, part by part, to look at what is in between.
+        """Compute what ``forward`` does, part by part, to look at what is in between.
 
         It holds a spectrum for every token, F times the size of ``x`` and complex.
 
@@ -210,7 +210,7 @@ class CausalSpectralMixer(Mixer):
         return self.project_out(mixed_BTHd.flatten(2)), state
 
     def _step(self, x_BD: Tensor, state: CausalSpectralState) -> tuple[Tensor, CausalSpectralState]:
-        """The same arithmetic for one token, in fewer and smaller calls; see :mod:`fftnet.ops.decode`."""
+        """The same arithmetic for one token, in fewer and smaller calls; see ``fftnet.ops.decode``."""
         if self.conv_weight is None or not self.input_gate:
             mixed_BTD, state = self._read(x_BD[:, None], None, state)
             return mixed_BTD[:, 0], state

@@ -98,7 +98,7 @@ class SpectralMixer(Mixer):
         return padding.by_length(x, attention_mask, self._mix)
 
     def inspect(self, x: Tensor) -> SpectralView:
-        """Compute what :meth:`forward` does, part by part, to look at what is in between.
+        """Compute what ``forward`` does, part by part, to look at what is in between.
 
         Args:
             x: tokens (B, T, D), T >= 1, none of them padding.

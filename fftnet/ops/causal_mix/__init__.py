@@ -1,6 +1,6 @@
 """Causal mixing: prefix Fourier transform, adaptive filter, modReLU and inverse in one operator.
 
-:func:`causal_mix` is the only entry: it checks, casts and picks a backend.
+``causal_mix`` is the only entry: it checks, casts and picks a backend.
 
 A backend is a module in this folder with ``BLOCK`` (tokens between two checkpoints of the state) and two
 functions on contiguous tensors of one dtype:
@@ -10,7 +10,7 @@ functions on contiguous tensors of one dtype:
 * ``backward(values, filter_, parameters, checkpoints, grad_mixed, grad_state, eps)``, which returns the
   gradients ``(grad_values, grad_filter, grad_parameters, grad_state)``.
 
-``reference`` has neither: it is a function of the arguments of :func:`causal_mix`, which autograd can see
+``reference`` has neither: it is a function of the arguments of ``causal_mix``, which autograd can see
 through.
 """
 
@@ -71,7 +71,7 @@ def causal_mix(
         parameters: of every head and bin.
         state: real and imaginary plane of Z before the first token, (B, F, 2, H, d).
         eps: magnitude below which modReLU stops normalising.
-        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
+        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Mixed values (B, T, H, d) in the dtype of ``values`` and the state after the last token in float32

@@ -1,6 +1,6 @@
 """The CPU backend of causal mixing: the recurrence, fused with filter, modReLU and read-out.
 
-See :mod:`fftnet.ops.cpu` for how to read kernels. A work item is one head of one row of the batch. It walks
+See ``fftnet.ops.cpu`` for how to read kernels. A work item is one head of one row of the batch. It walks
 over time in blocks, and within a block over vectors of channels and then over bins, so that spectrum, pole
 and sums of one bin stay in registers while the tokens of the block stay in the cache. Backward recomputes the
 spectrum of a block from its checkpoint and walks the block in reverse.
@@ -206,7 +206,7 @@ def _constants(pole: Tensor, parameters: HeadParameters) -> np.ndarray:
 def forward(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :mod:`fftnet.ops.causal_mix` for the contract of a backend."""
+    """See ``fftnet.ops.causal_mix`` for the contract of a backend."""
     width = values.shape[3]
     values = _pad(values)
     final = _pad(state).clone()
@@ -229,7 +229,7 @@ def backward(
     grad_state: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor, HeadParameters, Tensor]:
-    """See :mod:`fftnet.ops.causal_mix` for the contract of a backend."""
+    """See ``fftnet.ops.causal_mix`` for the contract of a backend."""
     width = values.shape[3]
     values = _pad(values)
     grad_start = _pad(grad_state).clone()

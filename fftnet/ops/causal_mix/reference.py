@@ -41,7 +41,7 @@ def prefix_spectrum(values: Tensor, decay: Tensor, frequency: Tensor, state: Ten
 def causal_mix(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`fftnet.ops.causal_mix.causal_mix`; computed in float64 whatever comes in."""
+    """See ``fftnet.ops.causal_mix.causal_mix``; computed in float64 whatever comes in."""
     decay, frequency, bias, readout = (x.double() for x in parameters)
     spectrum = prefix_spectrum(values.double(), decay, frequency, state.double())
     filtered = modrelu(filter_.double()[..., None] * spectrum, bias[..., None], eps)

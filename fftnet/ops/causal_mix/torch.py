@@ -82,7 +82,7 @@ def _gain(z: Tensor, bias_HF: Tensor, eps: float) -> tuple[Tensor, Tensor, Tenso
 def forward(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :mod:`fftnet.ops.causal_mix` for the contract of a backend."""
+    """See ``fftnet.ops.causal_mix`` for the contract of a backend."""
     decay, frequency, bias, readout = parameters
     carry_BHFd = _to_complex(state)
     mixed = []

@@ -209,7 +209,7 @@ def _table(parameters: HeadParameters) -> Tensor:
 def forward(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :mod:`fftnet.ops.causal_mix` for the contract of a backend."""
+    """See ``fftnet.ops.causal_mix`` for the contract of a backend."""
     batch, tokens, heads, width = values.shape
     count = -(-tokens // BLOCK)
     groups, options = program_width(width, LANES)
@@ -235,7 +235,7 @@ def backward(
     grad_state: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor, HeadParameters, Tensor]:
-    """See :mod:`fftnet.ops.causal_mix` for the contract of a backend."""
+    """See ``fftnet.ops.causal_mix`` for the contract of a backend."""
     batch, count, bins = checkpoints.shape[:3]
     _, tokens, heads, width = values.shape
     groups, options = program_width(width, LANES)

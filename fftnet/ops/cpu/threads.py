@@ -47,7 +47,7 @@ class Threads:
         """Call ``kernel(first, last, *arguments)`` so that all items are covered once.
 
         Args:
-            kernel: from :func:`fftnet.ops.cpu.compile.jit`.
+            kernel: from ``fftnet.ops.cpu.compile.jit``.
             items: independent pieces of work, shared out evenly.
             work: values that are computed in all, which decides whether more threads pay.
             arguments: passed on.

@@ -6,7 +6,7 @@ the next token continues from, so it writes every state to memory and reads it b
 of a vector type has no address, so nothing can change it from outside: it stays in registers over the whole
 loop. LLVM splits a vector into whatever registers the processor has.
 
-For the kernels, this file adds to Numba a type, :class:`Vector`, and functions on it. Between vectors, and
+For the kernels, this file adds to Numba a type, ``Vector``, and functions on it. Between vectors, and
 between a vector and a scalar, ``+ - * / <=`` work as usual, lane by lane.
 
 Each function below is written in two steps, as Numba asks for it: the outer one gets the types of the

@@ -1,6 +1,6 @@
 """One token at a time: what the causal mixer does between its matrix products, in two operators.
 
-:func:`gate_step` and :func:`mix_step` are the only entries: they check and pick a backend. A backend is a
+``gate_step`` and ``mix_step`` are the only entries: they check and pick a backend. A backend is a
 module in this folder with functions of these names and arguments, ``backend`` left out.
 
 ``numba`` has no gradients: a call costs more here than its arithmetic, so it does in two calls what takes
@@ -80,7 +80,7 @@ def gate_step(
         conv_state: the P = W - 1 projected tokens before, (B, P, C).
         mean: mean of the tokens before, (B, D).
         count: int64 number of the tokens before, (B,).
-        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
+        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Context (B, 2 D) and values (B, D) in the dtype of ``x``, and the new ``conv_state``, ``mean`` and
@@ -104,7 +104,7 @@ def mix_step(
     eps: float,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`fftnet.ops.causal_mix.causal_mix` of one token, with the normalisation g applied here.
+    """``fftnet.ops.causal_mix.causal_mix`` of one token, with the normalisation g applied here.
 
     Args:
         values: v, (B, H, d) of any floating dtype.
@@ -112,7 +112,7 @@ def mix_step(
         parameters: of every head and bin, with decay > 0.
         state: real and imaginary plane of the spectrum, (B, F, 2, H, d).
         eps: magnitude below which modReLU stops normalising.
-        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
+        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Mixed values (B, H, d) in the dtype of ``values``, and the new state.

@@ -2,7 +2,7 @@
 
 At one token a call costs more than its arithmetic, so these do in two what takes fifty small operations. The
 loops over channels are plain ones here: there is no recurrence, so nothing has to stay in registers.
-See :mod:`fftnet.ops.cpu` for how to read kernels. A work item is one row of the batch.
+See ``fftnet.ops.cpu`` for how to read kernels. A work item is one row of the batch.
 """
 
 import numpy as np
@@ -79,7 +79,7 @@ def _mix(  # pyright: ignore
 def gate_step(
     x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See :func:`fftnet.ops.decode.gate_step`; all floating tensors have one dtype."""
+    """See ``fftnet.ops.decode.gate_step``; all floating tensors have one dtype."""
     inputs = [t.contiguous() for t in (x, projected, conv_weight, conv_state, mean, count)]
     outputs = (
         torch.empty_like(inputs[1]),
@@ -96,7 +96,7 @@ def gate_step(
 def mix_step(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`fftnet.ops.decode.mix_step`; all tensors have one dtype."""
+    """See ``fftnet.ops.decode.mix_step``; all tensors have one dtype."""
     inputs = [t.contiguous() for t in (values, filter_, *parameters, state)]
     mixed = torch.empty_like(inputs[0])
     new_state = torch.empty_like(inputs[6])

@@ -12,7 +12,7 @@ from fftnet.ops.prefix_context import reference as prefix_context
 def gate_step(
     x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See :func:`fftnet.ops.decode.gate_step`; computed in float64 whatever comes in."""
+    """See ``fftnet.ops.decode.gate_step``; computed in float64 whatever comes in."""
     context, mean_after, total = prefix_context.prefix_context(x[:, None], mean, count, None)
     values, recent = gated_conv.gated_conv(projected[:, None], conv_weight, conv_state)
     return context[:, 0], values[:, 0].to(x.dtype), recent, mean_after.to(mean.dtype), total
@@ -21,7 +21,7 @@ def gate_step(
 def mix_step(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`fftnet.ops.decode.mix_step`; computed in float64 whatever comes in."""
+    """See ``fftnet.ops.decode.mix_step``; computed in float64 whatever comes in."""
     gain_HF = torch.sqrt(1 - torch.exp(-2 * parameters.decay.double()))
     adapted_BTHF = (filter_.double() * gain_HF)[:, None]
     mixed, last = causal_mix.causal_mix(values[:, None], adapted_BTHF, parameters, state, eps)

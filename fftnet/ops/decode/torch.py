@@ -9,7 +9,7 @@ from fftnet.ops.causal_mix import HeadParameters
 def gate_step(
     x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See :func:`fftnet.ops.decode.gate_step`."""
+    """See ``fftnet.ops.decode.gate_step``."""
     total = count + 1
     mean_after = mean + (x - mean) / total[:, None]
     context = torch.cat([mean_after.to(x.dtype), x], dim=-1)
@@ -21,7 +21,7 @@ def gate_step(
 def mix_step(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`fftnet.ops.decode.mix_step`."""
+    """See ``fftnet.ops.decode.mix_step``."""
     decay, frequency, bias, readout = parameters
 
     def per_bin(x: Tensor) -> Tensor:

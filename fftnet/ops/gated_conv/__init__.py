@@ -1,6 +1,6 @@
 """The convolution and the input gate before the prefix transform, in one operator.
 
-:func:`gated_conv` is the only entry: it checks, casts and picks a backend.
+``gated_conv`` is the only entry: it checks, casts and picks a backend.
 
 ``torch`` and ``reference`` are functions of its arguments, which autograd can see through. Any other backend
 is a module in this folder with two functions on contiguous tensors of one dtype:
@@ -60,7 +60,7 @@ def gated_conv(
         x: keys, then values, (B, T, C) with C = 2 D, of any floating dtype; T >= 1.
         conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
         conv_state: the P = W - 1 tokens before the first, (B, P, C).
-        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
+        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Gated values (B, T, D), and the last P tokens for the call that continues, in the dtype of

@@ -1,6 +1,6 @@
 """The CPU kernels of the gated convolution: one pass forward, one pass backward.
 
-See :mod:`fftnet.ops.cpu` for how to read kernels. A work item is one vector of channels of one row of the
+See ``fftnet.ops.cpu`` for how to read kernels. A work item is one vector of channels of one row of the
 batch. Nothing of length T is made but the result: backward computes the convolved keys and values again.
 
 The kernels get the filters transposed, (W, C), so that a tap's weights of neighbouring channels are
@@ -113,7 +113,7 @@ def _run(kernel: Any, x: Tensor, conv_weight: Tensor, *arguments: Tensor) -> Non
 
 
 def forward(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
-    """See :mod:`fftnet.ops.gated_conv` for the contract of a backend."""
+    """See ``fftnet.ops.gated_conv`` for the contract of a backend."""
     values = empty(x, *x.shape[:2], x.shape[2] // 2)
     _run(_forward, x, conv_weight, x, conv_weight.T.contiguous(), conv_state, values)
     return values
@@ -122,7 +122,7 @@ def forward(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
 def backward(
     x: Tensor, conv_weight: Tensor, conv_state: Tensor, grad_values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :mod:`fftnet.ops.gated_conv` for the contract of a backend."""
+    """See ``fftnet.ops.gated_conv`` for the contract of a backend."""
     grad_x = empty(x)
     grad_past = torch.zeros_like(conv_state)
     # One sum a row of the batch, since rows are done by different threads.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def gated_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
-    """See :func:`fftnet.ops.gated_conv.gated_conv`; computed in float64 whatever comes in."""
+    """See ``fftnet.ops.gated_conv.gated_conv``; computed in float64 whatever comes in."""
     read_BSC = torch.cat([conv_state.double(), x.double()], dim=1)
     windows_BTCW = read_BSC.unfold(1, conv_weight.shape[1], 1)
     convolved_BTC = (windows_BTCW * conv_weight.double()).sum(dim=-1)

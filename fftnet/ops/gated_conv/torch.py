@@ -37,7 +37,7 @@ def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Ten
 
 
 def gated_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
-    """See :func:`fftnet.ops.gated_conv.gated_conv`."""
+    """See ``fftnet.ops.gated_conv.gated_conv``."""
     convolved, recent = causal_conv(x, conv_weight, conv_state)
     keys, values = convolved.chunk(2, dim=-1)
     return keys * values, recent

@@ -1,6 +1,6 @@
 """The causal context: the running mean of the prefix beside the token itself, in one operator.
 
-:func:`prefix_context` is the only entry: it checks, casts and picks a backend.
+``prefix_context`` is the only entry: it checks, casts and picks a backend.
 
 ``torch`` and ``reference`` are functions of its arguments, which autograd can see through. Any other backend
 is a module in this folder with two functions on contiguous tensors of one dtype, for calls that count every
@@ -56,14 +56,14 @@ _BACKWARD_SIGNATURE = Signature(
 def prefix_context(
     x: Tensor, mean: Tensor, count: Tensor, counted: Tensor | None = None, *, backend: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`fftnet.ops.prefix_context.torch.prefix_mean` beside the tokens.
+    """``fftnet.ops.prefix_context.torch.prefix_mean`` beside the tokens.
 
     Args:
         x: tokens (B, T, D) of any floating dtype, T >= 1.
         mean: mean of the tokens before, (B, D).
         count: int64 number of tokens before, (B,).
         counted: boolean (B, T); a False token is left out of the mean. None counts all.
-        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
+        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Context (B, T, 2 D) in the dtype of ``x``, then the mean in float32 (float64 for float64 tokens) and

@@ -1,6 +1,6 @@
 """The CPU kernels of the prefix context: running mean beside the token, one pass each way.
 
-See :mod:`fftnet.ops.cpu` for how to read kernels. A work item is one vector of channels of one row of the
+See ``fftnet.ops.cpu`` for how to read kernels. A work item is one vector of channels of one row of the
 batch.
 """
 
@@ -63,7 +63,7 @@ def _run(kernel: Any, x: Tensor, *arguments: Tensor) -> None:
 
 
 def forward(x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """See :mod:`fftnet.ops.prefix_context` for the contract of a backend."""
+    """See ``fftnet.ops.prefix_context`` for the contract of a backend."""
     context = empty(x, *x.shape[:2], 2 * x.shape[2])
     last = mean.clone()
     _run(_forward, x, x, count, context, last)
@@ -71,7 +71,7 @@ def forward(x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def backward(count: Tensor, grad_context: Tensor, grad_mean: Tensor) -> tuple[Tensor, Tensor]:
-    """See :mod:`fftnet.ops.prefix_context` for the contract of a backend."""
+    """See ``fftnet.ops.prefix_context`` for the contract of a backend."""
     batch, tokens, channels = grad_context.shape
     grad_x = empty(grad_context, batch, tokens, channels // 2)
     later = grad_mean / (count + tokens)[:, None]

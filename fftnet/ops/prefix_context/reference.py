@@ -10,7 +10,7 @@ from torch import Tensor
 def prefix_context(
     x: Tensor, mean: Tensor, count: Tensor, counted: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`fftnet.ops.prefix_context.prefix_context`; computed in float64 whatever comes in."""
+    """See ``fftnet.ops.prefix_context.prefix_context``; computed in float64 whatever comes in."""
     tokens = x.shape[1]
     if counted is None:
         counted = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)

@@ -48,6 +48,6 @@ def prefix_mean(
 def prefix_context(
     x: Tensor, mean: Tensor, count: Tensor, counted: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`fftnet.ops.prefix_context.prefix_context`."""
+    """See ``fftnet.ops.prefix_context.prefix_context``."""
     means_BTD, last, total = prefix_mean(x, mean, count, counted)
     return torch.cat([means_BTD, x], dim=-1), last, total

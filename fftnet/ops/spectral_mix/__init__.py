@@ -1,6 +1,6 @@
 """Bidirectional mixing: Fourier transform, filter, modReLU and inverse in one operator.
 
-:func:`spectral_mix` is the only entry: it checks, casts and picks a backend. As a registered operator it is
+``spectral_mix`` is the only entry: it checks, casts and picks a backend. As a registered operator it is
 one node to ``torch.compile`` and ``torch.export``, without a complex tensor.
 
 A backend is a module in this folder with two functions on contiguous tensors of one dtype:
@@ -9,13 +9,13 @@ A backend is a module in this folder with two functions on contiguous tensors of
   imaginary part, channels before bins: (B, D, F, 2);
 * ``backward(filter_, bias, spectrum, grad_mixed, eps)``, which returns the gradients of x, filter and bias.
 
-``reference`` has neither: it is a function of the arguments of :func:`spectral_mix`, which autograd can see
+``reference`` has neither: it is a function of the arguments of ``spectral_mix``, which autograd can see
 through.
 
 Backward is a forward: the adjoint of the inverse transform is the transform with the inner bins counted twice
 (they stand for two bins of the full spectrum each), the adjoint of the transform is the inverse with them
 counted half, and filter and modReLU act within a bin. So the weights cancel on the way to x and are left over
-in the gradients of filter and bias only: :func:`fftnet.ops.fourier.count_bins`.
+in the gradients of filter and bias only: ``fftnet.ops.fourier.count_bins``.
 """
 
 from torch import Tensor, contiguous_format, empty_like
@@ -78,7 +78,7 @@ def spectral_mix(
         filter_: one real gain per sample, head and bin, (B, H, F) with F = T // 2 + 1; H must divide D.
         bias: of modReLU, (H, F).
         eps: magnitude below which modReLU stops normalising.
-        backend: see :mod:`fftnet.ops.dispatch`; None takes the one that is set there.
+        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Mixed tokens (B, T, D) in the dtype of ``x``.

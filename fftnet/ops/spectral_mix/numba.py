@@ -5,7 +5,7 @@ are transposed on the way in and out: 16 rows at once, in two rounds of interlea
 turns into shuffles of registers. A work item of the pass is one head of one row of the batch and a range of
 bins; it walks over the head's channels, so that filter, bias and the sums for their gradients stay in the
 cache. Its loops are plain ones, over bins: there is no recurrence, so they become vectors by themselves. See
-:mod:`fftnet.ops.cpu` for how to read kernels.
+``fftnet.ops.cpu`` for how to read kernels.
 
 Every large temporary is paid twice, because a fresh one has to be mapped page by page. So the transposed
 tokens, the filtered spectrum and the result take turns in one buffer.
@@ -196,7 +196,7 @@ def _items(filter_: Tensor) -> int:
 
 
 def forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """See :mod:`fftnet.ops.spectral_mix` for the contract of a backend."""
+    """See ``fftnet.ops.spectral_mix`` for the contract of a backend."""
     spectrum, filtered = _transform(x)
     arrays = tuple(t.numpy() for t in (spectrum, filtered, filter_, bias))
     threads.run(_forward, _items(filter_), x.numel(), *arrays, arrays[0].dtype.type(eps))
@@ -206,7 +206,7 @@ def forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> tuple[Tenso
 def backward(
     filter_: Tensor, bias: Tensor, spectrum: Tensor, grad_mixed: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :mod:`fftnet.ops.spectral_mix` for the contract of a backend."""
+    """See ``fftnet.ops.spectral_mix`` for the contract of a backend."""
     grad, buffer = _transform(grad_mixed)
     grad_filter = torch.zeros_like(filter_)
     # One sum a row of the batch, since rows are done by different threads.

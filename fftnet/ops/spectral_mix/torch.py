@@ -22,7 +22,7 @@ def _modulus(spectrum_BHdF2: Tensor) -> Tensor:
 
 
 def forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """See :mod:`fftnet.ops.spectral_mix` for the contract of a backend."""
+    """See ``fftnet.ops.spectral_mix`` for the contract of a backend."""
     spectrum = _transform(x)
     heads_BHdF2 = spectrum.unflatten(1, (filter_.shape[1], -1))
     filter_BH1F = filter_[:, :, None]
@@ -34,7 +34,7 @@ def forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> tuple[Tenso
 def backward(
     filter_: Tensor, bias: Tensor, spectrum: Tensor, grad_mixed: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :mod:`fftnet.ops.spectral_mix` for the contract of a backend."""
+    """See ``fftnet.ops.spectral_mix`` for the contract of a backend."""
     split = (filter_.shape[1], -1)
     grad_BHdF2 = _transform(grad_mixed).unflatten(1, split)
     heads_BHdF2 = spectrum.unflatten(1, split)

@@ -146,7 +146,7 @@ class PrefixFourierTransform(nn.Module):
         """Deal out time scales and draw frequencies, on the device where the parameters lie."""
         heads, bins = self.frequency.shape
         count = heads * bins
-        # All on the parameters' device, be it the meta device; there, some patch torch.linspace to use the CPU.
+        # All on the parameters' device, also where somebody patched torch.linspace to run on the CPU.
         steps = torch.arange(count, device=self.log_decay.device, dtype=torch.float32) / max(count - 1, 1)
         log_scale = math.log(self.shortest) + steps * math.log(self.longest / self.shortest)
         log_decay_HF = -log_scale.view(bins, heads).T
@@ -215,7 +215,10 @@ class PrefixInverse(nn.Module):
 
 
 class PrefixContext(nn.Module):
-    """Causal context ``c_t``: the running mean of the prefix beside the token itself, 2 D wide."""
+    """Causal context ``c_t``: the running mean of the prefix beside the token itself, 2 D wide.
+
+    It owns no parameter; ``forward`` and ``inspect`` of the causal mixer run it.
+    """
 
     def init_state(
         self, batch_size: int, width: int, dtype: torch.dtype, device: torch.device | str | None = None

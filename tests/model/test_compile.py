@@ -37,7 +37,8 @@ def test_inductor_compiles_the_decode_step() -> None:
     torch.compiler.reset()
     model = make(num_layers=1)
     with torch.no_grad():
-        step, text = torch.compile(model.step, fullgraph=True), tokens(2, 5)
+        step = torch.compile(model.step, fullgraph=True)
+        text = tokens(2, 5)
         state = model.init_state(2)
         logits = torch.empty(0)
         for t in range(5):

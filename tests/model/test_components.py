@@ -26,7 +26,9 @@ def test_the_transform_pair_inverts(length: int) -> None:
 
 @pytest.mark.parametrize("grid", [24, 32])
 def test_theorem_the_causal_layer_is_the_published_one_on_every_prefix(grid: int) -> None:
-    heads, width, length = 2, 6, grid - 3
+    heads = 2
+    width = 6
+    length = grid - 3
     bins = grid // 2 + 1
     adaptive = randomise(AdaptiveSpectralFilter(width, width, heads, bins))
     activation = randomise(ModReLU(heads, bins))

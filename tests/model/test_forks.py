@@ -42,7 +42,8 @@ def continued(model: FFTNet, texts: list[Tensor], state: State, steps: int = 4) 
 @every_model
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_prompt_is_read_once_and_continued_in_many_ways(fields: dict[str, object], recorded: bool) -> None:
-    model, prompt = make(**fields), tokens(1, 7)
+    model = make(**fields)
+    prompt = tokens(1, 7)
     with torch.set_grad_enabled(recorded):
         _, start = model.prefill(prompt)
         _, start = model.step(torch.tensor([5]), start)
@@ -59,7 +60,8 @@ def test_a_prompt_is_read_once_and_continued_in_many_ways(fields: dict[str, obje
 @every_model
 @torch.no_grad()
 def test_rows_are_repeated_one_after_the_other(fields: dict[str, object]) -> None:
-    model, prompts = make(**fields), tokens(2, 6)
+    model = make(**fields)
+    prompts = tokens(2, 6)
     _, state = model.prefill(prompts)
     continued(model, [prompts[0], prompts[0], prompts[1], prompts[1]], expand_state(state, 2))
 
@@ -67,7 +69,8 @@ def test_rows_are_repeated_one_after_the_other(fields: dict[str, object]) -> Non
 @every_model
 @torch.no_grad()
 def test_beams_and_unfinished_rows_are_picked(fields: dict[str, object]) -> None:
-    model, prompts = make(**fields), tokens(3, 6)
+    model = make(**fields)
+    prompts = tokens(3, 6)
     mask = torch.arange(6) >= torch.tensor([[0], [4], [2]])
     _, state = model.prefill(prompts, attention_mask=mask)
     texts = [row[kept] for row, kept in zip(prompts, mask, strict=True)]
@@ -99,7 +102,8 @@ def test_stepping_a_fork_changes_no_number_of_another(fields: dict[str, object])
 @pytest.mark.parametrize("read", [0, 1, 9])
 @torch.no_grad()
 def test_a_state_is_saved_and_read_again(fields: dict[str, object], read: int, tmp_path: Path) -> None:
-    model, text = make(**fields), tokens(2, 9)[:, :read]
+    model = make(**fields)
+    text = tokens(2, 9)[:, :read]
     state = model.prefill(text)[1] if read else model.init_state(2)
     save_state(state, tmp_path / "state.safetensors")
     loaded = load_state(tmp_path / "state.safetensors", model)
@@ -112,7 +116,8 @@ def test_a_state_is_saved_and_read_again(fields: dict[str, object], read: int, t
 
 @torch.no_grad()
 def test_a_state_is_read_in_the_precision_of_the_model(tmp_path: Path) -> None:
-    model, text = make(mixers=HYBRIDS[0]), tokens(1, 9)
+    model = make(mixers=HYBRIDS[0])
+    text = tokens(1, 9)
     save_state(model.prefill(text[:, :8])[1], tmp_path / "state")
     expected = model(text)[0, -1].float()
     actual, _ = model.float().step(text[:, 8], load_state(tmp_path / "state", model))
@@ -175,7 +180,8 @@ def test_a_state_of_other_rows_is_refused_before_anything_runs(fields: dict[str,
 
 
 def test_a_state_of_another_model_is_refused() -> None:
-    model, two = make(), make(mixers=("attention",))
+    model = make()
+    two = make(mixers=("attention",))
     for state, message in (
         (make(num_layers=1).init_state(1), "the state is of another model: it has 1 layers, not 2"),
         (two.init_state(1), "layer 0 holds AttentionState, not CausalSpectralState"),
@@ -197,7 +203,8 @@ def test_a_state_of_another_model_is_refused() -> None:
 
 @every_model
 def test_a_state_made_in_inference_mode_is_continued_outside(fields: dict[str, object]) -> None:
-    model, text = make(**fields), tokens(1, 6)
+    model = make(**fields)
+    text = tokens(1, 6)
     with torch.inference_mode():
         _, state = model.step(text[:, 5], model.prefill(text[:, :5])[1])
     with torch.no_grad():
@@ -228,7 +235,8 @@ def test_strides_of_a_state_do_not_vary(
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_tokens_and_masks_that_cannot_be_read_are_refused(causal: bool) -> None:
-    model, text = make(causal=causal), tokens(2, 5)
+    model = make(causal=causal)
+    text = tokens(2, 5)
     mask = torch.ones(2, 5, dtype=torch.bool)
     for arguments, message in (
         ((text.int(),), "tokens must be int64 ids, got torch.int32"),
@@ -258,7 +266,8 @@ def test_tokens_and_masks_that_cannot_be_read_are_refused(causal: bool) -> None:
 
 
 def test_logits_that_nobody_wants_are_not_made() -> None:
-    model, text = make(), tokens(2, 5)
+    model = make()
+    text = tokens(2, 5)
     assert model(text, logits_to_keep=0).shape == (2, 0, VOCAB)
     assert model.prefill(text, chunk_size=2, logits_to_keep=0)[0].shape == (2, 0, VOCAB)
     torch.testing.assert_close(model(text, logits_to_keep=2), model(text)[:, -2:])

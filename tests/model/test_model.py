@@ -78,7 +78,8 @@ def test_any_length(name: str) -> None:
 @pytest.mark.parametrize("name", MIXERS)
 def test_float64_is_the_truth_of_float32(name: str) -> None:
     config = FFTNetConfig(vocab_size=VOCAB, d_model=32, causal=name in CAUSAL, mixers=(name,))
-    model, text = FFTNet(config), tokens(2, 40)
+    model = FFTNet(config)
+    text = tokens(2, 40)
     single = model(text)
     truth = model.double()(text)
     assert (single - truth).norm() < 2e-6 * truth.norm()
@@ -98,22 +99,22 @@ def test_biases_of_modrelu_do_not_magnify_round_off() -> None:
             for name, parameter in model.named_parameters():
                 if "activation" in name:
                     parameter.normal_(std=0.05)
-        single, truth = gradient(model), gradient(model.double())
+        single = gradient(model)
+        truth = gradient(model.double())
         assert (single - truth).norm() < 1e-4 * truth.norm()
 
 
 @pytest.mark.parametrize("name", MIXERS)
 def test_a_row_does_not_depend_on_its_padding_or_its_neighbours(name: str) -> None:
-    model, rows = (
-        make(causal=name in CAUSAL, mixers=(name,)),
-        [tokens(1, length)[0] for length in (5, 1, 9, 6, 5)],
-    )
+    model = make(causal=name in CAUSAL, mixers=(name,))
+    rows = [tokens(1, length)[0] for length in (5, 1, 9, 6, 5)]
     for width, left in ((9, False), (14, False), (14, True)):
         batch = torch.zeros(len(rows), width, dtype=torch.int64)
         mask = torch.zeros(len(rows), width, dtype=torch.bool)
         for index, row in enumerate(rows):
             span = slice(width - len(row), width) if left else slice(0, len(row))
-            batch[index, span], mask[index, span] = row, True
+            batch[index, span] = row
+            mask[index, span] = True
         logits = model(batch, mask)
         for index, row in enumerate(rows):
             torch.testing.assert_close(logits[index, mask[index]], model(row[None])[0], rtol=1e-9, atol=1e-9)
@@ -286,7 +287,9 @@ def test_everything_works_without_numba() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_threads_are_those_that_were_asked_for(count: int) -> None:
-    model, text, before = make(d_model=64), tokens(4, 300), torch.get_num_threads()
+    model = make(d_model=64)
+    text = tokens(4, 300)
+    before = torch.get_num_threads()
     expected = model(text)
     torch.set_num_threads(count)
     try:

@@ -17,10 +17,13 @@ from fftnet.model.state import State
 def test_any_split_of_a_text_gives_the_same_logits(
     name: str, data: st.DataObject, length: int, variant: dict[str, object]
 ) -> None:
-    model, text = make(mixers=(name,), **variant), tokens(2, length)
+    model = make(mixers=(name,), **variant)
+    text = tokens(2, length)
     whole = model(text)
     cuts = sorted(data.draw(st.sets(st.integers(1, length), max_size=5)) | {length})
-    state, pieces, start = None, [], 0
+    state = None
+    pieces = []
+    start = 0
     for stop in cuts:
         if stop - start == 1 and state is not None:
             logits_BV, state = model.step(text[:, start], state)
@@ -34,7 +37,8 @@ def test_any_split_of_a_text_gives_the_same_logits(
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_prefill_in_chunks_keeps_the_last_logits(name: str) -> None:
-    model, text = make(mixers=(name,)), tokens(2, 23)
+    model = make(mixers=(name,))
+    text = tokens(2, 23)
     whole, last = model.prefill(text)
     chunked, state = model.prefill(text, chunk_size=5)
     torch.testing.assert_close(chunked, whole, rtol=1e-9, atol=1e-9)
@@ -72,7 +76,8 @@ def test_the_state_does_not_grow_and_is_never_written(name: str) -> None:
 def test_a_state_stays_what_it_was_whatever_follows_from_it(
     name: str, recorded: bool, data: st.DataObject
 ) -> None:
-    model, states = make(mixers=(name,)), []
+    model = make(mixers=(name,))
+    states = []
     with torch.set_grad_enabled(recorded):
         states.append((tokens(2, 0), model.init_state(2)))
         for _ in range(12):
@@ -93,7 +98,10 @@ def test_a_state_stays_what_it_was_whatever_follows_from_it(
 @pytest.mark.parametrize("name", CAUSAL)
 @pytest.mark.parametrize("chunk_size", [None, 2])
 def test_left_padded_prompts_continue_as_if_alone(name: str, chunk_size: int | None) -> None:
-    model, short, long, following = make(mixers=(name,)), tokens(1, 4), tokens(1, 9), tokens(2, 6)
+    model = make(mixers=(name,))
+    short = tokens(1, 4)
+    long = tokens(1, 9)
+    following = tokens(2, 6)
     batch = torch.cat([torch.nn.functional.pad(short, (5, 0)), long])
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[0, :5] = False
@@ -121,7 +129,8 @@ def continuations(model: FFTNet, text: torch.Tensor, state: State) -> list[State
 
 
 def test_one_decode_step_of_attention_appends_in_place_and_a_fork_copies() -> None:
-    model, text = make(mixers=("attention",), num_layers=1), tokens(2, 6)
+    model = make(mixers=("attention",), num_layers=1)
+    text = tokens(2, 6)
     with torch.no_grad():
         _, state = model.step(text[:, 5], model.prefill(text[:, :5])[1])
         (newest,), (fork,) = continuations(model, text, state)
@@ -132,8 +141,10 @@ def test_one_decode_step_of_attention_appends_in_place_and_a_fork_copies() -> No
 
 
 def test_attention_forks_where_rows_have_read_unequal_numbers_of_tokens() -> None:
-    model, text = make(mixers=("attention",), num_layers=1), tokens(2, 3)
-    mask, row_1 = torch.tensor([[True] * 3, [False, False, True]]), torch.tensor([[False], [True]])
+    model = make(mixers=("attention",), num_layers=1)
+    text = tokens(2, 3)
+    mask = torch.tensor([[True] * 3, [False, False, True]])
+    row_1 = torch.tensor([[False], [True]])
     with torch.no_grad():
         _, state = model.step(torch.tensor([1, 1]), model.prefill(text, attention_mask=mask)[1])
         ends = [
@@ -147,7 +158,8 @@ def test_attention_forks_where_rows_have_read_unequal_numbers_of_tokens() -> Non
 
 
 def test_gradients_flow_through_a_cache_that_was_filled_without_them() -> None:
-    model, text = make(mixers=("attention",)), tokens(2, 8)
+    model = make(mixers=("attention",))
+    text = tokens(2, 8)
     with torch.no_grad():
         _, state = model.step(text[:, 5], model.prefill(text[:, :5])[1])
     one, state = model.step(text[:, 6], state)

@@ -129,7 +129,9 @@ def _append(
     aligned: bool,
 ) -> AttentionState:
     """The state after T more tokens: written in place where this state may, else into a copy."""
-    keys, values, filled = state.keys, state.values, state.filled
+    keys = state.keys
+    values = state.values
+    filled = state.filled
     count_B = state.count.cpu()
     added_B = torch.tensor(k_BTHd.shape[1]) if mask_BT is None else mask_BT.sum(dim=1).cpu()
     before = int(count_B.max())

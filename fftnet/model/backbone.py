@@ -73,11 +73,16 @@ class Backbone(nn.Module):
             return self.norm(x)
         self._check_causal()
         check_state(state, self._layout, x.shape[0])
+        # One token has no dimension to spare: views of three dimensions cost a decode step a few percent.
+        alone = attention_mask is None and x.shape[1] == 1
+        if alone:
+            x = x[:, 0]
         states = []
         for layer, layer_state in zip(self.layers, state, strict=True):
             x, layer_state = layer(x, attention_mask, layer_state)
             states.append(layer_state)
-        return self.norm(x), tuple(states)
+        hidden = self.norm(x)
+        return hidden[:, None] if alone else hidden, tuple(states)
 
     def _check_causal(self) -> None:
         if not self.causal:

@@ -4,9 +4,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fftnet.model.components import NORM_EPS
 from fftnet.model.mixers import build_mixer
+
+
+class FeedForward(nn.Module):
+    """Position-wise: ``contract(gelu(expand(norm(x))))``.
+
+    Args:
+        d_model: width D of a token.
+        hidden_dim: width in between.
+    """
+
+    def __init__(self, d_model: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(d_model, NORM_EPS)
+        self.expand = nn.Linear(d_model, hidden_dim)
+        self.contract = nn.Linear(hidden_dim, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., D) to the same shape."""
+        return self.contract(F.gelu(self.expand(self.norm(x))))
 
 
 class FFTNetLayer(nn.Module):
@@ -47,12 +67,7 @@ class FFTNetLayer(nn.Module):
         self.feed_forward = None
         hidden_dim = 4 * d_model if ffn_dim is None else ffn_dim
         if hidden_dim:
-            self.feed_forward = nn.Sequential(
-                nn.RMSNorm(d_model, NORM_EPS),
-                nn.Linear(d_model, hidden_dim),
-                nn.GELU(),
-                nn.Linear(hidden_dim, d_model),
-            )
+            self.feed_forward = FeedForward(d_model, hidden_dim)
 
     @property
     def causal(self) -> bool:
@@ -69,7 +84,7 @@ class FFTNetLayer(nn.Module):
         """The block on T tokens; with a state, on tokens that follow what it has read.
 
         Args:
-            x: (B, T, D).
+            x: (B, T, D); with a state also one token (B, D).
             attention_mask: boolean (B, T), False at padding.
             state: from ``init_state`` or an earlier call; None starts a text.
 
@@ -78,7 +93,11 @@ class FFTNetLayer(nn.Module):
         """
         if state is None:
             return self._finish(x, self.mixer(self.mixer_norm(x), attention_mask))
-        mixed, state = self.mixer(self.mixer_norm(x), attention_mask, state)
+        normed = self.mixer_norm(x)
+        if x.ndim == 2 and not getattr(self.mixer, "reads_one_token", False):
+            mixed, state = self.mixer(normed[:, None], attention_mask, state)
+            return self._finish(x, mixed[:, 0]), state
+        mixed, state = self.mixer(normed, attention_mask, state)
         return self._finish(x, mixed), state
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:

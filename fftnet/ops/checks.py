@@ -5,7 +5,7 @@ all of its tensors with its ``Signature`` first, whatever the backend: in the fu
 and again in the registered operator behind it, which ``torch.ops.fftnet`` makes callable as well.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -21,8 +21,6 @@ _EMPTY = {
     "B": "at least one row, got a batch of 0",
 }
 """Letter to the words for a size of 0, where there are better ones than its shape."""
-_MOST_ACCEPTED = 1000
-"""Combinations of shapes that a signature remembers; then it forgets them all."""
 
 
 class Signature:
@@ -55,7 +53,6 @@ class Signature:
         self._rule = rule
         self._rows = [(name, *_parse(description)) for name, description in arguments.items()]
         every = {letter for _, letters, *_ in self._rows for letter in letters}
-        self._accepted: set[tuple[Any, ...]] = set()
         self._numbers: dict[Any, int] = {number: number for number in every if isinstance(number, int)}
 
     def __len__(self) -> int:
@@ -71,23 +68,6 @@ class Signature:
         Raises:
             ValueError: naming operator and argument, what was expected and what came.
         """
-        if torch.compiler.is_compiling():
-            self._compare(tensors, one_dtype)
-            return
-        # Most calls are like one before: what was found right is not walked through again.
-        key = (one_dtype, *[None if x is None else (x.shape, x.dtype, x.device) for x in tensors])
-        try:
-            known = key in self._accepted
-        except TypeError:  # The sizes are symbols, which have no hash.
-            self._compare(tensors, one_dtype)
-            return
-        if not known:
-            self._compare(tensors, one_dtype)
-            if len(self._accepted) >= _MOST_ACCEPTED:
-                self._accepted.clear()
-            self._accepted.add(key)
-
-    def _compare(self, tensors: Sequence[Tensor | None], one_dtype: bool) -> None:
         sizes = self._numbers.copy()
         device = None
         floating = None

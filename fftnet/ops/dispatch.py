@@ -17,14 +17,18 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fftnet.ops.checks import Signature
+
 VARIABLE = "FFTNET_BACKEND"
+MOST_REMEMBERED = 1000
+"""Calls of one operator whose backend is remembered, by their sizes; then all are forgotten."""
 AUTO = "auto"
 TORCH = "torch"
 BACKENDS = [TORCH, "numba", "triton", "reference"]
@@ -81,23 +85,48 @@ class Backends:
         self._package = package
         self._takes = {TORCH: anything} | takes
         self._modules: dict[str, ModuleType] = {}
+        self._selected: dict[tuple[Any, ...], str] = {}
         BACKENDS.extend(name for name in takes if name not in BACKENDS)
 
     def available(self) -> list[str]:
         """Those that can run here."""
         return [name for name in self._takes if is_available(name)]
 
-    def select(self, backend: str | None, *tensors: Tensor | None) -> str:
-        """The backend that a call with these tensors runs on.
+    def select(self, signature: Signature, backend: str | None, *tensors: Tensor | None) -> str:
+        """Check the tensors of a call, and find the backend that it runs on.
 
         Args:
+            signature: what the tensors must be.
             backend: the name that was asked for in the call; None for the one that is set around it.
             tensors: the operator's, the first of them on the device that counts.
 
         Raises:
-            ValueError: if there is no such backend, or it can't run here.
+            ValueError: if a tensor does not fit, there is no such backend, or it can't run here.
         """
         name = backend or _named
+        if torch.compiler.is_compiling():
+            signature.check(*tensors)
+            return self.choose(name, *tensors)
+        # Most calls are like one before: a decode step feels every microsecond.
+        sizes = [None if x is None else (x.shape, x.dtype, x.device) for x in tensors]
+        key = (name, torch.is_grad_enabled(), *sizes)
+        try:
+            return self._selected[key]
+        except (KeyError, TypeError):  # New sizes; or sizes that are symbols, which have no hash.
+            signature.check(*tensors)
+        selected = self.choose(name, *tensors)
+        with suppress(TypeError):
+            if len(self._selected) >= MOST_REMEMBERED:
+                self._selected.clear()
+            self._selected[key] = selected
+        return selected
+
+    def choose(self, name: str, *tensors: Tensor | None) -> str:
+        """The backend that ``name`` stands for with these tensors, which have been checked.
+
+        Raises:
+            ValueError: if there is no such backend, or it can't run here.
+        """
         if name == AUTO:
             device = tensors[0].device.type  # pyright: ignore[reportOptionalMemberAccess]
             name = FASTEST.get(device, TORCH)

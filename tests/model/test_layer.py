@@ -63,10 +63,12 @@ def test_a_layer_is_norm_mixer_residual_norm_feed_forward_residual(name: str) ->
         return x / size * module.weight  # pyright: ignore[reportOperatorIssue]
 
     mixed = x + layer.mixer(norm(x, layer.mixer_norm))
-    first, inner, _, outer = layer.feed_forward  # pyright: ignore[reportGeneralTypeIssues]
-    expected = mixed + outer(nn.functional.gelu(inner(norm(mixed, first))))
+    feed_forward = layer.feed_forward
+    assert feed_forward is not None
+    inner = nn.functional.gelu(feed_forward.expand(norm(mixed, feed_forward.norm)))
+    expected = mixed + feed_forward.contract(inner)
     torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-9)
-    assert inner.out_features == 32
+    assert inner.shape[-1] == 32
     assert layer.causal == (name in CAUSAL)
 
 

@@ -244,7 +244,7 @@ def test_names_of_parameters_are_the_checkpoints_format() -> None:
         "backbone.layers.0.mixer_norm.weight",
         *(
             f"backbone.layers.0.feed_forward.{n}"
-            for n in ("0.weight", "1.weight", "1.bias", "3.weight", "3.bias")
+            for n in ("norm.weight", "expand.weight", "expand.bias", "contract.weight", "contract.bias")
         ),
         *("conv_weight", "project_in.weight", "project_out.weight"),
         *("transform.log_decay", "transform.frequency", "activation.bias", "inverse.readout"),

@@ -21,6 +21,7 @@ from operators import (
 )
 
 from fftnet.ops import causal_mix, decode, dispatch, gated_conv, prefix_context, spectral_mix, use_backend
+from fftnet.ops.checks import Signature
 
 CPU = torch.zeros(2, 17, 16)
 
@@ -69,7 +70,7 @@ def test_triton_is_available_with_a_gpu_or_the_interpreter(monkeypatch: pytest.M
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         monkeypatch.setenv("TRITON_INTERPRET", interpreted)
         assert ("triton" in causal_mix.BACKENDS.available()) == found
-        assert causal_mix.BACKENDS.select("auto", CPU) != "triton"
+        assert causal_mix.BACKENDS.choose("auto", CPU) != "triton"
 
 
 def test_auto_is_the_fastest_that_takes_the_tensors() -> None:
@@ -81,21 +82,24 @@ def test_auto_is_the_fastest_that_takes_the_tensors() -> None:
         gated_conv.BACKENDS,
         prefix_context.BACKENDS,
     ):
-        assert backends.select(None, CPU) == backends.select("auto", CPU) == "numba"
-        assert backends.select("auto", meta) == "torch"
-    assert decode.BACKENDS.select(None, CPU) == "torch"
+        assert backends.choose("auto", CPU) == "numba"
+        assert backends.choose("auto", meta) == "torch"
+    assert decode.BACKENDS.choose("auto", CPU) == "torch"
     with torch.no_grad():
-        assert decode.BACKENDS.select(None, CPU) == "numba"
+        assert decode.BACKENDS.choose("auto", CPU) == "numba"
 
 
 def test_what_a_backend_can_not_take_goes_to_torch() -> None:
     pytest.importorskip("numba")
-    assert causal_mix.BACKENDS.select("numba", CPU.to("meta")) == "torch"
-    assert gated_conv.BACKENDS.select("numba", CPU[..., :6]) == "torch"
-    assert prefix_context.BACKENDS.select("numba", CPU[..., :6], None) == "torch"
-    assert prefix_context.BACKENDS.select("numba", CPU, torch.ones(2, 17, dtype=torch.bool)) == "torch"
+    assert causal_mix.BACKENDS.choose("numba", CPU.to("meta")) == "torch"
+    assert gated_conv.BACKENDS.choose("numba", CPU[..., :6]) == "torch"
+    assert prefix_context.BACKENDS.choose("numba", CPU[..., :6]) == "torch"
+    assert (
+        prefix_context.BACKENDS.choose("numba", CPU, None, None, torch.ones(2, 17, dtype=torch.bool))
+        == "torch"
+    )
     with torch.no_grad():
-        assert decode.BACKENDS.select("numba", CPU, CPU.bfloat16()) == "torch"
+        assert decode.BACKENDS.choose("numba", CPU, CPU.bfloat16()) == "torch"
 
 
 def test_the_registered_operator_refuses_what_a_backend_can_not_take() -> None:
@@ -110,16 +114,20 @@ def test_the_registered_operator_refuses_what_a_backend_can_not_take() -> None:
 
 
 def test_the_innermost_block_counts_and_ends() -> None:
-    select = causal_mix.BACKENDS.select
+    signature = Signature("any", {"x": "B T D"})
+
+    def select(backend: str | None) -> str:
+        return causal_mix.BACKENDS.select(signature, backend, CPU)
+
     with use_backend("torch"):
-        assert select(None, CPU) == "torch"
+        assert select(None) == "torch"
         with use_backend("reference"):
-            assert select(None, CPU) == "reference"
-            assert select("torch", CPU) == "torch"
+            assert select(None) == "reference"
+            assert select("torch") == "torch"
         with pytest.raises(KeyError), use_backend("reference"):
             raise KeyError
-        assert select(None, CPU) == "torch"
-    assert select(None, CPU) == select("auto", CPU)
+        assert select(None) == "torch"
+    assert select(None) == select("auto")
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=label)
@@ -218,6 +226,6 @@ def test_nothing_is_told_where_nothing_is_missing(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, logger="fftnet"):
         for operator in (CAUSAL_MIX, GATED_CONV):
             operator.call(*operator.make().values())
-        decode.BACKENDS.select(None, *mix_step_inputs().values())
+        decode.BACKENDS.choose("auto", *mix_step_inputs().values())
     assert told(caplog.text) == []
     assert dispatch.is_available("numba")

@@ -22,6 +22,9 @@ class Mixer(nn.Module):
 
     causal: ClassVar[bool] = False
     """Whether no position sees a later one."""
+    reads_one_token: ClassVar[bool] = False
+    """Whether x may also be one token (B, D) where a state comes with it, and (B, D) is returned: a shortcut
+    for decode steps, in place of (B, 1, D)."""
     Config: ClassVar[type[Any]]
     """A frozen dataclass of the mixer's own fields, all with defaults; their docstrings explain flags."""
 

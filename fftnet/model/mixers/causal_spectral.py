@@ -98,6 +98,7 @@ class CausalSpectralMixer(Mixer):
     """
 
     causal = True
+    reads_one_token = True
     Config = CausalSpectralConfig
 
     def __init__(self, d_model: int, num_heads: int = 16, config: CausalSpectralConfig | None = None) -> None:
@@ -144,7 +145,7 @@ class CausalSpectralMixer(Mixer):
         """Mix T tokens causally; with a state, tokens that follow what it has read.
 
         Args:
-            x: tokens (B, T, D), T >= 1.
+            x: tokens (B, T, D), T >= 1; with a state also one token (B, D).
             attention_mask: boolean (B, T); a False token writes nothing into the state. Padding before the
                 first token or after the last one changes nothing; between two tokens, time passes.
             state: from ``init_state`` or an earlier call; None starts a text.
@@ -155,6 +156,8 @@ class CausalSpectralMixer(Mixer):
         Raises:
             ValueError: on an empty sequence, or shapes that do not belong together.
         """
+        if state is not None and x.ndim == 2 and x.shape[1] == self.d_model and attention_mask is None:
+            return self._step(x, state)
         check_input(x, self.d_model, attention_mask)
         if state is None:
             mixed, _ = self._read(x, attention_mask, self.init_state(x.shape[0], x.device))

@@ -80,8 +80,7 @@ def causal_mix(
     Raises:
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    _SIGNATURE.check(values, filter_, *parameters, state)
-    backend = BACKENDS.select(backend, values)
+    backend = BACKENDS.select(_SIGNATURE, backend, values, filter_, *parameters, state)
     if backend == "reference":
         return reference.causal_mix(values, filter_, parameters, state, eps)
     dtype = compute_dtype(values)

@@ -21,11 +21,8 @@ from fftnet.ops.dispatch import Backends, anything
 def _at_inference(x: Tensor, *others: Tensor) -> bool:
     if is_grad_enabled() or compiler.is_compiling() or x.device.type != "cpu":
         return False
-    dtype = x.dtype
-    for other in others:  # Not all(...): this runs for every token of every layer.
-        if other.dtype != dtype:
-            return False
-    return dtype in (float32, float64)
+    dtypes = {tensor.dtype for tensor in (x, *others) if tensor.is_floating_point()}
+    return dtypes in ({float32}, {float64})
 
 
 BACKENDS = Backends(
@@ -89,8 +86,7 @@ def gate_step(
     Raises:
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    _GATE_STEP.check(x, projected, conv_weight, conv_state, mean, count)
-    backend = BACKENDS.select(backend, x, projected, conv_weight, conv_state, mean)
+    backend = BACKENDS.select(_GATE_STEP, backend, x, projected, conv_weight, conv_state, mean, count)
     module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend)
     return module.gate_step(x, projected, conv_weight, conv_state, mean, count)
 
@@ -120,7 +116,6 @@ def mix_step(
     Raises:
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    _MIX_STEP.check(values, filter_, *parameters, state)
-    backend = BACKENDS.select(backend, values, filter_, *parameters, state)
+    backend = BACKENDS.select(_MIX_STEP, backend, values, filter_, *parameters, state)
     module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend)
     return module.mix_step(values, filter_, parameters, state, eps)

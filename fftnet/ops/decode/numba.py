@@ -76,11 +76,15 @@ def _mix(  # pyright: ignore
                     mixed[b, h, c] = out if k == 0 else mixed[b, h, c] + out
 
 
+def _contiguous(*tensors: Tensor) -> list[Tensor]:
+    return [x if x.is_contiguous() else x.contiguous() for x in tensors]
+
+
 def gate_step(
     x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.decode.gate_step``; all floating tensors have one dtype."""
-    inputs = [t.contiguous() for t in (x, projected, conv_weight, conv_state, mean, count)]
+    inputs = _contiguous(x, projected, conv_weight, conv_state, mean, count)
     outputs = (
         torch.empty_like(inputs[1]),
         torch.empty_like(inputs[0]),
@@ -97,7 +101,7 @@ def mix_step(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.decode.mix_step``; all tensors have one dtype."""
-    inputs = [t.contiguous() for t in (values, filter_, *parameters, state)]
+    inputs = _contiguous(values, filter_, *parameters, state)
     mixed = torch.empty_like(inputs[0])
     new_state = torch.empty_like(inputs[6])
     arrays = [t.numpy() for t in inputs]

@@ -25,7 +25,7 @@ from fftnet.ops.registration import register
 __all__ = ["BACKENDS", "causal_conv", "gated_conv"]
 
 
-def _whole_vectors(x: Tensor) -> bool:
+def _whole_vectors(x: Tensor, *others: Tensor | None) -> bool:
     return x.device.type == "cpu" and x.shape[2] // 2 % VECTOR_WIDTH == 0
 
 
@@ -69,8 +69,7 @@ def gated_conv(
     Raises:
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    _SIGNATURE.check(x, conv_weight, conv_state)
-    backend = BACKENDS.select(backend, x)
+    backend = BACKENDS.select(_SIGNATURE, backend, x, conv_weight, conv_state)
     if backend in _DIFFERENTIABLE:
         return _DIFFERENTIABLE[backend](x, conv_weight, conv_state)
     dtype = compute_dtype(x)

@@ -26,7 +26,9 @@ from fftnet.ops.registration import register
 __all__ = ["BACKENDS", "prefix_context", "prefix_mean"]
 
 
-def _whole_vectors(x: Tensor, counted: Tensor | None = None) -> bool:
+def _whole_vectors(
+    x: Tensor, mean: Tensor | None = None, count: Tensor | None = None, counted: Tensor | None = None
+) -> bool:
     wide = x.dtype == compute_dtype(x)
     return counted is None and wide and x.device.type == "cpu" and x.shape[2] % VECTOR_WIDTH == 0
 
@@ -72,8 +74,7 @@ def prefix_context(
     Raises:
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    _SIGNATURE.check(x, mean, count, counted)
-    backend = BACKENDS.select(backend, x, counted)
+    backend = BACKENDS.select(_SIGNATURE, backend, x, mean, count, counted)
     if backend in _DIFFERENTIABLE:
         return _DIFFERENTIABLE[backend](x, mean, count, counted)
     context, mean = _operator(x.contiguous(), mean.to(x.dtype).contiguous(), count, backend)

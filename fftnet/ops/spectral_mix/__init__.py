@@ -86,8 +86,7 @@ def spectral_mix(
     Raises:
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
-    _SIGNATURE.check(x, filter_, bias)
-    backend = BACKENDS.select(backend, x)
+    backend = BACKENDS.select(_SIGNATURE, backend, x, filter_, bias)
     if backend == "reference":
         return reference.spectral_mix(x, filter_, bias, eps)
     dtype = compute_dtype(x)

@@ -15,6 +15,7 @@ from fftnet.model.mixers.base import Mixer
 from fftnet.model.mixers.causal_spectral import CausalSpectralConfig, CausalSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
 from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
+from fftnet.model.state import select_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,5 +122,17 @@ def test_mixers_by_themselves_refuse_what_they_cannot_mix() -> None:
         with pytest.raises(ValueError, match=r"attention_mask must be of shape \(2, 5\)"):
             mixer(torch.zeros(2, 5, 8), torch.ones(5, dtype=torch.bool))
         if name in CAUSAL:
-            with pytest.raises(ValueError, match=r"a token must be of shape \(batch, 8\), got \(2, 6\)"):
+            with pytest.raises(ValueError, match=r"x must be of shape \(batch, tokens, 8\), got \(2, 6\)"):
                 mixer(torch.zeros(2, 6), None, mixer.init_state(2))
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@torch.no_grad()
+def test_a_layer_reads_one_token_without_its_dimension(name: str) -> None:
+    layer = randomise(FFTNetLayer(8, name, num_heads=2))
+    x = torch.randn(2, 3, 8, dtype=torch.float64)
+    _, state = layer(x[:, :2], None, layer.init_state(2))
+    kept = select_state((state,), [0, 1])[0]
+    wide, _ = layer(x[:, 2:], None, state)
+    narrow, _ = layer(x[:, 2], None, kept)
+    torch.testing.assert_close(narrow, wide[:, 0], rtol=1e-12, atol=1e-12)

@@ -166,9 +166,11 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 USED = """
 import torch
 from fftnet.ops import causal_mix, dispatch
-print(causal_mix.BACKENDS.select(None, torch.zeros(1)))
+from fftnet.ops.checks import Signature
+signature = Signature("any", {"x": "T"})
+print(causal_mix.BACKENDS.select(signature, None, torch.zeros(1)))
 with dispatch.use_backend("auto"):
-    print(causal_mix.BACKENDS.select(None, torch.zeros(1)))
+    print(causal_mix.BACKENDS.select(signature, None, torch.zeros(1)))
 """
 
 

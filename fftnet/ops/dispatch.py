@@ -35,8 +35,8 @@ BACKENDS = [TORCH, "numba", "triton", "reference"]
 """Names that may be asked for; a backend that an operator has beside these adds its own."""
 FASTEST = {"cpu": "numba", "cuda": "triton"}
 """Kind of device to its fastest backend."""
-PROBES = {"numba": "fftnet.ops.cpu.vector", "triton": "triton"}
-"""Backend to the module whose import shows that the package behind it is here and works."""
+PROBES = {"numba": ("numba", "fftnet.ops.cpu.vector"), "triton": ("triton",)}
+"""Backend to the modules whose import shows that the package behind it is here, and that it works."""
 
 _log = logging.getLogger("fftnet")
 _named = os.environ.get(VARIABLE) or AUTO
@@ -209,7 +209,8 @@ def _obstacle(backend: str) -> str | None:
         return "there is no GPU with CUDA"
     if backend not in _failures:
         try:
-            importlib.import_module(PROBES[backend])
+            for module in PROBES[backend]:
+                importlib.import_module(module)
             _failures[backend] = None
         except Exception as failure:  # A package built for another NumPy fails in more ways than ImportError.
             _failures[backend] = failure

@@ -1,0 +1,100 @@
+"""The ways in from Python: train, load, evaluate, generate, and what ``import fftnet`` gives."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fftnet
+from fftnet.evaluation.report import EvaluationConfig
+from fftnet.generation import SamplingConfig
+from fftnet.model.config import BackboneConfig
+from fftnet.run import RunConfig, TaskConfig, TrainingResult
+from fftnet.serialization import CheckpointError
+from fftnet.training.accelerator import AcceleratorConfig
+from fftnet.training.budget import BudgetConfig
+from fftnet.training.checkpointer import SaveConfig
+from fftnet.utils.dataset import DataConfig
+from fftnet.utils.trainer import TrainConfig
+
+SIZES: dict[str, Any] = {"d_model": 16, "num_heads": 4, "num_layers": 1, "max_seq_length": 160}
+
+
+def run(folder: Path, **parts: object) -> TrainingResult:
+    config = {
+        "model": BackboneConfig(**SIZES),
+        "data": DataConfig(num_samples=8, batch_size=4, pattern_complexity=0.0),
+        "budget": BudgetConfig(max_steps=3),
+        "train": TrainConfig(progress=False),
+        "accelerator": AcceleratorConfig(device="cpu", trackers=["none"]),
+        "save": SaveConfig(output_dir=str(folder)),
+    }
+    return fftnet.train(RunConfig(**(config | parts)))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    return run(tmp_path_factory.mktemp("api"))
+
+
+def test_what_was_trained_is_loaded_measured_and_writes(trained: TrainingResult) -> None:
+    model, tokenizer = fftnet.load(trained.folder, device="cpu")
+    tokens = torch.arange(40)[None]
+    torch.testing.assert_close(model(tokens), trained.model(tokens), rtol=0, atol=0)
+    data = DataConfig(num_samples=8, batch_size=4, pattern_complexity=0.0)
+    report = fftnet.evaluate(model, tokenizer, data)
+    assert report["split"] == "test"
+    assert report["bits_per_byte"] > 0
+    config = SamplingConfig(max_new_tokens=5)
+    generation = fftnet.generate(model, ["Mira", ""], config, tokenizer=tokenizer)
+    assert [len(row) for row in generation.tokens] == [5, 5]
+    fftnet.assert_causal(model.double(), tokens, vocab_size=tokenizer.vocab_size)
+
+
+def test_a_run_is_told_as_history(trained: TrainingResult) -> None:
+    assert [row["step"] for row in trained.history] == sorted({row["step"] for row in trained.history})
+    assert trained.history[-1]["step"] == 3
+    assert not trained.model.training
+
+
+def test_a_bidirectional_model_is_measured_on_its_own_objective(tmp_path: Path) -> None:
+    model = BackboneConfig(**SIZES, causal=False)
+    result = run(tmp_path, model=model, task=TaskConfig(task="masked_token"))
+    text = tmp_path / "a.txt"
+    text.write_text("An owl sings. " * 40)
+    loaded, tokenizer = fftnet.load(result.folder)
+    report = fftnet.evaluate(loaded, tokenizer, DataConfig(data=[str(text)]), EvaluationConfig(whole=True))
+    assert report["split"] == "all"
+    assert "whole_documents" not in report
+    with pytest.raises(ValueError, match="a bidirectional model can't write"):
+        fftnet.generate(loaded, ["An"], tokenizer=tokenizer)
+
+
+def test_what_does_not_fit_together_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="next-token training needs causal=True"):
+        run(tmp_path, model=BackboneConfig(**SIZES, causal=False))
+    with pytest.raises(CheckpointError, match="no checkpoint under"):
+        fftnet.load(tmp_path)
+    with pytest.raises(ValueError, match="unknown task 'guess'; choose from next_token, masked_token"):
+        TaskConfig(task="guess")
+
+
+def test_the_front_page_is_an_explicit_list() -> None:
+    assert set(fftnet.__all__) == {
+        *("FFTNet", "FFTNetConfig", "FFTNetLayer", "SpectralMixer", "CausalSpectralMixer"),
+        *("load_tokenizer", "load", "train", "evaluate", "generate", "assert_causal", "__version__"),
+    }
+    assert all(getattr(fftnet, name) is not None for name in fftnet.__all__)
+    assert set(fftnet.__all__) <= set(dir(fftnet))
+    with pytest.raises(AttributeError, match="module 'fftnet' has no attribute 'magic'"):
+        _ = fftnet.magic  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, fftnet; assert not {'torch', 'numpy', 'numba', 'accelerate'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    code = "import sys, fftnet; fftnet.FFTNet, fftnet.load; assert 'accelerate' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

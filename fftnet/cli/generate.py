@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> None:
         raise UsageError(f"{path} is bidirectional and can't write; train a model with causal=True")
     print(f"{path}: {model.num_parameters():,} parameters", file=sys.stderr, flush=True)
     # oneDNN's GELU takes longer to set up than to compute at one token; PyTorch's own takes a sixth of it.
-    torch.backends.mkldnn.enabled = False  # pyright: ignore[reportAttributeAccessIssue]
+    torch.backends.mkldnn.enabled = sampling.compile  # pyright: ignore[reportAttributeAccessIssue]
     decoder = tokenizer.stream()
     count = 0
     start = 0.0

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import fields
 from email import message_from_string
 from email.message import Message
 from pathlib import Path
@@ -15,6 +16,13 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+from fftnet.cli.flags import ModelConfig
+from fftnet.cli.generate import PromptConfig
+from fftnet.cli.train import CONFIGS
+from fftnet.evaluation.report import EvaluationConfig
+from fftnet.generation import SamplingConfig
+from fftnet.model.mixers import MIXERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -212,8 +220,68 @@ def test_every_link_between_papers_leads_somewhere(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-def test_every_path_that_the_guides_name_is_there() -> None:
-    guides = "".join((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "docs/architecture.md"))
-    paths = re.findall(r"`((?:fftnet|docs|tests|benchmarks)/[\w/.]*)`", guides)
-    assert len(paths) > 5
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+# The log tells of files as they were when an entry was written, the changelog also of those that are gone.
+CURRENT = [page for page in [*PAGES, *PAPERS] if page.name not in ("log.md", "CHANGELOG.md")]
+MADE = {"site/", "outputs/", "logs/"}
+"""Folders that commands make."""
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_that_a_paper_names_is_there(page: Path) -> None:
+    paths = set(re.findall(r"`((?:[\w-]+/)+[\w.]*)(?:::\w+)?`", page.read_text()))
+    assert page.name not in ("architecture.md", "reliability.md", "CONTRIBUTING.md") or len(paths) > 10
+    there = {path for path in paths if (ROOT / path).exists() or (ROOT / "fftnet" / path).exists()}
+    assert paths - there <= MADE
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_test_that_a_paper_names_is_in_the_file_that_is_named_before_it(page: Path) -> None:
+    anywhere = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert "test_" in page.read_text() or page.name not in ("architecture.md", "reliability.md")
+    for line in page.read_text().splitlines():
+        source = anywhere
+        for path, name in re.findall(r"(tests/[\w/]+\.py)|\b(test_\w+)\b(?!\.py)", line):
+            if path:
+                source = (ROOT / path).read_text()
+            else:
+                assert f"def {name}(" in source, line
+
+
+def named_in_the_tree() -> set[Path]:
+    """Files and folders of the tree in the README: two spaces more are one folder deeper."""
+    tree = (ROOT / "README.md").read_text().partition("## The tree\n\n")[2].partition("\n\n")[0]
+    folders: list[str] = []
+    named: set[Path] = set()
+    for line in tree.splitlines():
+        indent = len(line) - len(line.lstrip()) - 4
+        # Far to the right stands the rest of the line above, on what is in every folder beside it.
+        if indent < 20:
+            del folders[indent // 2 :]
+            if line.split()[0].endswith("/"):
+                folders.append(line.split()[0])
+                named.add(ROOT.joinpath(*folders))
+        named |= {ROOT.joinpath(*folders, name) for name in re.findall(r"\w+\.py\b", line)}
+    return named
+
+
+def test_the_tree_of_the_readme_is_the_tree() -> None:
+    named = named_in_the_tree()
+    assert [path for path in named if not path.exists()] == []
+    package = ROOT / "fftnet"
+    folders = {path.parent for path in package.rglob("__init__.py")}
+    assert folders <= named
+    # One line tells what is in the folders of operators, of CPU kernels and of sources, whatever their files.
+    told = {path for path in folders if path.parent.name == "ops"} | {package / "data" / "sources"}
+    told |= {package / "model" / "mixers"}
+    files = {path for path in package.rglob("*.py") if path.parent not in told}
+    assert {path.name for path in files - named} == {"__init__.py", "__main__.py"}
+
+
+def test_the_flags_that_the_readme_names_are_flags() -> None:
+    classes = [*CONFIGS.values(), ModelConfig, PromptConfig, EvaluationConfig, SamplingConfig]
+    known = {field.name for cls in classes for field in fields(cls)} | {"help", "config", "print_config"}
+    known |= {f"{name}.{field.name}" for name, mixer in MIXERS.items() for field in fields(mixer.Config)}
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/performance.md"))
+    named = set(re.findall(r"--((?!no_)[a-z][\w.]*\w)", re.sub(r"python -m benchmarks[^`\n]*", "", text)))
+    assert len(named) > 10
+    assert named - known == {"full"}  # Of the benchmarks.

@@ -79,7 +79,8 @@ def test_training_leaves_what_it_promises(trained: Path) -> None:
 
 def test_the_example_writes_and_repeats_itself_with_a_seed(trained: Path) -> None:
     command = "python example.py --prompt Mira --max_new_tokens 20 --seed 3 --top_k 40 --top_p 0.9"
-    first, second = run(command, trained), run(command, trained)
+    first = run(command, trained)
+    second = run(command, trained)
     assert first.stdout.startswith("Mira")
     assert first.stdout == second.stdout
     assert "tokens/s" in first.stderr

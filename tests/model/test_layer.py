@@ -24,7 +24,7 @@ class AverageConfig:
 
 
 class AverageMixer(Mixer):
-    """What a new mixer with a knob takes: a class with its configuration, and a line in the table."""
+    """A new mixer with a knob: a class with its configuration, and a line in the table."""
 
     Config = AverageConfig
 
@@ -121,5 +121,27 @@ def test_mixers_by_themselves_refuse_what_they_cannot_mix() -> None:
         with pytest.raises(ValueError, match=r"attention_mask must be of shape \(2, 5\)"):
             mixer(torch.zeros(2, 5, 8), torch.ones(5, dtype=torch.bool))
         if name in CAUSAL:
-            with pytest.raises(ValueError, match=r"a token must be of shape \(batch, 8\), got \(2, 6\)"):
+            with pytest.raises(ValueError, match=r"x must be of shape \(batch, tokens, 8\), got \(2, 6\)"):
                 mixer(torch.zeros(2, 6), None, mixer.init_state(2))
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_one_token_may_come_without_its_dimension(name: str) -> None:
+    """The layer takes (B, D) whatever its mixer does; a mixer must take it if it says so."""
+    layer = randomise(FFTNetLayer(8, name, num_heads=2))
+    x = torch.randn(2, 4, 8, dtype=torch.float64)
+    _, state = layer(x[:, :3], None, layer.init_state(2))
+    expected, after = layer(x[:, 3:], None, state)
+    actual, same = layer(x[:, 3], None, state)
+    torch.testing.assert_close(actual, expected[:, 0])
+    torch.testing.assert_close(same, after)
+    if layer.mixer.reads_one_token:
+        mixed, _ = layer.mixer(x[:, 3:], None, state)
+        torch.testing.assert_close(layer.mixer(x[:, 3], None, state)[0], mixed[:, 0])
+    else:
+        with pytest.raises(ValueError, match=r"x must be of shape \(batch, tokens, 8\)"):
+            layer.mixer(x[:, 3], None, state)
+
+
+def test_both_kinds_of_mixers_are_tested() -> None:
+    assert {MIXERS[name].reads_one_token for name in CAUSAL} == {True, False}

@@ -166,9 +166,11 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 USED = """
 import torch
 from fftnet.ops import causal_mix, dispatch
-print(causal_mix.BACKENDS.select(None, torch.zeros(1)))
+from fftnet.ops.checks import Signature
+signature = Signature("f", {"x": "B"})
+print(causal_mix.BACKENDS.select(signature, None, torch.zeros(1)))
 with dispatch.use_backend("auto"):
-    print(causal_mix.BACKENDS.select(None, torch.zeros(1)))
+    print(causal_mix.BACKENDS.select(signature, None, torch.zeros(1)))
 """
 
 
@@ -177,7 +179,7 @@ def test_the_environment_variable_names_the_backend() -> None:
     assert done.stdout.split()[0] == "reference"
     assert done.stdout.split()[1] in ("numba", "torch")
     done = run(USED, FFTNET_BACKEND="magic")
-    assert "ValueError: unknown backend 'magic'; choose from auto, torch" in done.stderr
+    assert "BackendError: unknown backend 'magic'; choose from auto, torch" in done.stderr
 
 
 BROKEN = """

@@ -117,7 +117,7 @@ class Backends:
         key = (name, torch.is_grad_enabled(), *sizes)
         try:
             return self._selected[key]
-        except (KeyError, TypeError):  # noqa: SIM105 - entering suppress() costs time at every call
+        except (KeyError, TypeError):
             pass  # New sizes; or sizes that are symbols, which have no hash.
         signature.check(*tensors)
         selected = self.choose(name, *tensors)

@@ -96,6 +96,24 @@ def test_evaluate_prints_json(trained: Path) -> None:
     assert report["loss"] > 1
 
 
+def test_a_backend_that_cannot_run_ends_in_a_sentence(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FFTNET_BACKEND", "magic")
+    for command in ("evaluate --num_samples 8 --pattern_complexity 0", "generate"):
+        done = run(f"fftnet {command}", trained, code=2)
+        assert "error: unknown backend 'magic'; choose from auto, torch" in done.stderr
+
+
+def test_a_reader_may_leave(trained: Path) -> None:
+    command = [sys.executable, "-m", "fftnet", "generate"]
+    with subprocess.Popen(command, cwd=trained, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read().decode()
+    assert process.returncode == 141
+    assert "Error" not in told
+
+
 def test_resume_goes_on(trained: Path, tmp_path: Path) -> None:
     run(f"python main.py {TINY} --output_dir {tmp_path}/o", tmp_path)
     done = run(f"python main.py {TINY} --output_dir {tmp_path}/o --resume", tmp_path)

@@ -179,6 +179,13 @@ def test_a_damaged_checkpoint_that_is_asked_for_is_refused_by_name(tmp_path: Pat
         resumed(tmp_path)
 
 
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    for text, problem in (("[]", "it names no files"), ('{"x": 3}', "see its entry 'x'")):
+        (tmp_path / MANIFEST_FILE).write_text(text)
+        with pytest.raises(CheckpointError, match=rf"manifest\.json is damaged, .*: {problem}"):
+            verify(tmp_path)
+
+
 def reseal(folder: Path, change: Callable[[Path], None]) -> None:
     """Change a checkpoint and let its manifest agree."""
     change(folder)

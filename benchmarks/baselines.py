@@ -1,4 +1,4 @@
-"""What is measured: ours; as baselines the obvious PyTorch version, attention, and what no layer can beat.
+"""The sides of a comparison: ours; as baselines the obvious PyTorch version, attention, what no layer beats.
 
 All calls of a case read the same tokens, and a layer's projections are counted in all of them or in none. No
 other file of the benchmarks builds a model, a mixer or the inputs of an operator.

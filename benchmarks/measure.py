@@ -170,7 +170,7 @@ def rows(suite: str, work: str, batch: int, tokens: int, times: Mapping[str, Seq
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on, without a name of the machine."""
+    """Facts that the numbers depend on, without a name of the machine."""
     return {
         "processor": platform.machine(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),

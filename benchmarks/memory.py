@@ -66,7 +66,7 @@ def peak_of_pass(
 
 @torch.no_grad()
 def read_text(width: int, heads: int, layers: int, tokens: int) -> dict[str, float]:
-    """Read a long text in pieces, keeping the last logits only."""
+    """Read a long text in chunks, keeping the last logits only."""
     model = baselines.language_model(OURS, width, heads, layers)
     tokens_BT = torch.randint(0, baselines.VOCABULARY, (1, tokens))
     _, state = model.prefill(tokens_BT[:, :WARM_UP], logits_to_keep=1)

@@ -1,4 +1,4 @@
-"""What is made of the measurements: the targets, met or missed, and two pictures."""
+"""Reports of the measurements: the targets, met or missed, and two pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Target:
     unit: str = "x"
 
     def verdict(self, results: Results) -> tuple[str, str, str]:
-        """What was measured with its quartiles, what is aimed at, and whether it is met."""
+        """The measured value with its quartiles, the aim, and whether it is met."""
         aim = f"{'>=' if self.at_least else '<='} {self.bound:g}{self.unit}"
         value = self.value(results)
         if value is None:

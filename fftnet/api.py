@@ -13,7 +13,7 @@ from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
 
 RUN_FILE = "run.json"
-"""What a checkpoint was trained with: model, data and task."""
+"""In a checkpoint: the model, data and task of its training, as JSON."""
 
 
 def find_checkpoint(path: str | Path | None = None) -> Path:
@@ -36,7 +36,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
 def load(path: str | Path | None = None, *, device: str = "auto") -> tuple[FFTNet, Tokenizer]:
     """Load a trained model and its tokenizer.
 
-        >>> model, tokenizer = load("outputs/best")
+        >>> model, tokenizer = fftnet.load("outputs/best")
 
     Args:
         path: a checkpoint, or a folder of runs, of which the newest counts; None: ``outputs``.
@@ -70,6 +70,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model on a text: in windows of its training length, and on whole documents by position.
 
+        >>> from fftnet.evaluation.report import EvaluationConfig
+        >>> from fftnet.utils.dataset import DataConfig
         >>> evaluate(model, tokenizer, DataConfig(data=["book.txt"]), EvaluationConfig(whole=True))["loss"]
 
     Args:
@@ -85,7 +87,10 @@ def evaluate(
 
     Raises:
         DataError: if the data can't be read or are too short.
+        ValueError: if there is no such task, or the model can't have it.
     """
+    if task is not None and task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
     name = task or ("next_token" if model.config.causal else "masked_token")
     objective = TASKS[name](tokenizer.token_bytes())
     return evaluation_report(model, objective, tokenizer, config or EvaluationConfig(), data)

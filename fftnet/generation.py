@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fftnet.model import State, concat_states, select_state
 from fftnet.model.fftnet_model import FFTNet
+from fftnet.model.state import num_rows
 
 if TYPE_CHECKING:
     from fftnet.utils.tokenizer import Tokenizer
@@ -251,6 +252,11 @@ def _prefill(
         logits_BTV, state = model.prefill(tokens_BT, state, chunk_size=PREFILL_CHUNK, logits_to_keep=1)
         return logits_BTV[:, -1], state
     if state is not None:
+        if num_rows(state) != len(prompts):
+            raise ValueError(
+                f"the state is of {num_rows(state)} rows, there are {len(prompts)} prompts: expand_state "
+                "copies rows, select_state picks them"
+            )
         # Padding in front of a prompt would let time pass between what was read and the prompt.
         read = [
             _prefill(model, [prompt], select_state(state, [row]), device)

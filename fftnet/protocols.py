@@ -1,4 +1,4 @@
-"""What data, models, objectives and training agree on; everything may import this, it imports nothing."""
+"""Contracts between data, models, objectives and training; everything may import this, it imports nothing."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
@@ -12,9 +12,9 @@ class Batch(NamedTuple):
     """Rows that are trained on or measured together; the first dimension of every tensor counts rows."""
 
     inputs: Tensor
-    """What the model reads: int64 ids (B, T), floats (B, T, C), images (B, C, height, width)."""
+    """Input of the model: int64 ids (B, T), floats (B, T, C), images (B, C, height, width)."""
     targets: Tensor
-    """What it should answer: int64 ids (B, T), labels (B,), several labels (B, K), floats of any shape."""
+    """Answers to learn: int64 ids (B, T), labels (B,), several labels (B, K), floats of any shape."""
     loss_mask: Tensor
     """Boolean, the targets that count; its shape is that of the leading dimensions of ``targets``."""
     attention_mask: Tensor | None = None
@@ -42,7 +42,7 @@ class Mean(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What an objective says of a batch; nothing else is known of it by training and evaluation."""
+    """Result of an objective on a batch; training and evaluation know nothing else of it."""
 
     loss: Tensor
     """0-d and differentiable: the losses of all counted targets, summed."""
@@ -74,7 +74,7 @@ class TextEncoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the tokenizer, in messages and file names."""
         ...
 
     @property

@@ -23,13 +23,27 @@ from fftnet.utils.dataset import DataConfig, training_texts
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 from fftnet.utils.trainer import TrainConfig, Trainer
 
+__all__ = [
+    "AcceleratorConfig",
+    "BackboneConfig",
+    "BudgetConfig",
+    "DataConfig",
+    "OptimConfig",
+    "RunConfig",
+    "SaveConfig",
+    "TaskConfig",
+    "TrainConfig",
+    "TrainingResult",
+    "train",
+]
+
 SAMPLE_TOKENS = 100
 """Of the text that is shown at every evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """What is learned.
+    """The objective of a run.
 
     Raises:
         ValueError: if there is no such task.
@@ -73,8 +87,8 @@ def train(config: RunConfig) -> TrainingResult:
     """Train a model: read the data, make the tokenizer and the model, train to the end of the budget.
 
         >>> from fftnet.run import BudgetConfig, DataConfig, RunConfig
-        >>> run = RunConfig(data=DataConfig(data=["python-docs"]), budget=BudgetConfig(max_steps=360))
-        >>> model, tokenizer, history, folder = train(run)
+        >>> config = RunConfig(data=DataConfig(data=["python-docs"]), budget=BudgetConfig(max_steps=360))
+        >>> model, tokenizer, history, folder = fftnet.train(config)
 
     Args:
         config: what is trained, on what, how and how long.

@@ -74,7 +74,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(path)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{path} is missing: is {path.parent} a checkpoint?") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged, take another checkpoint: {error}") from error
@@ -111,7 +111,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{path} is missing: is {path.parent} a checkpoint?") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged, take another checkpoint: {error}") from error
@@ -123,7 +123,8 @@ def read_weights(module: nn.Module, path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: naming the file and the first weight that is missing, unknown or of another shape.
     """
-    stored, wanted = read_tensors(path), module.state_dict()
+    stored = read_tensors(path)
+    wanted = module.state_dict()
     for name in sorted(stored.keys() | wanted.keys()):
         if name not in stored:
             problem = f"lacks {name}"

@@ -29,7 +29,9 @@ class CausalityError(AssertionError):
             f"output {position} sees the future: changing input {changed} moved it by {amount:.3g} "
             "of the largest output"
         )
-        self.position, self.changed, self.amount = position, changed, amount
+        self.position = position
+        self.changed = changed
+        self.amount = amount
 
 
 def _perturb(inputs: Tensor, position: int, vocab_size: int | None, generator: torch.Generator) -> Tensor:
@@ -125,7 +127,8 @@ def first_token_loss(model: Callable[[Tensor], Tensor], batches: Iterable[Tensor
     Raises:
         ValueError: if there is no row of at least two tokens.
     """
-    total, rows = 0.0, 0
+    total = 0.0
+    rows = 0
     for batch in batches:
         if batch.shape[1] >= 2:
             logits = _output(model, batch[:, :-1])[:, 0].double()

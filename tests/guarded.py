@@ -210,7 +210,8 @@ def _compare_strided(name: str, call: Callable[..., Any], inputs: dict[str, Tens
     """Tensors that are not contiguous must be accepted and right."""
     strided = [x.movedim(0, -1).contiguous().movedim(-1, 0) for x in inputs.values()]
     try:
-        actual, expected = tuple(call(*strided)), tuple(call(*inputs.values()))
+        actual = tuple(call(*strided))
+        expected = tuple(call(*inputs.values()))
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
     except Exception as difference:
         return [f"{name}, not contiguous: {difference}"]
@@ -223,7 +224,7 @@ def without_checks() -> None:
 
 
 def in_child(function: Callable[[], list[str]]) -> dict[str, Any]:
-    """What a function returned in a process of its own, and how that ended."""
+    """The result of a function in a process of its own, and how that ended."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

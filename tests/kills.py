@@ -48,7 +48,7 @@ def wait(child: int, doomed: Callable[[], bool] = lambda: False) -> int:
 
 
 def result(output: Path) -> list[str]:
-    """What must be equal: every bit of weights, average, optimizer and generators; losses and texts."""
+    """All that must be equal: every bit of weights, average, optimizer and generators; losses and texts."""
     last = output / f"step-{STEPS:08d}"
     verify(last)
     history = json.loads((last / "training.json").read_text())["state"]["history"]
@@ -66,7 +66,8 @@ def kill_at_call(place: Any, name: str, number: int) -> Callable[[], None]:
     """Let a child die at the beginning of a call of a function."""
 
     def prepare() -> None:
-        real, calls = getattr(place, name), 0
+        real = getattr(place, name)
+        calls = 0
 
         def dying(*arguments: Any, **named: Any) -> Any:
             nonlocal calls
@@ -107,14 +108,18 @@ def at_random(folder: Path, seed: int, wanted: int) -> dict[str, Any]:
     """
     rng = random.Random(seed)
     assert wait(start(folder / "whole")) == 0
-    whole, kills, at, ended = result(folder / "whole"), 0, [], []
+    whole = result(folder / "whole")
+    kills = 0
+    at = []
+    ended = []
     output = folder / "chain"
 
     def reached() -> int:
         return max((int(path.name[5:13]) for path in output.glob("step-*")), default=0)
 
     def instant() -> Callable[[], bool]:
-        wanted_step, due = reached() + rng.randrange(5), math.inf
+        wanted_step = reached() + rng.randrange(5)
+        due = math.inf
 
         def come() -> bool:
             nonlocal due

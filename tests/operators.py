@@ -163,7 +163,6 @@ MASKED_CONTEXT = Operator(
 GATE_STEP = Operator("gate_step", gate_step_inputs, decode.gate_step, decode.BACKENDS)
 MIX_STEP = Operator("mix_step", mix_step_inputs, mix_step, decode.BACKENDS)
 OPERATORS = [CAUSAL_MIX, SPECTRAL_MIX, GATED_CONV, PREFIX_CONTEXT, MASKED_CONTEXT, GATE_STEP, MIX_STEP]
-DIFFERENTIABLE = [operator for operator in OPERATORS if operator.registered is not None]
 
 
 def results(
@@ -190,7 +189,7 @@ def compare(
 
 
 def backend_suite(operator: Operator, backend: str, device: str = "cpu", **sizes: int) -> None:
-    """What every backend of every operator must do: right values and gradients, strided or not."""
+    """Duties of every backend of every operator: right values and gradients, strided or not."""
     inputs = list(operator.make(**sizes).values())
     compare(operator, inputs, backend, device=device)
     strided = [x.movedim(0, -1).contiguous().movedim(-1, 0) for x in inputs]

@@ -38,7 +38,9 @@ class Chain:
     """Rows of a noisy cycle 0, 1, ..., 7, 0: the next token is certain in 9 of 10 cases."""
 
     def __init__(self, batches: int = 4, seed: int = 0, noise: float = 0.1) -> None:
-        self.num_batches, self.seed, self.noise = batches, seed, noise
+        self.num_batches = batches
+        self.seed = seed
+        self.noise = noise
 
     def rows(self, epoch: int, index: int) -> Tensor:
         rng = np.random.default_rng((self.seed, epoch, index))

@@ -24,7 +24,7 @@ LADDER: dict[str, set[str]] = {
     "fftnet.serialization": {"fftnet.errors"},
     "fftnet.devices": {"fftnet.errors"},
     "fftnet.testing": set(),
-    "fftnet.ops": set(),
+    "fftnet.ops": {"fftnet.errors"},
     "fftnet.model": GROUND | {"fftnet.ops"},
     "fftnet.utils.tokenizer": GROUND | {"fftnet.data"},
     "fftnet.data": GROUND,

@@ -145,6 +145,8 @@ def test_what_cannot_be_continued_is_refused() -> None:
         generate(make(causal=False), [[1]])
     with pytest.raises(ValueError, match="the state is of 1 row, the tokens of 2: expand_state copies it"):
         _ = generate(model, [[1], [2]], state=model.init_state(1)).tokens
+    with pytest.raises(ValueError, match="the state is of 3 rows, there are 2 prompts: expand_state copies"):
+        _ = generate(model, [[1], [2, 3]], state=model.init_state(3)).tokens
     with torch.no_grad():
         model.embedding.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="the logits are not finite"):

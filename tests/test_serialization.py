@@ -45,7 +45,8 @@ def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
-    tensors, values = tmp_path / "x.safetensors", tmp_path / "x.json"
+    tensors = tmp_path / "x.safetensors"
+    values = tmp_path / "x.json"
     with pytest.raises(CheckpointError, match=r"x\.safetensors is missing"):
         serialization.read_tensors(tensors)
     with pytest.raises(CheckpointError, match=r"x\.json is missing"):

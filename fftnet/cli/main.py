@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words of the command line (default: those of this process).
 
     Returns:
-        The exit status: 0, or 2 after one sentence on what was wrong.
+        The exit status: 0; 2 after one sentence on what was wrong; 130 after Ctrl-C; 141 where nobody reads
+        the output any more.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in COMMANDS:
@@ -42,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read the output has left, as `head` does. Python would complain once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What PyTorch's threads do while they wait, chosen by the commands before PyTorch is loaded.
+"""How PyTorch's threads wait for each other, chosen by the commands before PyTorch is loaded.
 
 This file imports nothing of the package: whatever runs before the choice must not load PyTorch.
 """

@@ -25,7 +25,7 @@ def plot_losses(
     axes.plot(steps, [row["train_loss"] for row in history], label="training", color="#8ab4d8")
     axes.plot(steps, [row["loss"] for row in history], label="validation", color="#1f4e79", marker=".")
     if entropy_floor is not None:
-        label = "floor: the entropy of the data"
+        label = "entropy of the data, the lowest possible"
         axes.axhline(entropy_floor, label=label, color="#c0504d", linestyle="--")
     axes.set(xlabel="step", ylabel=f"loss, mean over {unit}", yscale="log")
     axes.grid(alpha=0.3, which="both")

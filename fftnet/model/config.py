@@ -1,5 +1,6 @@
-"""What a model is made of, as values."""
+"""Configurations of the backbone and of the language model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,9 @@ class BackboneConfig:
 
     def _completed(self) -> dict[str, Any]:
         """A configuration for every mixer in use, and for no other."""
+        if not isinstance(self.mixer_configs, Mapping):
+            kind = type(self.mixer_configs).__name__
+            raise ValueError(f"mixer_configs must map names of mixers to their configurations, got a {kind}")
         given = {name: mixer_config(name, values) for name, values in self.mixer_configs.items()}
         for name, config in given.items():
             # The defaults of an idle mixer say nothing; anything else was meant to have an effect.

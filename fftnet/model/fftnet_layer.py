@@ -35,7 +35,8 @@ class FFTNetLayer(nn.Module):
     Args:
         d_model: width D of a token.
         mixer: a name in ``fftnet.model.mixers.MIXERS``, or a module that maps
-            ``(x, attention_mask)`` to mixed tokens; see ``fftnet.model.mixers.base.Mixer``.
+            ``(x, attention_mask)`` to mixed tokens and, to carry a state, ``(x, attention_mask, state)`` to
+            mixed tokens and a new state; see ``fftnet.model.mixers.base.Mixer``.
         num_heads: H of a mixer that is made by name.
         mixer_config: its configuration, or a dictionary of its fields (None: the defaults).
         ffn_dim: hidden width of the feed-forward (None: 4 * d_model; 0: none).

@@ -87,7 +87,7 @@ class FFTNet(PretrainedModel):
             tokens: int64 ids (B, T), T >= 1.
             state: from ``init_state`` or an earlier call; None starts a text.
             attention_mask: boolean (B, T); a False token is not read. For prompts padded on the left.
-            chunk_size: read in pieces of this many tokens, so that memory does not grow with T.
+            chunk_size: read in chunks of this many tokens, so that memory does not grow with T.
             logits_to_keep: return the logits of the last so many tokens only (None: of all).
 
         Returns:

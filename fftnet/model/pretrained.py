@@ -1,4 +1,4 @@
-"""What models with different heads share: their files and the start values of their weights."""
+"""The base class of models with different heads: their files, and the start values of their weights."""
 
 from dataclasses import asdict, fields
 from pathlib import Path

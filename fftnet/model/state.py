@@ -1,7 +1,8 @@
-"""What a causal model has read, as a value: copied, picked from, written to a file and read again.
+"""States of causal models, as values: copied, picked from, written to files and read again.
 
-A state is a tuple with one entry a layer: a ``NamedTuple`` of tensors whose first dimension counts rows. The
-model makes it (``init_state``, ``prefill``) and never changes one that it was handed.
+A state stands for everything that a model has read. It is a tuple with one entry a layer: a ``NamedTuple`` of
+tensors whose first dimension counts rows. The model makes it (``init_state``, ``prefill``) and never changes
+one that it was handed.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ class Stateful(Protocol):
 
 
 class LayerLayout(NamedTuple):
-    """What the state of a layer must look like."""
+    """The type and the shapes that the state of a layer must have."""
 
     kind: type
     sizes: tuple[tuple[int, ...], ...]

@@ -1,4 +1,4 @@
-"""What the tensors of an operator must be: one table an operator, compared before anything is computed.
+"""Checks of an operator's tensors: one table an operator, compared before anything is computed.
 
 The kernels index memory by the sizes of their first argument and know no bounds. So every operator compares
 all of its tensors with its ``Signature`` first, whatever the backend: in the function that users call,

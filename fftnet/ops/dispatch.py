@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fftnet.errors import UserError
 from fftnet.ops.checks import Signature
 
 VARIABLE = "FFTNET_BACKEND"
@@ -42,6 +43,10 @@ _log = logging.getLogger("fftnet")
 _named = os.environ.get(VARIABLE) or AUTO
 _failures: dict[str, Exception | None] = {}
 _told: set[str] = set()
+
+
+class BackendError(UserError, ValueError):
+    """A backend is unknown or can't run here; the message names those that can."""
 
 
 @contextmanager
@@ -112,8 +117,9 @@ class Backends:
         key = (name, torch.is_grad_enabled(), *sizes)
         try:
             return self._selected[key]
-        except (KeyError, TypeError):  # New sizes; or sizes that are symbols, which have no hash.
-            signature.check(*tensors)
+        except (KeyError, TypeError):
+            pass  # New sizes; or sizes that are symbols, which have no hash.
+        signature.check(*tensors)
         selected = self.choose(name, *tensors)
         with suppress(TypeError):
             if len(self._selected) >= MOST_REMEMBERED:
@@ -186,7 +192,7 @@ def _require(name: str) -> None:
             return
         problem = f"the backend {name!r} can't run here: {obstacle}"
     choices = [AUTO, *(other for other in BACKENDS if is_available(other))]
-    raise ValueError(f"{problem}; choose from {', '.join(choices)}")
+    raise BackendError(f"{problem}; choose from {', '.join(choices)}")
 
 
 def _triton_interprets() -> bool:

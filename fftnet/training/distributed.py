@@ -158,7 +158,8 @@ class Distributed:
             CheckpointError: if a file can't be read or written.
             TrainingError: if the run can't go on.
         """
-        result = failed = None
+        result = None
+        failed = None
         if self.is_main:
             try:
                 result = action()

@@ -129,7 +129,7 @@ def _duration(seconds: float) -> str:
 def model_summary(model: nn.Module) -> str:
     """Learned numbers by part: ``1,234 parameters (embedding 34, 4 layers of 300: mixer 200, norm 100)``."""
     named = []
-    for name, part in _pieces(model):
+    for name, part in _parts(model):
         count = _count(part)
         if isinstance(part, nn.ModuleList) and len(part) and _count(part[0]) * len(part) == count:
             inner = ", ".join(
@@ -141,11 +141,11 @@ def model_summary(model: nn.Module) -> str:
     return f"{_count(model):,} parameters ({'; '.join(named)})"
 
 
-def _pieces(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The children of a model, and in the place of one that holds a list of layers, its children."""
     for name, part in model.named_children():
         if any(isinstance(child, nn.ModuleList) for child in part.children()):
-            yield from _pieces(part)
+            yield from _parts(part)
         else:
             yield name, part
 

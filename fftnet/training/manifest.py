@@ -49,8 +49,11 @@ def verify(folder: Path) -> None:
     files = serialization.read_json(manifest)
     if not isinstance(files, dict) or not files:
         raise CheckpointError(f"{manifest} is damaged, take another checkpoint: it names no files")
-    for name, (size, digest) in files.items():
+    for name, entry in files.items():
         path = folder / name
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise CheckpointError(f"{manifest} is damaged, take another checkpoint: see its entry {name!r}")
+        size, digest = entry
         try:
             found = path.stat().st_size
             if found != size:

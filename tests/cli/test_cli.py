@@ -79,7 +79,8 @@ def test_training_leaves_what_it_promises(trained: Path) -> None:
 
 def test_the_example_writes_and_repeats_itself_with_a_seed(trained: Path) -> None:
     command = "python example.py --prompt Mira --max_new_tokens 20 --seed 3 --top_k 40 --top_p 0.9"
-    first, second = run(command, trained), run(command, trained)
+    first = run(command, trained)
+    second = run(command, trained)
     assert first.stdout.startswith("Mira")
     assert first.stdout == second.stdout
     assert "tokens/s" in first.stderr
@@ -93,6 +94,24 @@ def test_evaluate_prints_json(trained: Path) -> None:
     report = json.loads(done.stdout)
     assert report["split"] == "test"
     assert report["loss"] > 1
+
+
+def test_a_backend_that_cannot_run_ends_in_a_sentence(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FFTNET_BACKEND", "magic")
+    for command in ("evaluate --num_samples 8 --pattern_complexity 0", "generate"):
+        done = run(f"fftnet {command}", trained, code=2)
+        assert "error: unknown backend 'magic'; choose from auto, torch" in done.stderr
+
+
+def test_a_reader_may_leave(trained: Path) -> None:
+    command = [sys.executable, "-m", "fftnet", "generate"]
+    with subprocess.Popen(command, cwd=trained, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read().decode()
+    assert process.returncode == 141
+    assert "Error" not in told
 
 
 def test_resume_goes_on(trained: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a corpus is read from: text, JSON lines, Parquet, Hugging Face datasets; bad ones are named."""
+"""Sources of a corpus: text, JSON lines, Parquet, Hugging Face datasets; bad ones are named."""
 
 import json
 import sys

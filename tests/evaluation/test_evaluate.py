@@ -139,7 +139,7 @@ def tokens(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def answers(folder: Path, tokens: str) -> dict[str, Answer]:
-    """What the command line says: first it trains ``run``, then it evaluates."""
+    """Answers of the command line: first it trains ``run``, then it evaluates."""
     lines = {"train": TRAIN}
     lines |= {name: f"evaluate {line}" for name, line in COMMANDS.items()}
     lines |= {line: f"evaluate {line}" for line in MISTAKES}
@@ -195,7 +195,8 @@ def check_positions(rows: list[dict[str, Any]], nats: np.ndarray) -> None:
 def test_the_test_split_and_its_plot(folder: Path, answers: dict[str, Answer]) -> None:
     report = answers["plot"].report
     assert (report["checkpoint"], report["split"]) == ("run/best", "test")
-    model, tokenizer = FFTNet.from_pretrained(folder / "run/best"), Tokenizer.load(folder / "run/best")
+    model = FFTNet.from_pretrained(folder / "run/best")
+    tokenizer = Tokenizer.load(folder / "run/best")
     config = DataConfig(data=[str(folder / "story.txt")], test_fraction=0.2)
     view = load_views(config, tokenizer)[2]
     ids = view.run()[:].tolist()
@@ -223,7 +224,8 @@ def test_a_whole_text_in_bits_per_byte_of_it(
     folder: Path, answers: dict[str, Answer], name: str, path: str
 ) -> None:
     report = answers[name].report
-    model, tokenizer = FFTNet.from_pretrained(folder / path), Tokenizer.load(folder / path)
+    model = FFTNet.from_pretrained(folder / path)
+    tokenizer = Tokenizer.load(folder / path)
     ids = [tokenizer.eot, *tokenizer.encode(OTHER), tokenizer.eot]
     assert report["split"] == "all"
     check(report, *windowed(model, ids), OTHER)
@@ -237,7 +239,8 @@ def test_max_tokens_ends_windows_with_a_batch_and_documents_there_and_then(
     folder: Path, answers: dict[str, Answer]
 ) -> None:
     report = answers["bpe, cut"].report
-    model, tokenizer = FFTNet.from_pretrained(folder / "bpe"), Tokenizer.load(folder / "bpe")
+    model = FFTNet.from_pretrained(folder / "bpe")
+    tokenizer = Tokenizer.load(folder / "bpe")
     ids = [tokenizer.eot, *tokenizer.encode(OTHER), tokenizer.eot]
     kept, _, _ = windowed(model, ids[: 3 * WINDOW + 1])
     assert report["loss"] == pytest.approx(kept.mean(), rel=1e-4)

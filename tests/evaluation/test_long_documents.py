@@ -16,7 +16,8 @@ from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.state import State
 
-VOCAB, WINDOW = 13, 16
+VOCAB = 13
+WINDOW = 16
 BYTES = [1 + token % 4 for token in range(VOCAB - 1)] + [0]
 LENGTHS = (1, 2, 9, 37, 67, 2)
 """Tokens that are predicted in each document."""
@@ -46,7 +47,8 @@ def corpus(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray, 
 def truth(model: FFTNet, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> dict[str, Any]:
     """Every figure by hand: the losses of a document come from one forward over all of it."""
     losses: list[tuple[int, float]] = []
-    right = size = 0
+    right = 0
+    size = 0
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         ids = [int(token) for token in tokens[start:end]]
         if len(ids) < 2:
@@ -108,7 +110,8 @@ def test_a_document_far_longer_than_a_window_in_a_model_with_attention() -> None
 
 
 def test_documents_without_a_token_to_predict_change_no_average() -> None:
-    model, (tokens, starts, ends) = tiny(), corpus((0, 9, 0, 4))
+    model = tiny()
+    tokens, starts, ends = corpus((0, 9, 0, 4))
     check(model, tokens, starts, ends, chunk_size=3)
     with pytest.raises(ValueError, match="no document to read"):
         evaluate_documents(model, tokens, starts[:1], ends[:1])
@@ -117,7 +120,8 @@ def test_documents_without_a_token_to_predict_change_no_average() -> None:
 
 
 def test_a_state_that_is_not_carried_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, prefill = tiny(), FFTNet.prefill
+    model = tiny()
+    prefill = FFTNet.prefill
 
     def forgetful(self: FFTNet, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
         logits_BTV, _ = prefill(self, tokens_BT, None)
@@ -135,9 +139,11 @@ def test_a_state_that_is_not_carried_would_be_noticed(monkeypatch: pytest.Monkey
     [(1, (1,)), (2, (1, 1)), (3, (1, 2)), (12, (1, 2, 9)), (100, (1, 2, 9, 37, 51)), (10**9, LENGTHS)],
 )
 def test_max_tokens_stops_within_a_document(max_tokens: int, kept: tuple[int, ...]) -> None:
-    model, (tokens, starts, ends) = tiny(), corpus()
+    model = tiny()
+    tokens, starts, ends = corpus()
     figures = evaluate_documents(model, tokens, starts, ends, token_bytes=BYTES, max_tokens=max_tokens)
-    first, last = starts[: len(kept)], starts[: len(kept)] + 1 + np.array(kept)
+    first = starts[: len(kept)]
+    last = starts[: len(kept)] + 1 + np.array(kept)
     assert flat(asdict(figures)) == pytest.approx(flat(truth(model, tokens, first, last)), rel=1e-6)
     assert figures.tokens == min(max_tokens, sum(LENGTHS))
     assert (ends - starts - 1).tolist() == list(LENGTHS)
@@ -155,7 +161,8 @@ class Watched(np.ndarray):
 
 
 def test_a_memory_map_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
-    model, (tokens, starts, ends) = tiny(), corpus()
+    model = tiny()
+    tokens, starts, ends = corpus()
     tokens.tofile(tmp_path / "ids")
     mapped = np.memmap(tmp_path / "ids", np.uint16, "r")
     check(model, mapped, starts, ends, chunk_size=7, batch_size=3)

@@ -38,7 +38,8 @@ def test_theorem_the_causal_layer_is_the_published_one_on_every_prefix(grid: int
     inverse = PrefixInverse(heads, bins).double()
     frequencies = (2 * math.pi / grid * torch.arange(bins, dtype=torch.float64)).expand(heads, bins)
     weight = torch.full((heads, bins), 2.0, dtype=torch.float64)
-    weight[:, 0] = weight[:, -1] = 1.0
+    weight[:, 0] = 1.0
+    weight[:, -1] = 1.0
     mixing = torch.stack([weight, torch.zeros_like(weight)], dim=-1) / math.sqrt(grid)
     with torch.no_grad():
         transform.log_decay.fill_(-math.inf)

@@ -15,7 +15,6 @@ from fftnet.model.mixers.base import Mixer
 from fftnet.model.mixers.causal_spectral import CausalSpectralConfig, CausalSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
 from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
-from fftnet.model.state import select_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +24,7 @@ class AverageConfig:
 
 
 class AverageMixer(Mixer):
-    """What a new mixer with a knob takes: a class with its configuration, and a line in the table."""
+    """A new mixer with a knob: a class with its configuration, and a line in the table."""
 
     Config = AverageConfig
 
@@ -127,12 +126,22 @@ def test_mixers_by_themselves_refuse_what_they_cannot_mix() -> None:
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-@torch.no_grad()
-def test_a_layer_reads_one_token_without_its_dimension(name: str) -> None:
+def test_one_token_may_come_without_its_dimension(name: str) -> None:
+    """The layer takes (B, D) whatever its mixer does; a mixer must take it if it says so."""
     layer = randomise(FFTNetLayer(8, name, num_heads=2))
-    x = torch.randn(2, 3, 8, dtype=torch.float64)
-    _, state = layer(x[:, :2], None, layer.init_state(2))
-    kept = select_state((state,), [0, 1])[0]
-    wide, _ = layer(x[:, 2:], None, state)
-    narrow, _ = layer(x[:, 2], None, kept)
-    torch.testing.assert_close(narrow, wide[:, 0], rtol=1e-12, atol=1e-12)
+    x = torch.randn(2, 4, 8, dtype=torch.float64)
+    _, state = layer(x[:, :3], None, layer.init_state(2))
+    expected, after = layer(x[:, 3:], None, state)
+    actual, same = layer(x[:, 3], None, state)
+    torch.testing.assert_close(actual, expected[:, 0])
+    torch.testing.assert_close(same, after)
+    if layer.mixer.reads_one_token:
+        mixed, _ = layer.mixer(x[:, 3:], None, state)
+        torch.testing.assert_close(layer.mixer(x[:, 3], None, state)[0], mixed[:, 0])
+    else:
+        with pytest.raises(ValueError, match=r"x must be of shape \(batch, tokens, 8\)"):
+            layer.mixer(x[:, 3], None, state)
+
+
+def test_both_kinds_of_mixers_are_tested() -> None:
+    assert {MIXERS[name].reads_one_token for name in CAUSAL} == {True, False}

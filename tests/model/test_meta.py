@@ -21,7 +21,7 @@ def config(name: str) -> FFTNetConfig:
 
 @contextmanager
 def linspace_on_the_cpu() -> Iterator[None]:
-    """What Transformers does while it builds a model on the meta device."""
+    """Patch ``torch.linspace`` as Transformers does while it builds a model on the meta device."""
     original = torch.linspace
 
     def patched(*args: Any, **kwargs: Any) -> torch.Tensor:

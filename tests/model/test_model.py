@@ -218,6 +218,9 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(text.replace(old, new))
         with pytest.raises(CheckpointError, match=message):
             FFTNet.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"vocab_size": 11, "mixer_configs": []}')
+    with pytest.raises(CheckpointError, match=r"mixer_configs must map names of mixers .*, got a list"):
+        FFTNet.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="does not describe a model: it holds no fields"):
         FFTNet.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""What holds for every backend of every operator: right values and gradients, at odd and even lengths."""
+"""Every backend of every operator: right values and gradients, at odd and even lengths."""
 
 import pytest
 from operators import OPERATORS, Operator, backend_suite

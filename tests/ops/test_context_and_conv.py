@@ -17,7 +17,8 @@ def test_prefix_mean_matches_a_plain_loop(length: int, split: int, masked: bool)
     generator = torch.Generator().manual_seed(length)
     x = torch.randn(2, length, 3, generator=generator, dtype=torch.float64)
     counted = torch.rand(2, length, generator=generator) < 0.6 if masked else None
-    mean, count = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    mean = torch.zeros(2, 3, dtype=torch.float64)
+    count = torch.zeros(2, dtype=torch.int64)
     pieces = []
     for span in (slice(0, split), slice(split, length)):
         if x[:, span].shape[1]:

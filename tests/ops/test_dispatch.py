@@ -167,7 +167,7 @@ USED = """
 import torch
 from fftnet.ops import causal_mix, dispatch
 from fftnet.ops.checks import Signature
-signature = Signature("any", {"x": "T"})
+signature = Signature("f", {"x": "B"})
 print(causal_mix.BACKENDS.select(signature, None, torch.zeros(1)))
 with dispatch.use_backend("auto"):
     print(causal_mix.BACKENDS.select(signature, None, torch.zeros(1)))
@@ -179,7 +179,7 @@ def test_the_environment_variable_names_the_backend() -> None:
     assert done.stdout.split()[0] == "reference"
     assert done.stdout.split()[1] in ("numba", "torch")
     done = run(USED, FFTNET_BACKEND="magic")
-    assert "ValueError: unknown backend 'magic'; choose from auto, torch" in done.stderr
+    assert "BackendError: unknown backend 'magic'; choose from auto, torch" in done.stderr
 
 
 BROKEN = """

@@ -1,4 +1,4 @@
-"""What operators share and what has one form only: modReLU, padding, attention, Fourier transforms."""
+"""Arithmetic of several operators or of one form only: modReLU, padding, attention, Fourier transforms."""
 
 import pytest
 import torch
@@ -79,10 +79,12 @@ def test_rotary_positions_turn_complex_pairs_and_see_distances_only() -> None:
 @pytest.mark.parametrize("length", [1, 2, 13, 16])
 def test_fourier_mixing_matches_the_direct_sum(length: int) -> None:
     x = torch.randn(2, length, 6, dtype=torch.float64, requires_grad=True)
-    t, c = torch.arange(length, dtype=torch.float64), torch.arange(6, dtype=torch.float64)
+    t = torch.arange(length, dtype=torch.float64)
+    c = torch.arange(6, dtype=torch.float64)
     angle = t[:, None, None, None] * t[:, None] / length + c[:, None, None] * c / 6
     kernel = torch.cos(2 * torch.pi * angle) / (6 * length) ** 0.5
-    actual, expected = fourier.fourier_mix(x), torch.einsum("tcsd,bsd->btc", kernel, x)
+    actual = fourier.fourier_mix(x)
+    expected = torch.einsum("tcsd,bsd->btc", kernel, x)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
     upstream = torch.randn_like(expected)
     torch.testing.assert_close(

@@ -176,7 +176,8 @@ def test_the_mixer_compiles_to_machine_code() -> None:
 
 
 def test_it_exports_with_any_length() -> None:
-    model, tokens = bidirectional(), torch.randint(0, 11, (2, 9))
+    model = bidirectional()
+    tokens = torch.randint(0, 11, (2, 9))
     length = torch.export.Dim("length", min=2, max=4096)
     exported = torch.export.export(model, (tokens,), dynamic_shapes=({1: length},))
     nodes = [str(node.target) for node in exported.graph.nodes]

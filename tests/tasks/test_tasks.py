@@ -22,7 +22,8 @@ class Noise:
     """Independent, uniform tokens: nothing can be learned from the past."""
 
     def __init__(self, batches: int, seed: int) -> None:
-        self.num_batches, self.seed = batches, seed
+        self.num_batches = batches
+        self.seed = seed
 
     def batch(self, epoch: int, index: int) -> Batch:
         rng = np.random.default_rng((self.seed, epoch, index))

@@ -62,7 +62,8 @@ def test_images_and_numbers_are_trained_on(tmp_path: Path, capfd: pytest.Capture
 
 def test_images_are_dealt_out_and_averaged_over_what_counts(tmp_path: Path) -> None:
     """Five images in micro-batches of two, or on two processes: the last row is filled up."""
-    plain, spread = trainer(tmp_path), trainer(tmp_path, accumulation_steps=3)
+    plain = trainer(tmp_path)
+    spread = trainer(tmp_path, accumulation_steps=3)
     model = plain.distributed.raw_model.eval()
     spread.distributed.raw_model.eval()
     sums = [each.distributed.accumulate(Regression(), Scenes().batch(0, 0)) for each in (plain, spread)]

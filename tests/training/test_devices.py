@@ -36,7 +36,8 @@ def test_how_it_computes_does_not_change_what_is_learned(
         trainer = Trainer(model, next_token, Chain(), Chain(seed=1), **settings)
         return trainer.train()[-1]["loss"], weights(trainer)
 
-    plain, other = final("plain"), final("other", **values)
+    plain = final("plain")
+    other = final("other", **values)
     assert other[0] == pytest.approx(plain[0], abs=tolerance)
     assert torch.equal(plain[1], other[1]) == (tolerance == 0)
 
@@ -95,7 +96,8 @@ def test_a_compiled_run_with_two_threads_resumes_to_the_same_bits(tmp_path: Path
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        whole, part = prepared("whole"), prepared("part")
+        whole = prepared("whole")
+        part = prepared("part")
         whole.train()
         at_step(part, 11, stop)
         with pytest.raises(KeyboardInterrupt):

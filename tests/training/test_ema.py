@@ -24,7 +24,8 @@ from fftnet.training.ema import EMA
 def test_the_average_is_the_weighted_sum_of_all_weights() -> None:
     model = nn.Linear(3, 2).double()
     average = EMA(model, 0.7)
-    seen, decays = [flat(model)], []
+    seen = [flat(model)]
+    decays = []
     for n in range(12):
         with torch.no_grad():
             for parameter in model.parameters():

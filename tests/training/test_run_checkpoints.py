@@ -68,7 +68,8 @@ def test_a_crash_at_any_moment_leaves_the_earlier_ones_whole(
     store = checkpointer(tmp_path, keep=2)
     store.write(1, filler("one"), 10)
     place = {"rename": Path, "fsync": os, "write_json": serialization}[moment]
-    real, crashed = getattr(place, moment), 0
+    real = getattr(place, moment)
+    crashed = 0
     for fatal in range(1, 8):
         calls = 0
 
@@ -178,6 +179,13 @@ def test_a_damaged_checkpoint_that_is_asked_for_is_refused_by_name(tmp_path: Pat
         resumed(tmp_path)
 
 
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    for text, problem in (("[]", "it names no files"), ('{"x": 3}', "see its entry 'x'")):
+        (tmp_path / MANIFEST_FILE).write_text(text)
+        with pytest.raises(CheckpointError, match=rf"manifest\.json is damaged, .*: {problem}"):
+            verify(tmp_path)
+
+
 def reseal(folder: Path, change: Callable[[Path], None]) -> None:
     """Change a checkpoint and let its manifest agree."""
     change(folder)
@@ -277,7 +285,8 @@ def test_checkpoints_are_written_between_evaluations(tmp_path: Path) -> None:
 
 
 def test_differences_are_named_by_their_path() -> None:
-    stored, asked = {"a": {"b": 1, "c": 2}, "d": [3]}, {"a": {"b": 1, "c": 4}, "d": [3], "e": 5}
+    stored = {"a": {"b": 1, "c": 2}, "d": [3]}
+    asked = {"a": {"b": 1, "c": 4}, "d": [3], "e": 5}
     assert list(differences(stored, asked)) == ["a.c 2, not 4", "e None, not 5"]
     assert not list(differences(stored, stored))
 

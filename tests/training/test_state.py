@@ -1,4 +1,4 @@
-"""What must be kept for a run to go on: the state of the random generators, counters, history."""
+"""Everything that a run needs to go on: the state of the random generators, counters, history."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What ``--data`` names that holds no text: generated samples, and text that is tokenized already."""
+"""Sources without text: generated samples, and files of text that is tokenized already."""
 
 from collections.abc import Iterator
 

@@ -7,7 +7,7 @@ from fftnet.data.errors import DataError
 from fftnet.data.sources.base import Advance, Document, Source, SourceFile, path_of
 
 SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".json", ".html", ".xml", ".py", ".c", ".h")
-"""What is read as text in a folder; a file that is named on its own is text if nothing else fits."""
+"""Files that are read as text in a folder; a file that is named on its own is text if nothing else fits."""
 READ_BYTES = 2**20
 
 

@@ -1,4 +1,4 @@
-"""What every mixer is."""
+"""The base class of all mixers."""
 
 from typing import Any, ClassVar
 
@@ -13,6 +13,9 @@ class Mixer(nn.Module):
     only: ``mixer(x, attention_mask=None)`` gives the mixed tokens, and where a causal mixer is handed a
     state, ``mixer(x, attention_mask, state)`` gives the mixed tokens and the state after them. A state is a
     ``NamedTuple`` of tensors whose first dimension counts rows, and is never changed under its owner.
+
+    A layer is handed a single token as (B, D) at a decode step. It hands that on as it is to a mixer with
+    ``reads_one_token``, and as (B, 1, D) to any other, so that a mixer need not know of the shortcut.
 
     Args:
         d_model: width D of a token.

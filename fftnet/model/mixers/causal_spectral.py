@@ -50,7 +50,7 @@ class CausalSpectralConfig:
 
 
 class CausalSpectralState(NamedTuple):
-    """What the mixer remembers: O(F D) numbers, however much was read."""
+    """The mixer's memory of what it has read: O(F D) numbers, however much that is."""
 
     spectrum: Tensor
     """(B, F, 2, H, d), real and imaginary plane of the prefix spectrum, before the normalisation."""
@@ -63,7 +63,7 @@ class CausalSpectralState(NamedTuple):
 
 
 class CausalSpectralView(NamedTuple):
-    """What the mixer computes on the way, for every prefix."""
+    """Intermediate results of the mixer, for every prefix."""
 
     context: Tensor
     """(B, T, 2 D), from which the modulation is made."""

@@ -38,7 +38,7 @@ class SpectralConfig:
 
 
 class SpectralView(NamedTuple):
-    """What the mixer computes on the way, F = T // 2 + 1 bins."""
+    """Intermediate results of the mixer, with F = T // 2 + 1 bins."""
 
     context: Tensor
     """(B, D), the mean of the tokens, from which the modulation is made."""

@@ -40,7 +40,7 @@ TINY = tl.constexpr(1e-15)
 
 @kernel
 def _ends(values, table, ends, tokens, heads, width, bins, LANES: tl.constexpr):  # pyright: ignore
-    """What a chunk adds to the state after it: ``sum_n lambda ** age(n) * v(n)``."""
+    """The part that a chunk adds to the state after it: ``sum_n lambda ** age(n) * v(n)``."""
     head, block, row, length, n, lane, tile, inside = locate(tokens, heads, width, LANES)
     x = tl.load(values + row * width + tile, inside, 0.0)
     for k in range(bins):

@@ -1,4 +1,4 @@
-"""What the Triton kernels of causal mixing are made of: a program's part of the work, complex numbers, scans.
+"""Parts of the Triton kernels of causal mixing: a program's place in the work, complex numbers, scans.
 
 A *program* is what CUDA calls a block of threads. It computes on tiles, arrays of tokens times channels that
 its threads hold in registers: each thread all tokens of its channels. ``mask`` says which of a tile's
@@ -68,7 +68,7 @@ def sum_tile(x):  # pyright: ignore
 
 @kernel
 def locate(tokens, heads, width, LANES: tl.constexpr):  # pyright: ignore
-    """What this program works on: one chunk of time of up to LANES channels of one head of one row.
+    """This program's place in the work: one chunk of time of up to LANES channels of one head of one row.
 
     Returns:
         The head; the chunk's number b * N + n; the offset of its first token in (B, T, H); how many tokens
@@ -164,7 +164,7 @@ def program_width(width: int, most: int) -> tuple[int, dict[str, int]]:
 
 
 def sweep(values: Tensor, ends: Tensor, start: Tensor, table: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
-    """What enters every chunk and what leaves the last one, from ``ends``, what a chunk adds to it."""
+    """The states that enter every chunk and leave the last one, from ``ends``, which each chunk adds."""
     batch, bins, _, heads, width = start.shape
     states = torch.empty_like(ends)
     last = torch.empty_like(start)

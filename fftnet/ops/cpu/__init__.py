@@ -1,4 +1,4 @@
-"""What the CPU kernels share. How to read them:
+"""The common ground of the CPU kernels. How to read them:
 
 A kernel is a Python function that Numba compiles to machine code, through the compiler framework LLVM, when
 it is first called. It is handed plain NumPy arrays, which share the memory of tensors, and writes its results

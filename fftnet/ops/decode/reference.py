@@ -14,8 +14,8 @@ def gate_step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.decode.gate_step``; computed in float64 whatever comes in."""
     context, mean_after, total = prefix_context.prefix_context(x[:, None], mean, count, None)
-    values, recent = gated_conv.gated_conv(projected[:, None], conv_weight, conv_state)
-    return context[:, 0], values[:, 0].to(x.dtype), recent, mean_after.to(mean.dtype), total
+    values, new_state = gated_conv.gated_conv(projected[:, None], conv_weight, conv_state)
+    return context[:, 0], values[:, 0].to(x.dtype), new_state, mean_after.to(mean.dtype), total
 
 
 def mix_step(

@@ -74,8 +74,8 @@ def gated_conv(
         return _DIFFERENTIABLE[backend](x, conv_weight, conv_state)
     dtype = compute_dtype(x)
     tensors = [tensor.to(dtype).contiguous() for tensor in (x, conv_weight, conv_state)]
-    values, recent = _operator(*tensors, backend)
-    return values.to(promote_types(x.dtype, conv_weight.dtype)), recent.to(conv_state.dtype)
+    values, new_state = _operator(*tensors, backend)
+    return values.to(promote_types(x.dtype, conv_weight.dtype)), new_state.to(conv_state.dtype)
 
 
 def _forward(x: Tensor, conv_weight: Tensor, conv_state: Tensor, backend: str) -> tuple[Tensor, Tensor]:

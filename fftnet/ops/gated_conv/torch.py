@@ -38,6 +38,6 @@ def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Ten
 
 def gated_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.gated_conv.gated_conv``."""
-    convolved, recent = causal_conv(x, conv_weight, conv_state)
+    convolved, new_state = causal_conv(x, conv_weight, conv_state)
     keys, values = convolved.chunk(2, dim=-1)
-    return keys * values, recent
+    return keys * values, new_state

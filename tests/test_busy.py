@@ -81,7 +81,7 @@ def test_every_case_is_measured_quiet_and_beside_one_neighbour(monkeypatch: pyte
     assert cases == [
         (side, policy, neighbours)
         for side in ("ours", "attention")
-        for policy in ("default", "OMP_WAIT_POLICY=PASSIVE", "GOMP_SPINCOUNT=20000")
+        for policy in ("default", "OMP_WAIT_POLICY=PASSIVE", "GOMP_SPINCOUNT=4000")
         for neighbours in (0, 1)
     ]
     assert len(rows) == 2 * len(cases)

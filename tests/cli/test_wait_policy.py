@@ -100,4 +100,4 @@ def test_openmp_reads_what_is_set() -> None:
     )
     if "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("this PyTorch does not run on GNU OpenMP")
-    assert "GOMP_SPINCOUNT = '20000'" in done.stderr
+    assert "GOMP_SPINCOUNT = '4000'" in done.stderr

@@ -112,7 +112,9 @@ class FFTNet(PretrainedModel):
             mask = None if attention_mask is None else attention_mask[:, piece]
             later = max(num_tokens - piece.stop, 0)
             logits, read = self(tokens[:, piece], mask, read, max(keep - later, 0))
-            kept.append(logits)
+            # What is empty is not kept either: thousands of small tensors would break up the heap.
+            if logits.shape[1] or later == 0:
+                kept.append(logits)
         return torch.cat(kept, dim=1) if len(kept) > 1 else kept[0], read
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:

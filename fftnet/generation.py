@@ -128,7 +128,7 @@ class Generation:
         """Ids written after each prompt."""
         for _ in self._steps:
             pass
-        return self._written
+        return [list(row) for row in self._written]
 
     @property
     def texts(self) -> list[str]:

@@ -114,7 +114,7 @@ class Backends:
             return self.choose(name, *tensors)
         # Most calls are like one before: a decode step feels every microsecond.
         sizes = [None if x is None else (x.shape, x.dtype, x.device) for x in tensors]
-        key = (name, torch.is_grad_enabled(), *sizes)
+        key = (name, signature, torch.is_grad_enabled(), *sizes)
         try:
             return self._selected[key]
         except (KeyError, TypeError):

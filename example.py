@@ -2,7 +2,7 @@
 
 import sys
 
-from fftnet.cli.main import main
+from fftnet.cli.main import console
 
 if __name__ == "__main__":
-    sys.exit(main(["generate", *sys.argv[1:]]))
+    console(["generate", *sys.argv[1:]])

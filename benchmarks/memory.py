@@ -1,5 +1,6 @@
 """Memory: the functions that ``benchmarks.jobs.run_job`` calls, each in a process of its own."""
 
+import gc
 import resource
 import sys
 import time
@@ -38,6 +39,8 @@ def _status(field: str) -> int:
 
 def peak_growth(run: Callable[[], object]) -> int:
     """Bytes by which the peak of resident memory during ``run`` exceeds what was resident before."""
+    # What is garbage already would be given back during the run, and hide as much of its growth.
+    gc.collect()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")

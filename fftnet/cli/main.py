@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from fftnet.cli.wait_policy import set_wait_policy
 from fftnet.errors import UserError
@@ -48,6 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+def console(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command as a program: ``main``, then the end of the process with its status."""
+    status = main(argv)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Everything is written and closed. Threads of PyTorch's process groups may still be there, and one
+        # that outlives the interpreter aborts the process, whereupon a launcher takes the run for failed.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _sentence(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -10,6 +11,8 @@ from typing import NoReturn
 from fftnet.cli.wait_policy import set_wait_policy
 from fftnet.errors import UserError
 
+SPEAKING_SECONDS = 2.0
+"""For which a process that fails in silence stays, while another tells the same mistake."""
 COMMANDS = ("train", "generate", "evaluate")
 """Each is a module of this package with a function ``run``, imported when it is asked for."""
 
@@ -54,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def console(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command as a program: ``main``, then the end of the process with its status."""
     status = main(argv)
+    if status and os.environ.get("LOCAL_RANK", "0") != "0":
+        # A launcher ends all processes once one has failed: the one that speaks shall have spoken first.
+        time.sleep(SPEAKING_SECONDS)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Everything is written and closed. Threads of PyTorch's process groups may still be there, and one
         # that outlives the interpreter aborts the process, whereupon a launcher takes the run for failed.

@@ -7,7 +7,7 @@ from fftnet.devices import pick_device
 from fftnet.evaluation.report import EvaluationConfig, evaluation_report
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serialization import CONFIG_FILE, CheckpointError
-from fftnet.tasks import TASKS
+from fftnet.tasks import TASKS, task_class
 from fftnet.training.manifest import MANIFEST_FILE, newest_checkpoint, verify
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
@@ -48,7 +48,19 @@ def load(path: str | Path | None = None, *, device: str = "auto") -> tuple[FFTNe
     Raises:
         UserError: naming the file that is missing or damaged, or the device that can't be used.
     """
-    folder = find_checkpoint(path)
+    return load_checkpoint(find_checkpoint(path), device=device)
+
+
+def load_checkpoint(folder: Path, *, device: str = "auto") -> tuple[FFTNet, Tokenizer]:
+    """The model and the tokenizer of a folder from ``find_checkpoint``, whose checksums are not taken again.
+
+    Args:
+        folder: of one checkpoint.
+        device: as in ``load``.
+
+    Raises:
+        UserError: as ``load``.
+    """
     model = FFTNet.from_pretrained(folder)
     tokenizer = Tokenizer.load(folder)
     known = {task.model_vocab_size(tokenizer.vocab_size) for task in TASKS.values()}
@@ -89,8 +101,6 @@ def evaluate(
         DataError: if the data can't be read or are too short.
         ValueError: if there is no such task, or the model can't have it.
     """
-    if task is not None and task not in TASKS:
-        raise ValueError(f"unknown task {task!r}; choose from {', '.join(TASKS)}")
-    name = task or ("next_token" if model.config.causal else "masked_token")
-    objective = TASKS[name](tokenizer.token_bytes())
+    name = ("next_token" if model.config.causal else "masked_token") if task is None else task
+    objective = task_class(name)(tokenizer.token_bytes())
     return evaluation_report(model, objective, tokenizer, config or EvaluationConfig(), data)

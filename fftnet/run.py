@@ -13,7 +13,7 @@ from fftnet.generation import SamplingConfig, generate
 from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serialization import write_json
-from fftnet.tasks import TASKS
+from fftnet.tasks import task_class
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.callbacks import Callbacks, RunMetadata
@@ -53,8 +53,7 @@ class TaskConfig:
     """Objective: next_token (causal models) or masked_token (bidirectional ones)."""
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"unknown task {self.task!r}; choose from {', '.join(TASKS)}")
+        task_class(self.task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ def train(config: RunConfig) -> TrainingResult:
         UserError: if data can't be read, a checkpoint can't be written, or training can't go on.
     """
     data = config.data
-    task = TASKS[config.task.task]
+    task = task_class(config.task.task)
     tokenizer = load_tokenizer(data.tokenizer, corpus=training_texts(data), vocab_size=data.vocab_size)
     splits = task.load_splits(data, tokenizer, config.model.max_seq_length)
     torch.manual_seed(config.train.seed)

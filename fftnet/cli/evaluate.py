@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fftnet.api import RUN_FILE, evaluate, find_checkpoint, load
+from fftnet.api import RUN_FILE, evaluate, find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.evaluation.plots import plot_loss_by_position
 from fftnet.evaluation.report import EvaluationConfig, seen_in_training, trained_with
@@ -22,7 +22,7 @@ def run(argv: Sequence[str]) -> None:
         "evaluate", run.__doc__, argv, classes, without=("tokenizer", "vocab_size")
     )
     path = find_checkpoint(source.checkpoint)
-    model, tokenizer = load(path, device=source.device)
+    model, tokenizer = load_checkpoint(path, device=source.device)
     if config.plot is not None and (data.synthetic or not model.config.causal):
         raise UsageError("plot needs a causal model and documents: name a real text with --data")
     task, trained = trained_with(model, tokenizer, path / RUN_FILE)

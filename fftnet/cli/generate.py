@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fftnet.api import find_checkpoint, load
+from fftnet.api import find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.generation import SamplingConfig, generate
 
@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> None:
         "generate", run.__doc__, argv, (ModelConfig, PromptConfig, SamplingConfig)
     )
     path = find_checkpoint(source.checkpoint)
-    model, tokenizer = load(path, device=source.device)
+    model, tokenizer = load_checkpoint(path, device=source.device)
     if not model.config.causal:
         raise UsageError(f"{path} is bidirectional and can't write; train a model with causal=True")
     print(f"{path}: {model.num_parameters():,} parameters", file=sys.stderr, flush=True)

@@ -48,3 +48,14 @@ TASKS: dict[str, type[Task]] = {
     "masked_token": MaskedToken,
 }
 """Name to objective."""
+
+
+def task_class(name: str) -> type[Task]:
+    """The task of that name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; choose from {', '.join(TASKS)}")
+    return TASKS[name]

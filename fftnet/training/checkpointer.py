@@ -219,7 +219,7 @@ class Checkpointer:
 
     def _chosen(self) -> Path | None:
         if self._config.resume not in (None, "auto"):
-            verify(Path(self._config.resume))
+            # prepare has verified it.
             return Path(self._config.resume)
         found, problems = self.newest_intact()
         for problem in problems:

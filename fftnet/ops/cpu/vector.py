@@ -24,6 +24,9 @@ from numba.extending import intrinsic, models, overload, register_model
 
 from fftnet.ops.cpu.compile import FASTMATH
 
+_BYTES = {ir.FloatType: 4, ir.DoubleType: 8}
+"""LLVM type to its size. Vectors are read and written wherever a number may lie."""
+
 
 class Vector(types.Type):
     """Numba type of ``lanes`` channels, each of the Numba type ``element``, held in registers."""
@@ -43,7 +46,8 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
 
 
-def _intrinsic(function: Callable[..., Any]) -> Any:
+def intrinsic_of(function: Callable[..., Any]) -> Any:
+    """Numba's ``intrinsic``: the function types a call and generates its instructions."""
     # Typed as Any, because a call leaves out the first argument of the function that types it.
     return intrinsic(function)
 
@@ -51,17 +55,20 @@ def _intrinsic(function: Callable[..., Any]) -> Any:
 def _vectors(context: Any, builder: Any, vector: Vector, kinds: Any, values: Any) -> list[Any]:
     """The values with every scalar repeated in all lanes of a vector."""
     wide = context.get_value_type(vector)
-    index = ir.IntType(32)
-    everywhere = ir.Constant(ir.VectorType(index, vector.lanes), [0] * vector.lanes)
     result = []
     for kind, value in zip(kinds, values, strict=True):
         if not isinstance(kind, Vector):
-            # Into lane 0, and from there (index 0, `lanes` times) into all.
-            scalar = context.cast(builder, value, kind, vector.element)
-            value = builder.insert_element(ir.Constant(wide, ir.Undefined), scalar, ir.Constant(index, 0))
-            value = builder.shuffle_vector(value, value, everywhere)
+            value = in_all_lanes(builder, context.cast(builder, value, kind, vector.element), wide)
         result.append(value)
     return result
+
+
+def in_all_lanes(builder: Any, scalar: Any, wide: Any) -> Any:
+    """A vector of the LLVM type ``wide`` with the same number in all lanes."""
+    index = ir.IntType(32)
+    # Into lane 0, and from there (index 0, once for each lane) into all.
+    vector = builder.insert_element(ir.Constant(wide, ir.Undefined), scalar, ir.Constant(index, 0))
+    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(index, wide.count), [0] * wide.count))
 
 
 def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
@@ -73,16 +80,22 @@ def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
     return builder.call(function, values, fastmath=FASTMATH)
 
 
-def _address(context: Any, builder: Any, kinds: Any, values: Any, wide: Any) -> Any:
-    """The address of the element values[1] numbers after an array's first; nothing checks the bounds."""
-    data = context.make_array(kinds[0])(context, builder, values[0]).data
-    return builder.bitcast(builder.gep(data, [values[1]]), wide.as_pointer())
+def load_at(builder: Any, data: Any, offset: Any, wide: Any) -> Any:
+    """Read a vector ``offset`` numbers behind the address ``data``; nothing checks the bounds."""
+    address = builder.bitcast(builder.gep(data, [offset]), wide.as_pointer())
+    return builder.load(address, align=_BYTES[type(wide.element)])
+
+
+def store_at(builder: Any, data: Any, offset: Any, value: Any) -> None:
+    """Write a vector there."""
+    address = builder.bitcast(builder.gep(data, [offset]), value.type.as_pointer())
+    builder.store(value, address, align=_BYTES[type(value.type.element)])
 
 
 def _define(operation: Callable[..., Any], instruction: str) -> None:
     """Make a Python operator work on vectors, by one instruction of LLVM."""
 
-    @_intrinsic
+    @intrinsic_of
     def combine(context, a, b):  # pyright: ignore
         vector = a if isinstance(a, Vector) else b
 
@@ -104,7 +117,7 @@ _define(operator.mul, "fmul")
 _define(operator.truediv, "fdiv")
 
 
-@_intrinsic
+@intrinsic_of
 def _at_most(context, a, b):  # pyright: ignore
     vector = a if isinstance(a, Vector) else b
 
@@ -121,7 +134,7 @@ def _(a, b):  # pyright: ignore
         return lambda a, b: _at_most(a, b)
 
 
-@_intrinsic
+@intrinsic_of
 def where(context, mask, yes, no):  # pyright: ignore
     """Lane by lane ``yes if mask else no``; of ``a <= b``, hence ``no`` where either is NaN."""
     vector = yes if isinstance(yes, Vector) else no
@@ -133,7 +146,7 @@ def where(context, mask, yes, no):  # pyright: ignore
     return vector(mask, yes, no), generate
 
 
-@_intrinsic
+@intrinsic_of
 def sqrt(context, x):  # pyright: ignore
     """The square root of every lane."""
 
@@ -143,7 +156,42 @@ def sqrt(context, x):  # pyright: ignore
     return x(x), generate
 
 
-@_intrinsic
+@intrinsic_of
+def multiply_add(context, x, factor, summand):  # pyright: ignore
+    """``x * factor + summand``, rounded once and never reordered."""
+
+    def generate(context, builder, signature, values):  # pyright: ignore
+        return _call(builder, "llvm.fma", values[0].type, *_vectors(context, builder, x, signature.args, values))
+
+    return x(x, factor, summand), generate
+
+
+@intrinsic_of
+def rint(context, x):  # pyright: ignore
+    """The nearest whole number of every lane."""
+
+    def generate(context, builder, signature, values):  # pyright: ignore
+        return _call(builder, "llvm.rint", values[0].type, *values)
+
+    return x(x), generate
+
+
+@intrinsic_of
+def power_of_two(context, n):  # pyright: ignore
+    """2^n of whole numbers n between -126 and 127, put together from the bits of a float."""
+    bits = n.element.bitwidth
+    mantissa, bias = {32: (23, 127), 64: (52, 1023)}[bits]
+
+    def generate(context, builder, signature, values):  # pyright: ignore
+        whole = ir.VectorType(ir.IntType(bits), n.lanes)
+        exponent = builder.add(builder.fptosi(values[0], whole), ir.Constant(whole, [bias] * n.lanes))
+        shifted = builder.shl(exponent, ir.Constant(whole, [mantissa] * n.lanes))
+        return builder.bitcast(shifted, values[0].type)
+
+    return n(n), generate
+
+
+@intrinsic_of
 def sum_lanes(context, x):  # pyright: ignore
     """The sum of all lanes, a scalar."""
 
@@ -154,7 +202,7 @@ def sum_lanes(context, x):  # pyright: ignore
     return x.element(x), generate
 
 
-@_intrinsic
+@intrinsic_of
 def load(context, array, offset, lanes):  # pyright: ignore
     """``len(lanes)`` neighbouring numbers of a contiguous array, beginning ``offset`` after its first."""
     if array.layout != "C":
@@ -162,22 +210,21 @@ def load(context, array, offset, lanes):  # pyright: ignore
     vector = Vector(array.dtype, lanes.count)
 
     def generate(context, builder, signature, values):  # pyright: ignore
-        wide = context.get_value_type(vector)
-        address = _address(context, builder, signature.args, values, wide)
-        return builder.load(address, align=array.dtype.bitwidth // 8)
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return load_at(builder, data, values[1], context.get_value_type(vector))
 
     return vector(array, offset, lanes), generate
 
 
-@_intrinsic
+@intrinsic_of
 def store(context, array, offset, value):  # pyright: ignore
     """Write the lanes of ``value`` to a contiguous array, beginning ``offset`` after its first."""
     if array.layout != "C":
         return None
 
     def generate(context, builder, signature, values):  # pyright: ignore
-        address = _address(context, builder, signature.args, values, values[2].type)
-        builder.store(values[2], address, align=array.dtype.bitwidth // 8)
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        store_at(builder, data, values[1], values[2])
         return context.get_dummy_value()
 
     return types.void(array, offset, value), generate

@@ -1,0 +1,176 @@
+"""The portable backend of keyed mixing: chunks of matrix products, on any device.
+
+Within a chunk every pair of tokens has one score, ``Re sum_k filter_k(t) exp((s(t) - s(j)) mu_k) key_k(j)``;
+what came before the chunk enters through the state. No exponent is ever positive, so nothing overflows
+however fast the clock runs.
+
+Gradients of complex numbers are written without conjugation here: ``g`` of ``z`` means dL = Re(g dz).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+BLOCK = 256
+"""Tokens between two checkpoints of the state."""
+CHUNK = 16
+"""Tokens of which every pair has a score; divides ``BLOCK``."""
+
+
+class _Block(NamedTuple):
+    """A block cut into N chunks of C tokens, its powers and the state before each chunk."""
+
+    v_BNHCd: Tensor
+    key_BNHCF: Tensor
+    filter_BNHCF: Tensor
+    kernel_BNHCCF: Tensor
+    """``exp((s(t) - s(j)) mu)``, 0 where j > t."""
+    risen_BNHCF: Tensor
+    """``exp(s(t) mu)`` with the time s since the beginning of the chunk."""
+    left_BNHCF: Tensor
+    """``exp((s(C) - s(t)) mu)``, until its end."""
+    starts_BNHFd: Tensor
+    end_BHFd: Tensor
+
+
+def _chunked(x: Tensor) -> Tensor:
+    """(B, T, H, ...) to (B, N, H, CHUNK, ...), with zeros behind the last token."""
+    x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % CHUNK))
+    return x.unflatten(1, (-1, CHUNK)).transpose(2, 3)
+
+
+def _joined(x: Tensor, tokens: int) -> Tensor:
+    """The way back, without the padding."""
+    return x.transpose(2, 3).flatten(1, 2)[:, :tokens]
+
+
+def _cut(
+    values: Tensor,
+    key: Tensor,
+    filter_: Tensor,
+    clock: Tensor,
+    rate_HF: Tensor,
+    start_BHFd: Tensor,
+) -> _Block:
+    """A padded token has a key and a filter of 0 and takes no time: it changes nothing."""
+    v_BNHCd = _chunked(values).to(rate_HF.dtype)
+    key_BNHCF = torch.complex(*map(_chunked, key.unbind(dim=3)))
+    filter_BNHCF = torch.complex(*map(_chunked, filter_.unbind(dim=3)))
+    time_BNHC = _chunked(clock).cumsum(dim=3)
+    rate_HCF = rate_HF[:, None]
+    past_CC = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=values.device).tril()
+    age_BNHCC = (time_BNHC[..., None] - time_BNHC[..., None, :]).masked_fill(~past_CC, 0.0)
+    kernel_BNHCCF = torch.exp(age_BNHCC[..., None] * rate_HCF[:, None]) * past_CC[..., None]
+    risen_BNHCF = torch.exp(time_BNHC[..., None] * rate_HCF)
+    left_BNHCF = torch.exp((time_BNHC[..., -1:] - time_BNHC)[..., None] * rate_HCF)
+    added_BNHFd = (key_BNHCF * left_BNHCF).transpose(-1, -2) @ v_BNHCd
+    starts = []
+    for added_BHFd, risen_BHCF in zip(added_BNHFd.unbind(dim=1), risen_BNHCF.unbind(dim=1), strict=True):
+        starts.append(start_BHFd)
+        start_BHFd = risen_BHCF[:, :, -1, :, None] * start_BHFd + added_BHFd
+    starts_BNHFd = torch.stack(starts, dim=1)
+    return _Block(
+        v_BNHCd, key_BNHCF, filter_BNHCF, kernel_BNHCCF, risen_BNHCF, left_BNHCF, starts_BNHFd, start_BHFd
+    )
+
+
+def _score(block: _Block) -> Tensor:
+    pairs = block.filter_BNHCF[..., None, :] * block.kernel_BNHCCF * block.key_BNHCF[:, :, :, None]
+    return pairs.sum(dim=-1).real
+
+
+def forward(
+    values: Tensor,
+    key: Tensor,
+    filter_: Tensor,
+    clock: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    state: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``fftnet.ops.keyed_mix`` for the contract of a backend."""
+    rate_HF = torch.complex(-decay, frequency)
+    carry_BHFd = _to_complex(state)
+    mixed = []
+    checkpoints = []
+    for parts in zip(*(x.split(BLOCK, dim=1) for x in (values, key, filter_, clock)), strict=True):
+        checkpoints.append(_to_planes(carry_BHFd))
+        block = _cut(*parts, rate_HF, carry_BHFd)
+        carry_BHFd = block.end_BHFd
+        near_BNHCd = _score(block) @ block.v_BNHCd.real
+        far_BNHCd = ((block.filter_BNHCF * block.risen_BNHCF) @ block.starts_BNHFd).real
+        mixed.append(_joined(near_BNHCd + far_BNHCd, parts[0].shape[1]))
+    return torch.cat(mixed, dim=1), _to_planes(carry_BHFd), torch.stack(checkpoints, dim=1)
+
+
+def backward(
+    values: Tensor,
+    key: Tensor,
+    filter_: Tensor,
+    clock: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    checkpoints: Tensor,
+    last: Tensor,
+    grad_mixed: Tensor,
+    grad_state: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Walk the blocks backwards, each computed once more from its checkpoint."""
+    rate_HF = torch.complex(-decay, frequency)
+    carry_BHFd = _to_complex(grad_state).conj()
+    # Gradient of the exponent of all that has been written: later tokens read it, and the state.
+    exponent_BHF = (_to_complex(last) * carry_BHFd).sum(dim=-1)
+    grad_rate_HF = torch.zeros_like(rate_HF)
+    grad_values = torch.empty_like(values)
+    grad_key = torch.empty_like(key)
+    grad_filter = torch.empty_like(filter_)
+    grad_clock = torch.empty_like(clock)
+    for n in reversed(range(checkpoints.shape[1])):
+        span = slice(n * BLOCK, (n + 1) * BLOCK)
+        parts = (x[:, span] for x in (values, key, filter_, clock))
+        block = _cut(*parts, rate_HF, _to_complex(checkpoints[:, n]))
+        tokens = values[:, span].shape[1]
+        grad_BNHCd = _chunked(grad_mixed[:, span]).to(rate_HF.dtype)
+
+        # The gradient of the state behind each chunk, from the last to the first.
+        read_BNHFd = (block.filter_BNHCF * block.risen_BNHCF).transpose(-1, -2) @ grad_BNHCd
+        ends = []
+        for m in reversed(range(read_BNHFd.shape[1])):
+            ends.append(carry_BHFd)
+            carry_BHFd = block.risen_BNHCF[:, m, :, -1, :, None] * carry_BHFd + read_BNHFd[:, m]
+        ends_BNHFd = torch.stack(ends[::-1], dim=1)
+
+        product_BNHCC = grad_BNHCd @ block.v_BNHCd.transpose(-1, -2)
+        reach_BNHCCF = block.kernel_BNHCCF * product_BNHCC[..., None]
+        near_BNHCd = _score(block).transpose(-1, -2) @ grad_BNHCd.real
+        far_BNHCd = ((block.key_BNHCF * block.left_BNHCF) @ ends_BNHFd).real
+        grad_values[:, span] = _joined(near_BNHCd + far_BNHCd, tokens)
+        near_BNHCF = (reach_BNHCCF * block.filter_BNHCF[..., None, :]).sum(dim=3)
+        far_BNHCF = block.left_BNHCF * (block.v_BNHCd @ ends_BNHFd.transpose(-1, -2))
+        grad_key_BTHF = _joined(near_BNHCF + far_BNHCF, tokens)
+        near_BNHCF = (reach_BNHCCF * block.key_BNHCF[:, :, :, None]).sum(dim=4)
+        far_BNHCF = block.risen_BNHCF * (grad_BNHCd @ block.starts_BNHFd.transpose(-1, -2))
+        grad_filter_BTHF = _joined(near_BNHCF + far_BNHCF, tokens)
+        grad_key[:, span] = torch.stack([grad_key_BTHF.real, -grad_key_BTHF.imag], dim=3)
+        grad_filter[:, span] = torch.stack([grad_filter_BTHF.real, -grad_filter_BTHF.imag], dim=3)
+
+        # A reading at t moves with exp(s(t) mu), a writing at t with exp(-s(t) mu), and s(t) is the clock's
+        # sum up to t.
+        moved_BTHF = torch.complex(*filter_[:, span].unbind(dim=3)) * grad_filter_BTHF
+        moved_BTHF = moved_BTHF - torch.complex(*key[:, span].unbind(dim=3)) * grad_key_BTHF
+        exponents_BTHF = moved_BTHF.flip(1).cumsum(dim=1).flip(1) + exponent_BHF[:, None]
+        exponent_BHF = exponents_BTHF[:, 0]
+        grad_clock[:, span] = (exponents_BTHF * rate_HF).real.sum(dim=-1)
+        grad_rate_HF += (exponents_BTHF * clock[:, span, :, None]).sum(dim=(0, 1))
+    grad_start = _to_planes(carry_BHFd.conj())
+    return grad_values, grad_key, grad_filter, grad_clock, -grad_rate_HF.real, -grad_rate_HF.imag, grad_start
+
+
+def _to_complex(planes_BH2Fd: Tensor) -> Tensor:
+    return torch.complex(*planes_BH2Fd.unbind(dim=2))
+
+
+def _to_planes(z_BHFd: Tensor) -> Tensor:
+    return torch.stack([z_BHFd.real, z_BHFd.imag], dim=2)

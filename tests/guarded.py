@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from operators import (
     CAUSAL_MIX,
+    KEYED_MIX,
     GATED_CONV,
     MASKED_CONTEXT,
     OPERATORS,
@@ -139,6 +140,10 @@ def _backward_inputs(
         saved = {name: x for name, x in inputs.items() if name != "state"}
         mixed, state, checkpoints = outputs
         return saved | {"checkpoints": checkpoints, "grad_mixed": mixed, "grad_state": state}
+    if operator is KEYED_MIX:
+        saved = {name: x for name, x in inputs.items() if name != "state"}
+        mixed, last, checkpoints = outputs
+        return saved | {"checkpoints": checkpoints, "last": last, "grad_mixed": mixed, "grad_state": last}
     if operator is SPECTRAL_MIX:
         mixed, spectrum = outputs
         saved = {name: inputs[name] for name in ("filter_", "bias")}

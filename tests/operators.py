@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fftnet.ops import causal_mix, decode, gated_conv, prefix_context, spectral_mix
+from fftnet.ops import causal_mix, decode, gated_conv, keyed_mix, prefix_context, spectral_mix
 from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.dispatch import Backends
 
@@ -60,6 +60,21 @@ def causal_inputs(
         "filter_": normal(batch, length, heads, bins),
         **_heads(normal, heads, bins),
         "state": normal(batch, bins, 2, heads, width),
+    }
+
+
+def keyed_inputs(
+    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, bins: int = 4, seed: int = 0
+) -> dict[str, Tensor]:
+    normal = _normal(seed)
+    return {
+        "values": normal(batch, length, heads, width),
+        "key": normal(batch, length, heads, 2, bins),
+        "filter_": normal(batch, length, heads, 2, bins),
+        "clock": normal(batch, length, heads).abs(),
+        "decay": normal(heads, bins).exp() * 0.2,
+        "frequency": normal(heads, bins),
+        "state": normal(batch, heads, 2, bins, width),
     }
 
 
@@ -144,6 +159,7 @@ def spectral(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor]:
 
 
 CAUSAL_MIX = Operator("causal_mix", causal_inputs, mix, causal_mix.BACKENDS, lambda name: (EPS, name))
+KEYED_MIX = Operator("keyed_mix", keyed_inputs, keyed_mix.keyed_mix, keyed_mix.BACKENDS, lambda name: (name,))
 SPECTRAL_MIX = Operator(
     "spectral_mix", spectral_inputs, spectral, spectral_mix.BACKENDS, lambda name: (EPS, name)
 )
@@ -162,7 +178,16 @@ MASKED_CONTEXT = Operator(
 )
 GATE_STEP = Operator("gate_step", gate_step_inputs, decode.gate_step, decode.BACKENDS)
 MIX_STEP = Operator("mix_step", mix_step_inputs, mix_step, decode.BACKENDS)
-OPERATORS = [CAUSAL_MIX, SPECTRAL_MIX, GATED_CONV, PREFIX_CONTEXT, MASKED_CONTEXT, GATE_STEP, MIX_STEP]
+OPERATORS = [
+    CAUSAL_MIX,
+    KEYED_MIX,
+    SPECTRAL_MIX,
+    GATED_CONV,
+    PREFIX_CONTEXT,
+    MASKED_CONTEXT,
+    GATE_STEP,
+    MIX_STEP,
+]
 
 
 def results(
@@ -202,5 +227,5 @@ def backend_suite(operator: Operator, backend: str, device: str = "cpu", **sizes
 
 def registered_backends(operator: Operator) -> list[str]:
     """The backends behind the registered operator: for the smaller operators only kernels are."""
-    plain = ("reference",) if operator in (CAUSAL_MIX, SPECTRAL_MIX) else ("reference", "torch")
+    plain = ("reference",) if operator in (CAUSAL_MIX, KEYED_MIX, SPECTRAL_MIX) else ("reference", "torch")
     return [name for name in operator.backends.available() if name not in plain]

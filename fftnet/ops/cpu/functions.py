@@ -15,13 +15,14 @@ _LN2_REST = 1.4286068203094173e-06
 _PER_QUARTER = 0.6366197723675814
 _QUARTER = 1.5703125
 _QUARTER_REST = 0.0004838267948966192
-_LOWEST = -87.0
+_LARGEST = 87.0
+"""e^87 is about 6e37, near the end of float32."""
 
 
 @jit
 def exp(x):  # pyright: ignore
-    """e^x of every lane, for x <= 87; below -87 it stays at e^-87, about 1e-38."""
-    x = where(x <= _LOWEST, _LOWEST, x)
+    """e^x of every lane; beyond x = 87 and -87 it stays at e^87 and e^-87, about 1e38 and 1e-38."""
+    x = where(x <= -_LARGEST, -_LARGEST, where(_LARGEST <= x, _LARGEST, x))
     n = rint(x * _PER_LN2)
     r = multiply_add(n, -_LN2_REST, multiply_add(n, -_LN2, x))
     # 1 + r (1 + r/2 (1 + r/3 (1 + ...))), |r| <= 0.35

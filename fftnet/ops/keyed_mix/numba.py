@@ -391,7 +391,7 @@ def backward(
         grad_key[..., :bins].contiguous(),
         grad_filter[..., :bins].contiguous(),
         grad_clock,
-        grad_decay.contiguous(),
-        grad_frequency.contiguous(),
+        grad_decay.clone(),
+        grad_frequency.clone(),
         grad_start[..., :bins, :width].contiguous(),
     )

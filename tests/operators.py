@@ -7,7 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fftnet.ops import causal_mix, decode, gated_conv, keyed_mix, prefix_context, spectral_mix
+from fftnet.ops import (
+    addresses,
+    causal_mix,
+    decode,
+    gated_conv,
+    gated_norm,
+    keyed_mix,
+    prefix_context,
+    short_conv,
+    spectral_mix,
+)
 from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.dispatch import Backends
 
@@ -101,6 +111,44 @@ def conv_inputs(
     }
 
 
+def short_conv_inputs(
+    *, batch: int = 2, length: int = 17, width: int = 8, taps: int = 4, seed: int = 0
+) -> dict[str, Tensor]:
+    """As many channels of keys as of values."""
+    normal = _normal(seed)
+    return {
+        "x": normal(batch, length, 2 * width),
+        "conv_weight": normal(2 * width, taps),
+        "conv_state": normal(batch, taps - 1, 2 * width),
+    }
+
+
+def address_inputs(
+    *, batch: int = 2, length: int = 17, heads: int = 2, bins: int = 8, seed: int = 0
+) -> dict[str, Tensor]:
+    normal = _normal(seed)
+    return {
+        "raw_key": normal(batch, length, heads, 2, bins),
+        "raw_filter": normal(batch, length, heads, 2, bins),
+        "modulation": normal(batch, length, heads, 2, bins),
+        "base_key": normal(heads, 2, bins),
+        "base_filter": normal(heads, 2, bins),
+        "bias": normal(heads, bins) * 0.3,
+        "gain": normal(heads, bins).abs(),
+    }
+
+
+def norm_inputs(
+    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 8, seed: int = 0
+) -> dict[str, Tensor]:
+    normal = _normal(seed)
+    return {
+        "x": normal(batch, length, heads, width),
+        "gate": normal(batch, length, heads, width),
+        "weight": normal(heads, width),
+    }
+
+
 def context_inputs(
     *, batch: int = 2, length: int = 17, width: int = 8, read: int = 5, seed: int = 0
 ) -> dict[str, Tensor]:
@@ -154,6 +202,20 @@ def mix_step(
     return decode.mix_step(values, filter_, HeadParameters(*parameters), state, eps=EPS, backend=backend)
 
 
+def convolve(
+    x: Tensor, conv_weight: Tensor, conv_state: Tensor, backend: str | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return short_conv.short_conv(x, conv_weight, conv_state, width=x.shape[-1] // 2, backend=backend)
+
+
+def address(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
+    return addresses.addresses(*tensors, eps=EPS, backend=backend)
+
+
+def norm(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor]:
+    return (gated_norm.gated_norm(*tensors, backend=backend),)
+
+
 def spectral(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor]:
     return (spectral_mix.spectral_mix(*tensors, eps=EPS, backend=backend),)
 
@@ -166,6 +228,9 @@ SPECTRAL_MIX = Operator(
 GATED_CONV = Operator(
     "gated_conv", conv_inputs, gated_conv.gated_conv, gated_conv.BACKENDS, lambda name: (name,)
 )
+SHORT_CONV = Operator("short_conv", short_conv_inputs, convolve, short_conv.BACKENDS)
+ADDRESSES = Operator("addresses", address_inputs, address, addresses.BACKENDS)
+GATED_NORM = Operator("gated_norm", norm_inputs, norm, gated_norm.BACKENDS)
 PREFIX_CONTEXT = Operator(
     "prefix_context",
     context_inputs,
@@ -183,6 +248,9 @@ OPERATORS = [
     KEYED_MIX,
     SPECTRAL_MIX,
     GATED_CONV,
+    SHORT_CONV,
+    ADDRESSES,
+    GATED_NORM,
     PREFIX_CONTEXT,
     MASKED_CONTEXT,
     GATE_STEP,

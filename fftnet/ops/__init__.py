@@ -8,7 +8,28 @@ Shape letters used throughout: B batch, T tokens, D model width, H heads, d = D 
 F frequency bins, K anchor frequencies, V vocabulary, C channels of a convolution, W its size, P = W - 1.
 """
 
-from fftnet.ops import causal_mix, decode, gated_conv, keyed_mix, prefix_context, spectral_mix
+from fftnet.ops import (
+    addresses,
+    causal_mix,
+    decode,
+    gated_conv,
+    gated_norm,
+    keyed_mix,
+    prefix_context,
+    short_conv,
+    spectral_mix,
+)
 from fftnet.ops.dispatch import use_backend
 
-__all__ = ["causal_mix", "decode", "gated_conv", "keyed_mix", "prefix_context", "spectral_mix", "use_backend"]
+__all__ = [
+    "addresses",
+    "causal_mix",
+    "decode",
+    "gated_conv",
+    "gated_norm",
+    "keyed_mix",
+    "prefix_context",
+    "short_conv",
+    "spectral_mix",
+    "use_backend",
+]

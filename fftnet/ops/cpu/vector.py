@@ -68,7 +68,9 @@ def in_all_lanes(builder: Any, scalar: Any, wide: Any) -> Any:
     index = ir.IntType(32)
     # Into lane 0, and from there (index 0, once for each lane) into all.
     vector = builder.insert_element(ir.Constant(wide, ir.Undefined), scalar, ir.Constant(index, 0))
-    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(index, wide.count), [0] * wide.count))
+    return builder.shuffle_vector(
+        vector, vector, ir.Constant(ir.VectorType(index, wide.count), [0] * wide.count)
+    )
 
 
 def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
@@ -161,7 +163,9 @@ def multiply_add(context, x, factor, summand):  # pyright: ignore
     """``x * factor + summand``, rounded once and never reordered."""
 
     def generate(context, builder, signature, values):  # pyright: ignore
-        return _call(builder, "llvm.fma", values[0].type, *_vectors(context, builder, x, signature.args, values))
+        return _call(
+            builder, "llvm.fma", values[0].type, *_vectors(context, builder, x, signature.args, values)
+        )
 
     return x(x, factor, summand), generate
 

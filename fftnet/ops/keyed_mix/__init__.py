@@ -126,9 +126,7 @@ def _backward(
     module = BACKENDS.load(backend, values)
     _check_checkpoints(checkpoints, values, grad_state, backend)
     split = checkpoints.view(values.shape[0], -1, *grad_state.shape[1:])
-    return module.backward(
-        values, key, filter_, clock, decay, frequency, split, last, grad_mixed, grad_state
-    )
+    return module.backward(values, key, filter_, clock, decay, frequency, split, last, grad_mixed, grad_state)
 
 
 def _fake_backward(  # pyright: ignore

@@ -158,8 +158,24 @@ def _forward(  # pyright: ignore
 
 @jit
 def _collect(  # pyright: ignore
-    b, h, first, last, t0, clock, rate, keys, filters, turns, grad_keys, grad_filters, exponent, lanes,
-    grad_key, grad_filter, grad_clock, grad_rate,
+    b,
+    h,
+    first,
+    last,
+    t0,
+    clock,
+    rate,
+    keys,
+    filters,
+    turns,
+    grad_keys,
+    grad_filters,
+    exponent,
+    lanes,
+    grad_key,
+    grad_filter,
+    grad_clock,
+    grad_rate,
 ):
     """Gradients of keys, filters, clock and rates of a stretch from those of what ``_turn`` made of them.
 
@@ -207,8 +223,25 @@ def _collect(  # pyright: ignore
 
 @jit
 def _backward(  # pyright: ignore
-    first, last, lanes, bin_lanes, across_lanes, values, key, filter_, clock, rate, checkpoints, grad_mixed,
-    exponents, grad_values, grad_key, grad_filter, grad_clock, grad_rate, grad_state,
+    first,
+    last,
+    lanes,
+    bin_lanes,
+    across_lanes,
+    values,
+    key,
+    filter_,
+    clock,
+    rate,
+    checkpoints,
+    grad_mixed,
+    exponents,
+    grad_values,
+    grad_key,
+    grad_filter,
+    grad_clock,
+    grad_rate,
+    grad_state,
 ):
     _, T, H, d = values.shape
     F = key.shape[4]
@@ -301,8 +334,24 @@ def _backward(  # pyright: ignore
                 )
                 _pass_time(carry, rate, h, clock[b, t, h], -1, factors, lanes, bin_lanes)
                 _collect(
-                    b, h, t, t1, t0, clock, rate, keys, filters, turns, grad_keys, grad_filters, exponent,
-                    bin_lanes, grad_key, grad_filter, grad_clock, grad_rate,
+                    b,
+                    h,
+                    t,
+                    t1,
+                    t0,
+                    clock,
+                    rate,
+                    keys,
+                    filters,
+                    turns,
+                    grad_keys,
+                    grad_filters,
+                    exponent,
+                    bin_lanes,
+                    grad_key,
+                    grad_filter,
+                    grad_clock,
+                    grad_rate,
                 )
 
 

@@ -1,0 +1,74 @@
+"""Addresses of a keyed mixer: its complex write keys and read filters, from what the layer projects.
+
+``addresses`` is the only entry: it checks and picks a backend.
+"""
+
+from torch import Tensor
+
+# An import of a submodule binds its name in this package: `torch` is a backend here, which is why PyTorch's
+# own names are imported one by one.
+from fftnet.ops.addresses import reference
+from fftnet.ops.addresses import torch as portable
+from fftnet.ops.checks import Signature
+from fftnet.ops.dispatch import Backends, anything
+
+__all__ = ["BACKENDS", "addresses"]
+
+BACKENDS = Backends(
+    __name__,
+    torch=anything,
+    reference=anything,
+)
+_DIFFERENTIABLE = {"torch": portable.addresses, "reference": reference.addresses}
+_SIGNATURE = Signature(
+    "addresses",
+    {
+        "raw_key": "B T H 2 F",
+        "raw_filter": "B T H 2 F",
+        "modulation": "B T H 2 F",
+        "base_key": "H 2 F",
+        "base_filter": "H 2 F",
+        "bias": "H F",
+        "gain": "H F",
+    },
+)
+
+
+def addresses(
+    raw_key: Tensor,
+    raw_filter: Tensor,
+    modulation: Tensor,
+    base_key: Tensor,
+    base_filter: Tensor,
+    bias: Tensor,
+    gain: Tensor,
+    *,
+    eps: float,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Write keys and read filters (docs/maths.md, section 3), complex numbers as real and imaginary plane.
+
+    With ``|u|_F = sqrt(mean_k |u_k|^2)``, the size of a head's F numbers:
+    ``key_k = gain_k (base_key_k + raw_key_k / |raw_key|_F)`` and
+    ``filter_k = modReLU(base_filter_k + tanh(modulation_k) + raw_filter_k / |raw_filter|_F; bias_k)``.
+
+    Args:
+        raw_key: the token's own part of the keys, (B, T, H, 2, F) of any floating dtype, T >= 1.
+        raw_filter: the token's own part of the filters, likewise.
+        modulation: the context's part of the filters, likewise; tanh is taken of each number.
+        base_key: what every token writes with, (H, 2, F).
+        base_filter: the paper's base filter, (H, 2, F).
+        bias: of modReLU, (H, F).
+        gain: of the prefix transform, (H, F).
+        eps: magnitude below which modReLU stops normalising.
+        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
+
+    Returns:
+        Keys and filters (B, T, H, 2, F) in the dtype of ``raw_key``.
+
+    Raises:
+        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
+    """
+    tensors = (raw_key, raw_filter, modulation, base_key, base_filter, bias, gain)
+    backend = BACKENDS.select(_SIGNATURE, backend, *tensors)
+    return _DIFFERENTIABLE[backend](*tensors, eps)

@@ -6,5 +6,10 @@ imported when it is asked for.
 
 EXPERIMENTS: dict[str, str] = {
     "recall": "Recall",
+    "recall_rewritten": "RewrittenRecall",
+    "language": "Language",
+    "language_time": "LanguageInTime",
+    "positions": "Positions",
+    "tracking": "Tracking",
 }
 """Module of this folder to the class in it; the report keeps this order."""

@@ -19,7 +19,7 @@ from fftnet.model.mixers import MIXERS, build_mixer
 
 TOLERANCE = 0.02
 """Largest distance between the parameters of an arm and what they are matched to."""
-ALL = ("recall", "recall_rewritten", "language", "language_time", "tracking", "mad")
+ALL = ("recall", "recall_rewritten", "language", "language_time", "positions", "tracking", "mad")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,7 @@ class Experiment(ABC):
         title: heading in the report.
         about: what is done and how it is scored, for the report; plain sentences.
         reference: the arm that must succeed, or nothing can be said of the others; it is swept first.
+        lower_is_better: whether the score is a loss.
 
     Args:
         quick: tiny sizes, to try the whole way in seconds.
@@ -89,6 +90,7 @@ class Experiment(ABC):
     title: ClassVar[str]
     about: ClassVar[str]
     reference: ClassVar[str] = "attention"
+    lower_is_better: ClassVar[bool] = False
     sweep: Sweep
     settings: Any
     """A frozen dataclass of all sizes."""
@@ -113,7 +115,7 @@ class Experiment(ABC):
 
     @abstractmethod
     def score(self, line: Line) -> float:
-        """What the best run of a sweep has most of."""
+        """The number that the best run of a sweep is chosen by."""
 
     @abstractmethod
     def tables(self, lines: Sequence[Line]) -> str:
@@ -196,7 +198,8 @@ class Experiment(ABC):
     def best(self, lines: Sequence[Line], arm: str, case: str = "") -> Line | None:
         """The best finished line of an arm's sweep; None where there is none."""
         rows = [line for line in self.swept(lines, arm, case) if line["outcome"] == FINISHED]
-        return max(rows, key=self.score, default=None)
+        choose = min if self.lower_is_better else max
+        return choose(rows, key=self.score, default=None)
 
     def seeds(self, lines: Sequence[Line], arm: str, case: str = "") -> list[Line]:
         """All finished seeds at the best of an arm's sweep, the sweep's own first."""

@@ -11,5 +11,6 @@ EXPERIMENTS: dict[str, str] = {
     "language_time": "LanguageInTime",
     "positions": "Positions",
     "tracking": "Tracking",
+    "mad": "Mad",
 }
 """Module of this folder to the class in it; the report keeps this order."""

@@ -125,16 +125,21 @@ class Stack(nn.Module):
         self, tokens: Tensor, state: tuple[Any, ...] | None = None
     ) -> Tensor | tuple[Tensor, tuple[Any, ...]]:
         """Logits (B, T, V) of int64 ids (B, T); with a state the pair of these and the new state."""
-        x_BTD = self.embedding(tokens)
         if state is None:
-            for layer in self.layers:
-                x_BTD = layer(x_BTD)
-            return self.embedding(self.norm(x_BTD))
+            return self.embedding(self.hidden(tokens))
         states = []
+        x_BTD = self.embedding(tokens)
         for layer, layer_state in zip(self.layers, state, strict=True):
             x_BTD, layer_state = layer(x_BTD, None, layer_state)
             states.append(layer_state)
         return self.embedding(self.norm(x_BTD)), tuple(states)
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Hidden states (B, T, D) behind the last norm."""
+        x_BTD = self.embedding(tokens)
+        for layer in self.layers:
+            x_BTD = layer(x_BTD)
+        return self.norm(x_BTD)
 
 
 def _mixer(name: str, d_model: int) -> nn.Module:

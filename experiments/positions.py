@@ -43,8 +43,9 @@ class Positions(Experiment):
     title = "Loss by position, state carried"
     about = (
         "The best language model of each arm (first seed) reads held-out text up to 65,536 tokens with its "
-        "state carried, and the same tokens in fresh windows of 512. Nats per token, carried / fresh; attention "
-        "has no state of fixed size and is left out. Carried above fresh: the state does harm beyond the window."
+        "state carried, and the same tokens in fresh windows of 512. Nats per token, carried / fresh; "
+        "attention has no state of fixed size and is left out. Carried above fresh: the state does harm "
+        "beyond the window."
     )
     lower_is_better = True
     cases = Language.cases

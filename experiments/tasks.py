@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
 from experiments import arms, markdown, pictures
 from experiments.base import FINISHED, Experiment, Run
@@ -62,6 +63,10 @@ class TaskExperiment(Experiment):
         """The score that an accuracy is worth."""
         return accuracy
 
+    def model(self, case: str, stack: arms.Stack) -> nn.Module:
+        """The model of a task around its stack."""
+        return stack
+
     def execute(self, run: Run) -> dict[str, Any]:
         """Train one model on one task and test it."""
         settings = self.settings
@@ -71,7 +76,8 @@ class TaskExperiment(Experiment):
             num_layers=settings.num_layers,
             parameters=settings.parameters,
         )
-        model = arms.build(run.arm, sizes, run.seed)
+        stack = arms.build(run.arm, sizes, run.seed)
+        model = self.model(run.case, stack)
         test = self.test_batch(run.case, np.random.default_rng([TEST_SEED]), settings.test_rows)
 
         def batch(step: int) -> Batch:
@@ -86,7 +92,7 @@ class TaskExperiment(Experiment):
             results["score"] = trained.curve[-1]["score"]
         return {
             "parameters": arms.count_parameters(model),
-            "state_numbers": arms.count_state(model),
+            "state_numbers": arms.count_state(stack),
             "outcome": trained.outcome,
             "results": results,
         }

@@ -62,8 +62,8 @@ def parity(generator: Generator, lengths: np.ndarray) -> tuple[np.ndarray, np.nd
 def modular_arithmetic(generator: Generator, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Digits below 5 with plus, minus or times between them, then an end; asked there: the value modulo 5.
 
-    Times binds closer than plus and minus; there are no brackets. A row has an even number of tokens, so an odd
-    length is made one longer.
+    Times binds closer than plus and minus; there are no brackets. A row has an even number of tokens, so an
+    odd length is made one longer.
     """
     lengths = lengths + lengths % 2
     ids_BT = generator.integers(0, MODULUS, (len(lengths), lengths.max()))
@@ -114,9 +114,9 @@ class Tracking(TaskExperiment):
     name = "tracking"
     title = "State tracking"
     about = (
-        "Parity of bits and modular arithmetic (mod 5, without brackets), asked at the end of a row, and the word "
-        "problem of S3, asked at every token. Trained on rows of 3 to 40 tokens, tested on 40 to 256. Scaled "
-        "accuracy: 0 is guessing, 1 is all right."
+        "Parity of bits and modular arithmetic (mod 5, without brackets), asked at the end of a row, and the "
+        "word problem of S3, asked at every token. Trained on rows of 3 to 40 tokens, tested on 40 to 256. "
+        "Scaled accuracy: 0 is guessing, 1 is all right."
     )
     measure_name = "scaled accuracy"
     cases = tuple(TASKS)

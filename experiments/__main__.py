@@ -57,7 +57,9 @@ def _work(experiment: Experiment, path: Path) -> None:
         _say(f"{experiment.name}: {run.arm}{case}, {choice}")
         start = time.perf_counter()
         found = experiment.execute(run)
-        seconds = round(time.perf_counter() - start, 2)
+        # A run that went on from its checkpoint has trained longer than this process did.
+        seconds = max(time.perf_counter() - start, found["results"].get("training_seconds", 0.0))
+        seconds = round(seconds, 2)
         line = asdict(run) | results.facts() | {"seconds": seconds} | found
         results.append(path, line)
         score = f", score {experiment.score(line):.4f}" if found["outcome"] == FINISHED else ""

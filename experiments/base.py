@@ -178,12 +178,14 @@ class Experiment(ABC):
 
     def current(self, lines: Sequence[Line]) -> list[Line]:
         """The lines whose configuration is that of today; others answer another question."""
-        known = set(arms.ARMS)
-        return [
-            line
+        found = {
+            key_of(line): line
             for line in lines
-            if line["arm"] in known and line["configuration"] == self.configuration(line["arm"], line["case"])
-        ]
+            if line["arm"] in arms.ARMS
+            and line["configuration"] == self.configuration(line["arm"], line["case"])
+        }
+        # A run that two processes did at the same time counts once.
+        return list(found.values())
 
     def of(self, lines: Sequence[Line], arm: str, case: str = "") -> list[Line]:
         """An arm's lines of today's configuration."""

@@ -105,7 +105,7 @@ class Recall(Experiment):
             return {"accuracy": {name: round(accuracy(model, test), 4) for name, test in tests.items()}}
 
         trained = train(model, run, settings.budget, batch, measure, Checkpoint(run, self.workbench))
-        results: dict[str, Any] = {"curve": trained.curve}
+        results: dict[str, Any] = {"curve": trained.curve, "training_seconds": round(trained.seconds, 1)}
         if trained.outcome == FINISHED:
             results["accuracy"] = trained.curve[-1]["accuracy"]
         return {

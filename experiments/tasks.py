@@ -87,7 +87,7 @@ class TaskExperiment(Experiment):
             return {"score": round(self.rescale(run.case, accuracy(model, test)), 4)}
 
         trained = train(model, run, settings.budget, batch, measure, Checkpoint(run, self.workbench))
-        results: dict[str, Any] = {"curve": trained.curve}
+        results: dict[str, Any] = {"curve": trained.curve, "training_seconds": round(trained.seconds, 1)}
         if trained.outcome == FINISHED:
             results["score"] = trained.curve[-1]["score"]
         return {

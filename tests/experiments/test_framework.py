@@ -261,3 +261,9 @@ def test_the_report_is_made_from_the_lines(tmp_path: Path, solved: bool) -> None
     for name in ("learning_rates", "state"):
         assert f"(results/recall_{name}.png)" in pages[0]
         assert (tmp_path / "results" / f"recall_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_two_processes_did_counts_once() -> None:
+    toy = Toy(only=("gru",))
+    lines = done(toy)
+    assert toy.current([*lines, *lines]) == lines

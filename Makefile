@@ -4,7 +4,7 @@ DOCS := .venv-docs
 
 PROMPT := The for statement is used to
 
-.PHONY: demo test bench docs
+.PHONY: demo test bench report docs
 
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -30,6 +30,9 @@ test: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python -m benchmarks
+
+report: .venv/.ready
+	$(BIN)/python -m experiments report
 
 docs: $(DOCS)/.ready
 	$(DOCS)/bin/zensical build --clean --strict

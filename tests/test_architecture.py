@@ -111,6 +111,19 @@ def test_the_control_sees_a_forbidden_import() -> None:
     assert "fftnet.training.distributed" in reached("fftnet.cli.train")
 
 
+def test_the_package_knows_neither_benchmarks_nor_experiments() -> None:
+    for path in FILES.values():
+        names = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for name in (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+            )
+        }
+        assert not names & {"benchmarks", "experiments", "tests"}
+
+
 def test_utils_are_three_front_doors() -> None:
     assert {path.name for path in (PACKAGE / "utils").glob("*.py")} == {
         "__init__.py",

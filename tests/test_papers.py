@@ -37,7 +37,7 @@ pytestmark = pytest.mark.xdist_group("papers")
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     tree = tmp_path_factory.mktemp("tree")
-    for folder in ("fftnet", "benchmarks", "tests"):
+    for folder in ("fftnet", "benchmarks", "experiments", "tests"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__", "golden"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
@@ -282,6 +282,7 @@ def test_the_flags_that_the_readme_names_are_flags() -> None:
     known = {field.name for cls in classes for field in fields(cls)} | {"help", "config", "print_config"}
     known |= {f"{name}.{field.name}" for name, mixer in MIXERS.items() for field in fields(mixer.Config)}
     text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/performance.md"))
-    named = set(re.findall(r"--((?!no_)[a-z][\w.]*\w)", re.sub(r"python -m benchmarks[^`\n]*", "", text)))
+    text = re.sub(r"python -m (benchmarks|experiments)[^`\n]*", "", text)
+    named = set(re.findall(r"--((?!no_)[a-z][\w.]*\w)", text))
     assert len(named) > 10
     assert named - known == {"full"}  # Of the benchmarks.

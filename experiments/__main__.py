@@ -1,0 +1,124 @@
+"""Run the runs of an experiment that are still wanted, or write the report of all."""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from experiments import EXPERIMENTS, report, results
+from experiments.base import FINISHED, Experiment, Workbench
+from experiments.errors import ExperimentError
+from experiments.training import OutOfTime
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+REPORT = "report"
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    parser.add_argument("name", nargs="?", help=f"an experiment, or {REPORT}")
+    parser.add_argument("--list", action="store_true", help="name the experiments and their arms")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, results in a temporary file")
+    parser.add_argument("--arm", nargs="+", default=[], metavar="ARM", help="run these arms only")
+    parser.add_argument(
+        "--case", nargs="+", default=[], metavar="CASE", help="run these tasks or corpora only"
+    )
+    parser.add_argument("--max_hours", type=float, help="put the run away and end after so long")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the lines")
+    parser.add_argument("--output", type=Path, default=DOCS, help="folder of the report")
+    return parser.parse_args(argv)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _list() -> None:
+    for name in EXPERIMENTS:
+        experiment = report.experiment_class(name)()
+        cases = f" on {', '.join(experiment.cases)}" if experiment.cases != ("",) else ""
+        print(f"{name}: {experiment.title}{cases}; arms {', '.join(experiment.arms)}")
+
+
+def _work(experiment: Experiment, path: Path) -> None:
+    """Do one wanted run after the other; the lines are read anew each time, since others may write, too."""
+    while time.monotonic() < experiment.workbench.deadline:
+        run = next(iter(experiment.plan(results.read(path, _say))), None)
+        if run is None:
+            break
+        case = f" on {run.case}" if run.case else ""
+        choice = f"lr {run.learning_rate:g}, weight decay {run.weight_decay:g}, seed {run.seed}"
+        _say(f"{experiment.name}: {run.arm}{case}, {choice}")
+        start = time.perf_counter()
+        found = experiment.execute(run)
+        # A run that went on from its checkpoint has trained longer than this process did.
+        seconds = max(time.perf_counter() - start, found["results"].get("training_seconds", 0.0))
+        seconds = round(seconds, 2)
+        line = asdict(run) | results.facts() | {"seconds": seconds} | found
+        results.append(path, line)
+        score = f", score {experiment.score(line):.4f}" if found["outcome"] == FINISHED else ""
+        _say(f"  {found['outcome']} in {seconds:.0f} s{score}")
+
+
+def _experiment(flags: argparse.Namespace, cache: Path) -> Experiment:
+    hours = flags.max_hours
+    if hours is not None and hours <= 0:
+        raise ExperimentError(f"--max_hours must be above 0, got {hours:g}")
+    deadline = float("inf") if hours is None else time.monotonic() + 3600 * hours
+    workbench = Workbench(cache=cache, deadline=deadline)
+    experiment = report.experiment_class(flags.name)(flags.quick, flags.arm, workbench)
+    for case in flags.case:
+        if case not in experiment.cases:
+            raise ExperimentError(
+                f"{flags.name} has no case {case!r}; choose from {', '.join(experiment.cases)}"
+            )
+    experiment.cases = tuple(flags.case) or experiment.cases
+    return experiment
+
+
+def _run(flags: argparse.Namespace) -> None:
+    if not flags.quick:
+        _work(_experiment(flags, results.CACHE), flags.results / f"{flags.name}.jsonl")
+        return
+    folder = Path(tempfile.mkdtemp(prefix="experiments-"))
+    experiment = _experiment(flags, folder)
+    path = folder / f"{flags.name}.jsonl"
+    _work(experiment, path)
+    print(path)
+    lines = results.read(path, _say)
+    print(experiment.control(lines) or "the control holds")
+    print(experiment.tables(lines))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the flags say; returns the exit status: 0, or 2 after one sentence on what was wrong."""
+    flags = _parse(argv)
+    try:
+        if flags.threads is not None:
+            if flags.threads < 1:
+                raise ExperimentError(f"--threads must be at least 1, got {flags.threads}")
+            torch.set_num_threads(flags.threads)
+        if flags.list:
+            _list()
+        elif flags.name is None:
+            raise ExperimentError(f"name an experiment: {', '.join(EXPERIMENTS)}, or {REPORT}")
+        elif flags.name == REPORT:
+            print(report.write(flags.results, flags.output, _say))
+        else:
+            _run(flags)
+    except OutOfTime:
+        _say("out of time: the run is put away, the same command goes on with it")
+    except ExperimentError as error:
+        _say(f"error: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

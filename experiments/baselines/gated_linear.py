@@ -1,0 +1,143 @@
+"""Gated linear attention with real keys: what complex keys of the same state must be compared with."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.baselines.short_conv import ShortConv, check_whole_rows
+from fftnet.model.checks import check_at_least, head_dim
+from fftnet.model.components import NORM_EPS
+from fftnet.model.mixers.base import Mixer
+
+CHUNK = 64
+"""Tokens that are mixed by matrix products; the state goes from chunk to chunk."""
+STEPS = (1e-3, 1e-1)
+"""Smallest and largest step of the clock at the start, as in Mamba-2."""
+RATES = (1.0, 16.0)
+"""Slowest and fastest head's decay for each unit of the clock, as in Mamba-2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedLinearConfig:
+    """Gated linear attention."""
+
+    key_dim: int = 16
+    """Width of a head's keys and queries: the state has key_dim * d_model numbers."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "key_dim")
+
+
+class GatedLinearState(NamedTuple):
+    """What it has read."""
+
+    memory: Tensor
+    """(B, H, key_dim, d), decayed sum of the products of keys and values."""
+    past: Tensor
+    """(B, 3, C), the last projected tokens."""
+
+
+def mix(
+    queries: Tensor, keys: Tensor, values: Tensor, log_decay: Tensor, memory: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``S(t) = e^(log_decay(t)) S(t-1) + k(t) v(t)^T`` and ``y(t) = q(t)^T S(t)``.
+
+    In chunks of matrix products. Every exponent is a sum of log-decays, so none is above 0.
+
+    Args:
+        queries: (B, T, H, K).
+        keys: (B, T, H, K).
+        values: (B, T, H, d).
+        log_decay: (B, T, H), at most 0.
+        memory: S before the first token, (B, H, K, d).
+
+    Returns:
+        y, (B, T, H, d), and S after the last token.
+    """
+    outputs = []
+    for q, k, v, step in zip(
+        *(x.transpose(1, 2).split(CHUNK, dim=2) for x in (queries, keys, values, log_decay[..., None])),
+        strict=True,
+    ):
+        age_BHC = step[..., 0].cumsum(dim=-1)
+        span_BHCC = age_BHC[..., :, None] - age_BHC[..., None, :]
+        future_CC = torch.ones_like(span_BHCC[0, 0], dtype=torch.bool).triu(1)
+        weight_BHCC = (q @ k.mT) * span_BHCC.masked_fill(future_CC, -torch.inf).exp()
+        outputs.append(weight_BHCC @ v + (q * age_BHC[..., None].exp()) @ memory)
+        left_BHC1 = (age_BHC[..., -1:] - age_BHC)[..., None].exp()
+        memory = age_BHC[..., -1, None, None].exp() * memory + (k * left_BHC1).mT @ v
+    return torch.cat(outputs, dim=2).transpose(1, 2), memory
+
+
+class GatedLinear(Mixer):
+    """Convolved queries, keys and values; a memory that decays by the head and the token; norm; output gate.
+
+    Queries and keys are normalised over their width, values go through silu. The read-out has an RMS norm for
+    each head and a sigmoid gate.
+
+    Args:
+        d_model: width D of a token.
+        num_heads: H, which must divide D.
+        config: width of the keys (None: the default).
+
+    Raises:
+        ValueError: if the heads do not divide the width.
+    """
+
+    causal = True
+    Config = GatedLinearConfig
+
+    def __init__(self, d_model: int, num_heads: int = 4, config: GatedLinearConfig | None = None) -> None:
+        super().__init__(d_model, num_heads)
+        self.head_dim = head_dim(d_model, num_heads)
+        self.key_dim = (config or GatedLinearConfig()).key_dim
+        self.widths = [num_heads * self.key_dim, num_heads * self.key_dim, d_model]
+        self.project_in = nn.Linear(d_model, sum(self.widths), bias=False)
+        self.conv = ShortConv(sum(self.widths))
+        self.project_clock = nn.Linear(d_model, num_heads)
+        self.log_rate = nn.Parameter(torch.empty(num_heads))
+        self.read_norm = nn.Parameter(torch.ones(d_model))
+        self.project_gate = nn.Linear(d_model, d_model, bias=False)
+        self.project_out = nn.Linear(d_model, d_model, bias=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Spread the heads' decays over the logarithm; the other parts reset their own parameters."""
+        low, high = STEPS
+        share_H = (torch.arange(self.num_heads) + 0.5) / self.num_heads
+        step_H = low * (high / low) ** share_H
+        # The inverse of softplus.
+        self.project_clock.bias.copy_(step_H + torch.log(-torch.expm1(-step_H)))
+        self.log_rate.copy_(torch.empty(self.num_heads).uniform_(*RATES).log())
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> GatedLinearState:
+        """The state before the first token."""
+        past = self.conv.init_state(batch_size, device)
+        return GatedLinearState(past.new_zeros(batch_size, self.num_heads, self.key_dim, self.head_dim), past)
+
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None = None, state: GatedLinearState | None = None
+    ) -> Tensor | tuple[Tensor, GatedLinearState]:
+        """Mix tokens (B, T, D) causally; with a state the pair of these and the new state.
+
+        Raises:
+            ValueError: on padding or another shape.
+        """
+        check_whole_rows(x, self.d_model, attention_mask)
+        before = state or self.init_state(len(x), x.device)
+        convolved_BTC, past = self.conv(self.project_in(x), before.past)
+        q, k, v = (
+            part.unflatten(-1, (self.num_heads, -1)) for part in convolved_BTC.split(self.widths, dim=-1)
+        )
+        q = F.rms_norm(q, q.shape[-1:], eps=NORM_EPS) / math.sqrt(self.key_dim)
+        k = F.rms_norm(k, k.shape[-1:], eps=NORM_EPS) / math.sqrt(self.key_dim)
+        log_decay_BTH = -self.log_rate.exp() * F.softplus(self.project_clock(x))
+        y_BTHd, memory = mix(q, k, F.silu(v), log_decay_BTH, before.memory)
+        y_BTD = F.rms_norm(y_BTHd, y_BTHd.shape[-1:], eps=NORM_EPS).flatten(2) * self.read_norm
+        y_BTD = self.project_out(y_BTD * torch.sigmoid(self.project_gate(x)))
+        return y_BTD if state is None else (y_BTD, GatedLinearState(memory, past))

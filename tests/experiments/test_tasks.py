@@ -1,0 +1,185 @@
+"""Small tasks of the experiments against readers that share nothing with their generators."""
+
+from itertools import pairwise, permutations
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import mad_tasks
+from experiments.mad import Compressor, Mad
+from experiments.mad_tasks import MAD_TASKS
+from experiments.recall_rewritten import RewrittenRecall, rewritten_batch
+from experiments.tracking import TASKS, Tracking
+from experiments.training import IGNORED
+
+ROWS = 60
+
+
+def drawn(case: str) -> tuple[list[list[int]], list[list[int]]]:
+    task = MAD_TASKS[case]
+    ids, targets = task.draw(np.random.default_rng(0), ROWS, task.tokens)
+    assert ids.shape == targets.shape == (ROWS, task.tokens)
+    assert ids.dtype == targets.dtype == np.int64
+    assert ids.min() >= 0
+    assert max(ids.max(), targets.max()) < task.vocab_size
+    return ids.tolist(), targets.tolist()
+
+
+@pytest.mark.parametrize("size", RewrittenRecall.settings.tested)
+def test_the_value_written_last_counts(size: tuple[int, int]) -> None:
+    inputs, targets = rewritten_batch(np.random.default_rng(0), ROWS, size, 512)
+    assert inputs.shape == (ROWS, size[0])
+    rewritten = 0
+    for row, answers in zip(inputs.tolist(), targets.tolist(), strict=True):
+        memory: dict[int, int] = {}
+        for at in range(0, 4 * size[1], 2):
+            rewritten += row[at] in memory
+            memory[row[at]] = row[at + 1]
+        asked = {row[at]: answers[at] for at in range(size[0]) if answers[at] != IGNORED}
+        assert asked == memory
+        assert len(memory) == size[1]
+        assert set(answers[: 4 * size[1]]) == {IGNORED}
+    assert rewritten == ROWS * size[1]
+
+
+def test_parity() -> None:
+    lengths = np.random.default_rng(1).integers(3, 41, ROWS)
+    ids, targets = TASKS["parity"].draw(np.random.default_rng(0), lengths)
+    for row, answers, length in zip(ids.tolist(), targets.tolist(), lengths.tolist(), strict=True):
+        assert answers[length - 1] == row[:length].count(1) % 2
+        assert {*answers[: length - 1], *answers[length:]} <= {IGNORED}
+
+
+def test_modular_arithmetic_is_what_python_makes_of_it() -> None:
+    lengths = np.random.default_rng(1).integers(3, 41, 300)
+    ids, targets = TASKS["modular arithmetic"].draw(np.random.default_rng(0), lengths)
+    operators = set()
+    for row, answers in zip(ids.tolist(), targets.tolist(), strict=True):
+        (at,) = (index for index, answer in enumerate(answers) if answer != IGNORED)
+        assert row[at] == 8
+        text = "".join("01234+-*"[token] for token in row[:at])
+        assert answers[at] == eval(text) % 5
+        operators |= set(text) & set("+-*")
+    assert operators == set("+-*")
+
+
+def test_words_of_s3_are_products_of_permutations() -> None:
+    elements = list(permutations(range(3)))
+    lengths = np.random.default_rng(1).integers(3, 41, ROWS)
+    ids, targets = TASKS["S3"].draw(np.random.default_rng(0), lengths)
+    for row, answers, length in zip(ids.tolist(), targets.tolist(), lengths.tolist(), strict=True):
+        product = (0, 1, 2)
+        for token, answer in zip(row[:length], answers[:length], strict=True):
+            product = tuple(elements[token][place] for place in product)
+            assert elements[answer] == product
+        assert set(answers[length:]) <= {IGNORED}
+
+
+def test_tracking_trains_short_and_tests_long() -> None:
+    experiment = Tracking()
+    generator = np.random.default_rng(0)
+    assert experiment.train_batch("parity", generator, 200)[0].shape[1] == 40
+    _, targets = experiment.test_batch("parity", generator, 200)
+    assert int((targets != IGNORED).nonzero()[:, 1].min()) >= 39
+    assert experiment.rescale("parity", 0.5) == 0
+    assert experiment.rescale("S3", 1.0) == 1
+
+
+@pytest.mark.parametrize("case", ["in-context recall", "noisy recall"])
+def test_recall_among_noise(case: str) -> None:
+    noise = 0
+    for row, answers in zip(*drawn(case), strict=True):
+        memory: dict[int, int] = {}
+        at = 0
+        while at < len(row):
+            if row[at] >= 16:
+                assert answers[at] == IGNORED
+                noise += 1
+                at += 1
+                continue
+            key, value = row[at : at + 2]
+            assert key < 8 <= value < 16
+            assert answers[at] == memory.get(key, IGNORED)
+            assert answers[at + 1] == IGNORED
+            assert memory.setdefault(key, value) == value
+            at += 2
+    assert noise == (ROWS * 26 if case == "noisy recall" else 0)
+
+
+def test_fuzzy_recall() -> None:
+    lengths = set()
+    for row, answers in zip(*drawn("fuzzy recall"), strict=True):
+        memory: dict[tuple[int, ...], tuple[int, ...]] = {}
+        starts = [at for at in range(len(row)) if row[at] < 8 and (at == 0 or row[at - 1] >= 8)]
+        # The last pair may be cut off.
+        for start, end in pairwise(starts):
+            split = next(at for at in range(start, end) if row[at] >= 8)
+            key = tuple(row[start:split])
+            value = tuple(row[split:end])
+            lengths |= {len(key), -len(value)}
+            known = memory.get(key)
+            expected = [IGNORED] * (end - start)
+            if known is not None:
+                expected[len(key) - 1 : -1] = known
+            assert answers[start:end] == expected
+            assert memory.setdefault(key, value) == value
+        assert len(memory) <= 8
+    assert lengths == {1, 2, 3, -1, -2, -3}
+
+
+def test_selective_copying() -> None:
+    for row, answers in zip(*drawn("selective copying"), strict=True):
+        mark = row.index(mad_tasks.MARK)
+        assert [answer for answer in answers if answer != IGNORED] == [
+            token for token in row if token < mad_tasks.BLANK
+        ]
+        assert set(answers[:mark]) == {IGNORED}
+        assert len(answers) - mark == 16
+
+
+def test_compression_and_memorization() -> None:
+    for row, answers in zip(*drawn("compression"), strict=True):
+        assert answers == [*row[:-1], IGNORED]
+        assert row[-1] == mad_tasks.MARK
+    facts: dict[int, int] = {}
+    for row, answers in zip(*drawn("memorization"), strict=True):
+        assert max(row[::2]) < 128
+        assert set(row[1::2]) == {mad_tasks.ASK}
+        for key, value in zip(row[::2], answers[1::2], strict=True):
+            assert facts.setdefault(key, value) == value
+        assert set(answers[::2]) == {IGNORED}
+
+
+def test_the_compressor_sees_the_last_hidden_state_only() -> None:
+    experiment = Mad(quick=True, only=("gru",))
+    (run,) = (run for run in experiment.plan([]) if run.case == "compression")
+    stack_of = experiment.model
+    seen = []
+
+    def noted(case: str, stack: torch.nn.Module) -> torch.nn.Module:
+        seen.append(stack_of(case, stack))  # pyright: ignore[reportArgumentType]
+        return seen[-1]
+
+    experiment.model = noted  # pyright: ignore[reportAttributeAccessIssue]
+    found = experiment.execute(run)
+    (model,) = seen
+    assert isinstance(model, Compressor)
+    assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    ids, _ = experiment.train_batch("compression", np.random.default_rng(0), 2)
+    assert model(ids).shape == (2, 8, 18)
+    hidden = model.stack.hidden(ids)[:, -1:]
+    torch.testing.assert_close(model(ids), model.decode(hidden + model.places.weight))
+
+
+@pytest.mark.parametrize("kind", [Tracking, Mad])
+def test_every_case_runs_and_is_reported(kind: type[Tracking] | type[Mad]) -> None:
+    experiment = kind(quick=True, only=("min_gru",))
+    lines = []
+    while (run := next(iter(experiment.plan(lines)), None)) is not None:
+        lines.append(
+            {name: getattr(run, name) for name in run.__dataclass_fields__} | experiment.execute(run)
+        )
+    assert [line["case"] for line in lines] == list(experiment.cases)
+    assert experiment.tables(lines).splitlines()[-1].startswith("| min_gru | 64 |")
+    assert set(experiment.pictures(lines)) == {"learning_rates"}

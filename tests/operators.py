@@ -22,6 +22,8 @@ from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.dispatch import Backends
 
 EPS = 1e-3
+HORIZON = 9
+"""Tokens of the forgetful mean: below and above what the inputs' rows have read."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,10 @@ def norm(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor]:
     return (gated_norm.gated_norm(*tensors, backend=backend),)
 
 
+def forgetful(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    return prefix_context.prefix_context(*tensors, horizon=HORIZON, backend=backend)
+
+
 def spectral(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor]:
     return (spectral_mix.spectral_mix(*tensors, eps=EPS, backend=backend),)
 
@@ -236,7 +242,10 @@ PREFIX_CONTEXT = Operator(
     context_inputs,
     prefix_context.prefix_context,
     prefix_context.BACKENDS,
-    lambda name: (name,),
+    lambda name: (0, name),
+)
+FORGETFUL_CONTEXT = Operator(
+    "prefix_context", context_inputs, forgetful, prefix_context.BACKENDS, lambda name: (HORIZON, name)
 )
 MASKED_CONTEXT = Operator(
     "prefix_context", masked_inputs, prefix_context.prefix_context, prefix_context.BACKENDS
@@ -252,6 +261,7 @@ OPERATORS = [
     ADDRESSES,
     GATED_NORM,
     PREFIX_CONTEXT,
+    FORGETFUL_CONTEXT,
     MASKED_CONTEXT,
     GATE_STEP,
     MIX_STEP,

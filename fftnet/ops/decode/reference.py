@@ -13,7 +13,7 @@ def gate_step(
     x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.decode.gate_step``; computed in float64 whatever comes in."""
-    context, mean_after, total = prefix_context.prefix_context(x[:, None], mean, count, None)
+    context, mean_after, total = prefix_context.prefix_context(x[:, None], mean, count, None, None)
     values, new_state = gated_conv.gated_conv(projected[:, None], conv_weight, conv_state)
     return context[:, 0], values[:, 0].to(x.dtype), new_state, mean_after.to(mean.dtype), total
 

@@ -6,8 +6,8 @@
 is a module in this folder with two functions on contiguous tensors of one dtype, for calls that count every
 token:
 
-* ``forward(x, mean, count) -> (context, mean)``, with the mean after the last token;
-* ``backward(count, grad_context, grad_mean)``, which returns the gradients of ``x`` and ``mean``.
+* ``forward(x, mean, count, horizon) -> (context, mean)``, with the mean after the last token;
+* ``backward(count, grad_context, grad_mean, horizon)``, with a horizon of 0 for none, which returns the gradients of ``x`` and ``mean``.
 """
 
 from torch import Tensor, contiguous_format, empty_like
@@ -56,7 +56,13 @@ _BACKWARD_SIGNATURE = Signature(
 
 
 def prefix_context(
-    x: Tensor, mean: Tensor, count: Tensor, counted: Tensor | None = None, *, backend: str | None = None
+    x: Tensor,
+    mean: Tensor,
+    count: Tensor,
+    counted: Tensor | None = None,
+    *,
+    horizon: int | None = None,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``fftnet.ops.prefix_context.torch.prefix_mean`` beside the tokens.
 
@@ -65,6 +71,8 @@ def prefix_context(
         mean: mean of the tokens before, (B, D).
         count: int64 number of tokens before, (B,).
         counted: boolean (B, T); a False token is left out of the mean. None counts all.
+        horizon: from that many tokens on the mean forgets: a token enters with the weight 1 / horizon. None
+            keeps the mean of everything.
         backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
@@ -72,30 +80,35 @@ def prefix_context(
         the count after the last token.
 
     Raises:
-        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
+        ValueError: if a tensor does not fit the others, the horizon is below 1, or the backend is unknown or
+            can't run here.
     """
+    if horizon is not None and horizon < 1:
+        raise ValueError(f"prefix_context: horizon must be at least 1, got {horizon}")
     backend = BACKENDS.select(_SIGNATURE, backend, x, mean, count, counted)
     if backend in _DIFFERENTIABLE:
-        return _DIFFERENTIABLE[backend](x, mean, count, counted)
-    context, mean = _operator(x.contiguous(), mean.to(x.dtype).contiguous(), count, backend)
+        return _DIFFERENTIABLE[backend](x, mean, count, counted, horizon)
+    context, mean = _operator(x.contiguous(), mean.to(x.dtype).contiguous(), count, horizon or 0, backend)
     return context, mean, count + x.shape[1]
 
 
-def _forward(x: Tensor, mean: Tensor, count: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    return BACKENDS.load(backend, x).forward(x, mean, count)
+def _forward(x: Tensor, mean: Tensor, count: Tensor, horizon: int, backend: str) -> tuple[Tensor, Tensor]:
+    return BACKENDS.load(backend, x).forward(x, mean, count, horizon)
 
 
-def _fake(x, mean, count, backend):  # pyright: ignore
+def _fake(x, mean, count, horizon, backend):  # pyright: ignore
     return x.new_empty((x.shape[0], x.shape[1], 2 * x.shape[2])), empty_like(mean)
 
 
-def _backward(count: Tensor, grad_context: Tensor, grad_mean: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+def _backward(
+    count: Tensor, grad_context: Tensor, grad_mean: Tensor, horizon: int, backend: str
+) -> tuple[Tensor, Tensor]:
     width = grad_mean.shape[1]
     module = BACKENDS.load(backend, grad_context[..., :width])
-    return module.backward(count, grad_context, grad_mean)
+    return module.backward(count, grad_context, grad_mean, horizon)
 
 
-def _fake_backward(count, grad_context, grad_mean, backend):  # pyright: ignore
+def _fake_backward(count, grad_context, grad_mean, horizon, backend):  # pyright: ignore
     batch, tokens, channels = grad_context.shape
     grad_x = grad_context.new_empty((batch, tokens, channels // 2))
     return grad_x, empty_like(grad_mean, memory_format=contiguous_format)

@@ -19,7 +19,13 @@ memory, so the next vector finds in the cache what was fetched for the first."""
 
 
 @jit
-def _forward(first, last, lanes, x, count, context, mean):  # pyright: ignore
+def _entering(count, horizon):  # pyright: ignore
+    """How many tokens a mean stands for that has just read ``count``; a horizon of 0 is none."""
+    return count if horizon == 0 or count < horizon else horizon
+
+
+@jit
+def _forward(first, last, lanes, horizon, x, count, context, mean):  # pyright: ignore
     _, T, D = x.shape
     G = D // len(lanes)  # vectors a row of the batch: item = b * G + g
     one = x.dtype.type(1)
@@ -31,7 +37,7 @@ def _forward(first, last, lanes, x, count, context, mean):  # pyright: ignore
                 for t in range(t0, min(t0 + BLOCK, T)):
                     token = load(x, (b * T + t) * D + c, lanes)
                     # mean(t) = mean(t-1) + (x(t) - mean(t-1)) / n(t): exact however long the text is.
-                    m = m + (token - m) * (one / x.dtype.type(count[b] + t + 1))
+                    m = m + (token - m) * (one / x.dtype.type(_entering(count[b] + t + 1, horizon)))
                     out = (b * T + t) * 2 * D + c
                     store(context, out, m)
                     store(context, out + D, token)
@@ -39,7 +45,7 @@ def _forward(first, last, lanes, x, count, context, mean):  # pyright: ignore
 
 
 @jit
-def _backward(first, last, lanes, grad_context, count, grad_x, later):  # pyright: ignore
+def _backward(first, last, lanes, horizon, grad_context, count, grad_x, grad_mean):  # pyright: ignore
     _, T, D = grad_x.shape
     G = D // len(lanes)
     one = grad_x.dtype.type(1)
@@ -47,33 +53,37 @@ def _backward(first, last, lanes, grad_context, count, grad_x, later):  # pyrigh
         for block in range((T - 1) // BLOCK, -1, -1):
             for g in range(max(first - b * G, 0), min(last - b * G, G)):
                 c = g * len(lanes)
-                s = load(later, b * D + c, lanes)
+                grad = load(grad_mean, b * D + c, lanes)
                 for t in range(min((block + 1) * BLOCK, T) - 1, block * BLOCK - 1, -1):
                     out = (b * T + t) * 2 * D + c
-                    # x(t) is in the means of t and of all later tokens: s = sum_{j>=t} grad(j) / n(j).
-                    s = s + load(grad_context, out, lanes) * (one / grad_x.dtype.type(count[b] + t + 1))
-                    store(grad_x, (b * T + t) * D + c, s + load(grad_context, out + D, lanes))
-                store(later, b * D + c, s)
+                    share = one / grad_x.dtype.type(_entering(count[b] + t + 1, horizon))
+                    # grad is that of mean(t), through which all later ones see x(t).
+                    grad = grad + load(grad_context, out, lanes)
+                    store(grad_x, (b * T + t) * D + c, share * grad + load(grad_context, out + D, lanes))
+                    grad = grad * (one - share)
+                store(grad_mean, b * D + c, grad)
 
 
-def _run(kernel: Any, x: Tensor, *arguments: Tensor) -> None:
+def _run(kernel: Any, x: Tensor, horizon: int, *arguments: Tensor) -> None:
     lanes = widest_lanes(x.shape[2])
     items = x.shape[0] * (x.shape[2] // len(lanes))
-    threads.run(kernel, items, x.numel(), lanes, *(tensor.numpy() for tensor in arguments))
+    threads.run(kernel, items, x.numel(), lanes, horizon, *(tensor.numpy() for tensor in arguments))
 
 
-def forward(x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def forward(x: Tensor, mean: Tensor, count: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.prefix_context`` for the contract of a backend."""
     context = empty(x, *x.shape[:2], 2 * x.shape[2])
     last = mean.clone()
-    _run(_forward, x, x, count, context, last)
+    _run(_forward, x, horizon, x, count, context, last)
     return context, last
 
 
-def backward(count: Tensor, grad_context: Tensor, grad_mean: Tensor) -> tuple[Tensor, Tensor]:
+def backward(
+    count: Tensor, grad_context: Tensor, grad_mean: Tensor, horizon: int
+) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.prefix_context`` for the contract of a backend."""
     batch, tokens, channels = grad_context.shape
     grad_x = empty(grad_context, batch, tokens, channels // 2)
-    later = grad_mean / (count + tokens)[:, None]
-    _run(_backward, grad_x, grad_context, count, grad_x, later)
-    return grad_x, later * count[:, None]
+    grad_start = grad_mean.clone()
+    _run(_backward, grad_x, horizon, grad_context, count, grad_x, grad_start)
+    return grad_x, grad_start

@@ -98,6 +98,10 @@ def train(config: RunConfig) -> TrainingResult:
     """
     data = config.data
     task = task_class(config.task.task)
+    if data.carry_state and not hasattr(task, "carry"):
+        raise ValueError(
+            f"carry_state needs task next_token and a causal model: {config.task.task} has no state"
+        )
     tokenizer = load_tokenizer(data.tokenizer, corpus=training_texts(data), vocab_size=data.vocab_size)
     splits = task.load_splits(data, tokenizer, config.model.max_seq_length)
     torch.manual_seed(config.train.seed)

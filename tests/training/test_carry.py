@@ -51,7 +51,7 @@ def tiny(mixers: tuple[str, ...]) -> FFTNet:
 def carrying(
     folder: Path, mixers: tuple[str, ...] = MIXERS[2], objective: Any = None, **values: Any
 ) -> Trainer:
-    fields = {"max_steps": 14, "eval_every": 3, "learning_rate": 0.03} | values
+    fields = {"max_steps": 10, "eval_every": 10, "save_every": 3, "learning_rate": 0.03} | values
     return Trainer(
         tiny(mixers), objective or NextToken(), stretches(), Chain(seed=1), **configs(folder, **fields)
     )
@@ -72,9 +72,11 @@ def by_hand(model: FFTNet, batch: Batch, state: State) -> tuple[float, list[Tens
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("mixers", MIXERS)
 def test_loss_and_gradient_of_two_windows_are_those_of_a_loop_by_hand(
-    tmp_path: Path, mixers: tuple[str, ...], parts: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixers: tuple[str, ...], parts: int
 ) -> None:
     """Three rows: two micro-batches of them have a row that only fills up."""
+    # The objective sums in float32, whatever the logits are; here in float64, for the last digits to agree.
+    monkeypatch.setattr(Tensor, "float", Tensor.double)
     trainer = carrying(tmp_path, mixers, accumulation_steps=parts)
     model = trainer.distributed.raw_model
     assert isinstance(model, FFTNet)
@@ -89,10 +91,10 @@ def test_loss_and_gradient_of_two_windows_are_those_of_a_loop_by_hand(
         loss, gradients, state = by_hand(model, batch, detached(state))
         earlier = carried and [{key: x.clone() for key, x in part.items()} for part in carried.parts]
         (total, count), after = trainer.distributed.accumulate(NextToken(), batch, carried=carried)
-        assert total / count == pytest.approx(loss, rel=1e-6), "the objective sums in float32"
+        assert total / count == pytest.approx(loss, rel=1e-12)
         for parameter, wanted in zip(model.parameters(), gradients, strict=True):
             assert wanted is not None
-            torch.testing.assert_close(parameter.grad, wanted, rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(parameter.grad, wanted, rtol=1e-9, atol=1e-12)
         for part, before in zip(carried.parts if carried else (), earlier or (), strict=True):
             assert all(torch.equal(part[key], before[key]) for key in before), "a state was spoilt"
         assert after is not None
@@ -157,12 +159,12 @@ class Watched(NextToken):
 
 def test_a_stretch_begins_anew_and_so_does_what_follows_a_skipped_update(tmp_path: Path) -> None:
     objective = Watched()
-    carrying(tmp_path / "plain", objective=objective).train()
-    # The dry run reads the first window three times.
-    assert objective.anew[3:] == [step % WINDOWS == 0 for step in range(12)] + [True, False]
-    objective = Watched(bad=3 + 5)
-    carrying(tmp_path / "skipped", objective=objective).train()
-    assert objective.anew[3:] == [step in (0, 4, 6, 8, 12) for step in range(14)]
+    carrying(tmp_path / "plain", objective=objective, save_model=False).train()
+    # The dry run reads the first window twice.
+    assert objective.anew[2:] == [step in (0, 4, 8) for step in range(10)]
+    objective = Watched(bad=2 + 5)
+    carrying(tmp_path / "skipped", objective=objective, save_model=False).train()
+    assert objective.anew[2:] == [step in (0, 4, 6, 8) for step in range(10)]
 
 
 def test_one_window_a_stretch_is_training_on_fresh_windows(tmp_path: Path) -> None:

@@ -143,6 +143,17 @@ def test_a_run_that_is_resumed_in_the_middle_of_a_stretch_ends_the_same(
     )
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
+    plain = carrying(tmp_path / "plain", MIXERS[0], save_model=False, max_steps=6, eval_every=6)
+    compiled = carrying(
+        tmp_path / "compiled", MIXERS[0], save_model=False, max_steps=6, eval_every=6, compile=True
+    )
+    assert compiled.train()[-1]["loss"] == pytest.approx(plain.train()[-1]["loss"], rel=1e-4)
+    torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-3, atol=1e-4)
+
+
 class Watched(NextToken):
     """Notes which windows begin anew; the loss of one of them is not finite."""
 

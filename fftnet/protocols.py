@@ -1,7 +1,7 @@
 """Contracts between data, models, objectives and training; everything may import this, it imports nothing."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ class Batch(NamedTuple):
     """Boolean, the targets that count; its shape is that of the leading dimensions of ``targets``."""
     attention_mask: Tensor | None = None
     """Boolean (B, T), False at padding of the inputs; None where there is no padding."""
+    fresh: bool | None = None
+    """Where rows go on from one batch to the next: whether all of them begin anew in this one, or go on where
+    those of the batch before ended. None: no batch has to do with another."""
 
     @property
     def num_rows(self) -> int:
@@ -27,7 +30,13 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
-        return Batch(*(None if tensor is None else tensor.to(device) for tensor in self))  # pyright: ignore
+        mask = self.attention_mask
+        return self._replace(
+            inputs=self.inputs.to(device),
+            targets=self.targets.to(device),
+            loss_mask=self.loss_mask.to(device),
+            attention_mask=None if mask is None else mask.to(device),
+        )
 
 
 class Mean(NamedTuple):
@@ -55,9 +64,29 @@ class Losses(NamedTuple):
 Objective = Callable[[nn.Module, Batch], Losses]
 """Maps a model and a batch to its losses."""
 
+RowStates = Mapping[str, Tensor]
+"""What the rows of a batch leave for the next one: named tensors, detached, whose first dimension counts
+rows."""
+
+
+@runtime_checkable
+class StatefulObjective(Protocol):
+    """An objective that can also read rows which go on from one batch to the next."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        """Losses of rows that begin and end with the batch."""
+        ...
+
+    def carry(self, model: nn.Module, batch: Batch, state: RowStates | None) -> tuple[Losses, RowStates]:
+        """Losses of rows that go on from ``state`` (None: begin anew), and what they leave in their turn.
+
+        ``state`` is left as it is, and no gradient flows into it.
+        """
+        ...
+
 
 class Batches(Protocol):
-    """A seekable stream of batches."""
+    """A seekable stream of batches, all of them with ``fresh`` or none; rows that go on stay as many."""
 
     @property
     def num_batches(self) -> int:

@@ -98,6 +98,8 @@ def train(config: RunConfig) -> TrainingResult:
     """
     data = config.data
     task = task_class(config.task.task)
+    if data.carry_state and not (config.model.causal and hasattr(task, "carry")):
+        raise ValueError("carry_state needs a model and a task with a state: a causal one, and next_token")
     tokenizer = load_tokenizer(data.tokenizer, corpus=training_texts(data), vocab_size=data.vocab_size)
     splits = task.load_splits(data, tokenizer, config.model.max_seq_length)
     torch.manual_seed(config.train.seed)

@@ -42,7 +42,7 @@ def story(seed: int, words: int) -> str:
 
 def rows_of(batch: Batch) -> Tensor:
     """int64 (B, T + 1): the tokens of a batch as they stood in their rows, -1 where nothing is."""
-    inputs, targets, loss_mask, attention_mask = batch
+    inputs, targets, loss_mask, attention_mask, _ = batch
     if attention_mask is None:
         attention_mask = torch.ones_like(loss_mask)
     else:

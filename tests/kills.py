@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from fftnet import serialization
 from fftnet.training import state as training_state
+from fftnet.training.carry import Carried
 from fftnet.training.checkpointer import Checkpointer
 from fftnet.training.manifest import verify
 from fftnet.training.state import TrainingState
@@ -169,8 +170,8 @@ def without_generators(folder: Path) -> dict[str, Any]:
     def die_late() -> None:
         real = Checkpointer.save
 
-        def save(self: Checkpointer, state: TrainingState) -> None:
-            real(self, state)
+        def save(self: Checkpointer, state: TrainingState, carried: Carried | None = None) -> None:
+            real(self, state, carried)
             if state.counters.steps == 7:
                 os.kill(os.getpid(), signal.SIGKILL)
 

@@ -18,9 +18,8 @@ def run(argv: Sequence[str]) -> None:
     if argv and not argv[0].startswith("-"):
         argv = ["--checkpoint", *argv]
     classes = (ModelConfig, EvaluationConfig, DataConfig)
-    (source, config, data), _ = parse(
-        "evaluate", run.__doc__, argv, classes, without=("tokenizer", "vocab_size")
-    )
+    of_training = ("tokenizer", "vocab_size", "carry_state")
+    (source, config, data), _ = parse("evaluate", run.__doc__, argv, classes, without=of_training)
     path = find_checkpoint(source.checkpoint)
     model, tokenizer = load_checkpoint(path, device=source.device)
     if config.plot is not None and (data.synthetic or not model.config.causal):

@@ -50,6 +50,9 @@ class DataConfig:
     """Seed of the splits, of the order of training windows and of the synthetic samples."""
     reset_at_documents: bool = False
     """Start every document in a row of its own, with a fresh state; else rows run on over the ends."""
+    carry_state: int = 0
+    """Training rows read so many windows in a row of the same text, one a step, each from the state that the
+    last one left, without its gradient (truncated backpropagation); 0: every window starts afresh."""
     in_memory_mb: float = 32.0
     """More text than so many megabytes is tokenized once, into cache_dir, and read from there; nothing else
     depends on it."""
@@ -67,6 +70,12 @@ class DataConfig:
         for name in ("num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.carry_state < 0:
+            raise ValueError(f"carry_state must be 0 or more, got {self.carry_state}")
+        if self.carry_state and self.synthetic:
+            raise ValueError("carry_state needs text: synthetic samples fit a window, name a text with data")
+        if self.carry_state and self.reset_at_documents:
+            raise ValueError("carry_state reads on over the ends of documents: leave out reset_at_documents")
         if not 0.0 <= self.pattern_complexity <= 1.0:
             raise ValueError(f"pattern_complexity must lie in [0, 1], got {self.pattern_complexity}")
         held_out = self.valid_fraction + self.test_fraction

@@ -66,6 +66,40 @@ class WindowBatches:
         return text_batch([self._tokens[start : start + size] for start in starts.tolist()], size)
 
 
+class StretchBatches:
+    """Windows that follow each other: row r of a batch goes on in row r of the next one, for N batches.
+
+    What is shuffled are stretches of N windows. They lie side by side, so that no target comes twice in an
+    epoch. Fewer than a stretch are left out, before the first one and behind the last, others in every epoch.
+
+    Args:
+        tokens: ids, more than ``windows * max_seq_length``.
+        batch_size: B; the rows of an epoch's last N batches may be fewer.
+        max_seq_length: T.
+        windows: N.
+        seed: of the offsets and the order.
+    """
+
+    def __init__(
+        self, tokens: TokenRun, batch_size: int, max_seq_length: int, windows: int, seed: int
+    ) -> None:
+        self._tokens = tokens
+        self._batch_size = batch_size
+        self._length = max_seq_length
+        self._windows = windows
+        stretches, left = divmod(len(tokens) - 1, windows * max_seq_length)
+        self._order = EpochOrder(stretches, left + 1, seed)
+        self.num_batches = -(-stretches // batch_size) * windows
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Window ``index % N`` of its stretches; ``fresh`` where that is 0."""
+        group, window = divmod(index, self._windows)
+        order, offset = self._order.slice(epoch, group * self._batch_size, self._batch_size)
+        starts = (order * self._windows + window) * self._length + offset
+        rows = [self._tokens[start : start + self._length + 1] for start in starts.tolist()]
+        return text_batch(rows)._replace(fresh=window == 0)
+
+
 class DocumentBatches:
     """Windows that never hold two documents, so that no state crosses from one into the next.
 

@@ -5,7 +5,7 @@ tensors whose first dimension counts rows. The model makes it (``init_state``, `
 one that it was handed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -120,7 +120,7 @@ def save_state(state: State, path: str | Path) -> None:
     Raises:
         CheckpointError: naming the file, if it can't be written.
     """
-    serialization.write_tensors(Path(path), _named(state))
+    serialization.write_tensors(Path(path), state_tensors(state))
 
 
 def load_state(path: str | Path, model: Stateful) -> State:
@@ -134,21 +134,44 @@ def load_state(path: str | Path, model: Stateful) -> State:
     """
     stored = serialization.read_tensors(Path(path))
     start = model.init_state(1)
-    wanted = _named(start)
+    wanted = state_tensors(start)
     for name in sorted(stored.keys() | wanted.keys()):
         if (name in stored) != (name in wanted):
             problem = "holds" if name in stored else "lacks"
             raise CheckpointError(f"{path} is the state of another model: it {problem} {name}")
-    fitted = {name: stored[name].to(tensor.device, tensor.dtype) for name, tensor in wanted.items()}
-    state = tuple(
-        type(layer)(*(fitted[f"{index}.{field}"] for field in layer._fields))
-        for index, layer in enumerate(start)
-    )
+    state = state_of_tensors(stored, start)
     try:
         check_state(state, layout_of(start), num_rows(state))
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit: {error}") from error
     return state
+
+
+def state_tensors(state: State) -> dict[str, Tensor]:
+    """The tensors of a state themselves, named ``layer.field``."""
+    return {
+        f"{index}.{field}": tensor
+        for index, layer in enumerate(state)
+        for field, tensor in layer._asdict().items()
+    }
+
+
+def state_of_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
+    """The state of which ``state_tensors`` gave these.
+
+    Args:
+        tensors: left as they are, and part of the result where device and dtype are right.
+        like: a state of the same model, of any rows, which tells types, devices and dtypes.
+
+    Raises:
+        KeyError: if a tensor is missing.
+    """
+    wanted = state_tensors(like)
+    fitted = {name: tensors[name].to(tensor.device, tensor.dtype) for name, tensor in wanted.items()}
+    return tuple(
+        type(layer)(*(fitted[f"{index}.{field}"] for field in layer._fields))
+        for index, layer in enumerate(like)
+    )
 
 
 def num_rows(state: State) -> int:
@@ -229,14 +252,6 @@ def _sizes(layer: Any) -> list[tuple[int, ...]]:
         grown = growing.get(field)
         sizes.append(tuple(ANY if dim == grown else size for dim, size in enumerate(tensor.shape))[1:])
     return sizes
-
-
-def _named(state: State) -> dict[str, Tensor]:
-    return {
-        f"{index}.{field}": tensor
-        for index, layer in enumerate(state)
-        for field, tensor in layer._asdict().items()
-    }
 
 
 def _rows(count: int) -> str:

@@ -4,8 +4,9 @@ from torch import nn
 
 from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.protocols import Batch, Losses
-from fftnet.tasks.text import TextTask, config_of, language_model
+from fftnet.model.state import state_of_tensors, state_tensors
+from fftnet.protocols import Batch, Losses, RowStates
+from fftnet.tasks.text import TextTask, config_of, language_model, unwrapped
 
 
 class NextToken(TextTask):
@@ -40,6 +41,19 @@ class NextToken(TextTask):
         """
         _check_causal(getattr(config_of(model), "causal", True))
         return self.losses(model(batch.inputs), batch.targets, batch.loss_mask)
+
+    def carry(self, model: nn.Module, batch: Batch, state: RowStates | None) -> tuple[Losses, RowStates]:
+        """Losses of rows that go on from a state, and the state after them; see ``StatefulObjective``.
+
+        Raises:
+            ValueError: if the model is bidirectional, or the state is of another model or number of rows.
+        """
+        before = unwrapped(model).init_state(batch.num_rows, batch.inputs.device)
+        if state is not None:
+            before = state_of_tensors(state, before)
+        logits, after = model(batch.inputs, batch.attention_mask, before)
+        losses = self.losses(logits, batch.targets, batch.loss_mask)
+        return losses, {name: tensor.detach() for name, tensor in state_tensors(after).items()}
 
 
 def _check_causal(causal: bool) -> None:

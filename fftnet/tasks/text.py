@@ -101,6 +101,11 @@ def language_model(config: BackboneConfig, vocab_size: int) -> FFTNet:
     return FFTNet(FFTNetConfig(vocab_size=vocab_size, **sizes))
 
 
+def unwrapped(model: nn.Module) -> Any:
+    """The model itself, be it wrapped for several processes or not."""
+    return getattr(model, "module", model)
+
+
 def config_of(model: nn.Module) -> Any:
     """The configuration of a model, be it wrapped for several processes or not; None where it has none."""
-    return getattr(getattr(model, "module", model), "config", None)
+    return getattr(unwrapped(model), "config", None)

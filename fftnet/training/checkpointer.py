@@ -13,6 +13,7 @@ from typing import Any
 from fftnet import serialization
 from fftnet.serialization import CheckpointError
 from fftnet.training.accelerator import TrainingError
+from fftnet.training.carry import Carried
 from fftnet.training.distributed import Distributed
 from fftnet.training.ema import EMA
 from fftnet.training.manifest import BEST, LAST, age, flush, seal, verify
@@ -99,19 +100,19 @@ class Checkpointer:
 
         self._distributed.main_process_only(probe)
 
-    def save(self, state: TrainingState) -> None:
-        """Write a checkpoint.
+    def save(self, state: TrainingState, carried: Carried | None = None) -> None:
+        """Write a checkpoint, with what the rows leave for the next step where they go on.
 
         Raises:
             CheckpointError: if it can't be written; all earlier ones are kept.
         """
-        snapshot = capture(self._distributed, self._ema, state, self.settings)
+        snapshot = capture(self._distributed, self._ema, state, carried, self.settings)
         self._distributed.main_process_only(partial(self._write_and_link, snapshot, state))
         self.saved_step = state.counters.steps
         self.saved_at = time.perf_counter()
         self.newest = self.path(self.saved_step)
 
-    def resume(self) -> TrainingState | None:
+    def resume(self) -> tuple[TrainingState, Carried | None] | None:
         """Go back to the checkpoint that the configuration asks for; None starts a new run.
 
         Raises:
@@ -125,11 +126,11 @@ class Checkpointer:
             self._message(f"nothing to resume in {self.folder}: a new run starts")
             return None
         self._check_settings(folder)
-        state = restore(self._distributed, self._ema, folder)
+        state, carried = restore(self._distributed, self._ema, folder)
         self.newest = folder
         self.saved_step = state.counters.steps
         self._message(f"resuming {folder} at step {self.saved_step}")
-        return state
+        return state, carried
 
     def write(self, step: int, fill: Callable[[Path], None], size: int) -> Path:
         """Write the checkpoint of a step into the run's folder, whole or not at all.

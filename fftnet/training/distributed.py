@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
 from fftnet import serialization
-from fftnet.protocols import Batch, Objective
+from fftnet.protocols import Batch, Objective, RowStates
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError, make_accelerator
+from fftnet.training.carry import Carried, losses_and_state
 from fftnet.training.optim import OptimConfig, make_optimizer
 from fftnet.training.sharding import shard
 
@@ -76,19 +77,24 @@ class Distributed:
         parts = shard(batch, self.rank, self.world, self.accumulation_steps)
         return [part.to(self.device) for part in parts]
 
-    def accumulate(self, objective: Objective, batch: Batch, *others: float) -> list[float]:
+    def accumulate(
+        self, objective: Objective, batch: Batch, *others: float, carried: Carried | None = None
+    ) -> tuple[list[float], Carried | None]:
         """Gradients of the mean loss over a batch, on all processes.
 
         Args:
             objective: losses of a batch.
             batch: that of the whole run.
             others: numbers to add up over the processes on the way.
+            carried: what this process's rows have left, where they go on; None begins anew.
 
         Returns:
-            The loss, the number of counted targets and the other numbers, each summed over all processes.
+            The loss, the number of counted targets and the other numbers, each summed over all processes; and
+            what this process's rows leave, None where they do not go on.
 
         Raises:
-            TrainingError: if another process has died, or there is not enough memory.
+            TrainingError: if another process has died, there is not enough memory, or rows go on but the
+                objective knows no state.
         """
         self.optimizer.zero_grad(set_to_none=True)
         micro_batches = self.micro_batches(batch)
@@ -97,21 +103,25 @@ class Distributed:
         weight = self.world * self.accumulation_steps / expected
         losses: list[Tensor] = []
         counts: list[Tensor] = []
+        before = [None] * len(micro_batches) if carried is None else carried.parts
+        after: list[RowStates] = []
         with _explained():
-            for number, part in enumerate(micro_batches, start=1):
+            for number, (part, state) in enumerate(zip(micro_batches, before, strict=True), start=1):
                 last = number == len(micro_batches)
                 with nullcontext() if last else self.accelerator.no_sync(self.model):
-                    result = objective(self.model, part)
+                    result, state = losses_and_state(objective, self.model, part, state)
                     self.accelerator.backward(result.loss * weight)
                     losses.append(result.loss.detach())
                     counts.append(result.count)
+                    if state is not None:
+                        after.append(state)
         # Read at the end, since reading a number waits for the device.
         sums = self.all_reduce(sum(map(float, losses)), sum(map(float, counts)), *others)
         if sums[1] not in (0.0, expected):
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             for gradient in gradients:
                 gradient.mul_(expected / sums[1])
-        return sums
+        return sums, Carried(batch.num_rows, tuple(after)) if after else None
 
     def all_reduce(self, *values: float) -> list[float]:
         """Sums over all processes.

@@ -54,7 +54,7 @@ def dry_run(distributed: Distributed, objective: Objective, batch: Batch) -> For
     flops = _flops(distributed, objective, batch)
     distributed.accumulate(objective, batch)
     start = time.perf_counter()
-    _, count = distributed.accumulate(objective, batch)
+    (_, count), _ = distributed.accumulate(objective, batch)
     seconds = time.perf_counter() - start
     distributed.optimizer.zero_grad(set_to_none=True)
     for buffer, value in buffers:

@@ -28,11 +28,11 @@ def shard(batch: Batch, rank: int, world: int, micro_batches: int = 1) -> list[B
 
 def _rows(batch: Batch, first: int, size: int) -> Batch:
     mask = batch.attention_mask
-    return Batch(
-        _padded(batch.inputs, first, size),
-        _padded(batch.targets, first, size),
-        _padded(batch.loss_mask, first, size),
-        None if mask is None else _padded(mask, first, size, filler=1),
+    return batch._replace(
+        inputs=_padded(batch.inputs, first, size),
+        targets=_padded(batch.targets, first, size),
+        loss_mask=_padded(batch.loss_mask, first, size),
+        attention_mask=None if mask is None else _padded(mask, first, size, filler=1),
     )
 
 

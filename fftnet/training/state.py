@@ -13,11 +13,13 @@ from torch import Tensor
 from fftnet import serialization
 from fftnet.serialization import WEIGHTS_FILE, CheckpointError
 from fftnet.training.budget import Counters
+from fftnet.training.carry import Carried, deal_out, join
 from fftnet.training.distributed import OPTIMIZER, Distributed
 from fftnet.training.ema import EMA
 
 TENSORS_FILE = "training.safetensors"
-"""The optimizer, random generators, and the weights without averaging where an average is kept."""
+"""The optimizer, random generators, states of rows that go on, and the weights without averaging where an
+average is kept."""
 VALUES_FILE = "training.json"
 """Everything that is no tensor."""
 RAW_WEIGHTS = "weights."
@@ -102,7 +104,11 @@ class Snapshot:
 
 
 def capture(
-    distributed: Distributed, ema: EMA | None, state: TrainingState, settings: dict[str, Any]
+    distributed: Distributed,
+    ema: EMA | None,
+    state: TrainingState,
+    carried: Carried | None,
+    settings: dict[str, Any],
 ) -> Snapshot:
     """Gather a run from all processes; each of them must call this."""
     weights, tensors = distributed.state_dict()
@@ -110,6 +116,8 @@ def capture(
         tensors |= {f"{RAW_WEIGHTS}{name}": tensor.clone() for name, tensor in weights.items()}
         with ema.swapped():
             weights = {name: tensor.clone() for name, tensor in distributed.weights().items()}
+    if carried is not None:
+        tensors |= join(distributed.all_gather(carried.cpu()))
     generators = distributed.all_gather(random_state(distributed.device))
     for rank, (found, _) in enumerate(generators):
         tensors |= {f"{key}.{rank}": value for key, value in found.items()}
@@ -133,7 +141,7 @@ def read_settings(folder: Path) -> Any:
     return _values(folder)["settings"]
 
 
-def restore(distributed: Distributed, ema: EMA | None, folder: Path) -> TrainingState:
+def restore(distributed: Distributed, ema: EMA | None, folder: Path) -> tuple[TrainingState, Carried | None]:
     """Go back to what ``capture`` saw, on any number of processes; each of them must call this.
 
     Random generators go on where they stood; processes that were not there before start their own.
@@ -156,7 +164,8 @@ def restore(distributed: Distributed, ema: EMA | None, folder: Path) -> Training
         if rank < len(values["random"]):
             own = {name.removesuffix(f".{rank}"): tensor for name, tensor in tensors.items()}
             set_random_state(own, values["random"][rank], distributed.device)
-        return TrainingState.from_json(values["state"])
+        carried = deal_out(tensors, rank, distributed.world, distributed.accumulation_steps)
+        return TrainingState.from_json(values["state"]), carried
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder} does not fit this run, take another checkpoint: {' '.join(str(error).split())}"

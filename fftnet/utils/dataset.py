@@ -18,7 +18,7 @@ from fftnet.data.splits import BLOCK, TEST, TRAIN, VALID, assign_splits, segment
 from fftnet.data.synthetic import load_synthetic, training_samples
 from fftnet.data.token_file import open_tokens
 from fftnet.data.tokenization import tokenize
-from fftnet.data.windows import make_batches
+from fftnet.data.windows import StretchBatches, make_batches
 from fftnet.protocols import Batches, TextEncoder
 
 __all__ = [
@@ -169,8 +169,22 @@ def _load_tokens(config: DataConfig, tokenizer: TextEncoder) -> TokenArrays:
 
 
 def _train_batches(view: SplitView, config: DataConfig, max_seq_length: int) -> Batches:
+    if config.carry_state:
+        return _stretches(view, config, max_seq_length)
     _check_length(view, config, max_seq_length, "training split", max_seq_length + 1)
     return make_batches(view, config.batch_size, max_seq_length, config.data_seed, config.reset_at_documents)
+
+
+def _stretches(view: SplitView, config: DataConfig, max_seq_length: int) -> Batches:
+    run = view.run()
+    needed = config.batch_size * config.carry_state * max_seq_length + 1
+    if len(run) < needed:
+        raise DataError(
+            f"{', '.join(config.data)} is too short: its training split has {len(run)} tokens, "
+            f"{config.batch_size} rows of carry_state {config.carry_state} windows take {needed}; "
+            "use more text or a smaller carry_state, batch_size or max_seq_length"
+        )
+    return StretchBatches(run, config.batch_size, max_seq_length, config.carry_state, config.data_seed)
 
 
 def _held_out_batches(view: SplitView, config: DataConfig, max_seq_length: int, name: str) -> Batches:

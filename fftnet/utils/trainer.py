@@ -17,6 +17,7 @@ from fftnet.protocols import Batches, Objective
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError
 from fftnet.training.budget import Budget, BudgetConfig, Counters
 from fftnet.training.callbacks import Callbacks, RunMetadata
+from fftnet.training.carry import Carried
 from fftnet.training.checkpointer import Checkpointer, SaveConfig
 from fftnet.training.distributed import Distributed
 from fftnet.training.dry_run import dry_run, memory_in_use, run_summary
@@ -124,6 +125,7 @@ class Trainer:
             self.distributed, self.ema, self.save_config, settings, self.callbacks.save_files, self._message
         )
         self.state = TrainingState()
+        self.carried: Carried | None = None
 
     @property
     def step(self) -> int:
@@ -147,7 +149,7 @@ class Trainer:
         steps = self.budget.steps(self.forecast.targets, self.forecast.seconds)
         self.state.eval_every = self.config.eval_every or self._default_interval(steps)
         torch.manual_seed(self.config.seed + distributed.rank)
-        self.state = self.checkpointer.resume() or self.state
+        self.state, self.carried = self.checkpointer.resume() or (self.state, None)
         self._progress(
             *run_summary(distributed, self.forecast, steps, self.train_data, self.valid_data, self.unit)
         )
@@ -184,8 +186,8 @@ class Trainer:
         # end. So these decisions ride along with the loss, whose sum over the processes is needed anyway:
         # whether any of them was asked to stop, and the clock of the first one alone (the others add 0).
         clock = [start - self._started, float(late)] if distributed.is_main else [0.0, 0.0]
-        total, count, asked, seconds, late = distributed.accumulate(
-            self.objective, batch, float(stop.number is not None), *clock
+        (total, count, asked, seconds, late), self.carried = distributed.accumulate(
+            self.objective, batch, float(stop.number is not None), *clock, carried=self.carried
         )
         loss = total / max(count, 1)
         norm = distributed.clip_gradient()
@@ -223,6 +225,8 @@ class Trainer:
 
     def _skip(self, problem: str) -> None:
         self.distributed.skip()
+        # What went wrong may be in the states of the rows, which then begin anew.
+        self.carried = None
         self.state.skipped += 1
         self.state.skipped_in_row += 1
         if self.state.skipped_in_row >= self.config.max_skipped:
@@ -236,7 +240,7 @@ class Trainer:
 
     def _save(self) -> None:
         if self.save_config.save_model:
-            self.checkpointer.save(self.state)
+            self.checkpointer.save(self.state, self.carried)
 
     def _default_interval(self, steps: int) -> int:
         least = -(-steps // 30)

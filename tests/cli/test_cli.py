@@ -167,6 +167,25 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
         ("fftnet train --schedule linear", r"unknown schedule 'linear'; choose from cosine, wsd"),
         ("fftnet train --device warp", r"device 'warp' can't be used"),
         ("fftnet train --output_dir blank.txt", r"blank\.txt"),
+        ("fftnet train --carry_state 2", r"carry_state needs text: synthetic samples fit a window"),
+        ("fftnet train --carry_state -1", r"carry_state must be 0 or more, got -1"),
+        (
+            "fftnet train --data short.txt --carry_state 2 --reset_at_documents",
+            r"carry_state reads on over the ends of documents: leave out reset_at_documents",
+        ),
+        (
+            "fftnet train --data short.txt --carry_state 2 --task masked_token",
+            r"carry_state needs a model and a task with a state: a causal one, and next_token",
+        ),
+        (
+            "fftnet train --data short.txt --carry_state 2 --no_causal",
+            r"carry_state needs a model and a task with a state: a causal one, and next_token",
+        ),
+        (
+            "fftnet train --data long.txt --carry_state 2 --max_seq_length 64 --batch_size 8",
+            r"its training split has \d+ tokens, 8 rows of carry_state 2 windows take 1025; use more text or",
+        ),
+        ("fftnet evaluate --carry_state 2", r"carry_state"),
         ("fftnet generate --temperature -1", r"temperature must be 0 or more"),
         ("fftnet dance", r"usage: fftnet"),
     ],
@@ -175,6 +194,7 @@ def test_a_users_mistake_ends_in_a_sentence(tmp_path: Path, command: str, messag
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     (tmp_path / "blank.txt").write_text("\n")
     (tmp_path / "short.txt").write_text("A short text.")
+    (tmp_path / "long.txt").write_text("A text that is long enough. " * 30)
     done = run(command, tmp_path, code=2)
     assert re.search(message, done.stderr), done.stderr
     assert len(done.stderr.splitlines()) < 4

@@ -151,6 +151,18 @@ def test_every_training_token_is_reached_and_epochs_differ() -> None:
     assert all_rows(windows, 0) != all_rows(windows, 1)
 
 
+def test_only_training_rows_go_on(tmp_path: Path) -> None:
+    files = write(tmp_path, a=story(1, 900))
+    carried, plain = (
+        load_data(DataConfig(data=files, batch_size=4, carry_state=number), BYTES, 16) for number in (3, 0)
+    )
+    assert [carried.train.batch(0, index).fresh for index in range(4)] == [True, False, False, True]
+    assert plain.train.batch(0, 1).fresh is None
+    for one, other in ((carried.valid, plain.valid), (carried.test, plain.test)):
+        assert one.batch(0, 1).fresh is None
+        assert all_rows(one) == all_rows(other)
+
+
 def test_a_text_too_short_is_named(tmp_path: Path) -> None:
     config = DataConfig(data=write(tmp_path, a="x" * 100))
     with pytest.raises(DataError, match=r"is too short: its training split has [89]\d tokens, a window"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fftnet.data import permutation
 from fftnet.data.permutation import permute_indices
 from fftnet.data.split_view import SplitView, TokenArrays, view_segments
-from fftnet.data.windows import DocumentBatches, WindowBatches, text_batch
+from fftnet.data.windows import DocumentBatches, StretchBatches, WindowBatches, text_batch
 
 
 def documents(sizes: list[int]) -> SplitView:
@@ -128,3 +128,52 @@ def test_document_rows_are_shuffled_by_the_seed() -> None:
     ]
     assert firsts[2] == firsts[3] == sorted(firsts[0]) == sorted(firsts[1])
     assert len({tuple(first) for first in firsts}) == 3
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    stretches=st.integers(1, 9),
+    left=st.integers(0, 40),
+    length=st.integers(1, 7),
+    windows=st.integers(1, 5),
+    batch=st.integers(1, 4),
+    epoch=st.integers(0, 3),
+)
+def test_rows_read_on_for_n_windows_and_every_target_comes_once(
+    stretches: int, left: int, length: int, windows: int, batch: int, epoch: int
+) -> None:
+    """Tokens are their own places, and the whole epoch is put together row by row."""
+    stretch = windows * length
+    left %= stretch
+    batches = StretchBatches(np.arange(stretches * stretch + left + 1), batch, length, windows, 3)
+    rows: list[list[int]] = []
+    read: list[list[int]] = []
+    for index in range(batches.num_batches):
+        given_ = batches.batch(epoch, index)
+        assert given_.attention_mask is None
+        assert given_.fresh == (index % windows == 0)
+        tokens = rows_of(given_).tolist()
+        if given_.fresh:
+            rows = [[row[0]] for row in tokens]
+            read += rows
+        for row, more in zip(rows, tokens, strict=True):
+            assert more[0] == row[-1], "a window begins with the last target of the one before"
+            row += more[1:]
+    for row in read:
+        assert row == list(range(row[0], row[0] + stretch + 1))
+    firsts = sorted(row[0] for row in read)
+    assert firsts == list(range(firsts[0], firsts[0] + stretches * stretch, stretch))
+    assert 0 <= firsts[0] <= left
+
+
+def test_stretches_are_seekable_and_shuffled_by_the_seed_and_the_epoch() -> None:
+    def firsts(seed: int, epoch: int, order: int = 1) -> list[int]:
+        batches = StretchBatches(np.arange(50 * 12 + 8), 4, 4, 3, seed)
+        indices = list(range(batches.num_batches))[::order]
+        found = {index: batches.batch(epoch, index).inputs[:, 0].tolist() for index in indices}
+        return [first for index in sorted(found) for first in found[index]]
+
+    assert firsts(0, 1) == firsts(0, 1, order=-1)
+    epochs = {tuple(firsts(seed, epoch)) for seed in (0, 1) for epoch in range(4)}
+    assert len(epochs) == 8
+    assert len({min(each) for each in epochs}) > 1, "the bounds of stretches move from epoch to epoch"

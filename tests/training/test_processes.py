@@ -142,6 +142,21 @@ def test_a_split_model_in_bf16_with_an_average(runner: Runner) -> None:
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
 
 
+def test_states_that_go_on_are_dealt_out_to_however_many_processes(runner: Runner) -> None:
+    """Five rows; the checkpoint that is gone on from stands in the middle of a stretch of four windows."""
+    words = "".join(f"{number} and {number * number} " for number in range(1000))
+    (runner.folder / "squares.txt").write_text(words)
+    flags = "--data squares.txt --carry_state 4 --max_seq_length 32 --save_every 3"
+    flags += " --mixers causal_spectral attention"
+    runner.train(1, "carried", flags)
+    runner.train(2, "carried-ddp", flags)
+    assert_same_run(runner.folder, "carried-ddp", "carried")
+    runner.train(1, "carried-to-one", f"{flags} --resume carried-ddp/step-00000006 --accumulation_steps 2")
+    assert_same_run(runner.folder, "carried-to-one", "carried")
+    runner.train(2, "carried-to-fsdp", f"{flags} --resume carried/step-00000003 --strategy fsdp")
+    assert_same_run(runner.folder, "carried-to-fsdp", "carried")
+
+
 def worker(run: subprocess.Popen[str], rank: int, output: Path) -> psutil.Process:
     """The process of a rank, once the first checkpoint is there."""
     deadline = time.monotonic() + 120

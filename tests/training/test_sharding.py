@@ -31,12 +31,15 @@ def test_every_row_is_dealt_out_once(rows: int, length: int, world: int, parts: 
         torch.randint(9, (rows, length)),
         torch.rand(rows, length) < 0.5,
         torch.rand(rows, length) < 0.5 if masked else None,
+        fresh=False,
     )
     shards = [shard(batch, rank, world, parts) for rank in range(world)]
     assert {len(micro_batches) for micro_batches in shards} == {parts}
     every = [micro_batch for micro_batches in shards for micro_batch in micro_batches]
     assert len({micro_batch.inputs.shape for micro_batch in every}) == 1
-    for found, whole, filler in zip(zip(*every, strict=True), batch, (0, 0, False, True), strict=True):
+    *columns, fresh = zip(*every, strict=True)
+    assert set(fresh) == {False}
+    for found, whole, filler in zip(columns, batch[:4], (0, 0, False, True), strict=True):
         if whole is None:
             assert set(found) == {None}
             continue
@@ -55,7 +58,7 @@ def test_gradients_are_those_of_the_mean_over_all_tokens(tmp_path: Path, parts: 
     trainer = make(tmp_path, accumulation_steps=parts)
     distributed = trainer.distributed
     distributed.raw_model.double().eval()
-    nats, tokens, extra = distributed.accumulate(next_token, text(rows), 7.0)
+    (nats, tokens, extra), _ = distributed.accumulate(next_token, text(rows), 7.0)
     direct = bigram().double().eval()
     targets = rows[:, 1:].flatten()
     loss = F.cross_entropy(
@@ -81,7 +84,7 @@ def test_rows_of_nothing_change_nothing(tmp_path: Path, causal: bool, task: str)
     count = float(halves[0].count + halves[1].count)
     wanted = torch.autograd.grad(loss / count, list(model.parameters()), allow_unused=True)
     trainer = Trainer(model, objective, Chain(), Chain(), **configs(tmp_path, accumulation_steps=3))
-    found = trainer.distributed.accumulate(objective, text(rows))
+    found, _ = trainer.distributed.accumulate(objective, text(rows))
     assert found == [pytest.approx(loss.item(), rel=1e-6), count]
     assert count > 0
     for parameter, gradient in zip(model.parameters(), wanted, strict=True):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
 from fftnet.model.mixers.attention import AttentionMixer
 from fftnet.model.mixers.base import Mixer
 from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
@@ -14,6 +15,7 @@ from fftnet.model.mixers.fnet import FNetMixer
 from fftnet.model.mixers.spectral import SpectralMixer
 
 MIXERS: dict[str, type[Mixer]] = {
+    "addressed_spectral": AddressedSpectralMixer,
     "causal_spectral": CausalSpectralMixer,
     "spectral": SpectralMixer,
     "attention": AttentionMixer,

@@ -1,0 +1,253 @@
+"""The causal mixer with addresses: complex write keys and read filters (docs/maths.md, section 3)."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fftnet.model.addresses import Clock, ReadFilter, WriteKey
+from fftnet.model.checks import check_at_least, check_input, head_dim
+from fftnet.model.components import ModReLU, PrefixContext, PrefixFourierTransform, gain
+from fftnet.model.mixers.base import Mixer, device_of
+from fftnet.ops.addresses import addresses
+from fftnet.ops.gated_norm import gated_norm
+from fftnet.ops.keyed_mix import keyed_mix
+from fftnet.ops.short_conv import short_conv
+
+EPS = 0.03
+"""Below this magnitude modReLU stops normalising a filter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressedSpectralConfig:
+    """The causal spectral mixer with addresses.
+
+    Raises:
+        ValueError: if a field is out of range.
+    """
+
+    num_bins: int = 16
+    """Frequencies a head; with them grows how many things a head can tell apart."""
+    content_share: float = 0.5
+    """Part of the heads that are content heads: they find by address alone, without regard to age."""
+    context_dim: int = 32
+    """Width of the context, which is also that of the hidden layer of the modulation's MLP."""
+    context_horizon: int = 256
+    """Tokens after which the context's running mean forgets."""
+    conv_size: int = 4
+    """Tokens that the short convolution of values and keys sees; at least 2, so that a key sees the token
+    before."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "num_bins", "context_dim", "context_horizon")
+        check_at_least(self, 2, "conv_size")
+        if not 0 <= self.content_share <= 1:
+            raise ValueError(f"content_share must lie between 0 and 1, got {self.content_share}")
+
+
+class AddressedSpectralState(NamedTuple):
+    """The mixer's memory of what it has read: O(F D) numbers, however much that is."""
+
+    spectrum: Tensor
+    """(B, H, 2, F, d), real and imaginary plane of the keyed spectrum of the prefix."""
+    mean: Tensor
+    """(B, M), mean of the tokens read in the context's projection."""
+    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
+    """int64 (B,), number of the tokens read."""
+    conv_state: Tensor
+    """(B, conv_size - 1, D + 2 H F), the last projected values and keys."""
+
+
+class AddressedSpectralView(NamedTuple):
+    """Intermediate results of the mixer, for every prefix."""
+
+    context: Tensor
+    """(B, T, 2 M), from which the modulation is made."""
+    values: Tensor
+    """(B, T, H, d), what is written."""
+    key: Tensor
+    """Complex (B, T, H, F), with what it is written."""
+    filter: Tensor
+    """Complex (B, T, H, F), with what the spectrum is read."""
+    clock: Tensor
+    """(B, T, H), how much time passes at each token."""
+    spectrum: Tensor
+    """Complex (B, T, H, F, d), the prefix transform of the keyed values."""
+    mixed: Tensor
+    """(B, T, H, d), the spectrum as it is read."""
+    output: Tensor
+    """(B, T, D), normed, gated and projected: what the mixer returns."""
+
+
+class AddressedSpectralMixer(Mixer):
+    """Values under write keys; prefix transform; read filter made of token and context; norm and gate.
+
+    Exactly causal. Cost O(T F D) for a text and O(F D) for one more token.
+
+    Args:
+        d_model: width D of a token.
+        num_heads: H, which must divide D.
+        config: bins, content heads, context and convolution (None: the defaults).
+
+    Raises:
+        ValueError: if the heads do not divide the width.
+    """
+
+    causal = True
+    Config = AddressedSpectralConfig
+
+    def __init__(
+        self, d_model: int, num_heads: int = 4, config: AddressedSpectralConfig | None = None
+    ) -> None:
+        super().__init__(d_model, num_heads)
+        config = config or AddressedSpectralConfig()
+        self.head_dim = head_dim(d_model, num_heads)
+        self.num_bins = config.num_bins
+        bins = config.num_bins
+        content = round(config.content_share * num_heads)
+        address_dim = 2 * num_heads * bins
+        self.project_in = nn.Linear(d_model, d_model + address_dim, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(d_model + address_dim, config.conv_size))
+        self.project_context = nn.Linear(d_model, config.context_dim, bias=False)
+        self.context = PrefixContext(config.context_horizon)
+        self.project_filter = nn.Linear(d_model, address_dim, bias=False)
+        self.key = WriteKey(num_heads, bins, content)
+        self.filter = ReadFilter(2 * config.context_dim, config.context_dim, num_heads, bins, content)
+        self.activation = ModReLU(num_heads, bins, initial_bias=0.0, eps=EPS)
+        self.clock = Clock(d_model, num_heads)
+        self.transform = PrefixFourierTransform(num_heads, bins, content_heads=content)
+        self.norm_weight = nn.Parameter(torch.empty(num_heads, self.head_dim))
+        self.project_gate = nn.Linear(d_model, d_model, bias=False)
+        self.project_out = nn.Linear(d_model, d_model, bias=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start with filters that match the keys; the parts reset their own parameters.
+
+        The filter's projection is the conjugate of the keys': a token reads what a token like it has written
+        (in signal processing, a matched filter). And the keys' convolution passes this token and the one before
+        alike, so that what followed a token is written under that token's address.
+        """
+        nn.init.ones_(self.norm_weight)
+        width = self.d_model
+        planes = self.project_in.weight[width:].view(self.num_heads, 2, self.num_bins, width)
+        matched = torch.stack([planes[:, 0], -planes[:, 1]], dim=1)
+        self.project_filter.weight.copy_(matched.reshape(-1, width))
+        self.conv_weight[:width].uniform_(-0.5, 0.5)
+        self.conv_weight[:width, -1] += 1.0
+        self.conv_weight[width:].uniform_(-0.1, 0.1)
+        self.conv_weight[width:, -2:] += 0.7
+
+    def init_state(
+        self, batch_size: int, device: torch.device | str | None = None
+    ) -> AddressedSpectralState:
+        """The state before the first token, on a device (None: that of the weights)."""
+        weight = self.project_in.weight
+        device = device or device_of(weight)
+        shape = (batch_size, self.num_heads, 2, self.num_bins, self.head_dim)
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        spectrum = torch.zeros(shape, dtype=dtype, device=device)
+        context_dim = self.project_context.out_features
+        mean, count = self.context.init_state(batch_size, context_dim, dtype, device)
+        past = self.conv_weight.shape[1] - 1
+        conv_state = spectrum.new_zeros(batch_size, past, weight.shape[0])
+        return AddressedSpectralState(spectrum, mean, count, conv_state)
+
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None = None, state: AddressedSpectralState | None = None
+    ) -> Tensor | tuple[Tensor, AddressedSpectralState]:
+        """Mix T tokens causally; with a state, tokens that follow what it has read.
+
+        Args:
+            x: tokens (B, T, D), T >= 1.
+            attention_mask: boolean (B, T); a False token writes nothing into the state. Padding before the
+                first token or after the last one changes nothing; between two tokens, time passes.
+            state: from ``init_state`` or an earlier call; None starts a text.
+
+        Returns:
+            Mixed tokens of the shape and dtype that came; with a state the pair of these and the new state.
+
+        Raises:
+            ValueError: on an empty sequence, or shapes that do not belong together.
+        """
+        check_input(x, self.d_model, attention_mask)
+        if state is None:
+            mixed, _ = self._read(x, attention_mask, self.init_state(x.shape[0], x.device))
+            return mixed
+        return self._read(x, attention_mask, state)
+
+    def inspect(self, x: Tensor) -> AddressedSpectralView:
+        """Compute what ``forward`` does, part by part, to look at what is in between.
+
+        It holds a spectrum for every token, 2 F times the size of ``x``.
+
+        Args:
+            x: tokens (B, T, D), T >= 1, none of them padding.
+
+        Raises:
+            ValueError: on an empty sequence or another width.
+        """
+        check_input(x, self.d_model, None)
+        state = self.init_state(x.shape[0], x.device)
+        context, _, _ = self.context(self.project_context(x), state.mean, state.count)
+        values_BTHd, key, filter_, _ = self._write_and_read(x, context, None, state.conv_state)
+        clock_BTH = self.clock(x)
+        decay_HF, frequency_HF = self.transform()
+        key_BTHF = torch.complex(*key.unbind(dim=3))
+        filter_BTHF = torch.complex(*filter_.unbind(dim=3))
+        poles_BTHF = torch.exp(clock_BTH[..., None] * torch.complex(-decay_HF, frequency_HF))
+        z_BHFd = torch.complex(*state.spectrum.unbind(dim=2))
+        spectra = []
+        for t in range(x.shape[1]):
+            z_BHFd = poles_BTHF[:, t, :, :, None] * z_BHFd + key_BTHF[:, t, :, :, None] * values_BTHd[:, t, :, None]
+            spectra.append(z_BHFd)
+        spectrum = torch.stack(spectra, dim=1)
+        mixed = (filter_BTHF[..., None] * spectrum).real.sum(dim=3).to(values_BTHd.dtype)
+        output = self._finish(x, mixed)
+        return AddressedSpectralView(
+            context, values_BTHd, key_BTHF, filter_BTHF, clock_BTH, spectrum, mixed, output
+        )
+
+    def _read(
+        self, x_BTD: Tensor, mask_BT: Tensor | None, state: AddressedSpectralState
+    ) -> tuple[Tensor, AddressedSpectralState]:
+        context_BTC, mean_BM, count_B = self.context(
+            self.project_context(x_BTD), state.mean, state.count, mask_BT
+        )
+        values, key, filter_, conv_state = self._write_and_read(x_BTD, context_BTC, mask_BT, state.conv_state)
+        decay, frequency = self.transform()
+        mixed, spectrum = keyed_mix(values, key, filter_, self.clock(x_BTD), decay, frequency, state.spectrum)
+        state = AddressedSpectralState(spectrum, mean_BM, count_B, conv_state)
+        return self._finish(x_BTD, mixed), state
+
+    def _write_and_read(
+        self, x_BTD: Tensor, context_BTC: Tensor, mask_BT: Tensor | None, conv_state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Values (B, T, H, d), keys and filters (B, T, H, 2, F), and the convolution's new state."""
+        projected_BTC = self.project_in(x_BTD)
+        if mask_BT is not None:
+            projected_BTC = projected_BTC * mask_BT[..., None]
+        values_BTD, raw_key_BTC, conv_state = short_conv(
+            projected_BTC, self.conv_weight, conv_state, width=self.d_model
+        )
+        shape = (self.num_heads, 2, self.num_bins)
+        base_filter, modulation = self.filter(context_BTC)
+        key, filter_ = addresses(
+            raw_key_BTC.unflatten(-1, shape),
+            self.project_filter(x_BTD).unflatten(-1, shape),
+            modulation,
+            self.key(),
+            base_filter,
+            self.activation(),
+            gain(self.transform()[0]),
+            eps=self.activation.eps,
+        )
+        if mask_BT is not None:
+            key = key * mask_BT[..., None, None, None]
+        return values_BTD.unflatten(-1, (self.num_heads, -1)), key, filter_, conv_state
+
+    def _finish(self, x_BTD: Tensor, mixed_BTHd: Tensor) -> Tensor:
+        gate_BTHd = self.project_gate(x_BTD).unflatten(-1, (self.num_heads, -1))
+        return self.project_out(gated_norm(mixed_BTHd, gate_BTHd, self.norm_weight).flatten(2))

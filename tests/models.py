@@ -13,6 +13,8 @@ CAUSAL = [name for name, mixer in MIXERS.items() if mixer.causal]
 FIXED = [name for name in CAUSAL if name != "attention"]
 VARIANTS = [
     {},
+    {"addressed_spectral": {"content_share": 0, "context_horizon": 3}},
+    {"addressed_spectral": {"num_bins": 1, "conv_size": 2}, "num_heads": 1, "ffn_dim": 0},
     {"causal_spectral": {"conv_size": 0}},
     {"causal_spectral": {"input_gate": False}},
     {"causal_spectral": {"conv_size": 0, "input_gate": False}},
@@ -20,7 +22,13 @@ VARIANTS = [
     {"causal_spectral": {"num_bins": 1}, "num_heads": 1},
 ]
 """Fields of a model; under the name of a mixer, its own, which models without this mixer leave out."""
-HYBRIDS = [("causal_spectral", "attention"), ("attention", "causal_spectral")]
+HYBRIDS = [("addressed_spectral", "attention"), ("attention", "causal_spectral")]
+MODELS = [
+    *({"mixers": (name,)} for name in CAUSAL),
+    *({"mixers": pattern} for pattern in HYBRIDS),
+    *({"mixers": (next(name for name in MIXERS if name in variant),), **variant} for variant in VARIANTS[1:]),
+]
+"""Fields of every kind of model that has a state."""
 
 
 def make(**fields: object) -> FFTNet:

@@ -19,7 +19,7 @@ class BackboneConfig:
 
     d_model: int = 128
     """Width D of a token."""
-    num_heads: int = 16
+    num_heads: int = 4
     """Heads H that share the width; must divide d_model."""
     num_layers: int = 4
     """Residual blocks."""
@@ -30,7 +30,7 @@ class BackboneConfig:
     causal: bool = True
     """Every position sees only its past, as a language model must; False sees the whole sequence."""
     mixers: tuple[str, ...] = ()
-    """Names of mixers, repeated over the layers (empty: causal_spectral when causal, else spectral)."""
+    """Names of mixers, repeated over the layers (empty: addressed_spectral when causal, else spectral)."""
     mixer_configs: dict[str, Any] = field(default_factory=dict)
     """Name of a mixer to its own configuration or a dictionary of its fields (left out: the defaults)."""
     max_seq_length: int = 256
@@ -52,7 +52,7 @@ class BackboneConfig:
     @property
     def mixer_pattern(self) -> tuple[str, ...]:
         """Names of the mixers in use, before they are repeated over the layers."""
-        return self.mixers or (("causal_spectral",) if self.causal else ("spectral",))
+        return self.mixers or (("addressed_spectral",) if self.causal else ("spectral",))
 
     @property
     def layer_mixers(self) -> list[str]:

@@ -50,9 +50,9 @@ class FFTNetLayer(nn.Module):
     def __init__(
         self,
         d_model: int,
-        mixer: nn.Module | str = "causal_spectral",
+        mixer: nn.Module | str = "addressed_spectral",
         *,
-        num_heads: int = 16,
+        num_heads: int = 4,
         mixer_config: Any = None,
         ffn_dim: int | None = None,
         dropout: float = 0.0,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import CAUSAL, HYBRIDS, VARIANTS, VOCAB, make, tokens
+from models import HYBRIDS, MODELS, VOCAB, make, tokens
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -13,7 +13,6 @@ from fftnet import FFTNet
 from fftnet.model import State, expand_state, load_state, save_state, select_state
 from fftnet.serialization import CheckpointError, read_tensors, write_tensors
 
-MODELS = [{"mixers": (name,)} for name in CAUSAL] + [{"mixers": pattern} for pattern in HYBRIDS] + VARIANTS
 every_model = pytest.mark.parametrize("fields", MODELS, ids=str)
 
 

@@ -3,13 +3,12 @@
 import pytest
 import torch
 from accelerate import cpu_offload
-from models import CAUSAL, HYBRIDS, VARIANTS, make, tokens
+from models import CAUSAL, MODELS, make, tokens
 from torch import Tensor, nn
 
 from fftnet import FFTNet
 from fftnet.model.mixers import MIXERS
 
-MODELS = [{"mixers": (name,)} for name in CAUSAL] + [{"mixers": pattern} for pattern in HYBRIDS] + VARIANTS
 
 
 def everything(model: FFTNet) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fftnet.model.addresses import Clock, ReadFilter, WriteKey
 from fftnet.model.checks import check_at_least, check_input, head_dim
 from fftnet.model.components import ModReLU, PrefixContext, PrefixFourierTransform, gain
-from fftnet.model.mixers.base import Mixer, device_of
+from fftnet.model.mixers.base import Mixer, device_of, packed
 from fftnet.ops.addresses import addresses
 from fftnet.ops.gated_norm import gated_norm
 from fftnet.ops.keyed_mix import keyed_mix
@@ -219,7 +219,7 @@ class AddressedSpectralMixer(Mixer):
         values, key, filter_, conv_state = self._write_and_read(x_BTD, context_BTC, mask_BT, state.conv_state)
         decay, frequency = self.transform()
         mixed, spectrum = keyed_mix(values, key, filter_, self.clock(x_BTD), decay, frequency, state.spectrum)
-        state = AddressedSpectralState(spectrum, mean_BM, count_B, conv_state)
+        state = AddressedSpectralState(packed(spectrum), packed(mean_BM), count_B, packed(conv_state))
         return self._finish(x_BTD, mixed), state
 
     def _write_and_read(

@@ -31,7 +31,7 @@ class Mixer(nn.Module):
     Config: ClassVar[type[Any]]
     """A frozen dataclass of the mixer's own fields, all with defaults; their docstrings explain flags."""
 
-    def __init__(self, d_model: int, num_heads: int = 16, config: Any = None) -> None:
+    def __init__(self, d_model: int, num_heads: int = 4, config: Any = None) -> None:
         super().__init__()
         self.d_model = d_model
         self.num_heads = num_heads
@@ -47,6 +47,15 @@ class Mixer(nn.Module):
             ValueError: if the mixer is not causal.
         """
         raise ValueError(f"{type(self).__name__} has no state: it sees the whole sequence at once")
+
+
+def packed(x: Tensor) -> Tensor:
+    """``x`` in memory of its own size, with the strides of a new tensor, for a state that is kept.
+
+    A slice of a larger tensor keeps all of that alive. And where a dimension is 1, a tensor may be contiguous
+    and yet have other strides, for which torch.compile would compile a step again.
+    """
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def device_of(weight: Tensor) -> torch.device | None:

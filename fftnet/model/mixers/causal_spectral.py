@@ -16,7 +16,7 @@ from fftnet.model.components import (
     PrefixInverse,
     gain,
 )
-from fftnet.model.mixers.base import Mixer, device_of
+from fftnet.model.mixers.base import Mixer, device_of, packed
 from fftnet.ops import decode
 from fftnet.ops.causal_mix import HeadParameters, causal_mix
 from fftnet.ops.gated_conv import causal_conv, gated_conv
@@ -101,7 +101,7 @@ class CausalSpectralMixer(Mixer):
     reads_one_token = True
     Config = CausalSpectralConfig
 
-    def __init__(self, d_model: int, num_heads: int = 16, config: CausalSpectralConfig | None = None) -> None:
+    def __init__(self, d_model: int, num_heads: int = 4, config: CausalSpectralConfig | None = None) -> None:
         super().__init__(d_model, num_heads)
         config = config or CausalSpectralConfig()
         self.head_dim = head_dim(d_model, num_heads)
@@ -209,7 +209,7 @@ class CausalSpectralMixer(Mixer):
             state.spectrum,
             eps=self.activation.eps,
         )
-        state = CausalSpectralState(_packed(spectrum), _packed(mean_BD), count_B, _packed(conv_state))
+        state = CausalSpectralState(packed(spectrum), packed(mean_BD), count_B, packed(conv_state))
         return self.project_out(mixed_BTHd.flatten(2)), state
 
     def _step(self, x_BD: Tensor, state: CausalSpectralState) -> tuple[Tensor, CausalSpectralState]:
@@ -228,7 +228,7 @@ class CausalSpectralMixer(Mixer):
             eps=self.activation.eps,
         )
         if conv_state.stride() != state.conv_state.stride():
-            conv_state = _packed(conv_state)
+            conv_state = packed(conv_state)
         state = CausalSpectralState(spectrum, mean_BD, count_B, conv_state)
         return self.project_out(mixed_BHd.flatten(1)), state
 
@@ -246,12 +246,3 @@ class CausalSpectralMixer(Mixer):
             return gated_conv(projected_BTC, self.conv_weight, conv_state)
         values_BTD, conv_state = causal_conv(projected_BTC, self.conv_weight, conv_state)
         return nn.functional.silu(values_BTD), conv_state
-
-
-def _packed(x: Tensor) -> Tensor:
-    """``x`` in memory of its own size, with the strides of a new tensor.
-
-    A slice of a larger tensor keeps all of that alive. And where a dimension is 1, a tensor may be contiguous
-    and yet have other strides, for which torch.compile would compile a step again.
-    """
-    return x.clone(memory_format=torch.contiguous_format)

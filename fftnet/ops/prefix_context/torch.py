@@ -81,7 +81,7 @@ def _mean_of_block(
     sums_BLD = x_BLD.cumsum(dim=1)
     weight_BL = before_B1 / size_BL
     means_BLD = torch.addcmul(sums_BLD / size_BL[..., None], weight_BL[..., None], mean_BD[:, None])
-    return means_BLD, total_BL[:, -1].clone()
+    return means_BLD, count_B + read_BL[:, -1]
 
 
 def prefix_context(

@@ -18,7 +18,7 @@ from torch import Tensor, contiguous_format, empty_like
 # An import of a submodule binds its name in this package: `torch`, `numba` and `triton` are the backends
 # here, which is why PyTorch's own names are imported one by one above.
 from fftnet.ops.checks import Signature
-from fftnet.ops.dispatch import Backends, anything, on_cpu
+from fftnet.ops.dispatch import Backends, anything, on_cpu, on_gpu
 from fftnet.ops.keyed_mix import reference
 from fftnet.ops.numerics import compute_dtype
 from fftnet.ops.registration import register
@@ -29,6 +29,7 @@ BACKENDS = Backends(
     __name__,
     torch=anything,
     numba=on_cpu,
+    triton=on_gpu,
     reference=anything,
 )
 _INPUTS = {
@@ -126,9 +127,7 @@ def _backward(
     module = BACKENDS.load(backend, values)
     _check_checkpoints(checkpoints, values, grad_state, backend)
     split = checkpoints.view(values.shape[0], -1, *grad_state.shape[1:])
-    return module.backward(
-        values, key, filter_, clock, decay, frequency, split, last, grad_mixed, grad_state
-    )
+    return module.backward(values, key, filter_, clock, decay, frequency, split, last, grad_mixed, grad_state)
 
 
 def _fake_backward(  # pyright: ignore

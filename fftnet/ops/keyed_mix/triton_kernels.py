@@ -15,12 +15,16 @@ from fftnet.ops.keyed_mix.triton_tiles import (
     BLOCK,
     CHUNK,
     STRETCH,
-    ages,
+    across,
     dot,
+    earlier,
     faded,
     kernel,
     locate,
     power_of_two,
+    rows,
+    since_chunk,
+    within,
 )
 
 LANES = 64
@@ -87,42 +91,48 @@ def _read(  # pyright: ignore
     LANES: tl.constexpr,
 ):
     """The outputs of a stretch: LANES channels of one head to a program."""
-    groups = tl.cdiv(width, LANES)
-    part, head, block, row, inside, far_row, position, far_inside = locate(tokens, heads, groups)
-    earlier, since_chunk, since_edge, until_edge, between, pair = ages(
-        time, row, inside, far_row, position, far_inside, REVERSE
-    )
+    part, head, origin, first, block = locate(tokens, heads, tl.cdiv(width, LANES))
+    row, inside = rows(first, origin, head, tokens, heads)
+    since = since_chunk(time, row, inside, first, origin, head, tokens, heads, REVERSE)
+    between, pair = within(time, row, inside, REVERSE)
     lane = part * LANES + tl.arange(0, LANES)
     channels = (lane < width)[None, :]
-    near = tl.load(values + row[:, None] * width + lane[None, :], inside[:, None] & channels, 0.0)
-    far = tl.load(values + far_row[:, None] * width + lane[None, :], earlier[:, None] & channels, 0.0)
-    total = tl.zeros_like(near)
-    near_score = tl.zeros_like(between)
-    far_score = tl.zeros((STRETCH, CHUNK), time.dtype.element_ty)
+    x = tl.load(values + row[:, None] * width + lane[None, :], inside[:, None] & channels, 0.0)
+    total = tl.zeros_like(x)
+    score = tl.zeros_like(between)
     for k0 in range(0, bins, BINS):
         k = k0 + tl.arange(0, BINS)
-        exists = (k < bins)[None, :]
+        mask = inside[:, None] & (k < bins)[None, :]
         rate = tl.load(decay + head * bins + k, k < bins, 0.0)
         at = row[:, None] * 2 * bins + k[None, :]
-        filter_r, filter_i = load_complex(filter_ + at, bins, inside[:, None] & exists)
-
+        filter_r, filter_i = load_complex(filter_ + at, bins, mask)
+        key_r, key_i = load_complex(key + at, bins, mask)
+        pairs = filter_r[:, None, :] * key_r[None, :, :] + filter_i[:, None, :] * key_i[None, :, :]
+        score += tl.sum(pairs * tl.exp(-between[:, :, None] * rate[None, None, :]), 2)
         state = states + ((block * heads + head) * 2 * bins + k[:, None]) * width + lane[None, :]
         state_r, state_i = load_complex(state, bins * width, (k < bins)[:, None] & channels)
-        left = faded(since_chunk, rate)
+        left = faded(since, rate)
         total += dot(filter_r * left, state_r) + dot(filter_i * left, state_i)
-
-        far_at = far_row[:, None] * 2 * bins + k[None, :]
-        key_r, key_i = load_complex(key + far_at, bins, earlier[:, None] & exists)
-        left = faded(since_edge, rate)
-        key_left = faded(until_edge, rate)
-        far_score += dot(filter_r * left, tl.trans(key_r * key_left))
-        far_score += dot(filter_i * left, tl.trans(key_i * key_left))
-
-        key_r, key_i = load_complex(key + at, bins, inside[:, None] & exists)
-        pairs = filter_r[:, None, :] * key_r[None, :, :] + filter_i[:, None, :] * key_i[None, :, :]
-        near_score += tl.sum(pairs * tl.exp(-between[:, :, None] * rate[None, None, :]), 2)
-    near_score = tl.where(pair, near_score, 0.0)
-    total += dot(far_score, far) + dot(near_score, near)
+    total += dot(tl.where(pair, score, 0.0), x)
+    begin, end = earlier(first, tokens, REVERSE)
+    for before in range(begin, end, STRETCH):
+        before_row, before_inside = rows(before, origin, head, tokens, heads)
+        since, until = across(time, row, inside, before_row, before_inside, REVERSE)
+        score = tl.zeros_like(between)
+        for k0 in range(0, bins, BINS):
+            k = k0 + tl.arange(0, BINS)
+            exists = (k < bins)[None, :]
+            rate = tl.load(decay + head * bins + k, k < bins, 0.0)
+            at = row[:, None] * 2 * bins + k[None, :]
+            filter_r, filter_i = load_complex(filter_ + at, bins, inside[:, None] & exists)
+            at = before_row[:, None] * 2 * bins + k[None, :]
+            key_r, key_i = load_complex(key + at, bins, before_inside[:, None] & exists)
+            left = faded(since, rate)
+            key_left = faded(until, rate)
+            score += dot(filter_r * left, tl.trans(key_r * key_left))
+            score += dot(filter_i * left, tl.trans(key_i * key_left))
+        at = before_row[:, None] * width + lane[None, :]
+        total += dot(score, tl.load(values + at, before_inside[:, None] & channels, 0.0))
     tl.store(mixed + row[:, None] * width + lane[None, :], total, inside[:, None] & channels)
 
 
@@ -147,49 +157,52 @@ def _match(  # pyright: ignore
     That of bin k is the product of the output's gradient and ``X_k``, summed over the channels; X is not
     made, since the products with the values give the same.
     """
-    parts = tl.cdiv(bins, BINS)
-    part, head, block, row, inside, far_row, position, far_inside = locate(tokens, heads, parts)
-    earlier, since_chunk, since_edge, until_edge, between, pair = ages(
-        time, row, inside, far_row, position, far_inside, REVERSE
-    )
+    part, head, origin, first, block = locate(tokens, heads, tl.cdiv(bins, BINS))
+    row, inside = rows(first, origin, head, tokens, heads)
+    since = since_chunk(time, row, inside, first, origin, head, tokens, heads, REVERSE)
+    between, pair = within(time, row, inside, REVERSE)
     k = part * BINS + tl.arange(0, BINS)
     exists = (k < bins)[None, :]
     rate = tl.load(decay + head * bins + k, k < bins, 0.0)
-    near_product = tl.zeros_like(between)
-    far_product = tl.zeros((STRETCH, CHUNK), time.dtype.element_ty)
+    product = tl.zeros_like(between)
     total_r = tl.zeros((STRETCH, BINS), time.dtype.element_ty)
-    total_i = total_r
+    total_i = tl.zeros((STRETCH, BINS), time.dtype.element_ty)
     for c0 in range(0, width, LANES):
         lane = c0 + tl.arange(0, LANES)
-        channels = (lane < width)[None, :]
-        at = row[:, None] * width + lane[None, :]
-        grad = tl.load(grad_mixed + at, inside[:, None] & channels, 0.0)
-        near = tl.load(values + at, inside[:, None] & channels, 0.0)
-        far = tl.load(values + far_row[:, None] * width + lane[None, :], earlier[:, None] & channels, 0.0)
+        mask = inside[:, None] & (lane < width)[None, :]
+        grad = tl.load(grad_mixed + row[:, None] * width + lane[None, :], mask, 0.0)
+        x = tl.load(values + row[:, None] * width + lane[None, :], mask, 0.0)
         state = states + ((block * heads + head) * 2 * bins + k[:, None]) * width + lane[None, :]
-        state_r, state_i = load_complex(state, bins * width, (k < bins)[:, None] & channels)
-        near_product += dot(grad, tl.trans(near))
-        far_product += dot(grad, tl.trans(far))
+        state_r, state_i = load_complex(state, bins * width, (k < bins)[:, None] & (lane < width)[None, :])
+        product += dot(grad, tl.trans(x))
         total_r += dot(grad, tl.trans(state_r))
         total_i += dot(grad, tl.trans(state_i))
-    left = faded(since_chunk, rate)
-    total_r *= left
-    total_i *= left
-
-    far_at = far_row[:, None] * 2 * bins + k[None, :]
-    key_r, key_i = load_complex(key + far_at, bins, earlier[:, None] & exists)
-    left = faded(since_edge, rate)
-    key_left = faded(until_edge, rate)
-    total_r += left * dot(far_product, key_r * key_left)
-    total_i += left * dot(far_product, key_i * key_left)
-
-    at = row[:, None] * 2 * bins + k[None, :]
-    key_r, key_i = load_complex(key + at, bins, inside[:, None] & exists)
-    near_product = tl.where(pair, near_product, 0.0)
-    weight = near_product[:, :, None] * tl.exp(-between[:, :, None] * rate[None, None, :])
-    total_r += tl.sum(weight * key_r[None, :, :], 1)
-    total_i += tl.sum(weight * key_i[None, :, :], 1)
-    store_complex(grad_filter + at, bins, total_r, total_i, inside[:, None] & exists)
+    own = row[:, None] * 2 * bins + k[None, :]
+    key_r, key_i = load_complex(key + own, bins, inside[:, None] & exists)
+    product = tl.where(pair, product, 0.0)
+    weight = product[:, :, None] * tl.exp(-between[:, :, None] * rate[None, None, :])
+    left = faded(since, rate)
+    total_r = total_r * left + tl.sum(weight * key_r[None, :, :], 1)
+    total_i = total_i * left + tl.sum(weight * key_i[None, :, :], 1)
+    begin, end = earlier(first, tokens, REVERSE)
+    for before in range(begin, end, STRETCH):
+        before_row, before_inside = rows(before, origin, head, tokens, heads)
+        since, until = across(time, row, inside, before_row, before_inside, REVERSE)
+        product = tl.zeros_like(between)
+        for c0 in range(0, width, LANES):
+            lane = c0 + tl.arange(0, LANES)
+            channels = (lane < width)[None, :]
+            at = row[:, None] * width + lane[None, :]
+            grad = tl.load(grad_mixed + at, inside[:, None] & channels, 0.0)
+            at = before_row[:, None] * width + lane[None, :]
+            product += dot(grad, tl.trans(tl.load(values + at, before_inside[:, None] & channels, 0.0)))
+        at = before_row[:, None] * 2 * bins + k[None, :]
+        key_r, key_i = load_complex(key + at, bins, before_inside[:, None] & exists)
+        left = faded(since, rate)
+        key_left = faded(until, rate)
+        total_r += left * dot(product, key_r * key_left)
+        total_i += left * dot(product, key_i * key_left)
+    store_complex(grad_filter + own, bins, total_r, total_i, inside[:, None] & exists)
 
 
 def ends(key: Tensor, values: Tensor, time: Tensor, decay: Tensor, *, reverse: bool = False) -> Tensor:

@@ -50,63 +50,75 @@ def locate(tokens, heads, parts):  # pyright: ignore
     """This program's place in the work: one stretch of one head of one row of the batch, or a part of that.
 
     Returns:
-        Which of the parts; the head; the chunk's number b * N + n; the offsets of the stretch's tokens in
-        (B, T, H), (STRETCH,), and which of them exist; the offsets of the chunk's tokens, (CHUNK,), and their
-        positions relative to the stretch; and which of them exist.
+        Which of the parts; the head; the row's first token in (B, T); the stretch's first token in the row;
+        and the chunk's number b * N + n.
     """
     item = tl.program_id(0)
-    part = item % parts
-    head = item // parts % heads
     stretches = tl.cdiv(tokens, STRETCH)
     first = item // parts // heads % stretches * STRETCH
     batch = (item // parts // heads // stretches).to(tl.int64)
     block = batch * tl.cdiv(tokens, CHUNK) + first // CHUNK
-    near = first + tl.arange(0, STRETCH)
-    far = first // CHUNK * CHUNK + tl.arange(0, CHUNK)
-    near_row = (batch * tokens + near) * heads + head
-    far_row = (batch * tokens + far) * heads + head
-    return part, head, block, near_row, near < tokens, far_row, far - first, far < tokens
+    return item % parts, item // parts % heads, batch * tokens, first, block
 
 
 @kernel
-def ages(  # pyright: ignore
-    time, near_row, near_inside, far_row, position, far_inside, REVERSE: tl.constexpr
-):
-    """What time has passed between tokens: none of it is negative, so no power of a pole overflows.
+def rows(first, origin, head, tokens, heads):  # pyright: ignore
+    """The offsets of a stretch's tokens in (B, T, H), (STRETCH,), and which of them exist."""
+    n = first + tl.arange(0, STRETCH)
+    return (origin + n) * heads + head, n < tokens
 
-    Two tokens of different stretches are as far apart as both are from the edge between them, which is why a
-    product of matrices does for those; within a stretch no such edge lies between every two.
 
-    Returns:
-        Which tokens of the chunk lie in stretches before this one, (CHUNK,). The time from the chunk's
-        beginning to each token of the stretch, (STRETCH,); from the stretch's beginning to it; from each
-        token of the chunk to the stretch's beginning, (CHUNK,), 0 if it is no earlier one. The time from
-        token j of the stretch to token n, (STRETCH, STRETCH), and whether j comes no later than n.
-    """
-    near = tl.load(time + near_row, near_inside, 0.0)
-    far = tl.load(time + far_row, far_inside, 0.0)
-    n = tl.arange(0, STRETCH)
+@kernel
+def earlier(first, tokens, REVERSE: tl.constexpr):  # pyright: ignore
+    """The range of tokens that come before a stretch in its chunk."""
+    chunk = first // CHUNK * CHUNK
+    begin = first + STRETCH if REVERSE else chunk
+    end = min(chunk + CHUNK, tokens) if REVERSE else first
+    return begin, end
+
+
+@kernel
+def since_chunk(time, row, inside, first, origin, head, tokens, heads, REVERSE: tl.constexpr):  # pyright: ignore
+    """The time from the chunk's beginning to each token of a stretch, (STRETCH,)."""
+    passed = tl.load(time + row, inside, 0.0)
     if REVERSE:
-        earlier = far_inside & (position >= STRETCH)
-        edge = tl.max(near, 0)
-        since_chunk = tl.max(far, 0) - near
-        since_edge = edge - near
-        until_edge = far - edge
-        pair = n[:, None] <= n[None, :]
-        between = near[None, :] - near[:, None]
-    else:
-        earlier = position < 0
-        edge = tl.max(tl.where(earlier, far, 0.0), 0)
-        since_chunk = near
-        since_edge = near - edge
-        until_edge = edge - far
-        pair = n[:, None] >= n[None, :]
-        between = near[:, None] - near[None, :]
-    pair = pair & near_inside[:, None] & near_inside[None, :]
-    since_chunk = tl.where(near_inside, since_chunk, 0.0)
-    since_edge = tl.where(near_inside, since_edge, 0.0)
-    until_edge = tl.where(earlier, until_edge, 0.0)
-    return earlier, since_chunk, since_edge, until_edge, tl.where(pair, between, 0.0), pair
+        last = min(first // CHUNK * CHUNK + CHUNK, tokens) - 1
+        passed = tl.where(inside, tl.load(time + (origin + last) * heads + head) - passed, 0.0)
+    return passed
+
+
+@kernel
+def within(time, row, inside, REVERSE: tl.constexpr):  # pyright: ignore
+    """The time from token j of a stretch to token n, (STRETCH, STRETCH), and whether j comes no later."""
+    passed = tl.load(time + row, inside, 0.0)
+    n = tl.arange(0, STRETCH)
+    pair = n[:, None] <= n[None, :] if REVERSE else n[:, None] >= n[None, :]
+    pair = pair & inside[:, None] & inside[None, :]
+    between = passed[:, None] - passed[None, :]
+    return tl.where(pair, -between if REVERSE else between, 0.0), pair
+
+
+@kernel
+def across(time, row, inside, before_row, before_inside, REVERSE: tl.constexpr):  # pyright: ignore
+    """The time from an edge between two stretches to each token of one, and from each of the other to it.
+
+    Two tokens are as far apart as both are from the edge between them, which is why a product of matrices
+    does for the two stretches; within one, no edge lies between every two tokens.
+    """
+    passed = tl.load(time + row, inside, 0.0)
+    before = tl.load(time + before_row, before_inside, 0.0)
+    edge = tl.max(passed, 0) if REVERSE else tl.max(before, 0)
+    since = edge - passed if REVERSE else passed - edge
+    until = before - edge if REVERSE else edge - before
+    return tl.where(inside, since, 0.0), tl.where(before_inside, until, 0.0)
+
+
+@kernel
+def turn(x_r, x_i, turns, plane, exists, REVERSE: tl.constexpr):  # pyright: ignore
+    """Turn a complex tile by what a chunk turns, or in reverse back by it."""
+    cosine, sine = load_complex(turns, plane, exists)
+    sine = -sine if REVERSE else sine
+    return cosine * x_r - sine * x_i, sine * x_r + cosine * x_i
 
 
 @kernel
@@ -141,17 +153,12 @@ def _carry(  # pyright: ignore
     stride = heads * 2 * plane
     channel = (head * 2 * bins + k) * width + lane
     z_r, z_i = load_complex(start + batch * stride + channel, plane, lane < width)
-    block = count - 1 if REVERSE else 0
+    entry = batch * count + (count - 1 if REVERSE else 0)
+    first_r = z_r
+    first_i = z_i
     if REVERSE:
-        turn_r, turn_i = load_complex(
-            turns + ((batch * count + block) * heads + head) * 2 * bins + k, bins, True
-        )
-        first_r = turn_r * z_r + turn_i * z_i
-        first_i = turn_r * z_i - turn_i * z_r
-    else:
-        first_r = z_r
-        first_i = z_i
-    store_complex(states + (batch * count + block) * stride + channel, plane, first_r, first_i, lane < width)
+        first_r, first_i = turn(z_r, z_i, turns + (entry * heads + head) * 2 * bins + k, bins, True, REVERSE)
+    store_complex(states + entry * stride + channel, plane, first_r, first_i, lane < width)
     for n0 in range(0, count, ROWS):
         n = n0 + tl.arange(0, ROWS)
         block = count - 1 - n if REVERSE else n
@@ -160,14 +167,11 @@ def _carry(  # pyright: ignore
         inside = exists & (lane < width)[None, :]
         here = (batch * count + block)[:, None]
         x_r, x_i = load_complex(ends + here * stride + channel[None, :], plane, inside)
-        turn_r, turn_i = load_complex(turns + (here * heads + head) * 2 * bins + k, bins, exists)
+        turned = turns + (here * heads + head) * 2 * bins + k
         left = tl.load(fallen + (here * heads + head) * bins + k, exists, 0.0)
-        pole_r = left * turn_r
-        pole_i = -left * turn_i if REVERSE else left * turn_i
+        pole_r, pole_i = turn(left, tl.zeros_like(left), turned, bins, exists, REVERSE)
         if not REVERSE:
-            added_r = x_r
-            x_r = turn_r * added_r - turn_i * x_i
-            x_i = turn_r * x_i + turn_i * added_r
+            x_r, x_i = turn(x_r, x_i, turned, bins, exists, REVERSE)
         # What the rows before have left enters with the first row; the last row hands it on.
         new = (n == n0)[:, None]
         old = (n == min(n0 + ROWS, count) - 1)[:, None]
@@ -180,10 +184,8 @@ def _carry(  # pyright: ignore
         inside = exists & (lane < width)[None, :]
         there = (batch * count + after)[:, None]
         if REVERSE:
-            turn_r, turn_i = load_complex(turns + (there * heads + head) * 2 * bins + k, bins, exists)
-            entered_r = x_r
-            x_r = turn_r * entered_r + turn_i * x_i
-            x_i = turn_r * x_i - turn_i * entered_r
+            turned = turns + (there * heads + head) * 2 * bins + k
+            x_r, x_i = turn(x_r, x_i, turned, bins, exists, REVERSE)
         store_complex(states + there * stride + channel[None, :], plane, x_r, x_i, inside)
     store_complex(last + batch * stride + channel, plane, z_r, z_i, lane < width)
 

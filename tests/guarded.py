@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from operators import (
     CAUSAL_MIX,
-    KEYED_MIX,
     GATED_CONV,
+    KEYED_MIX,
     MASKED_CONTEXT,
     OPERATORS,
     SPECTRAL_MIX,
@@ -93,11 +93,16 @@ class GuardedKernel:
 
 def guard_triton() -> None:
     """Hand all kernels that are launched guarded copies."""
-    from fftnet.ops.causal_mix import triton, triton_tiles
+    from fftnet.ops.causal_mix import triton as causal
+    from fftnet.ops.causal_mix import triton_tiles as causal_tiles
+    from fftnet.ops.keyed_mix import triton_kernels as keyed
+    from fftnet.ops.keyed_mix import triton_tiles as keyed_tiles
 
     for module, names in (
-        (triton, ("_ends", "_read_out", "_adjoint", "_add_later")),
-        (triton_tiles, ("_carry",)),
+        (causal, ("_ends", "_read_out", "_adjoint", "_add_later")),
+        (causal_tiles, ("_carry",)),
+        (keyed, ("_ends", "_read", "_match")),
+        (keyed_tiles, ("_carry",)),
     ):
         for name in names:
             setattr(module, name, GuardedKernel(getattr(module, name)))

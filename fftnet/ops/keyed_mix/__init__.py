@@ -18,7 +18,7 @@ from torch import Tensor, contiguous_format, empty_like
 # An import of a submodule binds its name in this package: `torch`, `numba` and `triton` are the backends
 # here, which is why PyTorch's own names are imported one by one above.
 from fftnet.ops.checks import Signature
-from fftnet.ops.dispatch import Backends, anything, on_cpu
+from fftnet.ops.dispatch import Backends, anything, on_cpu, on_gpu
 from fftnet.ops.keyed_mix import reference
 from fftnet.ops.numerics import compute_dtype
 from fftnet.ops.registration import register
@@ -29,6 +29,7 @@ BACKENDS = Backends(
     __name__,
     torch=anything,
     numba=on_cpu,
+    triton=on_gpu,
     reference=anything,
 )
 _INPUTS = {

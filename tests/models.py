@@ -13,7 +13,7 @@ CAUSAL = [name for name, mixer in MIXERS.items() if mixer.causal]
 FIXED = [name for name in CAUSAL if name != "attention"]
 VARIANTS = [
     {},
-    {"addressed_spectral": {"content_share": 0, "context_horizon": 3}},
+    {"addressed_spectral": {"context_horizon": 3}},
     {"addressed_spectral": {"num_bins": 1, "conv_size": 2}, "num_heads": 1, "ffn_dim": 0},
     {"causal_spectral": {"conv_size": 0}},
     {"causal_spectral": {"input_gate": False}},

@@ -1,8 +1,8 @@
 """The parts of a layer with addresses (docs/maths.md, section 3), beside those of ``fftnet.model.components``.
 
 A *write key* says under which address a token is written into the spectrum of its prefix, a *read filter*
-where a later token looks. A *content head* finds by address alone, whatever the age; a *spectral head*
-weighs near and far, fast and slow as well, which is what a base of 1 in all of its bins stands for.
+where a later token looks. Both start from a base of 1 in every bin, with which a token is written and read
+whatever it is; so the layer begins as one that weighs near and far, and learns to tell tokens apart.
 """
 
 import math
@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 
-def base_address(num_heads: int, num_bins: int, content_heads: int, like: Tensor) -> Tensor:
-    """1 in the bins of spectral heads and 0 in those of content heads, real and imaginary plane (H, 2, F)."""
-    base = torch.zeros(num_heads, 2, num_bins, dtype=like.dtype, device=like.device)
-    base[content_heads:, 0] = 1
-    return base
+def _fill_with_ones(planes_H2F: Tensor) -> None:
+    planes_H2F[:, 0] = 1
+    planes_H2F[:, 1] = 0
 
 
 class WriteKey(nn.Module):
@@ -24,20 +22,17 @@ class WriteKey(nn.Module):
     Args:
         num_heads: H.
         num_bins: F.
-        content_heads: how many of the heads are content heads.
     """
 
-    def __init__(self, num_heads: int, num_bins: int, content_heads: int) -> None:
+    def __init__(self, num_heads: int, num_bins: int) -> None:
         super().__init__()
-        self.content_heads = content_heads
         self.base_key = nn.Parameter(torch.empty(num_heads, 2, num_bins))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start at 1 in spectral heads, at 0 in content heads."""
-        heads, _, bins = self.base_key.shape
-        self.base_key.copy_(base_address(heads, bins, self.content_heads, self.base_key))
+        """Start at 1."""
+        _fill_with_ones(self.base_key)
 
     def forward(self) -> Tensor:
         """Real and imaginary plane (H, 2, F)."""
@@ -52,14 +47,10 @@ class ReadFilter(nn.Module):
         hidden_dim: width of the MLP's hidden layer.
         num_heads: H.
         num_bins: F.
-        content_heads: how many of the heads are content heads.
     """
 
-    def __init__(
-        self, context_dim: int, hidden_dim: int, num_heads: int, num_bins: int, content_heads: int
-    ) -> None:
+    def __init__(self, context_dim: int, hidden_dim: int, num_heads: int, num_bins: int) -> None:
         super().__init__()
-        self.content_heads = content_heads
         self.base_filter = nn.Parameter(torch.empty(num_heads, 2, num_bins))
         self.modulation = nn.Sequential(
             nn.Linear(context_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, 2 * num_heads * num_bins)
@@ -68,9 +59,8 @@ class ReadFilter(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start the base filter at 1 in spectral heads, at 0 in content heads; the MLP resets itself."""
-        heads, _, bins = self.base_filter.shape
-        self.base_filter.copy_(base_address(heads, bins, self.content_heads, self.base_filter))
+        """Start the base filter at 1; the MLP's layers reset themselves."""
+        _fill_with_ones(self.base_filter)
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """The base filter (H, 2, F) and, for a context (..., context_dim), the modulation (..., H, 2, F).

@@ -121,9 +121,7 @@ class PrefixFourierTransform(nn.Module):
     radians per token; ``g = sqrt(1 - |lambda|^2)`` keeps the size of Z independent of the time scale.
 
     At the start the time scales 1 / a are log-spaced from ``shortest`` to ``longest`` tokens and dealt out so
-    that every head has near and far ones; a bin turns by at most half a radian in one time scale. Content
-    heads, which come first, start without rotation and slow: what is kept in them is found by its address,
-    whatever its age.
+    that every head has near and far ones; a bin turns by at most half a radian in one time scale.
 
     A mixer calls it without values for decay and frequency, with which ``fftnet.ops.causal_mix`` and
     ``fftnet.ops.keyed_mix`` run the transform without storing it; ``inspect`` of the causal mixer calls it
@@ -134,25 +132,12 @@ class PrefixFourierTransform(nn.Module):
         num_bins: F frequencies a head.
         shortest: time scale of the fastest bin at the start, in tokens.
         longest: time scale of the slowest bin at the start, in tokens.
-        content_heads: how many of the heads are content heads; the others are spectral heads.
-        content_scales: shortest and longest time scale of the content heads at the start, in tokens.
     """
 
-    def __init__(
-        self,
-        num_heads: int,
-        num_bins: int,
-        shortest: float = 2.0,
-        longest: float = 4000.0,
-        *,
-        content_heads: int = 0,
-        content_scales: tuple[float, float] = (256.0, 2048.0),
-    ) -> None:
+    def __init__(self, num_heads: int, num_bins: int, shortest: float = 2.0, longest: float = 4000.0) -> None:
         super().__init__()
         self.shortest = shortest
         self.longest = longest
-        self.content_heads = content_heads
-        self.content_scales = content_scales
         self.log_decay = nn.Parameter(torch.empty(num_heads, num_bins))
         self.frequency = nn.Parameter(torch.empty(num_heads, num_bins))
         self.reset_parameters()
@@ -160,19 +145,14 @@ class PrefixFourierTransform(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Deal out time scales and draw frequencies, on the device where the parameters lie."""
-        content = self.content_heads
-        self._deal_out(self.log_decay[:content], *self.content_scales)
-        self._deal_out(self.log_decay[content:], self.shortest, self.longest)
-        self.frequency.copy_(self.log_decay.exp() * torch.rand_like(self.log_decay))
-        self.frequency[:content] = 0
-
-    def _deal_out(self, log_decay_HF: Tensor, shortest: float, longest: float) -> None:
-        heads, bins = log_decay_HF.shape
+        heads, bins = self.frequency.shape
         count = heads * bins
         # On the parameters' device, even meta: not torch.linspace, which some patch there to use the CPU.
-        steps = torch.arange(count, device=log_decay_HF.device, dtype=torch.float32) / max(count - 1, 1)
-        log_scale = math.log(shortest) + steps * math.log(longest / shortest)
-        log_decay_HF.copy_(-log_scale.view(bins, heads).T)
+        steps = torch.arange(count, device=self.log_decay.device, dtype=torch.float32) / max(count - 1, 1)
+        log_scale = math.log(self.shortest) + steps * math.log(self.longest / self.shortest)
+        log_decay_HF = -log_scale.view(bins, heads).T
+        self.log_decay.copy_(log_decay_HF)
+        self.frequency.copy_(log_decay_HF.exp() * torch.rand_like(log_decay_HF))
 
     def init_state(self, batch_size: int, head_dim: int, device: torch.device | str | None = None) -> Tensor:
         """The spectrum before the first token: zeros of shape (B, F, 2, H, d), real and imaginary plane."""

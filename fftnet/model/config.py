@@ -19,7 +19,7 @@ class BackboneConfig:
 
     d_model: int = 128
     """Width D of a token."""
-    num_heads: int = 4
+    num_heads: int = 2
     """Heads H that share the width; must divide d_model."""
     num_layers: int = 4
     """Residual blocks."""

@@ -52,7 +52,7 @@ class FFTNetLayer(nn.Module):
         d_model: int,
         mixer: nn.Module | str = "addressed_spectral",
         *,
-        num_heads: int = 4,
+        num_heads: int = 2,
         mixer_config: Any = None,
         ffn_dim: int | None = None,
         dropout: float = 0.0,

@@ -7,7 +7,7 @@ from models import make, tokens
 from fftnet.model import select_state
 
 
-@pytest.mark.parametrize("fields", [{}, {"causal_spectral": {"input_gate": False}}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"mixers": ("causal_spectral",)}], ids=str)
 def test_one_graph_serves_all_lengths(fields: dict[str, object]) -> None:
     torch.compiler.reset()
     model = make(num_layers=1, **fields)
@@ -68,7 +68,7 @@ def test_export_runs_at_other_lengths() -> None:
     length = torch.export.Dim("length", min=2)
     exported = torch.export.export(model, (tokens(2, 19),), dynamic_shapes=({1: length},))
     names = {str(node.target) for node in exported.graph.nodes}
-    assert any("fftnet.causal_mix" in name for name in names)
+    assert any("fftnet.keyed_mix" in name for name in names)
     for other in (2, 5, 64, 301):
         torch.testing.assert_close(
             exported.module()(tokens(2, other)), model(tokens(2, other)), rtol=1e-9, atol=1e-9

@@ -72,16 +72,19 @@ def test_start_values_are_those_of_the_documentation() -> None:
     mixer: Any = model.backbone.layers[0].mixer
     assert model.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
     time_scales = (-mixer.transform.log_decay).exp()
-    expected = torch.from_numpy(2.0 * 2000.0 ** (torch.arange(64) / 63).numpy()).float()
+    count = time_scales.numel()
+    expected = 2.0 * 2000.0 ** (torch.arange(count) / (count - 1))
     torch.testing.assert_close(time_scales.T.flatten(), expected, rtol=1e-4, atol=0)
     turn = mixer.transform.frequency * time_scales
     assert ((turn >= 0) & (turn <= 1)).all()
     assert turn.std().item() == pytest.approx(1 / math.sqrt(12), rel=0.3)
-    assert mixer.inverse.readout.std().item() == pytest.approx(1 / math.sqrt(4), rel=0.2)
-    assert (mixer.filter.base_filter == 1).all()
+    for base in (mixer.filter.base_filter, mixer.key.base_key):
+        assert (base[:, 0] == 1).all()
+        assert (base[:, 1] == 0).all()
     assert (mixer.activation.bias == 0).all()
-    newest = mixer.conv_weight[:, -1]
-    older = mixer.conv_weight[:, :-1]
+    torch.testing.assert_close(mixer.clock(torch.randn(3, 128)), torch.ones(3, mixer.num_heads))
+    newest = mixer.conv_weight[:128, -1]
+    older = mixer.conv_weight[:128, :-1]
     assert (newest.min() >= 0.5, newest.max() <= 1.5, older.abs().max() <= 0.5) == (True, True, True)
     assert older.std().item() == pytest.approx(1 / math.sqrt(12), rel=0.1)
 

@@ -13,7 +13,7 @@ from models import CAUSAL, VARIANTS, VOCAB, make, tokens
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.model import BackboneConfig
 from fftnet.model.mixers import MIXERS
-from fftnet.model.mixers.causal_spectral import CausalSpectralConfig
+from fftnet.model.mixers.addressed_spectral import AddressedSpectralConfig
 from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.serialization import CheckpointError
 from fftnet.testing import CausalityError, assert_causal, first_token_loss
@@ -163,7 +163,7 @@ def test_hybrids_repeat_their_pattern_and_must_be_causal() -> None:
             {"causal_spectral": {"taps": 4}},
             "'causal_spectral' has no field 'taps'; choose from num_bins",
         ),
-        ("mixer_configs", {"mamba": {}}, "unknown mixer 'mamba'; choose from causal_spectral, spectral"),
+        ("mixer_configs", {"mamba": {}}, "unknown mixer 'mamba'; choose from addressed_spectral, causal_spectral"),
         (
             "mixer_configs",
             {"causal_spectral": SpectralConfig()},
@@ -172,7 +172,7 @@ def test_hybrids_repeat_their_pattern_and_must_be_causal() -> None:
         (
             "mixer_configs",
             {"spectral": {"num_anchors": 5}},
-            "sets fields of 'spectral', but the layers use causal",
+            "sets fields of 'spectral', but the layers use addressed",
         ),
         ("mixers", ("mamba",), "unknown mixer 'mamba'"),
         ("vocab_size", 0, "vocab_size must be at least 1"),
@@ -210,7 +210,7 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
     for old, new, message in (
         ('"fftnet"', '"mamba"', r"config\.json is that of a model of type 'mamba', not 'fftnet'"),
         ('"FFTNet"', '"Other"', r"is that of \['Other'\], not of FFTNet: load it with that class"),
-        ('"num_bins"', '"taps"', "does not describe a model: mixer 'causal_spectral' has no field 'taps'"),
+        ('"num_bins"', '"taps"', "does not describe a model: mixer 'addressed_spectral' has no field 'taps'"),
         ('"d_model": 8', '"d_model": "8"', "does not describe a model"),
         ('"vocab_size": 11', '"max_seq_length": 4', "does not describe a model: .*vocab_size"),
     ):
@@ -249,19 +249,20 @@ def test_names_of_parameters_are_the_checkpoints_format() -> None:
             f"backbone.layers.0.feed_forward.{n}"
             for n in ("norm.weight", "expand.weight", "expand.bias", "contract.weight", "contract.bias")
         ),
-        *("conv_weight", "project_in.weight", "project_out.weight"),
-        *("transform.log_decay", "transform.frequency", "activation.bias", "inverse.readout"),
+        *(f"project_{n}.weight" for n in ("in", "context", "filter", "gate", "out")),
+        *("conv_weight", "key.base_key", "activation.bias", "clock.weight", "clock.bias", "norm_weight"),
+        *("transform.log_decay", "transform.frequency"),
         *(f"filter.{n}" for n in ("base_filter", "modulation.0.weight", "modulation.0.bias")),
         *("filter.modulation.2.weight", "filter.modulation.2.bias"),
     }
 
 
 def test_a_configuration_takes_dictionaries_and_ignores_defaults_of_idle_mixers() -> None:
-    config = FFTNetConfig(vocab_size=3, mixer_configs={"causal_spectral": {"num_bins": 2}, "spectral": {}})
-    assert config.mixer_configs == {"causal_spectral": CausalSpectralConfig(num_bins=2)}
-    assert FFTNetConfig(vocab_size=3).mixer_configs == {"causal_spectral": CausalSpectralConfig()}
+    config = FFTNetConfig(vocab_size=3, mixer_configs={"addressed_spectral": {"num_bins": 2}, "spectral": {}})
+    assert config.mixer_configs == {"addressed_spectral": AddressedSpectralConfig(num_bins=2)}
+    assert FFTNetConfig(vocab_size=3).mixer_configs == {"addressed_spectral": AddressedSpectralConfig()}
     assert replace(config, d_model=64).mixer_configs == config.mixer_configs
-    backbone = BackboneConfig(mixer_configs={"causal_spectral": {"num_bins": 2}})
+    backbone = BackboneConfig(mixer_configs={"addressed_spectral": {"num_bins": 2}})
     assert FFTNetConfig(**vars(backbone), vocab_size=3) == config
 
 

@@ -60,7 +60,7 @@ def mixer_config(name: str, values: Any = None) -> Any:
     return kind(**values)
 
 
-def build_mixer(name: str, d_model: int, num_heads: int = 4, config: Any = None) -> Any:
+def build_mixer(name: str, d_model: int, num_heads: int = 2, config: Any = None) -> Any:
     """Make the mixer of that name.
 
     Args:

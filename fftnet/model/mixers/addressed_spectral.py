@@ -29,8 +29,6 @@ class AddressedSpectralConfig:
 
     num_bins: int = 16
     """Frequencies a head; with them grows how many things a head can tell apart."""
-    content_share: float = 0.5
-    """Part of the heads that are content heads: they find by address alone, without regard to age."""
     context_dim: int = 32
     """Width of the context, which is also that of the hidden layer of the modulation's MLP."""
     context_horizon: int = 256
@@ -42,8 +40,6 @@ class AddressedSpectralConfig:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "num_bins", "context_dim", "context_horizon")
         check_at_least(self, 2, "conv_size")
-        if not 0 <= self.content_share <= 1:
-            raise ValueError(f"content_share must lie between 0 and 1, got {self.content_share}")
 
 
 class AddressedSpectralState(NamedTuple):
@@ -88,7 +84,7 @@ class AddressedSpectralMixer(Mixer):
     Args:
         d_model: width D of a token.
         num_heads: H, which must divide D.
-        config: bins, content heads, context and convolution (None: the defaults).
+        config: bins, context and convolution (None: the defaults).
 
     Raises:
         ValueError: if the heads do not divide the width.
@@ -98,25 +94,24 @@ class AddressedSpectralMixer(Mixer):
     Config = AddressedSpectralConfig
 
     def __init__(
-        self, d_model: int, num_heads: int = 4, config: AddressedSpectralConfig | None = None
+        self, d_model: int, num_heads: int = 2, config: AddressedSpectralConfig | None = None
     ) -> None:
         super().__init__(d_model, num_heads)
         config = config or AddressedSpectralConfig()
         self.head_dim = head_dim(d_model, num_heads)
         self.num_bins = config.num_bins
         bins = config.num_bins
-        content = round(config.content_share * num_heads)
         address_dim = 2 * num_heads * bins
         self.project_in = nn.Linear(d_model, d_model + address_dim, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(d_model + address_dim, config.conv_size))
         self.project_context = nn.Linear(d_model, config.context_dim, bias=False)
         self.context = PrefixContext(config.context_horizon)
         self.project_filter = nn.Linear(d_model, address_dim, bias=False)
-        self.key = WriteKey(num_heads, bins, content)
-        self.filter = ReadFilter(2 * config.context_dim, config.context_dim, num_heads, bins, content)
+        self.key = WriteKey(num_heads, bins)
+        self.filter = ReadFilter(2 * config.context_dim, config.context_dim, num_heads, bins)
         self.activation = ModReLU(num_heads, bins, initial_bias=0.0, eps=EPS)
         self.clock = Clock(d_model, num_heads)
-        self.transform = PrefixFourierTransform(num_heads, bins, content_heads=content)
+        self.transform = PrefixFourierTransform(num_heads, bins)
         self.norm_weight = nn.Parameter(torch.empty(num_heads, self.head_dim))
         self.project_gate = nn.Linear(d_model, d_model, bias=False)
         self.project_out = nn.Linear(d_model, d_model, bias=False)

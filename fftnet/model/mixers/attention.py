@@ -55,7 +55,7 @@ class AttentionMixer(Mixer):
     causal = True
     Config = AttentionConfig
 
-    def __init__(self, d_model: int, num_heads: int = 4, config: AttentionConfig | None = None) -> None:
+    def __init__(self, d_model: int, num_heads: int = 2, config: AttentionConfig | None = None) -> None:
         super().__init__(d_model, num_heads)
         self.head_dim = head_dim(d_model, num_heads)
         if self.head_dim % 2:

@@ -31,7 +31,7 @@ class Mixer(nn.Module):
     Config: ClassVar[type[Any]]
     """A frozen dataclass of the mixer's own fields, all with defaults; their docstrings explain flags."""
 
-    def __init__(self, d_model: int, num_heads: int = 4, config: Any = None) -> None:
+    def __init__(self, d_model: int, num_heads: int = 2, config: Any = None) -> None:
         super().__init__()
         self.d_model = d_model
         self.num_heads = num_heads

@@ -101,7 +101,7 @@ class CausalSpectralMixer(Mixer):
     reads_one_token = True
     Config = CausalSpectralConfig
 
-    def __init__(self, d_model: int, num_heads: int = 4, config: CausalSpectralConfig | None = None) -> None:
+    def __init__(self, d_model: int, num_heads: int = 2, config: CausalSpectralConfig | None = None) -> None:
         super().__init__(d_model, num_heads)
         config = config or CausalSpectralConfig()
         self.head_dim = head_dim(d_model, num_heads)

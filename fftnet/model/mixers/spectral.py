@@ -71,7 +71,7 @@ class SpectralMixer(Mixer):
 
     Config = SpectralConfig
 
-    def __init__(self, d_model: int, num_heads: int = 4, config: SpectralConfig | None = None) -> None:
+    def __init__(self, d_model: int, num_heads: int = 2, config: SpectralConfig | None = None) -> None:
         super().__init__(d_model, num_heads)
         config = config or SpectralConfig()
         head_dim(d_model, num_heads)

@@ -41,17 +41,22 @@ class Arm:
 
 
 RECALL = ("recall", "recall_rewritten")
+LANGUAGE = ("recall", "language", "language_time", "positions")
 ARMS: dict[str, Arm] = {
     "attention": Arm(mixer="conv_attention"),
+    "addressed": Arm(mixer="addressed_spectral", num_heads=2),
+    "attention_matched": Arm(mixer="conv_attention", config={"matched": True}, experiments=LANGUAGE),
     "causal_spectral": Arm(mixer="causal_spectral", num_heads=16),
-    "causal_spectral_16": Arm(
-        mixer="causal_spectral", num_heads=16, config={"num_bins": 16}, experiments=RECALL
-    ),
-    "gru": Arm(mixer="gru"),
-    "min_gru": Arm(mixer="min_gru"),
     "gated_linear": Arm(mixer="gated_linear", config={"key_dim": 32}),
+    "gated_linear_matched": Arm(
+        mixer="gated_linear", num_heads=2, config={"key_dim": 32, "matched": True}, experiments=LANGUAGE
+    ),
+    "min_gru": Arm(mixer="min_gru"),
+    "gru": Arm(mixer="gru"),
+    "addressed_4": Arm(mixer="addressed_spectral", num_heads=2, config={"num_bins": 4}, experiments=RECALL),
+    "addressed_8": Arm(mixer="addressed_spectral", num_heads=2, config={"num_bins": 8}, experiments=RECALL),
+    "addressed_32": Arm(mixer="addressed_spectral", num_heads=2, config={"num_bins": 32}, experiments=RECALL),
     "gated_linear_8": Arm(mixer="gated_linear", config={"key_dim": 8}, experiments=RECALL),
-    "gated_linear_16": Arm(mixer="gated_linear", config={"key_dim": 16}, experiments=RECALL),
     "gated_linear_64": Arm(mixer="gated_linear", config={"key_dim": 64}, experiments=RECALL),
 }
 """Name to arm, in the order of every report."""

@@ -27,7 +27,7 @@ class Sweep:
     learning_rates: tuple[float, ...]
     """Peaks of the schedule."""
     weight_decays: tuple[float, ...] = (0.1,)
-    """Every one is tried with every learning rate."""
+    """The first is tried with every learning rate, the others with the best."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """The sweep runs on the first; the others follow at the best."""
 
@@ -148,8 +148,8 @@ class Experiment(ABC):
     def plan(self, lines: Sequence[Line]) -> Iterator[Run]:
         """The runs that are still wanted, those that decide most first.
 
-        Case by case: the reference's sweep, since nothing counts if it fails; the others' sweeps, a learning
-        rate at a time and the middle ones first; then the other seeds at each arm's best.
+        Case by case: the reference's learning rates, since nothing counts if it fails; the others', one at a
+        time and the middle ones first; then the other weight decays and seeds at each arm's best.
 
         Args:
             lines: of the runs that were made, of whatever configuration.
@@ -162,14 +162,19 @@ class Experiment(ABC):
 
     def _wanted(self, case: str, lines: Sequence[Line]) -> Iterator[Run]:
         first, *others = self.sweep.seeds
+        decay, *other_decays = self.sweep.weight_decays
         rates = _middle_first(self.sweep.learning_rates)
-        swept = [(rate, decay) for decay in reversed(self.sweep.weight_decays) for rate in rates]
         if self.reference in self.arms:
-            for rate, decay in swept:
+            for rate in rates:
                 yield self.run(self.reference, case, rate, decay, first)
-        for rate, decay in swept:
+        for rate in rates:
             for arm in self.arms:
                 yield self.run(arm, case, rate, decay, first)
+        for decay in other_decays:
+            for arm in self.arms:
+                best = self.best(lines, arm, case)
+                if best is not None:
+                    yield self.run(arm, case, best["learning_rate"], decay, first)
         for seed in others:
             for arm in self.arms:
                 best = self.best(lines, arm, case)

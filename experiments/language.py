@@ -73,7 +73,7 @@ class Language(Experiment):
     )
     lower_is_better = True
     cases = ("shakespeare", "python-docs", "python-source")
-    sweep = Sweep(learning_rates=(1e-3, 2e-3, 4e-3, 8e-3))
+    sweep = Sweep(learning_rates=(1.5e-3, 3e-3, 6e-3))
     settings = LanguageSettings()
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -45,7 +45,7 @@ class RecallSettings:
     """Tokens of a batch."""
     test_rows: int = 256
     """Rows of each test."""
-    budget: Budget = Budget(steps=3000)  # noqa: RUF009 - it is frozen
+    budget: Budget = Budget(steps=2000)  # noqa: RUF009 - it is frozen
     """Of training."""
 
 
@@ -61,7 +61,7 @@ class Recall(Experiment):
         "swept for every arm, and the best is run on three seeds. State: numbers that a layer carries from "
         "token to token."
     )
-    sweep = Sweep(learning_rates=(1e-3, 3e-3, 5e-3, 1e-2, 2e-2), weight_decays=(0.0, 0.1))
+    sweep = Sweep(learning_rates=(2e-3, 5e-3, 1e-2, 2e-2), weight_decays=(0.1, 0.0))
     settings = RecallSettings()
 
     def __init__(self, *args: Any, **options: Any) -> None:

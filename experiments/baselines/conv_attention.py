@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.baselines.short_conv import ShortConv, check_whole_rows
+from experiments.baselines.short_conv import ShortConv, check_whole_rows, start_matched
 from fftnet.model.checks import head_dim
 from fftnet.model.mixers.base import Mixer
 from fftnet.ops import attention
@@ -14,7 +14,10 @@ from fftnet.ops import attention
 
 @dataclass(frozen=True, kw_only=True)
 class ConvAttentionConfig:
-    """Nothing to choose beside the heads."""
+    """Convolved attention."""
+
+    matched: bool = False
+    """Start as fftnet's mixer with addresses does: queries equal to keys, keys that see the token before."""
 
 
 class ConvAttention(Mixer):
@@ -25,7 +28,7 @@ class ConvAttention(Mixer):
     Args:
         d_model: width D of a token.
         num_heads: H, which must divide D into even widths.
-        config: nothing to choose.
+        config: its start (None: the default).
 
     Raises:
         ValueError: if the heads do not divide the width, or the width of a head is odd.
@@ -41,6 +44,9 @@ class ConvAttention(Mixer):
         self.project_in = nn.Linear(d_model, 3 * d_model, bias=False)
         self.conv = ShortConv(3 * d_model)
         self.project_out = nn.Linear(d_model, d_model, bias=False)
+        if config is not None and config.matched:
+            queries, keys, _ = self.project_in.weight.chunk(3)
+            start_matched(queries, keys, self.conv.weight[d_model : 2 * d_model])
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> Any:
         """Refuse.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.baselines.short_conv import ShortConv, check_whole_rows
+from experiments.baselines.short_conv import ShortConv, check_whole_rows, start_matched
 from fftnet.model.checks import check_at_least, head_dim
 from fftnet.model.components import NORM_EPS
 from fftnet.model.mixers.base import Mixer
@@ -27,6 +27,8 @@ class GatedLinearConfig:
 
     key_dim: int = 16
     """Width of a head's keys and queries: the state has key_dim * d_model numbers."""
+    matched: bool = False
+    """Start as fftnet's mixer with addresses does: queries equal to keys, keys that see the token before."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "key_dim")
@@ -82,7 +84,7 @@ class GatedLinear(Mixer):
     Args:
         d_model: width D of a token.
         num_heads: H, which must divide D.
-        config: width of the keys (None: the default).
+        config: width and start of the keys (None: the defaults).
 
     Raises:
         ValueError: if the heads do not divide the width.
@@ -94,7 +96,8 @@ class GatedLinear(Mixer):
     def __init__(self, d_model: int, num_heads: int = 4, config: GatedLinearConfig | None = None) -> None:
         super().__init__(d_model, num_heads)
         self.head_dim = head_dim(d_model, num_heads)
-        self.key_dim = (config or GatedLinearConfig()).key_dim
+        config = config or GatedLinearConfig()
+        self.key_dim = config.key_dim
         self.widths = [num_heads * self.key_dim, num_heads * self.key_dim, d_model]
         self.project_in = nn.Linear(d_model, sum(self.widths), bias=False)
         self.conv = ShortConv(sum(self.widths))
@@ -104,6 +107,10 @@ class GatedLinear(Mixer):
         self.project_gate = nn.Linear(d_model, d_model, bias=False)
         self.project_out = nn.Linear(d_model, d_model, bias=False)
         self.reset_parameters()
+        if config.matched:
+            width = self.widths[0]
+            queries, keys, _ = self.project_in.weight.split(self.widths)
+            start_matched(queries, keys, self.conv.weight[width : 2 * width])
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -68,10 +68,13 @@ def done(experiment: Experiment) -> list[Line]:
 
 def test_the_reference_is_swept_first_and_the_best_gets_all_seeds() -> None:
     lines = done(Toy(only=("gru", "attention")))
-    assert [line["arm"] for line in lines[:6]] == ["attention"] * 6
-    assert {line["arm"] for line in lines[6:12]} == {"gru"}
+    assert [line["arm"] for line in lines[:6]] == ["attention"] * 3 + ["gru"] * 3
     assert [line["learning_rate"] for line in lines[:3]] == [0.2, 0.1, 0.3]
-    assert [(line["arm"], line["seed"], line["learning_rate"]) for line in lines[12:]] == [
+    assert [(line["arm"], line["weight_decay"], line["learning_rate"]) for line in lines[6:8]] == [
+        ("gru", 0.1, 0.2),
+        ("attention", 0.1, 0.2),
+    ]
+    assert [(line["arm"], line["seed"], line["learning_rate"]) for line in lines[8:]] == [
         ("gru", 1, 0.2),
         ("attention", 1, 0.2),
         ("gru", 2, 0.2),
@@ -86,23 +89,23 @@ def test_the_command_goes_on_behind_a_torn_line(tmp_path: Path, capsys: pytest.C
     assert command.main(words) == 0
     path = tmp_path / "toy.jsonl"
     whole = path.read_bytes()
-    assert len(whole.splitlines()) == 8
+    assert len(whole.splitlines()) == 6
     path.write_bytes(whole[:-20])
     capsys.readouterr()
     assert command.main(words) == 0
     printed = capsys.readouterr().err
     assert "the last line was cut off" in printed
     assert printed.count("finished") == 1
-    assert [json.loads(row)["seed"] for row in path.read_text().splitlines()] == [0] * 6 + [1, 2]
+    assert [json.loads(row)["seed"] for row in path.read_text().splitlines()] == [0] * 4 + [1, 2]
     assert command.main(words) == 0
-    assert len(path.read_bytes().splitlines()) == 8
+    assert len(path.read_bytes().splitlines()) == 6
 
 
 def test_a_changed_configuration_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = done(Toy(only=("gru",)))
     monkeypatch.setattr(Toy, "settings", NoSettings(size=4))
     changed = Toy(only=("gru",))
-    assert len(list(changed.plan(lines))) == 6
+    assert len(list(changed.plan(lines))) == 3
     assert changed.current(lines) == []
 
 
@@ -254,7 +257,7 @@ def test_the_report_is_made_from_the_lines(tmp_path: Path, solved: bool) -> None
         assert command.main(["report", "--results", str(tmp_path), "--output", str(tmp_path)]) == 0
         pages.append((tmp_path / "results.md").read_text())
     assert pages[0] == pages[1]
-    assert "| attention | 1,000 | grows | 0.001 / 0 | 3 |" in pages[0]
+    assert "| attention | 1,000 | grows | 0.002 / 0 | 3 |" in pages[0]
     assert "diverged" in pages[0]
     assert ("**Void: attention reaches 0.031 on 128 tokens" in pages[0]) != solved
     assert pages[0].count("## ") == 1

@@ -106,5 +106,7 @@ def test_an_empty_sequence_is_refused_in_a_sentence(name: str) -> None:
 
 
 def test_an_unknown_mixer_is_named() -> None:
-    with pytest.raises(ValueError, match="unknown mixer 'x'; choose from addressed_spectral, causal_spectral"):
+    with pytest.raises(
+        ValueError, match="unknown mixer 'x'; choose from addressed_spectral, causal_spectral"
+    ):
         build_mixer("x", 8)

@@ -10,7 +10,6 @@ from fftnet import FFTNet
 from fftnet.model.mixers import MIXERS
 
 
-
 def everything(model: FFTNet) -> list[Tensor]:
     """Logits of all ways to read a text."""
     text = tokens(2, 9)

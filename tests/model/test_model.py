@@ -163,7 +163,11 @@ def test_hybrids_repeat_their_pattern_and_must_be_causal() -> None:
             {"causal_spectral": {"taps": 4}},
             "'causal_spectral' has no field 'taps'; choose from num_bins",
         ),
-        ("mixer_configs", {"mamba": {}}, "unknown mixer 'mamba'; choose from addressed_spectral, causal_spectral"),
+        (
+            "mixer_configs",
+            {"mamba": {}},
+            "unknown mixer 'mamba'; choose from addressed_spectral, causal_spectral",
+        ),
         (
             "mixer_configs",
             {"causal_spectral": SpectralConfig()},

@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from operators import (
+    ADDRESSES,
     CAUSAL_MIX,
-    KEYED_MIX,
     GATED_CONV,
+    GATED_NORM,
+    KEYED_MIX,
     MASKED_CONTEXT,
     OPERATORS,
+    SHORT_CONV,
     SPECTRAL_MIX,
     Operator,
     registered_backends,
@@ -150,6 +153,12 @@ def _backward_inputs(
         return saved | {"spectrum": spectrum, "grad_mixed": mixed}
     if operator is GATED_CONV:
         return inputs | {"grad_values": outputs[0], "grad_state": outputs[1]}
+    if operator is SHORT_CONV:
+        return inputs | {"grad_values": outputs[0], "grad_keys": outputs[1], "grad_state": outputs[2]}
+    if operator is ADDRESSES:
+        return inputs | {"grad_key": outputs[0], "grad_filter": outputs[1]}
+    if operator is GATED_NORM:
+        return inputs | {"grad_out": outputs[0]}
     return {"count": inputs["count"], "grad_context": outputs[0], "grad_mean": outputs[1]}
 
 

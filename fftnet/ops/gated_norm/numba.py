@@ -9,22 +9,23 @@ from typing import Any
 
 from torch import Tensor
 
-from fftnet.ops.cpu.compile import jit, widest_lanes
+from fftnet.ops.cpu.compile import jit
 from fftnet.ops.cpu.functions import sigmoid
 from fftnet.ops.cpu.memory import empty
-from fftnet.ops.cpu.norm import SPAN, add, divide_back, inverse_size
+from fftnet.ops.cpu.norm import SPAN, add, divide_back, inverse_size, split
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, store
 from fftnet.ops.gated_norm.torch import NORM_EPS
 
 
 @jit
-def _forward(first, last, lanes, x, gate, weight, out):  # pyright: ignore
-    B, T, H, d = x.shape
+def _forward(first, last, lanes, vectors, x, gate, weight, out):  # pyright: ignore
+    B, T, H, _ = x.shape
+    d = len(lanes) * len(vectors)
     for n in range(first * SPAN, min(last * SPAN, B * T)):
         for h in range(H):
             at = (n * H + h) * d
-            inverse = inverse_size(x, at, d, d, NORM_EPS, lanes)
+            inverse = inverse_size(x, at, d, NORM_EPS, lanes, vectors)
             for c in range(0, d, len(lanes)):
                 normed = inverse * load(x, at + c, lanes)
                 opened = sigmoid(load(gate, at + c, lanes))
@@ -32,13 +33,14 @@ def _forward(first, last, lanes, x, gate, weight, out):  # pyright: ignore
 
 
 @jit
-def _backward(first, last, lanes, grad_out, x, gate, weight, grad_x, grad_gate, grad_weight):  # pyright: ignore
-    B, T, H, d = x.shape
+def _backward(first, last, lanes, vectors, grad_out, x, gate, weight, grad_x, grad_gate, grad_weight):  # pyright: ignore
+    B, T, H, _ = x.shape
+    d = len(lanes) * len(vectors)
     for item in range(first, last):
         for n in range(item * SPAN, min((item + 1) * SPAN, B * T)):
             for h in range(H):
                 at = (n * H + h) * d
-                inverse = inverse_size(x, at, d, d, NORM_EPS, lanes)
+                inverse = inverse_size(x, at, d, NORM_EPS, lanes, vectors)
                 for c in range(0, d, len(lanes)):
                     normed = inverse * load(x, at + c, lanes)
                     opened = sigmoid(load(gate, at + c, lanes))
@@ -48,7 +50,7 @@ def _backward(first, last, lanes, grad_out, x, gate, weight, grad_x, grad_gate, 
                     grad_normed = passed * weighed
                     store(grad_gate, at + c, grad_normed * normed * (1 - opened))
                     store(grad_x, at + c, grad_normed)
-                divide_back(grad_x, x, at, d, d, inverse, lanes)
+                divide_back(grad_x, x, at, d, inverse, lanes, vectors)
 
 
 def _items(x: Tensor) -> int:
@@ -57,7 +59,7 @@ def _items(x: Tensor) -> int:
 
 def _run(kernel: Any, x: Tensor, *arguments: Tensor) -> None:
     arrays = (tensor.numpy() for tensor in arguments)
-    threads.run(kernel, _items(x), x.numel(), widest_lanes(x.shape[3]), *arrays)
+    threads.run(kernel, _items(x), x.numel(), *split(x.shape[3]), *arrays)
 
 
 def forward(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ from fftnet.ops.checks import Signature
 FREE = {
     ("prefix_context", "x", 1),
     ("gated_conv", "x", 1),
+    ("short_conv", "x", 1),
     ("spectral_mix", "x", 1),
     ("prefix_context_backward", "grad_context", 1),
     ("spectral_mix_backward", "grad_mixed", 1),
@@ -115,6 +116,8 @@ def sizes_for(operator: Operator) -> dict[str, int]:
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     if operator.make.__name__ == "masked_inputs":
         names = ("length",)
+    if operator is ADDRESSES:
+        names = ("length", "heads")  # Its kernels take whole vectors of bins.
     return {name: size for name, size in SMALL.items() if name in names}
 
 
@@ -158,7 +161,7 @@ def _backward_inputs(
     if operator is ADDRESSES:
         return inputs | {"grad_key": outputs[0], "grad_filter": outputs[1]}
     if operator is GATED_NORM:
-        return inputs | {"grad_out": outputs[0]}
+        return inputs | {"grad_out": inputs["gate"]}  # Its one output is no tuple.
     return {"count": inputs["count"], "grad_context": outputs[0], "grad_mean": outputs[1]}
 
 

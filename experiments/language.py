@@ -40,7 +40,7 @@ class LanguageSettings:
     """Tokens T of a row."""
     rows: int = 8
     """Rows of a batch."""
-    tokens: int | None = 4_000_000
+    tokens: int | None = 3_000_000
     """Tokens of the whole training; None: the time is given."""
     seconds: float | None = None
     """Seconds of the whole training; None: the tokens are given."""

@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from operators import (
+    ADDRESSES,
     CAUSAL_MIX,
     GATED_CONV,
+    GATED_NORM,
     KEYED_MIX,
     MASKED_CONTEXT,
     OPERATORS,
+    SHORT_CONV,
     SPECTRAL_MIX,
     Operator,
     registered_backends,
@@ -35,6 +38,7 @@ from fftnet.ops.checks import Signature
 FREE = {
     ("prefix_context", "x", 1),
     ("gated_conv", "x", 1),
+    ("short_conv", "x", 1),
     ("spectral_mix", "x", 1),
     ("prefix_context_backward", "grad_context", 1),
     ("spectral_mix_backward", "grad_mixed", 1),
@@ -117,6 +121,8 @@ def sizes_for(operator: Operator) -> dict[str, int]:
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     if operator.make.__name__ == "masked_inputs":
         names = ("length",)
+    if operator is ADDRESSES:
+        names = ("length", "heads")  # Its kernels take whole vectors of bins.
     return {name: size for name, size in SMALL.items() if name in names}
 
 
@@ -155,6 +161,12 @@ def _backward_inputs(
         return saved | {"spectrum": spectrum, "grad_mixed": mixed}
     if operator is GATED_CONV:
         return inputs | {"grad_values": outputs[0], "grad_state": outputs[1]}
+    if operator is SHORT_CONV:
+        return inputs | {"grad_values": outputs[0], "grad_keys": outputs[1], "grad_state": outputs[2]}
+    if operator is ADDRESSES:
+        return inputs | {"grad_key": outputs[0], "grad_filter": outputs[1]}
+    if operator is GATED_NORM:
+        return inputs | {"grad_out": inputs["gate"]}  # Its one output is no tuple.
     return {"count": inputs["count"], "grad_context": outputs[0], "grad_mean": outputs[1]}
 
 

@@ -234,9 +234,9 @@ SPECTRAL_MIX = Operator(
 GATED_CONV = Operator(
     "gated_conv", conv_inputs, gated_conv.gated_conv, gated_conv.BACKENDS, lambda name: (name,)
 )
-SHORT_CONV = Operator("short_conv", short_conv_inputs, convolve, short_conv.BACKENDS)
-ADDRESSES = Operator("addresses", address_inputs, address, addresses.BACKENDS)
-GATED_NORM = Operator("gated_norm", norm_inputs, norm, gated_norm.BACKENDS)
+SHORT_CONV = Operator("short_conv", short_conv_inputs, convolve, short_conv.BACKENDS, lambda name: (8, name))
+ADDRESSES = Operator("addresses", address_inputs, address, addresses.BACKENDS, lambda name: (EPS, name))
+GATED_NORM = Operator("gated_norm", norm_inputs, norm, gated_norm.BACKENDS, lambda name: (name,))
 PREFIX_CONTEXT = Operator(
     "prefix_context",
     context_inputs,

@@ -1,4 +1,4 @@
-"""The parts of a layer with addresses (docs/maths.md, section 3), beside those of ``fftnet.model.components``.
+"""The parts of a layer with addresses (docs/maths.md, section 3), beside ``fftnet.model.components``.
 
 A *write key* says under which address a token is written into the spectrum of its prefix, a *read filter*
 where a later token looks. Both start from a base of 1 in every bin, with which a token is written and read

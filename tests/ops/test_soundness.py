@@ -104,7 +104,8 @@ def test_messages_name_argument_expected_and_got() -> None:
 
 @pytest.mark.parametrize("operator", [x for x in OPERATORS if "step" not in x.name], ids=label)
 def test_an_empty_sequence_is_a_sentence(operator: Operator) -> None:
-    inputs = [x[:, :0] if name in ("x", "values", "filter_") else x for name, x in operator.make().items()]
+    streams = ("x", "values", "filter_", "raw_key")
+    inputs = [x[:, :0] if name in streams else x for name, x in operator.make().items()]
     sentence = "needs at least one token, got a sequence of length 0"
     for backend in operator.backends.available():
         with pytest.raises(ValueError, match=sentence):

@@ -122,8 +122,8 @@ class AddressedSpectralMixer(Mixer):
         """Start with filters that match the keys; the parts reset their own parameters.
 
         The filter's projection is the conjugate of the keys': a token reads what a token like it has written
-        (in signal processing, a matched filter). And the keys' convolution passes this token and the one before
-        alike, so that what followed a token is written under that token's address.
+        (in signal processing, a matched filter). And the keys' convolution passes this token and the one
+        before alike, so that what followed a token is written under that token's address.
         """
         nn.init.ones_(self.norm_weight)
         width = self.d_model
@@ -135,9 +135,7 @@ class AddressedSpectralMixer(Mixer):
         self.conv_weight[width:].uniform_(-0.1, 0.1)
         self.conv_weight[width:, -2:] += 0.7
 
-    def init_state(
-        self, batch_size: int, device: torch.device | str | None = None
-    ) -> AddressedSpectralState:
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> AddressedSpectralState:
         """The state before the first token, on a device (None: that of the weights)."""
         weight = self.project_in.weight
         device = device or device_of(weight)
@@ -196,7 +194,10 @@ class AddressedSpectralMixer(Mixer):
         z_BHFd = torch.complex(*state.spectrum.unbind(dim=2))
         spectra = []
         for t in range(x.shape[1]):
-            z_BHFd = poles_BTHF[:, t, :, :, None] * z_BHFd + key_BTHF[:, t, :, :, None] * values_BTHd[:, t, :, None]
+            z_BHFd = (
+                poles_BTHF[:, t, :, :, None] * z_BHFd
+                + key_BTHF[:, t, :, :, None] * values_BTHd[:, t, :, None]
+            )
             spectra.append(z_BHFd)
         spectrum = torch.stack(spectra, dim=1)
         mixed = (filter_BTHF[..., None] * spectrum).real.sum(dim=3).to(values_BTHd.dtype)

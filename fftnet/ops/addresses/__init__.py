@@ -1,36 +1,53 @@
 """Addresses of a keyed mixer: its complex write keys and read filters, from what the layer projects.
 
-``addresses`` is the only entry: it checks and picks a backend.
+``addresses`` is the only entry: it checks, casts and picks a backend.
+
+``torch`` and ``reference`` are functions of its arguments, which autograd can see through. Any other backend
+is a module in this folder with two functions on contiguous tensors of one dtype, where ``inputs`` are the
+seven tensors of ``addresses``:
+
+* ``forward(*inputs, eps) -> (key, filter_)``;
+* ``backward(*inputs, grad_key, grad_filter, eps)``, which returns the gradients of the seven.
 """
 
-from torch import Tensor
+from torch import Tensor, contiguous_format, empty_like
 
-# An import of a submodule binds its name in this package: `torch` is a backend here, which is why PyTorch's
-# own names are imported one by one.
+# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
+# why PyTorch's own names are imported one by one above.
 from fftnet.ops.addresses import reference
 from fftnet.ops.addresses import torch as portable
 from fftnet.ops.checks import Signature
+from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.dispatch import Backends, anything
+from fftnet.ops.numerics import compute_dtype
+from fftnet.ops.registration import register
 
 __all__ = ["BACKENDS", "addresses"]
+
+
+def _whole_vectors(raw_key: Tensor, *others: Tensor | None) -> bool:
+    return raw_key.device.type == "cpu" and raw_key.shape[4] % VECTOR_WIDTH == 0
+
 
 BACKENDS = Backends(
     __name__,
     torch=anything,
+    numba=_whole_vectors,
     reference=anything,
 )
 _DIFFERENTIABLE = {"torch": portable.addresses, "reference": reference.addresses}
-_SIGNATURE = Signature(
-    "addresses",
-    {
-        "raw_key": "B T H 2 F",
-        "raw_filter": "B T H 2 F",
-        "modulation": "B T H 2 F",
-        "base_key": "H 2 F",
-        "base_filter": "H 2 F",
-        "bias": "H F",
-        "gain": "H F",
-    },
+_INPUTS = {
+    "raw_key": "B T H 2 F",
+    "raw_filter": "B T H 2 F",
+    "modulation": "B T H 2 F",
+    "base_key": "H 2 F",
+    "base_filter": "H 2 F",
+    "bias": "H F",
+    "gain": "H F",
+}
+_SIGNATURE = Signature("addresses", _INPUTS)
+_BACKWARD_SIGNATURE = Signature(
+    "addresses_backward", _INPUTS | {"grad_key": "B T H 2 F", "grad_filter": "B T H 2 F"}
 )
 
 
@@ -71,4 +88,75 @@ def addresses(
     """
     tensors = (raw_key, raw_filter, modulation, base_key, base_filter, bias, gain)
     backend = BACKENDS.select(_SIGNATURE, backend, *tensors)
-    return _DIFFERENTIABLE[backend](*tensors, eps)
+    if backend in _DIFFERENTIABLE:
+        return _DIFFERENTIABLE[backend](*tensors, eps)
+    dtype = compute_dtype(raw_key)
+    key, filter_ = _operator(*(x.to(dtype).contiguous() for x in tensors), eps, backend)
+    return key.to(raw_key.dtype), filter_.to(raw_key.dtype)
+
+
+def _forward(
+    raw_key: Tensor,
+    raw_filter: Tensor,
+    modulation: Tensor,
+    base_key: Tensor,
+    base_filter: Tensor,
+    bias: Tensor,
+    gain: Tensor,
+    eps: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    module = BACKENDS.load(backend, raw_key)
+    return module.forward(raw_key, raw_filter, modulation, base_key, base_filter, bias, gain, eps)
+
+
+def _fake(  # pyright: ignore
+    raw_key, raw_filter, modulation, base_key, base_filter, bias, gain, eps, backend
+):
+    return tuple(empty_like(raw_key, memory_format=contiguous_format) for _ in range(2))
+
+
+def _backward(
+    raw_key: Tensor,
+    raw_filter: Tensor,
+    modulation: Tensor,
+    base_key: Tensor,
+    base_filter: Tensor,
+    bias: Tensor,
+    gain: Tensor,
+    grad_key: Tensor,
+    grad_filter: Tensor,
+    eps: float,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs = (raw_key, raw_filter, modulation, base_key, base_filter, bias, gain)
+    return BACKENDS.load(backend, raw_key).backward(*inputs, grad_key, grad_filter, eps)
+
+
+def _fake_backward(  # pyright: ignore
+    raw_key,
+    raw_filter,
+    modulation,
+    base_key,
+    base_filter,
+    bias,
+    gain,
+    grad_key,
+    grad_filter,
+    eps,
+    backend,
+):
+    inputs = (raw_key, raw_filter, modulation, base_key, base_filter, bias, gain)
+    return tuple(empty_like(x, memory_format=contiguous_format) for x in inputs)
+
+
+_operator = register(
+    "addresses",
+    signature=_SIGNATURE,
+    forward=_forward,
+    fake=_fake,
+    saved=lambda inputs, outputs: inputs[:7],
+    backward_signature=_BACKWARD_SIGNATURE,
+    backward=_backward,
+    fake_backward=_fake_backward,
+)

@@ -9,11 +9,12 @@ is a module in this folder with two functions on contiguous tensors of one dtype
 * ``backward(x, conv_weight, conv_state, grad_values)``, which returns the gradients of the three tensors.
 """
 
-from torch import Tensor, cat, empty_like, promote_types
+from torch import Tensor, empty_like, promote_types
 
 # An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
 # why PyTorch's own names are imported one by one above.
 from fftnet.ops.checks import Signature, Sizes
+from fftnet.ops.convolution import add_state_gradient, new_state
 from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.dispatch import Backends, anything
 from fftnet.ops.gated_conv import reference
@@ -74,15 +75,13 @@ def gated_conv(
         return _DIFFERENTIABLE[backend](x, conv_weight, conv_state)
     dtype = compute_dtype(x)
     tensors = [tensor.to(dtype).contiguous() for tensor in (x, conv_weight, conv_state)]
-    values, new_state = _operator(*tensors, backend)
-    return values.to(promote_types(x.dtype, conv_weight.dtype)), new_state.to(conv_state.dtype)
+    values, last = _operator(*tensors, backend)
+    return values.to(promote_types(x.dtype, conv_weight.dtype)), last.to(conv_state.dtype)
 
 
 def _forward(x: Tensor, conv_weight: Tensor, conv_state: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     values = BACKENDS.load(backend, x).forward(x, conv_weight, conv_state)
-    tokens = x.shape[1]
-    oldest = max(tokens - conv_state.shape[1], 0)
-    return values, cat([conv_state[:, tokens:], x[:, oldest:]], dim=1)
+    return values, new_state(x, conv_state)
 
 
 def _fake(x, conv_weight, conv_state, backend):  # pyright: ignore
@@ -95,12 +94,7 @@ def _backward(
     grad_x, grad_weight, grad_past = BACKENDS.load(backend, x).backward(
         x, conv_weight, conv_state, grad_values
     )
-    # The new state is copied from the old one, where x is shorter than the filter, and from the end of x.
-    tokens = x.shape[1]
-    past = conv_state.shape[1]
-    kept = max(past - tokens, 0)
-    grad_past[:, tokens:] += grad_state[:, :kept]
-    grad_x[:, max(tokens - past, 0) :] += grad_state[:, kept:]
+    add_state_gradient(grad_state, grad_x, grad_past)
     return grad_x, grad_weight, grad_past
 
 

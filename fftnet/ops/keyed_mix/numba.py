@@ -7,13 +7,13 @@ that begins at token a, with the time s(t) since then, the recurrence has no pow
     Z(t) = exp(s(t) mu) X(t),   X(t) = X(t-1) + (exp(-s(t) mu) key(t)) v(t)
     y(t) = Re sum_k (exp(s(t) mu) filter(t)) X(t)
 
-so that keys and filters are turned and scaled once a token (``_turn``), and what is left for every channel is
-``fftnet.ops.cpu.outer.accumulate``, in forward once and in backward three times: with the roles of keys and
-filters exchanged and time reversed for the values' gradient; with those of bins and channels exchanged for the
-gradients of filters and keys. Backward computes the spectrum once more from the block's checkpoint.
+so that keys and filters are turned and scaled once a token (``_turn``), and what is left for every channel
+is ``fftnet.ops.cpu.outer.accumulate``, in forward once and in backward three times: with the roles of keys
+and filters exchanged and time reversed for the values' gradient; with those of bins and channels exchanged
+for the gradients of filters and keys. Backward computes the spectrum once more from the block's checkpoint.
 
 A matrix of a head's spectrum has 2 F rows, the real parts of all bins and then the imaginary ones, of d
-channels; "across" is its transpose. Filters are kept as (real, -imaginary), so that a read-out is a plain sum.
+channels; "across" is its transpose. Filters are kept as (real, -imaginary): a read-out is a plain sum.
 """
 
 from typing import Any
@@ -86,7 +86,7 @@ def _turn(key, filter_, clock, rate, b, h, first, last, t0, keys, filters, turns
 
 @jit
 def _pass_time(matrix, rate, h, time, direction, factors, lanes, bin_lanes):  # pyright: ignore
-    """Multiply the matrix of a head's spectrum by ``exp(time mu)``, or by its conjugate if direction is -1."""
+    """Multiply a head's matrix by ``exp(time mu)``, or by its conjugate where direction is -1."""
     F = rate.shape[2]
     d = matrix.shape[1]
     for k in range(0, F, len(bin_lanes)):
@@ -179,9 +179,9 @@ def _collect(  # pyright: ignore
 ):
     """Gradients of keys, filters, clock and rates of a stretch from those of what ``_turn`` made of them.
 
-    A reading at t moves with ``exp(S(t) mu)``, a writing with ``exp(-S(t) mu)``, where S(t) is the clock's sum
-    up to t: so the gradient of ``S(t) mu`` is filter times its gradient minus key times its gradient, and that
-    of ``clock(t) mu`` the sum over all t' >= t (``exponent``), begun with state times its gradient.
+    A reading at t moves with ``exp(S(t) mu)``, a writing with ``exp(-S(t) mu)``, where S(t) is the clock's
+    sum up to t: so the gradient of ``S(t) mu`` is filter times its gradient minus key times its gradient, and
+    that of ``clock(t) mu`` the sum over all t' >= t (``exponent``), begun with state times its gradient.
     """
     T, H, _, F = grad_key.shape[1:]
     for t in range(last - 1, first - 1, -1):

@@ -95,13 +95,14 @@ def forward(
     carry_BHFd = _to_complex(state)
     mixed = []
     checkpoints = []
-    for parts in zip(*(x.split(BLOCK, dim=1) for x in (values, key, filter_, clock)), strict=True):
+    for start in range(0, values.shape[1], BLOCK):
+        span = slice(start, start + BLOCK)
         checkpoints.append(_to_planes(carry_BHFd))
-        block = _cut(*parts, rate_HF, carry_BHFd)
+        block = _cut(values[:, span], key[:, span], filter_[:, span], clock[:, span], rate_HF, carry_BHFd)
         carry_BHFd = block.end_BHFd
         near_BNHCd = _score(block) @ block.v_BNHCd.real
         far_BNHCd = ((block.filter_BNHCF * block.risen_BNHCF) @ block.starts_BNHFd).real
-        mixed.append(_joined(near_BNHCd + far_BNHCd, parts[0].shape[1]))
+        mixed.append(_joined(near_BNHCd + far_BNHCd, values[:, span].shape[1]))
     return torch.cat(mixed, dim=1), _to_planes(carry_BHFd), torch.stack(checkpoints, dim=1)
 
 
@@ -129,8 +130,8 @@ def backward(
     grad_clock = torch.empty_like(clock)
     for n in reversed(range(checkpoints.shape[1])):
         span = slice(n * BLOCK, (n + 1) * BLOCK)
-        parts = (x[:, span] for x in (values, key, filter_, clock))
-        block = _cut(*parts, rate_HF, _to_complex(checkpoints[:, n]))
+        start_BHFd = _to_complex(checkpoints[:, n])
+        block = _cut(values[:, span], key[:, span], filter_[:, span], clock[:, span], rate_HF, start_BHFd)
         tokens = values[:, span].shape[1]
         grad_BNHCd = _chunked(grad_mixed[:, span]).to(rate_HF.dtype)
 

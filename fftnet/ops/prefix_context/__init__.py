@@ -7,7 +7,9 @@ is a module in this folder with two functions on contiguous tensors of one dtype
 token:
 
 * ``forward(x, mean, count, horizon) -> (context, mean)``, with the mean after the last token;
-* ``backward(count, grad_context, grad_mean, horizon)``, with a horizon of 0 for none, which returns the gradients of ``x`` and ``mean``.
+* ``backward(count, grad_context, grad_mean, horizon)``, which returns the gradients of ``x`` and ``mean``.
+
+A horizon of 0 is none.
 """
 
 from torch import Tensor, contiguous_format, empty_like

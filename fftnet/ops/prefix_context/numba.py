@@ -78,9 +78,7 @@ def forward(x: Tensor, mean: Tensor, count: Tensor, horizon: int) -> tuple[Tenso
     return context, last
 
 
-def backward(
-    count: Tensor, grad_context: Tensor, grad_mean: Tensor, horizon: int
-) -> tuple[Tensor, Tensor]:
+def backward(count: Tensor, grad_context: Tensor, grad_mean: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.prefix_context`` for the contract of a backend."""
     batch, tokens, channels = grad_context.shape
     grad_x = empty(grad_context, batch, tokens, channels // 2)

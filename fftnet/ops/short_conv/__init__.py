@@ -1,30 +1,49 @@
 """The short convolution before a keyed mixer: values and write keys that see the tokens just before.
 
-``short_conv`` is the only entry: it checks and picks a backend.
+``short_conv`` is the only entry: it checks, casts and picks a backend.
+
+``torch`` and ``reference`` are functions of its arguments, which autograd can see through. Any other backend
+is a module in this folder with two functions on contiguous tensors of one dtype:
+
+* ``forward(x, conv_weight, conv_state, width) -> (values, keys)``;
+* ``backward(x, conv_weight, conv_state, grad_values, grad_keys, width)``, which returns the gradients of the
+  three tensors.
 """
 
-from torch import Tensor
+from torch import Tensor, contiguous_format, empty_like, promote_types
 
-# An import of a submodule binds its name in this package: `torch` is a backend here, which is why PyTorch's
-# own names are imported one by one.
+# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
+# why PyTorch's own names are imported one by one above.
 from fftnet.ops.checks import Signature
+from fftnet.ops.convolution import add_state_gradient, new_state
+from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.dispatch import Backends, anything
+from fftnet.ops.numerics import compute_dtype
+from fftnet.ops.registration import register
 from fftnet.ops.short_conv import reference
 from fftnet.ops.short_conv import torch as portable
 
 __all__ = ["BACKENDS", "short_conv"]
 
 
+def _whole_vectors(x: Tensor, *others: Tensor | None) -> bool:
+    return x.device.type == "cpu" and x.shape[2] % VECTOR_WIDTH == 0
+
+
 BACKENDS = Backends(
     __name__,
     torch=anything,
+    numba=_whole_vectors,
     reference=anything,
 )
 _DIFFERENTIABLE = {"torch": portable.short_conv, "reference": reference.short_conv}
-_SIGNATURE = Signature(
-    "short_conv",
-    {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"},
-    derived={"P": lambda sizes: sizes["W"] - 1},
+_INPUTS = {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"}
+_PAST = {"P": lambda sizes: sizes["W"] - 1}
+_SIGNATURE = Signature("short_conv", _INPUTS, derived=_PAST)
+_BACKWARD_SIGNATURE = Signature(
+    "short_conv_backward",
+    _INPUTS | {"grad_values": "B T D", "grad_keys": "B T K", "grad_state": "B P C"},
+    derived=_PAST | {"K": lambda sizes: sizes["C"] - sizes["D"]},
 )
 
 
@@ -50,4 +69,76 @@ def short_conv(
     if not 0 < width < x.shape[-1]:
         raise ValueError(f"short_conv: width must lie between 0 and C = {x.shape[-1]}, got {width}")
     backend = BACKENDS.select(_SIGNATURE, backend, x, conv_weight, conv_state)
-    return _DIFFERENTIABLE[backend](x, conv_weight, conv_state, width)
+    if backend not in _DIFFERENTIABLE and width % VECTOR_WIDTH != 0:
+        backend = "torch"
+    if backend in _DIFFERENTIABLE:
+        return _DIFFERENTIABLE[backend](x, conv_weight, conv_state, width)
+    dtype = compute_dtype(x)
+    tensors = [tensor.to(dtype).contiguous() for tensor in (x, conv_weight, conv_state)]
+    values, keys, last = _operator(*tensors, width, backend)
+    wide = promote_types(x.dtype, conv_weight.dtype)
+    return values.to(wide), keys.to(wide), last.to(conv_state.dtype)
+
+
+def _forward(
+    x: Tensor, conv_weight: Tensor, conv_state: Tensor, width: int, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check_width(x, width)
+    values, keys = BACKENDS.load(backend, x).forward(x, conv_weight, conv_state, width)
+    return values, keys, new_state(x, conv_state)
+
+
+def _fake(x, conv_weight, conv_state, width, backend):  # pyright: ignore
+    _check_width(x, width)
+    batch, tokens, channels = x.shape
+    values = x.new_empty((batch, tokens, width))
+    return values, x.new_empty((batch, tokens, channels - width)), empty_like(conv_state)
+
+
+def _backward(
+    x: Tensor,
+    conv_weight: Tensor,
+    conv_state: Tensor,
+    grad_values: Tensor,
+    grad_keys: Tensor,
+    grad_state: Tensor,
+    width: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check_width(x, width)
+    if grad_values.shape[2] != width:
+        raise ValueError(
+            f"short_conv_backward: grad_values must have {width} channels, got {grad_values.shape[2]}"
+        )
+    grad_x, grad_weight, grad_past = BACKENDS.load(backend, x).backward(
+        x, conv_weight, conv_state, grad_values, grad_keys, width
+    )
+    add_state_gradient(grad_state, grad_x, grad_past)
+    return grad_x, grad_weight, grad_past
+
+
+def _fake_backward(  # pyright: ignore
+    x, conv_weight, conv_state, grad_values, grad_keys, grad_state, width, backend
+):
+    return tuple(empty_like(t, memory_format=contiguous_format) for t in (x, conv_weight, conv_state))
+
+
+def _check_width(x: Tensor, width: int) -> None:
+    """For the registered operator, which anyone can call."""
+    if not 0 < width < x.shape[2] or width % VECTOR_WIDTH != 0:
+        raise ValueError(
+            f"short_conv: width must be a multiple of {VECTOR_WIDTH} between 0 and C = {x.shape[2]}, "
+            f"got {width}"
+        )
+
+
+_operator = register(
+    "short_conv",
+    signature=_SIGNATURE,
+    forward=_forward,
+    fake=_fake,
+    saved=lambda inputs, outputs: inputs[:3],
+    backward_signature=_BACKWARD_SIGNATURE,
+    backward=_backward,
+    fake_backward=_fake_backward,
+)

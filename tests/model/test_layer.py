@@ -14,7 +14,7 @@ from fftnet.model.mixers import MIXERS, build_mixer
 from fftnet.model.mixers.base import Mixer
 from fftnet.model.mixers.causal_spectral import CausalSpectralConfig, CausalSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
-from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
+from fftnet.model.mixers.spectral import SpectralConfig
 
 
 @dataclass(frozen=True, kw_only=True)

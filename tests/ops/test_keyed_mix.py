@@ -74,10 +74,11 @@ def test_keyed_mix_passes_gradcheck(backend: str) -> None:
 @pytest.mark.parametrize("backend", [*FAST, "reference"])
 def test_keyed_mix_continues_from_its_state(backend: str) -> None:
     *streams, decay, frequency, state = mix_inputs(length=300)
-    whole, last = keyed_mix(*streams, decay, frequency, state, backend=backend)
+    whole, last = keyed_mix(*[*streams, decay, frequency, state], backend=backend)
     pieces = []
     for span in (slice(0, 1), slice(1, 100), slice(100, 300)):
-        piece, state = keyed_mix(*(x[:, span] for x in streams), decay, frequency, state, backend=backend)
+        inputs = [*(x[:, span] for x in streams), decay, frequency, state]
+        piece, state = keyed_mix(*inputs, backend=backend)
         pieces.append(piece)
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-10)

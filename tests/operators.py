@@ -252,6 +252,8 @@ MASKED_CONTEXT = Operator(
 )
 GATE_STEP = Operator("gate_step", gate_step_inputs, decode.gate_step, decode.BACKENDS)
 MIX_STEP = Operator("mix_step", mix_step_inputs, mix_step, decode.BACKENDS)
+OF_THE_SAME_CODE = (MASKED_CONTEXT, FORGETFUL_CONTEXT)
+"""What takes the tensors of another operator here, and is checked by the same lines."""
 OPERATORS = [
     CAUSAL_MIX,
     KEYED_MIX,

@@ -57,7 +57,7 @@ def test_only_matrices_decay() -> None:
         "frequency",
         "base_filter",
         "bias",
-        "readout",
+        "base_key",
         "conv_weight",
     }
     assert len(decayed) + len(kept) == len(names)

@@ -12,5 +12,7 @@ EXPERIMENTS: dict[str, str] = {
     "positions": "Positions",
     "tracking": "Tracking",
     "mad": "Mad",
+    "ablation_recall": "AblatedRecall",
+    "ablation_language": "AblatedLanguage",
 }
 """Module of this folder to the class in it; the report keeps this order."""

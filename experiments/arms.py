@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.baselines import BASELINES
+from experiments.baselines.ablated import PARTS
 from experiments.errors import ExperimentError
 from fftnet.model.components import NORM_EPS, TiedEmbedding
 from fftnet.model.fftnet_layer import FFTNetLayer
@@ -41,10 +42,11 @@ class Arm:
 
 
 RECALL = ("recall", "recall_rewritten")
+ABLATIONS = ("ablation_recall", "ablation_language")
 LANGUAGE = ("recall", "language", "language_time", "positions")
 ARMS: dict[str, Arm] = {
     "attention": Arm(mixer="conv_attention"),
-    "addressed": Arm(mixer="addressed_spectral", num_heads=2),
+    "addressed": Arm(mixer="addressed_spectral", num_heads=2, experiments=(*ALL, *ABLATIONS)),
     "attention_matched": Arm(mixer="conv_attention", config={"matched": True}, experiments=LANGUAGE),
     "causal_spectral": Arm(mixer="causal_spectral", num_heads=16),
     "gated_linear": Arm(mixer="gated_linear", config={"key_dim": 32}),
@@ -58,6 +60,10 @@ ARMS: dict[str, Arm] = {
     "addressed_32": Arm(mixer="addressed_spectral", num_heads=2, config={"num_bins": 32}, experiments=RECALL),
     "gated_linear_8": Arm(mixer="gated_linear", config={"key_dim": 8}, experiments=RECALL),
     "gated_linear_64": Arm(mixer="gated_linear", config={"key_dim": 64}, experiments=RECALL),
+    **{
+        f"without {part}": Arm(mixer="ablated", num_heads=2, config={"without": part}, experiments=ABLATIONS)
+        for part in PARTS
+    },
 }
 """Name to arm, in the order of every report."""
 
@@ -183,7 +189,7 @@ def _matching_width(name: str, sizes: Sizes, parameters: int) -> int:
 
 def count_parameters(model: nn.Module) -> int:
     """Learned numbers of a model."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def count_state(model: Stack) -> int | None:

@@ -67,7 +67,7 @@ class Language(Experiment):
     title = "Language modelling over bytes, equal tokens"
     about = (
         "Byte-level language models of 1M parameters (the feed-forward makes up for what a mixer has more or "
-        "less), windows of 512 tokens, 4M tokens of training. Bits per byte of whole held-out documents, "
+        "less), windows of 512 tokens, 3M tokens of training. Bits per byte of whole held-out documents, "
         "read in fresh windows; the ends of documents are predicted, too, and charged to their bytes. Lower "
         "is better."
     )

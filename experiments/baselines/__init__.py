@@ -1,5 +1,6 @@
 """Mixers that the experiments compare with: a file each, and a line in the table."""
 
+from experiments.baselines.ablated import Ablated
 from experiments.baselines.conv_attention import ConvAttention
 from experiments.baselines.gated_linear import GatedLinear
 from experiments.baselines.gru import ConvGRU
@@ -11,4 +12,5 @@ BASELINES: dict[str, type[Mixer]] = {
     "gru": ConvGRU,
     "min_gru": MinGRU,
     "gated_linear": GatedLinear,
+    "ablated": Ablated,
 }

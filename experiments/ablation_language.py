@@ -11,8 +11,8 @@ class AblatedLanguage(Language):
     title = "Ablation: language"
     about = (
         "The language experiment on Shakespeare's works with one part of the mixer taken out, 1.5M tokens, "
-        "at the learning rate that is best for the whole. Parameters are equal: the feed-forward makes up for "
-        "what a part had."
+        "at the learning rate that is best for the whole. Parameters are equal: the feed-forward makes up "
+        "for what a part had."
     )
     reference = "addressed"
     cases = ("shakespeare",)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fftnet.model.config import FFTNetConfig
     from fftnet.model.fftnet_layer import FFTNetLayer
     from fftnet.model.fftnet_model import FFTNet
+    from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
     from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
     from fftnet.model.mixers.spectral import SpectralMixer
     from fftnet.run import train
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fftnet.utils.tokenizer import load_tokenizer
 
 __all__ = [
+    "AddressedSpectralMixer",
     "CausalSpectralMixer",
     "FFTNet",
     "FFTNetConfig",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AddressedSpectralMixer": "fftnet.model.mixers.addressed_spectral",
     "CausalSpectralMixer": "fftnet.model.mixers.causal_spectral",
     "FFTNet": "fftnet.model.fftnet_model",
     "FFTNetConfig": "fftnet.model.config",

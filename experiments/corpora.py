@@ -1,4 +1,7 @@
-"""Corpora as documents of bytes, and which of them are held out."""
+"""Corpora as documents of bytes, and which of them are held out.
+
+``python -m experiments.corpora NAME FOLDER`` writes the documents of one as files, a file each.
+"""
 
 import subprocess
 import sys
@@ -12,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.errors import ExperimentError
+from experiments.results import CACHE
 from fftnet.data.sources.base import path_of
 from fftnet.data.sources.builtin import PythonDocs, PythonSource
 
@@ -133,3 +137,25 @@ def split(texts: Sequence[Document], share: float, seed: int = 0) -> tuple[list[
         size += len(texts[index].text)
     training = [text for index, text in enumerate(texts) if index not in held]
     return training, [texts[index] for index in sorted(held)]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write a corpus as files; returns the exit status: 0, or 2 after one sentence on what was wrong."""
+    try:
+        if len(argv) != 2:
+            raise ExperimentError(f"say which corpus and where to: {' or '.join(CORPORA)}, and a folder")
+        name, folder = argv[0], Path(argv[1])
+        texts = documents(name, CACHE)
+        for text in texts:
+            path = folder / text.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.text)
+    except (ExperimentError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(texts)} documents, {sum(len(text.text) for text in texts):,} bytes in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -164,3 +164,14 @@ def test_the_state_is_carried(name: str) -> None:
 def test_buckets_double() -> None:
     assert bounds(300, 64) == [(0, 64), (64, 128), (128, 256), (256, 300)]
     assert bounds(10, 64) == [(0, 10)]
+
+
+def test_a_corpus_is_written_as_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert corpora.main(["python-docs", str(tmp_path / "texts")]) == 0
+    written = sorted(path.read_bytes() for path in (tmp_path / "texts").rglob("*") if path.is_file())
+    assert written == sorted(text.text for text in corpora.documents("python-docs", tmp_path))
+    assert corpora.main(["python-docs"]) == 2
+    assert corpora.main(["klingon", str(tmp_path)]) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0].startswith("error: say which corpus and where to: shakespeare or")
+    assert printed[1].startswith("error: there is no corpus 'klingon'")

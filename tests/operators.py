@@ -80,8 +80,20 @@ def mix_step(
 
 
 def address_step(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    parameters = decode.AddressedParameters(*tensors[5:12])
-    return decode.address_step(*tensors[:5], parameters, *tensors[12:], eps=EPS, backend=backend)
+    projected, raw_filter, modulation, clock, gate, *rest = tensors
+    *parameters, conv_state, spectrum = rest
+    return decode.address_step(
+        projected,
+        raw_filter,
+        modulation,
+        clock,
+        gate,
+        decode.AddressedParameters(*parameters),
+        conv_state,
+        spectrum,
+        eps=EPS,
+        backend=backend,
+    )
 
 
 def forgetful_step(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:

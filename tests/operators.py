@@ -1,10 +1,26 @@
-"""Every operator with inputs for it, and what holds for all of them on all of their backends."""
+"""Every operator with its inputs (operator_inputs.py), and what holds for all on all of their backends."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from operator_inputs import (
+    address_inputs,
+    address_step_inputs,
+    causal_inputs,
+    context_inputs,
+    context_step_inputs,
+    conv_inputs,
+    gate_step_inputs,
+    keyed_inputs,
+    masked_inputs,
+    mix_step_inputs,
+    norm_inputs,
+    normal_numbers,
+    short_conv_inputs,
+    spectral_inputs,
+)
 from torch import Tensor
 
 from fftnet.ops import (
@@ -49,147 +65,6 @@ class Operator:
         return [name for name in self.backends.available() if name not in ("reference", "triton")]
 
 
-def _normal(seed: int) -> Callable[..., Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def _heads(normal: Callable[..., Tensor], heads: int, bins: int) -> dict[str, Tensor]:
-    return {
-        "decay": normal(heads, bins).exp() * 0.2,
-        "frequency": normal(heads, bins),
-        "bias": normal(heads, bins) * 0.3,
-        "readout": normal(heads, bins, 2),
-    }
-
-
-def causal_inputs(
-    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, bins: int = 4, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = _normal(seed)
-    return {
-        "values": normal(batch, length, heads, width),
-        "filter_": normal(batch, length, heads, bins),
-        **_heads(normal, heads, bins),
-        "state": normal(batch, bins, 2, heads, width),
-    }
-
-
-def keyed_inputs(
-    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, bins: int = 4, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = _normal(seed)
-    return {
-        "values": normal(batch, length, heads, width),
-        "key": normal(batch, length, heads, 2, bins),
-        "filter_": normal(batch, length, heads, 2, bins),
-        "clock": normal(batch, length, heads).abs(),
-        "decay": normal(heads, bins).exp() * 0.2,
-        "frequency": normal(heads, bins),
-        "state": normal(batch, heads, 2, bins, width),
-    }
-
-
-def spectral_inputs(
-    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = _normal(seed)
-    bins = length // 2 + 1
-    return {
-        "x": normal(batch, length, heads * width),
-        "filter_": normal(batch, heads, bins),
-        "bias": normal(heads, bins),
-    }
-
-
-def conv_inputs(
-    *, batch: int = 2, length: int = 17, width: int = 8, taps: int = 4, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = _normal(seed)
-    return {
-        "x": normal(batch, length, 2 * width),
-        "conv_weight": normal(2 * width, taps),
-        "conv_state": normal(batch, taps - 1, 2 * width),
-    }
-
-
-def short_conv_inputs(
-    *, batch: int = 2, length: int = 17, width: int = 8, taps: int = 4, seed: int = 0
-) -> dict[str, Tensor]:
-    """As many channels of keys as of values."""
-    normal = _normal(seed)
-    return {
-        "x": normal(batch, length, 2 * width),
-        "conv_weight": normal(2 * width, taps),
-        "conv_state": normal(batch, taps - 1, 2 * width),
-    }
-
-
-def address_inputs(
-    *, batch: int = 2, length: int = 17, heads: int = 2, bins: int = 8, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = _normal(seed)
-    return {
-        "raw_key": normal(batch, length, heads, 2, bins),
-        "raw_filter": normal(batch, length, heads, 2, bins),
-        "modulation": normal(batch, length, heads, 2, bins),
-        "base_key": normal(heads, 2, bins),
-        "base_filter": normal(heads, 2, bins),
-        "bias": normal(heads, bins) * 0.3,
-        "gain": normal(heads, bins).abs(),
-    }
-
-
-def norm_inputs(
-    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 8, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = _normal(seed)
-    return {
-        "x": normal(batch, length, heads, width),
-        "gate": normal(batch, length, heads, width),
-        "weight": normal(heads, width),
-    }
-
-
-def context_inputs(
-    *, batch: int = 2, length: int = 17, width: int = 8, read: int = 5, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = _normal(seed)
-    return {
-        "x": normal(batch, length, width),
-        "mean": normal(batch, width),
-        "count": read * torch.arange(1, batch + 1),
-    }
-
-
-def masked_inputs(**sizes: int) -> dict[str, Tensor]:
-    inputs = context_inputs(**sizes)
-    generator = torch.Generator().manual_seed(1)
-    return inputs | {"counted": torch.rand(inputs["x"].shape[:2], generator=generator) < 0.6}
-
-
-def gate_step_inputs(*, batch: int = 2, width: int = 8, taps: int = 4, read: int = 5) -> dict[str, Tensor]:
-    normal = _normal(0)
-    return {
-        "x": normal(batch, width),
-        "projected": normal(batch, 2 * width),
-        "conv_weight": normal(2 * width, taps),
-        "conv_state": normal(batch, taps - 1, 2 * width),
-        "mean": normal(batch, width),
-        "count": read * torch.arange(1, batch + 1),
-    }
-
-
-def mix_step_inputs(*, batch: int = 2, heads: int = 2, width: int = 8, bins: int = 4) -> dict[str, Tensor]:
-    normal = _normal(0)
-    return {
-        "values": normal(batch, heads, width),
-        "filter_": normal(batch, heads, bins),
-        **_heads(normal, heads, bins),
-        "state": normal(batch, bins, 2, heads, width),
-    }
-
-
 def mix(values: Tensor, filter_: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
     *parameters, state = rest
     return causal_mix.causal_mix(
@@ -202,6 +77,27 @@ def mix_step(
 ) -> tuple[Tensor, Tensor]:
     *parameters, state = rest
     return decode.mix_step(values, filter_, HeadParameters(*parameters), state, eps=EPS, backend=backend)
+
+
+def address_step(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    projected, raw_filter, modulation, clock, gate, *rest = tensors
+    *parameters, conv_state, spectrum = rest
+    return decode.address_step(
+        projected,
+        raw_filter,
+        modulation,
+        clock,
+        gate,
+        decode.AddressedParameters(*parameters),
+        conv_state,
+        spectrum,
+        eps=EPS,
+        backend=backend,
+    )
+
+
+def forgetful_step(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    return decode.context_step(*tensors, horizon=HORIZON, backend=backend)
 
 
 def convolve(
@@ -252,6 +148,8 @@ MASKED_CONTEXT = Operator(
 )
 GATE_STEP = Operator("gate_step", gate_step_inputs, decode.gate_step, decode.BACKENDS)
 MIX_STEP = Operator("mix_step", mix_step_inputs, mix_step, decode.BACKENDS)
+CONTEXT_STEP = Operator("context_step", context_step_inputs, forgetful_step, decode.BACKENDS)
+ADDRESS_STEP = Operator("address_step", address_step_inputs, address_step, decode.BACKENDS)
 OF_THE_SAME_CODE = (MASKED_CONTEXT, FORGETFUL_CONTEXT)
 """What takes the tensors of another operator here, and is checked by the same lines."""
 OPERATORS = [
@@ -267,6 +165,8 @@ OPERATORS = [
     MASKED_CONTEXT,
     GATE_STEP,
     MIX_STEP,
+    CONTEXT_STEP,
+    ADDRESS_STEP,
 ]
 
 
@@ -276,7 +176,7 @@ def results(
     """Outputs, and gradients of the floating inputs for one random gradient of the outputs; on the CPU."""
     leaves = [x.detach().to(device).requires_grad_(x.is_floating_point()) for x in inputs]
     outputs = operator.call(*leaves, backend=backend)
-    normal = _normal(1)
+    normal = normal_numbers(1)
     floating = [y for y in outputs if y.is_floating_point()]
     upstream = [normal(*y.shape).to(y) for y in floating]
     wanted = [x for x in leaves if x.requires_grad]

@@ -166,3 +166,35 @@ def test_gradients_flow_through_a_cache_that_was_filled_without_them() -> None:
     other, _ = model.step(text[:, 7], state)
     (one.sum() + other.sum()).backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())  # pyright: ignore
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:3], ids=str)
+@pytest.mark.parametrize("name", FIXED)
+def test_gradients_through_steps_are_those_of_the_whole_text(name: str, variant: dict[str, object]) -> None:
+    model = make(mixers=(name,), **variant)
+    text = tokens(2, 7)
+    whole = model(text)
+    state = model.init_state(2)
+    logits = []
+    for token in text.unbind(dim=1):
+        logits_BV, state = model.step(token, state)
+        logits.append(logits_BV)
+    stepped = torch.stack(logits, dim=1)
+    torch.testing.assert_close(stepped, whole, rtol=1e-9, atol=1e-9)
+    parameters = list(model.parameters())
+    upstream = torch.randn_like(whole)
+    expected = torch.autograd.grad(whole, parameters, upstream)
+    actual = torch.autograd.grad(stepped, parameters, upstream)
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", FIXED)
+@torch.inference_mode()
+def test_a_narrow_model_steps_as_it_reads_and_remembers_in_float32(name: str) -> None:
+    model = make(mixers=(name,)).bfloat16()
+    text = tokens(2, 30)
+    whole = model(text).float()
+    logits_BV, state = model.step(text[:, -1], model.prefill(text[:, :-1])[1])
+    assert logits_BV.dtype == torch.bfloat16
+    assert {x.dtype for x in tree_leaves(state)} == {torch.float32, torch.int64}
+    assert (logits_BV.float() - whole[:, -1]).norm() < 0.03 * whole[:, -1].norm()

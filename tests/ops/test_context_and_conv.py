@@ -42,6 +42,19 @@ def test_the_context_at_any_shape(backend: str, length: int, width: int, read: i
     compare(PREFIX_CONTEXT, list(inputs.values()), backend, 1e-8)
 
 
+@pytest.mark.parametrize("horizon", [1, 2, 3, 9])
+@pytest.mark.parametrize("backend", PREFIX_CONTEXT.fast())
+def test_a_mean_that_forgets_within_a_few_tokens(backend: str, horizon: int) -> None:
+    """The weights of such a mean grow by more than float32 holds within a text."""
+    x, mean, count = (x.float() if x.is_floating_point() else x for x in context_inputs(length=700).values())
+    some = torch.rand(x.shape[:2], generator=torch.Generator().manual_seed(1)) < 0.7
+    for counted in (None, some):
+        inputs = (x, mean, count, counted)
+        expected = prefix_context(*inputs, horizon=horizon, backend="reference")
+        actual = prefix_context(*inputs, horizon=horizon, backend=backend)
+        torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("backend", [*PREFIX_CONTEXT.fast(), "reference"])
 @pytest.mark.parametrize("length", [1, 16, 131])
 def test_counting_every_token_is_counting_all(backend: str, length: int) -> None:

@@ -10,6 +10,7 @@ from fftnet.model.addresses import Clock, ReadFilter, WriteKey
 from fftnet.model.checks import check_at_least, check_input, head_dim
 from fftnet.model.components import ModReLU, PrefixContext, PrefixFourierTransform, gain
 from fftnet.model.mixers.base import Mixer, device_of, packed
+from fftnet.ops import decode
 from fftnet.ops.addresses import addresses
 from fftnet.ops.gated_norm import gated_norm
 from fftnet.ops.keyed_mix import keyed_mix
@@ -91,6 +92,7 @@ class AddressedSpectralMixer(Mixer):
     """
 
     causal = True
+    reads_one_token = True
     Config = AddressedSpectralConfig
 
     def __init__(
@@ -154,7 +156,7 @@ class AddressedSpectralMixer(Mixer):
         """Mix T tokens causally; with a state, tokens that follow what it has read.
 
         Args:
-            x: tokens (B, T, D), T >= 1.
+            x: tokens (B, T, D), T >= 1; with a state also one token (B, D).
             attention_mask: boolean (B, T); a False token writes nothing into the state. Padding before the
                 first token or after the last one changes nothing; between two tokens, time passes.
             state: from ``init_state`` or an earlier call; None starts a text.
@@ -165,10 +167,15 @@ class AddressedSpectralMixer(Mixer):
         Raises:
             ValueError: on an empty sequence, or shapes that do not belong together.
         """
+        if state is not None and x.ndim == 2 and x.shape[1] == self.d_model and attention_mask is None:
+            return self._step(x, state)
         check_input(x, self.d_model, attention_mask)
         if state is None:
             mixed, _ = self._read(x, attention_mask, self.init_state(x.shape[0], x.device))
             return mixed
+        if attention_mask is None and x.shape[1] == 1:
+            mixed, state = self._step(x[:, 0], state)
+            return mixed[:, None], state
         return self._read(x, attention_mask, state)
 
     def inspect(self, x: Tensor) -> AddressedSpectralView:
@@ -217,6 +224,31 @@ class AddressedSpectralMixer(Mixer):
         mixed, spectrum = keyed_mix(values, key, filter_, self.clock(x_BTD), decay, frequency, state.spectrum)
         state = AddressedSpectralState(packed(spectrum), packed(mean_BM), count_B, packed(conv_state))
         return self._finish(x_BTD, mixed), state
+
+    def _step(self, x_BD: Tensor, state: AddressedSpectralState) -> tuple[Tensor, AddressedSpectralState]:
+        """The same arithmetic for one token, in fewer and smaller calls; see ``fftnet.ops.decode``."""
+        context_BC, mean_BM, count_B = decode.context_step(
+            self.project_context(x_BD), state.mean, state.count, horizon=self.context.horizon
+        )
+        base_filter, modulation = self.filter(context_BC)
+        decay, frequency = self.transform()
+        parameters = decode.AddressedParameters(
+            self.conv_weight, self.key(), base_filter, self.activation(), decay, frequency, self.norm_weight
+        )
+        mixed_BD, conv_state, spectrum = decode.address_step(
+            self.project_in(x_BD),
+            self.project_filter(x_BD),
+            modulation,
+            self.clock(x_BD),
+            self.project_gate(x_BD),
+            parameters,
+            state.conv_state,
+            state.spectrum,
+            eps=self.activation.eps,
+        )
+        if conv_state.stride() != state.conv_state.stride():
+            conv_state = packed(conv_state)
+        return self.project_out(mixed_BD), AddressedSpectralState(spectrum, mean_BM, count_B, conv_state)
 
     def _write_and_read(
         self, x_BTD: Tensor, context_BTC: Tensor, mask_BT: Tensor | None, conv_state: Tensor

@@ -2,20 +2,38 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
+from fftnet.ops.addresses.torch import addresses
 from fftnet.ops.causal_mix import HeadParameters
+from fftnet.ops.decode.parameters import AddressedParameters
+from fftnet.ops.gated_norm.torch import gated_norm
 
 
 def gate_step(
     x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.decode.gate_step``."""
+    context, mean_after, total = context_step(x, mean, count, None)
+    convolved, new_state = _convolve(projected, conv_weight, conv_state)
+    keys, values = convolved.chunk(2, dim=-1)
+    return context, (keys * values).to(x.dtype), new_state, mean_after, total
+
+
+def context_step(
+    projected: Tensor, mean: Tensor, count: Tensor, horizon: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``fftnet.ops.decode.context_step``."""
     total = count + 1
-    mean_after = mean + (x - mean) / total[:, None]
-    context = torch.cat([mean_after.to(x.dtype), x], dim=-1)
+    size = total if horizon is None else total.clamp(max=horizon)
+    mean_after = mean + (projected - mean) / size[:, None]
+    context = torch.cat([mean_after.to(projected.dtype), projected], dim=-1)
+    return context, mean_after.to(mean.dtype), total
+
+
+def _convolve(projected: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
     window_BWC = torch.cat([conv_state, projected[:, None].to(conv_state.dtype)], dim=1)
-    keys, values = (window_BWC * conv_weight.T).sum(dim=1).chunk(2, dim=-1)
-    return context, (keys * values).to(x.dtype), window_BWC[:, 1:], mean_after.to(mean.dtype), total
+    return (window_BWC * conv_weight.T).sum(dim=1), window_BWC[:, 1:]
 
 
 def mix_step(
@@ -43,3 +61,48 @@ def mix_step(
     read_out = per_bin(readout[..., 0]) * z_real - per_bin(readout[..., 1]) * z_imag
     mixed = (scale * read_out).sum(dim=1)
     return mixed.to(values.dtype), torch.stack([z_real, z_imag], dim=2)
+
+
+def address_step(
+    projected: Tensor,
+    raw_filter: Tensor,
+    modulation: Tensor,
+    clock: Tensor,
+    gate: Tensor,
+    parameters: AddressedParameters,
+    conv_state: Tensor,
+    spectrum: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``fftnet.ops.decode.address_step``; computed in the dtype of the spectrum."""
+    dtype = spectrum.dtype
+    conv_weight, base_key, base_filter, bias, decay, frequency, norm_weight = (
+        x.to(dtype) for x in parameters
+    )
+    heads, width = norm_weight.shape
+    convolved, new_conv_state = _convolve(projected, conv_weight, conv_state)
+    values_BHd = silu(convolved[:, : heads * width]).to(dtype).unflatten(-1, (heads, width))
+    planes = base_key.shape
+    key, filter_ = addresses(
+        convolved[:, None, heads * width :].to(dtype).unflatten(-1, planes),
+        raw_filter[:, None].to(dtype).unflatten(-1, planes),
+        modulation[:, None].to(dtype),
+        base_key,
+        base_filter,
+        bias,
+        torch.sqrt(-torch.expm1(-2 * decay)),
+        eps,
+    )
+    key_real, key_imag = key[:, 0, ..., None].unbind(dim=2)
+    filter_real, filter_imag = filter_[:, 0, ..., None].unbind(dim=2)
+    time_BH1 = clock.to(dtype)[..., None]
+    radius = torch.exp(-time_BH1 * decay)
+    pole_real = (radius * torch.cos(time_BH1 * frequency))[..., None]
+    pole_imag = (radius * torch.sin(time_BH1 * frequency))[..., None]
+    old_real, old_imag = spectrum.unbind(dim=2)
+    z_real = pole_real * old_real - pole_imag * old_imag + key_real * values_BHd[:, :, None]
+    z_imag = pole_real * old_imag + pole_imag * old_real + key_imag * values_BHd[:, :, None]
+    read_BHd = (filter_real * z_real - filter_imag * z_imag).sum(dim=2)
+    gate_BHd = gate.to(dtype).unflatten(-1, (heads, width))
+    mixed_BD = gated_norm(read_BHd, gate_BHd, norm_weight).flatten(1)
+    return mixed_BD.to(projected.dtype), new_conv_state, torch.stack([z_real, z_imag], dim=2)

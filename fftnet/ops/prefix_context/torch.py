@@ -19,7 +19,9 @@ _SIGNATURE = Signature(
 
 
 BLOCK = 256
-"""Tokens whose weights are compared: beyond a horizon of 4 tokens they differ by less than float32 holds."""
+"""Most tokens whose weights are compared."""
+LARGEST = 80.0
+"""Logarithm of how much larger a weight of the same block may be: float32 ends at 88."""
 
 
 def prefix_mean(
@@ -50,12 +52,19 @@ def prefix_mean(
         means_BTD, count = _mean_of_block(x.to(dtype), mean, count, counted, None)
         return means_BTD.to(x.dtype), means_BTD[:, -1].clone(), count
     means = []
-    masks = [None] * x.shape[1] if counted is None else counted.split(BLOCK, dim=1)
-    for block, mask in zip(x.to(dtype).split(BLOCK, dim=1), masks, strict=False):
+    size = min(BLOCK, int(LARGEST / _growth(horizon)))
+    masks = [None] * x.shape[1] if counted is None else counted.split(size, dim=1)
+    for block, mask in zip(x.to(dtype).split(size, dim=1), masks, strict=False):
         means_BLD, count = _mean_of_block(block, mean, count, mask, horizon)
         mean = means_BLD[:, -1].clone()
         means.append(means_BLD)
     return torch.cat(means, dim=1).to(x.dtype), mean, count
+
+
+def _growth(horizon: int) -> float:
+    """Logarithm of how much more a token weighs than the one before it, beyond the horizon."""
+    # At a horizon of 1 infinitely more; this much puts the one before below what float64 holds.
+    return -math.log1p(-1 / horizon) if horizon > 1 else 40.0
 
 
 def _mean_of_block(
@@ -72,10 +81,9 @@ def _mean_of_block(
     before_B1 = count_B[:, None].to(dtype)
     if horizon is not None:
         entering_BL = size_BL.clamp(max=horizon)
-        growth = -math.log1p(-1 / horizon) if horizon > 1 else 0.0
         beyond_BL = (size_BL - horizon).clamp(min=0)
         already_B1 = (before_B1 - horizon).clamp(min=0)
-        size_BL = entering_BL * torch.exp(growth * (beyond_BL - already_B1))
+        size_BL = entering_BL * torch.exp(_growth(horizon) * (beyond_BL - already_B1))
         before_B1 = before_B1.clamp(max=horizon)
         x_BLD = x_BLD * (size_BL / entering_BL)[..., None]
     sums_BLD = x_BLD.cumsum(dim=1)

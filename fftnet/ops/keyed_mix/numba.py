@@ -7,8 +7,8 @@ that begins at token a, with the time s(t) since then, the recurrence has no pow
     Z(t) = exp(s(t) mu) X(t),   X(t) = X(t-1) + (exp(-s(t) mu) key(t)) v(t)
     y(t) = Re sum_k (exp(s(t) mu) filter(t)) X(t)
 
-so that keys and filters are turned and scaled once a token (``_turn``), and what is left for every channel
-is ``fftnet.ops.cpu.outer.accumulate``, in forward once and in backward three times: with the roles of keys
+so that keys and filters are turned and scaled once a token (``fftnet.ops.cpu.turns``), and what is left for
+every channel is ``fftnet.ops.cpu.outer.accumulate``, in forward once and in backward three times: with the roles of keys
 and filters exchanged and time reversed for the values' gradient; with those of bins and channels exchanged
 for the gradients of filters and keys. Backward computes the spectrum once more from the block's checkpoint.
 
@@ -25,91 +25,13 @@ from torch.nn import functional
 
 from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.cpu.compile import jit, widest_lanes
-from fftnet.ops.cpu.functions import cos_sin, exp
 from fftnet.ops.cpu.memory import empty
 from fftnet.ops.cpu.outer import accumulate
 from fftnet.ops.cpu.threads import threads
-from fftnet.ops.cpu.vector import load, store, sum_lanes
+from fftnet.ops.cpu.turns import collect, pass_time, stretch_end, transpose, turn
 
 BLOCK = 64
 """Tokens between two checkpoints of the state."""
-LIMIT = 30.0
-"""Keys grow by at most e^LIMIT within a stretch, far from the largest float32."""
-
-
-@jit
-def _stretch_end(clock, b, h, t, end, fastest):  # pyright: ignore
-    """One past the last token of the stretch that begins at token t."""
-    time = clock.dtype.type(0)
-    t += 1
-    while t < end:
-        time += clock[b, t, h]
-        if not time * fastest <= LIMIT:
-            break
-        t += 1
-    return t
-
-
-@jit
-def _turn(key, filter_, clock, rate, b, h, first, last, t0, keys, filters, turns, lanes):  # pyright: ignore
-    """Keys and filters of a stretch, scaled and turned; returns the time from its first to its last token.
-
-    Token t has row ``t - t0`` in ``keys`` and ``filters`` (2 F numbers) and in ``turns`` (4 F: how much X is
-    decayed, one over it, cosine and sine of the angle).
-    """
-    T, H, _, F = key.shape[1:]
-    time = clock.dtype.type(0)
-    for t in range(first, last):
-        if t > first:
-            time += clock[b, t, h]
-        for k in range(0, F, len(lanes)):
-            decay = load(rate, h * 2 * F + k, lanes)
-            cosine, sine = cos_sin(time * load(rate, (h * 2 + 1) * F + k, lanes))
-            fallen = exp(0 - time * decay)
-            risen = exp(time * decay)
-            source = ((b * T + t) * H + h) * 2 * F + k
-            target = (t - t0) * 2 * F + k
-            key_r = load(key, source, lanes)
-            key_i = load(key, source + F, lanes)
-            store(keys, target, risen * (key_r * cosine + key_i * sine))
-            store(keys, target + F, risen * (key_i * cosine - key_r * sine))
-            filter_r = load(filter_, source, lanes)
-            filter_i = load(filter_, source + F, lanes)
-            store(filters, target, fallen * (filter_r * cosine - filter_i * sine))
-            store(filters, target + F, 0 - fallen * (filter_r * sine + filter_i * cosine))
-            store(turns, (t - t0) * 4 * F + k, fallen)
-            store(turns, (t - t0) * 4 * F + F + k, risen)
-            store(turns, (t - t0) * 4 * F + 2 * F + k, cosine)
-            store(turns, (t - t0) * 4 * F + 3 * F + k, sine)
-    return time
-
-
-@jit
-def _pass_time(matrix, rate, h, time, direction, factors, lanes, bin_lanes):  # pyright: ignore
-    """Multiply a head's matrix by ``exp(time mu)``, or by its conjugate where direction is -1."""
-    F = rate.shape[2]
-    d = matrix.shape[1]
-    for k in range(0, F, len(bin_lanes)):
-        cosine, sine = cos_sin(time * load(rate, (h * 2 + 1) * F + k, bin_lanes))
-        fallen = exp(0 - time * load(rate, h * 2 * F + k, bin_lanes))
-        store(factors, k, fallen * cosine)
-        store(factors, F + k, fallen * sine * direction)
-    for k in range(F):
-        cosine = factors[k]
-        sine = factors[F + k]
-        for c in range(0, d, len(lanes)):
-            x_r = load(matrix, k * d + c, lanes)
-            x_i = load(matrix, (F + k) * d + c, lanes)
-            store(matrix, k * d + c, cosine * x_r - sine * x_i)
-            store(matrix, (F + k) * d + c, sine * x_r + cosine * x_i)
-
-
-@jit
-def _transpose(source, target):  # pyright: ignore
-    rows, columns = source.shape
-    for r in range(rows):
-        for c in range(columns):
-            target[c, r] = source[r, c]
 
 
 @jit
@@ -136,9 +58,9 @@ def _forward(  # pyright: ignore
             mixed[b, t0:end, h] = 0
             t = t0
             while t < end:
-                t1 = _stretch_end(clock, b, h, t, end, fastest)
-                time = _turn(key, filter_, clock, rate, b, h, t, t1, t0, keys, filters, turns, bin_lanes)
-                _pass_time(matrix, rate, h, clock[b, t, h], 1, factors, lanes, bin_lanes)
+                t1 = stretch_end(clock, b, h, t, end, fastest)
+                time = turn(key, filter_, clock, rate, b, h, t, t1, t0, keys, filters, turns, bin_lanes)
+                pass_time(matrix, rate, h, clock[b, t, h], 1, factors, lanes, bin_lanes)
                 row = (t - t0) * 2 * F
                 here = ((b * T + t) * H + h) * d
                 accumulate(
@@ -152,73 +74,8 @@ def _forward(  # pyright: ignore
                     d,
                     lanes,
                 )
-                _pass_time(matrix, rate, h, time, 1, factors, lanes, bin_lanes)
+                pass_time(matrix, rate, h, time, 1, factors, lanes, bin_lanes)
                 t = t1
-
-
-@jit
-def _collect(  # pyright: ignore
-    b,
-    h,
-    first,
-    last,
-    t0,
-    clock,
-    rate,
-    keys,
-    filters,
-    turns,
-    grad_keys,
-    grad_filters,
-    exponent,
-    lanes,
-    grad_key,
-    grad_filter,
-    grad_clock,
-    grad_rate,
-):
-    """Gradients of keys, filters, clock and rates of a stretch from those of what ``_turn`` made of them.
-
-    A reading at t moves with ``exp(S(t) mu)``, a writing with ``exp(-S(t) mu)``, where S(t) is the clock's
-    sum up to t: so the gradient of ``S(t) mu`` is filter times its gradient minus key times its gradient, and
-    that of ``clock(t) mu`` the sum over all t' >= t (``exponent``), begun with state times its gradient.
-    """
-    T, H, _, F = grad_key.shape[1:]
-    for t in range(last - 1, first - 1, -1):
-        row = (t - t0) * 2 * F
-        turn = (t - t0) * 4 * F
-        time = clock[b, t, h]
-        total = time * 0
-        for k in range(0, F, len(lanes)):
-            grad_r = load(grad_filters, row + k, lanes)
-            grad_i = load(grad_filters, row + F + k, lanes)
-            read_r = load(filters, row + k, lanes)
-            read_i = load(filters, row + F + k, lanes)
-            back_r = load(grad_keys, row + k, lanes)
-            back_i = load(grad_keys, row + F + k, lanes)
-            key_r = load(keys, row + k, lanes)
-            key_i = load(keys, row + F + k, lanes)
-            fallen = load(turns, turn + k, lanes)
-            risen = load(turns, turn + F + k, lanes)
-            cosine = load(turns, turn + 2 * F + k, lanes)
-            sine = load(turns, turn + 3 * F + k, lanes)
-            sum_r = load(exponent, k, lanes) + read_r * grad_r + read_i * grad_i
-            sum_r = sum_r - key_r * back_r - key_i * back_i
-            sum_i = load(exponent, F + k, lanes) + read_r * grad_i - read_i * grad_r
-            sum_i = sum_i - key_i * back_r + key_r * back_i
-            store(exponent, k, sum_r)
-            store(exponent, F + k, sum_i)
-            decay_at = (b * H + h) * 2 * F + k
-            store(grad_rate, decay_at, load(grad_rate, decay_at, lanes) - time * sum_r)
-            store(grad_rate, decay_at + F, load(grad_rate, decay_at + F, lanes) - time * sum_i)
-            slope = sum_r * load(rate, h * 2 * F + k, lanes) + sum_i * load(rate, (h * 2 + 1) * F + k, lanes)
-            total -= sum_lanes(slope)
-            target = ((b * T + t) * H + h) * 2 * F + k
-            store(grad_filter, target, fallen * (cosine * grad_r - sine * grad_i))
-            store(grad_filter, target + F, 0 - fallen * (sine * grad_r + cosine * grad_i))
-            store(grad_key, target, risen * (cosine * back_r - sine * back_i))
-            store(grad_key, target + F, risen * (sine * back_r + cosine * back_i))
-        grad_clock[b, t, h] = total
 
 
 @jit
@@ -276,12 +133,12 @@ def _backward(  # pyright: ignore
             count = 0
             t = t0
             while t < end:
-                t1 = _stretch_end(clock, b, h, t, end, fastest)
-                times[count] = _turn(
+                t1 = stretch_end(clock, b, h, t, end, fastest)
+                times[count] = turn(
                     key, filter_, clock, rate, b, h, t, t1, t0, keys, filters, turns, bin_lanes
                 )
-                _pass_time(spectrum, rate, h, clock[b, t, h], 1, factors, lanes, bin_lanes)
-                _transpose(spectrum, across)
+                pass_time(spectrum, rate, h, clock[b, t, h], 1, factors, lanes, bin_lanes)
+                transpose(spectrum, across)
                 row = (t - t0) * 2 * F
                 here = ((b * T + t) * H + h) * d
                 accumulate(
@@ -296,8 +153,8 @@ def _backward(  # pyright: ignore
                     across_lanes,
                 )
                 if t1 < end:
-                    _transpose(across, spectrum)
-                    _pass_time(spectrum, rate, h, times[count], 1, factors, lanes, bin_lanes)
+                    transpose(across, spectrum)
+                    pass_time(spectrum, rate, h, times[count], 1, factors, lanes, bin_lanes)
                 starts[count] = t
                 count += 1
                 t = t1
@@ -306,8 +163,8 @@ def _backward(  # pyright: ignore
             for stretch in range(count - 1, -1, -1):
                 t = starts[stretch]
                 t1 = starts[stretch + 1]
-                _pass_time(carry, rate, h, times[stretch], -1, factors, lanes, bin_lanes)
-                _transpose(carry, across)
+                pass_time(carry, rate, h, times[stretch], -1, factors, lanes, bin_lanes)
+                transpose(carry, across)
                 row = (t1 - 1 - t0) * 2 * F
                 here = ((b * T + t1 - 1) * H + h) * d
                 accumulate(
@@ -332,8 +189,8 @@ def _backward(  # pyright: ignore
                     d,
                     lanes,
                 )
-                _pass_time(carry, rate, h, clock[b, t, h], -1, factors, lanes, bin_lanes)
-                _collect(
+                pass_time(carry, rate, h, clock[b, t, h], -1, factors, lanes, bin_lanes)
+                collect(
                     b,
                     h,
                     t,

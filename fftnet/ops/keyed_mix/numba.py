@@ -8,9 +8,10 @@ that begins at token a, with the time s(t) since then, the recurrence has no pow
     y(t) = Re sum_k (exp(s(t) mu) filter(t)) X(t)
 
 so that keys and filters are turned and scaled once a token (``fftnet.ops.cpu.turns``), and what is left for
-every channel is ``fftnet.ops.cpu.outer.accumulate``, in forward once and in backward three times: with the roles of keys
-and filters exchanged and time reversed for the values' gradient; with those of bins and channels exchanged
-for the gradients of filters and keys. Backward computes the spectrum once more from the block's checkpoint.
+every channel is ``fftnet.ops.cpu.outer.accumulate``, in forward once and in backward three times: with the
+roles of keys and filters exchanged and time reversed for the values' gradient; with those of bins and
+channels exchanged for the gradients of filters and keys. Backward computes the spectrum once more from the
+block's checkpoint.
 
 A matrix of a head's spectrum has 2 F rows, the real parts of all bins and then the imaginary ones, of d
 channels; "across" is its transpose. Filters are kept as (real, -imaginary): a read-out is a plain sum.

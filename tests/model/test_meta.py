@@ -73,7 +73,7 @@ def test_start_values_are_those_of_the_documentation() -> None:
     assert model.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
     time_scales = (-mixer.transform.log_decay).exp()
     count = time_scales.numel()
-    expected = 2.0 * 2000.0 ** (torch.arange(count) / (count - 1))
+    expected = 2.0 * 256.0 ** (torch.arange(count) / (count - 1))
     torch.testing.assert_close(time_scales.T.flatten(), expected, rtol=1e-4, atol=0)
     turn = mixer.transform.frequency * time_scales
     assert ((turn >= 0) & (turn <= 1)).all()

@@ -18,6 +18,8 @@ from fftnet.ops.short_conv import short_conv
 
 EPS = 0.03
 """Below this magnitude modReLU stops normalising a filter."""
+SHORTEST_SCALE = 2.0
+"""Time scale of the fastest bin at the start, in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,9 @@ class AddressedSpectralConfig:
 
     num_bins: int = 16
     """Frequencies a head; with them grows how many things a head can tell apart."""
+    longest_scale: float = 512.0
+    """Time scale of the slowest bin at the start, in tokens: about a training window, since a bin that does not
+    fill up in training holds later what the model has never seen."""
     context_dim: int = 32
     """Width of the context, which is also that of the hidden layer of the modulation's MLP."""
     context_horizon: int = 256
@@ -41,6 +46,8 @@ class AddressedSpectralConfig:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "num_bins", "context_dim", "context_horizon")
         check_at_least(self, 2, "conv_size")
+        if self.longest_scale < SHORTEST_SCALE:
+            raise ValueError(f"longest_scale must be at least {SHORTEST_SCALE:g}, got {self.longest_scale}")
 
 
 class AddressedSpectralState(NamedTuple):
@@ -113,7 +120,7 @@ class AddressedSpectralMixer(Mixer):
         self.filter = ReadFilter(2 * config.context_dim, config.context_dim, num_heads, bins)
         self.activation = ModReLU(num_heads, bins, initial_bias=0.0, eps=EPS)
         self.clock = Clock(d_model, num_heads)
-        self.transform = PrefixFourierTransform(num_heads, bins)
+        self.transform = PrefixFourierTransform(num_heads, bins, SHORTEST_SCALE, config.longest_scale)
         self.norm_weight = nn.Parameter(torch.empty(num_heads, self.head_dim))
         self.project_gate = nn.Linear(d_model, d_model, bias=False)
         self.project_out = nn.Linear(d_model, d_model, bias=False)

@@ -33,8 +33,8 @@ class AddressedSpectralConfig:
     num_bins: int = 16
     """Frequencies a head; with them grows how many things a head can tell apart."""
     longest_scale: float = 512.0
-    """Time scale of the slowest bin at the start, in tokens: about a training window, since a bin that does not
-    fill up in training holds later what the model has never seen."""
+    """Time scale of the slowest bin at the start, in tokens: about a training window, since a bin that does
+    not fill up in training holds later what the model has never seen."""
     context_dim: int = 32
     """Width of the context, which is also that of the hidden layer of the modulation's MLP."""
     context_horizon: int = 256

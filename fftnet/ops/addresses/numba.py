@@ -18,7 +18,7 @@ from torch import Tensor
 from fftnet.ops.addresses.torch import NORM_EPS
 from fftnet.ops.cpu.compile import jit
 from fftnet.ops.cpu.functions import tanh
-from fftnet.ops.cpu.memory import empty
+from fftnet.ops.cpu.memory import empty, lent
 from fftnet.ops.cpu.norm import SPAN, add, divide_back, inverse_size, split
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, sqrt, store, where
@@ -153,6 +153,7 @@ def forward(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.addresses`` for the contract of a backend."""
+    base_key, base_filter, bias, gain = lent(base_key, base_filter, bias, gain)
     key = empty(raw_key)
     filter_ = empty(raw_key)
     _run(_keys, raw_key, raw_key, base_key, gain, key)
@@ -173,6 +174,7 @@ def backward(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.addresses`` for the contract of a backend."""
+    base_key, base_filter, bias, gain = lent(base_key, base_filter, bias, gain)
     grad_raw_key = empty(raw_key)
     grad_raw_filter = empty(raw_key)
     grad_modulation = empty(raw_key)

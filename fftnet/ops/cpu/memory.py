@@ -20,6 +20,14 @@ def _advise() -> Any:
 _madvise = _advise()
 
 
+def lent(*parameters: Tensor) -> list[Tensor]:
+    """Copies of small parameters, to be handed to kernels.
+
+    Memory that NumPy has seen can't be resized, and sharding frees gathered parameters by resizing it to 0.
+    """
+    return [parameter.clone() for parameter in parameters]
+
+
 def empty(like: Tensor, *shape: int) -> Tensor:
     """An uninitialised tensor like ``like``, of that shape where one is given.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fftnet.ops.cpu.compile import jit
 from fftnet.ops.cpu.functions import sigmoid
-from fftnet.ops.cpu.memory import empty
+from fftnet.ops.cpu.memory import empty, lent
 from fftnet.ops.cpu.norm import SPAN, add, divide_back, inverse_size, split
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, store
@@ -65,7 +65,7 @@ def _run(kernel: Any, x: Tensor, *arguments: Tensor) -> None:
 def forward(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
     """See ``fftnet.ops.gated_norm`` for the contract of a backend."""
     out = empty(x)
-    _run(_forward, x, x, gate, weight, out)
+    _run(_forward, x, x, gate, *lent(weight), out)
     return out
 
 
@@ -74,5 +74,5 @@ def backward(x: Tensor, gate: Tensor, weight: Tensor, grad_out: Tensor) -> tuple
     grad_x = empty(x)
     grad_gate = empty(x)
     grad_weight = x.new_zeros(_items(x), *weight.shape)
-    _run(_backward, x, grad_out, x, gate, weight, grad_x, grad_gate, grad_weight)
+    _run(_backward, x, grad_out, x, gate, *lent(weight), grad_x, grad_gate, grad_weight)
     return grad_x, grad_gate, grad_weight.sum(dim=0)

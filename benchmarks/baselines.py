@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from benchmarks.measure import OURS
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet, State
+from fftnet.model.mixers.addressed_spectral import AddressedSpectralConfig, AddressedSpectralMixer
 from fftnet.model.mixers.attention import AttentionMixer, AttentionState
-from fftnet.model.mixers.causal_spectral import EPS, CausalSpectralConfig, CausalSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
 from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
 from fftnet.ops import attention, numerics
-from fftnet.ops.causal_mix import HeadParameters, causal_mix
+from fftnet.ops.keyed_mix import keyed_mix
 from fftnet.training.optim import OptimConfig, make_optimizer
 
 FORWARD = "forward"
@@ -30,14 +30,17 @@ EAGER = "eager"
 ATTENTION = "attention"
 FNET = "FNet"
 LINEAR = "linear layer"
+MORE_BINS = "ours, 32 bins"
+PRODUCTS = "own products"
 COPY = "memory pass"
 PAIR = "rfft+irfft"
 
-LANGUAGE_MODELS = {OURS: "causal_spectral", ATTENTION: "attention"}
+LANGUAGE_MODELS = {OURS: "addressed_spectral", ATTENTION: "attention"}
 """Ours and its baseline to the mixer of all layers."""
 ANCHORS = 129
 """Anchor frequencies of the bidirectional filter: the published layer's at 256 tokens."""
-BINS = 4
+BINS = 16
+"""Of our causal mixer, as its default."""
 VOCABULARY = 257
 """Bytes, and the end of a text."""
 
@@ -45,28 +48,24 @@ Calls = dict[str, Callable[[], object]]
 """Ours and its baselines: name to a call that does the work once."""
 
 
-def eager_causal_mix(
+def eager_keyed_mix(
     v_BTHd: Tensor,
-    filter_BTHF: Tensor,
+    key_BTH2F: Tensor,
+    filter_BTH2F: Tensor,
+    clock_BTH: Tensor,
     decay_HF: Tensor,
     frequency_HF: Tensor,
-    bias_HF: Tensor,
-    readout_HF2: Tensor,
 ) -> Tensor:
-    """``fftnet.ops.causal_mix.causal_mix`` as one would first write it, from an empty state.
-
-    One zero-padded FFT convolution with the kernel lambda^j of every bin, complex arithmetic, autograd.
-    """
-    tokens = v_BTHd.shape[1]
-    j_T11 = torch.arange(tokens, dtype=v_BTHd.dtype)[:, None, None]
-    kernel_THF = torch.polar(torch.exp(-decay_HF * j_T11), frequency_HF * j_T11)
-    response = torch.fft.fft(kernel_THF, n=2 * tokens, dim=0)
-    values = torch.fft.fft(v_BTHd, n=2 * tokens, dim=1)
-    spectrum_BTHFd = torch.fft.ifft(values[:, :, :, None] * response[..., None], dim=1)[:, :tokens]
-    z = spectrum_BTHFd * filter_BTHF[..., None]
-    magnitude = z.abs()
-    z = z * (torch.relu(magnitude + bias_HF[..., None]) / magnitude.clamp(min=EPS))
-    return (z * torch.view_as_complex(readout_HF2)[..., None]).real.sum(dim=3)
+    """``fftnet.ops.keyed_mix.keyed_mix`` as one would first write it: token by token, complex, autograd."""
+    key_BTHF1 = torch.complex(*key_BTH2F.unbind(dim=3))[..., None]
+    filter_BTHF1 = torch.complex(*filter_BTH2F.unbind(dim=3))[..., None]
+    pole_BTHF1 = torch.exp(clock_BTH[..., None] * torch.complex(-decay_HF, frequency_HF))[..., None]
+    z_BHFd = torch.zeros_like(key_BTHF1[:, 0] * v_BTHd[:, 0, :, None])
+    outputs = []
+    for t in range(v_BTHd.shape[1]):
+        z_BHFd = pole_BTHF1[:, t] * z_BHFd + key_BTHF1[:, t] * v_BTHd[:, t, :, None]
+        outputs.append((filter_BTHF1[:, t] * z_BHFd).real.sum(dim=2))
+    return torch.stack(outputs, dim=1)
 
 
 def eager_spectral_mix(mixer: SpectralMixer, x_BTD: Tensor) -> Tensor:
@@ -137,9 +136,9 @@ def memory_pass(x: Tensor, work: str) -> Callable[[], object]:
     return x.clone if work == FORWARD else both
 
 
-def causal_mixer(width: int, heads: int) -> CausalSpectralMixer:
+def causal_mixer(width: int, heads: int, bins: int = BINS) -> AddressedSpectralMixer:
     """Our causal mixer."""
-    return CausalSpectralMixer(width, heads, CausalSpectralConfig(num_bins=BINS))
+    return AddressedSpectralMixer(width, heads, AddressedSpectralConfig(num_bins=bins))
 
 
 def spectral_mixer(width: int, heads: int) -> SpectralMixer:
@@ -157,27 +156,25 @@ def fnet_mixer(width: int, heads: int) -> FNetMixer:
     return FNetMixer(width, heads)
 
 
-def op_inputs(batch: int, tokens: int, width: int, heads: int) -> list[Tensor]:
-    """Values, filter, decay, frequency, bias, readout: what a layer at its start would hand over."""
-    ours = causal_mixer(width, heads)
-    decay, frequency = ours.transform()
+def op_inputs(batch: int, tokens: int, width: int, heads: int, bins: int = BINS) -> list[Tensor]:
+    """Values, keys, filters, clock, decay and frequency: what a layer at its start would hand over."""
+    decay, frequency = causal_mixer(width, heads, bins).transform()
     return [
         torch.randn(batch, tokens, heads, width // heads),
-        1 + 0.3 * torch.randn(batch, tokens, heads, BINS),
+        torch.randn(batch, tokens, heads, 2, bins) / bins,
+        torch.randn(batch, tokens, heads, 2, bins),
+        0.5 + torch.rand(batch, tokens, heads),
         decay.detach().clone(),
         frequency.detach().clone(),
-        0.1 * torch.randn(heads, BINS),
-        ours.inverse().detach().clone(),
     ]
 
 
-def ours_causal_mix(*inputs: Tensor) -> Tensor:
+def ours_keyed_mix(*inputs: Tensor) -> Tensor:
     """Our operator from an empty state."""
-    v_BTHd, filter_, decay, frequency, bias, readout = inputs
+    v_BTHd, _, _, _, decay, _ = inputs
     batch, _, heads, width = v_BTHd.shape
-    state = v_BTHd.new_zeros(batch, decay.shape[1], 2, heads, width)
-    parameters = HeadParameters(decay, frequency, bias, readout)
-    return causal_mix(v_BTHd, filter_, parameters, state, eps=EPS)[0]
+    state = v_BTHd.new_zeros(batch, heads, 2, decay.shape[1], width)
+    return keyed_mix(*[*inputs, state])[0]
 
 
 def op(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
@@ -186,12 +183,29 @@ def op(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
     x_BTD = torch.randn(batch, tokens, width)
     weight_DD = torch.randn(width, width)
     return {
-        OURS: call(ours_causal_mix, inputs, work),
-        EAGER: call(eager_causal_mix, inputs, work),
+        OURS: call(ours_keyed_mix, inputs, work),
+        MORE_BINS: call(ours_keyed_mix, op_inputs(batch, tokens, width, heads, 2 * BINS), work),
+        EAGER: call(eager_keyed_mix, inputs, work),
         LINEAR: call(linear, [x_BTD, weight_DD], work),
         PAIR: call(fourier_pair, [x_BTD], work),
         COPY: memory_pass(x_BTD.detach(), work),
     }
+
+
+def own_products(mixer: nn.Module, batch: int, tokens: int, work: str) -> Callable[[], object]:
+    """Make the call of all linear layers of a mixer, each on as many tokens: what it can't do without."""
+    layers = [module for module in mixer.modules() if isinstance(module, nn.Linear)]
+    inputs = [torch.randn(batch, tokens, layer.in_features) for layer in layers]
+    upstream = [torch.randn(batch, tokens, layer.out_features) for layer in layers]
+
+    def run() -> list[Tensor]:
+        return [F.linear(x, layer.weight, layer.bias) for x, layer in zip(inputs, layers, strict=True)]
+
+    if work == FORWARD:
+        return torch.no_grad()(run)
+    leaves = [x.requires_grad_() for x in inputs]
+    leaves += [parameter for layer in layers for parameter in layer.parameters()]
+    return lambda: torch.autograd.grad(run(), leaves, upstream)
 
 
 def mixer(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
@@ -203,6 +217,7 @@ def mixer(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
     return {
         OURS: call(ours, [x_BTD], work, ours),
         ATTENTION: call(baseline, [x_BTD], work, baseline),
+        PRODUCTS: own_products(ours, batch, tokens, work),
         LINEAR: call(linear, [x_BTD, weight_DD], work),
         COPY: memory_pass(x_BTD.detach(), work),
     }

@@ -54,8 +54,8 @@ def _outcome(
 
 def _causal_op() -> None:
     inputs = baselines.op_inputs(BATCH, TOKENS, WIDTH, HEADS)
-    ours = _outcome(baselines.ours_causal_mix, inputs, [])
-    eager = _outcome(baselines.eager_causal_mix, inputs, [])
+    ours = _outcome(baselines.ours_keyed_mix, inputs, [])
+    eager = _outcome(baselines.eager_keyed_mix, inputs, [])
     _require("our causal operator and its eager version", ours, eager)
 
 

@@ -9,7 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from benchmarks.baselines import ATTENTION, BOTH, COPY, EAGER, FNET, FORWARD, LINEAR, PAIR, STEP, TRAIN
+from benchmarks.baselines import (
+    ATTENTION,
+    BOTH,
+    COPY,
+    EAGER,
+    FNET,
+    FORWARD,
+    LINEAR,
+    MORE_BINS,
+    PAIR,
+    PRODUCTS,
+    STEP,
+    TRAIN,
+)
 from benchmarks.busy import COMMANDS
 from benchmarks.measure import OURS
 
@@ -20,6 +33,8 @@ Value = tuple[float, float, float]
 
 COLOURS = {
     OURS: "#1f4e79",
+    MORE_BINS: "#4f81bd",
+    PRODUCTS: "#4bacc6",
     EAGER: "#c0504d",
     ATTENTION: "#e0902f",
     LINEAR: "#7a9a4e",
@@ -82,6 +97,17 @@ def slowdown(suite: str, side: str, work: str, batch: int, tokens: int) -> Calla
     return value
 
 
+def _more_bins(results: Results) -> Value | None:
+    ours = _find(results, "op", side=MORE_BINS, work=BOTH, batch=1, tokens=16384)
+    linear = _find(results, "op", side=LINEAR, work=BOTH, batch=1, tokens=16384)
+    return None if ours is None or linear is None else (ours["seconds"] / linear["seconds"],) * 3
+
+
+def _beyond_products(results: Results) -> Value | None:
+    share = speedup("mixer", PRODUCTS, BOTH, 1, 4096)(results)
+    return None if share is None else (100 - 100 * share[2], 100 - 100 * share[1], 100 - 100 * share[0])
+
+
 def _steadiness(results: Results) -> Value | None:
     near, far = (
         _find(results, "write", side=OURS, work=STEP, batch=1, tokens=position) for position in (256, 65536)
@@ -105,7 +131,7 @@ def _busy_slowdown(results: Results) -> Value | None:
 TARGETS = [
     *(
         Target(f"causal op, f+b, B={b} T={t}: eager / ours", speedup("op", EAGER, BOTH, b, t), bound)
-        for b, t, bound in ((16, 256, 10), (1, 16384, 40), (1, 65536, 40))
+        for b, t, bound in ((16, 256, 10), (1, 4096, 40))
     ),
     *(
         Target(
@@ -117,9 +143,13 @@ TARGETS = [
         for short, work, bound in (("forward", FORWARD, 0.5), ("f+b", BOTH, 1))
         for b, t in ((16, 256), (1, 16384), (1, 65536))
     ),
+    Target("causal op with 32 bins, f+b, T=16384: ours / linear layer", _more_bins, 1.6, at_least=False),
     *(
         Target(f"causal mixer, f+b, T={t}: attention / ours", speedup("mixer", ATTENTION, BOTH, 1, t), bound)
-        for t, bound in ((512, 1), (4096, 8), (16384, 60))
+        for t, bound in ((512, 1.3), (4096, 5), (16384, 16))
+    ),
+    Target(
+        "causal mixer, f+b, T=4096: beyond its own products", _beyond_products, 25, at_least=False, unit=" %"
     ),
     *(
         Target(
@@ -138,7 +168,7 @@ TARGETS = [
     ),
     *(
         Target(f"training step, T={t}: Transformer / ours", speedup("train", ATTENTION, TRAIN, b, t), bound)
-        for b, t, bound in ((8, 512, 1), (1, 4096, 4))
+        for b, t, bound in ((16, 256, 1.2), (8, 512, 1.5), (1, 4096, 3))
     ),
     Target("tokens/s at position 65,536 over those at 256", _steadiness, 0.95),
     Target("reading 1,000,000 tokens: growth of memory", _growth, 300, at_least=False, unit=" MB"),

@@ -70,7 +70,11 @@ def test_all_suites_write_json_and_pictures(tmp_path: Path, capsys: pytest.Captu
         assert row["runs"] == 2
         assert row["seconds_quartiles"][0] <= row["seconds"] <= row["seconds_quartiles"][1]
         assert (row["times_ours"] is None) == (row["side"] == measure.OURS)
-    assert {row["side"] for row in found["op"]["rows"]} == set(report.COLOURS) - {"attention", "FNet"}
+    assert {row["side"] for row in found["op"]["rows"]} == set(report.COLOURS) - {
+        "attention",
+        "FNet",
+        "own products",
+    }
     assert {(row["batch"], row["tokens"]) for row in found["write"]["rows"]} == {(1, 4), (1, 9), (3, 4)}
     (read,) = found["read"]["rows"]
     assert read["state_bytes"] == read["state_bytes_at_start"] > 0
@@ -110,8 +114,8 @@ def wrong_value(right: Callable[..., torch.Tensor]) -> Callable[..., torch.Tenso
 @pytest.mark.parametrize(
     ("owner", "name", "blamed"),
     [
-        (baselines, "eager_causal_mix", "our causal operator and its eager version"),
-        (baselines, "ours_causal_mix", "our causal operator and its eager version"),
+        (baselines, "eager_keyed_mix", "our causal operator and its eager version"),
+        (baselines, "ours_keyed_mix", "our causal operator and its eager version"),
         (baselines, "eager_spectral_mix", "our bidirectional mixer and its eager version"),
         (attention, "causal_attention", "attention and a direct softmax"),
     ],
@@ -142,7 +146,9 @@ def test_a_decode_step_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) 
         return logits_BV.roll(1, dims=0), state
 
     monkeypatch.setattr(FFTNet, "step", wrong)
-    with pytest.raises(parity.ParityError, match="decode steps and the whole text through causal_spectral"):
+    with pytest.raises(
+        parity.ParityError, match="decode steps and the whole text through addressed_spectral"
+    ):
         parity.check()
 
 

@@ -62,9 +62,11 @@ def eager_keyed_mix(
     pole_BTHF1 = torch.exp(clock_BTH[..., None] * torch.complex(-decay_HF, frequency_HF))[..., None]
     z_BHFd = torch.zeros_like(key_BTHF1[:, 0] * v_BTHd[:, 0, :, None])
     outputs = []
-    for t in range(v_BTHd.shape[1]):
-        z_BHFd = pole_BTHF1[:, t] * z_BHFd + key_BTHF1[:, t] * v_BTHd[:, t, :, None]
-        outputs.append((filter_BTHF1[:, t] * z_BHFd).real.sum(dim=2))
+    # Taken apart at once: the gradient of x[:, t] would be as large as x, for every token.
+    tokens = (x.unbind(dim=1) for x in (v_BTHd[:, :, :, None], key_BTHF1, filter_BTHF1, pole_BTHF1))
+    for v, key, filter_, pole in zip(*tokens, strict=True):
+        z_BHFd = pole * z_BHFd + key * v
+        outputs.append((filter_ * z_BHFd).real.sum(dim=2))
     return torch.stack(outputs, dim=1)
 
 
@@ -195,7 +197,9 @@ def op(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
 def own_products(mixer: nn.Module, batch: int, tokens: int, work: str) -> Callable[[], object]:
     """Make the call of all linear layers of a mixer, each on as many tokens: what it can't do without."""
     layers = [module for module in mixer.modules() if isinstance(module, nn.Linear)]
-    inputs = [torch.randn(batch, tokens, layer.in_features) for layer in layers]
+    # Layers of one width read the same tokens, as in the mixer.
+    tokens_of = {layer.in_features: torch.randn(batch, tokens, layer.in_features) for layer in layers}
+    inputs = [tokens_of[layer.in_features].detach() for layer in layers]
     upstream = [torch.randn(batch, tokens, layer.out_features) for layer in layers]
 
     def run() -> list[Tensor]:

@@ -30,6 +30,7 @@ class Settings:
     """Decode steps that are timed as one run."""
     read_tokens: int = 1_000_000
     read_width: int = 128
+    read_heads: int = 2
     memory_mixer: Cases = ((1, 4096), (1, 16384))
     memory_train: Cases = ((1, 1024), (1, 4096))
     attention_memory_tokens: int = 16384

@@ -115,7 +115,7 @@ def read(settings: Settings) -> list[dict[str, Any]]:
     measured = jobs.run_job(
         read_text,
         width=settings.read_width,
-        heads=settings.heads,
+        heads=settings.read_heads,
         layers=settings.layers,
         tokens=settings.read_tokens,
     )

@@ -14,8 +14,8 @@ from torch import nn
 
 from fftnet.devices import pick_device
 from fftnet.errors import UserError
+from fftnet.training.precision import AUTO, PRECISIONS, resolve
 
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 STRATEGIES = ("ddp", "fsdp")
 
 
@@ -33,8 +33,9 @@ class AcceleratorConfig:
 
     device: str = "auto"
     """cpu, cuda, auto (cuda where there is one), or untested: mps, xpu."""
-    precision: str | None = None
-    """fp32, bf16, or fp16 with a loss scale (default: what accelerate launch was told, else fp32)."""
+    precision: str = "auto"
+    """fp32, bf16, fp16 with a loss scale, or auto: what accelerate launch was told, else bf16 where the
+    processor has it and the model is at least 128 wide, else fp32."""
     strategy: str = "ddp"
     """Several processes: ddp (each holds the whole model) or fsdp (the model is split among them)."""
     accumulation_steps: int = 1
@@ -48,8 +49,9 @@ class AcceleratorConfig:
     tensorboard where it is installed."""
 
     def __post_init__(self) -> None:
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
+        if self.precision not in (AUTO, *PRECISIONS):
+            choice = ", ".join((AUTO, *PRECISIONS))
+            raise ValueError(f"unknown precision {self.precision!r}; choose from {choice}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"unknown strategy {self.strategy!r}; choose from {', '.join(STRATEGIES)}")
         if self.accumulation_steps < 1:
@@ -66,7 +68,7 @@ def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) 
     """Join the processes of the run.
 
     Args:
-        model: its ``_no_split_modules`` names the classes of its layers.
+        model: its ``_no_split_modules`` names the classes of its layers; see also ``precision.resolve``.
         config: where and in which numbers.
         folder: where trackers that write files put them.
 
@@ -81,6 +83,7 @@ def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) 
     if config.compile and device.type == "cpu":
         # Else compiled loops add up an embedding's gradients in the order in which threads come.
         torch.use_deterministic_algorithms(True)
+    precision = resolve(config.precision, device, model)
     plugin = None
     if config.strategy == "fsdp":
         if processes == 1:
@@ -96,7 +99,7 @@ def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) 
     try:
         accelerator = Accelerator(
             cpu=device.type == "cpu",
-            mixed_precision=None if config.precision is None else PRECISIONS[config.precision],
+            mixed_precision=None if precision is None else PRECISIONS[precision],
             gradient_accumulation_steps=config.accumulation_steps,
             fsdp_plugin=plugin,
             dynamo_backend="inductor" if config.compile else None,

@@ -236,6 +236,11 @@ class Checkpointer:
         if asked["optim"]["schedule"] == "wsd" and stored["budget"] != asked["budget"]:
             self._message(f"the budget changes from {stored['budget']} to {asked['budget']}")
             stored["budget"] = asked["budget"]
+        # A run may move to a machine that computes in other numbers, but not without a word.
+        before = stored.pop("precision", "one that was not recorded")
+        now = asked.pop("precision")
+        if before != now:
+            self._message(f"the precision changes from {before} to {now}: --precision chooses another")
         if others := list(differences(stored, asked)):
             raise TrainingError(
                 f"{folder} was trained with other settings ({', '.join(others)}); resume with the flags of "

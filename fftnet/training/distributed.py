@@ -19,6 +19,7 @@ from fftnet.protocols import Batch, Objective, RowStates
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError, make_accelerator
 from fftnet.training.carry import Carried, losses_and_state
 from fftnet.training.optim import OptimConfig, make_optimizer
+from fftnet.training.precision import name_of
 from fftnet.training.sharding import shard
 
 OPTIMIZER = "state."
@@ -61,6 +62,11 @@ class Distributed:
     def accumulation_steps(self) -> int:
         """Micro-batches that a process works on one after the other."""
         return self.accelerator.gradient_accumulation_steps
+
+    @property
+    def precision(self) -> str:
+        """fp32, bf16 or fp16; ``auto`` has been resolved."""
+        return name_of(self.accelerator.mixed_precision)
 
     @property
     def dtype(self) -> torch.dtype:

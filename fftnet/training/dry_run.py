@@ -110,7 +110,8 @@ def run_summary(
     device = distributed.device.type
     where = f"{distributed.world} x {device}" if distributed.world > 1 else device
     yield (
-        f"about {_duration(steps * forecast.seconds)} on {where}, {speed:,.0f} {unit}/s, "
+        f"about {_duration(steps * forecast.seconds)} on {where} in {distributed.precision}, "
+        f"{speed:,.0f} {unit}/s, "
         f"{forecast.mfu(speed):.0%} of {forecast.peak_flops / 1e9:,.0f} GFLOP/s that large matrix products "
         f"reach; about {forecast.memory / 1e9:.2f} GB of memory"
     )

@@ -39,6 +39,7 @@ def write_results(
         "seconds": state.counters.seconds,
         "processes": distributed.world,
         "threads": torch.get_num_threads(),
+        "precision": distributed.precision,
         "history": state.history,
     }
     serialization.write_json(folder / METRICS_FILE, values)

@@ -119,6 +119,7 @@ class Trainer:
             "budget": self.budget.limits,
             "optim": asdict(self.optim_config),
             "seed": self.config.seed,
+            "precision": self.distributed.precision,
             "run": self.metadata.fingerprint,
         }
         self.checkpointer = Checkpointer(

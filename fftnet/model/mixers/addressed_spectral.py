@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fftnet.model.addresses import Clock, ReadFilter, WriteKey
 from fftnet.model.checks import check_at_least, check_input, head_dim
-from fftnet.model.components import ModReLU, PrefixContext, PrefixFourierTransform, gain
+from fftnet.model.components import ModReLU, PrefixContext, PrefixFourierTransform, for_products, gain
 from fftnet.model.mixers.base import Mixer, device_of, packed
 from fftnet.ops import decode
 from fftnet.ops.addresses import addresses
@@ -223,6 +223,7 @@ class AddressedSpectralMixer(Mixer):
     def _read(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: AddressedSpectralState
     ) -> tuple[Tensor, AddressedSpectralState]:
+        x_BTD = for_products(x_BTD)
         context_BTC, mean_BM, count_B = self.context(
             self.project_context(x_BTD), state.mean, state.count, mask_BT
         )

@@ -31,8 +31,7 @@ __all__ = ["BACKENDS", "prefix_context", "prefix_mean"]
 def _whole_vectors(
     x: Tensor, mean: Tensor | None = None, count: Tensor | None = None, counted: Tensor | None = None
 ) -> bool:
-    wide = x.dtype == compute_dtype(x)
-    return counted is None and wide and x.device.type == "cpu" and x.shape[2] % VECTOR_WIDTH == 0
+    return counted is None and x.device.type == "cpu" and x.shape[2] % VECTOR_WIDTH == 0
 
 
 def _has_two_halves(sizes: Sizes) -> str | None:
@@ -90,8 +89,10 @@ def prefix_context(
     backend = BACKENDS.select(_SIGNATURE, backend, x, mean, count, counted)
     if backend in _DIFFERENTIABLE:
         return _DIFFERENTIABLE[backend](x, mean, count, counted, horizon)
-    context, mean = _operator(x.contiguous(), mean.to(x.dtype).contiguous(), count, horizon or 0, backend)
-    return context, mean, count + x.shape[1]
+    dtype = compute_dtype(x)
+    tensors = [tensor.to(dtype).contiguous() for tensor in (x, mean)]
+    context, mean = _operator(*tensors, count, horizon or 0, backend)
+    return context.to(x.dtype), mean, count + x.shape[1]
 
 
 def _forward(x: Tensor, mean: Tensor, count: Tensor, horizon: int, backend: str) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,9 @@
 """Associative recall in which keys are written several times and the last value counts."""
 
-from typing import Any
-
 import numpy as np
 
 from experiments.recall import Recall, RecallSettings, Size, draw_pairs, with_queries
-from experiments.training import Batch, Budget
+from experiments.training import Batch
 
 WRITES = 2
 """Writes of a row for each of its keys, on average."""
@@ -24,19 +22,6 @@ class RewrittenRecall(Recall):
         trained=((64, 4), (64, 8), (128, 16), (256, 32)),
         tested=((64, 4), (64, 8), (128, 16), (256, 32), (512, 64)),
     )
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        if self.is_quick:
-            self.settings = RecallSettings(
-                vocab_size=32,
-                d_model=16,
-                trained=((16, 2),),
-                tested=((16, 2), (32, 4)),
-                batch_tokens=64,
-                test_rows=8,
-                budget=Budget(steps=4, points=2),
-            )
 
     def batch(self, generator: np.random.Generator, rows: int, size: Size) -> Batch:
         """Rows of one size."""

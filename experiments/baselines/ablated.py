@@ -13,6 +13,7 @@ from fftnet.model.mixers.addressed_spectral import (
     AddressedSpectralState,
 )
 from fftnet.ops import numerics
+from fftnet.ops.gated_conv import causal_conv
 
 PARTS = (
     "base filter",
@@ -91,6 +92,9 @@ class Ablated(AddressedSpectralMixer):
             self.context = _TokenOnly(config.context_horizon)
         elif self.without == "modReLU":
             _fix(self.activation.bias)
+        elif self.without == "modReLU on the filter":
+            _fix(self.activation.bias)
+            self.spectrum_bias = nn.Parameter(torch.zeros_like(self.activation.bias))
         elif self.without == "frequencies":
             _fix(self.transform.frequency)
         elif self.without == "clock":
@@ -109,30 +113,34 @@ class Ablated(AddressedSpectralMixer):
             _fix(self.project_gate.weight)
 
     def _write_and_read(
-        self, x_BTD: Tensor, context_BTC: Tensor, mask_BT: Tensor | None, conv_state: Tensor
+        self,
+        x_BTD: Tensor,
+        context_BTC: Tensor,
+        mask_BT: Tensor | None,
+        decay_HF: Tensor,
+        conv_state: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        values, key, filter_, conv_state = super()._write_and_read(x_BTD, context_BTC, mask_BT, conv_state)
-        scale_HF = gain(self.transform()[0])
+        values, key, filter_, conv_state_after = super()._write_and_read(
+            x_BTD, context_BTC, mask_BT, decay_HF, conv_state
+        )
         if self.without == "write keys":
-            key = (scale_HF[:, None] * self.key()).expand_as(key)
+            key = (gain(decay_HF)[:, None] * self.key()).expand_as(key)
         elif self.without == "norm of keys and filters":
-            key, filter_ = self._unnormalised(x_BTD, context_BTC, scale_HF)
-        return values, key, filter_, conv_state
+            key, filter_ = self._unnormalised(x_BTD, context_BTC, gain(decay_HF), conv_state)
+        return values, key, filter_, conv_state_after
 
-    def _unnormalised(self, x_BTD: Tensor, context_BTC: Tensor, scale_HF: Tensor) -> tuple[Tensor, Tensor]:
+    def _unnormalised(
+        self, x_BTD: Tensor, context_BTC: Tensor, scale_HF: Tensor, conv_state: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Keys and filters of the size that the projections give them."""
         shape = (self.num_heads, 2, self.num_bins)
-        taps = self.conv_weight[self.d_model :]
-        raw_key = nn.functional.linear(x_BTD, self.project_in.weight[self.d_model :])
-        padded = nn.functional.pad(raw_key.transpose(1, 2), (taps.shape[1] - 1, 0))
-        raw_key = nn.functional.conv1d(padded, taps[:, None], groups=len(taps)).transpose(1, 2)
-        raw_key = raw_key.unflatten(-1, shape)
+        convolved_BTC, _ = causal_conv(self.project_in(x_BTD), self.conv_weight, conv_state)
+        raw_key = convolved_BTC[..., self.d_model :].unflatten(-1, shape)
         raw_filter = self.project_filter(x_BTD).unflatten(-1, shape)
         base_filter, modulation = self.filter(context_BTC)
         key = scale_HF[:, None] * (self.key() + raw_key)
         planes = base_filter + torch.tanh(modulation) + raw_filter
-        filter_ = torch.complex(*planes.unbind(dim=3))
-        filter_ = numerics.modrelu(filter_, self.activation(), EPS)
+        filter_ = numerics.modrelu(torch.complex(*planes.unbind(dim=3)), self.activation(), EPS)
         return key, torch.stack([filter_.real, filter_.imag], dim=3)
 
     def _finish(self, x_BTD: Tensor, mixed_BTHd: Tensor) -> Tensor:
@@ -150,21 +158,7 @@ class Ablated(AddressedSpectralMixer):
 
     def _read_spectrum(self, x_BTD: Tensor) -> Tensor:
         """modReLU on every filtered bin and channel, token by token: slow, and only from the beginning."""
-        state = self.init_state(len(x_BTD), x_BTD.device)
-        context_BTC, _, _ = self.context(self.project_context(x_BTD), state.mean, state.count)
-        bias = self.activation.bias
-        self.activation.bias = nn.Parameter(torch.zeros_like(bias), requires_grad=False)
-        values_BTHd, key, filter_, _ = self._write_and_read(x_BTD, context_BTC, None, state.conv_state)
-        self.activation.bias = bias
-        key_BTHF = torch.complex(*key.unbind(dim=3))
-        filter_BTHF = torch.complex(*filter_.unbind(dim=3))
-        decay_HF, frequency_HF = self.transform()
-        poles_BTHF = torch.exp(self.clock(x_BTD)[..., None] * torch.complex(-decay_HF, frequency_HF))
-        z_BHFd = torch.complex(*state.spectrum.unbind(dim=2))
-        outputs = []
-        for t in range(x_BTD.shape[1]):
-            written_BHFd = key_BTHF[:, t, :, :, None] * values_BTHd[:, t, :, None]
-            z_BHFd = poles_BTHF[:, t, :, :, None] * z_BHFd + written_BHFd
-            outputs.append(filter_BTHF[:, t, :, :, None] * z_BHFd)
-        activated = numerics.modrelu(torch.stack(outputs, dim=1), bias[..., None], EPS)
-        return self._finish(x_BTD, activated.real.sum(dim=3))
+        view = self.inspect(x_BTD)
+        filtered_BTHFd = view.filter[..., None] * view.spectrum
+        activated_BTHFd = numerics.modrelu(filtered_BTHFd, self.spectrum_bias[..., None], EPS)
+        return self._finish(x_BTD, activated_BTHFd.real.sum(dim=3))

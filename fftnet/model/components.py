@@ -23,17 +23,6 @@ NORM_EPS = 1e-6
 """Of every RMSNorm. PyTorch's own depends on the dtype, so that float64 would not be the truth of float32."""
 
 
-def for_products(x: Tensor) -> Tensor:
-    """``x`` in the dtype that autocast gives matrix products: cast once, where several layers read it.
-
-    Autocast keeps the weights that it has cast, but casts tokens again for every layer, there and back.
-    """
-    device = x.device.type
-    if x.dtype != torch.float32 or device == "meta" or not torch.is_autocast_enabled(device):
-        return x
-    return x.to(torch.get_autocast_dtype(device))
-
-
 class FourierTransform(nn.Module):
     """Orthonormal half spectrum over the tokens: (B, T, D) real to (B, H, T // 2 + 1, D // H) complex.
 

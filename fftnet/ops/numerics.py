@@ -6,11 +6,24 @@ from torch.nn import functional as F
 
 PAPER_EPS = 1e-3
 """The magnitude below which the published modReLU stops normalising."""
+NORM_EPS = 1e-6
+"""Added to a mean square before it divides, so that numbers which are all 0 stay 0."""
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The real dtype a transform of ``x`` runs in: float64 for float64, float32 for everything narrower."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def for_products(x: Tensor) -> Tensor:
+    """``x`` in the dtype that autocast gives matrix products: cast once, where several layers read it.
+
+    Autocast keeps the weights that it has cast, but casts tokens again for every layer, there and back.
+    """
+    device = x.device.type
+    if x.dtype != torch.float32 or device == "meta" or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))
 
 
 def interpolate_anchors(anchors: Tensor, num_bins: int) -> Tensor:

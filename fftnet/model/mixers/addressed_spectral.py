@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from fftnet.model.addresses import Clock, ReadFilter, WriteKey
 from fftnet.model.checks import check_at_least, check_input, head_dim
-from fftnet.model.components import ModReLU, PrefixContext, PrefixFourierTransform, for_products, gain
-from fftnet.model.mixers.base import Mixer, device_of, packed
+from fftnet.model.components import ModReLU, PrefixContext, PrefixFourierTransform, gain
+from fftnet.model.mixers.base import SteppingMixer, device_of, packed
 from fftnet.ops import decode
 from fftnet.ops.addresses import addresses
 from fftnet.ops.gated_norm import gated_norm
 from fftnet.ops.keyed_mix import keyed_mix
+from fftnet.ops.keyed_mix.torch import keyed_spectrum
+from fftnet.ops.numerics import compute_dtype, for_products
 from fftnet.ops.short_conv import short_conv
 
 EPS = 0.03
@@ -84,7 +86,7 @@ class AddressedSpectralView(NamedTuple):
     """(B, T, D), normed, gated and projected: what the mixer returns."""
 
 
-class AddressedSpectralMixer(Mixer):
+class AddressedSpectralMixer(SteppingMixer):
     """Values under write keys; prefix transform; read filter made of token and context; norm and gate.
 
     Exactly causal. Cost O(T F D) for a text and O(F D) for one more token.
@@ -98,8 +100,6 @@ class AddressedSpectralMixer(Mixer):
         ValueError: if the heads do not divide the width.
     """
 
-    causal = True
-    reads_one_token = True
     Config = AddressedSpectralConfig
 
     def __init__(
@@ -149,41 +149,13 @@ class AddressedSpectralMixer(Mixer):
         weight = self.project_in.weight
         device = device or device_of(weight)
         shape = (batch_size, self.num_heads, 2, self.num_bins, self.head_dim)
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        dtype = compute_dtype(weight)
         spectrum = torch.zeros(shape, dtype=dtype, device=device)
         context_dim = self.project_context.out_features
         mean, count = self.context.init_state(batch_size, context_dim, dtype, device)
         past = self.conv_weight.shape[1] - 1
         conv_state = spectrum.new_zeros(batch_size, past, weight.shape[0])
         return AddressedSpectralState(spectrum, mean, count, conv_state)
-
-    def forward(
-        self, x: Tensor, attention_mask: Tensor | None = None, state: AddressedSpectralState | None = None
-    ) -> Tensor | tuple[Tensor, AddressedSpectralState]:
-        """Mix T tokens causally; with a state, tokens that follow what it has read.
-
-        Args:
-            x: tokens (B, T, D), T >= 1; with a state also one token (B, D).
-            attention_mask: boolean (B, T); a False token writes nothing into the state. Padding before the
-                first token or after the last one changes nothing; between two tokens, time passes.
-            state: from ``init_state`` or an earlier call; None starts a text.
-
-        Returns:
-            Mixed tokens of the shape and dtype that came; with a state the pair of these and the new state.
-
-        Raises:
-            ValueError: on an empty sequence, or shapes that do not belong together.
-        """
-        if state is not None and x.ndim == 2 and x.shape[1] == self.d_model and attention_mask is None:
-            return self._step(x, state)
-        check_input(x, self.d_model, attention_mask)
-        if state is None:
-            mixed, _ = self._read(x, attention_mask, self.init_state(x.shape[0], x.device))
-            return mixed
-        if attention_mask is None and x.shape[1] == 1:
-            mixed, state = self._step(x[:, 0], state)
-            return mixed[:, None], state
-        return self._read(x, attention_mask, state)
 
     def inspect(self, x: Tensor) -> AddressedSpectralView:
         """Compute what ``forward`` does, part by part, to look at what is in between.
@@ -199,21 +171,12 @@ class AddressedSpectralMixer(Mixer):
         check_input(x, self.d_model, None)
         state = self.init_state(x.shape[0], x.device)
         context, _, _ = self.context(self.project_context(x), state.mean, state.count)
-        values_BTHd, key, filter_, _ = self._write_and_read(x, context, None, state.conv_state)
+        decay, frequency = self.transform()
+        values_BTHd, key, filter_, _ = self._write_and_read(x, context, None, decay, state.conv_state)
         clock_BTH = self.clock(x)
-        decay_HF, frequency_HF = self.transform()
         key_BTHF = torch.complex(*key.unbind(dim=3))
         filter_BTHF = torch.complex(*filter_.unbind(dim=3))
-        poles_BTHF = torch.exp(clock_BTH[..., None] * torch.complex(-decay_HF, frequency_HF))
-        z_BHFd = torch.complex(*state.spectrum.unbind(dim=2))
-        spectra = []
-        for t in range(x.shape[1]):
-            z_BHFd = (
-                poles_BTHF[:, t, :, :, None] * z_BHFd
-                + key_BTHF[:, t, :, :, None] * values_BTHd[:, t, :, None]
-            )
-            spectra.append(z_BHFd)
-        spectrum = torch.stack(spectra, dim=1)
+        spectrum = keyed_spectrum(values_BTHd, key, clock_BTH, decay, frequency, state.spectrum)
         mixed = (filter_BTHF[..., None] * spectrum).real.sum(dim=3).to(values_BTHd.dtype)
         output = self._finish(x, mixed)
         return AddressedSpectralView(
@@ -227,8 +190,10 @@ class AddressedSpectralMixer(Mixer):
         context_BTC, mean_BM, count_B = self.context(
             self.project_context(x_BTD), state.mean, state.count, mask_BT
         )
-        values, key, filter_, conv_state = self._write_and_read(x_BTD, context_BTC, mask_BT, state.conv_state)
         decay, frequency = self.transform()
+        values, key, filter_, conv_state = self._write_and_read(
+            x_BTD, context_BTC, mask_BT, decay, state.conv_state
+        )
         mixed, spectrum = keyed_mix(values, key, filter_, self.clock(x_BTD), decay, frequency, state.spectrum)
         state = AddressedSpectralState(packed(spectrum), packed(mean_BM), count_B, packed(conv_state))
         return self._finish(x_BTD, mixed), state
@@ -259,7 +224,12 @@ class AddressedSpectralMixer(Mixer):
         return self.project_out(mixed_BD), AddressedSpectralState(spectrum, mean_BM, count_B, conv_state)
 
     def _write_and_read(
-        self, x_BTD: Tensor, context_BTC: Tensor, mask_BT: Tensor | None, conv_state: Tensor
+        self,
+        x_BTD: Tensor,
+        context_BTC: Tensor,
+        mask_BT: Tensor | None,
+        decay_HF: Tensor,
+        conv_state: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values (B, T, H, d), keys and filters (B, T, H, 2, F), and the convolution's new state."""
         projected_BTC = self.project_in(x_BTD)
@@ -277,7 +247,7 @@ class AddressedSpectralMixer(Mixer):
             self.key(),
             base_filter,
             self.activation(),
-            gain(self.transform()[0]),
+            gain(decay_HF),
             eps=self.activation.eps,
         )
         if mask_BT is not None:

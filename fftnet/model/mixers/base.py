@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from fftnet.model.checks import check_input
+
 
 class Mixer(nn.Module):
     """Stands in the place of self-attention: maps (B, T, D) to (B, T, D).
@@ -47,6 +49,51 @@ class Mixer(nn.Module):
             ValueError: if the mixer is not causal.
         """
         raise ValueError(f"{type(self).__name__} has no state: it sees the whole sequence at once")
+
+
+class SteppingMixer(Mixer):
+    """A causal mixer with a state of fixed size, which has a form of its own for one token.
+
+    A subclass makes states (``init_state``) and reads: ``_read(x (B, T, D), attention_mask, state)`` and
+    ``_step(x (B, D), state)``, both of which return the mixed tokens and the new state.
+    """
+
+    causal = True
+    reads_one_token = True
+
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None = None, state: Any | None = None
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Mix T tokens causally; with a state, tokens that follow what it has read.
+
+        Args:
+            x: tokens (B, T, D), T >= 1; with a state also one token (B, D).
+            attention_mask: boolean (B, T); a False token writes nothing into the state. Padding before the
+                first token or after the last one changes nothing; between two tokens, time passes.
+            state: from ``init_state`` or an earlier call; None starts a text.
+
+        Returns:
+            Mixed tokens of the shape and dtype that came; with a state the pair of these and the new state.
+
+        Raises:
+            ValueError: on an empty sequence, or shapes that do not belong together.
+        """
+        if state is not None and x.ndim == 2 and x.shape[1] == self.d_model and attention_mask is None:
+            return self._step(x, state)
+        check_input(x, self.d_model, attention_mask)
+        if state is None:
+            mixed, _ = self._read(x, attention_mask, self.init_state(x.shape[0], x.device))
+            return mixed
+        if attention_mask is None and x.shape[1] == 1:
+            mixed, state = self._step(x[:, 0], state)
+            return mixed[:, None], state
+        return self._read(x, attention_mask, state)
+
+    def _read(self, x_BTD: Tensor, mask_BT: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        raise NotImplementedError
+
+    def _step(self, x_BD: Tensor, state: Any) -> tuple[Tensor, Any]:
+        raise NotImplementedError
 
 
 def packed(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from fftnet.model.components import (
     PrefixInverse,
     gain,
 )
-from fftnet.model.mixers.base import Mixer, device_of, packed
+from fftnet.model.mixers.base import SteppingMixer, device_of, packed
 from fftnet.ops import decode
 from fftnet.ops.causal_mix import HeadParameters, causal_mix
 from fftnet.ops.gated_conv import causal_conv, gated_conv
@@ -83,7 +83,7 @@ class CausalSpectralView(NamedTuple):
     """(B, T, D), its projection: what the mixer returns."""
 
 
-class CausalSpectralMixer(Mixer):
+class CausalSpectralMixer(SteppingMixer):
     """Values, gated and convolved; prefix transform; filter made of the prefix's context; modReLU; read-out.
 
     Exactly causal. Cost O(T F D) for a text and O(F D) for one more token.
@@ -97,8 +97,6 @@ class CausalSpectralMixer(Mixer):
         ValueError: if the heads do not divide the width.
     """
 
-    causal = True
-    reads_one_token = True
     Config = CausalSpectralConfig
 
     def __init__(self, d_model: int, num_heads: int = 2, config: CausalSpectralConfig | None = None) -> None:
@@ -138,34 +136,6 @@ class CausalSpectralMixer(Mixer):
         return CausalSpectralState(
             spectrum, mean, count, spectrum.new_zeros(batch_size, past, weight.shape[0])
         )
-
-    def forward(
-        self, x: Tensor, attention_mask: Tensor | None = None, state: CausalSpectralState | None = None
-    ) -> Tensor | tuple[Tensor, CausalSpectralState]:
-        """Mix T tokens causally; with a state, tokens that follow what it has read.
-
-        Args:
-            x: tokens (B, T, D), T >= 1; with a state also one token (B, D).
-            attention_mask: boolean (B, T); a False token writes nothing into the state. Padding before the
-                first token or after the last one changes nothing; between two tokens, time passes.
-            state: from ``init_state`` or an earlier call; None starts a text.
-
-        Returns:
-            Mixed tokens of the shape and dtype that came; with a state the pair of these and the new state.
-
-        Raises:
-            ValueError: on an empty sequence, or shapes that do not belong together.
-        """
-        if state is not None and x.ndim == 2 and x.shape[1] == self.d_model and attention_mask is None:
-            return self._step(x, state)
-        check_input(x, self.d_model, attention_mask)
-        if state is None:
-            mixed, _ = self._read(x, attention_mask, self.init_state(x.shape[0], x.device))
-            return mixed
-        if attention_mask is None and x.shape[1] == 1:
-            mixed, state = self._step(x[:, 0], state)
-            return mixed[:, None], state
-        return self._read(x, attention_mask, state)
 
     def inspect(self, x: Tensor) -> CausalSpectralView:
         """Compute what ``forward`` does, part by part, to look at what is in between.

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fftnet.ops.addresses.torch import NORM_EPS
 from fftnet.ops.cpu.compile import jit
 from fftnet.ops.cpu.functions import tanh
 from fftnet.ops.cpu.memory import empty, lent
 from fftnet.ops.cpu.norm import SPAN, add, divide_back, inverse_size, split
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, sqrt, store, where
+from fftnet.ops.numerics import NORM_EPS
 
 TINY = 1e-15
 """Magnitude below which a number has no direction, so that nothing is divided by 0."""

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from fftnet.ops.addresses.torch import NORM_EPS
 from fftnet.ops.causal_mix.reference import modrelu
+from fftnet.ops.numerics import NORM_EPS
 
 
 def _complex(planes: Tensor) -> Tensor:

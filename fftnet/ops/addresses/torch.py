@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-NORM_EPS = 1e-6
-"""Added to the mean square, so that numbers which are all 0 stay 0."""
+from fftnet.ops.numerics import NORM_EPS
 
 
 def _normalised(raw_BTH2F: Tensor) -> Tensor:

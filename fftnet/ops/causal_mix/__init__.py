@@ -20,6 +20,7 @@ from torch import Tensor, contiguous_format, empty_like
 # here, which is why PyTorch's own names are imported one by one above.
 from fftnet.ops.causal_mix import reference
 from fftnet.ops.causal_mix.parameters import HeadParameters
+from fftnet.ops.checkpoints import check_checkpoints, flat_shape
 from fftnet.ops.checks import Signature
 from fftnet.ops.dispatch import Backends, anything, on_cpu, on_gpu
 from fftnet.ops.numerics import compute_dtype
@@ -103,12 +104,12 @@ def _forward(
     module = BACKENDS.load(backend, values)
     parameters = HeadParameters(decay, frequency, bias, readout)
     mixed, last, checkpoints = module.forward(values, filter_, parameters, state, eps)
-    # A dimension that is 1 for short texts would cost torch.compile a graph of its own, hence the flattening.
     return mixed, last, checkpoints.flatten(1)
 
 
 def _fake(values, filter_, decay, frequency, bias, readout, state, eps, backend):  # pyright: ignore
-    checkpoints = state.new_empty(_checkpoint_shape(values, state.shape[1:], backend))
+    block = BACKENDS.load(backend, values).BLOCK
+    checkpoints = state.new_empty(flat_shape(values, state, block))
     return empty_like(values), empty_like(state), checkpoints
 
 
@@ -126,7 +127,7 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     module = BACKENDS.load(backend, values)
-    _check_checkpoints(checkpoints, values, grad_state, backend)
+    check_checkpoints("causal_mix_backward", checkpoints, values, grad_state, module.BLOCK)
     parameters = HeadParameters(decay, frequency, bias, readout)
     split = checkpoints.view(values.shape[0], -1, *grad_state.shape[1:])
     grad_values, grad_filter, grad_parameters, grad_start = module.backward(
@@ -138,22 +139,10 @@ def _backward(
 def _fake_backward(  # pyright: ignore
     values, filter_, decay, frequency, bias, readout, checkpoints, grad_mixed, grad_state, eps, backend
 ):
-    _check_checkpoints(checkpoints, values, grad_state, backend)
+    block = BACKENDS.load(backend, values).BLOCK
+    check_checkpoints("causal_mix_backward", checkpoints, values, grad_state, block)
     like = (values, filter_, decay, frequency, bias, readout, grad_state)
     return tuple(empty_like(x, memory_format=contiguous_format) for x in like)
-
-
-def _checkpoint_shape(values: Tensor, state_shape: tuple[int, ...], backend: str) -> tuple[int, int]:
-    block = BACKENDS.load(backend, values).BLOCK
-    bins, planes, heads, width = state_shape
-    return values.shape[0], (values.shape[1] + block - 1) // block * bins * planes * heads * width
-
-
-def _check_checkpoints(checkpoints: Tensor, values: Tensor, grad_state: Tensor, backend: str) -> None:
-    expected = _checkpoint_shape(values, grad_state.shape[1:], backend)
-    if checkpoints.shape != expected:
-        got = tuple(checkpoints.shape)
-        raise ValueError(f"causal_mix_backward: checkpoints must have shape {expected}, got {got}")
 
 
 _operator = register(

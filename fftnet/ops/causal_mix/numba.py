@@ -20,12 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fftnet.ops.causal_mix.parameters import HeadParameters
-from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.cpu.compile import jit, widest_lanes
-from fftnet.ops.cpu.memory import empty
+from fftnet.ops.cpu.memory import empty, padded
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, sqrt, store, sum_lanes, where
 
@@ -188,12 +186,6 @@ def _run(kernel: Any, values: Tensor, filter_: Tensor, *arguments: Any) -> None:
     threads.run(kernel, items, values.numel() * filter_.shape[3], widest_lanes(values.shape[3]), *arguments)
 
 
-def _pad(x: Tensor) -> Tensor:
-    """Zero channels up to whole vectors: they stay zero and add nothing to any gradient."""
-    missing = -x.shape[-1] % VECTOR_WIDTH
-    return functional.pad(x, (0, missing)) if missing else x
-
-
 def _pole(parameters: HeadParameters) -> Tensor:
     return torch.polar(torch.exp(-parameters.decay), parameters.frequency)
 
@@ -208,8 +200,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.causal_mix`` for the contract of a backend."""
     width = values.shape[3]
-    values = _pad(values)
-    final = _pad(state).clone()
+    values = padded(values)
+    final = padded(state).clone()
     mixed = empty(values)
     blocks = -(-values.shape[1] // BLOCK)
     checkpoints = values.new_empty(final.shape[0], blocks, *final.shape[1:])
@@ -231,12 +223,12 @@ def backward(
 ) -> tuple[Tensor, Tensor, HeadParameters, Tensor]:
     """See ``fftnet.ops.causal_mix`` for the contract of a backend."""
     width = values.shape[3]
-    values = _pad(values)
-    grad_start = _pad(grad_state).clone()
+    values = padded(values)
+    grad_start = padded(grad_state).clone()
     pole = _pole(parameters)
     constants = _constants(pole, parameters)
-    inputs = (_pad(grad_mixed).numpy(), values.numpy(), filter_.numpy(), constants)
-    saved = (constants.dtype.type(eps), _pad(checkpoints).numpy())
+    inputs = (padded(grad_mixed).numpy(), values.numpy(), filter_.numpy(), constants)
+    saved = (constants.dtype.type(eps), padded(checkpoints).numpy())
     grad_values = empty(values)
     grad_filter = torch.empty_like(filter_)
     # One sum a row of the batch, since rows are done by different threads.

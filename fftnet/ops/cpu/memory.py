@@ -5,6 +5,9 @@ import mmap
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional
+
+from fftnet.ops.cpu import VECTOR_WIDTH
 
 LARGE = 1 << 23
 """Bytes from which the advice pays."""
@@ -18,6 +21,12 @@ def _advise() -> Any:
 
 
 _madvise = _advise()
+
+
+def padded(x: Tensor) -> Tensor:
+    """``x`` with zeros behind its last dimension up to whole vectors: they add nothing to any gradient."""
+    missing = -x.shape[-1] % VECTOR_WIDTH
+    return functional.pad(x, (0, missing)) if missing else x
 
 
 def lent(*parameters: Tensor) -> list[Tensor]:

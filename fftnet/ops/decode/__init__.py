@@ -18,6 +18,7 @@ from fftnet.ops.decode import reference
 from fftnet.ops.decode import torch as portable
 from fftnet.ops.decode.parameters import AddressedParameters
 from fftnet.ops.dispatch import Backends, anything
+from fftnet.ops.prefix_context import check_horizon
 
 __all__ = ["BACKENDS", "AddressedParameters", "address_step", "context_step", "gate_step", "mix_step"]
 
@@ -184,8 +185,7 @@ def context_step(
         ValueError: if a tensor does not fit the others, the horizon is below 1, or the backend is unknown or
             can't run here.
     """
-    if horizon is not None and horizon < 1:
-        raise ValueError(f"context_step: horizon must be at least 1, got {horizon}")
+    check_horizon("context_step", horizon)
     backend = BACKENDS.select(_CONTEXT_STEP, backend, projected, mean, count)
     module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend)
     return module.context_step(projected, mean, count, horizon)

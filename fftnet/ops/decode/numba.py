@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.ops.addresses.torch import NORM_EPS as ADDRESS_EPS
 from fftnet.ops.causal_mix.parameters import HeadParameters
 from fftnet.ops.cpu.compile import jit
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.decode.parameters import AddressedParameters
-from fftnet.ops.gated_norm.torch import NORM_EPS
+from fftnet.ops.numerics import NORM_EPS
 
 FOREVER = 1 << 62
 """The horizon of a mean that never forgets."""
@@ -109,7 +108,7 @@ def _inverse_size(x, at, bins):  # pyright: ignore
     total = scalar(0)
     for n in range(at, at + bins + bins):
         total += x[n] * x[n]
-    return scalar(1) / np.sqrt(total / scalar(bins) + scalar(ADDRESS_EPS))
+    return scalar(1) / np.sqrt(total / scalar(bins) + scalar(NORM_EPS))
 
 
 @jit

@@ -15,7 +15,7 @@ from fftnet.ops.cpu.memory import empty, lent
 from fftnet.ops.cpu.norm import SPAN, add, divide_back, inverse_size, split
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, store
-from fftnet.ops.gated_norm.torch import NORM_EPS
+from fftnet.ops.numerics import NORM_EPS
 
 
 @jit

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fftnet.ops.gated_norm.torch import NORM_EPS
+from fftnet.ops.numerics import NORM_EPS
 
 
 def gated_norm(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-NORM_EPS = 1e-6
-"""Added to the mean square, so that a head that reads nothing stays 0."""
+from fftnet.ops.numerics import NORM_EPS
 
 
 def gated_norm(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:

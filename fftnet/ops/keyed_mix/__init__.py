@@ -17,6 +17,7 @@ from torch import Tensor, contiguous_format, empty_like
 
 # An import of a submodule binds its name in this package: `torch`, `numba` and `triton` are the backends
 # here, which is why PyTorch's own names are imported one by one above.
+from fftnet.ops.checkpoints import check_checkpoints, flat_shape
 from fftnet.ops.checks import Signature
 from fftnet.ops.dispatch import Backends, anything, on_cpu, on_gpu
 from fftnet.ops.keyed_mix import reference
@@ -102,12 +103,12 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     module = BACKENDS.load(backend, values)
     mixed, last, checkpoints = module.forward(values, key, filter_, clock, decay, frequency, state)
-    # A dimension that is 1 for short texts would cost torch.compile a graph of its own, hence the flattening.
     return mixed, last, checkpoints.flatten(1)
 
 
 def _fake(values, key, filter_, clock, decay, frequency, state, backend):  # pyright: ignore
-    checkpoints = state.new_empty(_checkpoint_shape(values, state, backend))
+    block = BACKENDS.load(backend, values).BLOCK
+    checkpoints = state.new_empty(flat_shape(values, state, block))
     return empty_like(values), empty_like(state), checkpoints
 
 
@@ -125,7 +126,7 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     module = BACKENDS.load(backend, values)
-    _check_checkpoints(checkpoints, values, grad_state, backend)
+    check_checkpoints("keyed_mix_backward", checkpoints, values, grad_state, module.BLOCK)
     split = checkpoints.view(values.shape[0], -1, *grad_state.shape[1:])
     return module.backward(values, key, filter_, clock, decay, frequency, split, last, grad_mixed, grad_state)
 
@@ -133,22 +134,10 @@ def _backward(
 def _fake_backward(  # pyright: ignore
     values, key, filter_, clock, decay, frequency, checkpoints, last, grad_mixed, grad_state, backend
 ):
-    _check_checkpoints(checkpoints, values, grad_state, backend)
+    block = BACKENDS.load(backend, values).BLOCK
+    check_checkpoints("keyed_mix_backward", checkpoints, values, grad_state, block)
     like = (values, key, filter_, clock, decay, frequency, grad_state)
     return tuple(empty_like(x, memory_format=contiguous_format) for x in like)
-
-
-def _checkpoint_shape(values: Tensor, state: Tensor, backend: str) -> tuple[int, int]:
-    block = BACKENDS.load(backend, values).BLOCK
-    _, heads, planes, bins, width = state.shape
-    return values.shape[0], (values.shape[1] + block - 1) // block * heads * planes * bins * width
-
-
-def _check_checkpoints(checkpoints: Tensor, values: Tensor, state: Tensor, backend: str) -> None:
-    expected = _checkpoint_shape(values, state, backend)
-    if checkpoints.shape != expected:
-        got = tuple(checkpoints.shape)
-        raise ValueError(f"keyed_mix_backward: checkpoints must have shape {expected}, got {got}")
 
 
 _operator = register(

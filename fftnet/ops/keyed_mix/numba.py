@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.cpu.compile import jit, widest_lanes
-from fftnet.ops.cpu.memory import empty
+from fftnet.ops.cpu.memory import empty, padded
 from fftnet.ops.cpu.outer import accumulate
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.turns import collect, pass_time, stretch_end, transpose, turn
@@ -213,19 +213,13 @@ def _backward(  # pyright: ignore
                 )
 
 
-def _pad(x: Tensor) -> Tensor:
-    """Zeros up to whole vectors: such channels and bins stay zero and add nothing to any gradient."""
-    missing = -x.shape[-1] % VECTOR_WIDTH
-    return functional.pad(x, (0, missing)) if missing else x
-
-
 def _pad_state(state: Tensor) -> Tensor:
     missing = (-state.shape[-1] % VECTOR_WIDTH, -state.shape[-2] % VECTOR_WIDTH)
     return functional.pad(state, (0, missing[0], 0, missing[1])) if any(missing) else state
 
 
 def _rate(decay: Tensor, frequency: Tensor) -> Tensor:
-    return _pad(torch.stack([decay, frequency], dim=1))
+    return padded(torch.stack([decay, frequency], dim=1))
 
 
 def _run(kernel: Any, values: Tensor, key: Tensor, *arguments: Any) -> None:
@@ -244,7 +238,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.keyed_mix`` for the contract of a backend."""
     bins, width = state.shape[3:]
-    inputs = (_pad(values), _pad(key), _pad(filter_), clock, _rate(decay, frequency))
+    inputs = (padded(values), padded(key), padded(filter_), clock, _rate(decay, frequency))
     final = _pad_state(state).clone()
     mixed = empty(inputs[0])
     blocks = -(-values.shape[1] // BLOCK)
@@ -279,8 +273,8 @@ def backward(
         ],
         dim=2,
     )
-    inputs = (_pad(values), _pad(key), _pad(filter_), clock, _rate(decay, frequency))
-    saved = (_pad_state(checkpoints), _pad(grad_mixed), _pad(exponents))
+    inputs = (padded(values), padded(key), padded(filter_), clock, _rate(decay, frequency))
+    saved = (_pad_state(checkpoints), padded(grad_mixed), padded(exponents))
     grad_values = empty(inputs[0])
     grad_key = empty(inputs[1])
     grad_filter = empty(inputs[2])

@@ -13,10 +13,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fftnet.ops.checks import Signature
+
 BLOCK = 256
 """Tokens between two checkpoints of the state."""
 CHUNK = 16
 """Tokens of which every pair has a score; divides ``BLOCK``."""
+
+_SPECTRUM = Signature(
+    "keyed_spectrum",
+    {
+        "values": "B T H d",
+        "key": "B T H 2 F",
+        "clock": "B T H",
+        "decay": "H F",
+        "frequency": "H F",
+        "state": "B H 2 F d",
+    },
+)
 
 
 class _Block(NamedTuple):
@@ -79,6 +93,36 @@ def _cut(
 def _score(block: _Block) -> Tensor:
     pairs = block.filter_BNHCF[..., None, :] * block.kernel_BNHCCF * block.key_BNHCF[:, :, :, None]
     return pairs.sum(dim=-1).real
+
+
+def keyed_spectrum(
+    values: Tensor, key: Tensor, clock: Tensor, decay: Tensor, frequency: Tensor, state: Tensor
+) -> Tensor:
+    """The whole keyed spectrum of every prefix, token by token, differentiable.
+
+    Args:
+        values: v, (B, T, H, d), T >= 1.
+        key: real and imaginary plane, (B, T, H, 2, F).
+        clock: time that passes at each token, (B, T, H).
+        decay: (H, F).
+        frequency: (H, F).
+        state: real and imaginary plane of Z before the first token, (B, H, 2, F, d).
+
+    Returns:
+        Z, complex (B, T, H, F, d), which is 2 F times the size of ``values``.
+
+    Raises:
+        ValueError: if a tensor does not fit the others.
+    """
+    _SPECTRUM.check(values, key, clock, decay, frequency, state)
+    key_BTHF1 = torch.complex(*key.unbind(dim=3))[..., None]
+    pole_BTHF1 = torch.exp(clock[..., None] * torch.complex(-decay, frequency))[..., None]
+    z_BHFd = _to_complex(state)
+    spectra = []
+    for t in range(values.shape[1]):
+        z_BHFd = pole_BTHF1[:, t] * z_BHFd + key_BTHF1[:, t] * values[:, t, :, None]
+        spectra.append(z_BHFd)
+    return torch.stack(spectra, dim=1)
 
 
 def forward(

@@ -22,10 +22,10 @@ from fftnet.ops.dispatch import Backends, anything
 from fftnet.ops.numerics import compute_dtype
 from fftnet.ops.prefix_context import reference
 from fftnet.ops.prefix_context import torch as portable
-from fftnet.ops.prefix_context.torch import prefix_mean
+from fftnet.ops.prefix_context.torch import check_horizon, prefix_mean
 from fftnet.ops.registration import register
 
-__all__ = ["BACKENDS", "prefix_context", "prefix_mean"]
+__all__ = ["BACKENDS", "check_horizon", "prefix_context", "prefix_mean"]
 
 
 def _whole_vectors(
@@ -84,8 +84,7 @@ def prefix_context(
         ValueError: if a tensor does not fit the others, the horizon is below 1, or the backend is unknown or
             can't run here.
     """
-    if horizon is not None and horizon < 1:
-        raise ValueError(f"prefix_context: horizon must be at least 1, got {horizon}")
+    check_horizon("prefix_context", horizon)
     backend = BACKENDS.select(_SIGNATURE, backend, x, mean, count, counted)
     if backend in _DIFFERENTIABLE:
         return _DIFFERENTIABLE[backend](x, mean, count, counted, horizon)

@@ -24,6 +24,16 @@ LARGEST = 80.0
 """Logarithm of how much larger a weight of the same block may be: float32 ends at 88."""
 
 
+def check_horizon(operator: str, horizon: int | None) -> None:
+    """Refuse what is no number of tokens.
+
+    Raises:
+        ValueError: if the horizon is below 1; it begins with the operator's name.
+    """
+    if horizon is not None and horizon < 1:
+        raise ValueError(f"{operator}: horizon must be at least 1, got {horizon}")
+
+
 def prefix_mean(
     x: Tensor, mean: Tensor, count: Tensor, counted: Tensor | None = None, horizon: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:

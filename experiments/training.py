@@ -18,6 +18,9 @@ from fftnet.training.optim import OptimConfig, make_optimizer
 IGNORED = -100
 """A target that is not asked for."""
 
+FP32 = "fp32"
+BF16 = "bf16"
+
 Batch = tuple[Tensor, Tensor]
 """Ids int64 (B, T), and what they should be answered with, the same shape, ``IGNORED`` where nothing is."""
 
@@ -113,11 +116,18 @@ def optim_config(run: Run, budget: Budget) -> OptimConfig:
     )
 
 
-def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean cross-entropy over the targets that are asked for, in nats."""
+def loss_of(model: nn.Module, batch: Batch, precision: str = FP32) -> Tensor:
+    """Mean cross-entropy over the targets that are asked for, in nats.
+
+    Args:
+        model: ids (B, T) to logits (B, T, V).
+        batch: what it reads.
+        precision: ``bf16`` multiplies matrices in it, as fftnet's trainer does; the loss is float32 always.
+    """
     inputs_BT, targets_BT = batch
-    logits_BTV = model(inputs_BT)
-    return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED)
+    with torch.autocast(inputs_BT.device.type, torch.bfloat16, enabled=precision == BF16):
+        logits_BTV = model(inputs_BT)
+    return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED)
 
 
 @torch.no_grad()
@@ -136,6 +146,7 @@ def train(
     batch: Callable[[int], Batch],
     measure: Callable[[], dict[str, Any]],
     checkpoint: Checkpoint,
+    precision: str = FP32,
 ) -> Trained:
     """Train a model to the end of its budget, from its checkpoint where there is one.
 
@@ -146,6 +157,7 @@ def train(
         batch: number of a step to its batch, the same each time: so a run goes on exactly where it was.
         measure: is called ``budget.points`` times and returns what the curve shows; its time is not counted.
         checkpoint: where it is put away.
+        precision: of the matrix products of training; what is measured is measured in float32.
 
     Raises:
         OutOfTime: at the deadline.
@@ -173,7 +185,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = config.lr_at(progress)
         pair = batch(step)
-        loss = loss_of(model, pair)
+        loss = loss_of(model, pair, precision)
         value = loss.item()
         if not math.isfinite(value):
             checkpoint.drop()

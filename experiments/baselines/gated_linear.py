@@ -143,8 +143,11 @@ class GatedLinear(Mixer):
         )
         q = F.rms_norm(q, q.shape[-1:], eps=NORM_EPS) / math.sqrt(self.key_dim)
         k = F.rms_norm(k, k.shape[-1:], eps=NORM_EPS) / math.sqrt(self.key_dim)
-        log_decay_BTH = -self.log_rate.exp() * F.softplus(self.project_clock(x))
-        y_BTHd, memory = mix(q, k, F.silu(v), log_decay_BTH, before.memory)
+        # What is summed over tokens has the numbers of the weights, under autocast, too.
+        with torch.autocast(x.device.type, enabled=False):
+            x, q, k, v = (part.to(self.log_rate.dtype) for part in (x, q, k, v))
+            log_decay_BTH = -self.log_rate.exp() * F.softplus(self.project_clock(x))
+            y_BTHd, memory = mix(q, k, F.silu(v), log_decay_BTH, before.memory)
         y_BTD = F.rms_norm(y_BTHd, y_BTHd.shape[-1:], eps=NORM_EPS).flatten(2) * self.read_norm
         y_BTD = self.project_out(y_BTD * torch.sigmoid(self.project_gate(x)))
         return y_BTD if state is None else (y_BTD, GatedLinearState(memory, past))

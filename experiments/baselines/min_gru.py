@@ -93,7 +93,9 @@ class MinGRU(Mixer):
         check_whole_rows(x, self.d_model, attention_mask)
         before = state or self.init_state(len(x), x.device)
         convolved_BTD, past = self.conv(x, before.past)
-        gate, candidate = self.project_in(convolved_BTD).chunk(2, dim=-1)
+        # What is summed over tokens has the numbers of the weights, under autocast, too.
+        projected_BT2E = self.project_in(convolved_BTD).to(self.project_in.weight.dtype)
+        gate, candidate = projected_BT2E.chunk(2, dim=-1)
         candidate = torch.where(candidate >= 0, candidate + 0.5, torch.sigmoid(candidate))
         h_BTE = scan(torch.sigmoid(-gate), torch.sigmoid(gate) * candidate, before.hidden)
         y_BTD = self.project_out(h_BTE)

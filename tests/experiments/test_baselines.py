@@ -144,6 +144,17 @@ def test_any_split_of_a_text_gives_the_same(name: str) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), mixer(x))
 
 
+@pytest.mark.parametrize("name", RECURRENT)
+def test_sums_over_tokens_are_float32_where_products_are_bf16(name: str) -> None:
+    mixer = made(name).float()
+    x = tokens(3 * CHUNK).detach().float()
+    exact, _ = mixer(x, None, mixer.init_state(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, state = mixer(x, None, mixer.init_state(2))
+    assert state[0].dtype == torch.float32
+    assert (mixed.float() - exact).norm() < 0.02 * exact.norm()
+
+
 def test_the_state_of_gated_linear_is_as_large_as_asked_for() -> None:
     mixer = GatedLinear(WIDTH, 2, GatedLinearConfig(key_dim=12))
     assert mixer.init_state(1).memory.numel() == 12 * WIDTH

@@ -9,6 +9,7 @@ EXPERIMENTS: dict[str, str] = {
     "recall_rewritten": "RewrittenRecall",
     "language": "Language",
     "language_time": "LanguageInTime",
+    "language_long": "LongLanguage",
     "positions": "Positions",
     "tracking": "Tracking",
     "mad": "Mad",

@@ -1,4 +1,4 @@
-"""One long run of attention and of the default mixer: whether a lead of the first millions of tokens lasts."""
+"""One long run of attention and of the default mixer: whether a lead in the first tokens lasts."""
 
 from dataclasses import replace
 

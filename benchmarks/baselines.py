@@ -35,6 +35,10 @@ PRODUCTS = "own products"
 COPY = "memory pass"
 PAIR = "rfft+irfft"
 
+BF16 = "bf16"
+FLOAT32 = "float32"
+"""Precisions of the matrix products of training."""
+
 LANGUAGE_MODELS = {OURS: "addressed_spectral", ATTENTION: "attention"}
 """Ours and its baseline to the mixer of all layers."""
 ANCHORS = 129
@@ -265,14 +269,15 @@ def default_model(side: str) -> FFTNet:
     return FFTNet(FFTNetConfig(vocab_size=VOCABULARY, mixers=(LANGUAGE_MODELS[side],)))
 
 
-def train_step(model: FFTNet, batch: int, tokens: int) -> Callable[[], object]:
+def train_step(model: FFTNet, batch: int, tokens: int, precision: str = FLOAT32) -> Callable[[], object]:
     """Make the call that does one step of training: forward, backward, AdamW."""
     tokens_BT = torch.randint(0, VOCABULARY, (batch, tokens + 1))
     optimizer = make_optimizer(model, OptimConfig())
 
     def step() -> None:
-        logits_BTV = model(tokens_BT[:, :-1])
-        F.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten()).backward()
+        with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == BF16):
+            logits_BTV = model(tokens_BT[:, :-1])
+        F.cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten()).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -284,6 +289,15 @@ def train(width: int, heads: int, layers: int, batch: int, tokens: int) -> Calls
     return {
         side: train_step(language_model(side, width, heads, layers), batch, tokens)
         for side in LANGUAGE_MODELS
+    }
+
+
+def precision(width: int, heads: int, layers: int, batch: int, tokens: int) -> Calls:
+    """One step of training in bf16, and the same step in float32."""
+    return {
+        name: train_step(language_model(side, width, heads, layers), batch, tokens, numbers)
+        for side in LANGUAGE_MODELS
+        for name, numbers in ((side, BF16), (f"{side}, {FLOAT32}", FLOAT32))
     }
 
 

@@ -9,6 +9,8 @@ from benchmarks import baselines
 
 TOLERANCE = 1e-3
 """Largest difference in float32, relative to the norm of what is compared."""
+BF16_TOLERANCE = 0.05
+"""The same where matrix products are bf16, whose numbers have 8 bits."""
 BATCH = 2
 TOKENS = 67
 WIDTH = 32
@@ -27,19 +29,23 @@ def check() -> None:
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        _causal_op()
+        for bins in (baselines.BINS, 2 * baselines.BINS):
+            _causal_op(bins)
         _bidirectional_mixer()
         _attention()
         for side in baselines.LANGUAGE_MODELS:
             _decoding(side)
+            _bf16(side)
 
 
-def _require(what: str, actual: Iterable[Tensor], expected: Iterable[Tensor]) -> None:
+def _require(
+    what: str, actual: Iterable[Tensor], expected: Iterable[Tensor], tolerance: float = TOLERANCE
+) -> None:
     for one, other in zip(actual, expected, strict=True):
         off = float((one - other).norm() / other.norm().clamp(min=1e-12))
-        if not off <= TOLERANCE:
+        if not off <= tolerance:
             raise ParityError(
-                f"nothing is reported: {what} differ by {off:.2g} of their size, more than {TOLERANCE:g}"
+                f"nothing is reported: {what} differ by {off:.2g} of their size, more than {tolerance:g}"
             )
 
 
@@ -52,8 +58,8 @@ def _outcome(
     return [y.detach(), *torch.autograd.grad(y, [*leaves, *weights], upstream)]
 
 
-def _causal_op() -> None:
-    inputs = baselines.op_inputs(BATCH, TOKENS, WIDTH, HEADS)
+def _causal_op(bins: int) -> None:
+    inputs = baselines.op_inputs(BATCH, TOKENS, WIDTH, HEADS, bins)
     ours = _outcome(baselines.ours_keyed_mix, inputs, [])
     eager = _outcome(baselines.eager_keyed_mix, inputs, [])
     _require("our causal operator and its eager version", ours, eager)
@@ -97,3 +103,13 @@ def _decoding(side: str) -> None:
         pieces.append(logits_BV[:, None])
     name = baselines.LANGUAGE_MODELS[side]
     _require(f"decode steps and the whole text through {name}", [torch.cat(pieces, dim=1)], [model(text)])
+
+
+@torch.no_grad()
+def _bf16(side: str) -> None:
+    model = _moved(baselines.language_model(side, WIDTH, HEADS, layers=2))
+    text = torch.randint(0, baselines.VOCABULARY, (BATCH, TOKENS))
+    with torch.autocast(text.device.type, torch.bfloat16):
+        logits = model(text)
+    name = baselines.LANGUAGE_MODELS[side]
+    _require(f"bf16 and float32 of {name}", [logits.float()], [model(text)], BF16_TOLERANCE)

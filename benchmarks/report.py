@@ -14,6 +14,7 @@ from benchmarks.baselines import (
     BOTH,
     COPY,
     EAGER,
+    FLOAT32,
     FNET,
     FORWARD,
     LINEAR,
@@ -169,6 +170,17 @@ TARGETS = [
     *(
         Target(f"training step, T={t}: Transformer / ours", speedup("train", ATTENTION, TRAIN, b, t), bound)
         for b, t, bound in ((16, 256, 1.2), (8, 512, 1.5), (1, 4096, 3))
+    ),
+    *(
+        Target(
+            f"training step in bf16, T={t}: Transformer / ours",
+            speedup("precision", ATTENTION, TRAIN, b, t),
+            bound,
+        )
+        for b, t, bound in ((16, 256, 1.2), (8, 512, 1.5), (1, 4096, 3))
+    ),
+    Target(
+        "training step, T=256: float32 / bf16", speedup("precision", f"{OURS}, {FLOAT32}", TRAIN, 16, 256), 2
     ),
     Target("tokens/s at position 65,536 over those at 256", _steadiness, 0.95),
     Target("reading 1,000,000 tokens: growth of memory", _growth, 300, at_least=False, unit=" MB"),

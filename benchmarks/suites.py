@@ -59,6 +59,12 @@ def train(settings: Settings) -> Iterator[Row]:
     return _sweep("train", baselines.TRAIN, settings.train, make, settings.time_budget)
 
 
+def precision(settings: Settings) -> Iterator[Row]:
+    """The same training step with bf16 matrix products, as ``--precision auto`` has it, and in float32."""
+    make = partial(baselines.precision, settings.width, settings.heads, settings.layers)
+    return _sweep("precision", baselines.TRAIN, settings.train, make, settings.time_budget)
+
+
 def _reader(model: FFTNet, batch: int) -> Callable[[int], State]:
     """Make a function of growing positions that returns the state there, after random tokens."""
     state = model.init_state(batch)
@@ -141,6 +147,7 @@ SUITES: dict[str, Suite] = {
     "mixer": mixer,
     "bidirectional": bidirectional,
     "train": train,
+    "precision": precision,
     "write": write,
     "read": read,
     "memory": memory,

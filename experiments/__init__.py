@@ -11,6 +11,7 @@ EXPERIMENTS: dict[str, str] = {
     "language_time": "LanguageInTime",
     "language_long": "LongLanguage",
     "positions": "Positions",
+    "positions_long": "LongPositions",
     "tracking": "Tracking",
     "mad": "Mad",
     "ablation_recall": "AblatedRecall",

@@ -43,12 +43,11 @@ class Arm:
 
 RECALL = ("recall", "recall_rewritten")
 ABLATIONS = ("ablation_recall", "ablation_language")
+LONG = ("language_long", "positions_long")
 LANGUAGE = ("recall", "language", "language_time", "positions")
 ARMS: dict[str, Arm] = {
-    "attention": Arm(mixer="conv_attention", experiments=(*ALL, "language_long")),
-    "addressed": Arm(
-        mixer="addressed_spectral", num_heads=2, experiments=(*ALL, "language_long", *ABLATIONS)
-    ),
+    "attention": Arm(mixer="conv_attention", experiments=(*ALL, *LONG)),
+    "addressed": Arm(mixer="addressed_spectral", num_heads=2, experiments=(*ALL, *LONG, *ABLATIONS)),
     "attention_matched": Arm(mixer="conv_attention", config={"matched": True}, experiments=LANGUAGE),
     "causal_spectral": Arm(mixer="causal_spectral", num_heads=16),
     "gated_linear": Arm(mixer="gated_linear", config={"key_dim": 32}),

@@ -6,7 +6,7 @@ trained length. Both losses are of the same tokens. Documents follow each other,
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -51,10 +51,12 @@ class Positions(Experiment):
     cases = Language.cases
     sweep = Sweep(learning_rates=(), seeds=(0,))
     settings = PositionSettings()
+    training: ClassVar[type[Language]] = Language
+    """The experiment whose models are read with."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.language = Language(self.is_quick, self.arms, self.workbench)
+        self.language = self.training(self.is_quick, self.arms, self.workbench)
         if self.is_quick:
             self.cases = self.language.cases
             self.settings = PositionSettings(tokens=256, rows=2, chunk=64, first=16)

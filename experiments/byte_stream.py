@@ -67,15 +67,16 @@ def windows(stream: ByteStream, window: int) -> Batch:
 
 
 @torch.no_grad()
-def total_nats(model: nn.Module, batch: Batch, rows: int) -> float:
+def total_nats(model: nn.Module, batch: Batch, tokens: int) -> float:
     """Summed loss of all targets in nats, each window read from an empty state.
 
     Args:
         model: ids (B, T) to logits (B, T, V).
         batch: from ``windows``.
-        rows: windows that are read at once.
+        tokens: how many are read at once, in whole windows.
     """
     total = 0.0
+    rows = max(tokens // batch[0].shape[1], 1)
     for inputs_BT, targets_BT in zip(*(part.split(rows) for part in batch), strict=True):
         logits_BTV = model(inputs_BT)
         total += F.cross_entropy(

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+READ_AT_ONCE = 4096
+"""Held-out tokens."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LanguageSettings:
     """Sizes of the language models and of their training."""
@@ -91,13 +95,13 @@ class Language(Experiment):
         return LanguageSettings(
             d_model=16,
             num_layers=1,
-            parameters=12_000,
+            parameters=30_000,
             window=32,
             rows=2,
             tokens=640,
             points=3,
             curve_windows=4,
-            documents=8,
+            documents=3,
         )
 
     def weights(self, digest: str) -> Path:
@@ -133,7 +137,7 @@ class Language(Experiment):
             return byte_stream.draw(training, generator, settings.rows, settings.window)
 
         def measure() -> dict[str, Any]:
-            loss = byte_stream.total_nats(model, sample, settings.rows) / sample[1].numel()
+            loss = byte_stream.total_nats(model, sample, READ_AT_ONCE) / sample[1].numel()
             return {"held_out": round(loss, 5)}
 
         checkpoint = Checkpoint(run, self.workbench)
@@ -141,7 +145,7 @@ class Language(Experiment):
         results: dict[str, Any] = {"curve": trained.curve, "training_seconds": round(trained.seconds, 1)}
         if trained.outcome == FINISHED:
             model.eval()
-            total = byte_stream.total_nats(model, (inputs, targets), settings.rows)
+            total = byte_stream.total_nats(model, (inputs, targets), READ_AT_ONCE)
             results |= {
                 "bits_per_byte": round(total / math.log(2) / held_out.raw_bytes, 5),
                 "held_out_bytes": held_out.raw_bytes,

@@ -69,7 +69,7 @@ class Mad(TaskExperiment):
                 self.settings,
                 d_model=16,
                 num_layers=1,
-                parameters=12_000,
+                parameters=30_000,
                 rows=2,
                 test_rows=4,
                 budget=Budget(steps=4, points=2),

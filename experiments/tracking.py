@@ -130,7 +130,7 @@ class Tracking(TaskExperiment):
             self.settings = TrackingSettings(
                 d_model=16,
                 num_layers=1,
-                parameters=8000,
+                parameters=30_000,
                 rows=4,
                 test_rows=8,
                 budget=Budget(steps=4, points=2),

@@ -1,7 +1,8 @@
 """Looking inside a trained model: what its mixers do with a text, as numbers.
 
-What can be told of a layer depends on its mixer: ``inspect_mixer`` has a function for each kind, and takes more
-by ``@inspect_mixer.register`` on a function of a mixer and its tokens. A mixer of another kind has no numbers.
+What can be told of a layer depends on its mixer: ``inspect_mixer`` has a function for each kind, and takes
+more by ``@inspect_mixer.register`` on a function of a mixer and its tokens. A mixer of another kind has no
+numbers.
 """
 
 import math
@@ -81,7 +82,7 @@ def inspect_tokens(model: FFTNet, tokens: Tensor) -> Inspection:
         ValueError: on an empty text, ids that are not of the vocabulary, or weights that are not finite.
     """
     seen: list[tuple[nn.Module, Tensor]] = []
-    mixers = [layer.mixer for layer in model.backbone.layers]
+    mixers = [layer.get_submodule("mixer") for layer in model.backbone.layers]
     hooks = [
         mixer.register_forward_pre_hook(lambda mixer, arguments: seen.append((mixer, arguments[0])))
         for mixer in mixers

@@ -139,7 +139,7 @@ def test_layers_are_looked_into_with_what_they_are_given(pattern: tuple[str, ...
     model.eval()
     x = model.embedding(tokens(1, 9))
     for layer, numbers in zip(model.backbone.layers, inspection.layers, strict=True):
-        alone = inspect_mixer(layer.mixer, layer.mixer_norm(x))
+        alone = inspect_mixer(layer.get_submodule("mixer"), layer.get_submodule("mixer_norm")(x))
         for field in fields(numbers):
             torch.testing.assert_close(getattr(numbers, field.name), getattr(alone, field.name))
         x = layer(x)

@@ -1,7 +1,7 @@
 """Pictures of what ``fftnet.evaluation.inspection`` computes, as PNG files.
 
-Colours are those that people see who tell red and green apart badly: viridis and cividis for sizes, twilight
-for phases, which go in a circle, and the palette of Okabe and Ito for heads.
+Colours do not need red told from green: viridis for sizes, twilight for phases, which go in a circle, and the
+palette of Okabe and Ito for heads.
 """
 
 from collections.abc import Sequence
@@ -61,6 +61,7 @@ def plot_filters(inspection: Inspection, position: int, path: Path) -> None:
     figure, grid = _grid(len(layers), _heads(layers[0][1].filter), (3.4, 2.3))
     complex_ = any(_part(numbers.filter).is_complex() for _, numbers in layers)
     dots: Any = None
+    told = f"token {position}" if len(_part(layers[0][1].filter)) > 1 else "of this text"
     for row, (index, numbers) in zip(grid, layers, strict=True):
         filter_THF = _part(numbers.filter)
         of_token_HF = filter_THF[min(position, len(filter_THF) - 1)]
@@ -71,7 +72,7 @@ def plot_filters(inspection: Inspection, position: int, path: Path) -> None:
             axes.scatter(
                 turns_F.numpy(), size(base_F).numpy(), s=24, facecolors="none", edgecolors=GREY, label="base"
             )
-            style: dict[str, Any] = {"s": 22, "edgecolors": "black", "linewidths": 0.4, "label": "this token"}
+            style: dict[str, Any] = {"s": 22, "edgecolors": "black", "linewidths": 0.4, "label": told}
             if filter_THF.is_complex():
                 style |= {
                     "c": of_token_HF[head].angle().numpy(),
@@ -89,7 +90,7 @@ def plot_filters(inspection: Inspection, position: int, path: Path) -> None:
             axes.grid(alpha=0.25)
     kind = "magnitude of the filter" if complex_ else "filter (real)"
     _outer_labels(grid, "frequency, turns per token", kind)
-    grid[0][0].legend(fontsize=7)
+    _legend(figure, grid[0][0])
     if dots is not None:
         figure.colorbar(dots, ax=[axes for row in grid for axes in row], label="phase, radians", shrink=0.8)
     _save(figure, path)
@@ -125,9 +126,10 @@ def plot_time_scales(inspection: Inspection, window: int, path: Path) -> None:
         axes.plot(ends, ends, color=GREY, linewidth=0.8, label="turns once while it fades")
         axes.axvline(window, color=GREY, linestyle=":", label="training window")
         axes.set(xscale="log", yscale="log", title=f"layer {index}, {inspection.mixers[index]}")
+        axes.title.set_fontsize(9)
         axes.grid(alpha=0.25)
     _outer_labels([row], "time scale, tokens", "period, tokens")
-    row[0].legend(fontsize=7)
+    _legend(figure, row[0])
     _save(figure, path)
 
 
@@ -183,7 +185,7 @@ def plot_weights(inspection: Inspection, layer: int, labels: Sequence[str], path
         _token_axis(axes.yaxis, labels)
         axes.set_title(_title(inspection, layer, head), fontsize=9)
     _outer_labels([row], f"is read: {_axis_name(labels)}", f"reads: {_axis_name(labels)}")
-    figure.colorbar(image, ax=row, label="share of all that is read", shrink=0.8, pad=0.01)
+    figure.colorbar(image, ax=row, label="share of what is read", extend="max", shrink=0.8, pad=0.01)
     _save(figure, path)
 
 
@@ -210,7 +212,7 @@ def plot_weights_at(inspection: Inspection, position: int, labels: Sequence[str]
     axes.set_xlabel(_axis_name(read))
     token = labels[position]
     axes.set_title(f"what token {position} “{token}” reads", fontsize=9, parse_math=False)
-    figure.colorbar(image, ax=axes, label="share", pad=0.01)
+    figure.colorbar(image, ax=axes, label="share", extend="max", pad=0.01)
     _save(figure, path)
 
 
@@ -223,11 +225,10 @@ def shares(weights: Tensor) -> Tensor:
 def _share_image(axes: "Axes", share: Tensor) -> Any:
     from matplotlib.colors import PowerNorm
 
-    most = max(float(share.nan_to_num().max()), 1e-6)
-    axes.set_facecolor("#dddddd")
-    # The root shows small shares, too: most of them are.
-    norm = PowerNorm(0.5, vmin=0, vmax=1.0 if most > 0.5 else most)
-    return axes.imshow(share.numpy(), aspect="auto", cmap="cividis", norm=norm, interpolation="nearest")
+    # Most shares are small: the root shows them, and the largest, as of the first tokens, leave the scale.
+    most = max(float(share[~share.isnan()].quantile(0.99)), 1e-6)
+    norm = PowerNorm(0.5, vmin=0, vmax=most)
+    return axes.imshow(share.numpy(), aspect="auto", cmap="viridis", norm=norm, interpolation="nearest")
 
 
 def _having(inspection: Inspection, field: str) -> list[tuple[int, MixerNumbers]]:
@@ -256,7 +257,7 @@ def _grid(rows: int, columns: int, panel: tuple[float, float]) -> tuple["Figure"
 
 def _width(tokens: int) -> float:
     """Inches of a panel with so many tokens, enough to write them out where they are."""
-    return min(max(0.12 * tokens, 3.2), 11.5)
+    return min(max(0.1 * tokens, 3.2), 9.6)
 
 
 def _title(inspection: Inspection, layer: int, head: int) -> str:
@@ -271,10 +272,12 @@ def _token_axis(axis: Any, labels: Sequence[str]) -> None:
     if len(labels) > MAX_LABELS:
         axis.set_tick_params(labelsize=7)
         return
-    turned = axis.axis_name == "x" and max(map(len, labels)) > 1
     # A dollar is a dollar, not the beginning of a formula.
-    axis.set_ticks(range(len(labels)), labels, fontsize=6, rotation=90 if turned else 0, parse_math=False)
+    axis.set_ticks(range(len(labels)), labels, fontsize=6, parse_math=False)
     axis.set_tick_params(length=0, pad=1)
+    if axis.axis_name == "x":
+        for tick, label in zip(axis.get_ticklabels(), labels, strict=True):
+            tick.set_rotation(90 if len(label) > 1 else 0)
 
 
 def _log_frequency(axes: "Axes", turns_F: Tensor) -> None:
@@ -288,6 +291,12 @@ def _outer_labels(grid: Sequence[Sequence["Axes"]], x: str, y: str) -> None:
         axes.set_xlabel(x, fontsize=8)
     for row in grid:
         row[0].set_ylabel(y, fontsize=8)
+
+
+def _legend(figure: "Figure", axes: "Axes") -> None:
+    """Above all panels, where it covers nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper left", ncols=len(names), fontsize=7)
 
 
 def _save(figure: "Figure", path: Path) -> None:

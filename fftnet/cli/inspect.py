@@ -142,18 +142,16 @@ def _pictures(
 
 def _left_out(inspection: Inspection, causal: bool) -> Iterator[str]:
     """Sentences on the pictures that a reader may miss."""
-    if not causal:
+    fields = {"filter": "filters"}
+    if causal:
+        fields = {"filter": "filters, time scales and spectra", "weights": "weights of tokens"}
+    else:
         yield (
             "left out: time scales, spectra over time, weights of tokens and loss by position, because a "
             "bidirectional model reads a text all at once"
         )
-        return
-    fields = {"filter": "filters, time scales and spectra", "weights": "weights of tokens"}
     for field, names in fields.items():
-        without = {
-            mixer
-            for mixer, numbers in zip(inspection.mixers, inspection.layers, strict=True)
-            if getattr(numbers, field) is None
-        }
+        layers = zip(inspection.mixers, inspection.layers, strict=True)
+        without = {mixer for mixer, numbers in layers if getattr(numbers, field) is None}
         if without:
             yield f"left out: {names} of the layers with {', '.join(sorted(without))}, which have none"

@@ -59,7 +59,6 @@ def plot_filters(inspection: Inspection, position: int, path: Path) -> None:
     """
     layers = _having(inspection, "filter")
     figure, grid = _grid(len(layers), _heads(layers[0][1].filter), (3.4, 2.3))
-    complex_ = any(_part(numbers.filter).is_complex() for _, numbers in layers)
     dots: Any = None
     told = f"token {position}" if len(_part(layers[0][1].filter)) > 1 else "of this text"
     for row, (index, numbers) in zip(grid, layers, strict=True):
@@ -88,8 +87,9 @@ def plot_filters(inspection: Inspection, position: int, path: Path) -> None:
             axes.axhline(0, color=GREY, linewidth=0.6)
             axes.set_title(_title(inspection, index, head), fontsize=8)
             axes.grid(alpha=0.25)
-    kind = "magnitude of the filter" if complex_ else "filter (real)"
-    _outer_labels(grid, "frequency, turns per token", kind)
+        row[0].set_ylabel("size of the filter" if filter_THF.is_complex() else "filter, real", fontsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel("frequency, turns per token", fontsize=8)
     _legend(figure, grid[0][0])
     if dots is not None:
         figure.colorbar(dots, ax=[axes for row in grid for axes in row], label="phase, radians", shrink=0.8)
@@ -156,8 +156,12 @@ def plot_spectra(inspection: Inspection, labels: Sequence[str], path: Path) -> N
             )
             figure.colorbar(image, ax=axes, label="|Z|", pad=0.01)
             shown = range(0, len(order), max(1, len(order) // 6))
-            scales = _part(numbers.time_scale)[head, order]
-            axes.set_yticks(list(shown), [f"{float(scales[number]):.3g}" for number in shown], fontsize=7)
+            scales = _part(numbers.time_scale)[head, order][shown].tolist()
+            axes.set_yticks(
+                list(shown),
+                [f"{scale:,.0f}" if scale >= 10 else f"{scale:.2g}" for scale in scales],
+                fontsize=7,
+            )
             _token_axis(axes.xaxis, labels)
             axes.set_title(_title(inspection, index, head), fontsize=8)
     _outer_labels(grid, _axis_name(labels), "bin's time scale, tokens")
@@ -284,6 +288,8 @@ def _log_frequency(axes: "Axes", turns_F: Tensor) -> None:
     """A logarithmic axis for learned frequencies, which span decades; a linear one for those of a grid."""
     if float(turns_F.min()) > 0:
         axes.set_xscale("log")
+        # Whole decades: within one, the labels of its parts would lie upon each other.
+        axes.set_xlim(float(10 ** turns_F.min().log10().floor()), float(10 ** turns_F.max().log10().ceil()))
 
 
 def _outer_labels(grid: Sequence[Sequence["Axes"]], x: str, y: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 
 # The harness is no part of what developers install, so a check of types may not find it.
-from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 from lm_eval.models.utils import (  # pyright: ignore[reportMissingImports]
@@ -98,7 +97,7 @@ class FFTNetLM(TemplateLM):
         """Ids of a text, without an end-of-text token."""
         return self._encoding.encode(string)
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Nats (negative) of whole documents: the state is carried from the first token to the last."""
         rows = []
         for request in requests:
@@ -109,7 +108,7 @@ class FFTNetLM(TemplateLM):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return answers
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Texts that go on from the contexts, up to the first stop sequence or end of text.
 
         Greedy unless a task says ``do_sample`` or a temperature; then row number i of a batch has seed + i.

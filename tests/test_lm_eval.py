@@ -32,8 +32,8 @@ task: {name}
 dataset_path: json
 dataset_kwargs:
   data_files:
-    test: {data}
-test_split: test
+    validation: {data}
+validation_split: validation
 output_type: {kind}
 """
 CHOICE_YAML = """
@@ -203,7 +203,8 @@ def test_ways_of_choosing_that_are_not_there_are_refused(folder: Path) -> None:
     from fftnet.lm_eval import FFTNetLM
 
     model: Any = FFTNetLM(str(folder / "checkpoint"))
-    request = Instance("generate_until", {}, ("A", {"num_beams": 3}), 0)
+    kind: Any = Instance
+    request = kind("generate_until", {}, ("A", {"num_beams": 3}), 0)
     with pytest.raises(
         UserError, match="generation can't be told num_beams: a task may set do_sample, max_gen"
     ):

@@ -32,7 +32,7 @@ RUNS = {
     "prompt": ("causal --prompt TEXT", ALL),
     "file": ("causal --file story.txt --show 110 --position 3", ALL),
     "one token": ("causal --prompt a", ALL),
-    "bpe": ("bpe --file story.txt --show 20", ALL),
+    "bpe": ("bpe --file story.txt --show 9", ALL),
     "attention": (
         "attention --prompt TEXT",
         {"weights_layer_0.png", "weights_of_a_token.png", "loss_by_position.png"},
@@ -118,7 +118,7 @@ def answers(folder: Path) -> dict[str, Answer]:
     lines = {name: f"{line} --output {made_by(name)}" for name, (line, _) in RUNS.items()}
     lines |= {line: line for line in MISTAKES}
     words = [
-        ["inspect", *(STORY[:70] if word == "TEXT" else word for word in line.split())]
+        ["inspect", *(STORY[:24] if word == "TEXT" else word for word in line.split())]
         for line in lines.values()
     ]
     done = subprocess.run(

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,13 +199,10 @@ def test_a_users_mistake_ends_in_a_sentence(folder: Path, settings: dict[str, An
 
 
 def test_ways_of_choosing_that_are_not_there_are_refused(folder: Path) -> None:
-    from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
-
     from fftnet.lm_eval import FFTNetLM
 
     model: Any = FFTNetLM(str(folder / "checkpoint"))
-    kind: Any = Instance
-    request = kind("generate_until", {}, ("A", {"num_beams": 3}), 0)
+    request = SimpleNamespace(args=("A", {"num_beams": 3}))
     with pytest.raises(
         UserError, match="generation can't be told num_beams: a task may set do_sample, max_gen"
     ):

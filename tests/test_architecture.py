@@ -38,6 +38,9 @@ LADDER: dict[str, set[str]] = {
     "fftnet.training": GROUND | FREE,
     "fftnet.generation": GROUND | MODEL | {"fftnet.utils.tokenizer"},
     "fftnet.api": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.evaluation"},
+    "fftnet.lm_eval": GROUND
+    | MODEL
+    | {"fftnet.tasks", "fftnet.api", "fftnet.evaluation", "fftnet.generation"},
     "fftnet.run": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.api", "fftnet.generation"},
     "fftnet.cli": {"fftnet"},
     "fftnet.__main__": {"fftnet.cli"},

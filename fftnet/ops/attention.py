@@ -59,3 +59,18 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, position: Te
         for rows, at in zip(q.split(BLOCK, dim=2), position.split(BLOCK, dim=1), strict=True)
     ]
     return torch.cat(blocks, dim=2).transpose(1, 2)
+
+
+def attention_weights(queries: Tensor, keys: Tensor) -> Tensor:
+    """The weights of ``causal_attention`` by themselves, which its kernel never stores.
+
+    Args:
+        queries: (B, T, H, d) of any floating dtype.
+        keys: (B, T, H, d), of the same tokens.
+
+    Returns:
+        (B, H, T, T), of the dtype of ``queries``: rows sum to 1, and no weight is on a later token.
+    """
+    score_BHTT = torch.einsum("bthd,bshd->bhts", queries, keys.to(queries.dtype)) / queries.shape[-1] ** 0.5
+    later_TT = torch.ones(score_BHTT.shape[-2:], dtype=torch.bool, device=queries.device).triu(1)
+    return score_BHTT.masked_fill(later_TT, -torch.inf).softmax(dim=-1)

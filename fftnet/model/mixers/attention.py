@@ -37,6 +37,19 @@ class AttentionState(NamedTuple):
     growing = {"keys": 2, "values": 2}  # noqa: RUF012 - a class attribute of a NamedTuple takes no annotation
 
 
+class AttentionView(NamedTuple):
+    """Intermediate results of the mixer, for every prefix."""
+
+    values: Tensor
+    """(B, T, H, d), what is read."""
+    weights: Tensor
+    """(B, H, T, T), the weight of every token (last) in what each token reads; 0 where it comes later."""
+    mixed: Tensor
+    """(B, T, H, d), the weighted sums of the values."""
+    output: Tensor
+    """(B, T, D), their projection: what the mixer returns."""
+
+
 class AttentionMixer(Mixer):
     """Queries, keys and values; rotary positions; softmax over the past; output projection.
 
@@ -96,6 +109,23 @@ class AttentionMixer(Mixer):
             return self._read(x, attention_mask, self.init_state(x.shape[0], x.device))[0]
         q, k, v = self._project(x, torch.arange(x.shape[1], device=x.device)[None])
         return self.project_out(attention.causal_attention(q, k, v).flatten(2))
+
+    def inspect(self, x: Tensor) -> AttentionView:
+        """Compute what ``forward`` does, part by part, to look at what is in between.
+
+        It holds a weight for every pair of tokens.
+
+        Args:
+            x: tokens (B, T, D), T >= 1, none of them padding.
+
+        Raises:
+            ValueError: on an empty sequence or another width.
+        """
+        check_input(x, self.d_model, None)
+        q, k, v = self._project(x, torch.arange(x.shape[1], device=x.device)[None])
+        weights_BHTT = attention.attention_weights(q, k)
+        mixed_BTHd = torch.einsum("bhts,bshd->bthd", weights_BHTT, v)
+        return AttentionView(v, weights_BHTT, mixed_BTHd, self.project_out(mixed_BTHd.flatten(2)))
 
     def _read(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: AttentionState

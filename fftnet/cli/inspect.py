@@ -1,0 +1,157 @@
+"""``fftnet inspect``: pictures of what a trained model does with a text."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fftnet.api import find_checkpoint, load_checkpoint
+from fftnet.cli.flags import ModelConfig, UsageError, parse
+from fftnet.evaluation import inspection_plots
+from fftnet.evaluation.inspection import Inspection, LossByPosition, inspect_tokens, loss_by_position
+from fftnet.evaluation.inspection_plots import MAX_TOKENS
+from fftnet.evaluation.plots import plot_loss_by_position
+from fftnet.utils.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectionConfig:
+    """The text that a model is watched with.
+
+    Raises:
+        ValueError: if there is no text or two, or a field is out of range.
+    """
+
+    prompt: str | None = None
+    """Text that the pictures show, of up to 511 tokens."""
+    file: str | None = None
+    """UTF-8 file in place of a prompt: the pictures show its beginning, the loss by position all of it."""
+    show: int = 96
+    """Tokens of a file that the pictures show."""
+    position: int | None = None
+    """Token whose filter and weights are drawn, counted from 0, the end-of-text token before the text
+    (default: the last one)."""
+    output: str = "outputs/inspect"
+    """Folder for the pictures, which is made."""
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (self.file is None):
+            raise ValueError("name a text: either with prompt or with file")
+        if not 2 <= self.show <= MAX_TOKENS:
+            raise ValueError(f"show must lie between 2 and {MAX_TOKENS}, got {self.show}")
+        if self.position is not None and self.position < 0:
+            raise ValueError(f"position must be 0 or more, got {self.position}")
+
+
+class Picture(NamedTuple):
+    """A file that is to be drawn."""
+
+    name: str
+    draw: Callable[[Path], None]
+
+
+def run(argv: Sequence[str]) -> None:
+    """Draw what a trained model does with a text: filters, spectra, what each token reads, losses."""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--checkpoint", *argv]
+    (source, config), _ = parse("inspect", run.__doc__, argv, (ModelConfig, InspectionConfig))
+    text = _text(config)
+    path = find_checkpoint(source.checkpoint)
+    model, tokenizer = load_checkpoint(path, device=source.device)
+    tokens = torch.tensor([tokenizer.eot, *tokenizer.encode(text)])
+    shown = _shown(tokens, config)
+    position = len(shown) - 1 if config.position is None else config.position
+    if position >= len(shown):
+        raise UsageError(
+            f"position {position} is not shown: the pictures have {len(shown)} tokens, from 0 on"
+        )
+    folder = Path(config.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        inspection = inspect_tokens(model, shown)
+        losses = loss_by_position(model, tokens) if model.config.causal else None
+        window = model.config.max_seq_length
+        for picture in _pictures(inspection, losses, tokenizer, position, window):
+            picture.draw(folder / picture.name)
+            print(folder / picture.name, flush=True)
+    except OSError as error:
+        raise UsageError(
+            f"the pictures can't be written to {folder} ({error.strerror}): choose another --output"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+    for sentence in _left_out(inspection, model.config.causal):
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def _text(config: InspectionConfig) -> str:
+    text = config.prompt
+    if config.file is not None:
+        try:
+            text = Path(config.file).read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            place = f"{config.file} is not UTF-8 text (byte {error.start})"
+            raise UsageError(f"{place}: convert it or take another file") from error
+        except OSError as error:
+            raise UsageError(f"{config.file} can't be read ({error.strerror}): name a text file") from error
+    if not text:
+        raise UsageError(f"{config.file or 'the prompt'} is empty: there is nothing to look at, give a text")
+    return text
+
+
+def _shown(tokens: Tensor, config: InspectionConfig) -> Tensor:
+    if config.file is not None:
+        return tokens[: config.show]
+    if len(tokens) > MAX_TOKENS:
+        raise UsageError(
+            f"the prompt has {len(tokens) - 1} tokens, and a picture shows {MAX_TOKENS - 1}: shorten it, or "
+            "put it into a --file, of which the pictures show the beginning"
+        )
+    return tokens
+
+
+def _pictures(
+    inspection: Inspection, losses: LossByPosition | None, tokenizer: Tokenizer, position: int, window: int
+) -> Iterator[Picture]:
+    """All that there are numbers for."""
+    labels = inspection_plots.token_labels(tokenizer, inspection.tokens.tolist())
+    have = {name for numbers in inspection.layers for name, part in vars(numbers).items() if part is not None}
+    if "filter" in have:
+        yield Picture("filters.png", partial(inspection_plots.plot_filters, inspection, position))
+    if "time_scale" in have:
+        yield Picture("time_scales.png", partial(inspection_plots.plot_time_scales, inspection, window))
+    if "spectrum" in have:
+        yield Picture("spectra.png", partial(inspection_plots.plot_spectra, inspection, labels))
+    for layer, numbers in enumerate(inspection.layers):
+        if numbers.weights is not None:
+            draw = partial(inspection_plots.plot_weights, inspection, layer, labels)
+            yield Picture(f"weights_layer_{layer}.png", draw)
+    if "weights" in have:
+        draw = partial(inspection_plots.plot_weights_at, inspection, position, labels)
+        yield Picture("weights_of_a_token.png", draw)
+    if losses is not None:
+        rows = [vars(row) for row in losses.carried]
+        draw = partial(plot_loss_by_position, rows, window, losses.fresh)
+        yield Picture("loss_by_position.png", draw)
+
+
+def _left_out(inspection: Inspection, causal: bool) -> Iterator[str]:
+    """Sentences on the pictures that a reader may miss."""
+    fields = {"filter": "filters"}
+    if causal:
+        fields = {"filter": "filters, time scales and spectra", "weights": "weights of tokens"}
+    else:
+        yield (
+            "left out: time scales, spectra over time, weights of tokens and loss by position, because a "
+            "bidirectional model reads a text all at once"
+        )
+    for field, names in fields.items():
+        layers = zip(inspection.mixers, inspection.layers, strict=True)
+        without = {mixer for mixer, numbers in layers if getattr(numbers, field) is None}
+        if without:
+            yield f"left out: {names} of the layers with {', '.join(sorted(without))}, which have none"

@@ -1,0 +1,220 @@
+"""Looking inside a trained model: what its mixers do with a text, as numbers.
+
+What can be told of a layer depends on its mixer: ``inspect_mixer`` has a function for each kind, and takes
+more by ``@inspect_mixer.register`` on a function of a mixer and its tokens. A mixer of another kind has no
+numbers.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import singledispatch
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fftnet.evaluation.documents import PositionLoss, evaluate_documents
+from fftnet.model.components import gain
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
+from fftnet.model.mixers.attention import AttentionMixer
+from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
+from fftnet.model.mixers.spectral import SpectralMixer
+from fftnet.ops.numerics import interpolate_anchors
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixerNumbers:
+    """What a mixer does with a text of T tokens, on the CPU; None is what a mixer of its kind has not.
+
+    H heads, F bins. Complex filters are complex128, everything else is float64.
+    """
+
+    base_filter: Tensor | None = None
+    """(H, F), real or complex: the part of the read filter that no text changes."""
+    filter: Tensor | None = None
+    """(T, H, F), real or complex: the read filter of every token; (1, H, F) where there is one for the whole
+    text."""
+    frequency: Tensor | None = None
+    """(H, F), turns per token, signed: how fast a bin turns. On a learned clock, by its mean over the
+    text."""
+    time_scale: Tensor | None = None
+    """(H, F), tokens after which what was written has faded to 1 / e; by the mean clock, too."""
+    spectrum: Tensor | None = None
+    """(T, H, F), magnitude of the spectrum of every prefix, its mean over the channels of a head."""
+    weights: Tensor | None = None
+    """(H, T, T), weight of every token's value (last) in what each token reads; 0 where it comes later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What a model does with a text of T tokens, layer by layer."""
+
+    tokens: Tensor
+    """int64 (T,), what was read, from a fresh state."""
+    mixers: tuple[str, ...]
+    """The mixer's name of every layer."""
+    layers: tuple[MixerNumbers, ...]
+    """The numbers of every layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossByPosition:
+    """Losses of one text, in nats per token."""
+
+    carried: list[PositionLoss]
+    """By position, in buckets of doubling length; the state is carried from the first token on."""
+    fresh: float
+    """Average where the state is fresh at the beginning of every training window."""
+
+
+@torch.no_grad()
+def inspect_tokens(model: FFTNet, tokens: Tensor) -> Inspection:
+    """Read a text from a fresh state and look into every mixer.
+
+    Args:
+        model: of any mixers; its mode is put back afterwards.
+        tokens: int64 ids (T,), T >= 1. Weights take H T^2 numbers a layer.
+
+    Raises:
+        ValueError: on an empty text, ids that are not of the vocabulary, or weights that are not finite.
+    """
+    seen: list[tuple[nn.Module, Tensor]] = []
+    mixers = [layer.get_submodule("mixer") for layer in model.backbone.layers]
+    hooks = [
+        mixer.register_forward_pre_hook(lambda mixer, arguments: seen.append((mixer, arguments[0])))
+        for mixer in mixers
+    ]
+    with _evaluating(model):
+        try:
+            logits_1TV = model(tokens[None].to(model.embedding.weight.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not torch.isfinite(logits_1TV).all():
+            raise ValueError("what the model computes is not finite: its weights are damaged")
+        layers = tuple(inspect_mixer(mixer, x_1TD) for mixer, x_1TD in seen)
+    return Inspection(tokens=tokens.cpu(), mixers=tuple(model.config.layer_mixers), layers=layers)
+
+
+@torch.no_grad()
+def loss_by_position(model: FFTNet, tokens: Tensor) -> LossByPosition:
+    """Losses of a text by position, read from a fresh state to its end.
+
+    Args:
+        model: a causal model; its mode is put back afterwards.
+        tokens: int64 ids (T,), T >= 2; the first one, end of text, is fed and not counted.
+
+    Raises:
+        ValueError: if the model is bidirectional, or there is nothing to predict.
+    """
+    ids = tokens.numpy()
+    last = len(ids) - 1
+    carried = evaluate_documents(model, ids, np.array([0]), np.array([last + 1]))
+    window = model.config.max_seq_length
+    starts = np.arange(0, last, window)
+    fresh = evaluate_documents(model, ids, starts, np.minimum(starts + window, last) + 1)
+    return LossByPosition(carried=carried.by_position, fresh=fresh.loss)
+
+
+@singledispatch
+def inspect_mixer(mixer: nn.Module, x: Tensor) -> MixerNumbers:
+    """The numbers of one mixer.
+
+    Args:
+        mixer: of any kind; one that nothing is registered for has none.
+        x: tokens (1, T, D) as the mixer is given them.
+    """
+    return MixerNumbers()
+
+
+@inspect_mixer.register
+def _addressed(mixer: AddressedSpectralMixer, x: Tensor) -> MixerNumbers:
+    view = mixer.inspect(x)
+    decay_HF, frequency_HF = (_wide(part) for part in mixer.transform())
+    base_filter, _ = mixer.filter(view.context[:, :1])
+    clock_TH = _wide(view.clock[0])
+    filter_THF = _wide(view.filter[0])
+    pace_H1 = clock_TH.mean(dim=0)[:, None]
+    rate_HF = torch.complex(-decay_HF, frequency_HF)
+    return MixerNumbers(
+        base_filter=torch.complex(*_wide(base_filter).unbind(dim=1)),
+        filter=filter_THF,
+        frequency=frequency_HF * pace_H1 / math.tau,
+        time_scale=1 / (decay_HF * pace_H1),
+        spectrum=_wide(view.spectrum[0].abs().mean(dim=-1)),
+        weights=_weights(filter_THF, _wide(view.key[0]), clock_TH.cumsum(dim=0), rate_HF),
+    )
+
+
+@inspect_mixer.register
+def _causal_spectral(mixer: CausalSpectralMixer, x: Tensor) -> MixerNumbers:
+    """modReLU has a factor of its own for every channel; the weights are those of their mean."""
+    view = mixer.inspect(x)
+    decay_HF, frequency_HF = (_wide(part) for part in mixer.transform())
+    readout_HF = torch.view_as_complex(_wide(mixer.inverse()))
+    filter_THF = _wide(view.filter[0])
+    size_THFd = _wide(view.filtered[0].abs())
+    factor_THFd = torch.relu(size_THFd + _wide(mixer.activation())[..., None])
+    factor_THFd = factor_THFd / size_THFd.clamp(min=mixer.activation.eps)
+    reads_THF = factor_THFd.mean(dim=-1) * filter_THF * gain(decay_HF) * readout_HF
+    time_TH = torch.arange(x.shape[1], dtype=torch.float64)[:, None].expand(-1, mixer.num_heads)
+    rate_HF = torch.complex(-decay_HF, frequency_HF)
+    return MixerNumbers(
+        base_filter=_wide(mixer.filter.base_filter),
+        filter=filter_THF,
+        frequency=frequency_HF / math.tau,
+        time_scale=1 / decay_HF,
+        spectrum=_wide(view.spectrum[0].abs().mean(dim=-1)),
+        weights=_weights(reads_THF, torch.ones_like(reads_THF), time_TH, rate_HF),
+    )
+
+
+@inspect_mixer.register
+def _spectral(mixer: SpectralMixer, x: Tensor) -> MixerNumbers:
+    """One filter for the whole text, and no prefix."""
+    filter_1HF = _wide(mixer.inspect(x).filter)
+    bins = filter_1HF.shape[2]
+    frequency_F = torch.arange(bins, dtype=torch.float64) / x.shape[1]
+    return MixerNumbers(
+        base_filter=interpolate_anchors(_wide(mixer.filter.base_filter), bins),
+        filter=filter_1HF,
+        frequency=frequency_F.expand(mixer.num_heads, -1),
+    )
+
+
+@inspect_mixer.register
+def _attention(mixer: AttentionMixer, x: Tensor) -> MixerNumbers:
+    return MixerNumbers(weights=_wide(mixer.inspect(x).weights[0]))
+
+
+def _weights(reads_THF: Tensor, writes_THF: Tensor, time_TH: Tensor, rate_HF: Tensor) -> Tensor:
+    """``Re sum_f reads_f(t) exp((s(t) - s(j)) rate_f) writes_f(j)`` for j <= t, (H, T, T)."""
+    time_HT = time_TH.T
+    past_HTT = torch.ones(len(time_HT), len(time_TH), len(time_TH), dtype=torch.bool).tril()
+    age_HTT = (time_HT[..., None] - time_HT[:, None]).masked_fill(~past_HTT, 0.0)
+    weights_HTT = torch.zeros_like(age_HTT)
+    # Bin by bin: all at once would take F times the memory.
+    for reads_TH, writes_TH, rate_H in zip(
+        reads_THF.unbind(dim=2), writes_THF.unbind(dim=2), rate_HF.unbind(dim=1), strict=True
+    ):
+        kernel_HTT = torch.exp(age_HTT * rate_H[:, None, None])
+        weights_HTT += (reads_TH.T[..., None] * kernel_HTT * writes_TH.T[:, None]).real
+    return weights_HTT * past_HTT
+
+
+def _wide(x: Tensor) -> Tensor:
+    """On the CPU, in double precision."""
+    return x.detach().cpu().to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,181 @@
+"""Looking inside: the weights of tokens give the mixers' own read-outs."""
+
+import math
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from conftest import randomise
+from models import CAUSAL, HYBRIDS, VOCAB, make, tokens
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fftnet.evaluation.inspection import MixerNumbers, inspect_mixer, inspect_tokens, loss_by_position
+from fftnet.model.mixers import MIXERS, build_mixer
+
+LENGTHS = [1, 2, 7, 31]
+HAS = {
+    "addressed_spectral": {"base_filter", "filter", "frequency", "time_scale", "spectrum", "weights"},
+    "causal_spectral": {"base_filter", "filter", "frequency", "time_scale", "spectrum", "weights"},
+    "spectral": {"base_filter", "filter", "frequency"},
+    "attention": {"weights"},
+    "fnet": set(),
+}
+
+
+def mixer_of(name: str, config: dict[str, Any] | None = None) -> Any:
+    return randomise(build_mixer(name, 12, 2, config))
+
+
+def read(numbers: MixerNumbers, values_THd: Tensor) -> Tensor:
+    """The weighted sums of the values, (T, H, d)."""
+    assert numbers.weights is not None
+    return torch.einsum("htj,jhd->thd", numbers.weights, values_THd)
+
+
+@torch.no_grad()
+def projected(mixer: nn.Module, x: Tensor) -> Tensor:
+    """What the fused mixer hands to its output projection, (T, D)."""
+    seen: list[Tensor] = []
+    hook = mixer.get_submodule("project_out").register_forward_pre_hook(
+        lambda _, given: seen.append(given[0])
+    )
+    mixer(x)
+    hook.remove()
+    return seen[0][0]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("config", [{}, {"num_bins": 1, "conv_size": 2}, {"context_horizon": 3}])
+def test_what_an_addressed_token_reads_is_the_weighted_sum_of_the_values(
+    length: int, config: dict[str, Any]
+) -> None:
+    mixer = mixer_of("addressed_spectral", config)
+    x = torch.randn(1, length, 12, dtype=torch.float64)
+    mixed_THd = read(inspect_mixer(mixer, x), mixer.inspect(x).values[0])
+    gate_THd = mixer.project_gate(x)[0].unflatten(-1, (2, 6)).sigmoid()
+    root = (mixed_THd.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+    normed = mixed_THd / root * mixer.norm_weight * gate_THd
+    torch.testing.assert_close(projected(mixer, x), normed.flatten(1), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(mixed_THd, mixer.inspect(x).mixed[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_what_attention_reads_is_the_weighted_sum_of_the_values(length: int) -> None:
+    mixer = mixer_of("attention")
+    x = torch.randn(1, length, 12, dtype=torch.float64)
+    numbers = inspect_mixer(mixer, x)
+    torch.testing.assert_close(
+        projected(mixer, x), read(numbers, mixer.inspect(x).values[0]).flatten(1), rtol=1e-9, atol=1e-9
+    )
+    torch.testing.assert_close(mixer.inspect(x).output, mixer(x), rtol=1e-9, atol=1e-9)
+    assert numbers.weights is not None
+    torch.testing.assert_close(numbers.weights.sum(dim=-1), torch.ones(2, length).double())
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_without_a_bias_the_weights_of_the_causal_layer_are_exact(length: int) -> None:
+    mixer = mixer_of("causal_spectral", {"num_bins": 5})
+    with torch.no_grad():
+        mixer.activation.bias.zero_()
+    mixer.activation.eps = 1e-30
+    x = torch.randn(1, length, 12, dtype=torch.float64)
+    mixed_TD = read(inspect_mixer(mixer, x), mixer.inspect(x).values[0]).flatten(1)
+    torch.testing.assert_close(projected(mixer, x), mixed_TD, rtol=1e-9, atol=1e-9)
+
+
+def test_with_a_bias_they_are_the_mean_over_the_channels_of_a_head() -> None:
+    mixer = mixer_of("causal_spectral")
+    x = torch.randn(1, 6, 12, dtype=torch.float64)
+    view = mixer.inspect(x)
+    numbers = inspect_mixer(mixer, x)
+    rate = torch.complex(-mixer.transform.log_decay.exp(), mixer.transform.frequency).detach()
+    weight_jHd = torch.zeros(6, 2, 6, dtype=torch.float64)
+    for j in range(6):
+        factor = torch.where(view.filtered[0, -1] == 0, 0, view.activated[0, -1] / view.filtered[0, -1])
+        size = (1 - torch.exp(2 * rate.real)).sqrt() * torch.exp((5 - j) * rate)
+        readout = torch.view_as_complex(mixer.inverse.readout.detach())
+        each = factor * (view.filter[0, -1] * size * readout)[..., None]
+        weight_jHd[j] = each.real.sum(dim=1).detach()
+    torch.testing.assert_close((weight_jHd * view.values[0]).sum(dim=0), view.mixed[0, -1])
+    assert numbers.weights is not None
+    torch.testing.assert_close(numbers.weights[:, -1], weight_jHd.mean(dim=-1).T)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_mixer_has_what_its_kind_can_have(name: str) -> None:
+    numbers = inspect_mixer(mixer_of(name), torch.randn(1, 9, 12, dtype=torch.float64))
+    assert {field.name for field in fields(numbers) if getattr(numbers, field.name) is not None} == HAS[name]
+    for field in HAS[name]:
+        assert torch.isfinite(getattr(numbers, field)).all()
+    if numbers.weights is not None:
+        assert (numbers.weights.triu(1) == 0).all()
+
+
+def test_a_mixer_that_is_not_known_has_no_numbers() -> None:
+    assert inspect_mixer(nn.Linear(3, 3), torch.zeros(1, 2, 3)) == MixerNumbers()
+
+
+def test_scales_and_frequencies_are_counted_in_tokens() -> None:
+    mixer = build_mixer("addressed_spectral", 12, 2)
+    with torch.no_grad():
+        mixer.transform.log_decay.fill_(-math.log(20))
+        mixer.transform.frequency.fill_(2 * math.pi / 10)
+        mixer.clock.bias.copy_(torch.tensor([1.0, 2.0]).expm1().log())
+    numbers = inspect_mixer(mixer, torch.randn(1, 5, 12))
+    assert numbers.time_scale is not None
+    assert numbers.frequency is not None
+    torch.testing.assert_close(numbers.time_scale[:, 0], torch.tensor([20.0, 10.0]).double())
+    torch.testing.assert_close(1 / numbers.frequency[:, 0], torch.tensor([10.0, 5.0]).double())
+
+
+@pytest.mark.parametrize("pattern", [*((name,) for name in CAUSAL), *HYBRIDS])
+def test_layers_are_looked_into_with_what_they_are_given(pattern: tuple[str, ...]) -> None:
+    model = make(mixers=pattern).train()
+    inspection = inspect_tokens(model, tokens(1, 9)[0])
+    assert model.training
+    assert inspection.mixers == tuple(model.config.layer_mixers)
+    model.eval()
+    x = model.embedding(tokens(1, 9))
+    for layer, numbers in zip(model.backbone.layers, inspection.layers, strict=True):
+        alone = inspect_mixer(layer.get_submodule("mixer"), layer.get_submodule("mixer_norm")(x))
+        for field in fields(numbers):
+            torch.testing.assert_close(getattr(numbers, field.name), getattr(alone, field.name))
+        x = layer(x)
+
+
+def test_a_bidirectional_model_has_filters_and_no_more() -> None:
+    inspection = inspect_tokens(make(mixers=("spectral", "fnet"), causal=False), tokens(1, 8)[0])
+    assert inspection.mixers == ("spectral", "fnet")
+    first, second = inspection.layers
+    assert first.filter is not None
+    assert first.filter.shape == (1, 2, 5)
+    assert first.frequency is not None
+    assert first.frequency[0].tolist() == [0, 1 / 8, 2 / 8, 3 / 8, 4 / 8]
+    assert second == MixerNumbers()
+
+
+def test_damaged_weights_end_in_a_sentence() -> None:
+    model = make()
+    with torch.no_grad():
+        model.backbone.norm.weight.fill_(math.nan)
+    with pytest.raises(ValueError, match="not finite: its weights are damaged"):
+        inspect_tokens(model, tokens(1, 4)[0])
+
+
+@pytest.mark.parametrize("length", [2, 16, 17, 40])
+def test_losses_are_those_of_one_pass_over_the_whole_text(length: int) -> None:
+    model = make()
+    ids = torch.randint(0, VOCAB, (length,))
+    losses = loss_by_position(model, ids)
+    with torch.no_grad():
+        whole = F.cross_entropy(model(ids[None, :-1])[0], ids[1:], reduction="none")
+        fresh = [
+            F.cross_entropy(model(part[None, :-1])[0], part[1:], reduction="none")
+            for part in (ids[start : start + 17] for start in range(0, length - 1, 16))
+        ]
+    for row in losses.carried:
+        assert row.loss == pytest.approx(float(whole[row.first : row.last + 1].mean()), rel=1e-5)
+    assert sum(row.tokens for row in losses.carried) == length - 1
+    assert losses.fresh == pytest.approx(float(torch.cat(fresh).mean()), rel=1e-5)

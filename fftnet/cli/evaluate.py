@@ -15,11 +15,11 @@ from fftnet.utils.dataset import DataConfig
 
 def run(argv: Sequence[str]) -> None:
     """Measure a trained model on a text: in windows, and on whole documents of any length, by position."""
-    if argv and not argv[0].startswith("-"):
-        argv = ["--checkpoint", *argv]
     classes = (ModelConfig, EvaluationConfig, DataConfig)
     of_training = ("tokenizer", "vocab_size", "carry_state")
-    (source, config, data), _ = parse("evaluate", run.__doc__, argv, classes, without=of_training)
+    (source, config, data), _ = parse(
+        "evaluate", run.__doc__, argv, classes, without=of_training, positional="checkpoint"
+    )
     path = find_checkpoint(source.checkpoint)
     model, tokenizer = load_checkpoint(path, device=source.device)
     if config.plot is not None and (data.synthetic or not model.config.causal):

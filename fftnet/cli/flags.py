@@ -32,6 +32,7 @@ def parse(
     *,
     groups: Mapping[str, type] | None = None,
     without: Collection[str] = (),
+    positional: str | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Read flags into configurations.
 
@@ -42,6 +43,7 @@ def parse(
         classes: configuration classes whose fields are the flags.
         groups: name to a further class, whose flags are ``--name.field``.
         without: fields that are no flags and keep their defaults.
+        positional: flag whose name may be left out where its value is the first word.
 
     Returns:
         One configuration for each class, and one for each group by its name.
@@ -50,6 +52,8 @@ def parse(
         UsageError: if a flag or value is wrong.
     """
     groups = groups or {}
+    if positional is not None and argv and not argv[0].startswith("-"):
+        argv = [f"--{positional}", *argv]
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=f"fftnet {program}", description=about, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of flags; flags behind it win over it.")

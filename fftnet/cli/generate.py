@@ -23,7 +23,11 @@ class PromptConfig:
 def run(argv: Sequence[str]) -> None:
     """Continue a prompt with a trained model, printing the text as it is made."""
     (source, prompt, sampling), _ = parse(
-        "generate", run.__doc__, argv, (ModelConfig, PromptConfig, SamplingConfig)
+        "generate",
+        run.__doc__,
+        argv,
+        (ModelConfig, PromptConfig, SamplingConfig),
+        positional="checkpoint",
     )
     path = find_checkpoint(source.checkpoint)
     model, tokenizer = load_checkpoint(path, device=source.device)

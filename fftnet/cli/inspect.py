@@ -57,9 +57,9 @@ class Picture(NamedTuple):
 
 def run(argv: Sequence[str]) -> None:
     """Draw what a trained model does with a text: filters, spectra, what each token reads, losses."""
-    if argv and not argv[0].startswith("-"):
-        argv = ["--checkpoint", *argv]
-    (source, config), _ = parse("inspect", run.__doc__, argv, (ModelConfig, InspectionConfig))
+    (source, config), _ = parse(
+        "inspect", run.__doc__, argv, (ModelConfig, InspectionConfig), positional="checkpoint"
+    )
     text = _text(config)
     path = find_checkpoint(source.checkpoint)
     model, tokenizer = load_checkpoint(path, device=source.device)

@@ -1,0 +1,83 @@
+"""Causal mixing in real numbers and without a loop over time: what exported programs hold.
+
+Every operation here is one that other runtimes know, and none depends on the values, so that the number of
+tokens may stay open. Within a chunk the prefix transform is a product with the triangular matrix of
+``lambda^(t-j)``, and the state before each chunk a sum over the chunks before it: O(T^2 / CHUNK^2) in time and
+memory beyond the spectrum of every token, which modReLU needs. A number that is not
+finite spoils its whole row. The other backends are for training.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fftnet.ops.causal_mix.parameters import HeadParameters
+
+CHUNK = 32
+"""Tokens whose transform is one product."""
+
+Planes = tuple[Tensor, Tensor]
+"""Real and imaginary part."""
+
+
+def _powers(age: Tensor, parameters: HeadParameters) -> Planes:
+    """``lambda^age`` for ages of any shape, (H, F, *age.shape); 0 where an age is below 0."""
+    shape = (*parameters.decay.shape, *(1 for _ in age.shape))
+    wide = age.clamp(min=0).to(parameters.decay.dtype)
+    radius = torch.exp(-parameters.decay.view(shape) * wide) * (age >= 0)
+    angle = parameters.frequency.view(shape) * wide
+    return radius * angle.cos(), radius * angle.sin()
+
+
+def _by_bin(x: Tensor) -> Tensor:
+    """(B, H, N, F, d) to (B, H, F, N, d), and back."""
+    return x.transpose(2, 3)
+
+
+def _times(one: Planes, other: Planes) -> Planes:
+    """The complex matrix product."""
+    return one[0] @ other[0] - one[1] @ other[1], one[0] @ other[1] + one[1] @ other[0]
+
+
+def causal_mix(
+    values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """See ``fftnet.ops.causal_mix.causal_mix``; for tensors of one dtype."""
+    tokens = values.shape[1]
+    padded = functional.pad(values, (0, 0, 0, 0, 0, -tokens % CHUNK))
+    v_BHNCd = padded.unflatten(1, (-1, CHUNK)).movedim(3, 1)
+    c = torch.arange(CHUNK, device=values.device)
+    n = torch.arange(v_BHNCd.shape[2], device=values.device)
+
+    # The state before chunk n: what is left of the first, and of what each chunk before has added at its end.
+    to_end = _powers(CHUNK - 1 - c, parameters)
+    added = (_by_bin(to_end[0][:, None] @ v_BHNCd), _by_bin(to_end[1][:, None] @ v_BHNCd))
+    start_BHF1d = state.permute(2, 0, 3, 1, 4)[:, :, :, :, None]
+    real, imag = _times(_powers(CHUNK * (n[:, None] - n - 1), parameters), added)
+    left_real, left_imag = _times(_powers(CHUNK * n[:, None], parameters), start_BHF1d.unbind())
+    before = (_by_bin(real + left_real)[..., None, :], _by_bin(imag + left_imag)[..., None, :])
+
+    # The spectrum of every prefix.
+    within = _powers(c[:, None] - c, parameters)
+    since = _powers(c[:, None] + 1, parameters)
+    carried = _times((since[0][:, None], since[1][:, None]), before)
+    z_BTHFd = [
+        (plane[:, None] @ v_BHNCd[:, :, :, None] + other).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)[:, :tokens]
+        for plane, other in zip(within, carried, strict=True)
+    ]
+    last = torch.stack([plane[:, -1] for plane in z_BTHFd], dim=3).permute(0, 2, 3, 1, 4)
+    return _read_out(z_BTHFd[0], z_BTHFd[1], filter_, parameters, eps), last.contiguous()
+
+
+def _read_out(
+    real_BTHFd: Tensor, imag_BTHFd: Tensor, filter_: Tensor, parameters: HeadParameters, eps: float
+) -> Tensor:
+    filter_BTHF1 = filter_[..., None]
+    square = real_BTHFd.square() + imag_BTHFd.square()
+    is_zero = square == 0
+    # The square root has no gradient at 0, hence the detour.
+    modulus = torch.where(is_zero, 1.0, square).sqrt().masked_fill(is_zero, 0.0)
+    magnitude = filter_BTHF1.abs() * modulus
+    gain = filter_BTHF1 * torch.relu(magnitude + parameters.bias[..., None]) / magnitude.clamp(min=eps)
+    readout = parameters.readout[..., None]
+    return (gain * (readout[:, :, 0] * real_BTHFd - readout[:, :, 1] * imag_BTHFd)).sum(dim=3)

@@ -3,18 +3,17 @@
 Every operation here is one that other runtimes know, and none depends on the values, so that the number of
 tokens may stay open. Within a chunk the prefix transform is a product with the triangular matrix of
 ``lambda^(t-j)``, and the state before each chunk a sum over the chunks before it: O(T^2 / CHUNK^2) in time and
-memory beyond the spectrum of every token, which modReLU needs. A number that is not
-finite spoils its whole row. The other backends are for training.
+memory beyond the spectrum of every token, which modReLU needs. And a number that is not finite spoils its
+whole row: the other backends are for training.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fftnet.ops.causal_mix.parameters import HeadParameters
-
-CHUNK = 32
-"""Tokens whose transform is one product."""
+from fftnet.ops.chunks import CHUNK, chunked, joined
 
 Planes = tuple[Tensor, Tensor]
 """Real and imaginary part."""
@@ -34,18 +33,17 @@ def _by_bin(x: Tensor) -> Tensor:
     return x.transpose(2, 3)
 
 
-def _times(one: Planes, other: Planes) -> Planes:
-    """The complex matrix product."""
-    return one[0] @ other[0] - one[1] @ other[1], one[0] @ other[1] + one[1] @ other[0]
+def _product(one: Planes, other: Planes, multiply: Callable[[Tensor, Tensor], Tensor]) -> Planes:
+    """The complex product that belongs to a real one, element by element or of matrices."""
+    real = multiply(one[0], other[0]) - multiply(one[1], other[1])
+    return real, multiply(one[0], other[1]) + multiply(one[1], other[0])
 
 
 def causal_mix(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.causal_mix.causal_mix``; for tensors of one dtype."""
-    tokens = values.shape[1]
-    padded = functional.pad(values, (0, 0, 0, 0, 0, -tokens % CHUNK))
-    v_BHNCd = padded.unflatten(1, (-1, CHUNK)).movedim(3, 1)
+    v_BHNCd = chunked(values).movedim(3, 1).contiguous()
     c = torch.arange(CHUNK, device=values.device)
     n = torch.arange(v_BHNCd.shape[2], device=values.device)
 
@@ -53,16 +51,18 @@ def causal_mix(
     to_end = _powers(CHUNK - 1 - c, parameters)
     added = (_by_bin(to_end[0][:, None] @ v_BHNCd), _by_bin(to_end[1][:, None] @ v_BHNCd))
     start_BHF1d = state.permute(2, 0, 3, 1, 4)[:, :, :, :, None]
-    real, imag = _times(_powers(CHUNK * (n[:, None] - n - 1), parameters), added)
-    left_real, left_imag = _times(_powers(CHUNK * n[:, None], parameters), start_BHF1d.unbind())
+    real, imag = _product(_powers(CHUNK * (n[:, None] - n - 1), parameters), added, torch.matmul)
+    left_real, left_imag = _product(_powers(CHUNK * n[:, None], parameters), start_BHF1d.unbind(), torch.mul)
     before = (_by_bin(real + left_real)[..., None, :], _by_bin(imag + left_imag)[..., None, :])
 
     # The spectrum of every prefix.
-    within = _powers(c[:, None] - c, parameters)
+    # Bins and tokens as the rows of one matrix: a product with more dimensions would need a view of N chunks
+    # that torch.export can't prove where T stays open.
+    within = [plane.flatten(1, 2)[:, None] for plane in _powers(c[:, None] - c, parameters)]
     since = _powers(c[:, None] + 1, parameters)
-    carried = _times((since[0][:, None], since[1][:, None]), before)
+    carried = _product((since[0][:, None], since[1][:, None]), before, torch.mul)
     z_BTHFd = [
-        (plane[:, None] @ v_BHNCd[:, :, :, None] + other).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)[:, :tokens]
+        joined(((plane @ v_BHNCd).unflatten(3, (-1, CHUNK)) + other).permute(0, 2, 4, 1, 3, 5), values.shape[1])
         for plane, other in zip(within, carried, strict=True)
     ]
     last = torch.stack([plane[:, -1] for plane in z_BTHFd], dim=3).permute(0, 2, 3, 1, 4)

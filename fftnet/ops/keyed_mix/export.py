@@ -3,42 +3,16 @@
 Every operation here is one that other runtimes know, and none depends on the values, so that the number of
 tokens may stay open. Tokens are cut into chunks. Within a chunk every pair of tokens has one score; the state
 before each chunk is a sum over the chunks before it. For T tokens that is O(T^2 / CHUNK^2) in time and memory
-beyond O(T CHUNK): the other backends are for training. A number that is not finite
-spoils its whole row.
+beyond O(T CHUNK), and a number that is not finite spoils its whole row: the other backends are for training.
 
-No exponent is ever positive, and ages are summed up from the later token's side rather than subtracted, so
-that nothing overflows or cancels however fast the clock runs.
+No exponent is ever positive, so that nothing overflows however fast the clock runs.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-CHUNK = 32
-"""Tokens of which every pair has a score."""
-
-
-def _chunked(x: Tensor) -> Tensor:
-    """(B, T, H, ...) to (B, H, N, CHUNK, ...), with zeros behind the last token."""
-    x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % CHUNK))
-    return x.unflatten(1, (-1, CHUNK)).movedim(3, 1)
-
-
-def _joined(x: Tensor, tokens: int) -> Tensor:
-    """The way back, without the padding."""
-    return x.movedim(1, 3).flatten(1, 2)[:, :tokens]
-
-
-def _ages(time: Tensor) -> Tensor:
-    """Time that passes after entry j until the end of entry t, (..., N) to (..., N, N); 0 for j >= t."""
-    n = torch.arange(time.shape[-1], device=time.device)
-    return (time[..., None] * (n[:, None] > n)).cumsum(dim=-2)
-
-
-def _not_later(x: Tensor) -> Tensor:
-    """1 where entry j is not later than entry t, for (..., N) as (N, N)."""
-    n = torch.arange(x.shape[-1], device=x.device)
-    return (n[:, None] >= n).to(x.dtype)
+from fftnet.ops.chunks import ages, chunked, joined, not_later
 
 
 def _turned(planes: tuple[Tensor, Tensor], angle: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,9 +33,9 @@ def keyed_mix(
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.keyed_mix.keyed_mix``; for tensors of one dtype."""
-    v_BHNCd = _chunked(values)
+    v_BHNCd = chunked(values).movedim(3, 1)
     # A padded token takes no time and writes nothing.
-    clock_BHNC = _chunked(clock)
+    clock_BHNC = chunked(clock).movedim(3, 1)
     time_BHNC1 = clock_BHNC.cumsum(dim=3)[..., None]
     decay_H11F = decay[:, None, None]
     frequency_H11F = frequency[:, None, None]
@@ -70,8 +44,8 @@ def keyed_mix(
     filter_BHNCF = _turned(_planes(filter_), angle_BHNCF)
 
     # Between the tokens of a chunk.
-    age_BHNCC = _ages(clock_BHNC)
-    reach_BHNCCF = torch.exp(-age_BHNCC[..., None] * decay_H11F[:, None]) * _not_later(clock_BHNC)[..., None]
+    age_BHNCC = ages(clock_BHNC)
+    reach_BHNCCF = torch.exp(-age_BHNCC[..., None] * decay_H11F[:, None]) * not_later(clock_BHNC)[..., None]
     pairs_BHNCCF = (
         filter_BHNCF[0][..., None, :] * key_BHNCF[0][..., None, :, :]
         - filter_BHNCF[1][..., None, :] * key_BHNCF[1][..., None, :, :]
@@ -86,7 +60,8 @@ def keyed_mix(
     fallen_BHNCF = torch.exp(-time_BHNC1 * decay_H11F)
     real_BHNCd = (filter_BHNCF[0] * fallen_BHNCF) @ before_BHNFd[0]
     imag_BHNCd = (filter_BHNCF[1] * fallen_BHNCF) @ before_BHNFd[1]
-    return _joined(near_BHNCd + real_BHNCd - imag_BHNCd, values.shape[1]), torch.stack(last_BHFd, dim=2)
+    mixed_BNCHd = (near_BHNCd + real_BHNCd - imag_BHNCd).movedim(1, 3)
+    return joined(mixed_BNCHd, values.shape[1]), torch.stack(last_BHFd, dim=2)
 
 
 def _states(
@@ -106,8 +81,8 @@ def _states(
         for start, added in zip(state.unbind(dim=2), added_BHNFd, strict=True)
     )
     time_BHM = functional.pad(time_BHN, (1, 0))
-    age_BHFMM = _ages(time_BHM)[:, :, None]
-    radius_BHFMM = torch.exp(-age_BHFMM * decay[..., None, None]) * _not_later(time_BHM)
+    age_BHFMM = ages(time_BHM)[:, :, None]
+    radius_BHFMM = torch.exp(-age_BHFMM * decay[..., None, None]) * not_later(time_BHM)
     angle_BHFMM = age_BHFMM * frequency[..., None, None]
     kernel_BHFMM = (radius_BHFMM * angle_BHFMM.cos(), radius_BHFMM * angle_BHFMM.sin())
     real_BHFMd, imag_BHFMd = (entry.transpose(2, 3) for entry in entries_BHMFd)
@@ -121,4 +96,4 @@ def _states(
 
 def _planes(x_BTH2F: Tensor) -> tuple[Tensor, Tensor]:
     real, imag = x_BTH2F.unbind(dim=3)
-    return _chunked(real), _chunked(imag)
+    return chunked(real).movedim(3, 1), chunked(imag).movedim(3, 1)

@@ -46,7 +46,7 @@ class Writer(Protocol):
         ...
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits (B, V) after one more id a row, int64 (B,), and the new state; the old one is left as it was."""
+        """Logits (B, V) after one more id a row, int64 (B,), and the new state, beside the old."""
         ...
 
 

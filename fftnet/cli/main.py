@@ -1,4 +1,4 @@
-"""The command line: ``fftnet train``, ``fftnet generate``, ``fftnet evaluate``."""
+"""The command line: ``fftnet train``, ``generate``, ``evaluate``, ``export``."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from fftnet.errors import UserError
 
 SPEAKING_SECONDS = 2.0
 """For which a process that fails in silence stays, while another tells the same mistake."""
-COMMANDS = ("train", "generate", "evaluate")
+COMMANDS = ("train", "generate", "evaluate", "export")
 """Each is a module of this package with a function ``run``, imported when it is asked for."""
 
 

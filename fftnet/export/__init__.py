@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fftnet.export import onnx
 from fftnet.export.config import ExportConfig
-from fftnet.export.errors import ExportError
+from fftnet.export.errors import ExportError, writing
 from fftnet.model.fftnet_model import FFTNet
 
 if TYPE_CHECKING:
@@ -42,5 +42,6 @@ def export_model(model: FFTNet, tokenizer: "Tokenizer | None", config: ExportCon
         raise ExportError(f"unknown format {config.format!r}; choose from {', '.join(FORMATS)}")
     files = FORMATS[config.format](model, config)
     if tokenizer is not None:
-        tokenizer.save(config.output)
+        with writing(Path(config.output)):
+            tokenizer.save(config.output)
     return files

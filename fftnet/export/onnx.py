@@ -1,11 +1,12 @@
-"""The format ``onnx``: a folder of programs for ONNX Runtime, and ``state.json``, which says how to call them.
+"""The format ``onnx``: a folder of programs for ONNX Runtime, and ``state.json`` on how to call them.
 
-A causal model becomes ``step.onnx`` (one token, any batch) and ``prefill.onnx`` (a block of tokens, any batch),
-a bidirectional one ``encoder.onnx`` (so many tokens, any batch). The state goes in as tensors ``s0``, ``s1``,
-..., all rows first, and comes out as ``n0``, ``n1``, ...
+A causal model becomes ``step.onnx`` (one token, any batch) and ``prefill.onnx`` (a block of tokens, any
+batch), a bidirectional one ``encoder.onnx`` (so many tokens, any batch). The state goes in as tensors ``s0``,
+``s1``, ..., all rows first, and comes out as ``n0``, ``n1``, ...
 """
 
 import copy
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,6 @@ from fftnet.export.programs import EncoderProgram, PrefillProgram, StepProgram, 
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.state import State
 from fftnet.ops import use_backend
-from fftnet.serialization import write_json
 
 STATE_FILE = "state.json"
 """Written last: a folder that holds it is whole."""
@@ -54,15 +54,19 @@ def write(model: FFTNet, config: ExportConfig) -> list[Path]:
         model = copy.deepcopy(model).to("cpu", torch.float32).eval()
         facts = {"format": "onnx", "version": VERSION, "model": asdict(model.config)}
         facts |= {"num_parameters": model.num_parameters(), "vocab_size": model.config.vocab_size}
-        facts |= _write_causal(model, folder, config) if model.causal else _write_encoder(model, folder, config)
-        write_json(folder / STATE_FILE, facts)
+        facts |= (
+            _write_causal(model, folder, config) if model.causal else _write_encoder(model, folder, config)
+        )
+        (folder / STATE_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return [folder / name for name in facts["files"].values()] + [folder / STATE_FILE]
 
 
 def _write_encoder(model: FFTNet, folder: Path, config: ExportConfig) -> dict[str, Any]:
     length = config.encoder_length or model.config.max_seq_length
     tokens_BT = torch.zeros(ROWS, length, dtype=torch.int64)
-    _write_program(EncoderProgram(model), [tokens_BT], folder / ENCODER_FILE, ["tokens"], ["logits", "hidden"])
+    _write_program(
+        EncoderProgram(model), [tokens_BT], folder / ENCODER_FILE, ["tokens"], ["logits", "hidden"]
+    )
     return {"files": {"encoder": ENCODER_FILE}, "encoder_length": length}
 
 
@@ -77,17 +81,11 @@ def _write_causal(model: FFTNet, folder: Path, config: ExportConfig) -> dict[str
     grows = growing(start)
     step = StepProgram(model)
     token_B = torch.zeros(ROWS, dtype=torch.int64)
-    tokens_BT = torch.zeros(ROWS, config.block_length, dtype=torch.int64)
     named = [*outputs, *(["filters"] if step.filter_bins else [])]
-    _write_program(step, [token_B, *state], folder / STEP_FILE, ["token", *inputs], named, [None, *grows])
-    _write_program(
-        PrefillProgram(model),
-        [tokens_BT, *state],
-        folder / PREFILL_FILE,
-        ["tokens", *inputs],
-        outputs,
-        [None, *grows],
-    )
+    _write_program(step, [token_B, *state], folder / STEP_FILE, ["token", *inputs], named, grows)
+    prefill = PrefillProgram(model)
+    tokens_BT = torch.zeros(ROWS, config.block_length, dtype=torch.int64)
+    _write_program(prefill, [tokens_BT, *state], folder / PREFILL_FILE, ["tokens", *inputs], outputs, grows)
     files = {"step": STEP_FILE, "prefill": PREFILL_FILE}
     if config.int8:
         _quantize(folder / STEP_FILE, folder / STEP_INT8_FILE)
@@ -141,20 +139,17 @@ def _write_program(
     outputs: Sequence[str],
     grows: Sequence[int | None] = (),
 ) -> None:
-    """Trace a program, its first dimension open, and others where a tensor grows."""
-    batch = torch.export.Dim("batch", min=1)
+    """Trace a program of ids and states, rows open, and other dimensions where a state's tensor grows."""
+    rows = {0: torch.export.Dim("batch", min=1)}
     slots = torch.export.Dim("slots", min=1)
-    shapes = [{0: batch} for _ in example]
-    for shape, grown in zip(shapes, grows, strict=False):
-        if grown is not None:
-            shape[grown] = slots
-    forward = (tuple(shapes),) if len(example) == 1 else (shapes[0], tuple(shapes[1:]))
+    states = tuple(rows if grown is None else rows | {grown: slots} for grown in grows)
+    shapes: Any = (rows, states) if states else (rows,)
     with _quiet(), use_backend("export"), torch.no_grad():
         exported = torch.onnx.export(
             program,
             tuple(example),
             dynamo=True,
-            dynamic_shapes=forward[0] if len(example) == 1 else forward,
+            dynamic_shapes=shapes,
             input_names=list(inputs),
             output_names=list(outputs),
             verbose=False,

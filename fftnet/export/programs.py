@@ -60,8 +60,8 @@ class PrefillProgram(StatefulProgram):
 class StepProgram(StatefulProgram):
     """Ids (B,) and a state to logits (B, V), the next state and, where mixers have filters, their magnitude.
 
-    That is (B, L, H, F) at the token that is read, of the L layers in ``filter_bins``; a layer with fewer bins
-    than another has zeros behind them.
+    That is (B, L, H, F) at the token that is read, of the L layers in ``filter_bins``; a layer with fewer
+    bins than another has zeros behind them.
 
     Args:
         model: in evaluation mode.

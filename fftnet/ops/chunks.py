@@ -1,4 +1,4 @@
-"""Tokens cut into chunks, and how long ago they were: for the forms of operators that exported programs hold."""
+"""Tokens cut into chunks, and how long ago they were, for the backends of exported programs."""
 
 import torch
 from torch import Tensor

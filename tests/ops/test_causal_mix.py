@@ -12,7 +12,7 @@ from fftnet.ops.causal_mix.torch import prefix_transform
 
 FAST = CAUSAL_MIX.fast()
 IN_BLOCKS = [name for name in FAST if name != "export"]
-"""Backends that read block after block; the one for exported programs multiplies with zeros, also what is NaN."""
+"""Backends that read block after block. That of exported programs multiplies by zero what comes later."""
 LENGTHS = [1, 2, 3, 17, 64, 65, 255, 256, 257, 311]
 
 

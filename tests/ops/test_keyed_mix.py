@@ -13,7 +13,7 @@ from fftnet.ops.keyed_mix import keyed_mix
 
 FAST = KEYED_MIX.fast()
 IN_BLOCKS = [name for name in FAST if name != "export"]
-"""Backends that read block after block; the one for exported programs multiplies with zeros, also what is NaN."""
+"""Backends that read block after block. That of exported programs multiplies by zero what comes later."""
 LENGTHS = [1, 2, 3, 17, 63, 64, 65, 129, 256, 311]
 
 

@@ -88,7 +88,8 @@ def causal_mix(
     dtype = compute_dtype(values)
     tensors = [x.to(dtype).contiguous() for x in (values, filter_, *parameters, state)]
     if backend == "export":
-        mixed, last = export.causal_mix(*tensors[:2], HeadParameters(*tensors[2:6]), tensors[6], eps)
+        wide = HeadParameters(*tensors[2:6])
+        mixed, last = export.causal_mix(tensors[0], tensors[1], wide, tensors[6], eps)
     else:
         mixed, last, _ = _operator(*tensors, eps, backend)
     return mixed.to(values.dtype), last

@@ -2,8 +2,8 @@
 
 Every operation here is one that other runtimes know, and none depends on the values, so that the number of
 tokens may stay open. Within a chunk the prefix transform is a product with the triangular matrix of
-``lambda^(t-j)``, and the state before each chunk a sum over the chunks before it: O(T^2 / CHUNK^2) in time and
-memory beyond the spectrum of every token, which modReLU needs. And a number that is not finite spoils its
+``lambda^(t-j)``, and the state before each chunk a sum over the chunks before it: O(T^2 / CHUNK^2) in time
+and memory beyond the spectrum of every token, which modReLU needs. And a number that is not finite spoils its
 whole row: the other backends are for training.
 """
 
@@ -52,7 +52,8 @@ def causal_mix(
     added = (_by_bin(to_end[0][:, None] @ v_BHNCd), _by_bin(to_end[1][:, None] @ v_BHNCd))
     start_BHF1d = state.permute(2, 0, 3, 1, 4)[:, :, :, :, None]
     real, imag = _product(_powers(CHUNK * (n[:, None] - n - 1), parameters), added, torch.matmul)
-    left_real, left_imag = _product(_powers(CHUNK * n[:, None], parameters), start_BHF1d.unbind(), torch.mul)
+    since = _powers(CHUNK * n[:, None], parameters)
+    left_real, left_imag = _product(since, (start_BHF1d[0], start_BHF1d[1]), torch.mul)
     before = (_by_bin(real + left_real)[..., None, :], _by_bin(imag + left_imag)[..., None, :])
 
     # The spectrum of every prefix.
@@ -61,10 +62,11 @@ def causal_mix(
     within = [plane.flatten(1, 2)[:, None] for plane in _powers(c[:, None] - c, parameters)]
     since = _powers(c[:, None] + 1, parameters)
     carried = _product((since[0][:, None], since[1][:, None]), before, torch.mul)
-    z_BTHFd = [
-        joined(((plane @ v_BHNCd).unflatten(3, (-1, CHUNK)) + other).permute(0, 2, 4, 1, 3, 5), values.shape[1])
+    z_BHNFCd = [
+        (plane @ v_BHNCd).unflatten(3, (-1, CHUNK)) + other
         for plane, other in zip(within, carried, strict=True)
     ]
+    z_BTHFd = [joined(plane.permute(0, 2, 4, 1, 3, 5), values.shape[1]) for plane in z_BHNFCd]
     last = torch.stack([plane[:, -1] for plane in z_BTHFd], dim=3).permute(0, 2, 3, 1, 4)
     return _read_out(z_BTHFd[0], z_BTHFd[1], filter_, parameters, eps), last.contiguous()
 

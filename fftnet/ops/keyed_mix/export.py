@@ -54,8 +54,8 @@ def keyed_mix(
 
     # What each chunk adds to the state at its end, and the state before each.
     left_BHNCF = torch.exp(-age_BHNCC[..., -1, :, None] * decay_H11F)
-    added_BHNFd = tuple((plane * left_BHNCF).transpose(-1, -2) @ v_BHNCd for plane in key_BHNCF)
-    added_BHNFd = _turned(added_BHNFd, angle_BHNCF[..., -1, :, None])
+    real_BHNFd, imag_BHNFd = ((plane * left_BHNCF).transpose(-1, -2) @ v_BHNCd for plane in key_BHNCF)
+    added_BHNFd = _turned((real_BHNFd, imag_BHNFd), angle_BHNCF[..., -1, :, None])
     before_BHNFd, last_BHFd = _states(added_BHNFd, time_BHNC1[..., -1, 0], decay, frequency, state)
     fallen_BHNCF = torch.exp(-time_BHNC1 * decay_H11F)
     real_BHNCd = (filter_BHNCF[0] * fallen_BHNCF) @ before_BHNFd[0]

@@ -2,9 +2,9 @@
 
 ``prefix_context`` is the only entry: it checks, casts and picks a backend.
 
-``torch``, ``reference`` and ``export`` are functions of its arguments, which autograd can see through. Any other
-backend is a module in this folder with two functions on contiguous tensors of one dtype, for calls that count
-every token:
+``torch``, ``reference`` and ``export`` are functions of its arguments, which autograd can see through. Any
+other backend is a module in this folder with two functions on contiguous tensors of one dtype, for calls that
+count every token:
 
 * ``forward(x, mean, count, horizon) -> (context, mean)``, with the mean after the last token;
 * ``backward(count, grad_context, grad_mean, horizon)``, which returns the gradients of ``x`` and ``mean``.

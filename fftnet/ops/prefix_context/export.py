@@ -1,8 +1,8 @@
 """The prefix context without a loop over time, for exported programs whose number of tokens stays open.
 
 ``mean(t) = (1 - 1/m) mean(t-1) + x(t) / m`` with m the tokens read so far, at most the horizon, is a sum over
-earlier tokens. Within a chunk every pair of tokens has one weight; the mean before each chunk is a sum over the
-chunks before it. Without a horizon ``torch`` has no loop either.
+earlier tokens. Within a chunk every pair of tokens has one weight; the mean before each chunk is a sum over
+the chunks before it. Without a horizon ``torch`` has no loop either.
 """
 
 import torch

@@ -29,7 +29,6 @@ from fftnet.ops.registration import register
 from fftnet.ops.spectral_mix import export, reference
 
 
-
 def _length_is_known(x: Tensor, *others: Tensor | None) -> bool:
     return isinstance(x.shape[1], int)
 
@@ -97,10 +96,10 @@ def spectral_mix(
     if backend == "reference":
         return reference.spectral_mix(x, filter_, bias, eps)
     dtype = compute_dtype(x)
-    tensors = [tensor.to(dtype).contiguous() for tensor in (x, filter_, bias)]
+    wide, filter_, bias = (tensor.to(dtype).contiguous() for tensor in (x, filter_, bias))
     if backend == "export":
-        return export.spectral_mix(*tensors, eps).to(x.dtype)
-    mixed, _ = _operator(*tensors, eps, backend)
+        return export.spectral_mix(wide, filter_, bias, eps).to(x.dtype)
+    mixed, _ = _operator(wide, filter_, bias, eps, backend)
     return mixed.to(x.dtype)
 
 

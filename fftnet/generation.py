@@ -30,6 +30,10 @@ class Writer(Protocol):
         """Where it takes ids and gives logits."""
         ...
 
+    def init_state(self, batch_size: int) -> State:
+        """The state before the first token, of so many rows."""
+        ...
+
     def prefill(
         self,
         tokens: Tensor,

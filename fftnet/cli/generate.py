@@ -72,8 +72,9 @@ def run(argv: Sequence[str]) -> None:
     (source, prompt, runtime, sampling), _ = parse("generate", run.__doc__, argv, classes)
     model, tokenizer, about = RUNTIMES[runtime.runtime](source, runtime)
     print(about, file=sys.stderr, flush=True)
-    # oneDNN's GELU takes longer to set up than to compute at one token; PyTorch's own takes a sixth of it.
-    torch.backends.mkldnn.enabled = sampling.compile  # pyright: ignore[reportAttributeAccessIssue]
+    if runtime.runtime == "torch":
+        # oneDNN's GELU takes longer to set up than to compute at one token, PyTorch's own a sixth of it.
+        torch.backends.mkldnn.enabled = sampling.compile  # pyright: ignore[reportAttributeAccessIssue]
     decoder = tokenizer.stream()
     count = 0
     start = 0.0

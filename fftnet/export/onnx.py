@@ -33,6 +33,8 @@ PREFILL_FILE = "prefill.onnx"
 ENCODER_FILE = "encoder.onnx"
 VERSION = 1
 """Of the layout of the folder."""
+OPSET = 23
+"""Version of ONNX's operators: the first with RMSNorm as one of them."""
 ROWS = 2
 """Of the tensors that are traced; the number stays open."""
 
@@ -152,6 +154,7 @@ def _write_program(
             dynamic_shapes=shapes,
             input_names=list(inputs),
             output_names=list(outputs),
+            opset_version=OPSET,
             verbose=False,
         )
     assert exported is not None
@@ -159,9 +162,15 @@ def _write_program(
 
 
 def _quantize(source: Path, target: Path) -> None:
+    """Weights of matrix products and embeddings with 8 bits, and their inputs as they come."""
     quantization = import_onnx("onnxruntime.quantization")
     with _quiet():
-        quantization.quantize_dynamic(source, target, weight_type=quantization.QuantType.QInt8)
+        quantization.quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gather"],
+            weight_type=quantization.QuantType.QInt8,
+        )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from benchmarks import parity, report
 from benchmarks.measure import Row, machine, settled_heap
 from benchmarks.settings import FULL, QUICK, Settings
 from benchmarks.suites import SUITES
-from fftnet.serialization import CheckpointError, read_json, write_json
+from fftnet.errors import UserError
+from fftnet.serialization import read_json, write_json
 
 FILE = "benchmarks.json"
 LENGTH_PICTURE = "benchmark_length.png"
@@ -34,6 +35,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="NAME",
         help=f"run these suites and keep the others' results: {', '.join(SUITES)}",
     )
+    parser.add_argument(
+        "--checkpoint", help="a trained model, whose bits per byte the suite runtimes measures"
+    )
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
     return parser.parse_args(argv)
 
@@ -45,9 +49,13 @@ def _print_progress(line: str) -> None:
 def _line(row: Mapping[str, Any]) -> str:
     names = ("suite", "of", "work", "side", "policy")
     case = ", ".join(str(row[name]) for name in names if name in row)
+    if "width" in row:
+        case += f", D={row['width']}"
     if row.get("neighbour"):
         case += ", beside a busy process"
     case += f", B={row['batch']} T={row['tokens']}: " if "batch" in row else f", T={row['tokens']}: "
+    if "bits_per_byte" in row:
+        return f"{case}{row['bits_per_byte']:.4f} bits per byte"
     if "growth_bytes" in row:
         return f"{case}{row['growth_bytes'] / 1e6:.1f} MB"
     case += f"{row['seconds'] * 1e3:.3g} ms in {row['runs']} runs"
@@ -86,6 +94,8 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
         torch.set_num_threads(flags.threads)
     if settings is None:
         settings = FULL if flags.full else QUICK
+    if flags.checkpoint is not None:
+        settings = replace(settings, checkpoint=flags.checkpoint)
     try:
         parity.check()
         path = flags.output / FILE
@@ -94,7 +104,7 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
             measured = {suite: _measure(suite, settings, command) for suite in flags.only}
         sections = _earlier(path) | measured
         write_json(path, {"suites": {name: sections[name] for name in SUITES if name in sections}})
-    except (parity.ParityError, CheckpointError) as error:
+    except (parity.ParityError, UserError) as error:
         _print_progress(f"error: {error}")
         return 1
     results = {name: section["rows"] for name, section in sections.items()}

@@ -38,9 +38,14 @@ def check() -> None:
             _bf16(side)
 
 
-def _require(
+def require(
     what: str, actual: Iterable[Tensor], expected: Iterable[Tensor], tolerance: float = TOLERANCE
 ) -> None:
+    """Compare tensors in pairs.
+
+    Raises:
+        ParityError: naming what differs by more than the tolerance, relative to the norm of what is expected.
+    """
     for one, other in zip(actual, expected, strict=True):
         off = float((one - other).norm() / other.norm().clamp(min=1e-12))
         if not off <= tolerance:
@@ -62,7 +67,7 @@ def _causal_op(bins: int) -> None:
     inputs = baselines.op_inputs(BATCH, TOKENS, WIDTH, HEADS, bins)
     ours = _outcome(baselines.ours_keyed_mix, inputs, [])
     eager = _outcome(baselines.eager_keyed_mix, inputs, [])
-    _require("our causal operator and its eager version", ours, eager)
+    require("our causal operator and its eager version", ours, eager)
 
 
 def _moved(module: nn.Module) -> nn.Module:
@@ -78,7 +83,7 @@ def _bidirectional_mixer() -> None:
     inputs = [torch.randn(BATCH, TOKENS, WIDTH)]
     ours = _outcome(mixer, inputs, weights)
     eager = _outcome(lambda x: baselines.eager_spectral_mix(mixer, x), inputs, weights)
-    _require("our bidirectional mixer and its eager version", ours, eager)
+    require("our bidirectional mixer and its eager version", ours, eager)
 
 
 def _attention() -> None:
@@ -87,7 +92,7 @@ def _attention() -> None:
     inputs = [torch.randn(BATCH, TOKENS, WIDTH)]
     fused = _outcome(mixer, inputs, weights)
     eager = _outcome(lambda x: baselines.eager_attention(mixer, x), inputs, weights)
-    _require("attention and a direct softmax", fused, eager)
+    require("attention and a direct softmax", fused, eager)
 
 
 @torch.no_grad()
@@ -102,7 +107,7 @@ def _decoding(side: str) -> None:
         logits_BV, state = model.step(text[:, position], state)
         pieces.append(logits_BV[:, None])
     name = baselines.LANGUAGE_MODELS[side]
-    _require(f"decode steps and the whole text through {name}", [torch.cat(pieces, dim=1)], [model(text)])
+    require(f"decode steps and the whole text through {name}", [torch.cat(pieces, dim=1)], [model(text)])
 
 
 @torch.no_grad()
@@ -112,4 +117,4 @@ def _bf16(side: str) -> None:
     with torch.autocast(text.device.type, torch.bfloat16):
         logits = model(text)
     name = baselines.LANGUAGE_MODELS[side]
-    _require(f"bf16 and float32 of {name}", [logits.float()], [model(text)], BF16_TOLERANCE)
+    require(f"bf16 and float32 of {name}", [logits.float()], [model(text)], BF16_TOLERANCE)

@@ -40,6 +40,14 @@ class Settings:
     busy_train_runs: int = 7
     busy_decode_runs: int = 30
     """Each of ``steps`` decode steps."""
+    runtime_widths: Sequence[int] = (128, 256)
+    """Widths of the models that all runtimes write with, with ``read_heads`` heads."""
+    compiler: str = "inductor"
+    """Backend of torch.compile among them."""
+    checkpoint: str | None = None
+    """A trained model whose bits per byte they measure; None measures none."""
+    runtime_batches: int = 4
+    """Batches of held-out windows that it reads."""
 
 
 QUICK = Settings(time_budget=TimeBudget(seconds=0.3, slow=2.0, stop=10.0))

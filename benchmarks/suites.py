@@ -10,6 +10,7 @@ from benchmarks import baselines, jobs
 from benchmarks.busy import busy
 from benchmarks.measure import OURS, Row, TimeBudget, paired, rows, seconds_of
 from benchmarks.memory import CHUNK, peak_of_pass, read_text
+from benchmarks.runtimes import runtimes
 from benchmarks.settings import Cases, Settings
 from fftnet.model.fftnet_model import FFTNet, State
 
@@ -152,5 +153,6 @@ SUITES: dict[str, Suite] = {
     "read": read,
     "memory": memory,
     "busy": busy,
+    "runtimes": runtimes,
 }
 """Name to a function that yields ``Row`` or, of what is no time, JSON."""

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fftnet.model import State, concat_states, select_state
-from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.state import num_rows
 
 if TYPE_CHECKING:
@@ -16,6 +15,43 @@ if TYPE_CHECKING:
 
 PREFILL_CHUNK = 4096
 """Tokens of a prompt that are read at once, so that memory does not grow with the prompt."""
+
+
+class Writer(Protocol):
+    """What can write: a causal ``FFTNet``, or a runtime of its exported form."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether it sees the past only; one that does not is refused."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it takes ids and gives logits."""
+        ...
+
+    def init_state(self, batch_size: int) -> State:
+        """The state before the first token, of so many rows."""
+        ...
+
+    def prefill(
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        chunk_size: int | None = None,
+        logits_to_keep: int | None = None,
+    ) -> tuple[Tensor, State]:
+        """Logits (B, 1, V) after int64 ids (B, T), for ``logits_to_keep=1``, and the state there.
+
+        A False token in the mask, left of a prompt, is not read.
+        """
+        ...
+
+    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits (B, V) after one more id a row, int64 (B,), and the new state, beside the old."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +130,7 @@ class Generation:
     ``texts`` and ``state`` run to the end first.
 
     Args:
-        model: a causal model, in evaluation mode.
+        model: a causal model, in evaluation mode, or a runtime of one.
         prompts: one or more, of ids.
         config: how many tokens and how they are chosen.
         stop: id that ends a text and is no part of it.
@@ -104,7 +140,7 @@ class Generation:
 
     def __init__(
         self,
-        model: FFTNet,
+        model: Writer,
         prompts: Sequence[Sequence[int]],
         config: SamplingConfig,
         stop: int | None,
@@ -159,7 +195,7 @@ class Generation:
 
     @torch.inference_mode()
     def _write(self, prompts: Sequence[Sequence[int]], state: State | None) -> Iterator[list[int | None]]:
-        device = next(self._model.parameters()).device
+        device = self._model.device
         generators = [
             torch.Generator(device).manual_seed(self._config.seed + row) for row in range(len(prompts))
         ]
@@ -191,7 +227,7 @@ class Generation:
 
 
 def generate(
-    model: FFTNet,
+    model: Writer,
     prompts: Sequence[str] | Sequence[Sequence[int]],
     config: SamplingConfig | None = None,
     *,
@@ -207,7 +243,7 @@ def generate(
         >>> generate(model, [" And then"], tokenizer=tokenizer, state=first.state)  # nothing is read again
 
     Args:
-        model: a causal model, in evaluation mode.
+        model: a causal model, in evaluation mode, or a runtime of one.
         prompts: texts, which need the tokenizer, or ids, at least one a prompt.
         config: how many tokens and how they are chosen.
         tokenizer: encodes and decodes texts. A new text starts with its end-of-text token, which also ends
@@ -219,11 +255,13 @@ def generate(
         The texts in the making.
 
     Raises:
-        ValueError: if there is no prompt or one is empty, or the model is bidirectional. While writing: if
-            the model is damaged, or compiling fails.
+        ValueError: if there is no prompt or one is empty, the model is bidirectional, or a runtime should be
+            compiled. While writing: if the model is damaged, or compiling fails.
     """
-    if not model.config.causal:
+    if not model.causal:
         raise ValueError("a bidirectional model can't write: it needs causal=True")
+    if config is not None and config.compile and not isinstance(model, nn.Module):
+        raise ValueError("only a PyTorch model can be compiled, this is one of a runtime: leave out compile")
     if isinstance(prompts, str) or not prompts:
         raise ValueError("prompts must be a list of at least one text or list of ids")
     if tokenizer is not None and stop is None:
@@ -243,7 +281,7 @@ def generate(
 
 
 def _prefill(
-    model: FFTNet, prompts: Sequence[Sequence[int]], state: State | None, device: torch.device
+    model: Writer, prompts: Sequence[Sequence[int]], state: State | None, device: torch.device
 ) -> tuple[Tensor, State]:
     """Logits (B, V) after each prompt, and the state there."""
     lengths = [len(prompt) for prompt in prompts]
@@ -277,7 +315,7 @@ def _prefill(
     return logits_BTV[:, -1], state
 
 
-def _compiled(model: FFTNet) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+def _compiled(model: Writer) -> Callable[[Tensor, State], tuple[Tensor, State]]:
     # Imported here because it takes a second.
     from torch._dynamo.exc import TorchDynamoException
 

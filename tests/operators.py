@@ -207,5 +207,7 @@ def backend_suite(operator: Operator, backend: str, device: str = "cpu", **sizes
 
 def registered_backends(operator: Operator) -> list[str]:
     """The backends behind the registered operator: for the smaller operators only kernels are."""
-    plain = ("reference",) if operator in (CAUSAL_MIX, KEYED_MIX, SPECTRAL_MIX) else ("reference", "torch")
+    plain = {"reference", "export"}
+    if operator not in (CAUSAL_MIX, KEYED_MIX, SPECTRAL_MIX):
+        plain.add("torch")
     return [name for name in operator.backends.available() if name not in plain]

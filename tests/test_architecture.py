@@ -37,6 +37,7 @@ LADDER: dict[str, set[str]] = {
     "fftnet.evaluation": GROUND | FREE | DATA | MODEL | {"fftnet.tasks"},
     "fftnet.training": GROUND | FREE,
     "fftnet.generation": GROUND | MODEL | {"fftnet.utils.tokenizer"},
+    "fftnet.export": GROUND | MODEL | {"fftnet.utils.tokenizer"},
     "fftnet.api": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.evaluation"},
     "fftnet.lm_eval": GROUND
     | MODEL

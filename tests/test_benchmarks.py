@@ -3,17 +3,19 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import baselines, busy, jobs, measure, memory, parity, report, suites
+from benchmarks import baselines, busy, jobs, measure, memory, parity, report, runtimes, suites
 from benchmarks.settings import Settings
-from fftnet import serialization
+from fftnet import FFTNetConfig, load_tokenizer, serialization
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.ops import attention
 
@@ -36,6 +38,9 @@ TINY = Settings(
     busy=(2, 8),
     busy_train_runs=2,
     busy_decode_runs=2,
+    runtime_widths=(16,),
+    compiler="eager",
+    runtime_batches=1,
 )
 
 
@@ -188,6 +193,42 @@ def test_peak_growth_sees_a_smaller_peak_after_a_larger_one() -> None:
     for megabytes in (64, 48):
         growth = memory.peak_growth(lambda size=megabytes: torch.ones(size, 2**18).sum())
         assert megabytes * 2**20 * 0.9 < growth < megabytes * 2**20 * 1.5
+
+
+def test_runtimes_tell_the_bits_of_a_checkpoint_and_must_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the model itself for all runtimes: test_all_suites_write_json_and_pictures exports one."""
+
+    def writers(model: FFTNet, _: Path) -> dict[str, Any]:
+        wrong = SimpleNamespace(step=broken(model), prefill=model.prefill, init_state=model.init_state)
+        return {measure.OURS: model, runtimes.ONNX: wrong, runtimes.INT8: model}
+
+    def broken(model: FFTNet) -> Callable[..., Any]:
+        def step(token: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+            logits, after = model.step(token, state)
+            return logits * factor, after
+
+        return step
+
+    tokenizer = load_tokenizer("bytes")
+    FFTNet(FFTNetConfig(vocab_size=257, d_model=8, num_layers=1, max_seq_length=12)).save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    monkeypatch.setattr(runtimes, "writers", writers)
+    words = ["--only", "runtimes", "--checkpoint", str(tmp_path), "--output", str(tmp_path / "out")]
+    factor = 1.0
+    assert command.main(words, replace(TINY, runtime_widths=())) == 0
+    rows = strict((tmp_path / "out" / command.FILE).read_text())["suites"]["runtimes"]["rows"]
+    assert [row["side"] for row in rows] == [measure.OURS, runtimes.ONNX, runtimes.INT8]
+    assert all(7.5 < row["bits_per_byte"] < 9 for row in rows), "an untrained model needs about 8 bits"
+    factor = 50.0
+    for settings, blamed in (
+        (replace(TINY, runtime_widths=()), "bits per byte of ONNX Runtime and of PyTorch"),
+        (TINY, r"ONNX Runtime and PyTorch (D = 16)"),
+    ):
+        assert command.main([*words[:-1], str(tmp_path / "none")], settings) == 1
+        assert f"nothing is reported: {blamed} differ by" in capsys.readouterr().err
+        assert not (tmp_path / "none").exists()
 
 
 def test_a_job_runs_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,16 @@ class FFTNet(PretrainedModel):
         self.embedding = TiedEmbedding(config.vocab_size, config.d_model)
         self.backbone = Backbone(config)
 
+    @property
+    def causal(self) -> bool:
+        """Whether the model sees the past only, so that it can write."""
+        return self.config.causal
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.embedding.weight.device
+
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
         """The state before the first token.
 

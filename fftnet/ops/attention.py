@@ -33,6 +33,27 @@ def rotate(x: Tensor, position: Tensor) -> Tensor:
     return torch.cat([one * cos - other * sin, other * cos + one * sin], dim=-1).to(x.dtype)
 
 
+def append(cache: Tensor, new: Tensor, count: Tensor) -> Tensor:
+    """A cache with room for T more tokens, in which they stand behind those of their row; a copy.
+
+    Args:
+        cache: (B, H, S, d), S >= max(count).
+        new: (B, T, H, d).
+        count: int64 number of tokens of each row that are in the cache, (B,).
+
+    Returns:
+        (B, H, S + T, d) in the dtype of ``cache``.
+    """
+    tokens = new.shape[1]
+    slot_S = torch.arange(cache.shape[2] + tokens, device=cache.device)
+    index_BS = slot_S - count[:, None]
+    is_new_BS = (index_BS >= 0) & (index_BS < tokens)
+    _, _, heads, width = new.shape
+    index_BHSd = index_BS.clamp(0, tokens - 1)[:, None, :, None].expand(-1, heads, -1, width)
+    placed_BHSd = new.to(cache.dtype).transpose(1, 2).gather(2, index_BHSd)
+    return torch.where(is_new_BS[:, None, :, None], placed_BHSd, F.pad(cache, (0, 0, 0, tokens)))
+
+
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, position: Tensor | None = None) -> Tensor:
     """``softmax(q k / sqrt(d)) v`` over the keys whose index does not exceed the query's position.
 

@@ -5,9 +5,12 @@ A backend is a module of that name in the operator's folder:
 * ``torch``: plain PyTorch, on any device and of any size; what others fall back to;
 * ``numba``: kernels for the CPU;
 * ``triton``: kernels for GPUs with CUDA;
-* ``reference``: direct sums in float64, slow and obvious, for comparing with.
+* ``reference``: direct sums in float64, slow and obvious, for comparing with;
+* ``export``: operations that other runtimes know too, without complex numbers, for exported programs; where
+  an operator has no such module, its ``torch`` does it.
 
-``auto`` takes the fastest for the device of the tensors. The environment variable ``FFTNET_BACKEND``, which
+``auto`` takes the fastest for the device of the tensors, and ``export`` while ``torch.export`` or
+``torch.onnx.export`` traces. The environment variable ``FFTNET_BACKEND``, which
 is read when this file is imported, names another for the whole process, ``use_backend`` for a block of
 code, and the argument ``backend`` of an operator for one call. An operator that lacks the one that is named,
 or can't use it for the tensors at hand, takes ``torch``.
@@ -32,7 +35,8 @@ MOST_REMEMBERED = 1000
 """Calls of one operator whose backend is remembered, by their sizes; then all are forgotten."""
 AUTO = "auto"
 TORCH = "torch"
-BACKENDS = [TORCH, "numba", "triton", "reference"]
+EXPORT = "export"
+BACKENDS = [TORCH, "numba", "triton", "reference", EXPORT]
 """Names that may be asked for; a backend that an operator has beside these adds its own."""
 FASTEST = {"cpu": "numba", "cuda": "triton"}
 """Kind of device to its fastest backend."""
@@ -57,7 +61,7 @@ def use_backend(name: str) -> Iterator[None]:
     ``torch.compile`` has compiled is compiled anew; an exported program keeps the backend it has.
 
     Args:
-        name: ``auto``, ``torch``, ``numba``, ``triton`` or ``reference``.
+        name: ``auto``, ``torch``, ``numba``, ``triton``, ``reference`` or ``export``.
 
     Raises:
         ValueError: if there is no such backend, or it can't run here.
@@ -133,6 +137,8 @@ class Backends:
         Raises:
             ValueError: if there is no such backend, or it can't run here.
         """
+        if name == AUTO and torch.compiler.is_exporting():
+            name = EXPORT
         if name == AUTO:
             device = tensors[0].device.type  # pyright: ignore[reportOptionalMemberAccess]
             name = FASTEST.get(device, TORCH)

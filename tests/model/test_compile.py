@@ -67,8 +67,7 @@ def test_export_runs_at_other_lengths() -> None:
     model = make(num_layers=1).eval()
     length = torch.export.Dim("length", min=2)
     exported = torch.export.export(model, (tokens(2, 19),), dynamic_shapes=({1: length},))
-    names = {str(node.target) for node in exported.graph.nodes}
-    assert any("fftnet.keyed_mix" in name for name in names)
+    assert not any("fftnet" in str(node.target) for node in exported.graph.nodes)
     for other in (2, 5, 64, 301):
         torch.testing.assert_close(
             exported.module()(tokens(2, other)), model(tokens(2, other)), rtol=1e-9, atol=1e-9

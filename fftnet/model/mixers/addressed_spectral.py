@@ -183,6 +183,26 @@ class AddressedSpectralMixer(SteppingMixer):
             context, values_BTHd, key_BTHF, filter_BTHF, clock_BTH, spectrum, mixed, output
         )
 
+    def filter_at(self, x: Tensor, state: AddressedSpectralState) -> Tensor:
+        """Magnitude of the read filter at one token (B, D) after ``state``: (B, H, F)."""
+        context_BC, _, _ = decode.context_step(
+            self.project_context(x), state.mean, state.count, horizon=self.context.horizon
+        )
+        base_filter, modulation = self.filter(context_BC)
+        raw_B1H2F = self.project_filter(x)[:, None].unflatten(-1, (self.num_heads, 2, self.num_bins))
+        decay, _ = self.transform()
+        _, filter_B1H2F = addresses(
+            raw_B1H2F,  # The key is not asked for.
+            raw_B1H2F,
+            modulation[:, None],
+            self.key(),
+            base_filter,
+            self.activation(),
+            gain(decay),
+            eps=self.activation.eps,
+        )
+        return filter_B1H2F[:, 0].square().sum(dim=2).sqrt()
+
     def _read(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: AddressedSpectralState
     ) -> tuple[Tensor, AddressedSpectralState]:

@@ -130,6 +130,8 @@ class AttentionMixer(Mixer):
     def _read(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: AttentionState
     ) -> tuple[Tensor, AttentionState]:
+        if mask_BT is None and torch.compiler.is_exporting():
+            return self._read_for_export(x_BTD, state)
         start_B1 = state.count.to(x_BTD.device)[:, None]
         if mask_BT is None:
             position_BT = start_B1 + torch.arange(x_BTD.shape[1], device=x_BTD.device)
@@ -141,6 +143,20 @@ class AttentionMixer(Mixer):
         seen = max(int(state.count.max()), 1)
         keys, values = (cache[:, :, :seen].transpose(1, 2) for cache in (state.keys, state.values))
         mixed_BTHd = attention.causal_attention(q, keys, values, None if aligned else position_BT)
+        return self.project_out(mixed_BTHd.flatten(2)), state
+
+    def _read_for_export(self, x_BTD: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
+        """The same without a look at any count: an exported program knows shapes only.
+
+        Every call returns buffers that are T slots larger, even where no row needs them.
+        """
+        position_BT = state.count[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        q, k, v = self._project(x_BTD, position_BT)
+        keys = attention.append(state.keys, k, state.count)
+        values = attention.append(state.values, v, state.count)
+        mixed_BTHd = attention.causal_attention(q, keys.transpose(1, 2), values.transpose(1, 2), position_BT)
+        total_B = state.count + x_BTD.shape[1]
+        state = AttentionState(keys, values, total_B, total_B.clone())
         return self.project_out(mixed_BTHd.flatten(2)), state
 
     def _project(self, x_BTD: Tensor, position_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -50,6 +50,18 @@ class Mixer(nn.Module):
         """
         raise ValueError(f"{type(self).__name__} has no state: it sees the whole sequence at once")
 
+    def filter_at(self, x: Tensor, state: Any) -> Tensor | None:
+        """Magnitude of the filter with which each head reads its bins at one token, for a picture of it.
+
+        Args:
+            x: the token, (B, D).
+            state: before the token.
+
+        Returns:
+            (B, H, F), or None of a mixer that has no such filter.
+        """
+        return None
+
 
 class SteppingMixer(Mixer):
     """A causal mixer with a state of fixed size, which has a form of its own for one token.

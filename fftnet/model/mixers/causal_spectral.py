@@ -161,6 +161,11 @@ class CausalSpectralMixer(SteppingMixer):
         output = self.project_out(mixed.flatten(2))
         return CausalSpectralView(context, values, filter_, spectrum, filtered, activated, mixed, output)
 
+    def filter_at(self, x: Tensor, state: CausalSpectralState) -> Tensor:
+        """Magnitude of the adaptive filter at one token (B, D) after ``state``: (B, H, F)."""
+        context_BC, _, _ = decode.context_step(x, state.mean, state.count)
+        return self.filter(context_BC).abs()
+
     def _read(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: CausalSpectralState
     ) -> tuple[Tensor, CausalSpectralState]:

@@ -10,15 +10,15 @@ functions on contiguous tensors of one dtype:
 * ``backward(values, filter_, parameters, checkpoints, grad_mixed, grad_state, eps)``, which returns the
   gradients ``(grad_values, grad_filter, grad_parameters, grad_state)``.
 
-``reference`` has neither: it is a function of the arguments of ``causal_mix``, which autograd can see
-through.
+``reference`` and ``export`` have neither: they are functions of the arguments of ``causal_mix``, which
+autograd can see through.
 """
 
 from torch import Tensor, contiguous_format, empty_like
 
 # An import of a submodule binds its name in this package: `torch`, `numba` and `triton` are the backends
 # here, which is why PyTorch's own names are imported one by one above.
-from fftnet.ops.causal_mix import reference
+from fftnet.ops.causal_mix import export, reference
 from fftnet.ops.causal_mix.parameters import HeadParameters
 from fftnet.ops.checkpoints import check_checkpoints, flat_shape
 from fftnet.ops.checks import Signature
@@ -34,6 +34,7 @@ BACKENDS = Backends(
     numba=on_cpu,
     triton=on_gpu,
     reference=anything,
+    export=anything,
 )
 _INPUTS = {
     "values": "B T H d",
@@ -86,7 +87,11 @@ def causal_mix(
         return reference.causal_mix(values, filter_, parameters, state, eps)
     dtype = compute_dtype(values)
     tensors = [x.to(dtype).contiguous() for x in (values, filter_, *parameters, state)]
-    mixed, last, _ = _operator(*tensors, eps, backend)
+    if backend == "export":
+        wide = HeadParameters(*tensors[2:6])
+        mixed, last = export.causal_mix(tensors[0], tensors[1], wide, tensors[6], eps)
+    else:
+        mixed, last, _ = _operator(*tensors, eps, backend)
     return mixed.to(values.dtype), last
 
 

@@ -10,7 +10,8 @@ functions on contiguous tensors of one dtype:
 * ``backward(values, key, filter_, clock, decay, frequency, checkpoints, last, grad_mixed, grad_state)``, with
   ``last`` the state after the last token, which returns the gradients of the seven arguments of ``forward``.
 
-``reference`` has neither: it is a function of the arguments of ``keyed_mix``, which autograd can see through.
+``reference`` and ``export`` have neither: they are functions of the arguments of ``keyed_mix``, which
+autograd can see through.
 """
 
 from torch import Tensor, contiguous_format, empty_like
@@ -20,7 +21,7 @@ from torch import Tensor, contiguous_format, empty_like
 from fftnet.ops.checkpoints import check_checkpoints, flat_shape
 from fftnet.ops.checks import Signature
 from fftnet.ops.dispatch import Backends, anything, on_cpu, on_gpu
-from fftnet.ops.keyed_mix import reference
+from fftnet.ops.keyed_mix import export, reference
 from fftnet.ops.numerics import compute_dtype
 from fftnet.ops.registration import register
 
@@ -32,6 +33,7 @@ BACKENDS = Backends(
     numba=on_cpu,
     triton=on_gpu,
     reference=anything,
+    export=anything,
 )
 _INPUTS = {
     "values": "B T H d",
@@ -87,7 +89,11 @@ def keyed_mix(
     if backend == "reference":
         return reference.keyed_mix(*tensors)
     dtype = compute_dtype(values)
-    mixed, last, _ = _operator(*(x.to(dtype).contiguous() for x in tensors), backend)
+    tensors = tuple(x.to(dtype).contiguous() for x in tensors)
+    if backend == "export":
+        mixed, last = export.keyed_mix(*tensors)
+    else:
+        mixed, last, _ = _operator(*tensors, backend)
     return mixed.to(values.dtype), last
 
 

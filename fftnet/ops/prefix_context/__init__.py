@@ -2,9 +2,9 @@
 
 ``prefix_context`` is the only entry: it checks, casts and picks a backend.
 
-``torch`` and ``reference`` are functions of its arguments, which autograd can see through. Any other backend
-is a module in this folder with two functions on contiguous tensors of one dtype, for calls that count every
-token:
+``torch``, ``reference`` and ``export`` are functions of its arguments, which autograd can see through. Any
+other backend is a module in this folder with two functions on contiguous tensors of one dtype, for calls that
+count every token:
 
 * ``forward(x, mean, count, horizon) -> (context, mean)``, with the mean after the last token;
 * ``backward(count, grad_context, grad_mean, horizon)``, which returns the gradients of ``x`` and ``mean``.
@@ -20,7 +20,7 @@ from fftnet.ops.checks import Signature, Sizes
 from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.dispatch import Backends, anything
 from fftnet.ops.numerics import compute_dtype
-from fftnet.ops.prefix_context import reference
+from fftnet.ops.prefix_context import export, reference
 from fftnet.ops.prefix_context import torch as portable
 from fftnet.ops.prefix_context.torch import check_horizon, prefix_mean
 from fftnet.ops.registration import register
@@ -43,8 +43,13 @@ BACKENDS = Backends(
     torch=anything,
     numba=_whole_vectors,
     reference=anything,
+    export=anything,
 )
-_DIFFERENTIABLE = {"torch": portable.prefix_context, "reference": reference.prefix_context}
+_DIFFERENTIABLE = {
+    "torch": portable.prefix_context,
+    "reference": reference.prefix_context,
+    "export": export.prefix_context,
+}
 _INPUTS = {"x": "B T D", "mean": "B D", "count": "B: int64"}
 _SIGNATURE = Signature("prefix_context", _INPUTS | {"counted": "B T: bool?"})
 _OPERATOR_SIGNATURE = Signature("prefix_context", _INPUTS)

@@ -9,8 +9,8 @@ A backend is a module in this folder with two functions on contiguous tensors of
   imaginary part, channels before bins: (B, D, F, 2);
 * ``backward(filter_, bias, spectrum, grad_mixed, eps)``, which returns the gradients of x, filter and bias.
 
-``reference`` has neither: it is a function of the arguments of ``spectral_mix``, which autograd can see
-through.
+``reference`` and ``export`` have neither: they are functions of the arguments of ``spectral_mix``, which
+autograd can see through.
 
 Backward is a forward: the adjoint of the inverse transform is the transform with the inner bins counted twice
 (they stand for two bins of the full spectrum each), the adjoint of the transform is the inverse with them
@@ -26,13 +26,19 @@ from fftnet.ops.checks import Signature, Sizes
 from fftnet.ops.dispatch import Backends, anything, on_cpu
 from fftnet.ops.numerics import PAPER_EPS, compute_dtype
 from fftnet.ops.registration import register
-from fftnet.ops.spectral_mix import reference
+from fftnet.ops.spectral_mix import export, reference
+
+
+def _length_is_known(x: Tensor, *others: Tensor | None) -> bool:
+    return isinstance(x.shape[1], int)
+
 
 BACKENDS = Backends(
     __name__,
     torch=anything,
     numba=on_cpu,
     reference=anything,
+    export=_length_is_known,
 )
 
 
@@ -90,7 +96,10 @@ def spectral_mix(
     if backend == "reference":
         return reference.spectral_mix(x, filter_, bias, eps)
     dtype = compute_dtype(x)
-    mixed, _ = _operator(*[tensor.to(dtype).contiguous() for tensor in (x, filter_, bias)], eps, backend)
+    wide, filter_, bias = (tensor.to(dtype).contiguous() for tensor in (x, filter_, bias))
+    if backend == "export":
+        return export.spectral_mix(wide, filter_, bias, eps).to(x.dtype)
+    mixed, _ = _operator(wide, filter_, bias, eps, backend)
     return mixed.to(x.dtype)
 
 

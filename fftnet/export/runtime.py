@@ -1,0 +1,221 @@
+"""A causal model that ``fftnet export`` wrote, run by ONNX Runtime: it writes what the PyTorch model writes.
+
+It is a ``fftnet.generation.Writer``. Its states are values like those of a PyTorch model, and are expanded,
+picked from and concatenated like these (``fftnet.model.state``), though their types are not that model's.
+"""
+
+from collections import namedtuple
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fftnet.export.errors import ExportError, import_onnx
+from fftnet.export.onnx import STATE_FILE, VERSION
+from fftnet.model.checks import check_ids
+from fftnet.model.state import State, check_state, concat_states, layout_of, select_state
+from fftnet.serialization import CheckpointError, read_json
+
+NAME = "onnx"
+MAKE = "fftnet export CHECKPOINT --output"
+
+
+class OnnxWriter:
+    """A causal model in ONNX Runtime, on the CPU, in float32.
+
+    Args:
+        folder: that ``fftnet export`` wrote.
+        int8: take the decode step with weights of 8 bits; prompts are still read with those of 32, as far as
+            they fill blocks.
+        threads: that ONNX Runtime computes with (None: as many as PyTorch).
+
+    Raises:
+        ExportError: if ONNX Runtime is not installed, or a file of the folder is missing, damaged or not that
+            of a causal model.
+    """
+
+    causal = True
+
+    def __init__(self, folder: str | Path, *, int8: bool = False, threads: int | None = None) -> None:
+        self.folder = Path(folder)
+        self.facts = read_facts(self.folder)
+        self.device = torch.device("cpu")
+        self.vocab_size: int = self.facts["vocab_size"]
+        files = self.facts["files"]
+        if "step" not in files:
+            raise ExportError(f"{self.folder} holds a bidirectional model, which can't write")
+        if int8 and "step_int8" not in files:
+            raise ExportError(f"{self.folder} was exported without 8 bits: {MAKE} {self.folder} --int8")
+        self._entries: list[dict[str, Any]] = self.facts["state"]
+        self._kinds = _kinds(self._entries)
+        self._layout = layout_of(self.init_state(1))
+        self._block: int = self.facts["block_length"]
+        self._threads = torch.get_num_threads() if threads is None else threads
+        self._step = self._open(files["step_int8" if int8 else "step"])
+        self._prefill: Any = None
+
+    def init_state(self, batch_size: int) -> State:
+        """The state before the first token, of so many rows."""
+        tensors = []
+        for entry in self._entries:
+            initial = torch.tensor(entry["initial"], dtype=getattr(torch, entry["dtype"]))
+            tensors.append(initial.expand(batch_size, *entry["shape"]).contiguous())
+        return self._unflatten(tensors)
+
+    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one token.
+
+        Args:
+            token: int64 ids (B,).
+            state: what was read before; it is left as it was.
+
+        Returns:
+            Logits (B, V) of the next token, and the new state.
+
+        Raises:
+            ValueError: on ids that are not in the vocabulary, or a state of another model or batch.
+        """
+        logits_BV, state, _ = self._run(self._step, "token", token, state)
+        return logits_BV, state
+
+    def step_with_filters(self, token: Tensor, state: State) -> tuple[Tensor, State, Tensor | None]:
+        """As ``step``, and the read filters' magnitudes (B, L, H, F) at this token.
+
+        ``facts["filters"]`` says which layers these are; None if none has a filter.
+        """
+        return self._run(self._step, "token", token, state)
+
+    def prefill(
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        chunk_size: int | None = None,
+        logits_to_keep: int | None = 1,
+    ) -> tuple[Tensor, State]:
+        """Read T tokens that follow what ``state`` has read: in whole blocks, then token by token.
+
+        Args:
+            tokens: int64 ids (B, T), T >= 1.
+            state: from ``init_state`` or an earlier call; None starts a text.
+            attention_mask: boolean (B, T); a False token is not read. Rows are then read one by one.
+            chunk_size: has no effect: blocks have the size that was exported.
+            logits_to_keep: 1, since no others are computed.
+
+        Returns:
+            Logits (B, 1, V) after the last token, and the new state; the one handed in is left as it was.
+
+        Raises:
+            ValueError: on an empty row, other logits, or as ``step``.
+        """
+        check_ids(tokens)
+        if logits_to_keep != 1:
+            raise ValueError(f"an exported model gives the last logits only, got {logits_to_keep=}")
+        state = self.init_state(tokens.shape[0]) if state is None else state
+        if attention_mask is not None:
+            rows = [
+                self.prefill(tokens[row : row + 1, attention_mask[row]], select_state(state, [row]))
+                for row in range(tokens.shape[0])
+            ]
+            return torch.cat([logits for logits, _ in rows]), concat_states([after for _, after in rows])
+        logits_BV = None
+        for piece in self._pieces(tokens):
+            if piece.shape[1] == self._block:
+                self._prefill = self._prefill or self._open(self.facts["files"]["prefill"])
+                logits_BV, state, _ = self._run(self._prefill, "tokens", piece, state)
+            else:
+                logits_BV, state = self.step(piece[:, 0], state)
+        if logits_BV is None:
+            raise ValueError("a row needs at least one token, got a sequence of length 0")
+        return logits_BV[:, None], state
+
+    def _pieces(self, tokens_BT: Tensor) -> Iterator[Tensor]:
+        """Whole blocks, then single tokens."""
+        whole = tokens_BT.shape[1] // self._block * self._block
+        if whole:
+            yield from tokens_BT[:, :whole].split(self._block, dim=1)
+        yield from tokens_BT[:, whole:].split(1, dim=1) if whole < tokens_BT.shape[1] else ()
+
+    def _run(
+        self, session: Any, name: str, tokens: Tensor, state: State
+    ) -> tuple[Tensor, State, Tensor | None]:
+        self._check(tokens)
+        check_state(state, self._layout, tokens.shape[0])
+        tensors = [tensor for layer in state for tensor in layer]
+        feeds = {name: tokens.contiguous().numpy()}
+        for entry, tensor in zip(self._entries, tensors, strict=True):
+            feeds[entry["input"]] = tensor.contiguous().numpy()
+        logits, *found = session.run(None, feeds)
+        after = [torch.from_numpy(array) for array in found]
+        size = len(self._entries)
+        filters = after[size] if len(after) > size else None
+        return torch.from_numpy(logits), self._unflatten(after[:size]), filters
+
+    def _check(self, tokens: Tensor) -> None:
+        lowest = int(tokens.min())
+        highest = int(tokens.max())
+        if lowest < 0 or highest >= self.vocab_size:
+            wrong = lowest if lowest < 0 else highest
+            raise ValueError(f"id {wrong} lies outside the vocabulary of {self.vocab_size}")
+
+    def _unflatten(self, tensors: Sequence[Tensor]) -> State:
+        waiting = iter(tensors)
+        return tuple(kind(*(next(waiting) for _ in kind._fields)) for kind in self._kinds)
+
+    def _open(self, name: str) -> Any:
+        runtime = import_onnx("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        path = self.folder / name
+        if not path.is_file():
+            raise ExportError(f"{path} is missing: {MAKE} {self.folder}")
+        try:
+            return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # Each failure has a class of its own there, without a common one.
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ExportError(f"{path} is damaged, export it again: {reason}") from error
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What ``state.json`` says of an exported folder.
+
+    Raises:
+        ExportError: if it is missing, damaged or of another version.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise ExportError(f"{path} is missing: make the folder with: {MAKE} {folder}")
+    try:
+        facts = read_json(path)
+    except CheckpointError as error:
+        raise ExportError(f"{path} is damaged, export the model again") from error
+    if not isinstance(facts, Mapping) or facts.get("version") != VERSION or facts.get("format") != NAME:
+        raise ExportError(f"{path} is not of format {NAME}, version {VERSION}: export the model again")
+    return dict(facts)
+
+
+def _kinds(entries: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The type of each layer's state."""
+    layers: dict[int, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        layers.setdefault(entry["layer"], []).append(entry)
+    return [
+        _kind(
+            tuple(entry["field"] for entry in own),
+            tuple((entry["field"], entry["grows"] + 1) for entry in own if entry["grows"] is not None),
+        )
+        for own in layers.values()
+    ]
+
+
+@cache
+def _kind(fields: tuple[str, ...], growing: tuple[tuple[str, int], ...]) -> Any:
+    """One type for equal states, so that those of two runtimes of one model go together."""
+    return type("LayerState", (namedtuple("LayerState", fields),), {"growing": dict(growing)})

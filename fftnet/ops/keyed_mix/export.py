@@ -1,0 +1,99 @@
+"""Keyed mixing in real numbers and without a loop over time: what exported programs hold.
+
+Every operation here is one that other runtimes know, and none depends on the values, so that the number of
+tokens may stay open. Tokens are cut into chunks. Within a chunk every pair of tokens has one score; the state
+before each chunk is a sum over the chunks before it. For T tokens that is O(T^2 / CHUNK^2) in time and memory
+beyond O(T CHUNK), and a number that is not finite spoils its whole row: the other backends are for training.
+
+No exponent is ever positive, so that nothing overflows however fast the clock runs.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fftnet.ops.chunks import ages, chunked, joined, not_later
+
+
+def _turned(planes: tuple[Tensor, Tensor], angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary plane of a complex number times ``exp(i angle)``."""
+    real, imag = planes
+    cos = angle.cos()
+    sin = angle.sin()
+    return real * cos - imag * sin, real * sin + imag * cos
+
+
+def keyed_mix(
+    values: Tensor,
+    key: Tensor,
+    filter_: Tensor,
+    clock: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See ``fftnet.ops.keyed_mix.keyed_mix``; for tensors of one dtype."""
+    v_BHNCd = chunked(values).movedim(3, 1)
+    # A padded token takes no time and writes nothing.
+    clock_BHNC = chunked(clock).movedim(3, 1)
+    time_BHNC1 = clock_BHNC.cumsum(dim=3)[..., None]
+    decay_H11F = decay[:, None, None]
+    frequency_H11F = frequency[:, None, None]
+    angle_BHNCF = time_BHNC1 * frequency_H11F
+    key_BHNCF = _turned(_planes(key), -angle_BHNCF)
+    filter_BHNCF = _turned(_planes(filter_), angle_BHNCF)
+
+    # Between the tokens of a chunk.
+    age_BHNCC = ages(clock_BHNC)
+    reach_BHNCCF = torch.exp(-age_BHNCC[..., None] * decay_H11F[:, None]) * not_later(clock_BHNC)[..., None]
+    pairs_BHNCCF = (
+        filter_BHNCF[0][..., None, :] * key_BHNCF[0][..., None, :, :]
+        - filter_BHNCF[1][..., None, :] * key_BHNCF[1][..., None, :, :]
+    )
+    near_BHNCd = (pairs_BHNCCF * reach_BHNCCF).sum(dim=-1) @ v_BHNCd
+
+    # What each chunk adds to the state at its end, and the state before each.
+    left_BHNCF = torch.exp(-age_BHNCC[..., -1, :, None] * decay_H11F)
+    real_BHNFd, imag_BHNFd = ((plane * left_BHNCF).transpose(-1, -2) @ v_BHNCd for plane in key_BHNCF)
+    added_BHNFd = _turned((real_BHNFd, imag_BHNFd), angle_BHNCF[..., -1, :, None])
+    before_BHNFd, last_BHFd = _states(added_BHNFd, time_BHNC1[..., -1, 0], decay, frequency, state)
+    fallen_BHNCF = torch.exp(-time_BHNC1 * decay_H11F)
+    real_BHNCd = (filter_BHNCF[0] * fallen_BHNCF) @ before_BHNFd[0]
+    imag_BHNCd = (filter_BHNCF[1] * fallen_BHNCF) @ before_BHNFd[1]
+    mixed_BNCHd = (near_BHNCd + real_BHNCd - imag_BHNCd).movedim(1, 3)
+    return joined(mixed_BNCHd, values.shape[1]), torch.stack(last_BHFd, dim=2)
+
+
+def _states(
+    added_BHNFd: tuple[Tensor, Tensor],
+    time_BHN: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    state: Tensor,
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The state before each chunk, and the one behind the last.
+
+    Entry 0 is the state before the first chunk, entry n what chunk n - 1 has added; the state before chunk n
+    is the sum of the entries up to n.
+    """
+    entries_BHMFd = tuple(
+        torch.cat([start[:, :, None], added], dim=2)
+        for start, added in zip(state.unbind(dim=2), added_BHNFd, strict=True)
+    )
+    time_BHM = functional.pad(time_BHN, (1, 0))
+    age_BHFMM = ages(time_BHM)[:, :, None]
+    radius_BHFMM = torch.exp(-age_BHFMM * decay[..., None, None]) * not_later(time_BHM)
+    angle_BHFMM = age_BHFMM * frequency[..., None, None]
+    kernel_BHFMM = (radius_BHFMM * angle_BHFMM.cos(), radius_BHFMM * angle_BHFMM.sin())
+    real_BHFMd, imag_BHFMd = (entry.transpose(2, 3) for entry in entries_BHMFd)
+    states_BHFMd = (
+        kernel_BHFMM[0] @ real_BHFMd - kernel_BHFMM[1] @ imag_BHFMd,
+        kernel_BHFMM[0] @ imag_BHFMd + kernel_BHFMM[1] @ real_BHFMd,
+    )
+    before = tuple(plane[:, :, :, :-1].transpose(2, 3) for plane in states_BHFMd)
+    return (before[0], before[1]), (states_BHFMd[0][:, :, :, -1], states_BHFMd[1][:, :, :, -1])
+
+
+def _planes(x_BTH2F: Tensor) -> tuple[Tensor, Tensor]:
+    real, imag = x_BTH2F.unbind(dim=3)
+    return chunked(real).movedim(3, 1), chunked(imag).movedim(3, 1)

@@ -1,0 +1,128 @@
+"""fftnet export and fftnet generate --runtime onnx, as a user runs them: in a subprocess."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import randomise
+
+from fftnet import FFTNet, FFTNetConfig, load_tokenizer
+from fftnet.cli.main import main
+from fftnet.export import ExportConfig, ExportError, export_model
+from fftnet.export.runtime import OnnxWriter
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.xdist_group("onnx")
+PROMPT = "A prompt that is longer than a block of eight tokens"
+
+
+def run(words: list[str], folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fftnet", *words]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "100"}
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def save(folder: Path, **fields: object) -> None:
+    """A checkpoint of a small model over bytes."""
+    tokenizer = load_tokenizer("bytes")
+    sizes = {"vocab_size": tokenizer.vocab_size, "d_model": 8, "num_layers": 1, "max_seq_length": 16}
+    model = randomise(FFTNet(FFTNetConfig(**(sizes | fields))))  # pyright: ignore[reportArgumentType]
+    model.float().save_pretrained(folder)
+    tokenizer.save(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint in ``own`` and what the command made of it in ``out``."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "own").mkdir()
+    save(folder / "own", mixers=("causal_spectral",))
+    words = ["export", "own", "--format", "onnx", "--output", "out", "--block_length", "8", "--int8"]
+    done = run(words, folder)
+    listed = re.findall(r"^out/(\S+): [\d,]+ bytes$", done.stdout, re.MULTILINE)
+    assert listed == ["step.onnx", "prefill.onnx", "step_int8.onnx", "state.json"]
+    # Advice of the exporter's makers is for those who write exporters.
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert {path.name for path in (folder / "out").iterdir()} == {
+        *listed,
+        "fftnet_tokenizer.json",
+        "tokenizer.tiktoken",
+    }
+    return folder
+
+
+def test_both_runtimes_write_the_same_text(exported: Path) -> None:
+    words = ["generate", "--prompt", PROMPT, "--max_new_tokens", "40", "--seed", "5", "--top_k", "40"]
+    by_torch = run([*words, "--checkpoint", "own"], exported)
+    by_onnx = run([*words, "--checkpoint", "out", "--runtime", "onnx"], exported)
+    assert by_onnx.stdout == by_torch.stdout
+    assert by_onnx.stdout.startswith(PROMPT)
+    assert "in ONNX Runtime" in by_onnx.stderr
+
+
+def test_eight_bits_write(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(exported)
+    words = "generate --checkpoint out --runtime onnx --int8 --max_new_tokens 5"
+    assert main(words.split()) == 0
+    assert "5 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("export own --format gguf", "unknown format 'gguf'; choose from onnx"),
+        ("export nowhere", "nowhere"),
+        ("export other", r"other/config.json is that of \['Classifier'\], not of FFTNet"),
+        ("export own --output own/config.json", "own/config.json could not be written"),
+        ("export own --block_length 0", "block_length must be at least 1, got 0"),
+        ("generate --runtime jax", "unknown runtime 'jax'; choose from torch, onnx"),
+        ("generate --runtime onnx", "exported/state.json is missing: make the folder with: fftnet export"),
+        ("generate --runtime onnx --checkpoint own", "own/state.json is missing"),
+        ("generate --runtime onnx --checkpoint bare", "bare/fftnet_tokenizer.json is missing"),
+        ("generate --runtime onnx --checkpoint out --compile", "only a PyTorch model can be compiled"),
+        ("generate --runtime onnx --checkpoint out --device cuda", "leave out --device cuda"),
+        ("generate --int8 --checkpoint own", "int8 is for an exported model: add --runtime onnx"),
+    ],
+)
+def test_a_mistake_ends_in_a_sentence(
+    exported: Path,
+    words: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(exported)
+    (exported / "other").mkdir(exist_ok=True)
+    text = (exported / "own" / "config.json").read_text()
+    (exported / "other" / "config.json").write_text(text.replace('"FFTNet"', '"Classifier"'))
+    (exported / "bare").mkdir(exist_ok=True)
+    for path in (exported / "out").iterdir():
+        if "tokenizer" not in path.name:
+            (exported / "bare" / path.name).write_bytes(path.read_bytes())
+    assert main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
+def test_a_package_that_is_missing_is_named_with_its_extra(
+    exported: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use() -> None:
+        if package == "onnxruntime":
+            OnnxWriter(exported / "out")
+        export_model(FFTNet.from_pretrained(exported / "own"), None, ExportConfig(output=str(exported / "x")))
+
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ExportError, match=rf"{package} is not installed: pip install 'fftnet\[onnx\]'"):
+        use()

@@ -1,0 +1,223 @@
+"""Exported models in ONNX Runtime: the same numbers and the same ids as PyTorch, in any batch."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from conftest import randomise
+from models import VOCAB, make, tokens
+
+from fftnet.export import ExportConfig, ExportError, export_model
+from fftnet.export.runtime import OnnxWriter
+from fftnet.generation import SamplingConfig, generate
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.model.state import concat_states, expand_state, select_state
+
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+BLOCK = 7
+# An export takes some five seconds: one model serves all tests. tests/export/test_commands.py has another.
+pytestmark = pytest.mark.xdist_group("onnx")
+
+
+class Exported(NamedTuple):
+    model: FFTNet
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    torch.manual_seed(0)
+    model = make(mixers=("addressed_spectral", "attention")).float()
+    folder = tmp_path_factory.mktemp("causal")
+    export_model(model, None, ExportConfig(output=str(folder), block_length=BLOCK, int8=True))
+    return Exported(model, folder)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    torch.manual_seed(0)
+    model = make(mixers=("spectral", "fnet"), causal=False).float()
+    folder = tmp_path_factory.mktemp("encoder")
+    export_model(model, None, ExportConfig(output=str(folder), encoder_length=13))
+    return Exported(model, folder)
+
+
+@pytest.fixture(scope="module")
+def writer(causal: Exported) -> OnnxWriter:
+    return OnnxWriter(causal.folder)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3])
+def test_forty_steps_are_those_of_pytorch(causal: Exported, writer: OnnxWriter, batch: int) -> None:
+    text = tokens(batch, 40)
+    states = (writer.init_state(batch), causal.model.init_state(batch))
+    for t in range(40):
+        logits, mine = writer.step(text[:, t], states[0])
+        expected, theirs = causal.model.step(text[:, t], states[1])
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+        states = (mine, theirs)
+    for tensor, expected in zip(states[0][0], states[1][0], strict=True):
+        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, 3 * BLOCK + 2])
+def test_prompts_are_read_in_blocks_and_steps(causal: Exported, writer: OnnxWriter, length: int) -> None:
+    text = tokens(2, length + 1)
+    logits, state = writer.prefill(text[:, :length])
+    expected, theirs = causal.model.prefill(text[:, :length], logits_to_keep=1)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    logits, _ = writer.step(text[:, -1], state)
+    torch.testing.assert_close(logits, causal.model.step(text[:, -1], theirs)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_it_writes_the_ids_that_pytorch_writes(
+    causal: Exported, writer: OnnxWriter, temperature: float
+) -> None:
+    config = SamplingConfig(max_new_tokens=30, temperature=temperature, seed=3, top_p=0.9)
+    prompts = [[1], list(range(10)) * 2, [5, 6, 7, 8, 9, 10, 0]]
+    for some in (prompts, prompts[1:2], [[1, 2, 3], [4, 5, 6], [7, 8, 9]]):
+        expected = generate(causal.model, some, config)
+        actual = generate(writer, some, config)
+        assert actual.tokens == expected.tokens
+        more = [[3, 1]] * len(some)
+        further = generate(writer, more, config, state=actual.state)
+        assert further.tokens == generate(causal.model, more, config, state=expected.state).tokens
+
+
+def test_states_are_values(writer: OnnxWriter) -> None:
+    text = tokens(3, 12)
+    rows = [writer.prefill(text[row : row + 1, : 4 + row])[1] for row in range(3)]
+    together = concat_states(rows)
+    before = [tensor.clone() for layer in together for tensor in layer]
+    logits, _ = writer.step(text[:, 7], together)
+    for row in range(3):
+        alone, _ = writer.step(text[row : row + 1, 7], select_state(together, [row]))
+        torch.testing.assert_close(alone[0], logits[row], rtol=1e-5, atol=1e-5)
+    assert expand_state(together, 2)[0][0].shape[0] == 6
+    after = [tensor for layer in together for tensor in layer]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+@torch.no_grad()
+def test_the_filters_of_every_layer_that_has_some_come_out(causal: Exported, writer: OnnxWriter) -> None:
+    text = tokens(2, 6)
+    block = causal.model.backbone.layers[0]
+    x = block.mixer_norm(causal.model.embedding(text))  # pyright: ignore
+    expected = block.mixer.inspect(x).filter[:, -1].abs()  # pyright: ignore
+    _, state = writer.prefill(text[:, :5])
+    _, _, filters = writer.step_with_filters(text[:, 5], state)
+    assert filters is not None
+    assert writer.facts["filters"] == {"layers": [0], "bins": [16], "heads": 2}
+    torch.testing.assert_close(filters, expected[:, None], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_eight_bits_are_near(causal: Exported, writer: OnnxWriter) -> None:
+    small = OnnxWriter(causal.folder, int8=True)
+    text = tokens(2, 20)
+    states = (writer.init_state(2), small.init_state(2))
+    off = []
+    for t in range(20):
+        logits, mine = writer.step(text[:, t], states[0])
+        rough, theirs = small.step(text[:, t], states[1])
+        off.append(float((logits - rough).norm() / logits.norm()))
+        states = (mine, theirs)
+    assert 0 < max(off) < 0.2
+    assert (causal.folder / "step_int8.onnx").stat().st_size < (causal.folder / "step.onnx").stat().st_size
+
+
+def test_state_json_says_how_to_call_the_programs(causal: Exported) -> None:
+    facts = json.loads((causal.folder / "state.json").read_text())
+    assert facts["files"] == {"step": "step.onnx", "prefill": "prefill.onnx", "step_int8": "step_int8.onnx"}
+    assert facts["block_length"] == BLOCK
+    assert facts["vocab_size"] == VOCAB
+    assert facts["model"]["num_layers"] == 2
+    session = onnxruntime.InferenceSession(causal.folder / "step.onnx")
+    assert {entry["input"] for entry in facts["state"]} | {"token"} == {x.name for x in session.get_inputs()}
+    names = [entry["output"] for entry in facts["state"]]
+    assert ["logits", *names, "filters"] == [y.name for y in session.get_outputs()]
+    zeros = {
+        entry["input"]: np.full([1, *entry["shape"]], entry["initial"], entry["dtype"])
+        for entry in facts["state"]
+    }
+    assert facts["state_bytes"] == sum(array.nbytes for array in zeros.values())
+    logits = session.run(["logits"], zeros | {"token": np.array([4])})[0]
+    with torch.no_grad():
+        expected, _ = causal.model.step(torch.tensor([4]), causal.model.init_state(1))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_an_encoder_reads_as_pytorch_does(encoder: Exported) -> None:
+    session = onnxruntime.InferenceSession(encoder.folder / "encoder.onnx")
+    for batch in (1, 3):
+        text = tokens(batch, 13)
+        logits, hidden = session.run(["logits", "hidden"], {"tokens": text.numpy()})
+        np.testing.assert_allclose(logits, encoder.model(text), rtol=1e-4, atol=1e-4)
+        assert hidden.shape == (batch, 13, 8)
+    facts = json.loads((encoder.folder / "state.json").read_text())
+    assert facts["encoder_length"] == 13
+    with pytest.raises(ExportError, match="holds a bidirectional model, which can't write"):
+        OnnxWriter(encoder.folder)
+
+
+def test_what_does_not_fit_is_refused_and_nothing_else_disturbed(
+    causal: Exported, writer: OnnxWriter
+) -> None:
+    state = writer.init_state(2)
+    with pytest.raises(ValueError, match=f"id {VOCAB} lies outside the vocabulary of {VOCAB}"):
+        _ = generate(writer, [[1, VOCAB]]).tokens
+    with pytest.raises(ValueError, match="id -1 lies outside the vocabulary"):
+        writer.step(torch.tensor([1, -1]), state)
+    with pytest.raises(ValueError, match="the state is of 2 rows, the tokens of 1"):
+        writer.step(torch.tensor([1]), state)
+    with pytest.raises(ValueError, match="layer 0 holds AddressedSpectralState"):
+        writer.step(torch.tensor([1, 1]), causal.model.init_state(2))
+    with pytest.raises(ValueError, match="a sequence of length 0"):
+        writer.prefill(tokens(2, 3)[:, :0], state)
+    with pytest.raises(ValueError, match="gives the last logits only"):
+        writer.prefill(tokens(2, 3), logits_to_keep=3)
+    with pytest.raises(ValueError, match="only a PyTorch model can be compiled"):
+        generate(writer, [[1]], SamplingConfig(compile=True))
+    torch.testing.assert_close(writer.step(tokens(2, 1)[:, 0], state)[0].shape, torch.Size((2, VOCAB)))
+
+
+def test_a_folder_that_is_not_whole_is_refused(causal: Exported, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"state\.json is missing: make the folder with: fftnet export"):
+        OnnxWriter(tmp_path)
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(ExportError, match=r"state\.json is damaged"):
+        OnnxWriter(tmp_path)
+    (tmp_path / "state.json").write_text('{"format": "onnx", "version": 0}')
+    with pytest.raises(ExportError, match="is not of format onnx, version 1: export the model again"):
+        OnnxWriter(tmp_path)
+    facts = json.loads((causal.folder / "state.json").read_text())
+    facts["files"].pop("step_int8")
+    (tmp_path / "state.json").write_text(json.dumps(facts))
+    with pytest.raises(ExportError, match=r"was exported without 8 bits: .* --int8"):
+        OnnxWriter(tmp_path, int8=True)
+    with pytest.raises(ExportError, match=r"step\.onnx is missing"):
+        OnnxWriter(tmp_path)
+    (tmp_path / "step.onnx").write_bytes((causal.folder / "step.onnx").read_bytes()[:1000])
+    with pytest.raises(ExportError, match=r"step\.onnx is damaged, export it again"):
+        OnnxWriter(tmp_path)
+
+
+def test_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    model = randomise(make(num_layers=1))
+    with pytest.raises(ExportError, match=r"file/sub could not be written .*: choose another --output"):
+        export_model(model, None, ExportConfig(output=str(tmp_path / "file" / "sub")))
+    with pytest.raises(ExportError, match="unknown format 'gguf'; choose from onnx"):
+        export_model(model, None, ExportConfig(format="gguf", output=str(tmp_path)))
+    for field in ("block_length", "encoder_length"):
+        with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
+            ExportConfig(**{field: 0})  # pyright: ignore[reportArgumentType]

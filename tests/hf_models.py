@@ -16,12 +16,17 @@ logging.disable_progress_bar()
 assert fftnet.hf.__all__
 
 
-def both(folder: Path, **fields: object) -> tuple[FFTNet, Any]:
+def both(folder: Path, dtype: torch.dtype = torch.float64, **fields: object) -> tuple[FFTNet, Any]:
     """A randomised native model, and what Transformers makes of its files."""
-    native = make(**fields)
+    native = make(**fields).to(dtype)
     native.save_pretrained(folder)
     auto = AutoModelForCausalLM if native.config.causal else AutoModelForMaskedLM
-    return native, auto.from_pretrained(folder).eval()
+    model = auto.from_pretrained(folder).eval()
+    # The library leaves weights where they lie in the file. What matrix products round to depends on whether
+    # that is a round address, also within one library.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return native, model
 
 
 def write(model: Any, ids: Tensor, **settings: Any) -> Any:

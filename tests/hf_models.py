@@ -16,7 +16,7 @@ logging.disable_progress_bar()
 assert fftnet.hf.__all__
 
 
-def both(folder: Path, dtype: torch.dtype = torch.float64, **fields: object) -> tuple[FFTNet, Any]:
+def both(folder: Path, dtype: torch.dtype = torch.float64, **fields: Any) -> tuple[FFTNet, Any]:
     """A randomised native model, and what Transformers makes of its files."""
     native = make(**fields).to(dtype)
     native.save_pretrained(folder)

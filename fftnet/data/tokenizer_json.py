@@ -145,7 +145,7 @@ def _merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _parts(piece: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[bytes]:
-    """What is left of a piece when every merge below ``rank`` has been made, the lowest and leftmost first."""
+    """What is left of a piece behind every merge below ``rank``, the lowest and leftmost first."""
     parts = [piece[index : index + 1] for index in range(len(piece))]
     while len(parts) > 2:
         pairs = [ranks.get(parts[index] + parts[index + 1], rank) for index in range(len(parts) - 1)]

@@ -1,8 +1,8 @@
 """The cache of Transformers, around native states.
 
-A state is a value, so one of an earlier time is kept by keeping a reference. That is how a recurrent model can
-take tokens back, as assisted decoding does: the cache goes back to the state before the call that read them,
-and the tokens of that call which stay are read again with the next one.
+A state is a value, so one of an earlier time is kept by keeping a reference. That is how a recurrent model
+can take tokens back, as assisted decoding does: the cache goes back to the state before the call that read
+them, and the tokens of that call which stay are read again with the next one.
 """
 
 import copy
@@ -32,7 +32,7 @@ class Tokens(NamedTuple):
     """Boolean (B, T), False at padding; None: all are read."""
 
     @property
-    def count(self) -> int:
+    def length(self) -> int:
         """T."""
         return self.embeddings.shape[1]
 
@@ -49,7 +49,9 @@ class Tokens(NamedTuple):
 
     def select(self, rows: Tensor) -> "Tokens":
         """Rows, in the order given."""
-        return Tokens(*(each if each is None else each.index_select(0, rows.to(each.device)) for each in self))
+        rows = rows.to(self.embeddings.device)
+        mask = None if self.mask is None else self.mask.index_select(0, rows)
+        return Tokens(self.embeddings.index_select(0, rows), mask)
 
     def _full_mask(self) -> Tensor:
         if self.mask is not None:
@@ -158,7 +160,7 @@ class FFTNetCache(cache_utils.Cache):
         return int(self._seen)
 
     def begin(self, tokens: Tokens) -> tuple[Tokens, State | None]:
-        """What must be read now: tokens that were taken back and stay, then the new ones; and the state before.
+        """What must be read now (tokens that stay of those taken back, then the new) and the state before.
 
         Raises:
             ValueError: if the tokens have another number of rows than what was read.
@@ -166,8 +168,8 @@ class FFTNetCache(cache_utils.Cache):
         rows = tokens.embeddings.shape[0]
         if self.batch_size not in (-1, rows):
             raise ValueError(
-                f"the cache has {self.batch_size} rows, the tokens {rows}: cache.batch_repeat_interleave copies "
-                "rows, cache.batch_select_indices picks them"
+                f"the cache has {self.batch_size} rows, the tokens {rows}: cache.batch_repeat_interleave "
+                "copies rows, cache.batch_select_indices picks them"
             )
         return tokens if self._pending is None else self._pending.before(tokens), self._layer_states()
 
@@ -205,8 +207,8 @@ class FFTNetCache(cache_utils.Cache):
         left = -tokens_to_remove
         if left > self._recorded():
             raise ValueError(
-                f"the cache can take back {self._recorded()} tokens, not {left}: call activate_past_recording "
-                "before the model reads what is to be taken back"
+                f"the cache can take back {self._recorded()} tokens, not {left}: call "
+                "activate_past_recording before the model reads what is to be taken back"
             )
         self._seen = self._seen - left
         while left:
@@ -215,8 +217,8 @@ class FFTNetCache(cache_utils.Cache):
                 assert call is not None
                 self._put(call.before)
                 self._pending = call.tokens
-            kept = max(self._pending.count - left, 0)
-            left -= self._pending.count - kept
+            kept = max(self._pending.length - left, 0)
+            left -= self._pending.length - kept
             self._pending = self._pending.first(kept) if kept else None
         if self._calls is not None:
             self._calls = []
@@ -263,8 +265,8 @@ class FFTNetCache(cache_utils.Cache):
             ]
 
     def _recorded(self) -> int:
-        pending = 0 if self._pending is None else self._pending.count
-        return pending + sum(call.tokens.count for call in self._calls or [])
+        pending = 0 if self._pending is None else self._pending.length
+        return pending + sum(call.tokens.length for call in self._calls or [])
 
     def _layer_states(self) -> State | None:
         states: list[Any] = [getattr(layer, "state", None) for layer in self.layers]

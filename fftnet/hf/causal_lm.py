@@ -22,7 +22,7 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
         ValueError: if the configuration is bidirectional.
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012 - declared by the library
 
     def __init__(self, config: FFTNetConfig) -> None:
         if not config.causal:
@@ -82,7 +82,7 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
             loss=loss,
             logits=logits,
             hidden_states=read.hidden_states,
-            **{CACHE_NAME: read[CACHE_NAME] if CACHE_NAME in read else None},
+            **{CACHE_NAME: read.get(CACHE_NAME)},
         )
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -91,7 +91,9 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
         A mask that gets longer would have a compiled step compiled again, and a token that was just written
         is never padding.
         """
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        # Behind a decorator of the library that hides what it returns.
+        library: Any = super()
+        inputs: dict[str, Any] = library.prepare_inputs_for_generation(input_ids, *args, **kwargs)
         mask = inputs.get("attention_mask")
         if mask is None or inputs.get(CACHE_NAME) is None or mask.ndim != 2:
             return inputs
@@ -106,7 +108,7 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
         """The mask as it is: there is no matrix of tokens by tokens."""
         return attention_mask
 
-    def _prepare_cache_for_generation(
+    def _prepare_cache_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         cache = model_kwargs.get(CACHE_NAME)

@@ -80,12 +80,13 @@ class FFTNetConfig(PreTrainedConfig):
         model_type = config_dict.get("model_type", MODEL_TYPE)
         if model_type != MODEL_TYPE:
             raise ValueError(
-                f"config.json is that of a model of type {model_type!r}, not {MODEL_TYPE!r}: load it with AutoModel"
+                f"config.json is that of a model of type {model_type!r}, not {MODEL_TYPE!r}: load it with "
+                "AutoModel"
             )
         return super().from_dict(dict(config_dict), **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is written: all native fields, so that later defaults change no model, and what is not default."""
+        """What is written: all native fields, so that later defaults change no model; else what differs."""
         return super().to_diff_dict() | {name: getattr(self, name) for name in NATIVE_FIELDS}
 
     @classmethod

@@ -23,7 +23,7 @@ class FFTNetForMaskedLM(FFTNetPreTrainedModel):
         ValueError: if the configuration is causal.
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012 - declared by the library
 
     def __init__(self, config: FFTNetConfig) -> None:
         if config.causal:
@@ -70,9 +70,9 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
 
     def __init__(self, config: FFTNetConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = int(config.num_labels or 0)
         self.model = FFTNetModel(config)
-        self.score = nn.Linear(config.d_model, config.num_labels, bias=False)
+        self.score = nn.Linear(config.d_model, self.num_labels, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -88,9 +88,10 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
         cache: FFTNetCache | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutputWithPast:
-        """Scores (B, num_labels), and with labels (B,) or, of several classes at once, (B, num_labels) the loss.
+        """Scores (B, num_labels), and with labels the loss.
 
-        All else is as in ``FFTNetModel.forward``.
+        Labels are (B,) or, of several classes at once, (B, num_labels). All else is as in
+        ``FFTNetModel.forward``.
         """
         mask = attention_mask
         if mask is None and input_ids is not None and self.config.pad_token_id is not None:
@@ -117,7 +118,7 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
             loss=loss,
             logits=logits,
             hidden_states=read.hidden_states,
-            **{CACHE_NAME: read[CACHE_NAME] if CACHE_NAME in read else None},
+            **{CACHE_NAME: read.get(CACHE_NAME)},
         )
 
 

@@ -33,7 +33,7 @@ class FFTNetPreTrainedModel(PreTrainedModel):
     config: FFTNetConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["FFTNetBlock"]
+    _no_split_modules = ["FFTNetBlock"]  # noqa: RUF012 - declared by the library
     _supports_attention_backend = False
     _is_stateful = False
 
@@ -42,7 +42,8 @@ class FFTNetPreTrainedModel(PreTrainedModel):
         names = config.architectures or []
         if not known.intersection(names) and names:
             raise ValueError(
-                f"config.json is that of {names[0]}, which is none of fftnet.hf's models: load it with that class"
+                f"config.json is that of {names[0]}, which is none of fftnet.hf's models: load it with that "
+                "class"
             )
         super().__init__(config, *inputs, **kwargs)
 
@@ -128,26 +129,24 @@ class FFTNetModel(FFTNetPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        embeddings: Tensor = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         cache = past_key_values if cache is None else cache
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        if inputs_embeds is None:
-            inputs_embeds = self.embedding(input_ids)
         if cache is None and use_cache and self.config.causal and not self._recomputes():
             cache = FFTNetCache(self.config)
-        tokens = Tokens(inputs_embeds, _mask_of(inputs_embeds, attention_mask, cache))
+        tokens = Tokens(embeddings, _mask_of(embeddings, attention_mask, cache))
         collected: list[Tensor] | None = [] if output_hidden_states else None
         if cache is None:
             hidden = self.backbone(tokens.embeddings, tokens.mask, None, collected)
         else:
             hidden = self._read(tokens, cache, collected)
-        return BaseModelOutputWithPast(
-            last_hidden_state=hidden,
-            hidden_states=None if collected is None else tuple(collected),
-            **{CACHE_NAME: cache if use_cache else None},
-        )
+        kept: dict[str, Any] = {CACHE_NAME: cache if use_cache else None}
+        if collected is not None:
+            kept["hidden_states"] = tuple(collected)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, **kept)
 
     def _recomputes(self) -> bool:
         return self.gradient_checkpointing and self.training
@@ -155,15 +154,15 @@ class FFTNetModel(FFTNetPreTrainedModel):
     def _read(self, new: Tokens, cache: FFTNetCache, collected: list[Tensor] | None) -> Tensor:
         if not isinstance(cache, FFTNetCache):
             raise ValueError(
-                f"the cache must be an FFTNetCache, got a {type(cache).__name__}: leave it out or take one that "
-                "this model returned"
+                f"the cache must be an FFTNetCache, got a {type(cache).__name__}: leave it out or take one "
+                "that this model returned"
             )
         tokens, before = cache.begin(new)
         if before is None:
             before = self.backbone.init_state(tokens.embeddings.shape[0], tokens.embeddings.device)
         hidden, after = self.backbone(tokens.embeddings, tokens.mask, before, collected)
-        cache.finish(tokens, before, after, new.count)
-        again = tokens.count - new.count
+        cache.finish(tokens, before, after, new.length)
+        again = tokens.length - new.length
         if not again:
             return hidden
         if collected is not None:

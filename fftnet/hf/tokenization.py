@@ -18,8 +18,8 @@ from fftnet.utils.tokenizer import TOKENIZER_FILE, Tokenizer
 class FFTNetTokenizer(PreTrainedTokenizerFast):
     """The native tokenizer, id by id, with padding on the left.
 
-    One thing differs on purpose: ``<|endoftext|>`` inside a text becomes the special token, as is usual in the
-    library; ``tokenizer(text, split_special_tokens=True)`` takes it for text, as the native one does.
+    One thing differs on purpose: ``<|endoftext|>`` inside a text becomes the special token, as is usual in
+    the library; ``tokenizer(text, split_special_tokens=True)`` takes it for text, as the native one does.
     """
 
     @classmethod

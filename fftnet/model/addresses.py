@@ -75,7 +75,8 @@ class ReadFilter(nn.Module):
 class Clock(nn.Module):
     """The time that passes at each token, for every head: ``softplus(W x + b)``, at the start about 1.
 
-    Not an ``nn.Linear``: adapters and quantisers put others in the place of those, and would lose the softplus.
+    Not an ``nn.Linear``: adapters and quantisers put others in the place of those, and the softplus would be
+    lost.
 
     Args:
         d_model: width D of a token.

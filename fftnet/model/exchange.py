@@ -66,8 +66,8 @@ def write_shim(directory: Path) -> None:
     Raises:
         CheckpointError: if it can't be written.
     """
-    names = ", ".join(AUTO_CLASSES.values())
-    text = f'"""Leads Transformers to the classes of the package: pip install fftnet[hf]."""\n\nfrom fftnet.hf import {names}\n'
+    purpose = '"""Leads Transformers to the classes of the package: pip install fftnet[hf]."""'
+    text = f"{purpose}\n\nfrom fftnet.hf import {', '.join(AUTO_CLASSES.values())}\n"
     path = directory / SHIM_FILE
     with writing(path):
         path.write_text(text, encoding="utf-8")

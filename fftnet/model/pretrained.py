@@ -95,7 +95,9 @@ def _check_kind(path: Path, values: dict[str, Any], names: tuple[str, ...]) -> N
         raise CheckpointError(f"{path} is that of a model of type {model_type!r}, not {MODEL_TYPE!r}")
     architectures = values.get("architectures") or [names[0]]
     if len(architectures) != 1 or architectures[0] not in names:
-        raise CheckpointError(f"{path} is that of {architectures}, not of {names[0]}: load it with that class")
+        raise CheckpointError(
+            f"{path} is that of {architectures}, not of {names[0]}: load it with that class"
+        )
     if values.get("tie_word_embeddings") is False:
         raise CheckpointError(
             f"{path} is that of a head with weights of its own, which {names[0]} has not: load it with "

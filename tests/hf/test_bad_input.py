@@ -37,7 +37,9 @@ def model(tmp_path: Path) -> Any:
 
 def test_a_model_of_another_type_is_refused(model: Any, tmp_path: Path) -> None:
     change(tmp_path, model_type="llama", auto_map={})
-    with pytest.raises(ValueError, match=r"^config.json is that of a model of type 'llama', not 'fftnet': load"):
+    with pytest.raises(
+        ValueError, match=r"^config.json is that of a model of type 'llama', not 'fftnet': load"
+    ):
         FFTNetForCausalLM.from_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="is that of a model of type 'llama', not 'fftnet'"):
         FFTNet.from_pretrained(tmp_path)
@@ -69,7 +71,9 @@ def test_a_configuration_that_can_not_be_is_refused(
 
 def test_a_head_of_its_own_weights_is_not_native(model: Any, tmp_path: Path) -> None:
     change(tmp_path, tie_word_embeddings=False)
-    with pytest.raises(CheckpointError, match=r"weights of its own, .* load it with fftnet.hf.FFTNetForCausalLM"):
+    with pytest.raises(
+        CheckpointError, match=r"weights of its own, .* load it with fftnet.hf.FFTNetForCausalLM"
+    ):
         FFTNet.from_pretrained(tmp_path)
 
 
@@ -87,15 +91,19 @@ def test_a_model_of_the_other_direction_is_refused() -> None:
 
 def test_a_cache_of_another_batch_or_model_is_refused(model: Any) -> None:
     cache = model(tokens(2, 5))[CACHE_NAME]
-    with pytest.raises(ValueError, match="^the cache has 2 rows, the tokens 3: cache.batch_repeat_interleave"):
+    with pytest.raises(
+        ValueError, match=r"^the cache has 2 rows, the tokens 3: cache.batch_repeat_interleave"
+    ):
         model(tokens(3, 2), **{CACHE_NAME: cache})
     other = FFTNetForCausalLM(FFTNetConfig(vocab_size=VOCAB, d_model=16, num_layers=2))
-    with pytest.raises(ValueError, match="^the state is of another model: spectrum of layer 0 holds"):
+    with pytest.raises(ValueError, match=r"^the state is of another model: spectrum of layer 0 holds"):
         other(tokens(2, 2), **{CACHE_NAME: cache})
     shallow = FFTNetForCausalLM(FFTNetConfig(vocab_size=VOCAB, d_model=8, num_layers=1))
-    with pytest.raises(ValueError, match="^the state is of another model: it has 2 layers, not 1"):
+    with pytest.raises(ValueError, match=r"^the state is of another model: it has 2 layers, not 1"):
         shallow(tokens(2, 2), **{CACHE_NAME: cache})
-    with pytest.raises(ValueError, match="^the cache must be an FFTNetCache, got a DynamicCache: leave it out"):
+    with pytest.raises(
+        ValueError, match=r"^the cache must be an FFTNetCache, got a DynamicCache: leave it out"
+    ):
         model(tokens(2, 2), **{CACHE_NAME: transformers.DynamicCache()})
 
 
@@ -111,7 +119,9 @@ def test_a_refused_call_leaves_the_cache_as_it_was(model: Any) -> None:
 def test_a_mask_of_another_shape_is_refused(model: Any) -> None:
     with pytest.raises(ValueError, match=r"^attention_mask must be of shape \(2, 5\), as .*, got \(2, 4\)$"):
         model(tokens(2, 5), torch.ones(2, 4))
-    with pytest.raises(ValueError, match=r"must be of shape \(2, 5\), as the tokens are, got \(2, 1, 5, 5\)$"):
+    with pytest.raises(
+        ValueError, match=r"must be of shape \(2, 5\), as the tokens are, got \(2, 1, 5, 5\)$"
+    ):
         model(tokens(2, 5), torch.ones(2, 1, 5, 5))
     cache = model(tokens(2, 5))[CACHE_NAME]
     with pytest.raises(ValueError, match=r"must be of shape \(2, 3\) or \(2, 8\), as .*, got \(2, 5\)$"):
@@ -131,13 +141,17 @@ def test_ids_that_can_not_be_are_refused(model: Any) -> None:
 
 def test_a_folder_without_a_tokenizer_says_so(model: Any, tmp_path: Path) -> None:
     for load in (transformers.AutoTokenizer.from_pretrained, FFTNetTokenizer.from_pretrained):
-        with pytest.raises(TokenizerError, match="holds no tokenizer: put back the tokenizer files that were"):
+        with pytest.raises(
+            TokenizerError, match="holds no tokenizer: put back the tokenizer files that were"
+        ):
             load(tmp_path)
 
 
 def test_more_than_was_recorded_is_not_taken_back(model: Any) -> None:
     cache = model(tokens(2, 5))[CACHE_NAME]
-    with pytest.raises(ValueError, match="^the cache can take back 0 tokens, not 1: call activate_past_recording"):
+    with pytest.raises(
+        ValueError, match=r"^the cache can take back 0 tokens, not 1: call activate_past_recording"
+    ):
         cache.crop(-1)
     with pytest.raises(ValueError, match="crop takes 0 or a negative number of tokens, got 4"):
         cache.crop(4)

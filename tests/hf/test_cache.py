@@ -22,7 +22,7 @@ def read(model: Any, ids: Tensor, cache: FFTNetCache, mask: Tensor | None = None
 
 
 @pytest.mark.parametrize("fields", MODELS, ids=str)
-def test_pieces_give_what_the_whole_gives(fields: dict[str, object], tmp_path: Path) -> None:
+def test_pieces_give_what_the_whole_gives(fields: dict[str, Any], tmp_path: Path) -> None:
     native, model = both(tmp_path, **fields)
     text = tokens(2, 11)
     cache = FFTNetCache(model.config)
@@ -34,7 +34,7 @@ def test_pieces_give_what_the_whole_gives(fields: dict[str, object], tmp_path: P
 
 @KINDS
 @pytest.mark.parametrize("taken", [0, 1, 3, 4, 6, 11])
-def test_tokens_taken_back_leave_no_trace(fields: dict[str, object], taken: int, tmp_path: Path) -> None:
+def test_tokens_taken_back_leave_no_trace(fields: dict[str, Any], taken: int, tmp_path: Path) -> None:
     native, model = both(tmp_path, **fields)
     text = tokens(2, 11)
     mask = torch.arange(11) >= torch.tensor([[0], [2]])
@@ -58,7 +58,7 @@ def test_tokens_taken_back_leave_no_trace(fields: dict[str, object], taken: int,
 
 
 @KINDS
-def test_rows_are_picked_with_all_that_may_be_taken_back(fields: dict[str, object], tmp_path: Path) -> None:
+def test_rows_are_picked_with_all_that_may_be_taken_back(fields: dict[str, Any], tmp_path: Path) -> None:
     native, model = both(tmp_path, **fields)
     text = tokens(3, 8)
     cache = FFTNetCache(model.config)
@@ -79,13 +79,18 @@ def test_rows_are_picked_with_all_that_may_be_taken_back(fields: dict[str, objec
 
 
 @KINDS
-def test_a_copy_goes_its_own_way_and_costs_nothing(fields: dict[str, object], tmp_path: Path) -> None:
+def test_a_copy_goes_its_own_way_and_costs_nothing(fields: dict[str, Any], tmp_path: Path) -> None:
     native, model = both(tmp_path, **fields)
     cache = FFTNetCache(model.config)
     read(model, tokens(2, 5), cache)
-    assert cache.state is not None
+    assert cache.state
     one, two = cache.copy(), cache.copy()
-    assert all(a is b for left, right in zip(one.state, cache.state, strict=True) for a, b in zip(left, right, strict=True))
+    assert one.state
+    assert all(
+        a is b
+        for left, right in zip(one.state, cache.state, strict=True)
+        for a, b in zip(left, right, strict=True)
+    )
     for each, more in ((one, tokens(2, 3)), (two, tokens(2, 4)), (cache, tokens(2, 2))):
         logits = read(model, more, each)
         whole = torch.cat([tokens(2, 5), more], dim=1)

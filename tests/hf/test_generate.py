@@ -19,7 +19,7 @@ RICH = {"return_dict_in_generate": True, "output_scores": True}
 
 
 @pytest.mark.parametrize("fields", MODELS, ids=str)
-def test_greedy_ids_are_those_of_the_native_model(fields: dict[str, object], tmp_path: Path) -> None:
+def test_greedy_ids_are_those_of_the_native_model(fields: dict[str, Any], tmp_path: Path) -> None:
     native, model = both(tmp_path, **fields)
     text = tokens(2, 9)
     config = SamplingConfig(max_new_tokens=12, temperature=0)
@@ -29,7 +29,7 @@ def test_greedy_ids_are_those_of_the_native_model(fields: dict[str, object], tmp
 
 
 @pytest.mark.parametrize("fields", MODELS, ids=str)
-def test_rows_padded_on_the_left_are_written_as_each_alone(fields: dict[str, object], tmp_path: Path) -> None:
+def test_rows_padded_on_the_left_are_written_as_each_alone(fields: dict[str, Any], tmp_path: Path) -> None:
     native, model = both(tmp_path, **fields)
     prompts = [tokens(1, length)[0].tolist() for length in (7, 2, 5)]
     ids = torch.tensor([[0] * (7 - len(prompt)) + prompt for prompt in prompts])
@@ -47,7 +47,7 @@ def test_rows_padded_on_the_left_are_written_as_each_alone(fields: dict[str, obj
 @KINDS
 @pytest.mark.parametrize("beams", [2, 4])
 def test_beams_with_states_are_those_of_reading_all_again(
-    fields: dict[str, object], beams: int, tmp_path: Path
+    fields: dict[str, Any], beams: int, tmp_path: Path
 ) -> None:
     _, model = both(tmp_path, **fields)
     settings = {"num_beams": beams, "num_return_sequences": 2, "max_new_tokens": 8, **RICH}
@@ -59,7 +59,7 @@ def test_beams_with_states_are_those_of_reading_all_again(
 
 
 @KINDS
-def test_samples_are_drawn_from_the_native_distribution(fields: dict[str, object], tmp_path: Path) -> None:
+def test_samples_are_drawn_from_the_native_distribution(fields: dict[str, Any], tmp_path: Path) -> None:
     native, model = both(tmp_path, **fields)
     text = tokens(2, 6)
     torch.manual_seed(3)
@@ -75,7 +75,7 @@ def test_samples_are_drawn_from_the_native_distribution(fields: dict[str, object
 
 
 @KINDS
-def test_speculation_changes_no_token(fields: dict[str, object], tmp_path: Path) -> None:
+def test_speculation_changes_no_token(fields: dict[str, Any], tmp_path: Path) -> None:
     _, model = both(tmp_path, **fields)
     text = tokens(1, 9)
     expected = write(model, text, max_new_tokens=24)
@@ -91,7 +91,7 @@ def test_speculation_changes_no_token(fields: dict[str, object], tmp_path: Path)
 
 
 @KINDS
-def test_a_returned_cache_is_gone_on_from(fields: dict[str, object], tmp_path: Path) -> None:
+def test_a_returned_cache_is_gone_on_from(fields: dict[str, Any], tmp_path: Path) -> None:
     native, model = both(tmp_path, **fields)
     first = write(model, tokens(2, 6), max_new_tokens=5, **RICH)
     longer = torch.cat([first.sequences, tokens(2, 4)], dim=1)
@@ -129,7 +129,8 @@ def test_a_compiled_step_is_one_graph_for_every_prompt(padded: bool) -> None:
     model = make(d_model=16).float()
     library = FFTNetForCausalLM(FFTNetConfig(**_fields(model.config))).eval()
     library.model.load_state_dict(model.state_dict())
-    compile_config = CompileConfig(fullgraph=True, dynamic=False, backend="aot_eager", mode=None)
+    compile_config: Any = CompileConfig(fullgraph=True, dynamic=False, backend="aot_eager")
+    compile_config.mode = None
     compile_config._compile_all_devices = True
     for length in (7, 9):
         ids = tokens(2, length)

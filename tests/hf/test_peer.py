@@ -37,12 +37,11 @@ MAPPINGS = {
 for auto, names in MAPPINGS.items():
     names[MODEL_TYPE] = AUTO_CLASSES[auto]
 SKIPS = {
-    "test_generation_tester_mixin_inheritance": "the distribution leaves their tests of generate out; ours are "
-    "in test_generate.py",
+    "test_generation_tester_mixin_inheritance": "the distribution leaves their tests of generate out; ours "
+    "are in test_generate.py",
 }
-"""Name of a test to the reason why we skip it. All other skips are theirs, and say why: no attention weights, no
-experts, no rotary positions and no parts of their own in the model, or an accelerator or package that is not
-there."""
+"""Name of a test to the reason why we skip it. All other skips are theirs, and say why: no attention weights,
+experts, rotary positions or sub-models are there to be tested, or an accelerator or a package is not."""
 
 
 class Sizes:
@@ -97,8 +96,9 @@ class CausalTest(Common, unittest.TestCase):
     )
 
 
-class HybridTest(CausalTest):
+class HybridTest(Common, unittest.TestCase):
     mixers = ("addressed_spectral", "attention", "causal_spectral")
+    all_model_classes = (hf.FFTNetForCausalLM,)
 
 
 class EncoderTest(Common, unittest.TestCase):

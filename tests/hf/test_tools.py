@@ -70,7 +70,7 @@ def tokenizer_of(folder: Path) -> Any:
 
 def fresh(kind: Any, **fields: Any) -> Any:
     torch.manual_seed(0)
-    return kind(FFTNetConfig(**(SIZES | {"vocab_size": 259} | fields)))
+    return kind(FFTNetConfig(**{**SIZES, "vocab_size": 259, **fields}))
 
 
 def test_the_trainer_trains_as_a_plain_loop_over_the_native_model_does(tmp_path: Path) -> None:
@@ -156,7 +156,9 @@ def test_pipelines_write_and_classify(tmp_path: Path) -> None:
     assert text.startswith(prompts[0])
     classifier = fresh(FFTNetForSequenceClassification, num_labels=2, vocab_size=257, pad_token_id=256)
     classify = transformers.pipeline(
-        "text-classification", model=classifier.eval(), tokenizer=transformers.AutoTokenizer.from_pretrained(tmp_path)
+        "text-classification",
+        model=classifier.eval(),
+        tokenizer=transformers.AutoTokenizer.from_pretrained(tmp_path),
     )
     alone = [classify(text)[0]["score"] for text in prompts]
     assert [answer["score"] for answer in classify(prompts, batch_size=2)] == pytest.approx(alone, abs=1e-6)

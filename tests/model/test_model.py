@@ -214,7 +214,11 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
         FFTNet.from_pretrained(tmp_path)
     for old, new, message in (
         ('"fftnet"', '"mamba"', r"config\.json is that of a model of type 'mamba', not 'fftnet'"),
-        ('"FFTNetForCausalLM"\n', '"Other"\n', r"is that of \['Other'\], not of FFTNet: load it with that class"),
+        (
+            '"FFTNetForCausalLM"\n',
+            '"Other"\n',
+            r"is that of \['Other'\], not of FFTNet: load it with that class",
+        ),
         ('"num_bins"', '"taps"', "does not describe a model: mixer 'addressed_spectral' has no field 'taps'"),
         ('"d_model": 8', '"d_model": "8"', "does not describe a model"),
         ('"vocab_size": 11', '"max_seq_length": 4', "does not describe a model: .*vocab_size"),

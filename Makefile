@@ -4,7 +4,9 @@ DOCS := .venv-docs
 
 PROMPT := The for statement is used to
 
-.PHONY: demo test bench report docs
+LOWEST := .venv-transformers
+
+.PHONY: demo test test-transformers bench report docs
 
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -27,6 +29,17 @@ test: .venv/.ready
 	$(BIN)/ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	$(BIN)/python -m pytest
+
+# Beside the packages of .venv stands the lowest Transformers that the extra admits.
+$(LOWEST)/.ready: .venv/.ready
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	grep -v '^transformers=' constraints.txt > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt torch
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt 'transformers==5.20.0' --editable '.[dev]'
+	touch $@
+
+test-transformers: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest tests/hf
 
 bench: .venv/.ready
 	$(BIN)/python -m benchmarks

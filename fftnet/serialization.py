@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,17 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is damaged, take another checkpoint: {error}") from error
 
 
-def read_weights(module: nn.Module, path: Path) -> dict[str, Tensor]:
+Renaming = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""Gives the tensors of a file the names that the module has for them."""
+
+
+def read_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> dict[str, Tensor]:
     """Read weights that must fit the module exactly, and leave it as it is.
 
     Raises:
         CheckpointError: naming the file and the first weight that is missing, unknown or of another shape.
     """
-    stored = read_tensors(path)
+    stored = rename(read_tensors(path))
     wanted = module.state_dict()
     for name in sorted(stored.keys() | wanted.keys()):
         if name not in stored:
@@ -138,10 +142,10 @@ def read_weights(module: nn.Module, path: Path) -> dict[str, Tensor]:
     return stored
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
+def load_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> None:
     """Load weights that must fit the module exactly.
 
     Raises:
         CheckpointError: as ``read_weights``.
     """
-    module.load_state_dict(read_weights(module, path))
+    module.load_state_dict(read_weights(module, path, rename))

@@ -36,6 +36,7 @@ LADDER: dict[str, set[str]] = {
     "fftnet.evaluation.plots": set(),
     "fftnet.evaluation": GROUND | FREE | DATA | MODEL | {"fftnet.tasks"},
     "fftnet.training": GROUND | FREE,
+    "fftnet.hf": GROUND | MODEL | {"fftnet.data", "fftnet.utils.tokenizer"},
     "fftnet.generation": GROUND | MODEL | {"fftnet.utils.tokenizer"},
     "fftnet.export": GROUND | MODEL | {"fftnet.utils.tokenizer"},
     "fftnet.api": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.evaluation"},

@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def _fill_with_ones(planes_H2F: Tensor) -> None:
@@ -71,8 +72,11 @@ class ReadFilter(nn.Module):
         return self.base_filter, self.modulation(context).view(shape)
 
 
-class Clock(nn.Linear):
+class Clock(nn.Module):
     """The time that passes at each token, for every head: ``softplus(W x + b)``, at the start about 1.
+
+    Not an ``nn.Linear``: adapters and quantisers put others in the place of those, and the softplus would be
+    lost.
 
     Args:
         d_model: width D of a token.
@@ -80,7 +84,10 @@ class Clock(nn.Linear):
     """
 
     def __init__(self, d_model: int, num_heads: int) -> None:
-        super().__init__(d_model, num_heads)
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_heads, d_model))
+        self.bias = nn.Parameter(torch.empty(num_heads))
+        self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -88,6 +95,6 @@ class Clock(nn.Linear):
         nn.init.zeros_(self.weight)
         nn.init.constant_(self.bias, math.log(math.e - 1))
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., H), above 0."""
-        return nn.functional.softplus(super().forward(input))
+        return functional.softplus(functional.linear(x, self.weight, self.bias))

@@ -20,14 +20,15 @@ class Backbone(nn.Module):
 
     Args:
         config: sizes, form and mixers.
+        layer_class: of the layers, ``FFTNetLayer`` or a subclass.
     """
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: BackboneConfig, layer_class: type[FFTNetLayer] = FFTNetLayer) -> None:
         super().__init__()
         self.d_model = config.d_model
         self.causal = config.causal
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(_layers(config))
+        self.layers = nn.ModuleList(_layers(config, layer_class))
         self.norm = nn.RMSNorm(config.d_model, NORM_EPS)
         self._layout = layout_of(self.init_state(1, "meta")) if config.causal else ()
 
@@ -45,7 +46,11 @@ class Backbone(nn.Module):
         return tuple(layer.init_state(batch_size, device) for layer in self.layers)  # pyright: ignore
 
     def forward(
-        self, x: Tensor, attention_mask: Tensor | None = None, state: State | None = None
+        self,
+        x: Tensor,
+        attention_mask: Tensor | None = None,
+        state: State | None = None,
+        collected: list[Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, State]:
         """Hidden states of T tokens; with a state, of tokens that follow what it has read.
 
@@ -54,6 +59,7 @@ class Backbone(nn.Module):
             attention_mask: boolean (B, T), False at padding. What comes out for the other tokens does not
                 depend on padding.
             state: from ``init_state`` or an earlier call, which is left as it was; None starts a text.
+            collected: a list that is given what each layer is handed (B, T, D), and what is returned.
 
         Returns:
             Hidden states (B, T, D) behind the last norm; with a state the pair of these and the new state.
@@ -69,8 +75,11 @@ class Backbone(nn.Module):
             if not self.causal:
                 x = x + _positions(x, attention_mask)
             for layer in self.layers:
+                _collect(collected, x)
                 x = layer(x, attention_mask)
-            return self.norm(x)
+            hidden = self.norm(x)
+            _collect(collected, hidden)
+            return hidden
         self._check_causal()
         check_state(state, self._layout, x.shape[0])
         # One token has no dimension to spare: views of three dimensions cost a decode step a few percent.
@@ -79,19 +88,28 @@ class Backbone(nn.Module):
             x = x[:, 0]
         states = []
         for layer, layer_state in zip(self.layers, state, strict=True):
+            _collect(collected, x)
             x, layer_state = layer(x, attention_mask, layer_state)
             states.append(layer_state)
         hidden = self.norm(x)
-        return hidden[:, None] if alone else hidden, tuple(states)
+        if alone:
+            hidden = hidden[:, None]
+        _collect(collected, hidden)
+        return hidden, tuple(states)
 
     def _check_causal(self) -> None:
         if not self.causal:
             raise ValueError("a bidirectional model has no state: it reads a whole sequence at once")
 
 
-def _layers(config: BackboneConfig) -> Iterator[FFTNetLayer]:
+def _collect(collected: list[Tensor] | None, x: Tensor) -> None:
+    if collected is not None:
+        collected.append(x if x.ndim == 3 else x[:, None])
+
+
+def _layers(config: BackboneConfig, layer_class: type[FFTNetLayer]) -> Iterator[FFTNetLayer]:
     for name in config.layer_mixers:
-        yield FFTNetLayer(
+        yield layer_class(
             config.d_model,
             name,
             num_heads=config.num_heads,

@@ -7,6 +7,7 @@ from fftnet.model.backbone import Backbone
 from fftnet.model.checks import check_ids, check_keep, check_mask
 from fftnet.model.components import TiedEmbedding
 from fftnet.model.config import FFTNetConfig
+from fftnet.model.exchange import CAUSAL_ARCHITECTURE, LANGUAGE_MODELS, MASKED_ARCHITECTURE
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.model.state import State
 
@@ -22,6 +23,7 @@ class FFTNet(PretrainedModel):
 
     config_class = FFTNetConfig
     config: FFTNetConfig
+    other_names = LANGUAGE_MODELS
 
     def __init__(self, config: FFTNetConfig) -> None:
         super().__init__(config)
@@ -37,6 +39,11 @@ class FFTNet(PretrainedModel):
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.embedding.weight.device
+
+    @property
+    def architecture(self) -> str:
+        """Name of the class of ``fftnet.hf`` that computes the same."""
+        return CAUSAL_ARCHITECTURE if self.config.causal else MASKED_ARCHITECTURE
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
         """The state before the first token.

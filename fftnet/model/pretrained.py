@@ -7,10 +7,10 @@ from typing import Any, ClassVar, TypeVar
 from torch import nn
 
 from fftnet import serialization
+from fftnet.model.exchange import AUTO_MAP, LIBRARY_FIELDS, MODEL_TYPE, native_names, write_shim
 from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
 
 Model = TypeVar("Model", bound="PretrainedModel")
-MODEL_TYPE = "fftnet"
 
 
 class PretrainedModel(nn.Module):
@@ -20,12 +20,19 @@ class PretrainedModel(nn.Module):
     """
 
     config_class: ClassVar[type[Any]]
+    other_names: ClassVar[tuple[str, ...]] = ()
+    """Names beside the class's own under which ``config.json`` may call this model."""
     # Where several devices split the model: PyTorch's and Hugging Face's name for "never inside these".
     _no_split_modules = ("FFTNetLayer",)
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def architecture(self) -> str:
+        """Name under which ``config.json`` calls this model."""
+        return type(self).__name__
 
     def num_parameters(self) -> int:
         """Learned numbers in the model."""
@@ -41,17 +48,23 @@ class PretrainedModel(nn.Module):
         serialization.write_tensors(Path(directory) / WEIGHTS_FILE, self.state_dict())
 
     def save_config(self, directory: str | Path) -> None:
-        """Write ``config.json`` alone, for a trainer that writes the weights itself.
+        """Write ``config.json`` and what leads Transformers to ``fftnet.hf``, for a trainer that writes the
+        weights itself.
 
         Raises:
             CheckpointError: if the folder can't be written.
         """
-        kind = {"model_type": MODEL_TYPE, "architectures": [type(self).__name__]}
+        kind: dict[str, Any] = {"model_type": MODEL_TYPE, "architectures": [self.architecture]}
+        known = self.architecture in self.other_names
+        if known:
+            kind["auto_map"] = AUTO_MAP
         serialization.write_json(Path(directory) / CONFIG_FILE, kind | asdict(self.config))
+        if known:
+            write_shim(Path(directory))
 
     @classmethod
     def from_pretrained(cls: type[Model], directory: str | Path) -> Model:
-        """Read what ``save_pretrained`` wrote, in evaluation mode, on the CPU.
+        """Read what ``save_pretrained`` wrote, here or in ``fftnet.hf``, in evaluation mode, on the CPU.
 
         Raises:
             CheckpointError: naming the file that is missing, damaged, of another model or of another shape.
@@ -60,7 +73,7 @@ class PretrainedModel(nn.Module):
         values = serialization.read_json(path)
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} does not describe a model: it holds no fields")
-        _check_kind(path, values, cls.__name__)
+        _check_kind(path, values, (cls.__name__, *cls.other_names))
         known = {field.name for field in fields(cls.config_class)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -71,18 +84,27 @@ class PretrainedModel(nn.Module):
             model = cls(cls.config_class(**values))
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not describe a model: {error}") from error
-        serialization.load_weights(model, Path(directory) / WEIGHTS_FILE)
+        serialization.load_weights(model, Path(directory) / WEIGHTS_FILE, native_names)
         return model.eval()
 
 
-def _check_kind(path: Path, values: dict[str, Any], name: str) -> None:
-    """Take what names the model out of the fields, and refuse another one."""
-    model_type = values.pop("model_type", MODEL_TYPE)
+def _check_kind(path: Path, values: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Take what names the model and what is the library's out of the fields, and refuse another model."""
+    model_type = values.get("model_type", MODEL_TYPE)
     if model_type != MODEL_TYPE:
         raise CheckpointError(f"{path} is that of a model of type {model_type!r}, not {MODEL_TYPE!r}")
-    architectures = values.pop("architectures", [name])
-    if architectures != [name]:
-        raise CheckpointError(f"{path} is that of {architectures}, not of {name}: load it with that class")
+    architectures = values.get("architectures") or [names[0]]
+    if len(architectures) != 1 or architectures[0] not in names:
+        raise CheckpointError(
+            f"{path} is that of {architectures}, not of {names[0]}: load it with that class"
+        )
+    if values.get("tie_word_embeddings") is False:
+        raise CheckpointError(
+            f"{path} is that of a head with weights of its own, which {names[0]} has not: load it with "
+            f"fftnet.hf.{architectures[0]}"
+        )
+    for field in LIBRARY_FIELDS & values.keys():
+        del values[field]
 
 
 def reset_parameters(model: nn.Module) -> None:
@@ -90,7 +112,8 @@ def reset_parameters(model: nn.Module) -> None:
 
     For a model that was built on the meta device: ``model.to_empty(device=...)``, then this.
     """
-    for module in model.modules():
+    # Parts before the whole, as they are built: a mixer may start one part like another.
+    for module in reversed(list(model.modules())):
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()

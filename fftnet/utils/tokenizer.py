@@ -26,6 +26,7 @@ from fftnet.data.encodings import (
     read_ranks,
 )
 from fftnet.data.errors import MissingPackageError, TokenizerError
+from fftnet.data.tokenizer_json import LIBRARY_FILE, library_files, read_library_files
 
 if TYPE_CHECKING:
     import tiktoken
@@ -143,12 +144,20 @@ class Tokenizer:
         return define(self.encoding)
 
     @cached_property
+    def _library_files(self) -> dict[str, str]:
+        return library_files(self.name, self._definition)
+
+    @cached_property
     def _bytes(self) -> dict[int, bytes]:
         special = dict.fromkeys(self._definition.special_tokens.values(), b"")
         return {rank: piece for piece, rank in self._definition.ranks.items()} | special
 
     def save(self, directory: str | Path) -> None:
-        """Write ``fftnet_tokenizer.json`` and ``tokenizer.tiktoken``, enough for ``load`` anywhere."""
+        """Write ``fftnet_tokenizer.json`` and ``tokenizer.tiktoken``, enough for ``load`` anywhere.
+
+        Beside them lie ``tokenizer.json``, ``tokenizer_config.json`` and ``generation_config.json``, with
+        which Hugging Face Transformers reads the same tokenizer.
+        """
         config = {
             "name": self.name,
             "pattern": self._definition.pattern,
@@ -160,16 +169,22 @@ class Tokenizer:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / RANK_FILE).write_bytes(rank_lines(self._definition.ranks))
         (directory / TOKENIZER_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for name, content in self._library_files.items():
+            (directory / name).write_text(content, encoding="utf-8")
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
         """The tokenizer that was saved, to the last rank, without a network.
+
+        Where Transformers alone has written the folder, its ``tokenizer.json`` is read.
 
         Raises:
             TokenizerError: naming the file that is missing or damaged, or the package that is not installed.
         """
         directory = Path(directory)
         path = directory / TOKENIZER_FILE
+        if not path.is_file() and (directory / LIBRARY_FILE).is_file():
+            return cls._load_library_files(directory)
         if not path.is_file():
             raise TokenizerError(f"{path} is missing: is {directory} a checkpoint?")
         ranks = read_ranks(directory / RANK_FILE)
@@ -187,6 +202,17 @@ class Tokenizer:
                 f"{directory / RANK_FILE} is not the one that {path} was saved with: take another checkpoint"
             )
         return tokenizer
+
+    @classmethod
+    def _load_library_files(cls, directory: Path) -> "Tokenizer":
+        name, definition = read_library_files(directory)
+        try:
+            return cls(build_encoding(name, definition))
+        except TokenizerError:
+            raise
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            path = directory / LIBRARY_FILE
+            raise TokenizerError(f"{path} is damaged, take another checkpoint: {error}") from error
 
 
 def load_tokenizer(

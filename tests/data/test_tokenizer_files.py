@@ -142,6 +142,7 @@ def test_missing_and_broken_files_are_named(saved: Path) -> None:
     with pytest.raises(TokenizerError, match=r"tokenizer\.tiktoken can't be read: No such file"):
         Tokenizer.load(saved)
     (saved / "fftnet_tokenizer.json").unlink()
+    (saved / "tokenizer.json").unlink()
     with pytest.raises(TokenizerError, match=r"fftnet_tokenizer\.json is missing"):
         Tokenizer.load(saved)
 

@@ -12,6 +12,7 @@ from models import CAUSAL, VARIANTS, VOCAB, make, tokens
 
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.model import BackboneConfig
+from fftnet.model.exchange import LIBRARY_FIELDS
 from fftnet.model.mixers import MIXERS
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralConfig
 from fftnet.model.mixers.spectral import SpectralConfig
@@ -213,7 +214,11 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
         FFTNet.from_pretrained(tmp_path)
     for old, new, message in (
         ('"fftnet"', '"mamba"', r"config\.json is that of a model of type 'mamba', not 'fftnet'"),
-        ('"FFTNet"', '"Other"', r"is that of \['Other'\], not of FFTNet: load it with that class"),
+        (
+            '"FFTNetForCausalLM"\n',
+            '"Other"\n',
+            r"is that of \['Other'\], not of FFTNet: load it with that class",
+        ),
         ('"num_bins"', '"taps"', "does not describe a model: mixer 'addressed_spectral' has no field 'taps'"),
         ('"d_model": 8', '"d_model": "8"', "does not describe a model"),
         ('"vocab_size": 11', '"max_seq_length": 4', "does not describe a model: .*vocab_size"),
@@ -234,10 +239,10 @@ def test_the_configuration_file_names_the_model_and_its_fields(tmp_path: Path) -
     model = make(mixers=("causal_spectral", "attention"), causal_spectral={"num_bins": 3}).float()
     model.save_pretrained(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
-    assert (values["model_type"], values["architectures"]) == ("fftnet", ["FFTNet"])
+    assert (values["model_type"], values["architectures"]) == ("fftnet", ["FFTNetForCausalLM"])
     own = {"num_bins": 3, "mlp_hidden_dim": None, "conv_size": 4, "input_gate": True}
     assert values["mixer_configs"] == {"causal_spectral": own, "attention": {}}
-    fields = {name: value for name, value in values.items() if name not in ("model_type", "architectures")}
+    fields = {name: value for name, value in values.items() if name not in LIBRARY_FIELDS}
     assert FFTNetConfig(**fields) == model.config
     (tmp_path / "config.json").write_text(json.dumps(fields))
     assert FFTNet.from_pretrained(tmp_path).config == model.config

@@ -66,6 +66,7 @@ class AttentionMixer(Mixer):
     """
 
     causal = True
+    grows = True
     Config = AttentionConfig
 
     def __init__(self, d_model: int, num_heads: int = 2, config: AttentionConfig | None = None) -> None:

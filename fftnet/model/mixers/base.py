@@ -30,6 +30,8 @@ class Mixer(nn.Module):
     reads_one_token: ClassVar[bool] = False
     """Whether x may also be one token (B, D) where a state comes with it, and (B, D) is returned: a shortcut
     for decode steps, in place of (B, 1, D)."""
+    grows: ClassVar[bool] = False
+    """Whether its state grows with what was read."""
     Config: ClassVar[type[Any]]
     """A frozen dataclass of the mixer's own fields, all with defaults; their docstrings explain flags."""
 

@@ -1,0 +1,173 @@
+"""A tokenizer in the files of Hugging Face Tokenizers and Transformers, and read back from them.
+
+``tokenizer.json`` describes a byte-level BPE with one merge a token: the pair of tokens that TikToken joins
+last. Both then cut every text alike (tests/hf/test_tokenization.py). Writing and reading needs neither
+library.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fftnet.data.bpe import byte_stand_ins
+from fftnet.data.encodings import BYTES, END_OF_TEXT, Definition
+from fftnet.data.errors import TokenizerError
+
+LIBRARY_FILE = "tokenizer.json"
+LIBRARY_CONFIG_FILE = "tokenizer_config.json"
+GENERATION_FILE = "generation_config.json"
+NAME_FIELD = "fftnet_encoding"
+"""Field of the library's configuration that keeps the name of the encoding."""
+# Repeated a bounded number of times and never given back: a + behind the braces, which means something else
+# to the library's engine of regular expressions.
+POSSESSIVE = re.compile(r"((?:\\p\{\^?\w+\}|\\.|\[(?:\\.|[^\]\\])*\]|[^\\{}()\[\]])\{\d+(?:,\d*)?\})\+")
+
+
+def library_files(name: str, definition: Definition) -> dict[str, str]:
+    """Names and contents of the files that describe a tokenizer to the libraries.
+
+    Args:
+        name: of the encoding.
+        definition: everything that decides how a text is cut.
+    """
+    end = definition.special_tokens[END_OF_TEXT]
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        NAME_FIELD: name,
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": 10**30,
+    }
+    generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    return {
+        LIBRARY_FILE: json.dumps(_description(definition), ensure_ascii=False) + "\n",
+        LIBRARY_CONFIG_FILE: json.dumps(config, indent=2) + "\n",
+        GENERATION_FILE: json.dumps(generation, indent=2) + "\n",
+    }
+
+
+def read_library_files(directory: Path) -> tuple[str, Definition]:
+    """The name of the encoding and its definition, from the libraries' files.
+
+    Raises:
+        TokenizerError: if a file is missing or damaged, or describes a tokenizer of another kind.
+    """
+    path = directory / LIBRARY_FILE
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        stages = _stages(described["pre_tokenizer"])
+        vocabulary = described["model"]["vocab"]
+        added = described["added_tokens"]
+        known = described["model"]["type"] == "BPE" and described["normalizer"] is None
+        if not known or [stage["type"] for stage in stages] not in (["ByteLevel"], ["Split", "ByteLevel"]):
+            raise TokenizerError(
+                f"{path} is not a byte-level BPE as FFTNet's are: load it with Transformers' AutoTokenizer"
+            )
+        texts = [token["content"] for token in added if not token["special"]]
+        if texts:
+            raise TokenizerError(
+                f"{path} has the added token {texts[0]!r}, which stands for text: load it with Transformers' "
+                "AutoTokenizer, or add it as a special token"
+            )
+        special = {token["content"]: token["id"] for token in added}
+        byte_of = byte_stand_ins()
+        ranks = {
+            bytes(byte_of[character] for character in piece): rank
+            for piece, rank in vocabulary.items()
+            if piece not in special
+        }
+        pattern = _native_pattern(stages[0]["pattern"]["Regex"]) if len(stages) == 2 else BYTES.pattern
+    except TokenizerError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise TokenizerError(f"{path} is damaged, take another checkpoint: {error!r}") from error
+    return _name(directory), Definition(pattern, ranks, special)
+
+
+def _description(definition: Definition) -> dict[str, Any]:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    stages: list[dict[str, Any]] = [byte_level]
+    if definition != BYTES:
+        pattern = {"Regex": POSSESSIVE.sub(r"(?>\1)", definition.pattern)}
+        stages.insert(0, {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False})
+    stand_in = {byte: character for character, byte in byte_stand_ins().items()}
+    shown = {piece: "".join(stand_in[byte] for byte in piece) for piece in definition.ranks}
+    special = sorted(definition.special_tokens.items(), key=lambda item: item[1])
+    vocabulary = {shown[piece]: rank for piece, rank in definition.ranks.items()}
+    # The library numbers added tokens on from the vocabulary, except those that stand in it.
+    if [number for _, number in special] != list(range(len(vocabulary), len(vocabulary) + len(special))):
+        vocabulary |= dict(special)
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added(content, number) for content, number in special],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": stages},
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,
+            "vocab": vocabulary,
+            "merges": [[shown[left], shown[right]] for left, right in _merges(definition.ranks)],
+        },
+    }
+
+
+def _added(content: str, number: int) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"id": number, "content": content, **flags}
+
+
+def _merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
+    """The two tokens that make each longer one, in the order of their ranks.
+
+    A token that no two others make is found only where it is a whole piece of text, which needs no merge.
+    """
+    for piece, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        if len(piece) > 1:
+            parts = _parts(piece, rank, ranks)
+            if len(parts) == 2:
+                yield parts[0], parts[1]
+
+
+def _parts(piece: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[bytes]:
+    """What is left of a piece behind every merge below ``rank``, the lowest and leftmost first."""
+    parts = [piece[index : index + 1] for index in range(len(piece))]
+    while len(parts) > 2:
+        pairs = [ranks.get(parts[index] + parts[index + 1], rank) for index in range(len(parts) - 1)]
+        lowest = min(pairs)
+        if lowest >= rank:
+            break
+        index = pairs.index(lowest)
+        parts[index : index + 2] = [parts[index] + parts[index + 1]]
+    return parts
+
+
+def _stages(stage: Any) -> list[Any]:
+    return list(stage["pretokenizers"]) if stage["type"] == "Sequence" else [stage]
+
+
+def _native_pattern(pattern: str) -> str:
+    return re.sub(r"\(\?>((?:\\.|\[(?:\\.|[^\]\\])*\]|[^()\\\[])*\{\d+(?:,\d*)?\})\)", r"\1+", pattern)
+
+
+def _name(directory: Path) -> str:
+    try:
+        config = json.loads((directory / LIBRARY_CONFIG_FILE).read_text(encoding="utf-8"))
+        return str(config[NAME_FIELD])
+    except (OSError, ValueError, KeyError, TypeError):
+        return directory.resolve().name

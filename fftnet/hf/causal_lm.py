@@ -1,0 +1,123 @@
+"""The language model, which writes with ``generate`` in all ways that the library knows."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from fftnet.hf.cache import CACHE_NAME, FFTNetCache
+from fftnet.hf.configuration import FFTNetConfig
+from fftnet.hf.modeling import FFTNetModel, FFTNetPreTrainedModel
+
+
+class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
+    """``fftnet.FFTNet`` of a causal configuration: ids to logits of the next token.
+
+    Args:
+        config: sizes and mixers.
+
+    Raises:
+        ValueError: if the configuration is bidirectional.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012 - declared by the library
+
+    def __init__(self, config: FFTNetConfig) -> None:
+        if not config.causal:
+            raise ValueError("a bidirectional model can't write: take FFTNetForMaskedLM, or causal=True")
+        super().__init__(config)
+        self.model = FFTNetModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: FFTNetCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        cache: FFTNetCache | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, T, V) of the next token, and with labels the loss.
+
+        Args:
+            input_ids: as of ``FFTNetModel.forward``, like all that is not named here.
+            attention_mask: see there.
+            past_key_values: see there.
+            inputs_embeds: see there.
+            labels: int64 ids (B, T), -100 where none counts; they are shifted here.
+            use_cache: see there.
+            output_hidden_states: see there.
+            logits_to_keep: return logits of the last so many tokens only (0: of all), or of these positions.
+            cache: see there.
+            **kwargs: ``num_items_in_batch`` divides the summed loss.
+
+        Raises:
+            ValueError: as ``FFTNetModel.forward``.
+        """
+        read = self.model(
+            input_ids,
+            attention_mask,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_hidden_states,
+            cache,
+            return_dict=True,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(read.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            hidden_states=read.hidden_states,
+            **{CACHE_NAME: read.get(CACHE_NAME)},
+        )
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The library's, with the mask cut to the tokens that are new.
+
+        A mask that gets longer would have a compiled step compiled again, and a token that was just written
+        is never padding.
+        """
+        # Behind a decorator of the library that hides what it returns.
+        library: Any = super()
+        inputs: dict[str, Any] = library.prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        mask = inputs.get("attention_mask")
+        if mask is None or inputs.get(CACHE_NAME) is None or mask.ndim != 2:
+            return inputs
+        given = inputs.get("input_ids")
+        count = (inputs["inputs_embeds"] if given is None else given).shape[1]
+        written = count == 1 and not kwargs.get("is_first_iteration", False)
+        inputs["attention_mask"] = None if written else mask[:, -count:]
+        return inputs
+
+    @staticmethod
+    def create_masks_for_generate(attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+        """The mask as it is: there is no matrix of tokens by tokens."""
+        return attention_mask
+
+    def _prepare_cache_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        cache = model_kwargs.get(CACHE_NAME)
+        if cache is not None:
+            cache._is_user_defined = True
+            return
+        if generation_config.use_cache is False:
+            return
+        cache = FFTNetCache(self.config, static=generation_config.cache_implementation == "static")
+        if generation_config.is_assistant:
+            cache.activate_past_recording()
+        model_kwargs[CACHE_NAME] = cache

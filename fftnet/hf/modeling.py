@@ -1,0 +1,187 @@
+"""The base class of all models in Transformers, and the model without a head."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from fftnet.hf.cache import CACHE_NAME, FFTNetCache, Tokens
+from fftnet.hf.configuration import FFTNetConfig
+from fftnet.model.backbone import Backbone
+from fftnet.model.components import TiedEmbedding
+from fftnet.model.exchange import AUTO_CLASSES, LANGUAGE_MODELS, write_shim
+from fftnet.model.fftnet_layer import FFTNetLayer
+
+
+class FFTNetBlock(GradientCheckpointingLayer, FFTNetLayer):
+    """A native layer whose activations the library can recompute in the backward pass."""
+
+
+class FFTNetPreTrainedModel(PreTrainedModel):
+    """What all models share: start values, files, and what the library may do with them.
+
+    Raises:
+        ValueError: if the configuration is that of a class that is not here.
+    """
+
+    config_class = FFTNetConfig
+    config: FFTNetConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["FFTNetBlock"]  # noqa: RUF012 - declared by the library
+    _supports_attention_backend = False
+    _is_stateful = False
+
+    def __init__(self, config: FFTNetConfig, *inputs: Any, **kwargs: Any) -> None:
+        known = {type(self).__name__, *LANGUAGE_MODELS, *AUTO_CLASSES.values()}
+        names = config.architectures or []
+        if not known.intersection(names) and names:
+            raise ValueError(
+                f"config.json is that of {names[0]}, which is none of fftnet.hf's models: load it with that "
+                "class"
+            )
+        super().__init__(config, *inputs, **kwargs)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Give a module the start values of the native model, except for what was loaded."""
+        reset = getattr(module, "reset_parameters", None)
+        if reset is None:
+            super()._init_weights(module)
+            return
+        # The parts come before the whole, which may start one part like another.
+        loaded = [each for each in module.parameters() if getattr(each, "_is_hf_initialized", False)]
+        kept = [(each, each.detach().clone()) for each in loaded]
+        reset()
+        with torch.no_grad():
+            for parameter, value in kept:
+                parameter.copy_(value)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Write the folder of a checkpoint, which ``fftnet.FFTNet.from_pretrained`` reads, too.
+
+        Beside what the library writes lies the file that leads it to this package.
+        """
+        result = super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True) and Path(save_directory).is_dir():
+            write_shim(Path(save_directory))
+        return result
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Do nothing, as ``FFTNetConfig.register_for_auto_class``."""
+
+
+class FFTNetModel(FFTNetPreTrainedModel):
+    """The native embedding and backbone: ids to hidden states.
+
+    Args:
+        config: sizes, form and mixers.
+    """
+
+    def __init__(self, config: FFTNetConfig) -> None:
+        super().__init__(config)
+        native = config.native()
+        self.embedding = TiedEmbedding(native.vocab_size, native.d_model)
+        self.backbone = Backbone(native, FFTNetBlock)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding."""
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Take another embedding."""
+        self.embedding = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: FFTNetCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        cache: FFTNetCache | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of T tokens.
+
+        Args:
+            input_ids: int64 ids (B, T), T >= 1, of any length.
+            attention_mask: (B, T), 0 at padding, or with a cache (B, tokens read + T).
+            past_key_values: the cache's name before Transformers 5.24.
+            inputs_embeds: embeddings (B, T, D) in place of ids.
+            use_cache: return a cache that has read the tokens (default: as the configuration says, and not
+                while training). A bidirectional model has none.
+            output_hidden_states: return what each layer is handed, and what the last norm gives.
+            cache: what was read before; it is changed.
+            **kwargs: what the library hands to all models.
+
+        Raises:
+            ValueError: if ids and embeddings both come, or shapes or the cache do not belong to the tokens.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        embeddings: Tensor = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        cache = past_key_values if cache is None else cache
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if cache is None and use_cache and self.config.causal and not self._recomputes():
+            cache = FFTNetCache(self.config)
+        tokens = Tokens(embeddings, _mask_of(embeddings, attention_mask, cache))
+        collected: list[Tensor] | None = [] if output_hidden_states else None
+        if cache is None:
+            hidden = self.backbone(tokens.embeddings, tokens.mask, None, collected)
+        else:
+            hidden = self._read(tokens, cache, collected)
+        kept: dict[str, Any] = {CACHE_NAME: cache if use_cache else None}
+        if collected is not None:
+            kept["hidden_states"] = tuple(collected)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, **kept)
+
+    def _recomputes(self) -> bool:
+        return self.gradient_checkpointing and self.training
+
+    def _read(self, new: Tokens, cache: FFTNetCache, collected: list[Tensor] | None) -> Tensor:
+        if not isinstance(cache, FFTNetCache):
+            raise ValueError(
+                f"the cache must be an FFTNetCache, got a {type(cache).__name__}: leave it out or take one "
+                "that this model returned"
+            )
+        tokens, before = cache.begin(new)
+        if before is None:
+            before = self.backbone.init_state(tokens.embeddings.shape[0], tokens.embeddings.device)
+        hidden, after = self.backbone(tokens.embeddings, tokens.mask, before, collected)
+        cache.finish(tokens, before, after, new.length)
+        again = tokens.length - new.length
+        if not again:
+            return hidden
+        if collected is not None:
+            collected[:] = [each[:, again:] for each in collected]
+        return hidden[:, again:]
+
+
+def _mask_of(embeddings: Tensor, attention_mask: Tensor | None, cache: FFTNetCache | None) -> Tensor | None:
+    """The boolean mask (B, T) of the new tokens, None where all are read."""
+    if attention_mask is None:
+        return None
+    rows, count = embeddings.shape[:2]
+    shape = tuple(attention_mask.shape)
+    compiling = torch.compiler.is_compiling()
+    seen = 0 if cache is None or compiling else cache.get_seq_length()
+    fits = len(shape) == 2 and shape[0] == rows and (shape[1] in (count, seen + count) or compiling)
+    if not fits:
+        expected = f"({rows}, {count})" if seen == 0 else f"({rows}, {count}) or ({rows}, {seen + count})"
+        raise ValueError(f"attention_mask must be of shape {expected}, as the tokens are, got {shape}")
+    mask = attention_mask[:, shape[1] - count :].to(embeddings.device, torch.bool)
+    # Without a mask the mixers take shorter ways; a compiled graph can't look at it.
+    return None if not compiling and bool(mask.all()) else mask

@@ -1,0 +1,158 @@
+"""What can't be is refused in one sentence that says the way out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hf_models import both, write
+from models import VOCAB, tokens
+
+from fftnet import FFTNet
+from fftnet.data.errors import TokenizerError
+from fftnet.hf import (
+    FFTNetCache,
+    FFTNetConfig,
+    FFTNetForCausalLM,
+    FFTNetForMaskedLM,
+    FFTNetForSequenceClassification,
+    FFTNetModel,
+    FFTNetTokenizer,
+)
+from fftnet.hf.cache import CACHE_NAME
+from fftnet.serialization import CheckpointError
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Any:
+    return both(tmp_path)[1]
+
+
+def test_a_model_of_another_type_is_refused(model: Any, tmp_path: Path) -> None:
+    change(tmp_path, model_type="llama", auto_map={})
+    with pytest.raises(
+        ValueError, match=r"^config.json is that of a model of type 'llama', not 'fftnet': load"
+    ):
+        FFTNetForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="is that of a model of type 'llama', not 'fftnet'"):
+        FFTNet.from_pretrained(tmp_path)
+
+
+def test_a_model_of_another_class_is_refused(model: Any, tmp_path: Path) -> None:
+    change(tmp_path, architectures=["Classifier"])
+    with pytest.raises(ValueError, match=r"^config.json is that of Classifier, which is none of fftnet.hf's"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"is that of \['Classifier'\], not of FFTNet: load it with"):
+        FFTNet.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mixers": ["magic"]}, "unknown mixer 'magic'; choose from"),
+        ({"num_heads": 3}, "num_heads=3 must divide d_model=8"),
+        ({"mixer_configs": {"attention": {"window": 3}}}, "mixer 'attention' has no field 'window'"),
+    ],
+)
+def test_a_configuration_that_can_not_be_is_refused(
+    model: Any, tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    change(tmp_path, **values)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        transformers.AutoConfig.from_pretrained(tmp_path)
+
+
+def test_a_head_of_its_own_weights_is_not_native(model: Any, tmp_path: Path) -> None:
+    change(tmp_path, tie_word_embeddings=False)
+    with pytest.raises(
+        CheckpointError, match=r"weights of its own, .* load it with fftnet.hf.FFTNetForCausalLM"
+    ):
+        FFTNet.from_pretrained(tmp_path)
+
+
+def test_a_model_of_the_other_direction_is_refused() -> None:
+    with pytest.raises(ValueError, match="a bidirectional model can't write: take FFTNetForMaskedLM"):
+        FFTNetForCausalLM(FFTNetConfig(causal=False))
+    with pytest.raises(ValueError, match="a causal model sees no later token: take FFTNetForCausalLM"):
+        FFTNetForMaskedLM(FFTNetConfig())
+    encoder = FFTNetModel(FFTNetConfig(causal=False, d_model=8, num_layers=1, vocab_size=VOCAB))
+    assert encoder(tokens(1, 3)).get(CACHE_NAME) is None
+    cache = FFTNetCache(FFTNetConfig(d_model=8, num_layers=1))
+    with pytest.raises(ValueError, match="a bidirectional model has no state"):
+        encoder(tokens(1, 3), **{CACHE_NAME: cache})
+
+
+def test_a_cache_of_another_batch_or_model_is_refused(model: Any) -> None:
+    cache = model(tokens(2, 5))[CACHE_NAME]
+    with pytest.raises(
+        ValueError, match=r"^the cache has 2 rows, the tokens 3: cache.batch_repeat_interleave"
+    ):
+        model(tokens(3, 2), **{CACHE_NAME: cache})
+    other = FFTNetForCausalLM(FFTNetConfig(vocab_size=VOCAB, d_model=16, num_layers=2))
+    with pytest.raises(ValueError, match=r"^the state is of another model: spectrum of layer 0 holds"):
+        other(tokens(2, 2), **{CACHE_NAME: cache})
+    shallow = FFTNetForCausalLM(FFTNetConfig(vocab_size=VOCAB, d_model=8, num_layers=1))
+    with pytest.raises(ValueError, match=r"^the state is of another model: it has 2 layers, not 1"):
+        shallow(tokens(2, 2), **{CACHE_NAME: cache})
+    with pytest.raises(
+        ValueError, match=r"^the cache must be an FFTNetCache, got a DynamicCache: leave it out"
+    ):
+        model(tokens(2, 2), **{CACHE_NAME: transformers.DynamicCache()})
+
+
+def test_a_refused_call_leaves_the_cache_as_it_was(model: Any) -> None:
+    cache = model(tokens(2, 5))[CACHE_NAME]
+    before = cache.state
+    with pytest.raises(ValueError, match="attention_mask"):
+        model(tokens(2, 2), torch.ones(2, 3), **{CACHE_NAME: cache})
+    assert cache.state == before
+    assert cache.get_seq_length() == 5
+
+
+def test_a_mask_of_another_shape_is_refused(model: Any) -> None:
+    with pytest.raises(ValueError, match=r"^attention_mask must be of shape \(2, 5\), as .*, got \(2, 4\)$"):
+        model(tokens(2, 5), torch.ones(2, 4))
+    with pytest.raises(
+        ValueError, match=r"must be of shape \(2, 5\), as the tokens are, got \(2, 1, 5, 5\)$"
+    ):
+        model(tokens(2, 5), torch.ones(2, 1, 5, 5))
+    cache = model(tokens(2, 5))[CACHE_NAME]
+    with pytest.raises(ValueError, match=r"must be of shape \(2, 3\) or \(2, 8\), as .*, got \(2, 5\)$"):
+        model(tokens(2, 3), torch.ones(2, 5), **{CACHE_NAME: cache})
+    model(tokens(2, 3), torch.ones(2, 8), **{CACHE_NAME: cache})
+    classifier = FFTNetForSequenceClassification(FFTNetConfig(vocab_size=VOCAB, d_model=8, num_layers=1))
+    with pytest.raises(ValueError, match="attention_mask must be of shape"):
+        classifier(tokens(2, 3), torch.ones(2, 4))
+
+
+def test_ids_that_can_not_be_are_refused(model: Any) -> None:
+    with pytest.raises(ValueError, match=f"id {VOCAB} lies outside the vocabulary of {VOCAB}"):
+        model(torch.tensor([[VOCAB]]))
+    with pytest.raises(ValueError, match="exactly one of input_ids or inputs_embeds"):
+        model()
+
+
+def test_a_folder_without_a_tokenizer_says_so(model: Any, tmp_path: Path) -> None:
+    for load in (transformers.AutoTokenizer.from_pretrained, FFTNetTokenizer.from_pretrained):
+        with pytest.raises(
+            TokenizerError, match="holds no tokenizer: put back the tokenizer files that were"
+        ):
+            load(tmp_path)
+
+
+def test_more_than_was_recorded_is_not_taken_back(model: Any) -> None:
+    cache = model(tokens(2, 5))[CACHE_NAME]
+    with pytest.raises(
+        ValueError, match=r"^the cache can take back 0 tokens, not 1: call activate_past_recording"
+    ):
+        cache.crop(-1)
+    with pytest.raises(ValueError, match="crop takes 0 or a negative number of tokens, got 4"):
+        cache.crop(4)
+    assert write(model, tokens(2, 8), max_new_tokens=2, **{CACHE_NAME: cache}).shape == (2, 10)

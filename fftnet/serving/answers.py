@@ -70,11 +70,17 @@ def _completion_scores(tokenizer: Tokenizer, scores: Sequence[TokenScores], star
     return {
         "tokens": texts,
         "token_logprobs": [score.logprob for score in scores],
-        "top_logprobs": [
-            {tokenizer.decode([token]): logprob for token, logprob in score.likeliest} for score in scores
-        ],
+        "top_logprobs": [_by_text(tokenizer, score) for score in scores],
         "text_offset": offsets,
     }
+
+
+def _by_text(tokenizer: Tokenizer, score: TokenScores) -> dict[str, float]:
+    """The likeliest tokens by their text; of several with one text, as parts of characters, the first."""
+    found: dict[str, float] = {}
+    for token, logprob in score.likeliest:
+        found.setdefault(tokenizer.decode([token]), logprob)
+    return found
 
 
 def _chat_scores(tokenizer: Tokenizer, scores: Sequence[TokenScores], start: int) -> dict[str, Any]:

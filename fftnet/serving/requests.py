@@ -41,6 +41,12 @@ IGNORED = {
     "user",
 }
 """Fields that change nothing in a reply."""
+SENTENCES = {
+    "extra_forbidden": "is no field of this request",
+    "missing": "is missing",
+    "too_short": "must not be empty",
+}
+"""Pydantic's types of mistakes to what is said of the field, in place of its own words."""
 
 Request = TypeVar("Request", bound="BaseRequest")
 
@@ -259,7 +265,7 @@ def _refusal(error: ValidationError) -> Refusal:
     """The first thing that is wrong, as a sentence."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = ".".join(str(part) for part in first["loc"])
-    text = {"extra_forbidden": "is no field of this request", "missing": "is missing"}.get(first["type"])
+    text = SENTENCES.get(first["type"])
     if text is None:
         text = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
     return Refusal(400, f"{name[:100]} {text}", param=name[:100])

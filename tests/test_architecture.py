@@ -43,6 +43,7 @@ LADDER: dict[str, set[str]] = {
     "fftnet.lm_eval": GROUND
     | MODEL
     | {"fftnet.tasks", "fftnet.api", "fftnet.evaluation", "fftnet.generation"},
+    "fftnet.serving": GROUND | MODEL | {"fftnet.generation", "fftnet.utils.tokenizer"},
     "fftnet.run": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.api", "fftnet.generation"},
     "fftnet.cli": {"fftnet"},
     "fftnet.__main__": {"fftnet.cli"},

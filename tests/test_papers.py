@@ -24,6 +24,7 @@ from fftnet.cli.train import CONFIGS
 from fftnet.evaluation.report import EvaluationConfig
 from fftnet.generation import SamplingConfig
 from fftnet.model.mixers import MIXERS
+from fftnet.serving.config import ServeConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -282,10 +283,12 @@ def test_the_tree_of_the_readme_is_the_tree() -> None:
 
 def test_the_flags_that_the_readme_names_are_flags() -> None:
     classes = [*CONFIGS.values(), ModelConfig, PromptConfig, EvaluationConfig, InspectionConfig]
-    classes.append(SamplingConfig)
+    classes += [SamplingConfig, ServeConfig]
     known = {field.name for cls in classes for field in fields(cls)} | {"help", "config", "print_config"}
     known |= {f"{name}.{field.name}" for name, mixer in MIXERS.items() for field in fields(mixer.Config)}
-    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/performance.md"))
+    text = "".join(
+        (ROOT / name).read_text() for name in ("README.md", "docs/performance.md", "docs/serving.md")
+    )
     text = re.sub(r"python -m (benchmarks|experiments)[^`\n]*", "", text)
     named = set(re.findall(r"--((?!no_)[a-z][\w.]*\w)", text))
     assert len(named) > 10

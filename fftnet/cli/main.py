@@ -1,4 +1,4 @@
-"""The command line: ``fftnet train``, ``generate``, ``evaluate``, ``inspect``, ``export``, ``lm_eval``."""
+"""The command line: ``fftnet train``, ``generate``, ``serve``, ``evaluate``, ``inspect``, ``export``, ``lm_eval``."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from fftnet.errors import UserError
 
 SPEAKING_SECONDS = 2.0
 """For which a process that fails in silence stays, while another tells the same mistake."""
-COMMANDS = ("train", "generate", "evaluate", "inspect", "export", "lm_eval")
+COMMANDS = ("train", "generate", "serve", "evaluate", "inspect", "export", "lm_eval")
 """Each is a module of this package with a function ``run``, imported when it is asked for."""
 
 

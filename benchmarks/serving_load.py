@@ -1,0 +1,251 @@
+"""Many clients of ``fftnet serve`` at once: no reply lost or mixed up, memory flat, all as ``generate`` says.
+
+Run as ``python -m benchmarks.serving_load --clients 64 --seconds 60``. It prints its figures as JSON and
+ends with status 1 where a promise does not hold.
+"""
+
+import argparse
+import http.client
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import fftnet
+from fftnet.generation import SamplingConfig, generate
+from fftnet.model.config import FFTNetConfig
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
+
+CACHE_BYTES = 32 * 2**20
+"""So few that the cache is full soon, and memory can only grow where something leaks."""
+TIE = 1e-4
+"""Two tokens whose chances are nearer than this may change places through round-off."""
+MAX_CHECKED = 2000
+"""Replies that are written again, evenly taken from all."""
+
+
+@dataclass
+class Asked:
+    """A request and what came of it."""
+
+    prompt: str
+    seed: int
+    tokens: int
+    text: str = ""
+    finish: str | None = None
+    hung_up: bool = False
+    seconds: float = 0.0
+
+
+@dataclass
+class Load:
+    """What all clients have seen."""
+
+    asked: list[Asked] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+
+
+@contextmanager
+def server(checkpoint: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A running ``fftnet serve`` and its port."""
+    flags = ["--port", "0", "--device", "cpu", "--cache_bytes", str(CACHE_BYTES)]
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fftnet", "serve", checkpoint, *flags], stderr=errors
+        )
+    try:
+        while (found := re.search(r":(\d+)/v1", log.read_text())) is None:
+            if process.poll() is not None:
+                raise SystemExit(log.read_text())
+            time.sleep(0.1)
+        yield process, int(found[1])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def client(number: int, port: int, until: float, load: Load) -> None:
+    """Ask, streaming or not, one prompt after the other, each going on from the last reply; some hang up."""
+    rng = np.random.default_rng(number)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    turn = 0
+    talk = ""
+    while time.monotonic() < until:
+        if turn % 4 == 0:
+            talk = f"Client {number}, talk {turn}. "
+        asked = Asked(talk + "x" * int(rng.integers(30)), int(rng.integers(2**31)), int(rng.integers(4, 48)))
+        start = time.monotonic()
+        try:
+            _ask(connection, asked, stream=turn % 2 == 0, hang_up=turn % 10 == 8)
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            load.errors.append(f"{type(error).__name__}: {error}")
+            connection.close()
+        asked.seconds = time.monotonic() - start
+        load.asked.append(asked)
+        talk = asked.prompt + asked.text
+        turn += 1
+    connection.close()
+
+
+def _ask(connection: http.client.HTTPConnection, asked: Asked, stream: bool, hang_up: bool) -> None:
+    body = {
+        "model": "fftnet",
+        "prompt": asked.prompt,
+        "seed": asked.seed,
+        "max_tokens": asked.tokens,
+        "stream": stream,
+    }
+    connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    if response.status != 200:
+        raise ValueError(f"status {response.status}: {response.read().decode()[:200]}")
+    if not stream:
+        choice = json.loads(response.read())["choices"][0]
+        asked.text = choice["text"]
+        asked.finish = choice["finish_reason"]
+        return
+    for line in response:
+        if not line.startswith(b"data: {"):
+            continue
+        choice = json.loads(line[6:])["choices"][0]
+        asked.text += choice["text"]
+        asked.finish = choice["finish_reason"]
+        if hang_up:
+            asked.hung_up = True
+            response.close()
+            connection.close()
+            return
+
+
+def metric(port: int, name: str) -> float:
+    """The value of a metric of the server."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(name + " "))
+
+
+@torch.inference_mode()
+def nearest_tie(model: FFTNet, prompt: Sequence[int], reply: Sequence[int], seed: int) -> float:
+    """How near, relative to 1, the best token of a draw of this reply came to the second.
+
+    PyTorch draws the token whose probability over an exponential variate is largest.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    logits_1TV, state = model.prefill(torch.tensor([prompt]))
+    logits_V = logits_1TV[0, -1]
+    nearest = 1.0
+    for token in reply:
+        chances_V = logits_V.softmax(dim=-1)
+        drawn = (chances_V / torch.empty_like(chances_V).exponential_(generator=generator)).topk(2)
+        if int(drawn.indices[0]) != token:
+            raise SystemExit("this PyTorch draws in another way: ties can't be told")
+        nearest = min(nearest, 1 - float(drawn.values[1] / drawn.values[0]))
+        logits_BV, state = model.step(torch.tensor([token]), state)
+        logits_V = logits_BV[0]
+    return nearest
+
+
+def verdicts(model: FFTNet, tokenizer: Tokenizer, asked: Sequence[Asked]) -> dict[str, int]:
+    """How many replies are what ``generate`` writes, differ where a draw was a tie, or are wrong."""
+    counts = {"equal": 0, "tie": 0, "wrong": 0}
+    for request in asked:
+        config = SamplingConfig(temperature=1.0, seed=request.seed, max_new_tokens=request.tokens)
+        generation = generate(model, [request.prompt], config, tokenizer=tokenizer)
+        (text,) = generation.texts
+        if text == request.text or (request.hung_up and text.startswith(request.text)):
+            counts["equal"] += 1
+            continue
+        prompt = [tokenizer.eot, *tokenizer.encode(request.prompt)]
+        tie = nearest_tie(model, prompt, generation.tokens[0], request.seed) < TIE
+        counts["tie" if tie else "wrong"] += 1
+    return counts
+
+
+def run_load(port: int, clients: int, seconds: float) -> Load:
+    """All clients at once; the server's memory is noted every half second."""
+    load = Load()
+    until = time.monotonic() + seconds
+    threads = [threading.Thread(target=client, args=(n, port, until, load)) for n in range(clients)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        load.memory.append(metric(port, "process_resident_memory_bytes") / 2**20)
+        time.sleep(0.5)
+    return load
+
+
+def figures(load: Load, seconds: float) -> dict[str, Any]:
+    """Rates, times and memory."""
+    done = [asked for asked in load.asked if asked.finish is not None]
+    times = np.array([asked.seconds for asked in done])
+    third = len(load.memory) // 3
+    return {
+        "requests": len(load.asked),
+        "replies_per_second": round(len(done) / seconds, 1),
+        "seconds_median": round(float(np.median(times)), 2),
+        "seconds_99th": round(float(np.quantile(times, 0.99)), 2),
+        "hung_up": sum(asked.hung_up for asked in load.asked),
+        "errors": load.errors[:5],
+        "lost": sum(asked.finish is None and not asked.hung_up for asked in load.asked),
+        "memory_mib_after_a_third": round(max(load.memory[: third + 1])),
+        "memory_mib_at_the_end": round(max(load.memory[-third - 1 :])),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the load, print what was seen."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_load", description=__doc__)
+    parser.add_argument("--checkpoint", help="default: random weights, D=128, 4 layers, bytes")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    flags = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = flags.checkpoint or str(Path(folder) / "checkpoint")
+        if flags.checkpoint is None:
+            torch.manual_seed(0)
+            tokenizer = load_tokenizer("bytes")
+            FFTNet(FFTNetConfig(vocab_size=tokenizer.vocab_size)).save_pretrained(checkpoint)
+            tokenizer.save(checkpoint)
+        with server(checkpoint, Path(folder) / "log") as (process, port):
+            load = run_load(port, flags.clients, flags.seconds)
+            report = figures(load, flags.seconds)
+            names = ("written_tokens_total", "read_tokens_total", "cached_tokens_total", "cache_bytes")
+            report |= {name: round(metric(port, f"fftnet_{name}")) for name in names}
+            steps = metric(port, "fftnet_step_rows_count")
+            report["rows_a_step"] = round(metric(port, "fftnet_step_rows_sum") / max(steps, 1), 1)
+            time.sleep(1)
+            report["left_over"] = sum(metric(port, f"fftnet_{name}") for name in ("waiting", "writing"))
+        report["server_status"] = process.returncode
+        model, tokenizer = load_model(checkpoint)
+        every = max(len(load.asked) // MAX_CHECKED, 1)
+        report["checked"] = verdicts(model, tokenizer, load.asked[::every])
+    print(json.dumps(report, indent=2))
+    grown = report["memory_mib_at_the_end"] > 1.1 * report["memory_mib_after_a_third"]
+    bad = report["errors"] or report["lost"] or report["left_over"] or report["checked"]["wrong"] or grown
+    return int(bool(bad))
+
+
+def load_model(checkpoint: str) -> tuple[FFTNet, Tokenizer]:
+    """The model as ``fftnet generate`` has it."""
+    torch.backends.mkldnn.enabled = False  # pyright: ignore[reportAttributeAccessIssue]
+    return fftnet.load(checkpoint, device="cpu")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""The engine without HTTP, in float64: replies against ``generate``, states kept, stops, who leaves."""
+
+import queue
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from conftest import randomise
+
+from fftnet.generation import SamplingConfig, generate
+from fftnet.model.config import FFTNetConfig
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.serving import engine as engine_module
+from fftnet.serving.config import Message, ServeConfig
+from fftnet.serving.engine import Engine
+from fftnet.serving.jobs import Job, Piece, Refusal, StopFinder
+from fftnet.serving.metrics import Metrics
+from fftnet.serving.prefix_cache import Prefix, PrefixCache
+from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
+
+TOKENIZER = load_tokenizer("bytes")
+
+
+def make_model(**fields: Any) -> FFTNet:
+    sizes: dict[str, Any] = {"d_model": 16, "num_layers": 2, "vocab_size": TOKENIZER.vocab_size}
+    torch.manual_seed(7)
+    return randomise(FFTNet(FFTNetConfig(**(sizes | fields))), 0.1)
+
+
+@pytest.fixture(scope="module", params=[(), ("addressed_spectral", "attention")])
+def model(request: pytest.FixtureRequest) -> FFTNet:
+    return make_model(mixers=request.param)
+
+
+class Desk:
+    """An engine with the replies of its jobs."""
+
+    def __init__(self, model: FFTNet, **fields: Any) -> None:
+        self.metrics = Metrics()
+        self.engine = Engine(model, TOKENIZER, ServeConfig(**fields), self.metrics)
+        self.engine.start()
+
+    def job(self, prompt: Sequence[int], **fields: Any) -> tuple[Job, "queue.Queue[Piece | Refusal]"]:
+        pieces: queue.Queue[Piece | Refusal] = queue.Queue()
+        own = {name: fields.pop(name) for name in ("choices", "stops", "deadline") if name in fields}
+        return Job(prompt=prompt, sampling=SamplingConfig(**fields), emit=pieces.put, **own), pieces
+
+    def value(self, name: str) -> float:
+        lines = self.metrics.text().decode().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(name + " "))
+
+    def ask(self, prompt: Sequence[int], **fields: Any) -> dict[int, str]:
+        job, pieces = self.job(prompt, **fields)
+        self.engine.submit([job])
+        return texts(job, pieces)
+
+
+def texts(job: Job, pieces: "queue.Queue[Piece | Refusal]") -> dict[int, str]:
+    """Each reply of a job, once all have ended."""
+    found = dict.fromkeys(job.choices, "")
+    left = len(found)
+    while left:
+        piece = pieces.get(timeout=60)
+        if isinstance(piece, Refusal):
+            raise piece
+        found[piece.choice] += piece.text
+        left -= piece.finish is not None
+    return found
+
+
+@pytest.fixture
+def desks() -> Iterator[Any]:
+    opened: list[Desk] = []
+
+    def start(model: FFTNet, **fields: Any) -> Desk:
+        opened.append(Desk(model, **fields))
+        return opened[-1]
+
+    yield start
+    for desk in opened:
+        desk.engine.drain()
+        desk.engine.join()
+
+
+def ids(text: str) -> list[int]:
+    return [TOKENIZER.eot, *TOKENIZER.encode(text)]
+
+
+def alone(model: FFTNet, prompt: Sequence[int], **fields: Any) -> str:
+    return generate(model, [prompt], SamplingConfig(**fields), tokenizer=TOKENIZER).texts[0]
+
+
+def test_a_reply_is_that_of_generate_whoever_is_beside_it(model: FFTNet, desks: Any) -> None:
+    desk = desks(model, max_rows=7)
+    wanted: list[dict[str, Any]] = [
+        {"temperature": (0.0, 0.7, 1.3)[n % 3], "top_k": (None, 9)[n % 2], "top_p": (1.0, 0.8)[n // 3 % 2]}
+        for n in range(24)
+    ]
+    jobs = []
+    for n, fields in enumerate(wanted):
+        jobs.append(desk.job(ids("x" * (7 * n % 31)), seed=n, max_new_tokens=3 + 5 * n % 29, **fields))
+        desk.engine.submit([jobs[-1][0]])
+    for job, pieces in jobs:
+        reply = generate(model, [job.prompt], job.sampling, tokenizer=TOKENIZER).texts[0]
+        assert texts(job, pieces) == {0: reply}
+    assert desk.value("fftnet_step_rows_sum") > 2 * desk.value("fftnet_step_rows_count")
+
+
+def test_replies_to_one_prompt_have_the_seeds_that_follow(model: FFTNet, desks: Any) -> None:
+    found = desks(model).ask(ids("ab"), choices=range(2, 6), seed=10, max_new_tokens=9)
+    assert found == {n: alone(model, ids("ab"), seed=10 + n, max_new_tokens=9) for n in range(2, 6)}
+
+
+def test_a_long_prompt_is_read_in_pieces_beside_the_writing_of_others(
+    model: FFTNet, desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "PIECE", 128)
+    desk = desks(model)
+    short, pieces = desk.job(ids("a"), max_new_tokens=40, temperature=0.0)
+    long_prompt = ids("The owl sings. " * 100)
+    long, long_pieces = desk.job(long_prompt, max_new_tokens=5, seed=3)
+    desk.engine.submit([short])
+    desk.engine.submit([long])
+    texts(short, pieces)
+    assert texts(long, long_pieces) == {0: alone(model, long_prompt, max_new_tokens=5, seed=3)}
+    assert desk.value("fftnet_first_token_seconds_count") == 2
+    assert desk.value("fftnet_read_tokens_total") == len(long_prompt) + 2
+    # Its beginning is known now, up to the last whole piece that another text shares with it.
+    other = [*long_prompt[:1000], 0, 1, 2]
+    assert desk.ask(other, seed=4, max_new_tokens=5) == {0: alone(model, other, seed=4, max_new_tokens=5)}
+    assert desk.value("fftnet_cached_tokens_total") == 896
+
+
+@pytest.mark.parametrize(
+    ("length", "ends"), [(1, [1]), (512, [512]), (575, [575]), (576, [512, 576]), (1080, [512, 1080])]
+)
+def test_pieces_end_at_multiples_and_none_is_tiny(length: int, ends: list[int]) -> None:
+    found = [0]
+    while found[-1] < length:
+        found.append(engine_module._piece_end(found[-1], length))
+    assert found[1:] == ends
+
+
+def test_a_conversation_goes_on_without_reading_anything_again(model: FFTNet, desks: Any) -> None:
+    desk = desks(model)
+    prompt = ids("user:\nHello\n\nassistant:\n")
+    read = 0
+    for turn in range(3):
+        read_before = desk.value("fftnet_read_tokens_total")
+        reply = desk.ask(prompt, seed=turn, max_new_tokens=12)[0]
+        assert reply == alone(model, prompt, seed=turn, max_new_tokens=12)
+        new = len(prompt) - read
+        assert desk.value("fftnet_read_tokens_total") - read_before == new
+        config = SamplingConfig(seed=turn, max_new_tokens=12)
+        written = generate(model, [prompt], config, stop=TOKENIZER.eot).tokens[0]
+        # The last token that was drawn has been read by nobody, be it written or the end of the text.
+        read = len(prompt) + min(len(written), 11)
+        prompt = [*prompt, *written, *TOKENIZER.encode("\n\nuser:\nMore\n\nassistant:\n")]
+    # The same prompt again needs no reading at all.
+    before = desk.value("fftnet_read_tokens_total")
+    again = ids("user:\nHello\n\nassistant:\n")
+    assert desk.ask(again, seed=0, max_new_tokens=12)[0] == alone(model, again, seed=0, max_new_tokens=12)
+    assert desk.value("fftnet_read_tokens_total") == before
+
+
+def test_without_memory_for_states_replies_are_the_same(model: FFTNet, desks: Any) -> None:
+    desk = desks(model, cache_bytes=0)
+    for _ in range(2):
+        assert desk.ask(ids("ab"), max_new_tokens=5)[0] == alone(model, ids("ab"), max_new_tokens=5)
+    assert desk.value("fftnet_read_tokens_total") == 6
+    assert desk.value("fftnet_cache_states") == 0
+
+
+def test_the_least_used_states_leave_first_and_the_bound_holds() -> None:
+    model = make_model()
+    state = model.init_state(1)
+    size = Prefix(1, state).num_bytes
+    cache = PrefixCache(3 * size + 1)
+    for number in range(3):
+        cache.put([number], Prefix(1, state))
+    assert cache.longest([0, 9]) is not None
+    cache.put([3, 3], Prefix(2, state))
+    assert (len(cache), cache.num_bytes) == (3, 3 * size)
+    assert cache.longest([1, 9]) is None
+    found = [cache.longest([number, number, 9]) for number in (0, 2, 3)]
+    assert [prefix.length for prefix in found if prefix is not None] == [1, 1, 2]
+    # A whole text needs logits: the state alone does not tell what follows.
+    assert cache.longest([0]) is None
+    cache.put([0], Prefix(1, state, torch.zeros(1, 5)))
+    assert cache.longest([0]) is not None
+    assert cache.num_bytes <= cache.max_bytes
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [
+        ("one two three", ["two"], ("one ", True)),
+        ("aab aaab", ["aaab"], ("aab ", True)),
+        ("abcabd", ["abd", "xx"], ("abc", True)),
+        ("one tw", ["two"], ("one tw", False)),
+        ("plain", [], ("plain", False)),
+    ],
+)
+def test_text_ends_before_a_stop_however_it_arrives(
+    size: int, text: str, stops: list[str], expected: tuple[str, bool]
+) -> None:
+    finder = StopFinder(stops)
+    certain = ""
+    for start in range(0, len(text), size):
+        part, stopped = finder.push(text[start : start + size])
+        certain += part
+        assert not any(stop in certain for stop in stops)
+        if stopped:
+            assert (certain, True) == expected
+            return
+    assert (certain + finder.finish(), False) == expected
+
+
+def test_a_job_that_is_left_makes_room_at_once(desks: Any) -> None:
+    desk = desks(make_model(), max_rows=1)
+    first, _ = desk.job(ids("a"), max_new_tokens=10**6, temperature=0.0)
+    # A text that never ends: the end-of-text token is not what this model writes.
+    desk.engine.submit([first])
+    second, pieces = desk.job(ids("b"), max_new_tokens=3)
+    desk.engine.submit([second])
+    time.sleep(0.2)
+    assert pieces.empty()
+    desk.engine.cancel([first])
+    assert len(texts(second, pieces)) == 1
+
+
+def test_overdue_jobs_end_with_a_sentence_waiting_or_writing(desks: Any) -> None:
+    desk = desks(make_model(), max_rows=1)
+    soon = time.monotonic() + 0.3
+    jobs = [desk.job(ids("a"), max_new_tokens=10**6, temperature=0.0, deadline=soon) for _ in range(2)]
+    for job, _ in jobs:
+        desk.engine.submit([job])
+    for job, pieces in jobs:
+        with pytest.raises(Refusal, match="the request took longer than 300 seconds: ask for fewer"):
+            texts(job, pieces)
+    assert len(desk.ask(ids("a"), max_new_tokens=2)) == 1
+
+
+def test_a_model_that_fails_takes_nobody_else_with_it(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    desk = desks(model)
+    job, pieces = desk.job(ids("a"), max_new_tokens=5)
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object) -> None:
+            raise MemoryError
+
+        patch.setattr(model, "step", fail)
+        desk.engine.submit([job])
+        with pytest.raises(Refusal, match=r"the model failed \(MemoryError\): see the server's log"):
+            texts(job, pieces)
+    assert desk.ask(ids("a"), max_new_tokens=5)[0] == alone(model, ids("a"), max_new_tokens=5)
+
+
+def test_damaged_weights_end_in_a_sentence(desks: Any) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.embedding.weight[7] = float("nan")
+    with pytest.raises(Refusal, match="the logits are not finite: the model's weights are damaged"):
+        desks(model).ask(ids("a"), max_new_tokens=5)
+
+
+def test_the_ids_of_a_chat_begin_with_those_of_the_chat_before() -> None:
+    texts_seen = ["Ab ab", "!ab ab ab", " ab?", "b ab"]
+    tokenizer: Tokenizer = load_tokenizer(
+        "bpe", corpus=["user:\n ab ab!\n\nassistant:\n" * 20], vocab_size=280
+    )
+    config = ServeConfig(chat_template="{role}: {content}\\n")
+    roles = ("user", "assistant", "user", "assistant")
+    messages = [Message(role, text) for role, text in zip(roles, texts_seen, strict=True)]
+
+    def encoded(count: int) -> list[int]:
+        return [token for part in config.chat_parts(messages[:count]) for token in tokenizer.encode(part)]
+
+    assert tokenizer.decode(encoded(3)) == "user: Ab ab\nassistant: !ab ab ab\nuser:  ab?\nassistant: "
+    assert encoded(3)[: len(encoded(1))] == encoded(1)
+    assert config.chat_stop == "\nuser: "
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"max_rows": 0}, "max_rows must be at least 1, got 0"),
+        ({"max_queue": -1}, "max_queue must be at least 0, got -1"),
+        ({"max_seconds": float("nan")}, "max_seconds must be above 0, got nan"),
+        ({"port": 65536}, "port must lie between 0 and 65535"),
+        ({"name": ""}, "name must not be empty"),
+        ({"chat_template": "{role}: "}, r"chat_template must hold \{content\} once, and something before"),
+        ({"chat_template": "{content}\n"}, r"chat_template must hold \{content\} once, and something before"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        ServeConfig(**fields)

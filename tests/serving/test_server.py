@@ -1,0 +1,464 @@
+"""``fftnet serve`` as a process on the loopback, asked by OpenAI's own client."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+from conftest import randomise
+from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
+
+from fftnet.generation import SamplingConfig, generate
+from fftnet.model.config import FFTNetConfig
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
+
+# One server for all of them; the last test ends it.
+pytestmark = pytest.mark.xdist_group("serving")
+
+ENDLESS = 100_000
+"""Tokens that are never written to their end here."""
+FLAGS = {
+    "port": 0,
+    "max_prompt_tokens": 300,
+    "max_new_tokens": ENDLESS,
+    "max_rows": 8,
+    "max_queue": 2,
+    "max_body_bytes": 5000,
+    "grace_seconds": 1,
+}
+BODY = {"model": "fftnet", "prompt": "a", "max_tokens": 2}
+CHAT_BODY = {"model": "fftnet", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+MISTAKES: list[tuple[Any, int, str]] = [
+    (b"", 400, "the body is not JSON: EOF while parsing a value"),
+    (b"{", 400, "the body is not JSON: EOF while parsing an object"),
+    (b"\xff\xfe", 400, "the body is not JSON: "),
+    (b'{"model": "fftnet", "prompt": "a", "temperature": NaN}', 400, "the body is not JSON: "),
+    (b'{"model": "fftnet", "prompt": "\\ud800"}', 400, "the body is not JSON: "),
+    ([1], 400, "the body must be an object of JSON"),
+    ({"prompt": "a"}, 400, "model is missing"),
+    ({"model": "fftnet"}, 400, "prompt is missing"),
+    (BODY | {"model": "gpt-2"}, 404, "there is no model 'gpt-2' here: this server has 'fftnet'"),
+    (BODY | {"prompt": 3}, 400, "prompt must be a text, a list of texts, a list of ids"),
+    (BODY | {"prompt": []}, 400, "prompt must be a text, a list of texts, a list of ids"),
+    (BODY | {"prompt": [[1], []]}, 400, "prompt must be a text, a list of texts, a list of ids"),
+    (BODY | {"prompt": [True]}, 400, "prompt must be a text, a list of texts, a list of ids"),
+    (BODY | {"prompt": [3, 257]}, 400, "id 257 in the prompt lies outside the vocabulary of 257"),
+    (BODY | {"prompt": [-1]}, 400, "id -1 in the prompt lies outside the vocabulary of 257"),
+    (BODY | {"prompt": "a" * 300}, 400, "the prompt has 301 tokens, and this server reads 300 at most"),
+    (BODY | {"prompt": "a" * 6000}, 413, "the body has more than 5000 bytes"),
+    (BODY | {"max_tokens": 0}, 400, "max_tokens must be greater than or equal to 1"),
+    (BODY | {"max_tokens": 10**6}, 400, "max_tokens is 1000000, and this server writes 100000 at most"),
+    (BODY | {"max_tokens": "9"}, 400, "max_tokens must be a valid integer"),
+    (BODY | {"temperature": 2.5}, 400, "temperature must be less than or equal to 2"),
+    (BODY | {"temperature": "hot"}, 400, "temperature must be a valid number"),
+    (BODY | {"top_p": 0}, 400, "top_p must be greater than 0"),
+    (BODY | {"n": 9}, 400, "9 replies are asked for, and this server writes 8 at once"),
+    (BODY | {"n": True}, 400, "n must be a valid integer"),
+    (BODY | {"seed": 2**63}, 400, "seed must be less than 9223372036854775808"),
+    (BODY | {"stop": [""]}, 400, "stop must be a text or a list of texts, none of them empty"),
+    (BODY | {"stop": list("abcde")}, 400, "stop must be at most 4 texts, got 5"),
+    (BODY | {"logprobs": 21}, 400, "logprobs must be less than or equal to 20"),
+    (BODY | {"stream": "yes"}, 400, "stream must be a valid boolean"),
+    (BODY | {"temprature": 1}, 400, "temprature is no field of this request"),
+    (BODY | {"frequency_penalty": 1}, 400, "frequency_penalty is not there in this server: leave it out"),
+    (BODY | {"logit_bias": {"1": 2}}, 400, "logit_bias is not there in this server: leave it out"),
+    (CHAT_BODY | {"messages": []}, 400, "messages must not be empty"),
+    (CHAT_BODY | {"messages": [{"role": "dog", "content": "a"}]}, 400, "messages.0.role must be 'system', "),
+    (CHAT_BODY | {"messages": [{"role": "user"}]}, 400, "messages.0.content is missing"),
+    (
+        CHAT_BODY | {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        400,
+        "messages.0.content must be a text, or a list of parts of the type text",
+    ),
+    (CHAT_BODY | {"messages": "hello"}, 400, "messages must be a valid list"),
+    (CHAT_BODY | {"tools": [{"type": "function"}]}, 400, "tools is not there in this server: leave it out"),
+]
+COMMAND_MISTAKES = {
+    "serve causal --port TAKEN": r"port \d+ of 127\.0\.0\.1 can't be listened at \(Address already in use\)",
+    "serve causal --host no.host.invalid": r"port 8000 of no\.host\.invalid can't be listened at \(",
+    "serve both --port 0": r"both is bidirectional and can't write; train a model with causal=True",
+    "serve nowhere --port 0": r"nowhere/config\.json is missing: is nowhere a checkpoint\?",
+    "serve causal --max_rows 0": r"max_rows must be at least 1, got 0",
+    "serve causal --chat_template hello": r"chat_template must hold \{content\} once",
+}
+# Python needs seconds to import what the command needs: all command lines share them.
+MANY = """
+import contextlib, io, json, sys
+from fftnet.cli.main import main
+answers = []
+for words in json.load(sys.stdin):
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        code = main(words)
+    answers.append((code, err.getvalue()))
+json.dump(answers, sys.stdout)
+"""
+
+
+class Server:
+    """A running server, with the model that it serves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "log"
+        words = [
+            "serve",
+            "causal",
+            *(word for name, value in FLAGS.items() for word in (f"--{name}", str(value))),
+        ]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", "fftnet", *words], cwd=folder, stderr=log)
+        self.model = FFTNet.from_pretrained(folder / "causal")
+        self.tokenizer = Tokenizer.load(folder / "causal")
+
+    def wait(self) -> None:
+        until = time.monotonic() + 120
+        while (found := re.search(r"http://127\.0\.0\.1:(\d+)/v1", self.log.read_text())) is None:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        self.port = int(found[1])
+        self.client = OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0)
+
+    def expected(self, prompt: str, **fields: Any) -> str:
+        """What ``fftnet generate`` writes."""
+        config = SamplingConfig(**({"temperature": 1.0, "max_new_tokens": 16} | fields))
+        return generate(self.model, [prompt], config, tokenizer=self.tokenizer).texts[0]
+
+    def raw(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, str], bytes]:
+        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request(method, path, content)
+        response = connection.getresponse()
+        answer = response.status, dict(response.headers), response.read()
+        connection.close()
+        return answer
+
+    def metric(self, name: str) -> float:
+        text = self.raw("GET", "/metrics")[2].decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return sum(sample.value for sample in samples if sample.name == name)
+
+    def wait_for(self, name: str, value: float) -> None:
+        until = time.monotonic() + 30
+        while self.metric(name) != value:
+            assert time.monotonic() < until, f"{name} is {self.metric(name)}, not {value}"
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serving")
+    torch.manual_seed(3)
+    tokenizer = load_tokenizer("bytes")
+    sizes: dict[str, Any] = {"d_model": 16, "num_layers": 2, "max_seq_length": 32}
+    models = {
+        "causal": randomise(FFTNet(FFTNetConfig(vocab_size=tokenizer.vocab_size, **sizes)), 0.1),
+        "both": FFTNet(FFTNetConfig(vocab_size=tokenizer.vocab_size + 1, causal=False, **sizes)),
+    }
+    # It writes ASCII, so that texts hold all that was written, and no end of text.
+    with torch.no_grad():
+        models["causal"].embedding.weight[:128, 0] = 3
+        models["causal"].embedding.weight[128:, 0] = -3
+    for name, model in models.items():
+        model.float().save_pretrained(folder / name)
+        tokenizer.save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    server = Server(folder)
+    try:
+        server.wait()
+        yield server
+        assert "Traceback" not in server.log.read_text(), server.log.read_text()
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture
+def endless(server: Server) -> Iterator[Any]:
+    """Streams that are left in the end."""
+    streams: list[Any] = []
+
+    def start(prompt: str = "x", **fields: Any) -> Any:
+        stream = server.client.completions.create(
+            model="fftnet", prompt=prompt, max_tokens=ENDLESS, temperature=0, stream=True, **fields
+        )
+        streams.append(stream)
+        return stream
+
+    yield start
+    for stream in streams:
+        stream.close()
+    server.wait_for("fftnet_writing", 0)
+
+
+def complete(server: Server, prompt: Any, **fields: Any) -> Any:
+    return server.client.completions.create(
+        **({"model": "fftnet", "prompt": prompt, "max_tokens": 16} | fields)
+    )
+
+
+def streamed(stream: Any) -> tuple[str, list[Any]]:
+    chunks = list(stream)
+    return "".join(chunk.choices[0].text for chunk in chunks if chunk.choices), chunks
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"seed": 1},
+        {"seed": 2, "temperature": 0.5, "top_p": 0.7},
+        {"temperature": 0.0},
+        {"top_k": 3, "seed": 4},
+    ],
+)
+def test_a_reply_is_that_of_generate_streamed_or_not(server: Server, fields: dict[str, Any]) -> None:
+    own = {name: value for name, value in fields.items() if name != "top_k"}
+    extra = {name: value for name, value in fields.items() if name == "top_k"}
+    whole = complete(server, "Once", extra_body=extra, **own)
+    expected = server.expected("Once", **fields)
+    assert whole.choices[0].text == expected
+    assert whole.usage.prompt_tokens == 5
+    stream = complete(
+        server, "Once", extra_body=extra, stream=True, stream_options={"include_usage": True}, **own
+    )
+    text, chunks = streamed(stream)
+    assert text == expected
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 16
+    assert len(chunks) > 8
+    assert [chunk.choices[0].finish_reason for chunk in chunks[-3:-1]] == [None, "length"]
+
+
+def test_every_reply_in_a_crowd_is_its_own(server: Server) -> None:
+    def ask(number: int) -> tuple[str, str]:
+        prompt = f"{number} " * (number % 5)
+        fields = {"seed": number, "max_tokens": 4 + number % 9, "stream": number % 2 == 0}
+        try:
+            answer = complete(server, prompt, **fields)
+        except openai.RateLimitError:
+            time.sleep(0.05)
+            return ask(number)
+        text = streamed(answer)[0] if fields["stream"] else answer.choices[0].text
+        return text, server.expected(prompt, seed=number, max_new_tokens=fields["max_tokens"])
+
+    with ThreadPoolExecutor(10) as pool:
+        for text, expected in pool.map(ask, range(20)):
+            assert text == expected
+
+
+def test_several_prompts_and_replies_keep_their_order(server: Server) -> None:
+    answer = complete(server, ["a", "b"], n=3, seed=5)
+    assert [choice.index for choice in answer.choices] == list(range(6))
+    expected = [server.expected("aaabbb"[n], seed=5 + n) for n in range(6)]
+    assert [choice.text for choice in answer.choices] == expected
+    ids = complete(server, [[256, 97], [256, 98]], seed=5)
+    assert [choice.text for choice in ids.choices] == [expected[0], server.expected("b", seed=6)]
+
+
+def test_without_a_seed_replies_differ(server: Server) -> None:
+    assert len({complete(server, "a").choices[0].text for _ in range(3)}) == 3
+
+
+def test_text_ends_before_a_stop_sequence(server: Server) -> None:
+    whole = server.expected("Once", seed=1)
+    stop = whole[5:7]
+    cut = whole[: whole.index(stop)]
+    answer = complete(server, "Once", seed=1, stop=["never there", stop])
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == (cut, "stop")
+    text, chunks = streamed(complete(server, "Once", seed=1, stop=stop, stream=True))
+    assert (text, chunks[-1].choices[0].finish_reason) == (cut, "stop")
+
+
+@torch.no_grad()
+def test_log_probabilities_are_those_of_one_pass(server: Server) -> None:
+    written = generate(
+        server.model,
+        ["ab"],
+        SamplingConfig(temperature=1.0, seed=1, max_new_tokens=6),
+        tokenizer=server.tokenizer,
+    ).tokens[0]
+    ids = [256, 97, 98, *written]
+    scores = server.model.double()(torch.tensor([ids]))[0, 2:-1].log_softmax(dim=-1)
+    server.model.float()
+    wanted = [float(row[token]) for row, token in zip(scores, written, strict=True)]
+    found = complete(server, "ab", seed=1, max_tokens=6, logprobs=2).choices[0].logprobs
+    assert found.token_logprobs == pytest.approx(wanted, abs=1e-4)
+    assert found.tokens == [server.tokenizer.decode([token]) for token in written]
+    likeliest = [max(names.values()) for names in found.top_logprobs]
+    assert likeliest == pytest.approx(scores.amax(dim=-1).tolist(), abs=1e-4)
+    parts = complete(server, "ab", seed=1, max_tokens=6, logprobs=0, stream=True)
+    logprobs = [score for part in parts for score in part.choices[0].logprobs.token_logprobs]
+    assert logprobs == pytest.approx(wanted, abs=1e-4)
+    chat = server.client.chat.completions.create(
+        model="fftnet",
+        messages=[{"role": "user", "content": "a"}],
+        seed=1,
+        max_tokens=3,
+        logprobs=True,
+        top_logprobs=2,
+    )
+    content = chat.choices[0].logprobs
+    assert content is not None
+    assert content.content is not None
+    assert [len(token.top_logprobs) for token in content.content] == [2] * len(content.content)
+
+
+def test_a_chat_goes_on_without_reading_anything_again(server: Server) -> None:
+    messages: list[Any] = [{"role": "system", "content": "Be kind."}]
+    prompt = "system:\nBe kind.\n\n"
+    known = 0
+    for turn in range(3):
+        messages.append({"role": "user", "content": f"Question {turn}"})
+        prompt += f"user:\nQuestion {turn}\n\nassistant:\n"
+        before = server.metric("fftnet_read_tokens_total")
+        answer = server.client.chat.completions.create(
+            model="fftnet", messages=messages, seed=turn, max_tokens=9
+        )
+        reply = answer.choices[0].message.content
+        assert reply == server.expected(prompt, seed=turn, max_new_tokens=9)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens == len(prompt) + 1
+        assert answer.usage.prompt_tokens_details is not None
+        cached = answer.usage.prompt_tokens_details.cached_tokens
+        assert server.metric("fftnet_read_tokens_total") - before == len(prompt) + 1 - (cached or 0)
+        # Other tests may have read the end-of-text token that all texts begin with.
+        assert cached == known or (turn == 0 and cached == 1)
+        # All but the last token of the reply, which was drawn and not read.
+        known = len(prompt) + 1 + 8
+        messages.append({"role": "assistant", "content": reply})
+        prompt += f"{reply}\n\n"
+
+
+def test_a_streamed_chat_names_the_role_first(server: Server) -> None:
+    chunks = list(
+        server.client.chat.completions.create(
+            model="fftnet", messages=[{"role": "user", "content": "Hi"}], seed=2, max_tokens=9, stream=True
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == server.expected("user:\nHi\n\nassistant:\n", seed=2, max_new_tokens=9)
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_a_client_that_hangs_up_leaves_the_batch(server: Server, endless: Any) -> None:
+    before = server.metric("fftnet_hang_ups_total")
+    staying = endless("stay")
+    next(iter(staying))
+    stream = endless("leave")
+    next(iter(stream))
+    server.wait_for("fftnet_writing", 2)
+    stream.close()
+    server.wait_for("fftnet_writing", 1)
+    # The same without streaming: it has been sent nothing yet when it leaves.
+    content = json.dumps(BODY | {"max_tokens": ENDLESS, "temperature": 0})
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n"
+        connection.sendall((head + content).encode())
+        server.wait_for("fftnet_writing", 2)
+    server.wait_for("fftnet_writing", 1)
+    assert next(iter(staying)).choices[0].finish_reason is None
+    assert server.metric("fftnet_hang_ups_total") == before + 2
+
+
+def test_more_than_fit_wait_and_more_than_wait_are_refused(server: Server, endless: Any) -> None:
+    running = endless("x", n=8)
+    server.wait_for("fftnet_writing", 8)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(complete, server, "a", seed=n) for n in range(2)]
+        server.wait_for("fftnet_waiting", 2)
+        with pytest.raises(openai.RateLimitError, match="3 prompts are being served or wait") as refused:
+            complete(server, "a")
+        assert refused.value.response.headers["Retry-After"] == "1"
+        assert refused.value.type == "rate_limit_error"
+        running.close()
+        for n in range(2):
+            assert waiting[n].result().choices[0].text == server.expected("a", seed=n)
+
+
+def test_bad_requests_end_in_a_sentence_and_disturb_nobody(server: Server, endless: Any) -> None:
+    stream = iter(endless("other"))
+    next(stream)
+    for body, status, sentence in MISTAKES:
+        chat = isinstance(body, dict) and "messages" in body
+        found, headers, content = server.raw("POST", f"/v1/{'chat/' * chat}completions", body)
+        error = json.loads(content)["error"]
+        assert (found, error["message"][: len(sentence)]) == (status, sentence)
+        assert "\n" not in error["message"]
+        assert error["type"] == "invalid_request_error"
+        assert headers["x-should-retry"] == "false"
+    for method, path, status in (
+        ("GET", "/v2", 404),
+        ("GET", "/v1/completions", 405),
+        ("GET", "/v1/models/a", 404),
+    ):
+        found, _, content = server.raw(method, path)
+        assert (found, set(json.loads(content)["error"])) == (status, {"message", "type", "param", "code"})
+    assert next(stream).choices[0].finish_reason is None
+    with pytest.raises(openai.BadRequestError, match="the prompt has 301 tokens") as refused:
+        complete(server, "a" * 300)
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
+
+
+def test_the_server_says_what_it_has_and_how_it_is(server: Server) -> None:
+    assert [model.id for model in server.client.models.list()] == ["fftnet"]
+    assert server.client.models.retrieve("fftnet").id == "fftnet"
+    assert server.raw("GET", "/health")[::2] == (200, b'{"status":"ok"}')
+    for name in ("requests_total", "written_tokens_total", "first_token_seconds_count", "cache_bytes"):
+        assert server.metric(f"fftnet_{name}") > 0
+
+
+def test_mistakes_on_the_command_line_end_in_a_sentence(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        lines = [line.replace("TAKEN", port).split() for line in COMMAND_MISTAKES]
+        done = subprocess.run(
+            [sys.executable, "-c", MANY],
+            input=json.dumps(lines),
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            timeout=120,
+            env=os.environ,
+        )
+    assert done.returncode == 0, done.stderr
+    for (code, err), sentence in zip(json.loads(done.stdout), COMMAND_MISTAKES.values(), strict=True):
+        assert code == 2
+        assert re.fullmatch(rf"error: .*{sentence}.*\n", err), err
+
+
+def test_sigterm_lets_requests_end_and_ends_the_rest_with_a_sentence(server: Server) -> None:
+    stream = server.client.completions.create(
+        model="fftnet", prompt="x", max_tokens=ENDLESS, temperature=0, stream=True
+    )
+    parts = iter(stream)
+    next(parts)
+    with ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(complete, server, "y", max_tokens=ENDLESS, temperature=0)
+        server.wait_for("fftnet_writing", 2)
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(openai.APIError, match="the server is stopping: send the request again later"):
+            for _ in parts:
+                pass
+        with pytest.raises(openai.InternalServerError, match="the server is stopping"):
+            whole.result()
+    assert server.process.wait(timeout=30) == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port)).close()

@@ -1,4 +1,4 @@
-"""The command line: ``fftnet train``, ``generate``, ``serve``, ``evaluate``, ``inspect``, ``export``, ``lm_eval``."""
+"""The command line: ``fftnet COMMAND``, the names of which are in ``COMMANDS``."""
 
 import logging
 import os

@@ -23,6 +23,7 @@ $(DOCS)/.ready: pyproject.toml constraints.txt
 demo: .venv/.ready
 	$(BIN)/fftnet train --config recipes/python_docs.yaml
 	$(BIN)/fftnet generate --prompt '$(PROMPT)'
+	$(BIN)/fftnet generate models/shakespeare --prompt 'ROMEO.' --temperature 0.6
 
 test: .venv/.ready
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from fftnet import FFTNet, FFTNetConfig, load_tokenizer
 from fftnet.hf.configuration import FFTNetConfig as LibraryConfig
 from fftnet.model import reset_parameters
 from fftnet.model.exchange import AUTO_CLASSES, AUTO_MAP, LIBRARY_FIELDS, SHIM_FILE
-from fftnet.serialization import CheckpointError
+from fftnet.serialization import CheckpointError, write_tensors
 
 ENCODERS = [{"causal": False}, {"causal": False, "mixers": ("fnet", "spectral")}]
 ALL = pytest.mark.parametrize("fields", [*MODELS, *ENCODERS], ids=str)
@@ -154,6 +154,17 @@ def test_weights_of_any_mixer_that_a_folder_lacks_start_as_natively(tmp_path: Pa
             matched = torch.stack([planes[:, 0], -planes[:, 1]], dim=1).reshape(-1, 8)
             assert torch.equal(mixer.project_filter.weight, matched)
             assert (mixer.norm_weight == 1).all()
+
+
+def test_one_missing_weight_leaves_the_others_of_its_mixer_as_they_were_loaded(tmp_path: Path) -> None:
+    native, _ = both(tmp_path)
+    weights = native.state_dict()
+    lacking = "backbone.layers.0.mixer.norm_weight"
+    write_tensors(tmp_path / "model.safetensors", {key: weights[key] for key in weights if key != lacking})
+    model, info = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {lacking}
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, torch.ones_like(value) if key == lacking else weights[key]), key
 
 
 def test_resetting_a_whole_model_leaves_filters_that_match_the_keys() -> None:

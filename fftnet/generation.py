@@ -43,10 +43,7 @@ class Writer(Protocol):
         chunk_size: int | None = None,
         logits_to_keep: int | None = None,
     ) -> tuple[Tensor, State]:
-        """Logits (B, 1, V) after int64 ids (B, T), for ``logits_to_keep=1``, and the state there.
-
-        A False token in the mask, left of a prompt, is not read.
-        """
+        """Logits (B, 1, V) after ids (B, T), with ``logits_to_keep=1``, and the state; False is not read."""
         ...
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:

@@ -286,7 +286,9 @@ def test_the_flags_that_the_readme_names_are_flags() -> None:
     classes += [SamplingConfig, ServeConfig]
     known = {field.name for cls in classes for field in fields(cls)} | {"help", "config", "print_config"}
     known |= {f"{name}.{field.name}" for name, mixer in MIXERS.items() for field in fields(mixer.Config)}
-    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/performance.md", "docs/serving.md"))
+    text = "".join(
+        (ROOT / name).read_text() for name in ("README.md", "docs/performance.md", "docs/serving.md")
+    )
     text = re.sub(r"python -m (benchmarks|experiments)[^`\n]*", "", text)
     named = set(re.findall(r"--((?!no_)[a-z][\w.]*\w)", text))
     assert len(named) > 10

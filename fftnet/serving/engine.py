@@ -112,7 +112,7 @@ class Engine:
             self._changed.notify()
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Drop what was not finished of these jobs: their client has left."""
+        """Drop what was not finished of these jobs: their client has left. Wakes the engine."""
         with self._changed:
             for job in jobs:
                 job.over = True
@@ -122,15 +122,11 @@ class Engine:
         """Take no more jobs, and end when those in work have ended, at the latest after the grace time."""
         # No lock: this is called by a handler of a signal, which may have come while the lock was held.
         self._stop_at = time.monotonic() + self._config.grace_seconds
-        threading.Thread(target=self._wake, daemon=True).start()
+        threading.Thread(target=self.cancel, args=((),), daemon=True).start()
 
     def join(self) -> None:
         """Wait for the end of the thread."""
         self._thread.join()
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify()
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -323,7 +319,7 @@ class Engine:
         self._metrics.waiting.set(len(self._waiting))
         self._metrics.reading.set(len(self._readings))
         batch = self._batch.replies if self._batch is not None else []
-        self._metrics.writing.set(sum(not reply.ended and not reply.job.over for reply in batch))
+        self._metrics.writing.set(sum(not reply.ended for reply in batch))
 
 
 def _piece_end(position: int, length: int) -> int:

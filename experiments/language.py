@@ -222,7 +222,8 @@ class Language(Experiment):
                         color=pictures.colour(arm),
                         label=label,
                     )
-            axes.set(xscale="log", xlabel=f"{unit} of training", ylabel="held-out bits per token", title=case)
+            axes.set(xlabel=f"{unit} of training", ylabel="held-out bits per token", title=case)
+            pictures.widen(axes)
         panels[0].legend(fontsize="x-small")
         return figure
 

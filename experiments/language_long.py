@@ -13,7 +13,8 @@ class LongLanguage(Language):
     title = "Language modelling over bytes, one long run"
     about = (
         "The same models on Shakespeare's works for 50M tokens, eleven times through the text: attention "
-        "starts slowly, so a short training flatters what it is compared with. One seed, one learning rate."
+        "starts slowly, so a short training flatters what it is compared with. One seed, one learning rate. "
+        "The two ran beside other work, so their seconds are those of a busy machine."
     )
     cases = ("shakespeare",)
     sweep = Sweep(learning_rates=(3e-3,), seeds=(0,))

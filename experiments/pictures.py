@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from experiments.arms import ARMS
 from experiments.base import FINISHED
@@ -42,6 +43,14 @@ def panels(count: int, width: float = 3.4, height: float = 3.4) -> tuple[Figure,
     for axes in found:
         axes.grid(alpha=0.3)
     return figure, list(found)
+
+
+def widen(axes: Axes) -> None:
+    """Make the axis of x logarithmic, with numbers such as 2 M at 1, 2 and 5 of each power of ten."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def over_learning_rates(experiment: "Experiment", lines: Sequence[Line], score: str) -> Figure:

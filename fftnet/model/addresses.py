@@ -83,6 +83,9 @@ class Clock(nn.Module):
         num_heads: H.
     """
 
+    decays = True
+    """Whether the optimizer lets ``weight`` decay, as that of a linear layer."""
+
     def __init__(self, d_model: int, num_heads: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_heads, d_model))

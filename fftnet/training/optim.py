@@ -75,12 +75,13 @@ SCHEDULES: dict[str, Callable[[OptimConfig, float], float]] = {
 
 
 DECAYED = (nn.Linear, nn.Embedding)
-"""Modules whose ``weight`` decays. All other parameters are small and have a meaning of their own."""
+"""Modules whose ``weight`` decays, beside those whose attribute ``decays`` is true. All other parameters are
+small and have a meaning of their own."""
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over a model's parameters, of which the weights of linear layers and embeddings decay."""
-    decaying = {id(module.weight) for module in model.modules() if isinstance(module, DECAYED)}
+    decaying = {id(module.weight) for module in model.modules() if _decays(module)}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if id(p) in decaying], "weight_decay": config.weight_decay},
@@ -92,3 +93,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         betas=(config.beta1, config.beta2),
         fused=True,
     )
+
+
+def _decays(module: nn.Module) -> bool:
+    return isinstance(module, DECAYED) or getattr(module, "decays", False)

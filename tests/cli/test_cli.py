@@ -252,7 +252,9 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     for command in commands:
         small = f" {TINY}" if "main.py" in command or " train" in command else ""
         limit = " --max_new_tokens 5" if "example.py" in command or " generate" in command else ""
-        run(command.replace("recipes/", f"{ROOT}/recipes/") + small + limit, tmp_path)
+        for name in ("recipes", "models"):
+            command = command.replace(f"{name}/", f"{ROOT}/{name}/")
+        run(command + small + limit, tmp_path)
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:

@@ -54,6 +54,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert {path.name for path in (folder / "out").iterdir()} == {
         *listed,
         "fftnet_tokenizer.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
         "tokenizer.tiktoken",
     }
     return folder

@@ -10,6 +10,7 @@ from runs import VOCAB, Chain, configs, make, next_token, weights
 from torch import Tensor, nn
 
 from fftnet import FFTNet, FFTNetConfig
+from fftnet.model.addresses import Clock
 from fftnet.model.mixers import build_mixer
 from fftnet.training import precision
 from fftnet.training.accelerator import AcceleratorConfig
@@ -136,7 +137,7 @@ def test_under_autocast_tokens_are_cast_once_and_sums_are_wide() -> None:
         part.register_forward_pre_hook(lambda _, inputs: seen.update({name: inputs[0].dtype}))
 
     for name, part in mixer.named_children():
-        if isinstance(part, nn.Linear):
+        if isinstance(part, nn.Linear | Clock):
             note(name, part)
     x = torch.randn(2, 9, 128, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):

@@ -30,6 +30,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--max_hours", type=float, help="put the run away and end after so long")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
+    parser.add_argument("--device", default="cpu", help="of the models: cpu, cuda, cuda:1 (default: cpu)")
     parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the lines")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of the report")
     return parser.parse_args(argv)
@@ -60,10 +61,18 @@ def _work(experiment: Experiment, path: Path) -> None:
         # A run that went on from its checkpoint has trained longer than this process did.
         seconds = max(time.perf_counter() - start, found["results"].get("training_seconds", 0.0))
         seconds = round(seconds, 2)
-        line = asdict(run) | results.facts() | {"seconds": seconds} | found
+        line = asdict(run) | results.facts(experiment.workbench.device) | {"seconds": seconds} | found
         results.append(path, line)
         score = f", score {experiment.score(line):.4f}" if found["outcome"] == FINISHED else ""
         _say(f"  {found['outcome']} in {seconds:.0f} s{score}")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        # A tensor tells whether the device is not only named but here.
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ExperimentError(f"--device {name} can't be used here: {str(error).splitlines()[0]}") from error
 
 
 def _experiment(flags: argparse.Namespace, cache: Path) -> Experiment:
@@ -71,7 +80,7 @@ def _experiment(flags: argparse.Namespace, cache: Path) -> Experiment:
     if hours is not None and hours <= 0:
         raise ExperimentError(f"--max_hours must be above 0, got {hours:g}")
     deadline = float("inf") if hours is None else time.monotonic() + 3600 * hours
-    workbench = Workbench(cache=cache, deadline=deadline)
+    workbench = Workbench(cache=cache, deadline=deadline, device=_device(flags.device))
     experiment = report.experiment_class(flags.name)(flags.quick, flags.arm, workbench)
     for case in flags.case:
         if case not in experiment.cases:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+
 from experiments import arms
 from experiments.results import CACHE, Line, key_of
 from fftnet.serialization import as_json
@@ -40,6 +42,8 @@ class Workbench:
     """Folder of checkpoints and corpora."""
     deadline: float = math.inf
     """Time of ``time.monotonic`` at which a run puts itself away and the process ends."""
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - it never changes
+    """Where models train and are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

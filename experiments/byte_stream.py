@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.corpora import Document
-from experiments.training import IGNORED, Batch
+from experiments.training import IGNORED, Batch, beside
 
 EOT = 256
 """The id behind every document, and before the first."""
@@ -78,6 +78,7 @@ def total_nats(model: nn.Module, batch: Batch, tokens: int) -> float:
     total = 0.0
     rows = max(tokens // batch[0].shape[1], 1)
     for inputs_BT, targets_BT in zip(*(part.split(rows) for part in batch), strict=True):
+        inputs_BT, targets_BT = beside(model, (inputs_BT, targets_BT))
         logits_BTV = model(inputs_BT)
         total += F.cross_entropy(
             logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED, reduction="sum"
@@ -88,6 +89,7 @@ def total_nats(model: nn.Module, batch: Batch, tokens: int) -> float:
 @torch.no_grad()
 def nats(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
     """Loss of every target (B, T) in nats, read from an empty state."""
+    inputs_BT, targets_BT = beside(model, (inputs_BT, targets_BT))
     return _nats(model(inputs_BT), targets_BT)
 
 
@@ -101,6 +103,7 @@ def nats_with_state(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor, chu
         targets_BT: the same shape.
         chunk: tokens that are read at once.
     """
+    inputs_BT, targets_BT = beside(model, (inputs_BT, targets_BT))
     state = model.init_state(len(inputs_BT))  # pyright: ignore[reportCallIssue]
     found = []
     for inputs, targets in zip(inputs_BT.split(chunk, dim=1), targets_BT.split(chunk, dim=1), strict=True):

@@ -126,7 +126,7 @@ class Language(Experiment):
         """Train one model, read the held-out documents, keep the weights."""
         settings = self.settings
         training, held_out = self.streams(run.case)
-        model = self.model(run.arm, run.seed)
+        model = self.model(run.arm, run.seed).to(self.workbench.device)
         inputs, targets = byte_stream.windows(held_out, settings.window)
         # Whole windows only: the last one may be short.
         chosen = np.linspace(0, max(len(inputs) - 2, 0), min(settings.curve_windows, len(inputs))).astype(int)

@@ -94,6 +94,7 @@ class Positions(Experiment):
         trained = self.language.run(run.arm, run.case, run.learning_rate, run.weight_decay, run.seed)
         model = self.language.model(run.arm, run.seed).eval()
         serialization.load_weights(model, self.language.weights(trained.digest))
+        model.to(self.workbench.device)
         _, held_out = self.language.streams(run.case)
         ids = torch.from_numpy(held_out.ids.astype("int64"))
         tokens = min(settings.tokens, (len(ids) - 1) // window * window)

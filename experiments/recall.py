@@ -91,7 +91,7 @@ class Recall(Experiment):
             num_layers=settings.num_layers,
             parameters=None,
         )
-        model = arms.build(run.arm, sizes, run.seed)
+        model = arms.build(run.arm, sizes, run.seed).to(self.workbench.device)
         tests = {
             _label(size): self.batch(np.random.default_rng([TEST_SEED, *size]), settings.test_rows, size)
             for size in settings.tested

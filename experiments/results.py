@@ -89,12 +89,16 @@ def _cut_torn_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def facts() -> dict[str, Any]:
-    """What a number depends on beside its configuration, without a name of the machine."""
+def facts(device: torch.device) -> dict[str, Any]:
+    """What a number depends on beside its configuration, without a name of the machine.
+
+    Args:
+        device: where the run was done.
+    """
     return {
         "commit": commit(),
         "threads": torch.get_num_threads(),
-        "processor": processor(),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "torch": torch.__version__,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -77,7 +77,7 @@ class TaskExperiment(Experiment):
             parameters=settings.parameters,
         )
         stack = arms.build(run.arm, sizes, run.seed)
-        model = self.model(run.case, stack)
+        model = self.model(run.case, stack).to(self.workbench.device)
         test = self.test_batch(run.case, np.random.default_rng([TEST_SEED]), settings.test_rows)
 
         def batch(step: int) -> Batch:

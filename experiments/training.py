@@ -116,6 +116,12 @@ def optim_config(run: Run, budget: Budget) -> OptimConfig:
     )
 
 
+def beside(model: nn.Module, batch: Batch) -> Batch:
+    """The batch on the device of the model's weights."""
+    device = next(model.parameters()).device
+    return batch[0].to(device), batch[1].to(device)
+
+
 def loss_of(model: nn.Module, batch: Batch, precision: str = FP32) -> Tensor:
     """Mean cross-entropy over the targets that are asked for, in nats.
 
@@ -124,7 +130,7 @@ def loss_of(model: nn.Module, batch: Batch, precision: str = FP32) -> Tensor:
         batch: what it reads.
         precision: ``bf16`` multiplies matrices in it, as fftnet's trainer does; the loss is float32 always.
     """
-    inputs_BT, targets_BT = batch
+    inputs_BT, targets_BT = beside(model, batch)
     with torch.autocast(inputs_BT.device.type, torch.bfloat16, enabled=precision == BF16):
         logits_BTV = model(inputs_BT)
     return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED)
@@ -133,7 +139,7 @@ def loss_of(model: nn.Module, batch: Batch, precision: str = FP32) -> Tensor:
 @torch.no_grad()
 def accuracy(model: nn.Module, batch: Batch) -> float:
     """Share of the targets asked for that have the largest logit."""
-    inputs_BT, targets_BT = batch
+    inputs_BT, targets_BT = beside(model, batch)
     asked_BT = targets_BT != IGNORED
     right_BT = (model(inputs_BT).argmax(dim=-1) == targets_BT) & asked_BT
     return float(right_BT.sum() / asked_BT.sum())

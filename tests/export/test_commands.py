@@ -50,7 +50,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     listed = re.findall(r"^out/(\S+): [\d,]+ bytes$", done.stdout, re.MULTILINE)
     assert listed == ["step.onnx", "prefill.onnx", "step_int8.onnx", "state.json"]
     # Advice of the exporter's makers is for those who write exporters.
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+    # On a machine's first day the kernels say that they are compiled.
+    told = [line for line in done.stderr.splitlines() if not line.startswith("compiled a CPU kernel")]
+    assert len(told) == 1, done.stderr
     assert {path.name for path in (folder / "out").iterdir()} == {
         *listed,
         "fftnet_tokenizer.json",
@@ -107,7 +109,7 @@ def test_a_mistake_ends_in_a_sentence(
     monkeypatch.chdir(exported)
     (exported / "other").mkdir(exist_ok=True)
     text = (exported / "own" / "config.json").read_text()
-    (exported / "other" / "config.json").write_text(text.replace('"FFTNet"', '"Classifier"'))
+    (exported / "other" / "config.json").write_text(text.replace('"FFTNetForCausalLM"', '"Classifier"'))
     (exported / "bare").mkdir(exist_ok=True)
     for path in (exported / "out").iterdir():
         if "tokenizer" not in path.name:

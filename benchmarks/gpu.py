@@ -1,0 +1,191 @@
+"""Our causal operator and mixer against flash attention on a GPU, and where they cross.
+
+Run as ``python -m benchmarks.gpu`` on a machine with CUDA. Every case has as many tokens, so that only the
+length of the texts differs. Matrix products and attention are bf16; our operator computes in float32 there as
+everywhere. It first compares the model on the GPU with the same model in float64 on the CPU.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks import baselines
+from benchmarks.measure import OURS, TimeBudget, machine, paired, rows
+from benchmarks.parity import ParityError, require
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.serialization import write_json
+
+WORKS = (baselines.FORWARD, baselines.BOTH)
+PARITY_TOKENS = 515
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuSettings:
+    """Sizes of everything."""
+
+    width: int = 1024
+    heads: int = 16
+    tokens: int = 131072
+    """In each case, shared out among as many texts as fit."""
+    lengths: Sequence[int] = tuple(2**n for n in range(9, 18))
+    layers: int = 4
+    """Of the language model that is trained."""
+    train_tokens: int = 32768
+    seconds: float = 0.5
+    """A side that has run three times leaves the rounds once it has taken so many seconds."""
+
+    @property
+    def time_budget(self) -> TimeBudget:
+        """Of one comparison."""
+        return TimeBudget(seconds=self.seconds, rounds=12, slow=5.0, stop=5.0)
+
+
+def synchronised(run: Callable[[], object]) -> float:
+    """Seconds of a call, with all the work that it has started on the GPU."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def in_bf16(run: Callable[[], object], device: str) -> Callable[[], object]:
+    """A call whose matrix products are bf16."""
+
+    def narrow() -> object:
+        with torch.autocast(device, torch.bfloat16):
+            return run()
+
+    return narrow
+
+
+def check_model(device: str) -> float:
+    """Compare values and gradients of our language model on a device with those in float64 on the CPU.
+
+    Returns:
+        The largest difference, relative to the norm of what is compared.
+
+    Raises:
+        ParityError: naming what differs.
+    """
+    torch.manual_seed(0)
+    model = baselines.language_model(OURS, 64, 4, 2).double()
+    tokens_BT = torch.randint(0, baselines.VOCABULARY, (2, PARITY_TOKENS))
+    expected = _values_and_gradients(model, tokens_BT)
+    actual = _values_and_gradients(model.float().to(device), tokens_BT.to(device))
+    actual = [x.cpu().double() for x in actual]
+    require(f"the model on {device} and in float64 on the CPU", actual, expected)
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(actual, expected, strict=True))
+
+
+def _values_and_gradients(model: FFTNet, tokens_BT: torch.Tensor) -> list[torch.Tensor]:
+    logits_BTV = model(tokens_BT)
+    loss = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten())
+    return [logits_BTV.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+
+def operator(settings: GpuSettings, batch: int, tokens: int, work: str) -> baselines.Calls:
+    """The causal operator alone, flash attention alone, a linear layer and a pass over memory."""
+    width, heads = settings.width, settings.heads
+    inputs = baselines.op_inputs(batch, tokens, width, heads)
+    qkv = [torch.randn(batch, heads, tokens, width // heads, dtype=torch.bfloat16) for _ in range(3)]
+    x_BTD = torch.randn(batch, tokens, width, dtype=torch.bfloat16)
+    weight_DD = torch.randn(width, width, dtype=torch.bfloat16)
+
+    def attention(*qkv: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(*qkv, is_causal=True)
+
+    return {
+        OURS: baselines.call(baselines.ours_keyed_mix, inputs, work),
+        baselines.ATTENTION: baselines.call(attention, qkv, work),
+        baselines.LINEAR: baselines.call(baselines.linear, [x_BTD, weight_DD], work),
+        baselines.COPY: baselines.memory_pass(x_BTD.detach(), work),
+    }
+
+
+def mixer(settings: GpuSettings, batch: int, tokens: int, work: str) -> baselines.Calls:
+    """The whole causal mixer against attention, each with its projections."""
+    return baselines.mixer(settings.width, settings.heads, batch, tokens, work)
+
+
+def measured(settings: GpuSettings, device: str) -> Iterator[dict[str, Any]]:
+    """All rows, shortest texts first."""
+    clock = synchronised if device == "cuda" else _elapsed
+    for suite, make in (("operator", operator), ("mixer", mixer)):
+        for work in WORKS:
+            for length in settings.lengths:
+                batch = settings.tokens // length
+                calls = make(settings, batch, length, work)
+                narrow = {side: in_bf16(run, device) for side, run in calls.items()}
+                times = paired(narrow, settings.time_budget, clock)
+                yield from (row.summary() for row in rows(suite, work, batch, length, times))
+    for length in settings.lengths:
+        if length <= settings.train_tokens:
+            batch = settings.train_tokens // length
+            sizes = (settings.width, settings.heads, settings.layers)
+            calls = {
+                side: baselines.train_step(
+                    baselines.language_model(side, *sizes), batch, length, baselines.BF16
+                )
+                for side in baselines.LANGUAGE_MODELS
+            }
+            times = paired(calls, settings.time_budget, clock)
+            yield from (row.summary() for row in rows("train", baselines.TRAIN, batch, length, times))
+
+
+def _elapsed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main(argv: Sequence[str] | None = None, settings: GpuSettings | None = None) -> int:
+    """Compare, measure and write JSON; returns the exit status: 0, or 1 after one sentence on what was wrong.
+
+    Args:
+        argv: flags.
+        settings: sizes in place of the usual.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks_gpu.json"), help="the results")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    words = list(sys.argv[1:] if argv is None else argv)
+    flags = parser.parse_args(words)
+    if flags.device == "cuda" and not torch.cuda.is_available():
+        print("error: PyTorch sees no GPU with CUDA here", file=sys.stderr)
+        return 1
+    settings = settings or GpuSettings()
+    try:
+        off = check_model(flags.device)
+    except ParityError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    found: list[dict[str, Any]] = []
+    facts = machine() | {"largest_difference_from_float64": off}
+    if flags.device == "cuda":
+        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    command = " ".join(["python -m benchmarks.gpu", *words])
+    with torch.device(flags.device):
+        for row in measured(settings, flags.device):
+            found.append(row)
+            ratio = row["times_ours"]
+            note = "" if ratio is None else f", {ratio:.3g} times ours"
+            print(
+                f"{row['suite']}, {row['work']}, {row['side']}, B={row['batch']} T={row['tokens']}: "
+                f"{row['seconds'] * 1e3:.3g} ms{note}",
+                flush=True,
+            )
+            # After every row: a run that is cut off keeps what it has seen.
+            write_json(flags.output, {"command": command, "machine": facts, "rows": found})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

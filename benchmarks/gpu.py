@@ -99,8 +99,8 @@ def operator(settings: GpuSettings, batch: int, tokens: int, work: str) -> basel
     x_BTD = torch.randn(batch, tokens, width, dtype=torch.bfloat16)
     weight_DD = torch.randn(width, width, dtype=torch.bfloat16)
 
-    def attention(*qkv: torch.Tensor) -> torch.Tensor:
-        return F.scaled_dot_product_attention(*qkv, is_causal=True)
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     return {
         OURS: baselines.call(baselines.ours_keyed_mix, inputs, work),

@@ -5,14 +5,13 @@ from experiments.language import Language, LanguageSettings
 
 
 class AblatedLanguage(Language):
-    """Language modelling at the learning rate of the whole mixer, with half of the tokens."""
+    """Language modelling at one learning rate, with half of the tokens."""
 
     name = "ablation_language"
     title = "Ablation: language"
     about = (
         "The language experiment on Shakespeare's works with one part of the mixer taken out, 1.5M tokens, "
-        "at the learning rate that is best for the whole. Parameters are equal: the feed-forward makes up "
-        "for what a part had."
+        "at one learning rate. Parameters are equal: the feed-forward makes up for what a part had."
     )
     reference = "addressed"
     cases = ("shakespeare",)

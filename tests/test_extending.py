@@ -35,11 +35,11 @@ class Copy:
         path.write_text(text)
         self.touched.add(table)
 
-    def run(self, *words: str) -> str:
+    def run(self, *words: str, backend: str = "auto") -> str:
         done = subprocess.run(
             [sys.executable, *words],
             cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(self.folder)},
+            env=os.environ | {"PYTHONPATH": str(self.folder), "FFTNET_BACKEND": backend},
             capture_output=True,
             text=True,
             timeout=120,
@@ -48,7 +48,8 @@ class Copy:
         return done.stdout
 
     def command(self, words: str) -> str:
-        return self.run("-m", "fftnet", *words.split())
+        # A copy's kernels are compiled anew, which takes longer than all that is trained here.
+        return self.run("-m", "fftnet", *words.split(), backend="torch")
 
 
 @pytest.fixture

@@ -35,7 +35,6 @@ HEAVY = {"eval"}
 """Extras that ``all`` leaves out for their size."""
 
 # One process builds the wheel, and once.
-pytestmark = pytest.mark.xdist_group("papers")
 
 
 @pytest.fixture(scope="module")

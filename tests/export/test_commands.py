@@ -16,7 +16,6 @@ from fftnet.export.runtime import OnnxWriter
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.xdist_group("onnx")
 PROMPT = "A prompt that is longer than a block of eight tokens"
 
 

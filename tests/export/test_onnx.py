@@ -21,7 +21,6 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 BLOCK = 7
 # An export takes some five seconds: one model serves all tests. tests/export/test_commands.py has another.
-pytestmark = pytest.mark.xdist_group("onnx")
 
 
 class Exported(NamedTuple):

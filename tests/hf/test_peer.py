@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     common: Any = import_module(f"{peer.PACKAGE}.{peer.COMMON.removesuffix('.py')}")
 
 # One worker runs all of them: they are many and short, and share what the first has compiled.
-pytestmark = [pytest.mark.xdist_group("peer"), pytest.mark.filterwarnings("default")]
+pytestmark = pytest.mark.filterwarnings("default")
 
 MAPPINGS = {
     "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,

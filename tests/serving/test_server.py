@@ -27,7 +27,6 @@ from fftnet.model.fftnet_model import FFTNet
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 
 # One server for all of them; the last test ends it.
-pytestmark = pytest.mark.xdist_group("serving")
 
 ENDLESS = 100_000
 """Tokens that are never written to their end here."""

@@ -1,6 +1,7 @@
 """States that go on from window to window: gradients by hand, resuming in the middle, dealing out again."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,12 @@ def test_a_run_that_is_resumed_in_the_middle_of_a_stretch_ends_the_same(
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
+    # Carrying changes the graphs; their machine code takes half a minute and is test_devices.py's affair.
+    compile_model: Callable[..., Any] = torch.compile
+    graphs_only = {"backend": "aot_eager"}
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **options: compile_model(model, **(options | graphs_only))
+    )
     plain = carrying(tmp_path / "plain", MIXERS[0], save_model=False, max_steps=6, eval_every=6)
     compiled = carrying(
         tmp_path / "compiled", MIXERS[0], save_model=False, max_steps=6, eval_every=6, compile=True

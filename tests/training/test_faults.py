@@ -37,9 +37,8 @@ def kills(*arguments: str) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("seed", ["0", "1"])
-def test_runs_killed_at_random_instants_end_bitwise_equal(tmp_path: Path, seed: str) -> None:
-    report = kills("random", str(tmp_path), seed, "13")
+def test_runs_killed_at_random_instants_end_bitwise_equal(tmp_path: Path) -> None:
+    report = kills("random", str(tmp_path), "0", "13")
     assert report["kills"] == 13
     assert len(set(report["at"])) > 2, "the kills should strike in several steps"
     assert report["equal"]

@@ -27,7 +27,6 @@ FLAGS = (
 TWO = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2"
 
 # One process makes what all tests of this file share.
-pytestmark = pytest.mark.xdist_group("processes")
 
 
 def start(folder: Path, launcher: str, flags: str) -> subprocess.Popen[str]:

@@ -120,4 +120,10 @@ def _exponent(z: Tensor, grad: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _sum_later(x: Tensor) -> Tensor:
-    return x.flip(1).cumsum(dim=1).flip(1)
+    """Sums over this and all later tokens, (B, T, ...); in chunks, since a GPU takes one thread for a row."""
+    tokens = x.shape[1]
+    blocks = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, -tokens % BLOCK)).unflatten(1, (-1, BLOCK))
+    within = blocks.flip(2).cumsum(dim=2).flip(2)
+    following = within[:, 1:, 0].flip(1).cumsum(dim=1).flip(1)
+    later = functional.pad(following, (0, 0) * (x.ndim - 2) + (0, 1))
+    return (within + later[:, :, None]).flatten(1, 2)[:, :tokens]

@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fftnet.ops.checks import Signature
 from fftnet.ops.numerics import compute_dtype
@@ -19,7 +20,7 @@ _SIGNATURE = Signature(
 
 
 BLOCK = 256
-"""Most tokens whose weights are compared."""
+"""Most tokens whose weights are compared; without a horizon they grow so slowly that all are."""
 LARGEST = 80.0
 """Logarithm of how much larger a weight of the same block may be: float32 ends at 88."""
 
@@ -57,18 +58,35 @@ def prefix_mean(
     """
     _SIGNATURE.check(x, mean, count, counted)
     dtype = compute_dtype(x)
-    mean = mean.to(dtype)
-    if horizon is None:
-        means_BTD, count = _mean_of_block(x.to(dtype), mean, count, counted, None)
-        return means_BTD.to(x.dtype), means_BTD[:, -1].clone(), count
-    means = []
-    size = min(BLOCK, int(LARGEST / _growth(horizon)))
-    masks = [None] * x.shape[1] if counted is None else counted.split(size, dim=1)
-    for block, mask in zip(x.to(dtype).split(size, dim=1), masks, strict=False):
-        means_BLD, count = _mean_of_block(block, mean, count, mask, horizon)
-        mean = means_BLD[:, -1].clone()
-        means.append(means_BLD)
-    return torch.cat(means, dim=1).to(x.dtype), mean, count
+    tokens = x.shape[1]
+    length = tokens if horizon is None else min(BLOCK, int(LARGEST / _growth(horizon)), tokens)
+    read_BT = _counted_up_to(x, counted)
+    total_BT = count[:, None] + read_BT
+    x_BTD = x.to(dtype) if counted is None else x.to(dtype) * counted[..., None]
+    total_BNL = _in_blocks(total_BT, length)
+    before_BN = torch.cat([count[:, None], total_BNL[:, :-1, -1]], dim=1)
+    local_BNLD, weight_BNL = _means_of_blocks(_in_blocks(x_BTD, length), total_BNL, before_BN, horizon)
+    # From block to block goes one mean a row: all else was done for all blocks at once.
+    starts = [mean.to(dtype)]
+    for local_BD, weight_B in zip(
+        local_BNLD[:, :-1, -1].unbind(1), weight_BNL[:, :-1, -1].unbind(1), strict=True
+    ):
+        starts.append(torch.addcmul(local_BD, weight_B[:, None], starts[-1]))
+    starts_BN1D = torch.stack(starts, dim=1)[:, :, None]
+    means_BTD = torch.addcmul(local_BNLD, weight_BNL[..., None], starts_BN1D).flatten(1, 2)[:, :tokens]
+    return means_BTD.to(x.dtype), means_BTD[:, -1].clone(), count + read_BT[:, -1]
+
+
+def _counted_up_to(x: Tensor, counted: Tensor | None) -> Tensor:
+    """Tokens of each row that count, up to and including each: (B, T)."""
+    if counted is None:
+        return torch.arange(1, x.shape[1] + 1, device=x.device).expand(x.shape[0], -1)
+    return counted.cumsum(dim=1)
+
+
+def _in_blocks(x: Tensor, length: int) -> Tensor:
+    """(B, T, ...) to (B, N, length, ...), with zeros behind the last token."""
+    return pad(x, (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % length)).unflatten(1, (-1, length))
 
 
 def _growth(horizon: int) -> float:
@@ -77,29 +95,20 @@ def _growth(horizon: int) -> float:
     return -math.log1p(-1 / horizon) if horizon > 1 else 40.0
 
 
-def _mean_of_block(
-    x_BLD: Tensor, mean_BD: Tensor, count_B: Tensor, counted_BL: Tensor | None, horizon: int | None
+def _means_of_blocks(
+    x_BNLD: Tensor, total_BNL: Tensor, before_BN: Tensor, horizon: int | None
 ) -> tuple[Tensor, Tensor]:
-    dtype = x_BLD.dtype
-    if counted_BL is None:
-        read_BL = torch.arange(1, x_BLD.shape[1] + 1, device=x_BLD.device).expand(x_BLD.shape[0], -1)
-    else:
-        x_BLD = x_BLD * counted_BL[..., None]
-        read_BL = counted_BL.cumsum(dim=1)
-    total_BL = count_B[:, None] + read_BL
-    size_BL = total_BL.clamp(min=1).to(dtype)
-    before_B1 = count_B[:, None].to(dtype)
+    """What the means in a block are without what was before it, and the weight of the mean before it."""
+    size_BNL = total_BNL.clamp(min=1).to(x_BNLD.dtype)
+    before_BN1 = before_BN[..., None].to(x_BNLD.dtype)
     if horizon is not None:
-        entering_BL = size_BL.clamp(max=horizon)
-        beyond_BL = (size_BL - horizon).clamp(min=0)
-        already_B1 = (before_B1 - horizon).clamp(min=0)
-        size_BL = entering_BL * torch.exp(_growth(horizon) * (beyond_BL - already_B1))
-        before_B1 = before_B1.clamp(max=horizon)
-        x_BLD = x_BLD * (size_BL / entering_BL)[..., None]
-    sums_BLD = x_BLD.cumsum(dim=1)
-    weight_BL = before_B1 / size_BL
-    means_BLD = torch.addcmul(sums_BLD / size_BL[..., None], weight_BL[..., None], mean_BD[:, None])
-    return means_BLD, count_B + read_BL[:, -1]
+        entering_BNL = size_BNL.clamp(max=horizon)
+        beyond_BNL = (size_BNL - horizon).clamp(min=0)
+        already_BN1 = (before_BN1 - horizon).clamp(min=0)
+        size_BNL = entering_BNL * torch.exp(_growth(horizon) * (beyond_BNL - already_BN1))
+        before_BN1 = before_BN1.clamp(max=horizon)
+        x_BNLD = x_BNLD * (size_BNL / entering_BNL)[..., None]
+    return x_BNLD.cumsum(dim=2) / size_BNL[..., None], before_BN1 / size_BNL
 
 
 def prefix_context(

@@ -29,7 +29,8 @@ def test_values_and_gradients(fields: dict[str, object], dtype: torch.dtype) -> 
     actual = results(copy.deepcopy(model).to("cuda", dtype), tokens_BT.cuda())
     tolerance = 1e-9 if dtype == torch.float64 else 2e-4
     for one, other in zip(actual, expected, strict=True):
-        assert (one.cpu().double() - other).norm() <= tolerance * other.norm().clamp(min=1e-6)
+        # A gradient that is almost 0 is a difference of large numbers.
+        assert (one.cpu().double() - other).norm() <= tolerance * (other.norm() + 1e-3)
 
 
 @pytest.mark.parametrize("fields", MODELS, ids=str)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fftnet.export.config import ExportConfig
 from fftnet.export.errors import import_onnx, writing
+from fftnet.export.graph import simplify
 from fftnet.export.programs import EncoderProgram, PrefillProgram, StepProgram, flat, growing
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.state import State
@@ -158,6 +159,7 @@ def _write_program(
             verbose=False,
         )
     assert exported is not None
+    simplify(exported.model)
     exported.save(path)
 
 

@@ -79,7 +79,10 @@ class StepProgram(StatefulProgram):
         if not filters:
             return logits_BV, *flat(after)
         bins = max(self.filter_bins.values())
-        padded = [functional.pad(filters[n], (0, bins - self.filter_bins[n])) for n in self.filter_bins]
+        padded = [
+            functional.pad(filters[n], (0, bins - size)) if size < bins else filters[n]
+            for n, size in self.filter_bins.items()
+        ]
         return logits_BV, *flat(after), torch.stack(padded, dim=1)
 
     @torch.no_grad()

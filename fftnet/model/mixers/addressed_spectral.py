@@ -190,9 +190,10 @@ class AddressedSpectralMixer(SteppingMixer):
             self.project_context(x), state.mean, state.count, horizon=self.context.horizon
         )
         base_filter, modulation = self.filter(context_BC)
-        raw_BH2F = self.project_filter(x).unflatten(-1, base_filter.shape)
-        filter_BH2F = read_filter(raw_BH2F, modulation, base_filter, self.activation(), self.activation.eps)
-        return torch.linalg.vector_norm(filter_BH2F, dim=2)
+        _, magnitude_BH11F = read_filter(
+            self.project_filter(x), modulation, base_filter, self.activation(), self.activation.eps
+        )
+        return magnitude_BH11F.flatten(2)
 
     def _read(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: AddressedSpectralState

@@ -9,22 +9,32 @@ from torch.nn.functional import rms_norm
 from fftnet.ops.numerics import NORM_EPS
 
 
-def write_key(raw_H2F: Tensor, base_H2F: Tensor, gain_HF: Tensor) -> Tensor:
-    """The keys (..., H, 2, F) that ``fftnet.ops.addresses.addresses`` makes of the tokens' own part."""
-    gain_H1F = gain_HF[:, None]
-    return _normalised(raw_H2F) * gain_H1F + base_H2F * gain_H1F
+def write_key(raw: Tensor, base_H2F: Tensor, gain_HF: Tensor) -> Tensor:
+    """The keys that ``fftnet.ops.addresses.addresses`` makes, as columns (B, H, 2, F, 1)."""
+    gain_H1F1 = gain_HF[:, None, :, None]
+    raw_BH2F1 = raw.view(-1, *base_H2F.shape, 1)
+    return _normalised(raw_BH2F1) * gain_H1F1 + base_H2F[..., None] * gain_H1F1
 
 
 def read_filter(
-    raw_H2F: Tensor, modulation_H2F: Tensor, base_H2F: Tensor, bias_HF: Tensor, eps: float
-) -> Tensor:
-    """The filters (..., H, 2, F) that ``fftnet.ops.addresses.addresses`` makes of token and context."""
-    filter_H2F = _normalised(raw_H2F) + (torch.tanh(modulation_H2F) + base_H2F)
-    magnitude_H1F = torch.linalg.vector_norm(filter_H2F, dim=-2, keepdim=True)
-    return filter_H2F * (torch.relu(magnitude_H1F + bias_HF[:, None]) / magnitude_H1F.clamp(min=eps))
+    raw_BA: Tensor, modulation_BH2F: Tensor, base_H2F: Tensor, bias_HF: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The filters that ``fftnet.ops.addresses.addresses`` makes, as rows (B, H, 2, 1, F).
+
+    Also their magnitude (B, H, 1, 1, F).
+    """
+    heads, planes, bins = base_H2F.shape
+    shape = (-1, heads, planes, 1, bins)
+    base_H21F = base_H2F[:, :, None]
+    modulation_BH21F = modulation_BH2F.flatten(1).view(shape)
+    filter_BH21F = _normalised(raw_BA.view(shape)) + (torch.tanh(modulation_BH21F) + base_H21F)
+    magnitude_BH11F = torch.linalg.vector_norm(filter_BH21F, dim=2, keepdim=True)
+    gain_BH11F = torch.relu(magnitude_BH11F + bias_HF[:, None, None]) / magnitude_BH11F.clamp(min=eps)
+    return filter_BH21F * gain_BH11F, magnitude_BH11F * gain_BH11F
 
 
-def _normalised(raw_H2F: Tensor) -> Tensor:
+def _normalised(raw: Tensor) -> Tensor:
+    """Of (B, H, 2, F) with a dimension of 1 more."""
     # A bin's square is that of two planes, twice what rms_norm takes the mean of.
-    weight_2F = raw_H2F.new_full(raw_H2F.shape[-2:], math.sqrt(0.5))
-    return rms_norm(raw_H2F, raw_H2F.shape[-2:], weight_2F, NORM_EPS / 2)
+    weight = raw.new_full(raw.shape[2:], math.sqrt(0.5))
+    return rms_norm(raw, raw.shape[2:], weight, NORM_EPS / 2)

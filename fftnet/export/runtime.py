@@ -222,10 +222,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _kinds(entries: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The type of each layer's state."""
-    layers: dict[int, list[Mapping[str, Any]]] = {}
+    """The types of the parts of a state: tensors that belong to the same layers are one part."""
+    layers: dict[tuple[int, ...], list[Mapping[str, Any]]] = {}
     for entry in entries:
-        layers.setdefault(entry["layer"], []).append(entry)
+        layers.setdefault(tuple(entry["layers"]), []).append(entry)
     return [
         _kind(
             tuple(entry["field"] for entry in own),

@@ -1,7 +1,8 @@
 """The state of a model as few tensors: a runtime spends time on each that goes in or comes out.
 
 The tensors of one field, of all layers where they are alike, lie one after the other in dimension 1 of one
-tensor. A tensor that grows with the text stays alone.
+tensor. A tensor that grows with the text, or has no dimension 1, stays alone. And what a state says is
+``common`` to all layers, such as the number of tokens read, is there once.
 """
 
 from collections.abc import Sequence
@@ -23,21 +24,17 @@ class Packed:
     """Whose tensors it holds."""
     grows: int | None
     """The dimension that grows with what was read."""
-    is_number: bool
-    """Whether each layer has one number a row."""
+    common: bool
+    """Whether it is the same in all of them."""
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """One tensor of those of the layers."""
-        if len(tensors) == 1:
-            return tensors[0]
-        return torch.stack(list(tensors), dim=1) if self.is_number else torch.cat(list(tensors), dim=1)
+        return tensors[0] if self.common or len(tensors) == 1 else torch.cat(list(tensors), dim=1)
 
     def part(self, tensor: Tensor) -> Sequence[Tensor]:
         """The tensors of the layers."""
-        if len(self.layers) == 1:
-            return [tensor]
-        parts = tensor.chunk(len(self.layers), dim=1)
-        return [part[:, 0] for part in parts] if self.is_number else parts
+        count = len(self.layers)
+        return [tensor] * count if self.common or count == 1 else tensor.chunk(count, dim=1)
 
 
 class Packing:
@@ -53,11 +50,12 @@ class Packing:
         for number, layer in enumerate(state):
             growing = getattr(layer, "growing", {})
             for field, tensor in zip(layer._fields, layer, strict=True):
-                grows = growing.get(field)
-                key = (field, tensor.shape[1:], tensor.dtype, None if grows is None else number)
+                common = field in getattr(layer, "common", ())
+                alone = field in growing or (tensor.ndim == 1 and not common)
+                key = (field, tensor.shape[1:], tensor.dtype, common, number if alone else None)
                 before = alike[key].layers if key in alike else ()
                 alike[key] = Packed(
-                    field=field, layers=(*before, number), grows=grows, is_number=tensor.ndim == 1
+                    field=field, layers=(*before, number), grows=growing.get(field), common=common
                 )
         self.tensors = sorted(alike.values(), key=lambda packed: packed.layers)
         """In their order: what belongs to the same layers is together."""

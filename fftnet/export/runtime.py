@@ -174,8 +174,9 @@ class OnnxWriter:
         }
 
     def _check(self, ids: np.ndarray) -> None:
-        lowest = int(ids.min())
-        highest = lowest if ids.size == 1 else int(ids.max())
+        alone = ids.size == 1
+        lowest = ids.item() if alone else int(ids.min())
+        highest = lowest if alone else int(ids.max())
         if lowest < 0 or highest >= self.vocab_size:
             wrong = lowest if lowest < 0 else highest
             raise ValueError(f"id {wrong} lies outside the vocabulary of {self.vocab_size}")

@@ -65,6 +65,8 @@ class AddressedSpectralState(NamedTuple):
     conv_state: Tensor
     """(B, conv_size - 1, D + 2 H F), the last projected values and keys."""
 
+    common = ("count",)
+
 
 class AddressedSpectralView(NamedTuple):
     """Intermediate results of the mixer, for every prefix."""

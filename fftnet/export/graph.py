@@ -1,4 +1,4 @@
-"""Fewer nodes for what an exported graph computes: a runtime spends as long on a small node as on its numbers.
+"""Fewer nodes for what an exported graph computes: small ones cost a runtime more than their numbers.
 
 The passes change a graph of ``onnx_ir`` in place and know nothing of the model it came from.
 """
@@ -11,6 +11,9 @@ import numpy as np
 from fftnet.export.errors import import_onnx
 
 Nodes = list[Any]
+
+LARGE = 18.0
+"""From here on, x and softplus(x) are the same number in float32."""
 
 
 def simplify(model: Any) -> None:
@@ -28,23 +31,27 @@ def simplify(model: Any) -> None:
 
 
 def _unguard_softplus(graph: Any) -> None:
-    """``x > threshold ? x : softplus(x)`` is ``softplus(x)`` in every runtime that keeps it from overflowing."""
+    """``x > threshold ? x : softplus(x)`` is ``softplus(x)`` where that does not overflow, as in runtimes."""
     for node in list(graph):
-        if node.op_type != "Where":
+        if node.op_type != "Where" or node.outputs[0].is_graph_output():
             continue
-        condition, above, below = (value.producer() for value in node.inputs)
-        if below is None or below.op_type != "Softplus" or below.inputs[0] is not node.inputs[1]:
+        guard, x, other = node.inputs
+        softplus = other.producer()
+        if softplus is None or softplus.op_type != "Softplus" or softplus.inputs[0] is not x:
             continue
-        if condition is None or condition.op_type != "Greater" or condition.inputs[0] is not node.inputs[1]:
+        greater = guard.producer()
+        if greater is None or greater.op_type != "Greater" or greater.inputs[0] is not x:
             continue
-        node.outputs[0].replace_all_uses_with(below.outputs[0])
-        graph.remove([node, condition], safe=True)
+        threshold = greater.inputs[1].const_value
+        if threshold is not None and (threshold.numpy() >= LARGE).all():
+            node.outputs[0].replace_all_uses_with(other)
+            graph.remove(node, safe=True)
 
 
 def _fold_scales(ir: Any, graph: Any) -> None:
     """A constant that multiplies a normalised tensor becomes part of the norm's own scale."""
     for node in list(graph):
-        if node.op_type != "Mul" or node.inputs[1].const_value is None:
+        if node.op_type != "Mul" or node.inputs[1].const_value is None or node.outputs[0].is_graph_output():
             continue
         norm = node.inputs[0].producer()
         if norm is None or norm.op_type != "RMSNormalization" or not _is_read_once(norm.outputs[0]):
@@ -61,7 +68,7 @@ def _fold_scales(ir: Any, graph: Any) -> None:
 def _add_in_products(graph: Any) -> None:
     """What is added to a product without a bias becomes its third operand."""
     for node in list(graph):
-        if node.op_type != "Add":
+        if node.op_type != "Add" or node.outputs[0].is_graph_output():
             continue
         for product, other in (node.inputs, node.inputs[::-1]):
             gemm = product.producer()
@@ -86,7 +93,7 @@ def _merge_products(ir: Any, graph: Any) -> None:
     """Products of one input with several constant matrices become one, whose columns are then split."""
     products: dict[Any, Nodes] = defaultdict(list)
     for node in graph:
-        if node.op_type == "Gemm" and _is_linear(node):
+        if node.op_type == "Gemm" and _is_linear(node) and not node.outputs[0].is_graph_output():
             products[node.inputs[0]].append(node)
     for source, nodes in products.items():
         if len(nodes) > 1:

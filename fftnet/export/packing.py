@@ -62,7 +62,9 @@ class Packing:
 
     def pack(self, state: State) -> list[Tensor]:
         """The tensors that hold the states of all layers."""
-        return [packed.join([getattr(state[n], packed.field) for n in packed.layers]) for packed in self.tensors]
+        return [
+            packed.join([getattr(state[n], packed.field) for n in packed.layers]) for packed in self.tensors
+        ]
 
     def unpack(self, tensors: Sequence[Tensor]) -> State:
         """The state that ``pack`` gave these of."""

@@ -169,9 +169,7 @@ class OnnxWriter:
             return arrays
         check_state(state, self._layout, rows)
         tensors = [tensor for layer in state for tensor in layer]
-        return {
-            name: tensor.contiguous().numpy() for name, tensor in zip(self._inputs, tensors, strict=True)
-        }
+        return {name: tensor.contiguous().numpy() for name, tensor in zip(self._inputs, tensors, strict=True)}
 
     def _check(self, ids: np.ndarray) -> None:
         alone = ids.size == 1

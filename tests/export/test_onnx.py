@@ -11,6 +11,7 @@ from conftest import randomise
 from models import VOCAB, make, tokens
 
 from fftnet.export import ExportConfig, ExportError, export_model
+from fftnet.export.programs import StepProgram
 from fftnet.export.runtime import OnnxWriter
 from fftnet.generation import SamplingConfig, generate
 from fftnet.model.fftnet_model import FFTNet
@@ -32,7 +33,7 @@ class Exported(NamedTuple):
 @pytest.fixture(scope="module")
 def causal(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     torch.manual_seed(0)
-    model = make(mixers=("addressed_spectral", "attention")).float()
+    model = make(mixers=("addressed_spectral", "attention"), num_layers=3).float()
     folder = tmp_path_factory.mktemp("causal")
     export_model(model, None, ExportConfig(output=str(folder), block_length=BLOCK, int8=True))
     return Exported(model, folder)
@@ -62,8 +63,10 @@ def test_forty_steps_are_those_of_pytorch(causal: Exported, writer: OnnxWriter, 
         expected, theirs = causal.model.step(text[:, t], states[1])
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
         states = (mine, theirs)
-    for tensor, expected in zip(states[0][0], states[1][0], strict=True):
-        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-4)
+    expected = StepProgram(causal.model).packing.pack(states[1])
+    actual = [tensor for part in states[0] for tensor in part]
+    for tensor, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(tensor, other, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -115,8 +118,9 @@ def test_the_filters_of_every_layer_that_has_some_come_out(causal: Exported, wri
     _, state = writer.prefill(text[:, :5])
     _, _, filters = writer.step_with_filters(text[:, 5], state)
     assert filters is not None
-    assert writer.facts["filters"] == {"layers": [0], "bins": [16], "heads": 2}
-    torch.testing.assert_close(filters, expected[:, None], rtol=1e-4, atol=1e-4)
+    assert writer.facts["filters"] == {"layers": [0, 2], "bins": [16, 16], "heads": 2}
+    assert filters.shape == (2, 2, 2, 16)
+    torch.testing.assert_close(filters[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -139,9 +143,11 @@ def test_state_json_says_how_to_call_the_programs(causal: Exported) -> None:
     assert facts["files"] == {"step": "step.onnx", "prefill": "prefill.onnx", "step_int8": "step_int8.onnx"}
     assert facts["block_length"] == BLOCK
     assert facts["vocab_size"] == VOCAB
-    assert facts["model"]["num_layers"] == 2
+    assert facts["model"]["num_layers"] == 3
     session = onnxruntime.InferenceSession(causal.folder / "step.onnx")
     assert {entry["input"] for entry in facts["state"]} | {"token"} == {x.name for x in session.get_inputs()}
+    layers = {entry["field"]: entry["layers"] for entry in facts["state"] if 1 not in entry["layers"]}
+    assert layers == {field: [0, 2] for field in ("spectrum", "mean", "count", "conv_state")}
     names = [entry["output"] for entry in facts["state"]]
     assert ["logits", *names, "filters"] == [y.name for y in session.get_outputs()]
     zeros = {
@@ -197,7 +203,7 @@ def test_a_folder_that_is_not_whole_is_refused(causal: Exported, tmp_path: Path)
     with pytest.raises(ExportError, match=r"state\.json is damaged"):
         OnnxWriter(tmp_path)
     (tmp_path / "state.json").write_text('{"format": "onnx", "version": 0}')
-    with pytest.raises(ExportError, match="is not of format onnx, version 1: export the model again"):
+    with pytest.raises(ExportError, match="is not of format onnx, version 2: export the model again"):
         OnnxWriter(tmp_path)
     facts = json.loads((causal.folder / "state.json").read_text())
     facts["files"].pop("step_int8")

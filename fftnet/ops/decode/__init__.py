@@ -6,6 +6,7 @@ module in this folder with functions of these names and arguments, ``backend`` l
 
 ``numba`` has no gradients: a call costs more here than its arithmetic, so it does in two calls what takes
 fifty small operations, and is left to inference without ``torch.compile``, which fuses ``torch`` instead.
+``export`` does it in fewer operations that other runtimes know.
 """
 
 from torch import Tensor, compiler, float32, float64, is_grad_enabled
@@ -14,7 +15,7 @@ from torch import Tensor, compiler, float32, float64, is_grad_enabled
 # why PyTorch's own names are imported one by one above.
 from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.checks import Signature, Sizes
-from fftnet.ops.decode import reference
+from fftnet.ops.decode import export, reference
 from fftnet.ops.decode import torch as portable
 from fftnet.ops.decode.parameters import AddressedParameters
 from fftnet.ops.dispatch import Backends, anything
@@ -48,8 +49,9 @@ BACKENDS = Backends(
     torch=anything,
     numba=_at_inference,
     reference=anything,
+    export=anything,
 )
-_DIFFERENTIABLE = {"torch": portable, "reference": reference}
+_MODULES = {"torch": portable, "reference": reference, "export": export}
 _GATE_STEP = Signature(
     "gate_step",
     {
@@ -127,7 +129,7 @@ def gate_step(
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     backend = BACKENDS.select(_GATE_STEP, backend, x, projected, conv_weight, conv_state, mean, count)
-    module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend)
+    module = _MODULES.get(backend) or BACKENDS.load(backend)
     return module.gate_step(x, projected, conv_weight, conv_state, mean, count)
 
 
@@ -157,7 +159,7 @@ def mix_step(
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     backend = BACKENDS.select(_MIX_STEP, backend, values, filter_, *parameters, state)
-    module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend)
+    module = _MODULES.get(backend) or BACKENDS.load(backend)
     return module.mix_step(values, filter_, parameters, state, eps)
 
 
@@ -187,7 +189,7 @@ def context_step(
     """
     check_horizon("context_step", horizon)
     backend = BACKENDS.select(_CONTEXT_STEP, backend, projected, mean, count)
-    module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend)
+    module = _MODULES.get(backend) or BACKENDS.load(backend)
     return module.context_step(projected, mean, count, horizon)
 
 
@@ -227,5 +229,5 @@ def address_step(
     """
     token = (projected, raw_filter, modulation, clock, gate)
     backend = BACKENDS.select(_ADDRESS_STEP, backend, *token, *parameters, conv_state, spectrum)
-    module = _DIFFERENTIABLE.get(backend) or BACKENDS.load(backend)
+    module = _MODULES.get(backend) or BACKENDS.load(backend)
     return module.address_step(*token, parameters, conv_state, spectrum, eps)

@@ -1,0 +1,67 @@
+"""The decode step of a mixer with addresses in few operations: what exported programs hold.
+
+A runtime spends about as long on calling an operation as on its arithmetic here, so each tensor is kept
+whole: both planes of a complex number go through one operation, in the signs that need none after it. The
+operations are ``torch``'s for the mixer without addresses.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from fftnet.ops.addresses.export import read_filter, write_key
+from fftnet.ops.decode.parameters import AddressedParameters
+from fftnet.ops.decode.torch import context_step, gate_step, mix_step
+from fftnet.ops.numerics import NORM_EPS
+
+__all__ = ["address_step", "context_step", "gate_step", "mix_step"]
+
+QUARTER = math.pi / 2
+
+
+def address_step(
+    projected: Tensor,
+    raw_filter: Tensor,
+    modulation: Tensor,
+    clock: Tensor,
+    gate: Tensor,
+    parameters: AddressedParameters,
+    conv_state: Tensor,
+    spectrum: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``fftnet.ops.decode.address_step``; computed in the dtype of the spectrum."""
+    dtype = spectrum.dtype
+    device = spectrum.device
+    conv_weight, base_key, base_filter, bias, decay, frequency, norm_weight = (
+        x.to(dtype) for x in parameters
+    )
+    heads, width = norm_weight.shape
+    window_BWC = torch.cat([conv_state, projected[:, None].to(conv_state.dtype)], dim=1)
+    tapped_BWC = window_BWC.to(dtype) * conv_weight.T
+    # A product with ones is a sum, and a faster one than a sum over a dimension in the middle.
+    convolved_B1C = tapped_BWC.new_ones(1, conv_weight.shape[1]) @ tapped_BWC
+    value_B1D, raw_key_B1A = convolved_B1C.split([heads * width, raw_filter.shape[1]], dim=2)
+    value_BH11d = silu(value_B1D).view(-1, heads, 1, 1, width)
+    key_BH2F1 = write_key(raw_key_B1A, base_key, torch.sqrt(-torch.expm1(-2 * decay)))
+    filter_BH21F, _ = read_filter(raw_filter.to(dtype), modulation.to(dtype), base_filter, bias, eps)
+
+    # The pole's real part for both planes, and its imaginary part with the sign that each plane takes: the
+    # cosine of an angle is its sine a quarter turn later.
+    phase_311 = torch.tensor([QUARTER, 2 * QUARTER, 0.0], dtype=dtype, device=device)[:, None, None]
+    time_BH111 = clock.to(dtype).view(-1, heads, 1, 1, 1)
+    frequency_H3F1 = frequency[:, None, :, None].expand(-1, 3, -1, -1)
+    turned_BH3F1 = torch.sin(time_BH111 * frequency_H3F1 + phase_311)
+    pole_BH3F1 = torch.exp(time_BH111 * -decay[:, None, :, None]) * turned_BH3F1
+    real_BH1F1, imag_BH2F1 = pole_BH3F1.split([1, 2], dim=2)
+    swapped_BH2Fd = spectrum.index_select(2, torch.tensor([1, 0], device=device))
+    after_BH2Fd = spectrum * real_BH1F1 + swapped_BH2Fd * imag_BH2F1 + key_BH2F1 * value_BH11d
+
+    sign_211 = torch.tensor([1.0, -1.0], dtype=dtype, device=device)[:, None, None]
+    read_BHd = ((filter_BH21F * sign_211) @ after_BH2Fd).sum(dim=(2, 3))
+    normed_BHd = read_BHd * torch.rsqrt(read_BHd.square().mean(dim=-1, keepdim=True) + NORM_EPS) * norm_weight
+    # The gate stays flat: of the two it is one view less.
+    gated_BD = normed_BHd.flatten(1) * torch.sigmoid(gate.to(dtype))
+    return gated_BD.to(projected.dtype), window_BWC[:, 1:], after_BH2Fd

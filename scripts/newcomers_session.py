@@ -6,6 +6,7 @@ none.
 
 import contextlib
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -236,6 +237,8 @@ class Session:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
 
+        # PEFT still asks by the old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         base = AutoModelForCausalLM.from_pretrained(MODEL)
         config = LoraConfig(r=4, target_modules=["project_in", "project_out"], task_type="CAUSAL_LM")
         model = get_peft_model(base, config)

@@ -6,7 +6,7 @@ PROMPT := The for statement is used to
 
 LOWEST := .venv-transformers
 
-.PHONY: demo test test-transformers bench report docs
+.PHONY: demo test test-transformers newcomer tutorial bench report docs
 
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -41,6 +41,13 @@ $(LOWEST)/.ready: .venv/.ready
 
 test-transformers: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest tests/hf
+
+# What a user does on the first day, with the wheel in a fresh environment; downloads its packages, takes minutes.
+newcomer:
+	$(PYTHON) scripts/newcomers_day.py
+
+tutorial: .venv/.ready
+	$(BIN)/python scripts/tutorial.py
 
 bench: .venv/.ready
 	$(BIN)/python -m benchmarks

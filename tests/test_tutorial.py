@@ -15,9 +15,6 @@ from scripts import tutorial
 PARAMETERS = {"STEPS": 20, "TOKENS": 20_000}
 MOST_PICTURE_BYTES = 100_000
 
-# One process runs the notebook, and once.
-pytestmark = pytest.mark.xdist_group("tutorial")
-
 
 class Ran(NamedTuple):
     """The notebook after it ran."""

@@ -6,7 +6,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from fftnet.api import find_checkpoint, load_checkpoint
-from fftnet.cli.flags import ModelConfig, UsageError, parse
+from fftnet.cli.flags import ModelConfig, parse
 from fftnet.demo import DemoConfig, make_page
 from fftnet.demo.page import check_folder
 from fftnet.demo.runtime_files import find_runtime, is_kept
@@ -30,8 +30,6 @@ def run(argv: Sequence[str]) -> None:
             print("fetching the runtime of the page, 33 MB, once", file=sys.stderr, flush=True)
         runtime = find_runtime(config.runtime_files)
         model, tokenizer = load_checkpoint(path, device="cpu")
-        if not model.causal:
-            raise UsageError(f"{path} is bidirectional and can't write; train a model with causal=True")
         print(f"{path}: {model.num_parameters():,} parameters", file=sys.stderr, flush=True)
         folder = make_page(model, tokenizer, config, runtime)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

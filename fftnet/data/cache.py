@@ -114,6 +114,7 @@ def _identity(files: Sequence[SourceFile], text_field: str) -> str:
 
 
 def user_cache() -> Path:
+    """The folder of this package in the cache folder of the user, which XDG_CACHE_HOME names."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (named if named.is_absolute() else Path.home() / ".cache") / DEFAULT_CACHE
 

@@ -38,9 +38,7 @@ def check_folder(folder: Path) -> None:
             raise DemoError(f"{folder} is not empty and holds no page: choose another --output")
 
 
-def make_page(
-    model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime: Mapping[str, Path]
-) -> Path:
+def make_page(model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime: Mapping[str, Path]) -> Path:
     """Write a page that runs a model; files of an older page in the folder are replaced.
 
         >>> model, tokenizer = fftnet.load("models/shakespeare")
@@ -66,7 +64,7 @@ def make_page(
     step = STEP_INT8_FILE if config.int8 else STEP_FILE
     with writing(folder), tempfile.TemporaryDirectory() as scratch:
         exported = Path(scratch)
-        export_model(model, tokenizer, ExportConfig(output=scratch, int8=config.int8))
+        export_model(model, tokenizer, ExportConfig(output=scratch, prefill=False, int8=config.int8))
         for part in (MODEL_FOLDER, RUNTIME_FOLDER):
             shutil.rmtree(folder / part, ignore_errors=True)
             (folder / part).mkdir(parents=True)

@@ -85,8 +85,8 @@ def _fetch(package: Package, target: Path) -> None:
     registry = os.environ.get(REGISTRY_VARIABLE, REGISTRY).rstrip("/")
     url = f"{registry}/{package.name}/-/{package.name}-{package.version}.tgz"
     way_out = (
-        f"run again with a network, or unpack `npm pack {package.name}@{package.version}` and name its folder "
-        "dist with --runtime_files"
+        f"run again with a network, or unpack `npm pack {package.name}@{package.version}` and name its "
+        "folder dist with --runtime_files"
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,8 @@ class OnnxWriter:
         self._entries: list[dict[str, Any]] = self.facts["state"]
         self._kinds = _kinds(self._entries)
         self._layout = layout_of(self.init_state(1))
-        self._block: int = self.facts["block_length"]
+        # 0: it was exported without a program that reads blocks.
+        self._block: int = self.facts["block_length"] if "prefill" in files else 0
         self._threads = torch.get_num_threads() if threads is None else threads
         self._step = self._open(files["step_int8" if int8 else "step"])
         self._prefill: Any = None
@@ -135,7 +136,7 @@ class OnnxWriter:
 
     def _pieces(self, tokens_BT: Tensor) -> Iterator[Tensor]:
         """Whole blocks, then single tokens."""
-        whole = tokens_BT.shape[1] // self._block * self._block
+        whole = tokens_BT.shape[1] // self._block * self._block if self._block else 0
         if whole:
             yield from tokens_BT[:, :whole].split(self._block, dim=1)
         yield from tokens_BT[:, whole:].split(1, dim=1) if whole < tokens_BT.shape[1] else ()

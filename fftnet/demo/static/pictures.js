@@ -1,6 +1,8 @@
 // What the model does with the text, on canvases that follow the colours of the page.
 
-const COLUMNS = 192;
+const MOST_COLUMNS = 256;
+const CELL = 3;
+const MAP_HEIGHT = 400;
 
 // Canvas sizes in CSS pixels, sharp on every screen.
 function fit(canvas, height) {
@@ -83,7 +85,7 @@ export class FilterMap {
     });
     values.forEach((value, row) => { this.peak[row] = Math.max(this.peak[row], value); });
     this.columns.push({ id, position, values });
-    if (this.columns.length > COLUMNS) this.columns.shift();
+    if (this.columns.length > MOST_COLUMNS) this.columns.shift();
   }
 
   // Forget the columns from a position on, when a text is rolled back.
@@ -96,34 +98,37 @@ export class FilterMap {
     const layers = this.facts.layers.length;
     const left = 54;
     const gap = 8;
-    const rowHeight = Math.max(1, Math.min(2, 300 / Math.max(this.rows.length, 1)));
-    return { left, gap, rowHeight, height: Math.ceil(this.rows.length * rowHeight + gap * (layers - 1)) };
+    const rowHeight = Math.max(1, Math.min(6, Math.floor(MAP_HEIGHT / Math.max(this.rows.length, 1))));
+    const room = Math.floor((this.canvas.clientWidth - left) / CELL);
+    const shown = Math.max(1, Math.min(room, MOST_COLUMNS));
+    const height = this.rows.length * rowHeight + gap * (layers - 1);
+    // A wide canvas has wider cells.
+    return { left, gap, rowHeight, height, shown, cell: (this.canvas.clientWidth - left) / shown };
   }
 
   draw(colours) {
-    const { left, gap, rowHeight, height } = this.#layout;
+    const { left, gap, rowHeight, height, shown, cell } = this.#layout;
     const { context, width } = fit(this.canvas, height);
-    const space = width - left;
-    const cell = space / COLUMNS;
-    const first = COLUMNS - this.columns.length;
+    const columns = this.columns.slice(-shown);
+    const first = shown - columns.length;
     let top = 0;
     context.font = "11px system-ui, sans-serif";
     context.textBaseline = "top";
     this.facts.layers.forEach((layer, index) => {
       const rows = this.rows.map((row, n) => ({ ...row, n })).filter((row) => row.index === index);
-      const image = new ImageData(COLUMNS, rows.length);
+      const image = new ImageData(shown, rows.length);
       const pixels = new Uint32Array(image.data.buffer);
       pixels.fill(colours.heat[0]);
       // Each bin has its own size: what is shown is its share of the most that it has been.
-      this.columns.forEach(({ values }, column) => rows.forEach(({ n }, row) => {
+      columns.forEach(({ values }, column) => rows.forEach(({ n }, row) => {
         const share = this.peak[n] > 0 ? values[n] / this.peak[n] : 0;
-        pixels[row * COLUMNS + first + column] = colours.heat[Math.round(share * 255)];
+        pixels[row * shown + first + column] = colours.heat[Math.round(share * 255)];
       }));
-      const small = new OffscreenCanvas(COLUMNS, rows.length);
+      const small = new OffscreenCanvas(shown, rows.length);
       small.getContext("2d").putImageData(image, 0, 0);
       context.imageSmoothingEnabled = false;
       const band = rows.length * rowHeight;
-      context.drawImage(small, left, top, space, band);
+      context.drawImage(small, left, top, width - left, band);
       context.fillStyle = colours.text;
       context.fillText(`layer ${layer + 1}`, 0, top);
       const part = band / this.facts.heads;
@@ -135,34 +140,41 @@ export class FilterMap {
     });
     if (this.cursor !== null) {
       context.strokeStyle = colours.strong;
-      context.strokeRect(left + (first + this.cursor) * cell - 0.5, 0.5, Math.max(cell, 3), height - 1);
+      const column = this.cursor - (this.columns.length - columns.length);
+      context.lineWidth = 1.5;
+      context.strokeRect(left + (first + column) * cell - 1, 1, cell + 2, height - 2);
     }
   }
 
   point(x) {
-    const { left } = this.#layout;
-    const column = Math.floor(((x - left) / (this.canvas.clientWidth - left)) * COLUMNS);
-    const index = column - (COLUMNS - this.columns.length);
-    this.move(index >= 0 && index < this.columns.length ? index : null);
+    const { left, shown, cell } = this.#layout;
+    const index = Math.floor((x - left) / cell) + this.columns.length - shown;
+    this.move(x >= left && index >= 0 && index < this.columns.length ? index : null);
   }
 
   key(event) {
     const last = this.columns.length - 1;
+    const first = Math.max(0, this.columns.length - this.#layout.shown);
     const from = this.cursor ?? last + 1;
-    const to = { ArrowLeft: from - 1, ArrowRight: from + 1, Home: 0, End: last }[event.key];
+    const to = { ArrowLeft: from - 1, ArrowRight: from + 1, Home: first, End: last }[event.key];
     if (to === undefined || last < 0) return;
     event.preventDefault();
-    this.move(Math.min(Math.max(to, 0), last));
+    this.move(Math.min(Math.max(to, first), last));
   }
 
   move(index) {
     this.cursor = index;
-    this.readout.textContent = index === null ? this.hint : this.describe(this.columns[index]);
+    const said = index === null ? this.hint : this.describe(this.columns[index]);
+    this.readout.textContent = said;
+    const last = Math.max(this.columns.length - 1, 0);
+    this.canvas.setAttribute("aria-valuemax", String(last));
+    this.canvas.setAttribute("aria-valuenow", String(index ?? last));
+    this.canvas.setAttribute("aria-valuetext", said);
     this.onChange?.();
   }
 
   get hint() {
-    return "Point at a column, or focus the picture and use the arrow keys, to read a token’s filters.";
+    return "Point at a column, or focus the picture and press the arrow keys, to read a token’s filters.";
   }
 
   describe({ id, position, values }) {
@@ -179,7 +191,7 @@ export class FilterMap {
 export function drawSpectra(canvas, spectra, colours) {
   const narrow = canvas.clientWidth < 420;
   const perRow = narrow ? Math.min(2, spectra.length) : Math.min(4, spectra.length);
-  const panelHeight = 104;
+  const panelHeight = 128;
   const rowsOfPanels = Math.ceil(spectra.length / perRow);
   const { context, width } = fit(canvas, rowsOfPanels * panelHeight);
   context.font = "11px system-ui, sans-serif";
@@ -218,14 +230,13 @@ export function describeSpectra(spectra) {
   }).join(" ");
 }
 
-// One number a token over the position, as a line from zero; from marks where something changes.
-export function drawLine(canvas, values, colours, { height = 90, unit = "", mark = null } = {}) {
+// Numbers as a line from zero, shaded from mark on. What exceeds most is cut off.
+export function drawLine(canvas, values, colours, { height = 90, unit = "", mark = null, most = Math.max(...values, 1e-12) } = {}) {
   const { context, width } = fit(canvas, height);
   context.font = "11px system-ui, sans-serif";
   context.textBaseline = "top";
   const top = 18;
   const floor = height - 4;
-  const most = Math.max(...values, 1e-12);
   const x = (n) => (values.length > 1 ? (n / (values.length - 1)) * (width - 2) + 1 : 1);
   if (mark !== null && mark < values.length) {
     context.fillStyle = colours.line;
@@ -238,7 +249,7 @@ export function drawLine(canvas, values, colours, { height = 90, unit = "", mark
   context.lineJoin = "round";
   context.beginPath();
   values.forEach((value, n) => {
-    const y = floor - (value / most) * (floor - top);
+    const y = floor - Math.min(value / most, 1) * (floor - top);
     if (n === 0) context.moveTo(x(n), y);
     else context.lineTo(x(n), y);
   });

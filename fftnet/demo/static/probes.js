@@ -39,29 +39,41 @@ function parsePairs(text) {
   return pairs;
 }
 
-// For each value, its probability among the values after the pairs and the question, and after the question alone.
-export async function recall(model, tokenizer, text, asked) {
-  const pairs = parsePairs(text);
-  const wanted = pairs.findLast(([key]) => key === asked.trim());
-  if (!wanted) throw new Error(`“${asked}” is none of the keys: ask for one of them.`);
-  const question = tokenizer.encode(`${wanted[0]}: `);
-  const lines = pairs.map(([key, value]) => `${key}: ${value}\n`).join("");
-  const after = await read(model, [tokenizer.end, ...tokenizer.encode(lines), ...question]);
-  const alone = await read(model, [tokenizer.end, ...question]);
-  const values = [...new Set(pairs.map(([, value]) => value))];
-  const rows = [];
+// Share of each value among all of them, asked for a key behind what was read.
+async function shares(model, tokenizer, key, values, from) {
+  const asked = await read(model, tokenizer.encode(`${key}: `), from);
+  const scores = [];
   for (const value of values) {
     // With the line's end, so that a value that begins another one is no easier.
-    const ids = tokenizer.encode(`${value}\n`);
-    rows.push({ value, after: await score(model, ids, after), alone: await score(model, ids, alone) });
+    scores.push(await score(model, tokenizer.encode(`${value}\n`), asked));
   }
-  for (const side of ["after", "alone"]) {
-    const most = Math.max(...rows.map((row) => row[side]));
-    const sum = rows.reduce((total, row) => total + Math.exp(row[side] - most), 0);
-    for (const row of rows) row[`${side}Share`] = Math.exp(row[side] - most) / sum;
+  const most = Math.max(...scores);
+  const weights = scores.map((one) => Math.exp(one - most));
+  const sum = weights.reduce((a, b) => a + b, 0);
+  return weights.map((weight) => weight / sum);
+}
+
+// The pairs are read once. Every key is asked for from a fork of that state; one of them, without the pairs, too.
+export async function recall(model, tokenizer, text, asked) {
+  const pairs = parsePairs(text);
+  // Of a key that was given twice, the last value counts.
+  const table = new Map(pairs);
+  const key = asked.trim();
+  if (!table.has(key)) throw new Error(`“${asked}” is none of the keys: ask for one of them.`);
+  const values = [...new Set(table.values())];
+  const lines = pairs.map((pair) => `${pair.join(": ")}\n`).join("");
+  const empty = await read(model, [tokenizer.end]);
+  const after = await read(model, tokenizer.encode(lines), empty);
+  let right = 0;
+  let found = [];
+  for (const [other, value] of table) {
+    const share = await shares(model, tokenizer, other, values, after);
+    if (values[share.indexOf(Math.max(...share))] === value) right += 1;
+    if (other === key) found = share;
   }
-  const best = rows.reduce((a, b) => (b.after > a.after ? b : a));
-  return { wanted: wanted[1], rows, recalled: best.value === wanted[1], best: best.value };
+  const alone = await shares(model, tokenizer, key, values, empty);
+  const rows = values.map((value, n) => ({ value, after: found[n], alone: alone[n] }));
+  return { wanted: table.get(key), rows, right, keys: table.size };
 }
 
 // Largest difference between the logits of two texts at every token that both have.
@@ -125,13 +137,11 @@ function element(kind, text, className = "") {
   return made;
 }
 
-function recallVerdict({ wanted, recalled, best, rows }) {
-  const { afterShare, aloneShare } = rows.find((row) => row.value === wanted);
-  const sentence = recalled
-    ? `Recalled: “${wanted}” is the likeliest of the values.`
-    : `Not recalled: “${best}” is likelier than “${wanted}”.`;
-  const moved = `Having read the pairs moved its share from ${percent(aloneShare)} to ${percent(afterShare)}.`;
-  return element("p", `${sentence} ${moved}`, recalled ? "verdict good" : "verdict");
+function recallVerdict({ wanted, rows, right, keys }) {
+  const { after, alone } = rows.find((row) => row.value === wanted);
+  const moved = `Having read the pairs moves “${wanted}” from ${percent(alone)} to ${percent(after)} among the values.`;
+  const all = `Asked for every key in turn, the model puts the right value first for ${right} of ${keys}; guessing gives ${(keys / rows.length).toFixed(0)}.`;
+  return element("p", `${moved} ${all}`, right === keys ? "verdict good" : "verdict");
 }
 
 function recallTable({ wanted, rows }) {
@@ -143,12 +153,12 @@ function recallTable({ wanted, rows }) {
     head.append(cell);
   }
   const body = table.createTBody();
-  for (const { value, afterShare, aloneShare } of rows) {
+  for (const { value, after, alone } of rows) {
     const row = body.insertRow();
     if (value === wanted) row.className = "wanted";
     const name = element("th", value === wanted ? `${value} (asked for)` : value);
     name.scope = "row";
-    row.append(name, shareCell(afterShare), shareCell(aloneShare));
+    row.append(name, shareCell(after), shareCell(alone));
   }
   return table;
 }

@@ -2,11 +2,13 @@
 
 import { bytesOf } from "./model.js";
 import { Branch, sample } from "./branch.js";
+import { Pace } from "./pace.js";
 
 // Milliseconds of computing between two pictures; those who prefer less motion get two pictures a second.
 const SLICE = 28;
 const CALM_SLICE = 500;
-const MEDIAN_OF = 16;
+// Characters of a text that are shown, so that a long one costs the page no more than a short one.
+const SHOWN = 20000;
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 const byId = (name) => document.getElementById(name);
 const nextFrame = () => new Promise((resolve) => { requestAnimationFrame(resolve); });
@@ -18,11 +20,11 @@ export class Writer {
     this.view = view;
     this.branches = [];
     this.active = null;
+    this.startBytes = bytesOf(model.start());
     this.running = false;
     this.busy = false;
-    this.pace = [];
-    this.recent = [];
-    this.sizes = new Set();
+    this.pace = new Pace();
+    this.turns = 0;
     byId("writer").addEventListener("submit", (event) => {
       event.preventDefault();
       this.begin();
@@ -46,11 +48,10 @@ export class Writer {
 
   // Read the prompt from an empty state and write on.
   async begin(count = Infinity) {
-    await this.stop();
+    if (!(await this.stop())) return;
     this.branches = [new Branch(this.model, "A")];
     this.active = this.branches[0];
-    this.pace = [];
-    this.sizes.clear();
+    this.pace = new Pace();
     this.view.clear();
     const ids = [this.tokenizer.end, ...this.tokenizer.encode(byId("prompt").value)];
     this.active.promptLength = ids.length;
@@ -62,10 +63,17 @@ export class Writer {
     if (this.active && !this.busy) await this.run("Writing.", count);
   }
 
-  // Ends the loop and waits for its last token.
+  // Ends the loop and waits for its last token; false if another wish came in the meantime, which has priority.
   async stop() {
+    this.turns += 1;
+    const turn = this.turns;
     this.running = false;
-    while (this.busy) await nextFrame();
+    while (this.busy) {
+      await nextFrame();
+      if (turn !== this.turns) return false;
+      this.running = false;
+    }
+    return true;
   }
 
   async run(said, count, prompt = []) {
@@ -76,7 +84,7 @@ export class Writer {
     let left = count;
     let ended = false;
     byId("status").textContent = said;
-    this.recent = [];
+    this.pace.restart();
     this.update();
     try {
       while (this.running && !ended) {
@@ -85,6 +93,7 @@ export class Writer {
           if (waiting.length === 0 && left <= 0) ended = true;
           else if (waiting.length > 0) await this.read(branch, waiting.shift());
           else {
+            if (prompt.length > 0) byId("status").textContent = "Writing.";
             const id = sample(branch.now.logits, this.temperature);
             left -= 1;
             await this.read(branch, id);
@@ -115,15 +124,12 @@ export class Writer {
   async read(branch, id) {
     const before = performance.now();
     await branch.read(id);
-    const after = performance.now();
-    this.recent.push(after);
-    this.pace.push(after - before);
-    this.sizes.add(bytesOf(branch.now.state));
+    this.pace.add(before, performance.now());
     this.view.add(id, branch.position - 1, branch.now);
   }
 
   async fork() {
-    await this.stop();
+    if (!(await this.stop())) return;
     const other = this.active.fork(String.fromCharCode(65 + this.branches.length));
     this.branches.push(other);
     this.active = other;
@@ -134,7 +140,7 @@ export class Writer {
   }
 
   async choose(branch) {
-    await this.stop();
+    if (!(await this.stop())) return;
     this.active = branch;
     this.view.clear();
     this.showText();
@@ -143,7 +149,7 @@ export class Writer {
   }
 
   async back(count) {
-    await this.stop();
+    if (!(await this.stop())) return;
     const before = this.active.position;
     this.active.back(count);
     this.view.dropFrom(this.active.position);
@@ -168,7 +174,8 @@ export class Writer {
     byId("text-prompt").textContent = decode(ids.slice(0, promptLength));
     byId("text-shared").textContent = decode(ids.slice(promptLength, shared));
     byId("text-own").textContent = decode(ids.slice(shared));
-    byId("text-own").append("");
+    byId("text").classList.toggle("forked", forkedAt !== null);
+    this.cut();
     this.follow();
   }
 
@@ -176,6 +183,19 @@ export class Writer {
     const own = byId("text-own");
     if (!own.lastChild) own.append(document.createTextNode(""));
     own.lastChild.appendData(this.decoder.push(id));
+    this.cut();
+  }
+
+  cut() {
+    let over = byId("text").textContent.length - 2 * SHOWN;
+    if (over <= 0) return;
+    over += SHOWN;
+    for (const name of ["text-prompt", "text-shared", "text-own"]) {
+      const part = byId(name);
+      const gone = Math.min(over, part.textContent.length);
+      if (gone > 0) part.textContent = part.textContent.slice(gone);
+      over -= gone;
+    }
   }
 
   // Keep the end in sight, unless the reader has scrolled away from it.
@@ -190,17 +210,12 @@ export class Writer {
     const number = (value) => value.toLocaleString("en");
     this.follow();
     byId("position").textContent = number(branch?.position ?? 0);
-    const now = performance.now();
-    this.recent = this.recent.filter((time) => now - time < 1500);
-    if (this.recent.length > 4) {
-      const seconds = (this.recent.at(-1) - this.recent[0]) / 1000;
-      byId("speed").textContent = number(Math.round((this.recent.length - 1) / seconds));
-    }
+    if (this.pace.perSecond) byId("speed").textContent = number(Math.round(this.pace.perSecond));
     const size = bytesOf((branch?.now ?? { state: this.model.start() }).state);
     byId("bytes").textContent = number(size);
     byId("bytes-note").textContent = this.model.grows
       ? "grows: attention keeps every token"
-      : this.sizes.size === 1 ? "constant" : "";
+      : size === this.startBytes ? "constant" : `began with ${number(this.startBytes)}`;
     byId("write").disabled = false;
     byId("pause").disabled = !written && !this.busy;
     byId("pause").textContent = this.running || !written ? "Pause" : "Go on";
@@ -211,17 +226,7 @@ export class Writer {
     }
     this.listBranches();
     document.body.classList.toggle("running", this.running);
-    this.view.draw(branch?.now, this.medians());
-  }
-
-  medians() {
-    const points = [];
-    // The first calls also set the runtime up.
-    for (let start = MEDIAN_OF; start + MEDIAN_OF <= this.pace.length; start += MEDIAN_OF) {
-      const sorted = this.pace.slice(start, start + MEDIAN_OF).sort((a, b) => a - b);
-      points.push((sorted[MEDIAN_OF / 2 - 1] + sorted[MEDIAN_OF / 2]) / 2);
-    }
-    return points;
+    this.view.draw(branch?.now, this.pace.medians);
   }
 
   listBranches() {

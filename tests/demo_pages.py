@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from conftest import randomise
 
 from fftnet import FFTNet, FFTNetConfig, load_tokenizer
@@ -28,8 +29,10 @@ class Served(NamedTuple):
 
 
 def save(folder: Path, **fields: object) -> None:
-    """A checkpoint of a small model over bytes, whose weights are random."""
+    """A checkpoint of a small model over bytes, whose weights are random; none of them ends its text."""
     folder.mkdir()
+    # A fixture of the session is made before the one that seeds each test.
+    torch.manual_seed(2)
     tokenizer = load_tokenizer("bytes")
     sizes = {"vocab_size": tokenizer.vocab_size, "d_model": 16, "max_seq_length": 16}
     model = randomise(FFTNet(FFTNetConfig(**(sizes | fields))))  # pyright: ignore[reportArgumentType]

@@ -66,8 +66,7 @@ def make_page(model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime
         exported = Path(scratch)
         export_model(model, tokenizer, ExportConfig(output=scratch, prefill=False, int8=config.int8))
         for part in (MODEL_FOLDER, RUNTIME_FOLDER):
-            shutil.rmtree(folder / part, ignore_errors=True)
-            (folder / part).mkdir(parents=True)
+            (folder / part).mkdir(parents=True, exist_ok=True)
         shutil.copytree(STATIC, folder, dirs_exist_ok=True)
         for name, source in runtime.items():
             shutil.copyfile(source, folder / RUNTIME_FOLDER / name)
@@ -77,6 +76,9 @@ def make_page(model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime
         facts |= {"files": {"step": step}, "spectra": _spectra(model, facts["state"])}
         text = json.dumps(facts, indent=2) + "\n"
         (folder / MODEL_FOLDER / STATE_FILE).write_text(text, encoding="utf-8")
+        for path in (folder / MODEL_FOLDER).iterdir():
+            if path.name not in (step, TOKENIZER_FILE, STATE_FILE):
+                path.unlink()
     return folder
 
 

@@ -87,28 +87,21 @@ def written(opened: Opened, prompt: str, count: int) -> tuple[list[int], Any, to
     return ids, state, filters
 
 
-def begin(opened: Opened, prompt: str = PROMPT, least: int = 80) -> list[int]:
-    """Write greedily until so many tokens are there, then pause."""
+def begin(opened: Opened, prompt: str, count: int) -> list[int]:
+    """Have the page read a prompt and write greedily; the ids of all."""
     page = opened.page
     page.fill("#prompt", prompt)
     page.focus("#temperature")
     page.keyboard.press("Home")
-    page.click("#write")
-    for _ in range(200):
-        page.wait_for_timeout(50)
-        if int(page.inner_text("#position").replace(",", "")) >= least:
-            break
-    page.click("#pause")
-    page.wait_for_selector("#status:has-text('Paused')")
+    page.evaluate("(count) => demo.writer.begin(count)", count)
     return page.evaluate("demo.writer.active.ids")
 
 
 def test_the_page_writes_and_shows_what_python_computes(opened: Opened) -> None:
     page = opened.page
-    found = begin(opened)
-    prompt = [opened.tokenizer.eot, *opened.tokenizer.encode(PROMPT)]
-    ids, state, filters = written(opened, PROMPT, len(found) - len(prompt))
-    assert len(found) >= 80
+    found = begin(opened, PROMPT, 200)
+    ids, state, filters = written(opened, PROMPT, 200)
+    assert len(set(ids)) > 20
     assert found == ids
     shown = page.evaluate("document.getElementById('text').textContent")
     # A character whose last byte is not there yet is waited for.
@@ -131,6 +124,7 @@ def test_the_page_writes_and_shows_what_python_computes(opened: Opened) -> None:
 def test_a_fork_and_a_roll_back_take_up_a_state_as_it_was(opened: Opened) -> None:
     page = opened.page
     found = begin(opened, "Fork", 60)
+    assert found == written(opened, "Fork", 60)[0]
     now = "[...demo.writer.active.now.logits]"
     before = page.evaluate(now)
     page.click("#fork")
@@ -143,14 +137,12 @@ def test_a_fork_and_a_roll_back_take_up_a_state_as_it_was(opened: Opened) -> Non
     assert page.evaluate(now) == before
     page.click("[data-count='10']")
     page.wait_for_selector(f"#status:has-text('to {len(found) - 10},')")
-    page.click("#pause")
-    page.wait_for_timeout(300)
-    page.click("#pause")
-    page.wait_for_selector("#status:has-text('Paused')")
-    again = page.evaluate("demo.writer.active.ids")
-    ids, _, _ = written(opened, "Fork", max(len(again), len(found)) - len("Fork") - 1)
-    assert again == ids[: len(again)]
-    assert len(again) > len(found) - 10
+    page.evaluate("demo.writer.go(10)")
+    assert page.evaluate("demo.writer.active.ids") == found
+    assert page.evaluate(now) == before
+    # On from here there is nothing that was written before.
+    page.evaluate("demo.writer.go(15)")
+    assert page.evaluate("demo.writer.active.ids") == written(opened, "Fork", 75)[0]
     page.click("#branches button:has-text('A')")
     page.wait_for_selector("#branches button[aria-pressed=true]:has-text('A')")
     assert page.evaluate("demo.writer.active.ids") == found
@@ -252,6 +244,18 @@ def test_another_tokenizer_ends_in_a_sentence(opened: Opened, change: dict[str, 
     assert page.inner_text("#failure").startswith("This model's tokenizer can't be run in this page: ")
     assert sentence in page.inner_text("#failure")
     context.close()
+
+
+def test_of_a_long_text_the_end_is_shown(opened: Opened) -> None:
+    script = """() => {
+      for (let n = 0; n < 50000; n++) demo.writer.append(97 + (n % 26));
+      const shown = document.getElementById("text").textContent;
+      demo.writer.showText();
+      return [shown.length, shown.at(-1)];
+    }"""
+    length, last = opened.page.evaluate(script)
+    assert 20_000 <= length <= 40_000
+    assert ord(last) == 97 + 49_999 % 26
 
 
 def test_it_can_be_used_by_keyboard(opened: Opened) -> None:

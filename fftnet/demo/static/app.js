@@ -69,6 +69,7 @@ function describe(model) {
     byId("fork-note").textContent = `a state is ${size} bytes, however long the text`;
   } else {
     byId("headline").textContent = "a state that grows with the text";
+    byId("kind").textContent = "A language model with attention among its layers.";
     byId("pace-note").textContent = "This model has attention, whose cost rises with the text.";
   }
   const weights = files.step.includes("int8") ? "weights of 8 bits" : "float32";

@@ -62,7 +62,7 @@ export function toRegExp(source) {
 
 // White space by Unicode, as the tokenizers' engines have it; JavaScript's own \s differs in two characters.
 function spelled(atom) {
-  const white = (text) => text.replace(/\\[pP]\{\^?\w+\}|\\./gu, (escape) => {
+  return atom.replace(/\\[pP]\{\^?\w+\}|\\./gu, (escape) => {
     if (escape === "\\s") return "\\p{White_Space}";
     if (escape === "\\S") return "\\P{White_Space}";
     if (escape === "\\A") return "^";
@@ -71,5 +71,4 @@ function spelled(atom) {
     // With the flag u, JavaScript refuses escapes of characters that need none.
     return /^\\[^\w\\^$.*+?()[\]{}|/-]$/u.test(escape) ? escape.slice(1) : escape;
   });
-  return white(atom);
 }

@@ -11,6 +11,7 @@ export class Tokenizer {
   #idOf = new Map();
   #rank = new Map();
   #pieces = null;
+  #characters;
 
   constructor(described) {
     const { model, pre_tokenizer: stage, normalizer, added_tokens: added } = described;
@@ -38,8 +39,6 @@ export class Tokenizer {
     this.#characters = [...byteOf.keys()].sort((a, b) => byteOf.get(a) - byteOf.get(b));
     model.merges.forEach(([left, right], rank) => this.#rank.set(`${left} ${right}`, rank));
   }
-
-  #characters;
 
   static async load() {
     return new Tokenizer(await (await get("model/tokenizer.json")).json());

@@ -186,14 +186,15 @@ export class Writer {
     this.cut();
   }
 
+  // Once twice as much is there as is shown, drop its older half.
   cut() {
-    let over = byId("text").textContent.length - 2 * SHOWN;
-    if (over <= 0) return;
-    over += SHOWN;
-    for (const name of ["text-prompt", "text-shared", "text-own"]) {
-      const part = byId(name);
-      const gone = Math.min(over, part.textContent.length);
-      if (gone > 0) part.textContent = part.textContent.slice(gone);
+    const parts = ["text-prompt", "text-shared", "text-own"].map((name) => byId(name).firstChild).filter(Boolean);
+    const length = parts.reduce((sum, part) => sum + part.length, 0);
+    if (length <= 2 * SHOWN) return;
+    let over = length - SHOWN;
+    for (const part of parts) {
+      const gone = Math.min(over, part.length);
+      part.deleteData(0, gone);
       over -= gone;
     }
   }

@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 from demo_pages import RUNTIME_NAMES, Served, old_page, save, stand_ins
 
 import fftnet
@@ -17,6 +18,7 @@ from fftnet.demo import DemoConfig, make_page
 from fftnet.demo.page import STATIC
 from fftnet.demo.runtime_files import find_runtime
 from fftnet.export import ExportConfig
+from fftnet.export.runtime import OnnxWriter
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -61,6 +63,16 @@ def test_the_page_is_whole_and_served(served_demo: Served) -> None:
         sizes = dict(zip([*spectrum["axes"], "d"], entry["shape"], strict=True))
         bins = facts["filters"]["bins"][spectrum["layer"]]
         assert (sizes["2"], sizes["H"], sizes["F"]) == (2, facts["filters"]["heads"], bins)
+
+
+def test_its_decode_step_reads_prompts_alone(served_demo: Served) -> None:
+    """Without blocks a prompt of any length is read token by token, as PyTorch reads it."""
+    model, _ = fftnet.load(served_demo.folder / "own", device="cpu")
+    tokens = torch.randint(0, 257, (2, 70))
+    with torch.no_grad():
+        wanted, _ = model.prefill(tokens, logits_to_keep=1)
+    found, _ = OnnxWriter(served_demo.folder / "page" / "model", threads=1).prefill(tokens)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_nothing_refers_to_another_host() -> None:

@@ -65,6 +65,8 @@ export class FilterMap {
         for (let bin = 0; bin < facts.bins[index]; bin++) this.rows.push({ layer, index, head, bin });
       }
     });
+    this.rows.forEach((row, n) => { row.n = n; });
+    this.layers = facts.layers.map((_, index) => this.rows.filter((row) => row.index === index));
     this.peak = new Float32Array(this.rows.length);
     canvas.addEventListener("pointermove", (event) => this.point(event.offsetX));
     canvas.addEventListener("pointerdown", (event) => this.point(event.offsetX));
@@ -115,15 +117,18 @@ export class FilterMap {
     context.font = "11px system-ui, sans-serif";
     context.textBaseline = "top";
     this.facts.layers.forEach((layer, index) => {
-      const rows = this.rows.map((row, n) => ({ ...row, n })).filter((row) => row.index === index);
+      const rows = this.layers[index];
       const image = new ImageData(shown, rows.length);
       const pixels = new Uint32Array(image.data.buffer);
       pixels.fill(colours.heat[0]);
       // Each bin has its own size: what is shown is its share of the most that it has been.
-      columns.forEach(({ values }, column) => rows.forEach(({ n }, row) => {
-        const share = this.peak[n] > 0 ? values[n] / this.peak[n] : 0;
-        pixels[row * shown + first + column] = colours.heat[Math.round(share * 255)];
-      }));
+      for (const [row, { n }] of rows.entries()) {
+        const scale = this.peak[n] > 0 ? 255 / this.peak[n] : 0;
+        const start = row * shown + first;
+        for (let column = 0; column < columns.length; column++) {
+          pixels[start + column] = colours.heat[Math.round(columns[column].values[n] * scale)];
+        }
+      }
       const small = new OffscreenCanvas(shown, rows.length);
       small.getContext("2d").putImageData(image, 0, 0);
       context.imageSmoothingEnabled = false;

@@ -5,7 +5,7 @@ import { Branch, sample } from "./branch.js";
 import { Pace } from "./pace.js";
 
 // Milliseconds of computing between two pictures; those who prefer less motion get two pictures a second.
-const SLICE = 28;
+const SLICE = 44;
 const CALM_SLICE = 500;
 // Characters of a text that are shown, so that a long one costs the page no more than a short one.
 const SHOWN = 20000;

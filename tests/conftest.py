@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from demo_pages import Served
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -32,3 +35,13 @@ def randomise(module: Module, scale: float = 0.3) -> Module:
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * scale)
     return module
+
+
+@pytest.fixture(scope="session")
+def served_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Served"]:
+    """The page of a small model, made and served by fftnet demo."""
+    # It takes `randomise` from here.
+    from demo_pages import serving
+
+    with serving(tmp_path_factory.mktemp("demo")) as served:
+        yield served

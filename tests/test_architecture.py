@@ -39,6 +39,7 @@ LADDER: dict[str, set[str]] = {
     "fftnet.hf": GROUND | MODEL | {"fftnet.data", "fftnet.utils.tokenizer"},
     "fftnet.generation": GROUND | MODEL | {"fftnet.utils.tokenizer"},
     "fftnet.export": GROUND | MODEL | {"fftnet.utils.tokenizer"},
+    "fftnet.demo": GROUND | MODEL | {"fftnet.data", "fftnet.export", "fftnet.utils.tokenizer"},
     "fftnet.api": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.evaluation"},
     "fftnet.lm_eval": GROUND
     | MODEL

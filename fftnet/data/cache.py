@@ -42,7 +42,7 @@ class TokenCache:
         key = json.dumps([places, self.sources, self.text_field, self.tokenizer.name])
         stem = "".join(c if c.isalnum() else "-" for c in Path(self.sources[0]).stem)[:40]
         name = f"{stem}-{self.tokenizer.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}{TOKENS}"
-        return (Path(self.directory) if self.directory else _user_cache()) / name
+        return (Path(self.directory) if self.directory else user_cache()) / name
 
     def resolve(self) -> list[SourceFile]:
         """The files of the sources.
@@ -113,7 +113,8 @@ def _identity(files: Sequence[SourceFile], text_field: str) -> str:
     return digest.hexdigest()
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """The folder of this package in the cache folder of the user, which XDG_CACHE_HOME names."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (named if named.is_absolute() else Path.home() / ".cache") / DEFAULT_CACHE
 

@@ -17,6 +17,8 @@ class ExportConfig:
     """Folder that they are written into; made where it is missing."""
     block_length: int = 64
     """Tokens of a prompt that a causal model reads at once; what is left over is read token by token."""
+    prefill: bool = True
+    """Write a program that reads such blocks; without it a prompt is read token by token."""
     encoder_length: int | None = None
     """Tokens that a bidirectional model reads, no more and no fewer (None: its training window)."""
     int8: bool = False

@@ -86,10 +86,13 @@ def _write_causal(model: FFTNet, folder: Path, config: ExportConfig) -> dict[str
     token_B = torch.zeros(ROWS, dtype=torch.int64)
     named = [*outputs, *(["filters"] if step.filter_bins else [])]
     _write_program(step, [token_B, *state], folder / STEP_FILE, ["token", *inputs], named, grows)
-    prefill = PrefillProgram(model)
-    tokens_BT = torch.zeros(ROWS, config.block_length, dtype=torch.int64)
-    _write_program(prefill, [tokens_BT, *state], folder / PREFILL_FILE, ["tokens", *inputs], outputs, grows)
-    files = {"step": STEP_FILE, "prefill": PREFILL_FILE}
+    files = {"step": STEP_FILE}
+    if config.prefill:
+        prefill = PrefillProgram(model)
+        tokens_BT = torch.zeros(ROWS, config.block_length, dtype=torch.int64)
+        names = ["tokens", *inputs]
+        _write_program(prefill, [tokens_BT, *state], folder / PREFILL_FILE, names, outputs, grows)
+        files["prefill"] = PREFILL_FILE
     if config.int8:
         _quantize(folder / STEP_FILE, folder / STEP_INT8_FILE)
         files["step_int8"] = STEP_INT8_FILE

@@ -57,7 +57,8 @@ class OnnxWriter:
         self._layout = layout_of(self.init_state(1))
         self._newest: tuple[State | None, dict[str, np.ndarray]] = (None, {})
         """The state that the last call returned, kept, and its arrays."""
-        self._block: int = self.facts["block_length"]
+        # 0: it was exported without a program that reads blocks.
+        self._block: int = self.facts["block_length"] if "prefill" in files else 0
         self._threads = torch.get_num_threads() if threads is None else threads
         self._step = self._open(files["step_int8" if int8 else "step"])
         self._prefill: Any = None
@@ -142,7 +143,7 @@ class OnnxWriter:
 
     def _pieces(self, tokens_BT: Tensor) -> Iterator[Tensor]:
         """Whole blocks, then single tokens."""
-        whole = tokens_BT.shape[1] // self._block * self._block
+        whole = tokens_BT.shape[1] // self._block * self._block if self._block else 0
         if whole:
             yield from tokens_BT[:, :whole].split(self._block, dim=1)
         yield from tokens_BT[:, whole:].split(1, dim=1) if whole < tokens_BT.shape[1] else ()
@@ -190,7 +191,7 @@ class OnnxWriter:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # A step's tensors are small: looking for one to write over takes longer than having one each.
-        options.enable_mem_reuse = name == self.facts["files"]["prefill"]
+        options.enable_mem_reuse = name == self.facts["files"].get("prefill")
         path = self.folder / name
         if not path.is_file():
             raise ExportError(f"{path} is missing: {MAKE} {self.folder}")

@@ -1,0 +1,100 @@
+"""The folder of the page: its own files, the exported decode step, and the runtime."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fftnet.demo.config import DemoConfig
+from fftnet.demo.errors import DemoError
+from fftnet.export import ExportConfig, export_model
+from fftnet.export.errors import writing
+from fftnet.export.onnx import STATE_FILE, STEP_FILE, STEP_INT8_FILE
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.model.mixers.addressed_spectral import AddressedSpectralState
+from fftnet.model.mixers.causal_spectral import CausalSpectralState
+
+if TYPE_CHECKING:
+    from fftnet.utils.tokenizer import Tokenizer
+
+STATIC = Path(__file__).parent / "static"
+MODEL_FOLDER = "model"
+RUNTIME_FOLDER = "runtime"
+TOKENIZER_FILE = "tokenizer.json"
+SPECTRA: dict[type, str] = {AddressedSpectralState: "H2F", CausalSpectralState: "F2H"}
+"""Type of a layer's state to the axes of its spectrum: heads H, bins F, real and imaginary plane 2."""
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse to write among files that are not those of a page.
+
+    Raises:
+        DemoError: if the folder is a file, or holds something else.
+    """
+    with writing(folder):
+        if folder.exists() and any(folder.iterdir()) and not (folder / MODEL_FOLDER / STATE_FILE).is_file():
+            raise DemoError(f"{folder} is not empty and holds no page: choose another --output")
+
+
+def make_page(model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime: Mapping[str, Path]) -> Path:
+    """Write a page that runs a model; files of an older page in the folder are replaced.
+
+        >>> model, tokenizer = fftnet.load("models/shakespeare")
+        >>> make_page(model, tokenizer, DemoConfig(output="page"), find_runtime())
+
+    Args:
+        model: causal; it is left as it is.
+        tokenizer: that of the model.
+        config: folder and width of the weights.
+        runtime: from ``fftnet.demo.runtime_files.find_runtime``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DemoError: if the model is bidirectional, or the folder holds something else.
+        ExportError: if a package is not installed, or a file can't be written.
+    """
+    if not model.causal:
+        raise DemoError("a bidirectional model can't write: take one that was trained with causal=True")
+    folder = Path(config.output)
+    check_folder(folder)
+    step = STEP_INT8_FILE if config.int8 else STEP_FILE
+    with writing(folder), tempfile.TemporaryDirectory() as scratch:
+        exported = Path(scratch)
+        export_model(model, tokenizer, ExportConfig(output=scratch, prefill=False, int8=config.int8))
+        for part in (MODEL_FOLDER, RUNTIME_FOLDER):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        shutil.copytree(STATIC, folder, dirs_exist_ok=True)
+        for name, source in runtime.items():
+            shutil.copyfile(source, folder / RUNTIME_FOLDER / name)
+        for name in (step, TOKENIZER_FILE):
+            shutil.copyfile(exported / name, folder / MODEL_FOLDER / name)
+        facts = json.loads((exported / STATE_FILE).read_text(encoding="utf-8"))
+        facts |= {"files": {"step": step}, "spectra": _spectra(model, facts["state"])}
+        text = json.dumps(facts, indent=2) + "\n"
+        (folder / MODEL_FOLDER / STATE_FILE).write_text(text, encoding="utf-8")
+        for path in (folder / MODEL_FOLDER).iterdir():
+            if path.name not in (step, TOKENIZER_FILE, STATE_FILE):
+                path.unlink()
+    return folder
+
+
+def _spectra(model: FFTNet, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where in the state the spectra of the prefix are, one a layer: in which part of a tensor, and how."""
+    kinds = [SPECTRA.get(type(layer)) for layer in model.init_state(1, "meta")]
+    return [
+        {
+            "input": entry["input"],
+            "part": part,
+            "parts": len(entry["layers"]),
+            "layer": layer,
+            "axes": kinds[layer],
+        }
+        for entry in entries
+        if entry["field"] == "spectrum"
+        for part, layer in enumerate(entry["layers"])
+        if kinds[layer] is not None
+    ]

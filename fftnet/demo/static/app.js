@@ -1,0 +1,116 @@
+// The page: loads the model, and connects what is written to what is drawn.
+
+import { Model, bytesOf } from "./model.js";
+import { Tokenizer } from "./tokenizer.js";
+import { Colours, FilterMap, describeSpectra, drawLine, drawSpectra } from "./pictures.js";
+import { Writer } from "./writer.js";
+import { connectProbes } from "./probes.js";
+
+const byId = (name) => document.getElementById(name);
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
+
+class View {
+  constructor(model, tokenizer, colours) {
+    this.model = model;
+    this.colours = colours;
+    this.now = null;
+    this.medians = [];
+    const { filters } = model.facts;
+    this.map = new FilterMap(byId("filters"), byId("filters-readout"), filters, (id) => tokenizer.show(id));
+    this.map.onChange = () => this.map.draw(colours);
+    this.map.move(null);
+    byId("filters-figure").hidden = filters.layers.length === 0;
+    byId("spectrum-figure").hidden = model.facts.spectra.length === 0;
+    for (let head = 0; head < filters.heads && head < 4; head++) {
+      const mark = document.createElement("span");
+      mark.className = `key head-${head}`;
+      mark.textContent = `head ${head + 1}`;
+      byId("legend").append(mark);
+    }
+  }
+
+  clear() {
+    this.map.clear();
+  }
+
+  add(id, position, { filters }) {
+    if (filters) this.map.add(id, position, filters);
+  }
+
+  dropFrom(position) {
+    this.map.dropFrom(position);
+  }
+
+  draw(now = this.now, medians = this.medians) {
+    this.now = now;
+    this.medians = medians;
+    this.map.draw(this.colours);
+    drawSpectra(byId("spectrum"), this.model.spectra(now?.state ?? this.model.start()), this.colours);
+    // A hiccup of the device would press all else to the floor.
+    const sorted = [...medians].sort((a, b) => a - b);
+    const usual = sorted[Math.floor(sorted.length / 2)] ?? 1;
+    drawLine(byId("pace"), medians, this.colours, { unit: " ms", most: 2 * usual });
+  }
+
+  // What a picture says in words, once it stands still.
+  settle(now) {
+    byId("spectrum").setAttribute("aria-label", `Spectrum of the prefix. ${describeSpectra(this.model.spectra(now.state))}`);
+    const last = this.medians.at(-1);
+    const said = last === undefined ? "not measured yet" : `${this.medians[0].toFixed(2)} ms at first, ${last.toFixed(2)} ms now`;
+    byId("pace").setAttribute("aria-label", `Time a token over the position: ${said}`);
+  }
+}
+
+function describe(model) {
+  const { num_parameters: parameters, model: sizes, files } = model.facts;
+  const size = bytesOf(model.start()).toLocaleString("en");
+  if (!model.grows) {
+    byId("headline").textContent = `${size} bytes`;
+    byId("fork-note").textContent = `a state is ${size} bytes, however long the text`;
+  } else {
+    byId("headline").textContent = "a state that grows with the text";
+    byId("kind").textContent = "A language model with attention among its layers.";
+    byId("pace-note").textContent = "This model has attention, whose cost rises with the text.";
+  }
+  const weights = files.step.includes("int8") ? "weights of 8 bits" : "float32";
+  byId("about").textContent =
+    `${parameters.toLocaleString("en")} parameters, ${sizes.num_layers} layers of width ${sizes.d_model} with ${sizes.num_heads} heads, ${weights}.`;
+}
+
+async function main() {
+  const progress = byId("progress");
+  const label = byId("progress-label");
+  const tokenizer = await Tokenizer.load();
+  const model = await Model.load((have, all) => {
+    label.textContent = all ? `Loading ${megabytes(have)} of ${megabytes(all)}` : `Loading ${megabytes(have)}`;
+    if (all) [progress.max, progress.value] = [all, have];
+    if (have === all) {
+      progress.removeAttribute("value");
+      label.textContent = "Starting the runtime";
+    }
+  });
+  describe(model);
+  const colours = new Colours();
+  const view = new View(model, tokenizer, colours);
+  const writer = new Writer(model, tokenizer, view);
+  const drawLeak = connectProbes(model, tokenizer, colours);
+  const redraw = () => {
+    colours.refresh();
+    view.draw();
+    drawLeak();
+  };
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  window.addEventListener("resize", redraw);
+  byId("loading").hidden = true;
+  byId("status").textContent = "Ready: choose a beginning and press Write.";
+  writer.update();
+  // For the console, and for tests.
+  globalThis.demo = { model, tokenizer, writer };
+}
+
+main().catch((error) => {
+  byId("loading").hidden = true;
+  byId("status").textContent = "";
+  byId("failure").hidden = false;
+  byId("failure").textContent = error.message;
+});

@@ -1,0 +1,319 @@
+"""The page in Chromium: what it writes and shows is what Python computes on the same files."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from demo_pages import Served
+
+from fftnet import FFTNet, load_tokenizer
+from fftnet.data.encodings import BYTES, END_OF_TEXT, Definition, define
+from fftnet.data.tokenizer_json import LIBRARY_FILE, library_files
+from fftnet.demo.runtime_files import is_kept
+from fftnet.export.runtime import OnnxWriter
+from fftnet.utils.tokenizer import Tokenizer
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.xdist_group("onnx"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+    pytest.mark.skipif(
+        not is_kept(), reason="the files of onnxruntime-web are not in the cache: run fftnet demo once"
+    ),
+]
+PROMPT = "Ein Satz, à propos 🙂"
+# Shaped like cl100k's, with all that JavaScript lacks.
+PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|"
+    r"\s*[\r\n]|\s+(?!\S)|\s"
+)
+TEXTS = [
+    "",
+    "It isn't so; we'LL see.\n\n  Two  spaces,\ttabs \r\n12345 and ½",
+    "naïve façade, Ελληνικά, 漢字かな, 🙂🙃, e\u0301, \u0085\ufeff\u00a0x",
+    "<|endoftext|> is text here",
+    "trailing   ",
+]
+CORPUS = [
+    "the theme of the thesis is that there is no other thing than the other thing, isn't it? 123 123 "
+] * 20
+
+
+class Opened(NamedTuple):
+    """A page in the browser, and the model that it runs, in Python."""
+
+    page: Any
+    model: FFTNet
+    writer: OnnxWriter
+    tokenizer: Tokenizer
+    url: str
+    wrong: list[str]
+
+
+@pytest.fixture(scope="module")
+def opened(served_demo: Served) -> Iterator[Opened]:
+    model = FFTNet.from_pretrained(served_demo.folder / "own")
+    writer = OnnxWriter(served_demo.folder / "page" / "model", threads=1)
+    url = served_demo.url
+    wrong: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(url) or wrong.append(request.url))
+        page.goto(url)
+        page.wait_for_selector("#write:not([disabled])")
+        yield Opened(page, model, writer, load_tokenizer("bytes"), url, wrong)
+        browser.close()
+
+
+def written(opened: Opened, prompt: str, count: int) -> tuple[list[int], torch.Tensor]:
+    """Ids of a prompt and of what Python writes behind it greedily, and the filters at the last."""
+    ids = [opened.tokenizer.eot, *opened.tokenizer.encode(prompt)]
+    state = opened.writer.init_state(1)
+    logits = filters = None
+    for number in range(len(ids) + count):
+        if number == len(ids):
+            assert logits is not None
+            ids.append(int(logits.argmax()))
+        logits, state, filters = opened.writer.step_with_filters(torch.tensor([ids[number]]), state)
+    assert filters is not None
+    return ids, filters
+
+
+def begin(opened: Opened, prompt: str, count: int) -> list[int]:
+    """Have the page read a prompt and write greedily; the ids of all."""
+    page = opened.page
+    page.fill("#prompt", prompt)
+    page.focus("#temperature")
+    page.keyboard.press("Home")
+    page.evaluate("(count) => demo.writer.begin(count)", count)
+    return page.evaluate("demo.writer.active.ids")
+
+
+def test_the_page_writes_and_shows_what_python_computes(opened: Opened) -> None:
+    page = opened.page
+    found = begin(opened, PROMPT, 200)
+    ids, filters = written(opened, PROMPT, 200)
+    assert len(set(ids)) > 20
+    assert found == ids
+    shown = page.evaluate("document.getElementById('text').textContent")
+    # A character whose last byte is not there yet is waited for.
+    assert opened.tokenizer.decode(ids[1:]).startswith(shown)
+    assert len(shown) > len(PROMPT)
+    assert page.inner_text("#bytes").replace(",", "") == str(opened.writer.facts["state_bytes"])
+    assert page.inner_text("#bytes-note") == "constant"
+    spectra = page.evaluate(
+        "demo.model.spectra(demo.writer.active.now.state).map((one) => ({...one, values: [...one.values]}))"
+    )
+    with torch.no_grad():
+        _, state = opened.model.prefill(torch.tensor([ids]))
+    # (H, 2, F, d) of the mixer with addresses, (F, 2, H, d) of the other.
+    first, second, third = (layer.spectrum[0].square() for layer in state)  # pyright: ignore
+    wanted = {
+        0: first.sum(dim=(1, 3)).sqrt().flatten(),
+        1: second.sum(dim=(1, 3)).sqrt().T.flatten(),
+        2: third.sum(dim=(1, 3)).sqrt().flatten(),
+    }
+    assert [one["layer"] for one in spectra] == [0, 2, 1]
+    for one in spectra:
+        np.testing.assert_allclose(one["values"], wanted[one["layer"]], rtol=2e-3, atol=1e-5)
+    column = page.evaluate("[...demo.writer.view.map.columns.at(-1).values]")
+    layers = [
+        filters[0, n, :, :bins].flatten() for n, bins in enumerate(opened.writer.facts["filters"]["bins"])
+    ]
+    np.testing.assert_allclose(column, torch.cat(layers), rtol=1e-3, atol=1e-5)
+
+
+def test_a_fork_and_a_roll_back_take_up_a_state_as_it_was(opened: Opened) -> None:
+    page = opened.page
+    found = begin(opened, "Fork", 60)
+    assert found == written(opened, "Fork", 60)[0]
+    now = "[...demo.writer.active.now.logits]"
+    before = page.evaluate(now)
+    page.click("#fork")
+    page.wait_for_selector("#branches button[aria-pressed=true]:has-text('B')")
+    page.click("#one")
+    page.wait_for_selector(f"#status:has-text('Paused at position {len(found) + 1}')")
+    assert page.evaluate(now) != before
+    page.click("[data-count='1']")
+    page.wait_for_selector("#status:has-text('Rolled back')")
+    assert page.evaluate(now) == before
+    page.click("[data-count='10']")
+    page.wait_for_selector(f"#status:has-text('to {len(found) - 10},')")
+    page.evaluate("demo.writer.go(10)")
+    assert page.evaluate("demo.writer.active.ids") == found
+    assert page.evaluate(now) == before
+    # On from here there is nothing that was written before.
+    page.evaluate("demo.writer.go(15)")
+    assert page.evaluate("demo.writer.active.ids") == written(opened, "Fork", 75)[0]
+    page.click("#branches button:has-text('A')")
+    page.wait_for_selector("#branches button[aria-pressed=true]:has-text('A')")
+    assert page.evaluate("demo.writer.active.ids") == found
+    assert page.evaluate(now) == before
+
+
+def test_the_recall_probe_tells_probabilities(opened: Opened) -> None:
+    page = opened.page
+    page.fill("#pairs", "a: x\nb: yy\nc: z")
+    page.fill("#asked", "b")
+    page.click("#recall-run")
+    page.wait_for_selector("#recall-result table")
+    shown = [row.split("\t")[-2:] for row in page.inner_text("#recall-result tbody").strip().split("\n")]
+
+    def shares(text: str) -> list[float]:
+        scores = []
+        for value in ("x", "yy", "z"):
+            start = [opened.tokenizer.eot, *opened.tokenizer.encode(text)]
+            state = opened.writer.init_state(1)
+            score = 0.0
+            logits = torch.zeros(1, 257)
+            for number, token in enumerate([*start, *opened.tokenizer.encode(f"{value}\n")]):
+                if number >= len(start):
+                    score += logits.log_softmax(dim=-1)[0, token].item()
+                logits, state = opened.writer.step(torch.tensor([token]), state)
+            scores.append(score)
+        return torch.tensor(scores).softmax(dim=0).tolist()
+
+    for number, text in enumerate(("a: x\nb: yy\nc: z\nb: ", "b: ")):
+        for row, share in zip(shown, shares(text), strict=True):
+            assert abs(float(row[number].removesuffix(" %")) - 100 * share) <= 0.51
+    page.fill("#asked", "d")
+    page.click("#recall-run")
+    page.wait_for_selector("#recall-result:has-text('none of the keys')")
+
+
+def test_the_leak_probe_finds_no_leak_here_and_one_where_there_is_one(opened: Opened) -> None:
+    page = opened.page
+    page.fill("#leak-a", "The end is here")
+    page.fill("#leak-b", "The end is near")
+    page.click("#leak-run")
+    page.wait_for_selector("#leak-result:has-text('at the 12 tokens before the change')")
+    assert "equal bit for bit" in page.inner_text("#leak-result")
+    assert not page.is_hidden("#leak-picture")
+    # A model that says something else from token 3 of its second text on, four before the change.
+    leaking = """async () => {
+      const { leak } = await import("./probes.js");
+      let calls = 0;
+      const step = async (id) => {
+        calls += 1;
+        return { logits: Float32Array.of(calls < 8 + 4 ? id : id + 1), state: 0 };
+      };
+      const { tokenizer } = demo;
+      return leak({ start: () => 0, step }, tokenizer, "abcdefx", "abcdefy");
+    }"""
+    found = page.evaluate(leaking)
+    assert (found["change"], found["moved"]) == (7, 3)
+
+
+def test_byte_pairs_are_cut_as_in_python(opened: Opened) -> None:
+    trained = load_tokenizer("bpe", corpus=CORPUS, vocab_size=300)
+    gpt2 = define(trained.encoding)
+    for definition in (BYTES, gpt2, Definition(PATTERN, gpt2.ranks, {END_OF_TEXT: 299})):
+        described = json.loads(library_files("tested", definition)[LIBRARY_FILE])
+        script = """async ([described, texts]) => {
+          const { Tokenizer } = await import("./tokenizer.js");
+          const tokenizer = new Tokenizer(described);
+          return texts.map((text) => [tokenizer.encode(text), tokenizer.decode(tokenizer.encode(text))]);
+        }"""
+        tiktoken = pytest.importorskip("tiktoken")
+        encoding = tiktoken.Encoding(
+            "tested",
+            pat_str=definition.pattern,
+            mergeable_ranks=dict(definition.ranks),
+            special_tokens=dict(definition.special_tokens),
+        )
+        texts = TEXTS + CORPUS[:1]
+        for text, (ids, decoded) in zip(texts, opened.page.evaluate(script, [described, texts]), strict=True):
+            assert ids == encoding.encode_ordinary(text), (definition.pattern, text)
+            assert decoded == text
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"type": "Unigram"}, "it is not a byte-level BPE"),
+        ({}, 'its pattern has "?|b)", which JavaScript lacks'),
+    ],
+)
+def test_another_tokenizer_ends_in_a_sentence(opened: Opened, change: dict[str, str], sentence: str) -> None:
+    definition = Definition(r"(?<=a)(?|b)", BYTES.ranks, BYTES.special_tokens)
+    described = json.loads(library_files("tested", definition)[LIBRARY_FILE])
+    described["model"] |= change
+    context = opened.page.context.browser.new_context()
+    page = context.new_page()
+    page.route("**/tokenizer.json", lambda route: route.fulfill(json=described))
+    page.goto(opened.url)
+    page.wait_for_selector("#failure:not([hidden])")
+    assert page.inner_text("#failure").startswith("This model's tokenizer can't be run in this page: ")
+    assert sentence in page.inner_text("#failure")
+    context.close()
+
+
+def test_of_a_long_text_the_end_is_shown(opened: Opened) -> None:
+    script = """() => {
+      for (let n = 0; n < 50000; n++) demo.writer.append(97 + (n % 26));
+      const shown = document.getElementById("text").textContent;
+      demo.writer.showText();
+      return [shown.length, shown.at(-1)];
+    }"""
+    length, last = opened.page.evaluate(script)
+    assert 20_000 <= length <= 40_000
+    assert ord(last) == 97 + 49_999 % 26
+
+
+def test_it_can_be_used_by_keyboard(opened: Opened) -> None:
+    page = opened.page
+    page.focus("#prompt")
+    page.fill("#prompt", "Keys")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#status:has-text('Writing')")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "pause"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#status:has-text('Paused')")
+    last = int(page.inner_text("#position").replace(",", "")) - 1
+    page.focus("#filters")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert f"Token {last - 1}," in page.get_attribute("#filters", "aria-valuetext")
+    unnamed = """() => [...document.querySelectorAll("button, input, textarea, canvas")].filter((one) => {
+      return !(one.labels?.length || one.getAttribute("aria-label") || one.textContent.trim());
+    }).map((one) => one.id)"""
+    assert page.evaluate(unnamed) == []
+
+
+def test_it_fits_a_phone_in_the_dark(opened: Opened) -> None:
+    context = opened.page.context.browser.new_context(
+        viewport={"width": 360, "height": 740}, color_scheme="dark", is_mobile=True, has_touch=True
+    )
+    page = context.new_page()
+    page.on("pageerror", lambda error: opened.wrong.append(str(error)))
+    page.goto(opened.url)
+    page.wait_for_selector("#write:not([disabled])")
+    page.tap("#write")
+    page.wait_for_selector("#fork:not([disabled])")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert dark != opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    small = """() => [...document.querySelectorAll("button")].filter((one) => {
+      const { width, height } = one.getBoundingClientRect();
+      return width && (width < 40 || height < 40);
+    }).length"""
+    assert page.evaluate(small) == 0
+    context.close()
+
+
+def test_nothing_went_wrong_and_nothing_was_asked_of_another_host(opened: Opened) -> None:
+    """Runs last: it reads what all tests above have made the page do."""
+    assert opened.page.evaluate("performance.getEntriesByType('resource').length") > 8
+    assert opened.wrong == []

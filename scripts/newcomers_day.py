@@ -93,7 +93,7 @@ def make_an_environment(folder: Path) -> str:
     install = [python, "-m", "pip", "install", "-q", "--constraint", str(ROOT / "constraints.txt")]
     (wheel,) = folder.glob("*.whl")
     execute([*install, "torch"])
-    execute([*install, f"{wheel}[all,eval]", "openai", "peft"], timeout=1800)
+    execute([*install, f"{wheel}[all,eval]", "openai", "peft", "playwright"], timeout=1800)
     packages = execute([python, "-m", "pip", "list", "--format", "freeze"]).stdout.splitlines()
     (torch,) = (line for line in packages if line.startswith("torch=="))
     return f"{len(packages)} packages, {torch}"
@@ -173,19 +173,20 @@ def write_with_ONNX_Runtime() -> str:
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """The address of ``fftnet serve`` while it runs; it must end by itself when it is asked to."""
-    command = [str(Path(sys.executable).with_name("fftnet")), "serve", MODEL, "--port", "0"]
-    with Path("server.log").open("w") as log:
-        process = subprocess.Popen(command, stderr=log)
+def server(name: str) -> Iterator[str]:
+    """The address of ``fftnet serve`` or ``fftnet demo`` while it runs; it must end when it is asked to."""
+    command = [str(Path(sys.executable).with_name("fftnet")), name, MODEL, "--port", "0"]
+    said = Path(f"{name}.log")
+    with said.open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
-        until = time.monotonic() + 120
-        while (found := re.search(r"http://127\.0\.0\.1:\d+/v1", Path("server.log").read_text())) is None:
-            promise(process.poll() is None and time.monotonic() < until, Path("server.log").read_text())
+        until = time.monotonic() + 300
+        while (found := re.search(r"http://127\.0\.0\.1:\d+\S*", said.read_text())) is None:
+            promise(process.poll() is None and time.monotonic() < until, said.read_text())
             time.sleep(0.1)
         yield found[0]
-        process.send_signal(signal.SIGTERM)
-        promise(process.wait(30) in (0, 143, -signal.SIGTERM), f"the server ended with {process.returncode}")
+        process.send_signal(signal.SIGINT)
+        promise(process.wait(30) in (0, 130, -signal.SIGINT), f"the server ended with {process.returncode}")
     finally:
         process.kill()
 
@@ -195,7 +196,7 @@ def serve_and_ask_with_openai() -> str:
 
     from openai import OpenAI
 
-    with server() as address:
+    with server("serve") as address:
         client = OpenAI(base_url=address, api_key="none", max_retries=0)
         reply = client.completions.create(
             model="fftnet", prompt=PROMPT, max_tokens=60, temperature=0.8, seed=5
@@ -228,17 +229,30 @@ def look_inside() -> str:
     return f"{len(pictures)} pictures in {Path(pictures[0]).parent}"
 
 
-# THE PAGE IN A BROWSER: runs where the wheel has the command, and says so where it has not.
+def write_in_a_browser() -> str:
+    """fftnet demo serves a page that writes in a browser what fftnet generate writes."""
 
+    from playwright.sync_api import sync_playwright
 
-def make_the_page_for_a_browser() -> str:
-    """fftnet demo makes the page for a browser."""
-    command = str(Path(sys.executable).with_name("fftnet"))
-    asked = subprocess.run([command, "demo", "--help"], capture_output=True, text=True)
-    if asked.returncode:
-        return "skipped, this wheel has no fftnet demo"
-    flags = ["--no_serve"] if "no_serve" in asked.stdout else []
-    return execute([command, "demo", MODEL, *flags]).stdout.strip()
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        fftnet(f"demo {MODEL} --no_serve")
+        return "the page is made; there is no Chromium here to open it in"
+    with server("demo") as address, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("#write:not([disabled])")
+        page.fill("#prompt", PROMPT)
+        page.focus("#temperature")
+        page.keyboard.press("Home")  # Temperature 0: the likeliest token each time.
+        page.evaluate("(count) => demo.writer.begin(count)", 60)
+        written = page.evaluate("document.getElementById('text').textContent")
+        pace = page.inner_text("#speed")
+        browser.close()
+    told = fftnet(f"generate {MODEL} --prompt {PROMPT} --max_new_tokens 60 --temperature 0").stdout
+    promise(f"{written}\n" == told, f"the page writes {written!r}, Python {told!r}")
+    return f"{written!r}, {pace} tokens/s in {Path(chromium).name}"
 
 
 def outside(folder: Path) -> int:
@@ -264,7 +278,7 @@ def inside() -> None:
         write_with_ONNX_Runtime,
         serve_and_ask_with_openai,
         look_inside,
-        make_the_page_for_a_browser,
+        write_in_a_browser,
     )
     for step in commands:
         perform(step)

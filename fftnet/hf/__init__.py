@@ -9,31 +9,35 @@ import transformers
 
 from fftnet.hf.cache import FFTNetCache
 from fftnet.hf.causal_lm import FFTNetForCausalLM
-from fftnet.hf.configuration import FFTNetConfig
+from fftnet.hf.configuration import ExchangedConfig, FFTNetConfig, FFTNetViTConfig
 from fftnet.hf.heads import FFTNetForMaskedLM, FFTNetForSequenceClassification, FFTNetForTokenClassification
+from fftnet.hf.images import FFTNetForImageClassification
 from fftnet.hf.modeling import FFTNetModel, FFTNetPreTrainedModel
 from fftnet.hf.tokenization import FFTNetTokenizer
-from fftnet.model.exchange import AUTO_CLASSES, MODEL_TYPE
+from fftnet.model.exchange import IMAGES, LANGUAGE, Family
 
 __all__ = [
     "FFTNetCache",
     "FFTNetConfig",
     "FFTNetForCausalLM",
+    "FFTNetForImageClassification",
     "FFTNetForMaskedLM",
     "FFTNetForSequenceClassification",
     "FFTNetForTokenClassification",
     "FFTNetModel",
     "FFTNetPreTrainedModel",
     "FFTNetTokenizer",
+    "FFTNetViTConfig",
 ]
 
 
-def _register() -> None:
-    transformers.AutoConfig.register(MODEL_TYPE, FFTNetConfig, exist_ok=True)
-    transformers.AutoTokenizer.register(FFTNetConfig, fast_tokenizer_class=FFTNetTokenizer, exist_ok=True)
-    for auto, name in AUTO_CLASSES.items():
+def _register(family: Family, config_class: type[ExchangedConfig]) -> None:
+    transformers.AutoConfig.register(family.model_type, config_class, exist_ok=True)
+    for auto, name in family.auto_classes.items():
         if auto != "AutoConfig":
-            getattr(transformers, auto).register(FFTNetConfig, globals()[name], exist_ok=True)
+            getattr(transformers, auto).register(config_class, globals()[name], exist_ok=True)
 
 
-_register()
+_register(LANGUAGE, FFTNetConfig)
+_register(IMAGES, FFTNetViTConfig)
+transformers.AutoTokenizer.register(FFTNetConfig, fast_tokenizer_class=FFTNetTokenizer, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The configuration: the fields of the native one, beside those that Transformers knows."""
+"""Configurations: the fields of the native ones, beside those that Transformers knows."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields
@@ -7,19 +7,74 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from fftnet.model.config import FFTNetConfig as NativeConfig
-from fftnet.model.exchange import AUTO_MAP, MODEL_TYPE
+from fftnet.model.exchange import IMAGES, LANGUAGE, Family
+from fftnet.model.vit import ViTConfig
 
-NATIVE_FIELDS = {each.name: each for each in fields(NativeConfig)}
 BYTES_VOCAB_SIZE = 257
 """Of the ``bytes`` tokenizer: the library wants a default of every field."""
+IMAGENET_CLASSES = 1000
 
 
-def _default(name: str) -> Any:
-    return NATIVE_FIELDS[name].default
+def _defaults(native: type[Any]) -> dict[str, Any]:
+    return {each.name: each.default for each in fields(native)}
 
 
-class FFTNetConfig(PreTrainedConfig):
-    """Configuration of all FFTNet models in Transformers; ``config.json`` is one for both sides.
+TEXT = _defaults(NativeConfig)
+IMAGE = _defaults(ViTConfig)
+
+
+class ExchangedConfig(PreTrainedConfig):
+    """What the configurations share: ``config.json`` is one for both sides."""
+
+    family: ClassVar[Family]
+    native_class: ClassVar[type[Any]]
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop("auto_map", None)
+        super().__post_init__(**kwargs)
+        native = asdict(self.native())
+        self.mixers = list(native["mixers"])
+        self.mixer_configs = native["mixer_configs"]
+        self.auto_map = self.family.auto_map
+
+    def native_values(self) -> dict[str, Any]:
+        """The native fields."""
+        return {each.name: getattr(self, each.name) for each in fields(self.native_class)}
+
+    def native(self) -> Any:
+        """The native configuration of the same model.
+
+        Raises:
+            ValueError: if a field is out of range, or a mixer is unknown.
+        """
+        return self.native_class(**self.native_values())
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """A configuration of the fields in ``config.json``.
+
+        Raises:
+            ValueError: if they are those of another model.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"config.json is that of a model of type {model_type!r}, not {cls.model_type!r}: load it "
+                "with AutoModel"
+            )
+        return super().from_dict(dict(config_dict), **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is written: all native fields, so that later defaults change no model; else what differs."""
+        return super().to_diff_dict() | self.native_values()
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Do nothing: a folder leads to this package by a file of its own, into which no code is copied."""
+
+
+class FFTNetConfig(ExchangedConfig):
+    """Configuration of all FFTNet models over tokens.
 
     The fields are those of ``fftnet.FFTNetConfig``, which explains and checks them.
 
@@ -28,7 +83,9 @@ class FFTNetConfig(PreTrainedConfig):
             model.
     """
 
-    model_type: ClassVar[str] = MODEL_TYPE
+    model_type: ClassVar[str] = LANGUAGE.model_type
+    family: ClassVar[Family] = LANGUAGE
+    native_class: ClassVar[type[Any]] = NativeConfig
     # Not max_position_embeddings: harnesses would cut texts at the training window, which is no limit here.
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "d_model",
@@ -39,56 +96,63 @@ class FFTNetConfig(PreTrainedConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
 
     vocab_size: int = BYTES_VOCAB_SIZE
-    d_model: int = _default("d_model")
-    num_heads: int = _default("num_heads")
-    num_layers: int = _default("num_layers")
-    ffn_dim: int | None = _default("ffn_dim")
-    dropout: float | int = _default("dropout")
-    causal: bool = _default("causal")
+    d_model: int = TEXT["d_model"]
+    num_heads: int = TEXT["num_heads"]
+    num_layers: int = TEXT["num_layers"]
+    ffn_dim: int | None = TEXT["ffn_dim"]
+    dropout: float | int = TEXT["dropout"]
+    causal: bool = TEXT["causal"]
     mixers: list[str] | tuple[str, ...] = ()
     mixer_configs: dict[str, Any] = field(default_factory=dict)
-    max_seq_length: int = _default("max_seq_length")
+    max_seq_length: int = TEXT["max_seq_length"]
     use_cache: bool = True
     tie_word_embeddings: bool = True
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
 
+
+class FFTNetViTConfig(ExchangedConfig):
+    """Configuration of the image model; the number of classes is that of the labels.
+
+    The fields are those of ``fftnet.model.ViTConfig``, which explains and checks them.
+
+    Raises:
+        ValueError: if a field is out of range, a mixer is unknown, or ``config.json`` is that of another
+            model.
+    """
+
+    model_type: ClassVar[str] = IMAGES.model_type
+    family: ClassVar[Family] = IMAGES
+    native_class: ClassVar[type[Any]] = ViTConfig
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "hidden_dropout": "dropout",
+    }
+
+    d_model: int = IMAGE["d_model"]
+    num_heads: int = IMAGE["num_heads"]
+    num_layers: int = IMAGE["num_layers"]
+    ffn_dim: int | None = IMAGE["ffn_dim"]
+    dropout: float | int = IMAGE["dropout"]
+    causal: bool = IMAGE["causal"]
+    mixers: list[str] | tuple[str, ...] = ()
+    mixer_configs: dict[str, Any] = field(default_factory=dict)
+    max_seq_length: int = IMAGE["max_seq_length"]
+    image_size: int = IMAGE["image_size"]
+    patch_size: int = IMAGE["patch_size"]
+    num_channels: int = IMAGE["num_channels"]
+    num_classes: int = IMAGENET_CLASSES
+    pooling: str = IMAGE["pooling"]
+
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.pop("auto_map", None)
-        native = asdict(self.native())
-        self.mixers = list(native["mixers"])
-        self.mixer_configs = native["mixer_configs"]
+        if self.id2label is None:
+            kwargs.setdefault("num_labels", self.num_classes)
         super().__post_init__(**kwargs)
-        self.auto_map = dict(AUTO_MAP)
+        self.num_classes = self.native_values()["num_classes"]
 
-    def native(self) -> NativeConfig:
-        """The native configuration of the same model.
-
-        Raises:
-            ValueError: if a field is out of range, or a mixer is unknown.
-        """
-        return NativeConfig(**{name: getattr(self, name) for name in NATIVE_FIELDS})
-
-    @classmethod
-    def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
-        """A configuration of the fields in ``config.json``.
-
-        Raises:
-            ValueError: if they are those of another model.
-        """
-        model_type = config_dict.get("model_type", MODEL_TYPE)
-        if model_type != MODEL_TYPE:
-            raise ValueError(
-                f"config.json is that of a model of type {model_type!r}, not {MODEL_TYPE!r}: load it with "
-                "AutoModel"
-            )
-        return super().from_dict(dict(config_dict), **kwargs)
-
-    def to_diff_dict(self) -> dict[str, Any]:
-        """What is written: all native fields, so that later defaults change no model; else what differs."""
-        return super().to_diff_dict() | {name: getattr(self, name) for name in NATIVE_FIELDS}
-
-    @classmethod
-    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
-        """Do nothing: a folder leads to this package by a file of its own, into which no code is copied."""
+    def native_values(self) -> dict[str, Any]:
+        """The native fields, with as many classes as there are labels."""
+        return super().native_values() | {"num_classes": self.num_labels}

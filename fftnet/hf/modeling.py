@@ -11,10 +11,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from fftnet.hf.cache import CACHE_NAME, FFTNetCache, Tokens
-from fftnet.hf.configuration import FFTNetConfig
+from fftnet.hf.configuration import ExchangedConfig, FFTNetConfig
 from fftnet.model.backbone import Backbone
 from fftnet.model.components import TiedEmbedding
-from fftnet.model.exchange import AUTO_CLASSES, LANGUAGE_MODELS, write_shim
 from fftnet.model.fftnet_layer import FFTNetLayer
 
 
@@ -37,8 +36,9 @@ class FFTNetPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = False
     _is_stateful = False
 
-    def __init__(self, config: FFTNetConfig, *inputs: Any, **kwargs: Any) -> None:
-        known = {type(self).__name__, *LANGUAGE_MODELS, *AUTO_CLASSES.values()}
+    def __init__(self, config: ExchangedConfig, *inputs: Any, **kwargs: Any) -> None:
+        family = config.family
+        known = {type(self).__name__, *family.natives, *family.auto_classes.values()}
         names = config.architectures or []
         if not known.intersection(names) and names:
             raise ValueError(
@@ -68,7 +68,7 @@ class FFTNetPreTrainedModel(PreTrainedModel):
         """
         result = super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True) and Path(save_directory).is_dir():
-            write_shim(Path(save_directory))
+            self.config.family.write_shim(Path(save_directory))
         return result
 
     @classmethod

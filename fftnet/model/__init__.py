@@ -6,6 +6,7 @@ from fftnet.model.fftnet_layer import FFTNetLayer
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel, reset_parameters
 from fftnet.model.state import State, concat_states, expand_state, load_state, save_state, select_state
+from fftnet.model.vit import FFTNetViT, ViTConfig, vit_config
 
 __all__ = [
     "Backbone",
@@ -13,12 +14,15 @@ __all__ = [
     "FFTNet",
     "FFTNetConfig",
     "FFTNetLayer",
+    "FFTNetViT",
     "PretrainedModel",
     "State",
+    "ViTConfig",
     "concat_states",
     "expand_state",
     "load_state",
     "reset_parameters",
     "save_state",
     "select_state",
+    "vit_config",
 ]

@@ -7,33 +7,68 @@ here imports the library; ``fftnet.hf`` is where it does.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 from fftnet.serialization import writing
 
-MODEL_TYPE = "fftnet"
 BASE_PREFIX = "model."
 """In front of all weights but the head's, where a model with a head was saved by the library."""
 TIED_HEAD = "lm_head.weight"
 """The library's name for the embedding where it serves as the head."""
 CAUSAL_ARCHITECTURE = "FFTNetForCausalLM"
 MASKED_ARCHITECTURE = "FFTNetForMaskedLM"
-LANGUAGE_MODELS = ("FFTNet", "FFTNetModel", CAUSAL_ARCHITECTURE, MASKED_ARCHITECTURE)
-"""Names under which a language model may stand in ``architectures``."""
+IMAGE_ARCHITECTURE = "FFTNetForImageClassification"
 SHIM_MODULE = "modeling_fftnet"
 SHIM_FILE = f"{SHIM_MODULE}.py"
-AUTO_CLASSES = {
-    "AutoConfig": "FFTNetConfig",
-    "AutoModel": "FFTNetModel",
-    "AutoModelForCausalLM": CAUSAL_ARCHITECTURE,
-    "AutoModelForMaskedLM": MASKED_ARCHITECTURE,
-    "AutoModelForSequenceClassification": "FFTNetForSequenceClassification",
-    "AutoModelForTokenClassification": "FFTNetForTokenClassification",
-}
-"""The library's classes to those of ``fftnet.hf``."""
-AUTO_MAP = {auto: f"{SHIM_MODULE}.{name}" for auto, name in AUTO_CLASSES.items()}
-"""Field of ``config.json`` by which the library finds the classes in a process that never imported them."""
+
+
+class Family(NamedTuple):
+    """Models of one configuration, as the library tells them apart."""
+
+    model_type: str
+    """The configuration's name there."""
+    natives: tuple[str, ...]
+    """Names under which the native model may stand in ``architectures``."""
+    auto_classes: Mapping[str, str]
+    """The library's classes to those of ``fftnet.hf``."""
+
+    @property
+    def auto_map(self) -> dict[str, str]:
+        """Field of ``config.json`` by which the library finds classes that were never imported."""
+        return {auto: f"{SHIM_MODULE}.{name}" for auto, name in self.auto_classes.items()}
+
+    def write_shim(self, directory: Path) -> None:
+        """Write the module that ``auto_map`` points at: with ``trust_remote_code=True`` it is imported.
+
+        Raises:
+            CheckpointError: if it can't be written.
+        """
+        purpose = '"""Leads Transformers to the classes of the package: pip install fftnet[hf]."""'
+        text = f"{purpose}\n\nfrom fftnet.hf import {', '.join(self.auto_classes.values())}\n"
+        path = directory / SHIM_FILE
+        with writing(path):
+            path.write_text(text, encoding="utf-8")
+
+
+LANGUAGE = Family(
+    "fftnet",
+    ("FFTNet", "FFTNetModel", CAUSAL_ARCHITECTURE, MASKED_ARCHITECTURE),
+    {
+        "AutoConfig": "FFTNetConfig",
+        "AutoModel": "FFTNetModel",
+        "AutoModelForCausalLM": CAUSAL_ARCHITECTURE,
+        "AutoModelForMaskedLM": MASKED_ARCHITECTURE,
+        "AutoModelForSequenceClassification": "FFTNetForSequenceClassification",
+        "AutoModelForTokenClassification": "FFTNetForTokenClassification",
+    },
+)
+IMAGES = Family(
+    "fftnet_vit",
+    ("FFTNetViT", IMAGE_ARCHITECTURE),
+    {"AutoConfig": "FFTNetViTConfig", "AutoModelForImageClassification": IMAGE_ARCHITECTURE},
+)
 LIBRARY_FIELDS = frozenset(
     {
         "_name_or_path",
@@ -58,19 +93,6 @@ LIBRARY_FIELDS = frozenset(
     }
 )
 """Fields of ``config.json`` that belong to the library: they do not change what a native model computes."""
-
-
-def write_shim(directory: Path) -> None:
-    """Write the module that ``AUTO_MAP`` points at: with ``trust_remote_code=True`` the library imports it.
-
-    Raises:
-        CheckpointError: if it can't be written.
-    """
-    purpose = '"""Leads Transformers to the classes of the package: pip install fftnet[hf]."""'
-    text = f"{purpose}\n\nfrom fftnet.hf import {', '.join(AUTO_CLASSES.values())}\n"
-    path = directory / SHIM_FILE
-    with writing(path):
-        path.write_text(text, encoding="utf-8")
 
 
 def native_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

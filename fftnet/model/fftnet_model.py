@@ -7,7 +7,7 @@ from fftnet.model.backbone import Backbone
 from fftnet.model.checks import check_ids, check_keep, check_mask
 from fftnet.model.components import TiedEmbedding
 from fftnet.model.config import FFTNetConfig
-from fftnet.model.exchange import CAUSAL_ARCHITECTURE, LANGUAGE_MODELS, MASKED_ARCHITECTURE
+from fftnet.model.exchange import CAUSAL_ARCHITECTURE, LANGUAGE, MASKED_ARCHITECTURE
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.model.state import State
 
@@ -23,7 +23,7 @@ class FFTNet(PretrainedModel):
 
     config_class = FFTNetConfig
     config: FFTNetConfig
-    other_names = LANGUAGE_MODELS
+    other_names = LANGUAGE.natives
 
     def __init__(self, config: FFTNetConfig) -> None:
         super().__init__(config)

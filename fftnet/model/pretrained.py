@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import nn
 
 from fftnet import serialization
-from fftnet.model.exchange import AUTO_MAP, LIBRARY_FIELDS, MODEL_TYPE, native_names, write_shim
+from fftnet.model.exchange import LANGUAGE, LIBRARY_FIELDS, Family, native_names
 from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
 
 Model = TypeVar("Model", bound="PretrainedModel")
@@ -20,6 +20,8 @@ class PretrainedModel(nn.Module):
     """
 
     config_class: ClassVar[type[Any]]
+    family: ClassVar[Family] = LANGUAGE
+    """Whose model types ``config.json`` names."""
     other_names: ClassVar[tuple[str, ...]] = ()
     """Names beside the class's own under which ``config.json`` may call this model."""
     # Where several devices split the model: PyTorch's and Hugging Face's name for "never inside these".
@@ -54,13 +56,13 @@ class PretrainedModel(nn.Module):
         Raises:
             CheckpointError: if the folder can't be written.
         """
-        kind: dict[str, Any] = {"model_type": MODEL_TYPE, "architectures": [self.architecture]}
+        kind: dict[str, Any] = {"model_type": self.family.model_type, "architectures": [self.architecture]}
         known = self.architecture in self.other_names
         if known:
-            kind["auto_map"] = AUTO_MAP
+            kind["auto_map"] = self.family.auto_map
         serialization.write_json(Path(directory) / CONFIG_FILE, kind | asdict(self.config))
         if known:
-            write_shim(Path(directory))
+            self.family.write_shim(Path(directory))
 
     @classmethod
     def from_pretrained(cls: type[Model], directory: str | Path) -> Model:
@@ -73,7 +75,7 @@ class PretrainedModel(nn.Module):
         values = serialization.read_json(path)
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} does not describe a model: it holds no fields")
-        _check_kind(path, values, (cls.__name__, *cls.other_names))
+        _check_kind(path, values, cls.family, (cls.__name__, *cls.other_names))
         known = {field.name for field in fields(cls.config_class)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -88,11 +90,11 @@ class PretrainedModel(nn.Module):
         return model.eval()
 
 
-def _check_kind(path: Path, values: dict[str, Any], names: tuple[str, ...]) -> None:
+def _check_kind(path: Path, values: dict[str, Any], family: Family, names: tuple[str, ...]) -> None:
     """Take what names the model and what is the library's out of the fields, and refuse another model."""
-    model_type = values.get("model_type", MODEL_TYPE)
-    if model_type != MODEL_TYPE:
-        raise CheckpointError(f"{path} is that of a model of type {model_type!r}, not {MODEL_TYPE!r}")
+    model_type = values.get("model_type", family.model_type)
+    if model_type != family.model_type:
+        raise CheckpointError(f"{path} is that of a model of type {model_type!r}, not {family.model_type!r}")
     architectures = values.get("architectures") or [names[0]]
     if len(architectures) != 1 or architectures[0] not in names:
         raise CheckpointError(

@@ -250,8 +250,8 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     commands = re.findall(r"^    ((?:python \w+\.py|fftnet \w+)[^\n#]*)", readme, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
-        if command.startswith("fftnet serve"):
-            continue  # It serves until it is stopped; tests/serving runs it.
+        if command.startswith(("fftnet serve", "fftnet demo")):
+            continue  # They serve until they are stopped; tests/serving and tests/demo run them.
         small = f" {TINY}" if "main.py" in command or " train" in command else ""
         limit = " --max_new_tokens 5" if "example.py" in command or " generate" in command else ""
         for name in ("recipes", "models"):

@@ -22,7 +22,6 @@ pytest.importorskip("onnxruntime")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
-    pytest.mark.xdist_group("onnx"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
     pytest.mark.skipif(
         not is_kept(), reason="the files of onnxruntime-web are not in the cache: run fftnet demo once"

@@ -22,7 +22,6 @@ from fftnet.export.runtime import OnnxWriter
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.xdist_group("onnx")
 
 
 @pytest.fixture(scope="module")

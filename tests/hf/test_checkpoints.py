@@ -18,7 +18,7 @@ import fftnet.hf
 from fftnet import FFTNet, FFTNetConfig, load_tokenizer
 from fftnet.hf.configuration import FFTNetConfig as LibraryConfig
 from fftnet.model import reset_parameters
-from fftnet.model.exchange import AUTO_CLASSES, AUTO_MAP, LIBRARY_FIELDS, SHIM_FILE
+from fftnet.model.exchange import LANGUAGE, LIBRARY_FIELDS, SHIM_FILE
 from fftnet.serialization import CheckpointError, write_tensors
 
 ENCODERS = [{"causal": False}, {"causal": False, "mixers": ("fnet", "spectral")}]
@@ -81,7 +81,7 @@ def test_the_configurations_have_the_same_fields_and_defaults() -> None:
     assert not hasattr(library, "max_position_embeddings")
 
 
-@pytest.mark.parametrize("auto", [name for name in AUTO_CLASSES if name != "AutoConfig"])
+@pytest.mark.parametrize("auto", [name for name in LANGUAGE.auto_classes if name != "AutoConfig"])
 def test_native_code_knows_every_field_that_the_library_writes(auto: str, tmp_path: Path) -> None:
     masked = "Masked" in auto
     values: dict[str, Any] = {"num_labels": 5}
@@ -103,9 +103,9 @@ def test_native_code_knows_every_field_that_the_library_writes(auto: str, tmp_pa
     native = {field.name for field in fields(FFTNetConfig)}
     assert set(written) <= native | LIBRARY_FIELDS
     assert native <= set(written)
-    assert written["auto_map"] == AUTO_MAP
-    assert written["architectures"] == [type(model).__name__] == [AUTO_CLASSES[auto]]
-    assert getattr(fftnet.hf, AUTO_CLASSES[auto]) is type(model)
+    assert written["auto_map"] == LANGUAGE.auto_map
+    assert written["architectures"] == [type(model).__name__] == [LANGUAGE.auto_classes[auto]]
+    assert getattr(fftnet.hf, LANGUAGE.auto_classes[auto]) is type(model)
 
 
 TRUSTING = """

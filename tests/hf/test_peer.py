@@ -12,7 +12,7 @@ import torch
 from transformers.models.auto import modeling_auto
 
 import fftnet.hf as hf
-from fftnet.model.exchange import AUTO_CLASSES, MODEL_TYPE
+from fftnet.model.exchange import LANGUAGE
 
 try:
     sys.path.insert(0, str(peer.fetch()))
@@ -35,7 +35,7 @@ MAPPINGS = {
 }
 """The tests tell kinds of models apart by the names of their classes."""
 for auto, names in MAPPINGS.items():
-    names[MODEL_TYPE] = AUTO_CLASSES[auto]
+    names[LANGUAGE.model_type] = LANGUAGE.auto_classes[auto]
 SKIPS = {
     "test_generation_tester_mixin_inheritance": "the distribution leaves their tests of generate out; ours "
     "are in test_generate.py",

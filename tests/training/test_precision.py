@@ -26,9 +26,15 @@ def not_launched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def able(
-    monkeypatch: pytest.MonkeyPatch, *, avx: bool = False, amx: bool = False, onednn: bool = True
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    avx: bool = False,
+    amx: bool = False,
+    onednn: bool = True,
+    gain: float = 2.4,
 ) -> None:
     """Let the processor be one that has these."""
+    monkeypatch.setattr(precision, "product_gain", lambda: gain)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
@@ -43,16 +49,24 @@ def model_of(width: int) -> FFTNet:
     [
         ({"avx": True}, 128, "bf16"),
         ({"avx": True}, 124, "fp32"),
+        ({"avx": True, "gain": 1.0}, 128, "fp32"),
         ({"amx": True}, 256, "bf16"),
         ({}, 256, "fp32"),
         ({"avx": True, "amx": True, "onednn": False}, 256, "fp32"),
     ],
 )
 def test_auto_takes_bf16_where_a_cpu_has_it_and_it_pays(
-    monkeypatch: pytest.MonkeyPatch, processor: dict[str, bool], width: int, chosen: str
+    monkeypatch: pytest.MonkeyPatch, processor: dict[str, Any], width: int, chosen: str
 ) -> None:
     able(monkeypatch, **processor)
     assert precision.resolve("auto", CPU, model_of(width)) == chosen
+
+
+def test_the_gain_of_products_is_measured_once_and_is_a_ratio() -> None:
+    precision.product_gain.cache_clear()
+    found = precision.product_gain()
+    assert 0.05 < found < 50
+    assert precision.product_gain() is found
 
 
 def test_auto_takes_bf16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

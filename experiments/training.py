@@ -117,8 +117,8 @@ def optim_config(run: Run, budget: Budget) -> OptimConfig:
 
 
 def beside(model: nn.Module, batch: Batch) -> Batch:
-    """The batch on the device of the model's weights."""
-    device = next(model.parameters()).device
+    """The batch on the device of the model's weights, if it has any."""
+    device = next(model.parameters(), batch[0]).device
     return batch[0].to(device), batch[1].to(device)
 
 

@@ -1,6 +1,8 @@
 """Fixtures that several files share."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,8 +17,13 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def pytest_configure() -> None:
-    """Give each test process one thread: two that share two cores spend their time waiting for each other."""
+    """Give each test process one thread: two that share two cores spend their time waiting for each other.
+
+    And take Ctrl-C back: what is started in the background ignores it, and so would all that it starts.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -202,7 +202,7 @@ def test_a_users_mistake_ends_in_a_sentence(tmp_path: Path, command: str, messag
 
 def test_what_is_written_obeys_the_grammar_most_of_the_time(tmp_path: Path) -> None:
     run(
-        "python main.py --d_model 64 --num_layers 2 --num_epochs 8 --num_samples 1000 --max_seq_length 128 "
+        "python main.py --d_model 64 --num_layers 2 --num_epochs 6 --num_samples 1000 --max_seq_length 128 "
         "--pattern_complexity 0",
         tmp_path,
     )

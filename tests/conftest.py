@@ -13,6 +13,8 @@ from torch import nn
 if TYPE_CHECKING:
     from demo_pages import Served
 
+LONGEST = ("test_faults.py", "test_processes.py", "test_cli.py", "test_triton.py", "test_onnx.py")
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -24,6 +26,11 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, or one process ends on them while the other has nothing to do."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, or one process ends on them while the other has nothing to do."""
+    """Begin with the files that take longest, or one process ends on them while the other waits."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

@@ -284,10 +284,10 @@ def train_step(model: FFTNet, batch: int, tokens: int, precision: str = FLOAT32)
     return step
 
 
-def train(width: int, heads: int, layers: int, batch: int, tokens: int) -> Calls:
+def train(width: int, heads: int, layers: int, batch: int, tokens: int, precision: str = FLOAT32) -> Calls:
     """One step of training a language model."""
     return {
-        side: train_step(language_model(side, width, heads, layers), batch, tokens)
+        side: train_step(language_model(side, width, heads, layers), batch, tokens, precision)
         for side in LANGUAGE_MODELS
     }
 

@@ -7,7 +7,6 @@ everywhere. It first compares the model on the GPU with the same model in float6
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import baselines
-from benchmarks.measure import OURS, TimeBudget, machine, paired, rows
+from benchmarks.measure import OURS, TimeBudget, machine, paired, rows, seconds_of
 from benchmarks.parity import ParityError, require
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serialization import write_json
@@ -49,11 +48,13 @@ class GpuSettings:
 
 def synchronised(run: Callable[[], object]) -> float:
     """Seconds of a call, with all the work that it has started on the GPU."""
+
+    def whole() -> None:
+        run()
+        torch.cuda.synchronize()
+
     torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return seconds_of(whole)
 
 
 def in_bf16(run: Callable[[], object], device: str) -> Callable[[], object]:
@@ -117,7 +118,7 @@ def mixer(settings: GpuSettings, batch: int, tokens: int, work: str) -> baseline
 
 def measured(settings: GpuSettings, device: str) -> Iterator[dict[str, Any]]:
     """All rows, shortest texts first."""
-    clock = synchronised if device == "cuda" else _elapsed
+    clock = synchronised if device == "cuda" else seconds_of
     for suite, make in (("operator", operator), ("mixer", mixer)):
         for work in WORKS:
             for length in settings.lengths:
@@ -130,20 +131,9 @@ def measured(settings: GpuSettings, device: str) -> Iterator[dict[str, Any]]:
         if length <= settings.train_tokens:
             batch = settings.train_tokens // length
             sizes = (settings.width, settings.heads, settings.layers)
-            calls = {
-                side: baselines.train_step(
-                    baselines.language_model(side, *sizes), batch, length, baselines.BF16
-                )
-                for side in baselines.LANGUAGE_MODELS
-            }
+            calls = baselines.train(*sizes, batch, length, baselines.BF16)
             times = paired(calls, settings.time_budget, clock)
             yield from (row.summary() for row in rows("train", baselines.TRAIN, batch, length, times))
-
-
-def _elapsed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def main(argv: Sequence[str] | None = None, settings: GpuSettings | None = None) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fftnet.data.tokenizer_json import LIBRARY_FILE
 from fftnet.demo.config import DemoConfig
 from fftnet.demo.errors import DemoError
 from fftnet.export import ExportConfig, export_model
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 STATIC = Path(__file__).parent / "static"
 MODEL_FOLDER = "model"
 RUNTIME_FOLDER = "runtime"
-TOKENIZER_FILE = "tokenizer.json"
 SPECTRA: dict[type, str] = {AddressedSpectralState: "H2F", CausalSpectralState: "F2H"}
 """Type of a layer's state to the axes of its spectrum: heads H, bins F, real and imaginary plane 2."""
 
@@ -70,14 +70,14 @@ def make_page(model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime
         shutil.copytree(STATIC, folder, dirs_exist_ok=True)
         for name, source in runtime.items():
             shutil.copyfile(source, folder / RUNTIME_FOLDER / name)
-        for name in (step, TOKENIZER_FILE):
+        for name in (step, LIBRARY_FILE):
             shutil.copyfile(exported / name, folder / MODEL_FOLDER / name)
         facts = json.loads((exported / STATE_FILE).read_text(encoding="utf-8"))
         facts |= {"files": {"step": step}, "spectra": _spectra(model, facts["state"])}
         text = json.dumps(facts, indent=2) + "\n"
         (folder / MODEL_FOLDER / STATE_FILE).write_text(text, encoding="utf-8")
         for path in (folder / MODEL_FOLDER).iterdir():
-            if path.name not in (step, TOKENIZER_FILE, STATE_FILE):
+            if path.name not in (step, LIBRARY_FILE, STATE_FILE):
                 path.unlink()
     return folder
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from fftnet.model.config import BackboneConfig
 from fftnet.model.config import FFTNetConfig as NativeConfig
 from fftnet.model.exchange import IMAGES, LANGUAGE, Family
 from fftnet.model.vit import ViTConfig
@@ -19,15 +20,32 @@ def _defaults(native: type[Any]) -> dict[str, Any]:
     return {each.name: each.default for each in fields(native)}
 
 
-TEXT = _defaults(NativeConfig)
+BACKBONE = _defaults(BackboneConfig)
 IMAGE = _defaults(ViTConfig)
 
 
 class ExchangedConfig(PreTrainedConfig):
-    """What the configurations share: ``config.json`` is one for both sides."""
+    """What the configurations share: the backbone's fields, and one ``config.json`` for both sides."""
 
     family: ClassVar[Family]
     native_class: ClassVar[type[Any]]
+    # Not max_position_embeddings: harnesses would cut texts at the training window, which is no limit here.
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "hidden_dropout": "dropout",
+    }
+
+    d_model: int = BACKBONE["d_model"]
+    num_heads: int = BACKBONE["num_heads"]
+    num_layers: int = BACKBONE["num_layers"]
+    ffn_dim: int | None = BACKBONE["ffn_dim"]
+    dropout: float | int = BACKBONE["dropout"]
+    causal: bool = BACKBONE["causal"]
+    mixers: list[str] | tuple[str, ...] = ()
+    mixer_configs: dict[str, Any] = field(default_factory=dict)
+    max_seq_length: int = BACKBONE["max_seq_length"]
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("auto_map", None)
@@ -86,25 +104,9 @@ class FFTNetConfig(ExchangedConfig):
     model_type: ClassVar[str] = LANGUAGE.model_type
     family: ClassVar[Family] = LANGUAGE
     native_class: ClassVar[type[Any]] = NativeConfig
-    # Not max_position_embeddings: harnesses would cut texts at the training window, which is no limit here.
-    attribute_map: ClassVar[dict[str, str]] = {
-        "hidden_size": "d_model",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "hidden_dropout": "dropout",
-    }
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
 
     vocab_size: int = BYTES_VOCAB_SIZE
-    d_model: int = TEXT["d_model"]
-    num_heads: int = TEXT["num_heads"]
-    num_layers: int = TEXT["num_layers"]
-    ffn_dim: int | None = TEXT["ffn_dim"]
-    dropout: float | int = TEXT["dropout"]
-    causal: bool = TEXT["causal"]
-    mixers: list[str] | tuple[str, ...] = ()
-    mixer_configs: dict[str, Any] = field(default_factory=dict)
-    max_seq_length: int = TEXT["max_seq_length"]
     use_cache: bool = True
     tie_word_embeddings: bool = True
     bos_token_id: int | None = None
@@ -125,22 +127,8 @@ class FFTNetViTConfig(ExchangedConfig):
     model_type: ClassVar[str] = IMAGES.model_type
     family: ClassVar[Family] = IMAGES
     native_class: ClassVar[type[Any]] = ViTConfig
-    attribute_map: ClassVar[dict[str, str]] = {
-        "hidden_size": "d_model",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "hidden_dropout": "dropout",
-    }
 
-    d_model: int = IMAGE["d_model"]
-    num_heads: int = IMAGE["num_heads"]
-    num_layers: int = IMAGE["num_layers"]
-    ffn_dim: int | None = IMAGE["ffn_dim"]
-    dropout: float | int = IMAGE["dropout"]
     causal: bool = IMAGE["causal"]
-    mixers: list[str] | tuple[str, ...] = ()
-    mixer_configs: dict[str, Any] = field(default_factory=dict)
-    max_seq_length: int = IMAGE["max_seq_length"]
     image_size: int = IMAGE["image_size"]
     patch_size: int = IMAGE["patch_size"]
     num_channels: int = IMAGE["num_channels"]
@@ -151,7 +139,7 @@ class FFTNetViTConfig(ExchangedConfig):
         if self.id2label is None:
             kwargs.setdefault("num_labels", self.num_classes)
         super().__post_init__(**kwargs)
-        self.num_classes = self.native_values()["num_classes"]
+        self.num_classes = int(self.num_labels or 0)
 
     def native_values(self) -> dict[str, Any]:
         """The native fields, with as many classes as there are labels."""

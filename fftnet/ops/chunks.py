@@ -1,4 +1,4 @@
-"""Tokens cut into chunks, and how long ago they were, for the backends of exported programs."""
+"""Tokens cut into blocks; and chunks, with how long ago their tokens were, for exported programs."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,20 @@ CHUNK = 32
 """Tokens of a chunk, of which every pair is looked at."""
 
 
+def in_blocks(x: Tensor, length: int) -> Tensor:
+    """(B, T, ...) to (B, N, length, ...), with zeros behind the last token."""
+    padded = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % length))
+    return padded.unflatten(1, (-1, length))
+
+
 def chunked(x: Tensor) -> Tensor:
     """(B, T, ...) to (B, N, CHUNK, ...), with zeros behind the last token."""
     tokens = x.shape[1]
-    known = isinstance(tokens, int)
+    if isinstance(tokens, int):
+        return in_blocks(x, CHUNK)
     # To torch.export one chunk and several are two programs. Where T stays open there are always several.
-    number = (tokens + CHUNK - 1) // CHUNK if known else tokens // CHUNK + 2
+    number = tokens // CHUNK + 2
     x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, number * CHUNK - tokens))
-    if known:
-        return x.unflatten(1, (number, CHUNK))
     # That an open T fits its chunks is more than torch.export can prove of a view.
     first_N1 = CHUNK * torch.arange(number, device=x.device)[:, None]
     return x[:, first_N1 + torch.arange(CHUNK, device=x.device)]

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fftnet.ops.checks import Signature
+from fftnet.ops.chunks import in_blocks
 
 BLOCK = 256
 """Tokens between two checkpoints of the state."""
@@ -51,8 +51,7 @@ class _Block(NamedTuple):
 
 def _chunked(x: Tensor) -> Tensor:
     """(B, T, H, ...) to (B, N, H, CHUNK, ...), with zeros behind the last token."""
-    x = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % CHUNK))
-    return x.unflatten(1, (-1, CHUNK)).transpose(2, 3)
+    return in_blocks(x, CHUNK).transpose(2, 3)
 
 
 def _joined(x: Tensor, tokens: int) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fftnet.ops.chunks import in_blocks
 from fftnet.ops.keyed_mix.triton_kernels import ends, match, read
 from fftnet.ops.keyed_mix.triton_tiles import BLOCK, sweep
 
@@ -46,7 +47,7 @@ def _turns(clock: Tensor, decay: Tensor, frequency: Tensor) -> tuple[Tensor, Ten
         leaves of a state, (B, N, H, F).
     """
     tokens = clock.shape[1]
-    blocks = functional.pad(clock, (0, 0, 0, -tokens % BLOCK)).unflatten(1, (-1, BLOCK))
+    blocks = in_blocks(clock, BLOCK)
     time = blocks.cumsum(dim=2).flatten(1, 2)[:, :tokens].contiguous()
     angle = time[..., None] * frequency
     turns = torch.stack([angle.cos(), angle.sin()], dim=3)
@@ -122,8 +123,7 @@ def _exponent(z: Tensor, grad: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def _sum_later(x: Tensor) -> Tensor:
     """Sums over this and all later tokens, (B, T, ...); in chunks, since a GPU takes one thread for a row."""
     tokens = x.shape[1]
-    blocks = functional.pad(x, (0, 0) * (x.ndim - 2) + (0, -tokens % BLOCK)).unflatten(1, (-1, BLOCK))
-    within = blocks.flip(2).cumsum(dim=2).flip(2)
+    within = in_blocks(x, BLOCK).flip(2).cumsum(dim=2).flip(2)
     following = within[:, 1:, 0].flip(1).cumsum(dim=1).flip(1)
     later = functional.pad(following, (0, 0) * (x.ndim - 2) + (0, 1))
     return (within + later[:, :, None]).flatten(1, 2)[:, :tokens]

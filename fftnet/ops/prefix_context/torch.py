@@ -9,9 +9,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from fftnet.ops.checks import Signature
+from fftnet.ops.chunks import in_blocks
 from fftnet.ops.numerics import compute_dtype
 
 _SIGNATURE = Signature(
@@ -63,9 +63,9 @@ def prefix_mean(
     read_BT = _counted_up_to(x, counted)
     total_BT = count[:, None] + read_BT
     x_BTD = x.to(dtype) if counted is None else x.to(dtype) * counted[..., None]
-    total_BNL = _in_blocks(total_BT, length)
+    total_BNL = in_blocks(total_BT, length)
     before_BN = torch.cat([count[:, None], total_BNL[:, :-1, -1]], dim=1)
-    local_BNLD, weight_BNL = _means_of_blocks(_in_blocks(x_BTD, length), total_BNL, before_BN, horizon)
+    local_BNLD, weight_BNL = _means_of_blocks(in_blocks(x_BTD, length), total_BNL, before_BN, horizon)
     # From block to block goes one mean a row: all else was done for all blocks at once.
     starts = [mean.to(dtype)]
     for local_BD, weight_B in zip(
@@ -82,11 +82,6 @@ def _counted_up_to(x: Tensor, counted: Tensor | None) -> Tensor:
     if counted is None:
         return torch.arange(1, x.shape[1] + 1, device=x.device).expand(x.shape[0], -1)
     return counted.cumsum(dim=1)
-
-
-def _in_blocks(x: Tensor, length: int) -> Tensor:
-    """(B, T, ...) to (B, N, length, ...), with zeros behind the last token."""
-    return pad(x, (0, 0) * (x.ndim - 2) + (0, -x.shape[1] % length)).unflatten(1, (-1, length))
 
 
 def _growth(horizon: int) -> float:

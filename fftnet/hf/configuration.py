@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from fftnet.model.config import BackboneConfig
 from fftnet.model.config import FFTNetConfig as NativeConfig
 from fftnet.model.exchange import IMAGES, LANGUAGE, Family
+from fftnet.model.labels import to_file
 from fftnet.model.vit import ViTConfig
 
 BYTES_VOCAB_SIZE = 257
@@ -84,7 +85,7 @@ class ExchangedConfig(PreTrainedConfig):
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What is written: all native fields, so that later defaults change no model; else what differs."""
-        return super().to_diff_dict() | self.native_values()
+        return super().to_diff_dict() | to_file(self.native_values())
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
@@ -109,6 +110,16 @@ class FFTNetConfig(ExchangedConfig):
     vocab_size: int = BYTES_VOCAB_SIZE
     use_cache: bool = True
     tie_word_embeddings: bool = True
+    pooling: str | None = None
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is written; of a pooling only where one was chosen, since models without it know no such
+        field."""
+        values = super().to_diff_dict()
+        if self.pooling is None:
+            values.pop("pooling", None)
+        return values
+
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
@@ -144,3 +155,9 @@ class FFTNetViTConfig(ExchangedConfig):
     def native_values(self) -> dict[str, Any]:
         """The native fields, with as many classes as there are labels."""
         return super().native_values() | {"num_classes": self.num_labels}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels in order."""
+        labels = self.id2label or {}
+        return tuple(labels[index] for index in range(len(labels)))

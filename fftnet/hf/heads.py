@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GenericForTokenClassification
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutputWithPast
@@ -11,6 +10,7 @@ from transformers.utils.generic import can_return_tuple
 from fftnet.hf.cache import CACHE_NAME, FFTNetCache
 from fftnet.hf.configuration import FFTNetConfig
 from fftnet.hf.modeling import FFTNetModel, FFTNetPreTrainedModel
+from fftnet.model.pooling import default_pooling, pooled
 
 
 class FFTNetForMaskedLM(FFTNetPreTrainedModel):
@@ -61,8 +61,9 @@ class FFTNetForMaskedLM(FFTNetPreTrainedModel):
 class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
     """A class of each text, or a number (``num_labels=1``).
 
-    A causal model is asked at the last token, a bidirectional one for the mean of all. Padding is what the
-    mask says, and without a mask the configuration's ``pad_token_id`` at the ends.
+    The native model is ``fftnet.model.FFTNetForSequenceClassification``. The configuration's ``pooling`` says
+    what is classified: last (by default of a causal model) or mean. Padding is what the mask says, and
+    without a mask the configuration's ``pad_token_id`` at the ends.
 
     Args:
         config: sizes, form, mixers and labels.
@@ -71,6 +72,7 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
     def __init__(self, config: FFTNetConfig) -> None:
         super().__init__(config)
         self.num_labels = int(config.num_labels or 0)
+        self.pooling = config.pooling or default_pooling(config.causal)
         self.model = FFTNetModel(config)
         self.score = nn.Linear(config.d_model, self.num_labels, bias=False)
         self.post_init()
@@ -107,8 +109,7 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
             return_dict=True,
         )
         hidden = read.last_hidden_state
-        pooled = _last(hidden, mask) if self.config.causal else _mean(hidden, mask)
-        logits = self.score(pooled)
+        logits = self.score(pooled(hidden, self.pooling, mask))
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -138,21 +139,3 @@ def _without_ends(input_ids: Tensor, pad_token_id: int) -> Tensor:
     within = started & goes_on
     # Of a row of nothing but padding all is read: there is no other answer to give.
     return within | ~within.any(dim=1, keepdim=True)
-
-
-def _last(hidden_BTD: Tensor, mask: Tensor | None) -> Tensor:
-    """Hidden states (B, D) of the last token that is read."""
-    if mask is None:
-        return hidden_BTD[:, -1]
-    mask_BT = mask[:, -hidden_BTD.shape[1] :].to(hidden_BTD.device).bool()
-    place_T = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device)
-    last_B = (place_T * mask_BT).argmax(dim=1)
-    return hidden_BTD[torch.arange(len(last_B), device=hidden_BTD.device), last_B]
-
-
-def _mean(hidden_BTD: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean (B, D) of the tokens that are read."""
-    if mask is None:
-        return hidden_BTD.mean(dim=1)
-    weight_BT1 = mask.to(hidden_BTD.device, hidden_BTD.dtype)[..., None]
-    return (hidden_BTD * weight_BT1).sum(dim=1) / weight_BT1.sum(dim=1).clamp(min=1)

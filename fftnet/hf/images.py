@@ -9,7 +9,8 @@ from transformers.utils.generic import can_return_tuple
 from fftnet.hf.configuration import FFTNetViTConfig
 from fftnet.hf.modeling import FFTNetBlock, FFTNetPreTrainedModel
 from fftnet.model.backbone import Backbone
-from fftnet.model.vit import Patches, pooled
+from fftnet.model.pooling import pooled
+from fftnet.model.vit import Patches
 
 
 class FFTNetForImageClassification(FFTNetPreTrainedModel):

@@ -1,6 +1,7 @@
 """The modules: components, mixers, the layer, the backbone, the model, and functions on its states."""
 
 from fftnet.model.backbone import Backbone
+from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.config import BackboneConfig, FFTNetConfig
 from fftnet.model.fftnet_layer import FFTNetLayer
 from fftnet.model.fftnet_model import FFTNet
@@ -13,9 +14,11 @@ __all__ = [
     "BackboneConfig",
     "FFTNet",
     "FFTNetConfig",
+    "FFTNetForSequenceClassification",
     "FFTNetLayer",
     "FFTNetViT",
     "PretrainedModel",
+    "SequenceClassifierConfig",
     "State",
     "ViTConfig",
     "concat_states",

@@ -19,6 +19,7 @@ TIED_HEAD = "lm_head.weight"
 """The library's name for the embedding where it serves as the head."""
 CAUSAL_ARCHITECTURE = "FFTNetForCausalLM"
 MASKED_ARCHITECTURE = "FFTNetForMaskedLM"
+SEQUENCE_ARCHITECTURE = "FFTNetForSequenceClassification"
 IMAGE_ARCHITECTURE = "FFTNetForImageClassification"
 SHIM_MODULE = "modeling_fftnet"
 SHIM_FILE = f"{SHIM_MODULE}.py"
@@ -60,7 +61,7 @@ LANGUAGE = Family(
         "AutoModel": "FFTNetModel",
         "AutoModelForCausalLM": CAUSAL_ARCHITECTURE,
         "AutoModelForMaskedLM": MASKED_ARCHITECTURE,
-        "AutoModelForSequenceClassification": "FFTNetForSequenceClassification",
+        "AutoModelForSequenceClassification": SEQUENCE_ARCHITECTURE,
         "AutoModelForTokenClassification": "FFTNetForTokenClassification",
     },
 )

@@ -8,6 +8,7 @@ from torch import nn
 
 from fftnet import serialization
 from fftnet.model.exchange import LANGUAGE, LIBRARY_FIELDS, Family, native_names
+from fftnet.model.labels import FIELDS, from_file, to_file
 from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
 
 Model = TypeVar("Model", bound="PretrainedModel")
@@ -60,7 +61,7 @@ class PretrainedModel(nn.Module):
         known = self.architecture in self.other_names
         if known:
             kind["auto_map"] = self.family.auto_map
-        serialization.write_json(Path(directory) / CONFIG_FILE, kind | asdict(self.config))
+        serialization.write_json(Path(directory) / CONFIG_FILE, kind | to_file(asdict(self.config)))
         if known:
             self.family.write_shim(Path(directory))
 
@@ -75,8 +76,12 @@ class PretrainedModel(nn.Module):
         values = serialization.read_json(path)
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} does not describe a model: it holds no fields")
-        _check_kind(path, values, cls.family, (cls.__name__, *cls.other_names))
         known = {field.name for field in fields(cls.config_class)}
+        try:
+            values = from_file(values) if known.issuperset(FIELDS) else values
+        except ValueError as error:
+            raise CheckpointError(f"{path} does not describe a model: {error}") from error
+        _check_kind(path, values, cls.family, (cls.__name__, *cls.other_names))
         unknown = sorted(set(values) - known)
         if unknown:
             raise CheckpointError(

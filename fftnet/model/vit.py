@@ -10,11 +10,11 @@ from fftnet.model.backbone import Backbone
 from fftnet.model.checks import check_at_least
 from fftnet.model.config import BackboneConfig
 from fftnet.model.exchange import IMAGE_ARCHITECTURE, IMAGES
+from fftnet.model.labels import check_class_names
 from fftnet.model.mixers.spectral import SpectralConfig
+from fftnet.model.pooling import CLASS_TOKEN, MEAN, pooled
 from fftnet.model.pretrained import PretrainedModel
 
-CLASS_TOKEN = "class_token"
-MEAN = "mean"
 POOLINGS = (CLASS_TOKEN, MEAN)
 START = 0.02
 """Standard deviation of positions and class token at the start, as in the ViT."""
@@ -48,12 +48,15 @@ class ViTConfig(BackboneConfig):
     """Numbers of a pixel."""
     num_classes: int
     """Classes that are told apart."""
+    class_names: tuple[str, ...] = ()
+    """Their names in order (empty: LABEL_0, LABEL_1, ...)."""
     pooling: str = CLASS_TOKEN
     """What is classified: class_token, a learned token in front of the patches, or mean, of all patches."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "image_size", "patch_size", "num_channels", "num_classes")
+        object.__setattr__(self, "class_names", check_class_names(self.class_names, self.num_classes))
         if self.image_size % self.patch_size:
             raise ValueError(f"patch_size={self.patch_size} must divide image_size={self.image_size}")
         if self.pooling not in POOLINGS:
@@ -194,8 +197,3 @@ class FFTNetViT(PretrainedModel):
             ValueError: on images of another shape.
         """
         return self.head(pooled(self.backbone(self.patches(images)), self.config.pooling))
-
-
-def pooled(hidden: Tensor, pooling: str) -> Tensor:
-    """What is classified (B, D) of hidden states (B, T, D): the class token in front, or the mean."""
-    return hidden[:, 0] if pooling == CLASS_TOKEN else hidden.mean(dim=1)

@@ -159,5 +159,5 @@ class FFTNetViTConfig(ExchangedConfig):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the labels in order."""
-        labels = self.id2label or {}
+        labels: Any = self.id2label or {}
         return tuple(labels[index] for index in range(len(labels)))

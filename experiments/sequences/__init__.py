@@ -5,9 +5,11 @@ set of the same kind.
 """
 
 from experiments.sequences.base import Builder
+from experiments.sequences.fashion_mnist import fashion_mnist
 from experiments.sequences.listops import listops
 
 SEQUENCES: dict[str, Builder] = {
     "listops": listops,
+    "fashion_mnist": fashion_mnist,
 }
 """Name to a function of the cache folder and the sizes."""

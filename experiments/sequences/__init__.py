@@ -1,0 +1,15 @@
+"""Labelled sequences for classification: the tasks of Long Range Arena, generated, from packages, from files.
+
+A data set is a file here and a line in the table. The file's docstring says how it differs from a published
+set of the same kind.
+"""
+
+from experiments.sequences.base import Builder
+from experiments.sequences.fashion_mnist import fashion_mnist
+from experiments.sequences.listops import listops
+
+SEQUENCES: dict[str, Builder] = {
+    "listops": listops,
+    "fashion_mnist": fashion_mnist,
+}
+"""Name to a function of the cache folder and the sizes."""

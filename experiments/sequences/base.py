@@ -1,0 +1,163 @@
+"""Labelled sequences of whole numbers, in three splits, and the cache that keeps them."""
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experiments.errors import ExperimentError
+
+SPLITS: tuple[str, str, str] = ("train", "valid", "test")
+Sizes = tuple[int, int, int]
+"""Rows of training, validation and test."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One split: rows of any lengths, one after another in one array."""
+
+    ids: np.ndarray
+    """All rows, uint8 or int32."""
+    ends: np.ndarray
+    """Where each row ends in ``ids``, int64 (N,)."""
+    labels: np.ndarray
+    """Class of each row, int64 (N,)."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def row(self, index: int) -> np.ndarray:
+        """The ids of one row, (T,)."""
+        return self.ids[self.ends[index - 1] if index else 0 : self.ends[index]]
+
+    def take(self, indices: Iterable[int]) -> "Rows":
+        """Some of the rows, in the order of their numbers here."""
+        chosen = np.fromiter(indices, np.int64)
+        return gather([self.row(index) for index in chosen.tolist()], self.labels[chosen], self.ids.dtype)
+
+
+@dataclass(frozen=True)
+class SequenceData:
+    """A data set for classifying whole sequences."""
+
+    train: Rows
+    valid: Rows
+    test: Rows
+    vocab_size: int
+    """Ids are below it; none is a filler, since rows of a batch come with a mask."""
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int] | None = None
+    """Height and width where a row is the pixels of a grey image, line by line."""
+
+
+Builder = Callable[[Path, Sizes | None], SequenceData]
+"""From the cache folder and the sizes (``None``: the published ones)."""
+
+
+def gather(rows: Sequence[np.ndarray], labels: Iterable[int], dtype: np.typing.DTypeLike) -> Rows:
+    """Rows (T,) and their labels as one split."""
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    ids = np.concatenate(rows).astype(dtype, copy=False) if rows else np.empty(0, dtype)
+    return Rows(ids, ends, np.fromiter(labels, np.int64))
+
+
+def same_length(ids: np.ndarray, labels: np.ndarray) -> Rows:
+    """Rows of one length, (N, T), as one split."""
+    count, length = ids.shape
+    return Rows(ids.reshape(-1), length * np.arange(1, count + 1), labels.astype(np.int64))
+
+
+def cut(rows: Rows, count: int | None) -> Rows:
+    """The first rows of a split; all of them where ``count`` is ``None``.
+
+    Raises:
+        ExperimentError: if there are fewer.
+    """
+    if count is None or count == len(rows):
+        return rows
+    if not 0 < count < len(rows):
+        raise ExperimentError(f"{count} rows were asked for of a split of {len(rows)}")
+    ends = rows.ends[:count]
+    return Rows(rows.ids[: ends[-1]], ends, rows.labels[:count])
+
+
+def cut_all(splits: Sequence[Rows], sizes: Sizes | None) -> tuple[Rows, Rows, Rows]:
+    """The first rows of each of the three splits."""
+    train, valid, test = map(cut, splits, sizes or (None, None, None))
+    return train, valid, test
+
+
+def hold_out(rows: Rows, counts: Sequence[int], seed: int = 0) -> tuple[Rows, Rows]:
+    """Training and validation, by a fixed shuffle inside every class.
+
+    Args:
+        rows: of all classes.
+        counts: how many of each class, by its number, go to validation.
+        seed: of the shuffle.
+    """
+    order = np.random.default_rng(seed).permutation(len(rows))
+    label_N = rows.labels[order]
+    held = [order[label_N == label][:count] for label, count in enumerate(counts)]
+    is_held_N = np.zeros(len(rows), bool)
+    is_held_N[np.concatenate(held)] = True
+    # Shuffled, so that the first rows of either are of all classes.
+    return rows.take(order[~is_held_N[order]]), rows.take(order[is_held_N[order]])
+
+
+def repeated(splits: Sequence[Rows]) -> int:
+    """How many rows are there before, in their own split or in an earlier one."""
+    seen: set[bytes] = set()
+    count = 0
+    for rows in splits:
+        for index in range(len(rows)):
+            seen.add(rows.row(index).tobytes())
+        count += len(rows)
+    return count - len(seen)
+
+
+def generated(path: Path, make: Callable[[str], Rows]) -> tuple[Rows, Rows, Rows]:
+    """The three splits of a generated set: made once, then read from a file.
+
+    Args:
+        path: of the file, with everything in its name that the rows depend on.
+        make: the rows of a split, by its name.
+
+    Raises:
+        ExperimentError: if the file is damaged or can't be written.
+        ValueError: if a row is there twice, which a generator has to make impossible or very rare.
+    """
+    if not path.is_file():
+        made = [make(name) for name in SPLITS]
+        twice = repeated(made)
+        if twice:
+            raise ValueError(f"{twice} rows of {path.name} are there twice")
+        _write(path, made)
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            train, valid, test = (
+                Rows(*(arrays[f"{name}_{field}"] for field in ("ids", "ends", "labels"))) for name in SPLITS
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ExperimentError(f"{path} is damaged, delete it to make it anew: {error}") from error
+    return train, valid, test
+
+
+def _write(path: Path, splits: Sequence[Rows]) -> None:
+    arrays = {
+        f"{name}_{field}": array
+        for name, rows in zip(SPLITS, splits, strict=True)
+        for field, array in vars(rows).items()
+    }
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+    except OSError as error:
+        raise ExperimentError(f"{path} can't be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)

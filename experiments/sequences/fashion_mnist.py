@@ -1,0 +1,83 @@
+"""Fashion-MNIST (arXiv 1708.07747) pixel by pixel: grey images of 28 x 28, ten kinds of clothes.
+
+The images and the test split are the published ones. It stands where Long Range Arena has CIFAR-10 as grey
+images of 32 x 32, and is easier: numbers on the one say nothing about the other. Validation is the last 5,000
+of the 60,000 training images after a fixed shuffle; there is no published one. The files come from a package
+of Debian, which is unpacked and never installed.
+"""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from experiments.errors import ExperimentError
+from experiments.fetching import fetch_debian
+from experiments.sequences.base import SequenceData, Sizes, cut_all, same_length
+
+PACKAGE = "dataset-fashion-mnist"
+PLACE = "usr/share/datasets/fashion-mnist"
+IMAGES = "{}-images-idx3-ubyte.gz"
+LABELS = "{}-labels-idx1-ubyte.gz"
+FILES = [name.format(part) for part in ("train", "t10k") for name in (IMAGES, LABELS)]
+HELD_OUT = 5_000
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array of bytes in a compressed IDX file: its shape in four-byte numbers, then the values.
+
+    Raises:
+        ExperimentError: if the file is damaged, or holds something else than bytes.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ExperimentError(f"{path} can't be read, delete it to fetch it anew: {error}") from error
+    dimensions = content[3] if len(content) > 3 else 0
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else []
+    # 8 is the format's code for bytes.
+    if content[:3] != b"\0\0\x08" or len(content) != start + math.prod(shape) or not shape:
+        raise ExperimentError(f"{path} is no IDX file of bytes, delete it to fetch it anew")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def fashion_mnist(cache: Path, sizes: Sizes | None = None) -> SequenceData:
+    """Fashion-MNIST as rows of 784 pixels: 55,000 for training, 5,000 for validation, 10,000 for the test.
+
+    Args:
+        cache: folder whose ``fashion-mnist`` has the four IDX files; they are fetched if they are missing.
+        sizes: cut each split to its first rows, which are of all classes.
+
+    Raises:
+        ExperimentError: if the files can't be fetched or read, or sizes are beyond the splits.
+    """
+    folder = cache / "fashion-mnist"
+    fetch_debian(PACKAGE, [f"{PLACE}/{name}" for name in FILES], folder)
+    images, labels, test_images, test_labels = (read_idx(folder / name) for name in FILES)
+    height, width = images.shape[1:]
+    order = np.random.default_rng(0).permutation(len(images))
+    kept, held = order[:-HELD_OUT], order[-HELD_OUT:]
+    splits = [
+        same_length(pixels.reshape(len(pixels), -1), classes)
+        for pixels, classes in [
+            (images[kept], labels[kept]),
+            (images[held], labels[held]),
+            (test_images, test_labels),
+        ]
+    ]
+    return SequenceData(*cut_all(splits, sizes), 256, CLASSES, (height, width))

@@ -1,0 +1,136 @@
+"""ListOps of Long Range Arena (arXiv 2011.04006): nested lists of digits under MIN, MAX, MED and SM.
+
+The grammar, its probabilities and the bounds are the published ones: a node is an operator with probability
+0.25 where its depth allows it, and else a digit; an operator has two to ten arguments; what is kept has more
+than 500 and fewer than 2,000 tokens. The samples are not the published ones: theirs came unseeded from one
+stream that was cut into splits, here each is a function of its split and its number. Tokens are those that
+the published task reads: no round brackets, and the closing square bracket is a token of its own.
+"""
+
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from experiments.sequences.base import SPLITS, Rows, SequenceData, Sizes, generated
+
+TOKENS = (*"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
+"""By id: digits stand for themselves."""
+MIN, MAX, MED, SUM, CLOSE = range(10, 15)
+PUBLISHED = (96_000, 2_000, 2_000)
+OPERATOR_SHARE = 0.25
+"""Probability that a node is an operator, where its depth allows one."""
+FEWEST_ARGUMENTS = 2
+MOST_ARGUMENTS = 10
+MOST_DEPTH = 10
+"""The root has depth 1; a node at this depth is a digit."""
+SHORTEST = 500
+LONGEST = 2_000
+"""Tokens, both bounds excluded."""
+
+
+@numba.njit(cache=True)
+def _draw(generator: np.random.Generator, shortest: int, ids: np.ndarray) -> int:
+    """Draw expressions until one has more tokens than ``shortest`` and fewer than fit into ``ids``.
+
+    Returns:
+        Its number of tokens, which stand at the start of ``ids``.
+    """
+    missing = np.zeros(MOST_DEPTH + 1, np.int64)
+    while True:
+        length = 0
+        depth = 1
+        while True:
+            if depth < MOST_DEPTH and generator.random() < OPERATOR_SHARE:
+                ids[length] = MIN + generator.integers(0, CLOSE - MIN)
+                missing[depth] = generator.integers(FEWEST_ARGUMENTS, MOST_ARGUMENTS + 1)
+                depth += 1
+                length += 1
+            else:
+                ids[length] = generator.integers(0, 10)
+                length += 1
+                while depth > 1 and length < len(ids):
+                    missing[depth - 1] -= 1
+                    if missing[depth - 1]:
+                        break
+                    ids[length] = CLOSE
+                    length += 1
+                    depth -= 1
+            # A closing token that found no room leaves the expression open, and so it is dropped too.
+            if depth == 1 or length >= len(ids):
+                break
+        if depth == 1 and shortest < length < len(ids):
+            return length
+
+
+@numba.njit(cache=True)
+def _value(ids: np.ndarray) -> int:
+    """What an expression comes to."""
+    values = np.zeros(len(ids), np.int64)
+    starts = np.zeros(MOST_DEPTH + 1, np.int64)
+    operators = np.zeros(MOST_DEPTH + 1, np.int64)
+    count = 0
+    depth = 0
+    for token in ids:
+        if token < MIN:
+            values[count] = token
+            count += 1
+        elif token < CLOSE:
+            operators[depth] = token
+            starts[depth] = count
+            depth += 1
+        else:
+            depth -= 1
+            arguments = np.sort(values[starts[depth] : count])
+            middle = len(arguments) // 2
+            if operators[depth] == MIN:
+                result = arguments[0]
+            elif operators[depth] == MAX:
+                result = arguments[-1]
+            elif operators[depth] == SUM:
+                result = arguments.sum() % 10
+            elif len(arguments) % 2:
+                result = arguments[middle]
+            else:
+                # The mean of the two in the middle, rounded down.
+                result = (arguments[middle - 1] + arguments[middle]) // 2
+            values[starts[depth]] = result
+            count = starts[depth] + 1
+    return values[0]
+
+
+def expressions(split: str, count: int, shortest: int = SHORTEST, longest: int = LONGEST) -> Rows:
+    """The first expressions of a split, with their values as labels.
+
+    Args:
+        split: a name of ``SPLITS``.
+        count: how many.
+        shortest: tokens; an expression has more.
+        longest: tokens; an expression has fewer.
+    """
+    seed = (0, SPLITS.index(split))
+    ids = np.empty(count * longest, np.uint8)
+    ends = np.empty(count, np.int64)
+    labels = np.empty(count, np.int64)
+    start = 0
+    for index in range(count):
+        room = ids[start : start + longest]
+        length = _draw(np.random.default_rng((*seed, index)), shortest, room)
+        labels[index] = _value(room[:length])
+        start += length
+        ends[index] = start
+    return Rows(ids[:start].copy(), ends, labels)
+
+
+def listops(cache: Path, sizes: Sizes | None = None) -> SequenceData:
+    """ListOps, generated; published sizes are 96,000 for training and 2,000 for either of the others.
+
+    Args:
+        cache: folder that keeps what was made.
+        sizes: rows of training, validation and test.
+    """
+    counts = dict(zip(SPLITS, sizes or PUBLISHED, strict=True))
+    name = "-".join(map(str, counts.values()))
+    path = cache / f"listops-{SHORTEST}-{LONGEST}-{name}.npz"
+    train, valid, test = generated(path, lambda split: expressions(split, counts[split]))
+    return SequenceData(train, valid, test, len(TOKENS), tuple("0123456789"))

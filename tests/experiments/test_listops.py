@@ -1,0 +1,118 @@
+"""ListOps against an evaluator of its own, and the cache that all generated sets share."""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.errors import ExperimentError
+from experiments.sequences import SEQUENCES
+from experiments.sequences.base import Rows, generated, repeated
+from experiments.sequences.listops import TOKENS, expressions
+
+SIZES = (60, 20, 20)
+FUNCTIONS: dict[str, Callable[[list[int]], int]] = {
+    "[MIN": min,
+    "[MAX": max,
+    "[MED": lambda values: int(statistics.median(values)),
+    "[SM": lambda values: sum(values) % 10,
+}
+
+
+def words(row: np.ndarray) -> list[str]:
+    return [TOKENS[token] for token in row.tolist()]
+
+
+def value(tokens: list[str], depth: int = 1) -> tuple[int, int]:
+    """Value and depth of the expression at the start of the tokens, which it takes away."""
+    token = tokens.pop(0)
+    if token.isdigit():
+        assert depth <= 10
+        return int(token), depth
+    arguments = []
+    deepest = depth
+    while tokens[0] != "]":
+        argument, below = value(tokens, depth + 1)
+        arguments.append(argument)
+        deepest = max(deepest, below)
+    tokens.pop(0)
+    assert 2 <= len(arguments) <= 10
+    return FUNCTIONS[token](arguments), deepest
+
+
+def test_every_label_is_what_the_expression_comes_to(tmp_path: Path) -> None:
+    data = SEQUENCES["listops"](tmp_path, SIZES)
+    assert (data.vocab_size, len(data.class_names)) == (15, 10)
+    deepest = 0
+    for rows, count in zip((data.train, data.valid, data.test), SIZES, strict=True):
+        assert len(rows) == count
+        for index in range(count):
+            tokens = words(rows.row(index))
+            assert 500 < len(tokens) < 2_000
+            result, depth = value(tokens)
+            assert tokens == []
+            assert result == rows.labels[index]
+            deepest = max(deepest, depth)
+    assert deepest == 10
+    assert repeated([data.train, data.valid, data.test]) == 0
+
+
+def test_short_expressions_have_all_operators_digits_and_counts() -> None:
+    # Bounds of other sizes, so that every branch is met often; even and odd numbers of arguments.
+    rows = expressions("train", 2_000, shortest=3, longest=40)
+    tokens = [token for index in range(len(rows)) for token in words(rows.row(index))]
+    assert set(tokens) == set(TOKENS)
+    lengths = np.diff(rows.ends, prepend=0)
+    assert (lengths.min(), lengths.max()) == (4, 39)
+    for index in range(len(rows)):
+        rest = words(rows.row(index))
+        assert value(rest)[0] == rows.labels[index]
+        assert rest == []
+    # Every operator as likely as the others, within five standard deviations.
+    counts = np.array([tokens.count(name) for name in FUNCTIONS])
+    assert abs(counts / counts.sum() - 0.25).max() < 5 * (0.25 * 0.75 / counts.sum()) ** 0.5
+
+
+def test_classes_are_as_uneven_as_minima_and_maxima_make_them() -> None:
+    shares = np.bincount(expressions("valid", 600).labels, minlength=10) / 600
+    # In the published set, too, 0 and 9 are the most frequent.
+    assert set(np.argsort(shares)[-2:].tolist()) == {0, 9}
+    assert shares.min() > 0.03
+    assert shares.max() < 0.25
+
+
+def test_a_sample_depends_on_its_split_and_number_alone() -> None:
+    few, many = expressions("test", 3), expressions("test", 5)
+    for index in range(3):
+        assert few.row(index).tolist() == many.row(index).tolist()
+    assert few.labels.tolist() == many.labels[:3].tolist()
+    assert expressions("train", 1).row(0).tolist() != few.row(0).tolist()
+
+
+def small(name: str) -> Rows:
+    return expressions(name, 4, shortest=20, longest=60)
+
+
+def test_a_set_is_made_once_and_then_read(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "set.npz"
+    made = generated(path, small)
+    assert [file.name for file in path.parent.iterdir()] == ["set.npz"]
+
+    def refuses(name: str) -> Rows:
+        raise AssertionError(name)
+
+    for first, second in zip(made, generated(path, refuses), strict=True):
+        for field in ("ids", "ends", "labels"):
+            assert np.array_equal(getattr(first, field), getattr(second, field))
+            assert getattr(first, field).dtype == getattr(second, field).dtype
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ExperimentError, match="is damaged, delete it to make it anew"):
+        generated(path, refuses)
+
+
+def test_a_sample_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"8 rows of set\.npz are there twice"):
+        generated(tmp_path / "set.npz", lambda name: small("train"))
+    assert list(tmp_path.iterdir()) == []

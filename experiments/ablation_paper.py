@@ -17,8 +17,8 @@ class PaperAblation(ClassificationExperiment):
     about = (
         "The bidirectional layer with one part taken out, its parameters kept where they change nothing, at "
         "the learning rate that is best for the whole. The filter of the whole is held at 129 frequencies "
-        "and interpolated; with 393 it has a value for every bin of the longest sequence here (one length, "
-        "as published). Accuracy on the test split, in percent."
+        "and interpolated; with 25 it has a value for every bin of an image's 49 patches (one length, as "
+        "published). Accuracy on the test split, in percent."
     )
     reference = "spectral"
     sweep = Sweep(learning_rates=(3e-3,), weight_decays=(0.05,))

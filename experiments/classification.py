@@ -61,7 +61,7 @@ class CaseSettings:
     """Share of the target that is spread over all classes in training."""
     curve_rows: int = 500
     """Validation rows that a point of the curve is measured on."""
-    precision: str = BF16
+    precision: str = FP32
     """Of the matrix products of training."""
     budget: Budget
     """Of training."""
@@ -94,7 +94,6 @@ class ClassificationExperiment(Experiment):
             parameters=40_000,
             rows=2,
             curve_rows=2,
-            precision=FP32,
             budget=Budget(steps=3, points=1),
         )
 

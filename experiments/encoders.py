@@ -82,10 +82,12 @@ ENCODERS: dict[str, Encoder] = {
     **{
         f"without {part}": Encoder(mixers=("spectral",), without=part, experiments=ABLATION) for part in PARTS
     },
-    "9 anchors": Encoder(mixers=("spectral",), config={"spectral": {"num_anchors": 9}}, experiments=ABLATION),
-    "a filter value for every bin": Encoder(
-        mixers=("spectral",), config={"spectral": {"num_anchors": 393}}, experiments=ABLATION
-    ),
+    **{
+        f"{count} anchors": Encoder(
+            mixers=("spectral",), config={"spectral": {"num_anchors": count}}, experiments=ABLATION
+        )
+        for count in (5, 25)
+    },
 }
 """Name to arm, in the order of every report. The causal arms see the past only; the hybrids mix two kinds of
 layers in turn."""

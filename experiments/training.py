@@ -193,6 +193,8 @@ def train(
         progress = budget.used(step + 1, seconds + (seconds / step if step else 0.01))
         for group in optimizer.param_groups:
             group["lr"] = config.lr_at(progress)
+        # What dropout draws depends on the step alone, so that a resumed run draws the same.
+        torch.manual_seed((run.seed << 32) + step)
         pair = batch(step)
         loss = loss_of(model, pair, precision)
         value = loss.item()

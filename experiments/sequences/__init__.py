@@ -7,9 +7,15 @@ set of the same kind.
 from experiments.sequences.base import Builder
 from experiments.sequences.fashion_mnist import fashion_mnist
 from experiments.sequences.listops import listops
+from experiments.sequences.pathfinder import pathfinder32, pathfinder128
+from experiments.sequences.topics import newsgroups, reuters8
 
 SEQUENCES: dict[str, Builder] = {
     "listops": listops,
+    "pathfinder32": pathfinder32,
+    "pathfinder128": pathfinder128,
     "fashion_mnist": fashion_mnist,
+    "reuters8": reuters8,
+    "newsgroups": newsgroups,
 }
 """Name to a function of the cache folder and the sizes."""

@@ -40,7 +40,7 @@ class LongRangeArena(ClassificationExperiment):
         "pathfinder": CaseSettings(
             data="pathfinder32", d_model=128, parameters=900_000, rows=64, budget=Budget(steps=25_000)
         ),
-        "r8": CaseSettings(data="r8", budget=Budget(steps=2000), dropout=0.2),
+        "r8": CaseSettings(data="reuters8", budget=Budget(steps=2000), dropout=0.2),
         "newsgroups": CaseSettings(data="newsgroups", budget=Budget(steps=4000), dropout=0.2),
         "retrieval": CaseSettings(data="shakespeare_pairs", budget=Budget(steps=3000), dropout=0.2),
         "pixels": CaseSettings(data="fashion_mnist", budget=Budget(steps=6000)),

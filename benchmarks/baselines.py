@@ -1,7 +1,8 @@
 """The sides of a comparison: ours; as baselines the obvious PyTorch version, attention, what no layer beats.
 
 All calls of a case read the same tokens, and a layer's projections are counted in all of them or in none. No
-other file of the benchmarks builds a model, a mixer or the inputs of an operator.
+other file of the benchmarks, but ``encoders`` for models without a state, builds a model, a mixer or the
+inputs of an operator.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +16,8 @@ from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet, State
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralConfig, AddressedSpectralMixer
 from fftnet.model.mixers.attention import AttentionMixer, AttentionState
-from fftnet.model.mixers.fnet import FNetMixer
-from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
-from fftnet.ops import attention, numerics
+from fftnet.model.mixers.rotary_attention import RotaryAttention
+from fftnet.ops import attention
 from fftnet.ops.keyed_mix import keyed_mix
 from fftnet.training.optim import OptimConfig, make_optimizer
 
@@ -28,7 +28,6 @@ STEP = "decode step"
 
 EAGER = "eager"
 ATTENTION = "attention"
-FNET = "FNet"
 LINEAR = "linear layer"
 MORE_BINS = "ours, 32 bins"
 PRODUCTS = "own products"
@@ -41,8 +40,6 @@ FLOAT32 = "float32"
 
 LANGUAGE_MODELS = {OURS: "addressed_spectral", ATTENTION: "attention"}
 """Ours and its baseline to the mixer of all layers."""
-ANCHORS = 129
-"""Anchor frequencies of the bidirectional filter: the published layer's at 256 tokens."""
 BINS = 16
 """Of our causal mixer, as its default."""
 VOCABULARY = 257
@@ -74,32 +71,17 @@ def eager_keyed_mix(
     return torch.stack(outputs, dim=1)
 
 
-def eager_spectral_mix(mixer: SpectralMixer, x_BTD: Tensor) -> Tensor:
-    """The bidirectional layer as the paper writes it: the whole complex transform, complex arithmetic."""
-    tokens = x_BTD.shape[1]
-    heads = mixer.num_heads
-    k = torch.arange(tokens)
-    mirrored = torch.minimum(k, tokens - k)
-    bins = tokens // 2 + 1
-    filter_BHF = numerics.interpolate_anchors(mixer.filter(x_BTD.mean(dim=1)), bins)[..., mirrored]
-    bias_HF = numerics.interpolate_anchors(mixer.activation(), bins)[..., mirrored]
-    spectrum_BFHd = torch.fft.fft(x_BTD, dim=1, norm="ortho").unflatten(-1, (heads, -1))
-    z = spectrum_BFHd * filter_BHF.transpose(1, 2)[..., None]
-    magnitude = z.abs()
-    z = z * (torch.relu(magnitude + bias_HF.T[..., None]) / magnitude.clamp(min=mixer.activation.eps))
-    return torch.fft.ifft(z.flatten(2), dim=1, norm="ortho").real
-
-
-def eager_attention(mixer: AttentionMixer, x_BTD: Tensor) -> Tensor:
-    """Causal attention with rotary positions as one would first write it: the whole matrix of scores."""
+def eager_attention(mixer: RotaryAttention, x_BTD: Tensor) -> Tensor:
+    """Attention with rotary positions as one would first write it: the whole matrix of scores."""
     tokens = x_BTD.shape[1]
     q, k, v = mixer.project_in(x_BTD).unflatten(-1, (3, mixer.num_heads, -1)).unbind(dim=2)
     position = torch.arange(tokens)
     q = attention.rotate(q, position[None])
     k = attention.rotate(k, position[None])
     score = torch.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
-    weight = score.masked_fill(position > position[:, None], -torch.inf).softmax(dim=-1)
-    return mixer.project_out(torch.einsum("bhts,bshd->bthd", weight, v).flatten(2))
+    if mixer.causal:
+        score = score.masked_fill(position > position[:, None], -torch.inf)
+    return mixer.project_out(torch.einsum("bhts,bshd->bthd", score.softmax(dim=-1), v).flatten(2))
 
 
 def fourier_pair(x_BTD: Tensor) -> Tensor:
@@ -147,19 +129,9 @@ def causal_mixer(width: int, heads: int, bins: int = BINS) -> AddressedSpectralM
     return AddressedSpectralMixer(width, heads, AddressedSpectralConfig(num_bins=bins))
 
 
-def spectral_mixer(width: int, heads: int) -> SpectralMixer:
-    """Our bidirectional mixer."""
-    return SpectralMixer(width, heads, SpectralConfig(num_anchors=ANCHORS))
-
-
 def attention_mixer(width: int, heads: int) -> AttentionMixer:
     """Causal attention with its projections."""
     return AttentionMixer(width, heads)
-
-
-def fnet_mixer(width: int, heads: int) -> FNetMixer:
-    """FNet's transform of tokens and channels."""
-    return FNetMixer(width, heads)
 
 
 def op_inputs(batch: int, tokens: int, width: int, heads: int, bins: int = BINS) -> list[Tensor]:
@@ -231,26 +203,6 @@ def mixer(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
     }
 
 
-def bidirectional(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
-    """The paper's mixer, which has no projections, against others without."""
-    x_BTD = torch.randn(batch, tokens, width)
-    ours = spectral_mixer(width, heads)
-    fnet = fnet_mixer(width, heads)
-
-    def bare_attention(x: Tensor) -> Tensor:
-        heads_BHTd = x.unflatten(-1, (heads, -1)).transpose(1, 2)
-        return F.scaled_dot_product_attention(heads_BHTd, heads_BHTd, heads_BHTd).transpose(1, 2).flatten(2)
-
-    return {
-        OURS: call(ours, [x_BTD], work, ours),
-        EAGER: call(lambda x: eager_spectral_mix(ours, x), [x_BTD], work, ours),
-        ATTENTION: call(bare_attention, [x_BTD], work),
-        FNET: call(fnet, [x_BTD], work),
-        PAIR: call(fourier_pair, [x_BTD], work),
-        COPY: memory_pass(x_BTD.detach(), work),
-    }
-
-
 def language_model(side: str, width: int, heads: int, layers: int) -> FFTNet:
     """A language model over bytes, ours or the baseline: the mixer of all its layers is that of the side."""
     return FFTNet(
@@ -269,19 +221,28 @@ def default_model(side: str) -> FFTNet:
     return FFTNet(FFTNetConfig(vocab_size=VOCABULARY, mixers=(LANGUAGE_MODELS[side],)))
 
 
-def train_step(model: FFTNet, batch: int, tokens: int, precision: str = FLOAT32) -> Callable[[], object]:
-    """Make the call that does one step of training: forward, backward, AdamW."""
-    tokens_BT = torch.randint(0, VOCABULARY, (batch, tokens + 1))
+def step_of(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
+    """Make the call that computes the loss and its gradients and takes one step of AdamW."""
     optimizer = make_optimizer(model, OptimConfig())
 
     def step() -> None:
-        with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == BF16):
-            logits_BTV = model(tokens_BT[:, :-1])
-        F.cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten()).backward()
+        loss().backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
+
+
+def train_step(model: FFTNet, batch: int, tokens: int, precision: str = FLOAT32) -> Callable[[], object]:
+    """Make the call that does one step of training: forward, backward, AdamW."""
+    tokens_BT = torch.randint(0, VOCABULARY, (batch, tokens + 1))
+
+    def loss() -> Tensor:
+        with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == BF16):
+            logits_BTV = model(tokens_BT[:, :-1])
+        return F.cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten())
+
+    return step_of(model, loss)
 
 
 def train(width: int, heads: int, layers: int, batch: int, tokens: int, precision: str = FLOAT32) -> Calls:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from benchmarks import baselines
+from benchmarks import baselines, encoders
+from fftnet.model.mixers import build_mixer
 
 TOLERANCE = 1e-3
 """Largest difference in float32, relative to the norm of what is compared."""
@@ -32,7 +33,8 @@ def check() -> None:
         for bins in (baselines.BINS, 2 * baselines.BINS):
             _causal_op(bins)
         _bidirectional_mixer()
-        _attention()
+        for name in ("attention", "bidirectional_attention"):
+            _attention(name)
         for side in baselines.LANGUAGE_MODELS:
             _decoding(side)
             _bf16(side)
@@ -78,21 +80,21 @@ def _moved(module: nn.Module) -> nn.Module:
 
 
 def _bidirectional_mixer() -> None:
-    mixer = baselines.spectral_mixer(WIDTH, HEADS)
+    mixer = encoders.spectral_mixer(WIDTH, HEADS)
     weights = list(_moved(mixer).parameters())
     inputs = [torch.randn(BATCH, TOKENS, WIDTH)]
     ours = _outcome(mixer, inputs, weights)
-    eager = _outcome(lambda x: baselines.eager_spectral_mix(mixer, x), inputs, weights)
+    eager = _outcome(lambda x: encoders.eager_spectral_mix(mixer, x), inputs, weights)
     require("our bidirectional mixer and its eager version", ours, eager)
 
 
-def _attention() -> None:
-    mixer = baselines.attention_mixer(WIDTH, HEADS)
+def _attention(name: str) -> None:
+    mixer = build_mixer(name, WIDTH, HEADS)
     weights = list(mixer.parameters())
     inputs = [torch.randn(BATCH, TOKENS, WIDTH)]
     fused = _outcome(mixer, inputs, weights)
     eager = _outcome(lambda x: baselines.eager_attention(mixer, x), inputs, weights)
-    require("attention and a direct softmax", fused, eager)
+    require(f"{name} and a direct softmax", fused, eager)
 
 
 @torch.no_grad()

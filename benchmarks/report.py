@@ -15,7 +15,6 @@ from benchmarks.baselines import (
     COPY,
     EAGER,
     FLOAT32,
-    FNET,
     FORWARD,
     LINEAR,
     MORE_BINS,
@@ -25,6 +24,7 @@ from benchmarks.baselines import (
     TRAIN,
 )
 from benchmarks.busy import COMMANDS
+from benchmarks.encoders import FNET
 from benchmarks.measure import OURS
 from benchmarks.runtimes import INT8, ONNX
 
@@ -193,6 +193,11 @@ TARGETS = [
     ),
     Target(
         "training step, T=256: float32 / bf16", speedup("precision", f"{OURS}, {FLOAT32}", TRAIN, 16, 256), 2
+    ),
+    Target(
+        "training step of a classifier, T=4096: attention / ours",
+        speedup("classifier", ATTENTION, TRAIN, 1, 4096),
+        5,
     ),
     Target("tokens/s at position 65,536 over those at 256", _steadiness, 0.95),
     Target("writing one text in ONNX Runtime, one thread, D=128", _exported_speed, 2500, unit=" tokens/s"),

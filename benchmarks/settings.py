@@ -22,6 +22,13 @@ class Settings:
     bidirectional: Cases = ((1, 256), (1, 1024), (1, 4096), (1, 16384))
     train: Cases = ((16, 256), (8, 512), (4, 1024), (1, 4096))
     """As many tokens in every step."""
+    encoder: Sequence[tuple[int, int, Cases]] = (
+        (768, 12, ((8, 196), (8, 197))),
+        (256, 4, ((1, 1024), (1, 2048), (1, 4096), (1, 16384))),
+    )
+    """Width, heads and cases: of a vision transformer, whose 197 tokens are a prime number, beside the 196
+    without a class token; of Long Range Arena."""
+    classifier: Cases = ((1, 4096),)
     positions: Sequence[int] = (256, 1024, 4096, 16384, 65536)
     """Where a token is written."""
     batches: Sequence[int] = (1, 16, 64)
@@ -56,6 +63,7 @@ FULL = Settings(
     mixer=tuple((1, 2**n) for n in range(8, 17)),
     bidirectional=((1, 256), (1, 1024), (1, 4096), (1, 16384), (1, 65536)),
     train=((16, 256), (8, 512), (4, 1024), (2, 2048), (1, 4096), (1, 16384)),
+    classifier=((4, 1024), (2, 2048), (1, 4096), (1, 16384)),
     memory_mixer=((1, 256), (1, 1024), (1, 4096), (1, 16384), (1, 65536)),
     memory_train=((1, 256), (1, 1024), (1, 4096), (1, 16384)),
     busy_train_runs=15,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import baselines, jobs
+from benchmarks import baselines, encoders, jobs
 from benchmarks.busy import busy
 from benchmarks.measure import OURS, Row, TimeBudget, paired, rows, seconds_of
 from benchmarks.memory import CHUNK, peak_of_pass, read_text
@@ -51,7 +51,22 @@ def mixer(settings: Settings) -> Iterator[Row]:
 
 def bidirectional(settings: Settings) -> Iterator[Row]:
     """The paper's mixer against its eager version, FNet, attention and a bare transform pair."""
-    return _layers("bidirectional", settings.bidirectional, baselines.bidirectional, settings)
+    return _layers("bidirectional", settings.bidirectional, encoders.bare, settings)
+
+
+def encoder(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Mixers of encoders with their projections against bidirectional attention with its own."""
+    for width, heads, cases in settings.encoder:
+        for work in (baselines.FORWARD, baselines.BOTH):
+            sized = partial(encoders.mixers, width, heads, work=work)
+            for row in _sweep("encoder", work, cases, sized, settings.time_budget):
+                yield row.summary() | {"width": width}
+
+
+def classifier(settings: Settings) -> Iterator[Row]:
+    """A training step of a classifier of whole texts, ours in all forms against attention and FNet."""
+    make = partial(encoders.train, settings.width, settings.heads, settings.layers)
+    return _sweep("classifier", baselines.TRAIN, settings.classifier, make, settings.time_budget)
 
 
 def train(settings: Settings) -> Iterator[Row]:
@@ -147,6 +162,8 @@ SUITES: dict[str, Suite] = {
     "op": op,
     "mixer": mixer,
     "bidirectional": bidirectional,
+    "encoder": encoder,
+    "classifier": classifier,
     "train": train,
     "precision": precision,
     "write": write,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from experiments.baselines import BASELINES
 from experiments.baselines.ablated import PARTS
 from experiments.errors import ExperimentError
-from fftnet.model.components import NORM_EPS, TiedEmbedding
+from fftnet.model.components import RMSNorm, TiedEmbedding
 from fftnet.model.fftnet_layer import FFTNetLayer
 from fftnet.model.mixers import MIXERS, build_mixer
 
@@ -118,7 +118,7 @@ class Stack(nn.Module):
             for _ in range(sizes.num_layers)
         ]
         self.layers = nn.ModuleList(blocks)
-        self.norm = nn.RMSNorm(sizes.d_model, NORM_EPS)
+        self.norm = RMSNorm(sizes.d_model)
 
     def init_state(self, batch_size: int) -> tuple[Any, ...]:
         """The state before the first token, one entry a layer.

@@ -26,6 +26,7 @@ from operators import (
     KEYED_MIX,
     OF_THE_SAME_CODE,
     OPERATORS,
+    RMS_NORM,
     SHORT_CONV,
     SPECTRAL_MIX,
     Operator,
@@ -40,10 +41,12 @@ FREE = {
     ("gated_conv", "x", 1),
     ("short_conv", "x", 1),
     ("spectral_mix", "x", 1),
+    ("rms_norm", "x", 0),
+    ("rms_norm", "x", 1),
     ("prefix_context_backward", "grad_context", 1),
     ("spectral_mix_backward", "grad_mixed", 1),
 }
-"""Operator, argument and dimension that no other tensor fixes: another number of tokens may be right."""
+"""Operator, argument and dimension that no other tensor fixes: more tokens or rows may be right, or fewer."""
 
 _pages: list[mmap.mmap] = []
 
@@ -167,6 +170,8 @@ def _backward_inputs(
         return inputs | {"grad_key": outputs[0], "grad_filter": outputs[1]}
     if operator is GATED_NORM:
         return inputs | {"grad_out": inputs["gate"]}  # Its one output is no tuple.
+    if operator is RMS_NORM:
+        return inputs | {"grad_out": inputs["x"]}
     return {"count": inputs["count"], "grad_context": outputs[0], "grad_mean": outputs[1]}
 
 

@@ -109,6 +109,11 @@ def norm_inputs(
     }
 
 
+def rms_inputs(*, batch: int = 2, length: int = 17, width: int = 8, seed: int = 0) -> dict[str, Tensor]:
+    normal = normal_numbers(seed)
+    return {"x": normal(batch, length, width), "weight": normal(width)}
+
+
 def context_inputs(
     *, batch: int = 2, length: int = 17, width: int = 8, read: int = 5, seed: int = 0
 ) -> dict[str, Tensor]:

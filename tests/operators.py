@@ -18,6 +18,7 @@ from operator_inputs import (
     mix_step_inputs,
     norm_inputs,
     normal_numbers,
+    rms_inputs,
     short_conv_inputs,
     spectral_inputs,
 )
@@ -31,6 +32,7 @@ from fftnet.ops import (
     gated_norm,
     keyed_mix,
     prefix_context,
+    rms_norm,
     short_conv,
     spectral_mix,
 )
@@ -114,6 +116,10 @@ def norm(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor]:
     return (gated_norm.gated_norm(*tensors, backend=backend),)
 
 
+def rms(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor]:
+    return (rms_norm.rms_norm(*tensors, backend=backend),)
+
+
 def forgetful(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
     return prefix_context.prefix_context(*tensors, horizon=HORIZON, backend=backend)
 
@@ -133,6 +139,7 @@ GATED_CONV = Operator(
 SHORT_CONV = Operator("short_conv", short_conv_inputs, convolve, short_conv.BACKENDS, lambda name: (8, name))
 ADDRESSES = Operator("addresses", address_inputs, address, addresses.BACKENDS, lambda name: (EPS, name))
 GATED_NORM = Operator("gated_norm", norm_inputs, norm, gated_norm.BACKENDS, lambda name: (name,))
+RMS_NORM = Operator("rms_norm", rms_inputs, rms, rms_norm.BACKENDS, lambda name: (name,))
 PREFIX_CONTEXT = Operator(
     "prefix_context",
     context_inputs,
@@ -160,6 +167,7 @@ OPERATORS = [
     SHORT_CONV,
     ADDRESSES,
     GATED_NORM,
+    RMS_NORM,
     PREFIX_CONTEXT,
     FORGETFUL_CONTEXT,
     MASKED_CONTEXT,

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import baselines, busy, jobs, measure, parity, report, runtimes, suites
+from benchmarks import baselines, busy, encoders, jobs, measure, parity, report, runtimes, suites
 from benchmarks.settings import Settings
 from fftnet import FFTNetConfig, load_tokenizer, serialization
 from fftnet.model.fftnet_model import FFTNet
@@ -31,6 +31,8 @@ TINY = Settings(
     op=((2, 5), (1, 7), (1, 16)),
     mixer=((1, 5), (1, 8)),
     bidirectional=((1, 5), (1, 8)),
+    encoder=((24, 3, ((2, 5),)), (16, 2, ((1, 8), (1, 9)))),
+    classifier=((2, 4), (1, 8)),
     train=((2, 4), (1, 8)),
     positions=(4, 9),
     batches=(1, 3),
@@ -85,6 +87,11 @@ def test_all_suites_write_json_and_pictures(tmp_path: Path, capsys: pytest.Captu
         "own products",
     }
     assert {(row["batch"], row["tokens"]) for row in found["write"]["rows"]} == {(1, 4), (1, 9), (3, 4)}
+    cases = {(row["width"], row["batch"], row["tokens"], row["side"]) for row in found["encoder"]["rows"]}
+    lengths = ((24, 2, 5), (16, 1, 8), (16, 1, 9))
+    assert cases == {(*case, side) for case in lengths for side in (*encoders.MIXERS_OF, baselines.PAIR)}
+    sides = {(row["tokens"], row["side"]) for row in found["classifier"]["rows"]}
+    assert sides == {(tokens, side) for tokens in (4, 8) for side in encoders.MIXERS_OF}
     (read,) = found["read"]["rows"]
     assert read["state_bytes"] == read["state_bytes_at_start"] > 0
     assert len(found["memory"]["rows"]) == 4
@@ -125,8 +132,9 @@ def wrong_value(right: Callable[..., torch.Tensor]) -> Callable[..., torch.Tenso
     [
         (baselines, "eager_keyed_mix", "our causal operator and its eager version"),
         (baselines, "ours_keyed_mix", "our causal operator and its eager version"),
-        (baselines, "eager_spectral_mix", "our bidirectional mixer and its eager version"),
+        (encoders, "eager_spectral_mix", "our bidirectional mixer and its eager version"),
         (attention, "causal_attention", "attention and a direct softmax"),
+        (attention, "full_attention", "bidirectional_attention and a direct softmax"),
     ],
 )
 def test_nothing_is_reported_when_two_implementations_differ(

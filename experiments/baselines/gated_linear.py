@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from experiments.baselines.short_conv import ShortConv, check_whole_rows, start_matched
 from fftnet.model.checks import check_at_least, head_dim
-from fftnet.model.components import NORM_EPS
 from fftnet.model.mixers.base import Mixer
+from fftnet.ops.numerics import NORM_EPS
 
 CHUNK = 64
 """Tokens that are mixed by matrix products; the state goes from chunk to chunk."""

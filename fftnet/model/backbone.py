@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.model.checks import check_input
-from fftnet.model.components import NORM_EPS
+from fftnet.model.components import RMSNorm
 from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_layer import FFTNetLayer
 from fftnet.model.state import State, check_state, layout_of
@@ -29,7 +29,7 @@ class Backbone(nn.Module):
         self.causal = config.causal
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(_layers(config, layer_class))
-        self.norm = nn.RMSNorm(config.d_model, NORM_EPS)
+        self.norm = RMSNorm(config.d_model)
         self._layout = layout_of(self.init_state(1, "meta")) if config.causal else ()
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> State:

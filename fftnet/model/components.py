@@ -18,9 +18,25 @@ from fftnet.ops import fourier, numerics
 from fftnet.ops.causal_mix.torch import prefix_transform
 from fftnet.ops.numerics import PAPER_EPS
 from fftnet.ops.prefix_context import prefix_context
+from fftnet.ops.rms_norm import rms_norm
 
-NORM_EPS = 1e-6
-"""Of every RMSNorm. PyTorch's own depends on the dtype, so that float64 would not be the truth of float32."""
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm of tokens (B, T, D), by ``fftnet.ops.rms_norm``, or of one token (B, D).
+
+    Its epsilon does not depend on the dtype, as PyTorch's own does, so that float64 is the truth of float32.
+
+    Args:
+        d_model: width D of a token.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model, numerics.NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens of the shape and dtype that came."""
+        # At a decode step the way to an operator takes longer than PyTorch's small operations.
+        return rms_norm(x, self.weight) if x.ndim == 3 else super().forward(x)
 
 
 class FourierTransform(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fftnet.model.components import NORM_EPS
+from fftnet.model.components import RMSNorm
 from fftnet.model.mixers import build_mixer
 
 
@@ -20,7 +20,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, hidden_dim: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(d_model, NORM_EPS)
+        self.norm = RMSNorm(d_model)
         self.expand = nn.Linear(d_model, hidden_dim)
         self.contract = nn.Linear(hidden_dim, d_model)
 
@@ -60,7 +60,7 @@ class FFTNetLayer(nn.Module):
         super().__init__()
         if mixer_config is not None and not isinstance(mixer, str):
             raise ValueError("mixer_config belongs to a mixer that is named; this one is made already")
-        self.mixer_norm = nn.RMSNorm(d_model, NORM_EPS)
+        self.mixer_norm = RMSNorm(d_model)
         self.mixer: Any = mixer
         if isinstance(mixer, str):
             self.mixer = build_mixer(mixer, d_model, num_heads, mixer_config)

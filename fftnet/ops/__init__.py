@@ -16,6 +16,7 @@ from fftnet.ops import (
     gated_norm,
     keyed_mix,
     prefix_context,
+    rms_norm,
     short_conv,
     spectral_mix,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "gated_norm",
     "keyed_mix",
     "prefix_context",
+    "rms_norm",
     "short_conv",
     "spectral_mix",
     "use_backend",

@@ -14,7 +14,7 @@ from experiments.baselines.gated_linear import CHUNK, GatedLinear, GatedLinearCo
 from experiments.baselines.gru import ConvGRU
 from experiments.baselines.min_gru import MinGRU, scan
 from experiments.baselines.short_conv import ShortConv
-from fftnet.model.components import NORM_EPS
+from fftnet.ops.numerics import NORM_EPS
 from fftnet.testing import assert_causal
 
 LENGTHS = (1, 2, 9, 37, 2 * CHUNK + 3)

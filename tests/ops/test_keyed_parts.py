@@ -1,4 +1,4 @@
-"""Short convolution, addresses and gated norm: what stands around keyed mixing, against their references."""
+"""Short convolution, addresses and norms: what stands around keyed mixing, against their references."""
 
 import pytest
 import torch
@@ -8,25 +8,28 @@ from operators import (
     ADDRESSES,
     EPS,
     GATED_NORM,
+    RMS_NORM,
     SHORT_CONV,
     Operator,
     address_inputs,
     compare,
     norm_inputs,
     results,
+    rms_inputs,
     short_conv_inputs,
 )
 from torch import Tensor
 
 from fftnet.ops.short_conv import short_conv
 
-PARTS = [SHORT_CONV, ADDRESSES, GATED_NORM]
+PARTS = [SHORT_CONV, ADDRESSES, GATED_NORM, RMS_NORM]
 CASES = [(operator, backend) for operator in PARTS for backend in operator.fast()]
 ALL = [(operator, backend) for operator in PARTS for backend in operator.backends.available()]
 LONG = {
     "short_conv": lambda: short_conv_inputs(length=1100, width=32),
     "addresses": lambda: address_inputs(length=1100, heads=3, bins=16),
     "gated_norm": lambda: norm_inputs(length=1100, heads=3, width=64),
+    "rms_norm": lambda: rms_inputs(length=1100, width=264),
 }
 """Inputs large enough for several threads."""
 
@@ -97,6 +100,17 @@ def test_gated_norm_at_any_shape(backend: str, batch: int, length: int, heads: i
     compare(GATED_NORM, list(inputs.values()), backend)
 
 
+@pytest.mark.parametrize("backend", RMS_NORM.fast())
+@settings(deadline=None, max_examples=25)
+@given(
+    batch=st.integers(1, 3),
+    length=st.sampled_from([1, 2, 43, 64, 65, 131]),
+    width=st.sampled_from([1, 3, 8, 24, 64, 72]),
+)
+def test_rms_norm_at_any_shape(backend: str, batch: int, length: int, width: int) -> None:
+    compare(RMS_NORM, list(rms_inputs(batch=batch, length=length, width=width).values()), backend)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @each(ALL)
 def test_narrow_inputs_come_back_narrow(operator: Operator, backend: str, dtype: torch.dtype) -> None:
@@ -133,8 +147,8 @@ def test_narrow_tokens_with_wide_parameters(operator: Operator, backend: str) ->
 
 @each(ALL)
 def test_gradcheck(operator: Operator, backend: str) -> None:
-    sizes = {"short_conv": {"length": 5}, "addresses": {"length": 2}, "gated_norm": {"length": 3}}
-    made = operator.make(batch=1, **sizes[operator.name])
+    lengths = {"short_conv": 5, "addresses": 2, "gated_norm": 3, "rms_norm": 3}
+    made = operator.make(batch=1, length=lengths[operator.name])
     inputs = [x.requires_grad_() for x in made.values()]
     assert torch.autograd.gradcheck(lambda *x: tuple(operator.call(*x, backend=backend)), inputs)
 

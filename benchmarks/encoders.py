@@ -1,0 +1,112 @@
+"""The sides of comparisons between encoders, which may look at all tokens; beside those of ``baselines``.
+
+A causal mixer is an encoder as well, whose last token has seen all of a text.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import baselines
+from benchmarks.baselines import ATTENTION, COPY, EAGER, PAIR, Calls, call
+from benchmarks.measure import OURS
+from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
+from fftnet.model.mixers import MIXERS, build_mixer
+from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
+from fftnet.ops import numerics
+
+FNET = "FNet"
+OURS_CAUSAL = "ours, causal"
+WITHOUT_KEYS = "ours, causal without keys"
+
+MIXERS_OF = {
+    OURS: "spectral",
+    OURS_CAUSAL: "addressed_spectral",
+    WITHOUT_KEYS: "causal_spectral",
+    ATTENTION: "bidirectional_attention",
+    FNET: "fnet",
+}
+"""Side to the mixer of all layers."""
+ANCHORS = 129
+"""Anchor frequencies of the bidirectional filter: the published layer's at 256 tokens."""
+CLASSES = 10
+
+
+def eager_spectral_mix(mixer: SpectralMixer, x_BTD: Tensor) -> Tensor:
+    """The bidirectional layer as the paper writes it: the whole complex transform, complex arithmetic."""
+    tokens = x_BTD.shape[1]
+    heads = mixer.num_heads
+    k = torch.arange(tokens)
+    mirrored = torch.minimum(k, tokens - k)
+    bins = tokens // 2 + 1
+    filter_BHF = numerics.interpolate_anchors(mixer.filter(x_BTD.mean(dim=1)), bins)[..., mirrored]
+    bias_HF = numerics.interpolate_anchors(mixer.activation(), bins)[..., mirrored]
+    spectrum_BFHd = torch.fft.fft(x_BTD, dim=1, norm="ortho").unflatten(-1, (heads, -1))
+    z = spectrum_BFHd * filter_BHF.transpose(1, 2)[..., None]
+    magnitude = z.abs()
+    z = z * (torch.relu(magnitude + bias_HF.T[..., None]) / magnitude.clamp(min=mixer.activation.eps))
+    return torch.fft.ifft(z.flatten(2), dim=1, norm="ortho").real
+
+
+def spectral_mixer(width: int, heads: int) -> SpectralMixer:
+    """Our bidirectional mixer."""
+    return SpectralMixer(width, heads, SpectralConfig(num_anchors=ANCHORS))
+
+
+def bare(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
+    """The paper's mixer, which has no projections, against others without."""
+    x_BTD = torch.randn(batch, tokens, width)
+    ours = spectral_mixer(width, heads)
+    fnet = build_mixer(MIXERS_OF[FNET], width, heads)
+
+    def bare_attention(x: Tensor) -> Tensor:
+        heads_BHTd = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return F.scaled_dot_product_attention(heads_BHTd, heads_BHTd, heads_BHTd).transpose(1, 2).flatten(2)
+
+    return {
+        OURS: call(ours, [x_BTD], work, ours),
+        EAGER: call(lambda x: eager_spectral_mix(ours, x), [x_BTD], work, ours),
+        ATTENTION: call(bare_attention, [x_BTD], work),
+        FNET: call(fnet, [x_BTD], work),
+        PAIR: call(baselines.fourier_pair, [x_BTD], work),
+        COPY: baselines.memory_pass(x_BTD.detach(), work),
+    }
+
+
+def mixers(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
+    """Whole mixers, each with all the projections that it has, and the transform of these tokens alone."""
+    x_BTD = torch.randn(batch, tokens, width)
+    calls = {}
+    for side, name in MIXERS_OF.items():
+        mixer = build_mixer(name, width, heads)
+        calls[side] = call(mixer, [x_BTD], work, mixer)
+    return calls | {PAIR: call(baselines.fourier_pair, [x_BTD], work)}
+
+
+def classifier(side: str, width: int, heads: int, layers: int) -> FFTNetForSequenceClassification:
+    """A classifier of bytes in which the mixer of all layers is that of the side."""
+    name = MIXERS_OF[side]
+    return FFTNetForSequenceClassification(
+        SequenceClassifierConfig(
+            vocab_size=baselines.VOCABULARY,
+            num_classes=CLASSES,
+            d_model=width,
+            num_heads=heads,
+            num_layers=layers,
+            mixers=(name,),
+            causal=MIXERS[name].causal,
+        )
+    )
+
+
+def train(width: int, heads: int, layers: int, batch: int, tokens: int) -> Calls:
+    """One step of training a classifier of whole texts."""
+    return {side: _train_step(classifier(side, width, heads, layers), batch, tokens) for side in MIXERS_OF}
+
+
+def _train_step(model: FFTNetForSequenceClassification, batch: int, tokens: int) -> Callable[[], object]:
+    tokens_BT = torch.randint(0, baselines.VOCABULARY, (batch, tokens))
+    class_B = torch.randint(0, CLASSES, (batch,))
+    return baselines.step_of(model, lambda: F.cross_entropy(model(tokens_BT), class_B))

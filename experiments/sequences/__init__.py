@@ -5,7 +5,7 @@ set of the same kind.
 """
 
 from experiments.sequences.base import Builder
-from experiments.sequences.fashion_mnist import fashion_mnist
+from experiments.sequences.fashion import fashion_mnist
 from experiments.sequences.listops import listops
 from experiments.sequences.lra_release import (
     lra_image,
@@ -14,8 +14,8 @@ from experiments.sequences.lra_release import (
     lra_retrieval,
     lra_text,
 )
+from experiments.sequences.passages import retrieval
 from experiments.sequences.pathfinder import pathfinder32, pathfinder128
-from experiments.sequences.retrieval import retrieval
 from experiments.sequences.topics import newsgroups, reuters8
 
 SEQUENCES: dict[str, Builder] = {

@@ -6,6 +6,7 @@ splits that it leaves open: validation of the reviews is a tenth of their traini
 are the tenths of the images of Pathfinder.
 """
 
+import codecs
 import io
 import pickle
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from experiments.errors import ExperimentError
 from experiments.sequences.base import Rows, SequenceData, Sizes, cut_all, gather, same_length
 from experiments.sequences.listops import TOKENS
-from experiments.sequences.retrieval import SEPARATOR
+from experiments.sequences.passages import SEPARATOR
 from experiments.sequences.topics import from_texts
 
 FOLDER = "lra_release"
@@ -93,6 +94,8 @@ class _Arrays(pickle.Unpickler):
         """The few names that arrays are rebuilt with."""
         if (module_name, global_name) in (("numpy", "ndarray"), ("numpy", "dtype")):
             return getattr(np, global_name)
+        if (module_name, global_name) == ("_codecs", "encode"):
+            return codecs.encode
         if module_name.endswith("core.multiarray") and global_name == "_reconstruct":
             return np.empty(0).__reduce__()[0]
         raise pickle.UnpicklingError(f"{module_name}.{global_name} has no place in a batch of images")

@@ -7,11 +7,13 @@ import pytest
 
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import repeated
-from experiments.sequences.pathfinder import LARGE, SMALL, Scene, dashes, draw_scene
+from experiments.sequences.pathfinder import RULES, Scene, dashes, draw_scene
 from experiments.sequences.pathfinder_growth import Rules
 
 ON_A_DASH = np.linspace(0, 1, 11)[:, None]
-SETS = [(SMALL, 40), (LARGE, 6)]
+(SMALL,) = RULES["pathfinder32"]
+LARGE, LOOSE = RULES["pathfinder128"]
+SETS = [(SMALL, 40), (LARGE, 6), (LOOSE, 6)]
 NEAREST = {32: 0.7, 128: 3.0}
 """Pixels that dashes of two paths keep between their middle lines."""
 
@@ -56,7 +58,7 @@ def test_the_label_says_whether_a_walk_from_mark_to_mark_is_possible(rules: Rule
         start, goal = scene.markers.tolist()
         (path,) = [path for path in paths[:2] if path[0, 0].tolist() == start]
         # Large images have room for walking among all dashes; the small ones are as dense as published.
-        dashes_N22 = np.concatenate(paths) if rules is LARGE else path
+        dashes_N22 = np.concatenate(paths) if rules.window == 128 else path
         mixed = np.random.default_rng(index).permutation(dashes_N22)
         assert (walk(mixed, start, rules.margin) == goal) == bool(scene.label)
         assert goal in [path[-1, 1].tolist() for path in paths[:2]]
@@ -120,6 +122,15 @@ def test_a_set_is_rows_of_pixels_in_three_splits(tmp_path: Path) -> None:
     assert abs(data.train.labels.mean() - 0.5) < 4 * 0.5 / 120**0.5
     again = SEQUENCES["pathfinder32"](tmp_path, sizes)
     assert np.array_equal(again.train.ids, data.train.ids)
+
+
+def test_large_images_have_narrow_and_wide_gaps_by_turns(tmp_path: Path) -> None:
+    data = SEQUENCES["pathfinder128"](tmp_path, (2, 1, 1))
+    assert data.image_shape == (128, 128)
+    for index, rules in enumerate((LARGE, LOOSE)):
+        assert rules.margin == 2 + index
+        scene = draw_scene(rules, "train", index)
+        assert np.array_equal(data.train.row(index), scene.image.reshape(-1))
 
 
 def test_the_brightness_of_the_marks_does_not_tell_the_class() -> None:

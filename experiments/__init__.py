@@ -16,5 +16,8 @@ EXPERIMENTS: dict[str, str] = {
     "mad": "Mad",
     "ablation_recall": "AblatedRecall",
     "ablation_language": "AblatedLanguage",
+    "lra": "LongRangeArena",
+    "images": "Images",
+    "ablation_paper": "PaperAblation",
 }
 """Module of this folder to the class in it; the report keeps this order."""

@@ -98,11 +98,6 @@ def arm(name: str) -> Arm:
     return found
 
 
-def names_for(experiment: str) -> tuple[str, ...]:
-    """Names of the arms that an experiment runs unless told otherwise."""
-    return tuple(name for name, entry in ARMS.items() if experiment in entry.experiments)
-
-
 class Stack(nn.Module):
     """Tied embedding, residual blocks around mixers, norm: token ids to logits.
 

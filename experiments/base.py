@@ -98,6 +98,8 @@ class Experiment(ABC):
     sweep: Sweep
     settings: Any
     """A frozen dataclass of all sizes."""
+    arms_table: ClassVar[Mapping[str, Any]] = arms.ARMS
+    """Name to arm, in the order of the report; an arm names the experiments that run it."""
     cases: tuple[str, ...] = ("",)
 
     def __init__(
@@ -105,9 +107,11 @@ class Experiment(ABC):
     ) -> None:
         self.is_quick = quick
         self.workbench = workbench or Workbench()
-        self.arms = tuple(only) or arms.names_for(self.name)
+        self.arms = tuple(only) or tuple(
+            name for name, arm in self.arms_table.items() if self.name in arm.experiments
+        )
         for name in self.arms:
-            arms.arm(name)
+            self.find_arm(name)
 
     @abstractmethod
     def execute(self, run: Run) -> dict[str, Any]:
@@ -133,9 +137,17 @@ class Experiment(ABC):
         """Name of a picture to the picture."""
         return {}
 
+    def find_arm(self, name: str) -> Any:
+        """The arm of that name.
+
+        Raises:
+            ExperimentError: if there is none.
+        """
+        return arms.arm(name)
+
     def configuration(self, arm: str, case: str) -> dict[str, Any]:
         """What decides a run beside sweep and seed, as it comes back from JSON."""
-        return as_json({"arm": arms.arm(arm).definition(), "settings": asdict(self.settings)})
+        return as_json({"arm": self.find_arm(arm).definition(), "settings": asdict(self.settings)})
 
     def run(self, arm: str, case: str, learning_rate: float, weight_decay: float, seed: int) -> Run:
         """The run of these choices."""
@@ -190,7 +202,8 @@ class Experiment(ABC):
         found = {
             key_of(line): line
             for line in lines
-            if line["arm"] in arms.ARMS
+            if line["arm"] in self.arms_table
+            and line["case"] in self.cases
             and line["configuration"] == self.configuration(line["arm"], line["case"])
         }
         # A run that two processes did at the same time counts once.
@@ -227,7 +240,7 @@ class Experiment(ABC):
 
     def reported(self, lines: Sequence[Line], case: str = "") -> list[str]:
         """Names of the arms that have finished lines, in the order of the table."""
-        return [name for name in arms.ARMS if self.best(lines, name, case) is not None]
+        return [name for name in self.arms_table if self.best(lines, name, case) is not None]
 
 
 def _middle_first(values: Sequence[float]) -> list[float]:

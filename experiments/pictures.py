@@ -9,6 +9,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from experiments.arms import ARMS
 from experiments.base import FINISHED
+from experiments.encoders import ENCODERS
 from experiments.results import Line
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ COLOURS = (
 
 def colour(arm: str) -> str:
     """The colour of an arm, the same in every picture."""
-    return COLOURS[list(ARMS).index(arm) % len(COLOURS)]
+    return COLOURS[list(dict.fromkeys([*ARMS, *ENCODERS])).index(arm) % len(COLOURS)]
 
 
 def panels(count: int, width: float = 3.4, height: float = 3.4) -> tuple[Figure, list[Axes]]:

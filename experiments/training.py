@@ -149,10 +149,11 @@ def train(
     model: nn.Module,
     run: Run,
     budget: Budget,
-    batch: Callable[[int], Batch],
+    batch: Callable[[int], Any],
     measure: Callable[[], dict[str, Any]],
     checkpoint: Checkpoint,
     precision: str = FP32,
+    loss_of: Callable[[nn.Module, Any, str], Tensor] = loss_of,
 ) -> Trained:
     """Train a model to the end of its budget, from its checkpoint where there is one.
 
@@ -160,10 +161,12 @@ def train(
         model: trained in place.
         run: its learning rate and weight decay.
         budget: when it is over.
-        batch: number of a step to its batch, the same each time: so a run goes on exactly where it was.
+        batch: number of a step to its batch, a tuple whose first entry is what is read, the same each time:
+            so a run goes on exactly where it was.
         measure: is called ``budget.points`` times and returns what the curve shows; its time is not counted.
         checkpoint: where it is put away.
         precision: of the matrix products of training; what is measured is measured in float32.
+        loss_of: the mean loss of a batch, of the model, the batch and the precision.
 
     Raises:
         OutOfTime: at the deadline.
@@ -190,6 +193,8 @@ def train(
         progress = budget.used(step + 1, seconds + (seconds / step if step else 0.01))
         for group in optimizer.param_groups:
             group["lr"] = config.lr_at(progress)
+        # What dropout draws depends on the step alone, so that a resumed run draws the same.
+        torch.manual_seed((run.seed << 32) + step)
         pair = batch(step)
         loss = loss_of(model, pair, precision)
         value = loss.item()

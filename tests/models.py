@@ -29,6 +29,12 @@ MODELS = [
     *({"mixers": (next(name for name in MIXERS if name in variant),), **variant} for variant in VARIANTS[1:]),
 ]
 """Fields of every kind of model that has a state."""
+ENCODERS = [
+    *({"causal": False, "mixers": (name,)} for name in MIXERS if name not in CAUSAL),
+    {"causal": False, "mixers": ("fnet", "spectral")},
+    {"causal": False, "mixers": ("spectral", "bidirectional_attention")},
+]
+"""Fields of every kind of model that sees the whole text at once."""
 
 
 def make(**fields: object) -> FFTNet:

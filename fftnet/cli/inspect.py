@@ -142,13 +142,12 @@ def _pictures(
 
 def _left_out(inspection: Inspection, causal: bool) -> Iterator[str]:
     """Sentences on the pictures that a reader may miss."""
-    fields = {"filter": "filters"}
-    if causal:
-        fields = {"filter": "filters, time scales and spectra", "weights": "weights of tokens"}
-    else:
+    fields = {"filter": "filters, time scales and spectra", "weights": "weights of tokens"}
+    if not causal:
+        fields["filter"] = "filters"
         yield (
-            "left out: time scales, spectra over time, weights of tokens and loss by position, because a "
-            "bidirectional model reads a text all at once"
+            "left out: time scales, spectra over time and loss by position, because a bidirectional model "
+            "reads a text all at once"
         )
     for field, names in fields.items():
         layers = zip(inspection.mixers, inspection.layers, strict=True)

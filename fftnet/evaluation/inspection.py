@@ -19,8 +19,8 @@ from fftnet.evaluation.documents import PositionLoss, evaluate_documents
 from fftnet.model.components import gain
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
-from fftnet.model.mixers.attention import AttentionMixer
 from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
+from fftnet.model.mixers.rotary_attention import RotaryAttention
 from fftnet.model.mixers.spectral import SpectralMixer
 from fftnet.ops.numerics import interpolate_anchors
 
@@ -45,7 +45,8 @@ class MixerNumbers:
     spectrum: Tensor | None = None
     """(T, H, F), magnitude of the spectrum of every prefix, its mean over the channels of a head."""
     weights: Tensor | None = None
-    """(H, T, T), weight of every token's value (last) in what each token reads; 0 where it comes later."""
+    """(H, T, T), weight of every token's value (last) in what each token reads; of a causal mixer 0
+    where it comes later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +187,7 @@ def _spectral(mixer: SpectralMixer, x: Tensor) -> MixerNumbers:
 
 
 @inspect_mixer.register
-def _attention(mixer: AttentionMixer, x: Tensor) -> MixerNumbers:
+def _attention(mixer: RotaryAttention, x: Tensor) -> MixerNumbers:
     return MixerNumbers(weights=_wide(mixer.inspect(x).weights[0]))
 
 

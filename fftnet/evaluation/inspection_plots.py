@@ -169,7 +169,7 @@ def plot_spectra(inspection: Inspection, labels: Sequence[str], path: Path) -> N
 
 
 def plot_weights(inspection: Inspection, layer: int, labels: Sequence[str], path: Path) -> None:
-    """Draw what every token reads: its shares of the earlier tokens, a picture for each head.
+    """Draw what every token reads: its shares of the tokens that it sees, a picture for each head.
 
     Args:
         inspection: with weights in that layer.
@@ -180,10 +180,10 @@ def plot_weights(inspection: Inspection, layer: int, labels: Sequence[str], path
     share_HTT = shares(_part(inspection.layers[layer].weights))
     width = _width(len(labels))
     figure, ((*row,),) = _grid(1, len(share_HTT), (width, width))
-    later_TT = torch.ones(share_HTT.shape[1:], dtype=torch.bool).triu(1)
+    sees_TT = _sees(share_HTT)
     image: Any = None
     for head, axes in enumerate(row):
-        seen = share_HTT[head].masked_fill(later_TT, torch.nan)
+        seen = share_HTT[head].masked_fill(~sees_TT, torch.nan)
         image = _share_image(axes, seen)
         _token_axis(axes.xaxis, labels)
         _token_axis(axes.yaxis, labels)
@@ -204,13 +204,16 @@ def plot_weights_at(inspection: Inspection, position: int, labels: Sequence[str]
     """
     rows = []
     names = []
+    last = position
     for index, numbers in _having(inspection, "weights"):
-        for head, share_T in enumerate(shares(_part(numbers.weights))[:, position]):
-            rows.append(share_T[: position + 1])
+        share_HTT = shares(_part(numbers.weights))
+        last = max(last, int(_sees(share_HTT)[position].nonzero().max()))
+        for head, share_T in enumerate(share_HTT[:, position]):
+            rows.append(share_T)
             names.append(f"layer {index}, head {head}")
-    read = labels[: position + 1]
+    read = labels[: last + 1]
     figure, (((axes),),) = _grid(1, 1, (max(4.5, _width(len(read))) + 1.2, 0.34 * len(rows) + 1.3))
-    image = _share_image(axes, torch.stack(rows))
+    image = _share_image(axes, torch.stack(rows)[:, : last + 1])
     _token_axis(axes.xaxis, read)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_xlabel(_axis_name(read))
@@ -224,6 +227,12 @@ def shares(weights: Tensor) -> Tensor:
     """Weights (..., T) without signs, in proportion to their sum: what is read is normed afterwards."""
     size = weights.abs()
     return size / size.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
+
+
+def _sees(share_HTT: Tensor) -> Tensor:
+    """Whether a token sees another, (T, T): all of them, or of a causal mixer itself and the earlier ones."""
+    everything_TT = torch.ones(share_HTT.shape[1:], dtype=torch.bool)
+    return everything_TT if share_HTT.triu(1).any() else everything_TT.tril()
 
 
 def _share_image(axes: "Axes", share: Tensor) -> Any:

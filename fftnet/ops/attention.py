@@ -1,4 +1,4 @@
-"""Causal attention with rotary positions: what a key-value cache needs beside PyTorch's own kernel."""
+"""Attention with rotary positions: what a key-value cache and padding need beside PyTorch's own kernel."""
 
 import torch
 import torch.nn.functional as F
@@ -82,16 +82,42 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, position: Te
     return torch.cat(blocks, dim=2).transpose(1, 2)
 
 
-def attention_weights(queries: Tensor, keys: Tensor) -> Tensor:
-    """The weights of ``causal_attention`` by themselves, which its kernel never stores.
+def full_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
+    """``softmax(q k / sqrt(d)) v`` over all tokens of the row.
 
     Args:
         queries: (B, T, H, d) of any floating dtype.
         keys: (B, T, H, d), of the same tokens.
+        values: (B, T, H, d), finite at padding, too.
+        attention_mask: boolean (B, T); a False token is read by none. A row may have none that is True.
 
     Returns:
-        (B, H, T, T), of the dtype of ``queries``: rows sum to 1, and no weight is on a later token.
+        Tensor of the shape and dtype of ``queries``, zero where the mask is False.
+    """
+    q, k, v = (x.to(queries.dtype).transpose(1, 2) for x in (queries, keys, values))
+    if attention_mask is None:
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    # A row without tokens reads its padding, since kernels do not agree on the softmax of nothing.
+    is_read_BT = attention_mask | ~attention_mask.any(dim=1, keepdim=True)
+    mixed_BHTd = F.scaled_dot_product_attention(q, k, v, attn_mask=is_read_BT[:, None, None])
+    return mixed_BHTd.transpose(1, 2).masked_fill(~attention_mask[..., None, None], 0.0)
+
+
+def attention_weights(queries: Tensor, keys: Tensor, *, causal: bool = True) -> Tensor:
+    """The weights of ``causal_attention`` or ``full_attention`` by themselves, which kernels never store.
+
+    Args:
+        queries: (B, T, H, d) of any floating dtype.
+        keys: (B, T, H, d), of the same tokens.
+        causal: no weight is on a later token.
+
+    Returns:
+        (B, H, T, T), of the dtype of ``queries``: rows sum to 1.
     """
     score_BHTT = torch.einsum("bthd,bshd->bhts", queries, keys.to(queries.dtype)) / queries.shape[-1] ** 0.5
+    if not causal:
+        return score_BHTT.softmax(dim=-1)
     later_TT = torch.ones(score_BHTT.shape[-2:], dtype=torch.bool, device=queries.device).triu(1)
     return score_BHTT.masked_fill(later_TT, -torch.inf).softmax(dim=-1)

@@ -18,11 +18,12 @@ def by_length(x: Tensor, attention_mask: Tensor, mix: Callable[[Tensor], Tensor]
     Returns:
         Tensor of the shape of ``x``, zero at padding.
     """
-    mixed = torch.zeros_like(x)
-    lengths_B = attention_mask.sum(dim=1)
-    for length in lengths_B.unique().tolist():
-        if length:
-            chosen_BT = attention_mask & (lengths_B == length)[:, None]
-            rows = x[chosen_BT].view(-1, length, x.shape[2])
-            mixed = mixed.masked_scatter(chosen_BT[..., None], mix(rows).to(mixed.dtype))
-    return mixed
+    lengths = attention_mask.sum(dim=1).tolist()
+    # All tokens behind each other, row after row: taken out once and put back once, whatever the rows are.
+    rows = list(x[attention_mask].split(lengths))
+    for length in set(lengths) - {0}:
+        places = [place for place, other in enumerate(lengths) if other == length]
+        mixed = mix(torch.stack([rows[place] for place in places])).to(x.dtype)
+        for place, row in zip(places, mixed, strict=True):
+            rows[place] = row
+    return torch.zeros_like(x).masked_scatter(attention_mask[..., None], torch.cat(rows))

@@ -38,6 +38,10 @@ RUNS = {
         {"weights_layer_0.png", "weights_of_a_token.png", "loss_by_position.png"},
     ),
     "both": ("both --prompt TEXT", {"filters.png"}),
+    "sees all": (
+        "sees_all --prompt TEXT --position 3",
+        {"filters.png", "weights_layer_1.png", "weights_of_a_token.png"},
+    ),
     "fnet": ("fnet --prompt TEXT", set()),
 }
 MISTAKES = {
@@ -104,6 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "causal", tokenizer)
     save(folder / "attention", tokenizer, mixers=("attention",), num_layers=1)
     save(folder / "both", tokenizer, causal=False)
+    save(folder / "sees_all", tokenizer, causal=False, mixers=("spectral", "bidirectional_attention"))
     save(folder / "fnet", tokenizer, causal=False, mixers=("fnet",))
     save(folder / "bpe", load_tokenizer("bpe", corpus=[STORY], vocab_size=300), mixers=("causal_spectral",))
     damaged = save(folder / "nan", tokenizer)
@@ -151,6 +156,8 @@ def test_the_pictures_are_those_that_the_model_can_have(
 def test_what_is_left_out_is_said(answers: dict[str, Answer]) -> None:
     assert "left out" not in answers["prompt"].err
     assert "because a bidirectional model reads a text all at once" in answers["both"].err
+    assert "weights of tokens of the layers with spectral, which have none" in answers["both"].err
+    assert "weights of tokens of the layers with spectral, which have none" in answers["sees all"].err
     assert "filters of the layers with fnet, which have none" in answers["fnet"].err
     assert "filters, time scales and spectra of the layers with attention" in answers["attention"].err
 

@@ -40,7 +40,7 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     torch.manual_seed(0)
-    model = make(mixers=("spectral", "fnet"), causal=False).float()
+    model = make(mixers=("spectral", "fnet", "bidirectional_attention"), num_layers=3, causal=False).float()
     folder = tmp_path_factory.mktemp("encoder")
     export_model(model, None, ExportConfig(output=str(folder), encoder_length=13))
     return Exported(model, folder)

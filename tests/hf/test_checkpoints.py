@@ -12,16 +12,16 @@ import pytest
 import torch
 import transformers
 from hf_models import both
-from models import MODELS, VOCAB, make, tokens
+from models import CAUSAL, ENCODERS, MODELS, VOCAB, make, tokens
 
 import fftnet.hf
 from fftnet import FFTNet, FFTNetConfig, load_tokenizer
 from fftnet.hf.configuration import FFTNetConfig as LibraryConfig
 from fftnet.model import reset_parameters
 from fftnet.model.exchange import LANGUAGE, LIBRARY_FIELDS, SHIM_FILE
+from fftnet.model.mixers import MIXERS
 from fftnet.serialization import CheckpointError, write_tensors
 
-ENCODERS = [{"causal": False}, {"causal": False, "mixers": ("fnet", "spectral")}]
 ALL = pytest.mark.parametrize("fields", [*MODELS, *ENCODERS], ids=str)
 
 
@@ -139,8 +139,8 @@ def test_a_process_that_never_imported_us_loads_a_folder_of_either_side(tmp_path
 
 
 def test_weights_of_any_mixer_that_a_folder_lacks_start_as_natively(tmp_path: Path) -> None:
-    for name in ("addressed_spectral", "causal_spectral", "attention", "spectral", "fnet"):
-        native, _ = both(tmp_path, mixers=(name,), causal=name not in ("spectral", "fnet"))
+    for name in MIXERS:
+        native, _ = both(tmp_path, mixers=(name,), causal=name in CAUSAL)
         config = LibraryConfig.from_pretrained(tmp_path, num_layers=3)
         torch.manual_seed(7)
         model = transformers.AutoModel.from_pretrained(tmp_path, config=config)

@@ -101,6 +101,12 @@ class HybridTest(Common, unittest.TestCase):
     all_model_classes = (hf.FFTNetForCausalLM,)
 
 
+class HybridEncoderTest(Common, unittest.TestCase):
+    causal = False
+    mixers = ("spectral", "bidirectional_attention")
+    all_model_classes = (hf.FFTNetForMaskedLM,)
+
+
 class EncoderTest(Common, unittest.TestCase):
     causal = False
     all_model_classes = (

@@ -19,6 +19,7 @@ FORMS: list[dict[str, Any]] = [
     {"causal": False},
     {"causal": False, "pooling": "last"},
     {"causal": False, "mixers": ("fnet",)},
+    {"causal": False, "mixers": ("bidirectional_attention",)},
 ]
 SIZES = SequenceClassifierConfig(vocab_size=11, d_model=16, num_heads=4, num_layers=2, num_classes=3)
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from models import MODELS, make, tokens
+from models import ENCODERS, MODELS, make, tokens
 
 from fftnet import FFTNet, generate
 from fftnet.generation import SamplingConfig
@@ -20,7 +20,7 @@ def results(model: FFTNet, tokens_BT: torch.Tensor) -> list[torch.Tensor]:
     return [logits_BTV.detach(), *(x for x in gradients if x is not None)]
 
 
-@pytest.mark.parametrize("fields", MODELS, ids=str)
+@pytest.mark.parametrize("fields", [*MODELS, *ENCODERS], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_values_and_gradients(fields: dict[str, object], dtype: torch.dtype) -> None:
     model = make(**fields)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from accelerate import cpu_offload
-from models import CAUSAL, MODELS, make, tokens
+from models import CAUSAL, ENCODERS, MODELS, make, tokens
 from torch import Tensor, nn
 
 from fftnet import FFTNet
@@ -24,9 +24,7 @@ def everything(model: FFTNet) -> list[Tensor]:
     return logits
 
 
-@pytest.mark.parametrize(
-    "fields", [*MODELS, {"causal": False}, {"causal": False, "mixers": ("fnet",)}], ids=str
-)
+@pytest.mark.parametrize("fields", [*MODELS, *ENCODERS], ids=str)
 @torch.no_grad()
 def test_a_model_whose_weights_are_offloaded_computes_the_same(fields: dict[str, object]) -> None:
     model = make(**fields)

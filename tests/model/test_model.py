@@ -124,6 +124,8 @@ def test_a_row_does_not_depend_on_its_padding_or_its_neighbours(name: str) -> No
 def test_attention_needs_pairs_of_channels() -> None:
     with pytest.raises(ValueError, match="even head width, got 3 from d_model=6 and num_heads=2"):
         make(mixers=("attention",), d_model=6)
+    with pytest.raises(ValueError, match="even head width, got 3 from d_model=6 and num_heads=2"):
+        make(mixers=("bidirectional_attention",), causal=False, d_model=6)
 
 
 def test_hybrids_of_attention_and_spectral_layers_are_causal() -> None:

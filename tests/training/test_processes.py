@@ -168,7 +168,7 @@ def worker(run: subprocess.Popen[str], rank: int, output: Path) -> psutil.Proces
 
 
 def test_a_worker_that_dies_is_replaced_and_the_run_ends_the_same(runner: Runner, folder: Path) -> None:
-    flags = "--max_steps 120 --eval_every 60 --save_every 5 --batch_size 4"
+    flags = "--max_steps 60 --eval_every 30 --save_every 5 --batch_size 4"
     runner.train(2, "whole", flags)
     run = start(folder, f"{TWO} --max-restarts 1", f"{flags} --output_dir healed --resume auto")
     worker(run, 1, folder / "healed").send_signal(signal.SIGKILL)

@@ -10,6 +10,7 @@ from typing import Any
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
 from fftnet.model.mixers.attention import AttentionMixer
 from fftnet.model.mixers.base import Mixer
+from fftnet.model.mixers.bidirectional_attention import BidirectionalAttentionMixer
 from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
 from fftnet.model.mixers.spectral import SpectralMixer
@@ -19,6 +20,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "causal_spectral": CausalSpectralMixer,
     "spectral": SpectralMixer,
     "attention": AttentionMixer,
+    "bidirectional_attention": BidirectionalAttentionMixer,
     "fnet": FNetMixer,
 }
 

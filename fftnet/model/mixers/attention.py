@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fftnet.model.checks import check_input, head_dim
-from fftnet.model.mixers.base import Mixer, device_of
+from fftnet.model.checks import check_input
+from fftnet.model.mixers.base import device_of
+from fftnet.model.mixers.rotary_attention import RotaryAttention
 from fftnet.ops import attention
 
 
@@ -37,46 +38,15 @@ class AttentionState(NamedTuple):
     growing = {"keys": 2, "values": 2}  # noqa: RUF012 - a class attribute of a NamedTuple takes no annotation
 
 
-class AttentionView(NamedTuple):
-    """Intermediate results of the mixer, for every prefix."""
-
-    values: Tensor
-    """(B, T, H, d), what is read."""
-    weights: Tensor
-    """(B, H, T, T), the weight of every token (last) in what each token reads; 0 where it comes later."""
-    mixed: Tensor
-    """(B, T, H, d), the weighted sums of the values."""
-    output: Tensor
-    """(B, T, D), their projection: what the mixer returns."""
-
-
-class AttentionMixer(Mixer):
+class AttentionMixer(RotaryAttention):
     """Queries, keys and values; rotary positions; softmax over the past; output projection.
 
     Exactly causal. Cost O(T^2 D) for a text, and for one more token time and memory that grow with the text.
-
-    Args:
-        d_model: width D of a token.
-        num_heads: H, which must divide D.
-        config: nothing to choose.
-
-    Raises:
-        ValueError: if the heads do not divide the width, or the width of a head is odd, since rotary
-            positions turn pairs of channels.
     """
 
     causal = True
     grows = True
     Config = AttentionConfig
-
-    def __init__(self, d_model: int, num_heads: int = 2, config: AttentionConfig | None = None) -> None:
-        super().__init__(d_model, num_heads)
-        self.head_dim = head_dim(d_model, num_heads)
-        if self.head_dim % 2:
-            sizes = f"d_model={d_model} and num_heads={num_heads}"
-            raise ValueError(f"attention needs an even head width, got {self.head_dim} from {sizes}")
-        self.project_in = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.project_out = nn.Linear(d_model, d_model, bias=False)
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> AttentionState:
         """The state before the first token: no slots yet, on a device (None: that of the weights)."""
@@ -108,25 +78,8 @@ class AttentionMixer(Mixer):
             return self._read(x, attention_mask, state)
         if attention_mask is not None:
             return self._read(x, attention_mask, self.init_state(x.shape[0], x.device))[0]
-        q, k, v = self._project(x, torch.arange(x.shape[1], device=x.device)[None])
+        q, k, v = self._project(x)
         return self.project_out(attention.causal_attention(q, k, v).flatten(2))
-
-    def inspect(self, x: Tensor) -> AttentionView:
-        """Compute what ``forward`` does, part by part, to look at what is in between.
-
-        It holds a weight for every pair of tokens.
-
-        Args:
-            x: tokens (B, T, D), T >= 1, none of them padding.
-
-        Raises:
-            ValueError: on an empty sequence or another width.
-        """
-        check_input(x, self.d_model, None)
-        q, k, v = self._project(x, torch.arange(x.shape[1], device=x.device)[None])
-        weights_BHTT = attention.attention_weights(q, k)
-        mixed_BTHd = torch.einsum("bhts,bshd->bthd", weights_BHTT, v)
-        return AttentionView(v, weights_BHTT, mixed_BTHd, self.project_out(mixed_BTHd.flatten(2)))
 
     def _read(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: AttentionState
@@ -159,12 +112,6 @@ class AttentionMixer(Mixer):
         total_B = state.count + x_BTD.shape[1]
         state = AttentionState(keys, values, total_B, total_B.clone())
         return self.project_out(mixed_BTHd.flatten(2)), state
-
-    def _project(self, x_BTD: Tensor, position_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if x_BTD.shape[1] == 0:
-            raise ValueError("attention needs at least one token, got a sequence of length 0")
-        q, k, v = self.project_in(x_BTD).unflatten(-1, (3, self.num_heads, -1)).unbind(dim=2)
-        return attention.rotate(q, position_BT), attention.rotate(k, position_BT), v
 
 
 def _append(

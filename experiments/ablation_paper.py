@@ -1,0 +1,28 @@
+"""The paper's ablation: its bidirectional layer with one part taken out."""
+
+from dataclasses import replace
+
+from experiments.base import Sweep
+from experiments.classification import ClassificationExperiment
+from experiments.images import Images
+from experiments.lra import LongRangeArena
+from experiments.training import Budget
+
+
+class PaperAblation(ClassificationExperiment):
+    """Base filter, modulation, modReLU, and how finely the filter is held, on two tasks."""
+
+    name = "ablation_paper"
+    title = "Ablation: the paper's layer"
+    about = (
+        "The bidirectional layer with one part taken out, its parameters kept where they change nothing, at "
+        "the learning rate that is best for the whole. The filter of the whole is held at 129 frequencies "
+        "and interpolated; with 25 it has a value for every bin of an image's 49 patches (one length, as "
+        "published). Accuracy on the test split, in percent."
+    )
+    reference = "spectral"
+    sweep = Sweep(learning_rates=(3e-3,), weight_decays=(0.05,))
+    settings_of = {  # noqa: RUF012 - never changed
+        "images": replace(Images.settings_of["fashion_mnist"], budget=Budget(steps=3000)),
+        "r8": LongRangeArena.settings_of["r8"],
+    }

@@ -1,0 +1,280 @@
+"""What the classification experiments share: settings of a data set, one run, tables and pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments import encoders, markdown, pictures
+from experiments.arms import count_parameters
+from experiments.base import FINISHED, Experiment, Run
+from experiments.results import Line
+from experiments.sequences import SEQUENCES
+from experiments.sequences.base import Rows, SequenceData
+from experiments.sequences.batches import TrainingBatches, in_order
+from experiments.training import BF16, FP32, Budget, Checkpoint, train
+from fftnet.model.classifier import SequenceClassifierConfig
+from fftnet.model.vit import ViTConfig
+from fftnet.protocols import Batch
+from fftnet.serialization import as_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+READ_AT_ONCE = 32
+"""Rows of a batch that is only read."""
+SHIFT = 2
+"""Pixels by which a training image may be moved to each side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseSettings:
+    """A data set, the models on it and their training."""
+
+    data: str
+    """A name in the table of sequences."""
+    sizes: tuple[int, int, int] | None = None
+    """Rows of training, validation and test (None: as published)."""
+    d_model: int = 64
+    """Width D."""
+    num_layers: int = 4
+    """Blocks of mixer and feed-forward."""
+    num_heads: int = 4
+    """Heads H."""
+    parameters: int = 250_000
+    """Of the whole model, met by the width of the feed-forward."""
+    patch_size: int = 0
+    """Pixels of a side of the patches that an image is read in; 0: its ids one by one."""
+    dropout: float = 0.1
+    """Probability of dropping a value in training."""
+    rows: int = 32
+    """Rows of a batch."""
+    augment: bool = False
+    """Move and mirror training images at random."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes in training."""
+    curve_rows: int = 500
+    """Validation rows that a point of the curve is measured on."""
+    precision: str = FP32
+    """Of the matrix products of training."""
+    budget: Budget
+    """Of training."""
+
+
+class ClassificationExperiment(Experiment):
+    """One class a sequence or image; the score is the accuracy on validation, the tables show the test's."""
+
+    arms_table: ClassVar[Mapping[str, Any]] = encoders.ENCODERS
+    settings_of: ClassVar[Mapping[str, CaseSettings]]
+    """Name of a case to its settings."""
+    published: ClassVar[str] = ""
+    """A paragraph or table under the tables: what others have reported."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.cases = tuple(self.settings_of)
+        self.settings = dict(self.settings_of)
+        super().__init__(*args, **options)
+        if self.is_quick:
+            self.settings = {case: self.tiny(settings) for case, settings in self.settings.items()}
+            self.sweep = replace(self.sweep, learning_rates=self.sweep.learning_rates[:1], seeds=(0,))
+
+    def tiny(self, settings: CaseSettings) -> CaseSettings:
+        """Sizes for ``quick``."""
+        return replace(
+            settings,
+            sizes=(8, 4, 4),
+            d_model=16,
+            num_layers=2,
+            parameters=40_000,
+            rows=2,
+            curve_rows=2,
+            budget=Budget(steps=3, points=1),
+        )
+
+    def find_arm(self, name: str) -> encoders.Encoder:
+        """The arm of that name."""
+        return encoders.encoder(name)
+
+    def configuration(self, arm: str, case: str) -> dict[str, Any]:
+        """The arm and the settings of the case, as they come back from JSON."""
+        return as_json({"arm": self.find_arm(arm).definition(), "settings": asdict(self.settings[case])})
+
+    def execute(self, run: Run) -> dict[str, Any]:
+        """Train one model; classify all validation and test rows."""
+        settings = self.settings[run.case]
+        data = _data(settings.data, settings.sizes, self.workbench.cache)
+        model = encoders.build(run.arm, _sizes(data, settings), settings.parameters, run.seed)
+        model = model.to(self.workbench.device)
+        batches = TrainingBatches(data.train, settings.rows, run.seed)
+        read = Reader(data, settings)
+
+        def batch(step: int) -> Batch:
+            found = batches.batch(step)
+            return read.moved(found, run.seed, step) if settings.augment else found
+
+        def measure() -> dict[str, Any]:
+            return {"valid": round(read.accuracy(model, data.valid, settings.curve_rows), 4)}
+
+        trained = train(
+            model,
+            run,
+            settings.budget,
+            batch,
+            measure,
+            Checkpoint(run, self.workbench),
+            settings.precision,
+            read.loss,
+        )
+        results: dict[str, Any] = {"curve": trained.curve, "training_seconds": round(trained.seconds, 1)}
+        if trained.outcome == FINISHED:
+            model.eval()
+            results |= {
+                "valid": round(read.accuracy(model, data.valid), 4),
+                "test": round(read.accuracy(model, data.test), 4),
+                "epochs": round(trained.steps / batches.per_epoch, 2),
+                "test_rows": len(data.test),
+            }
+        return {
+            "parameters": count_parameters(model),
+            "state_numbers": None,
+            "outcome": trained.outcome,
+            "results": results,
+        }
+
+    def score(self, line: Line) -> float:
+        """Accuracy on validation, by which a learning rate is chosen."""
+        return line["results"]["valid"]
+
+    def tables(self, lines: Sequence[Line]) -> str:
+        """An arm a row, a data set a column: accuracy on the test split."""
+        shown = [case for case in self.cases if self.reported(lines, case)]
+        names = [arm for arm in self.arms_table if any(self.best(lines, arm, case) for case in shown)]
+        rows = [[arm, *(self._cell(lines, arm, case) for case in shown)] for arm in names]
+        parts = [markdown.table(["arm", *shown], rows)]
+        parts += [self._caption(lines, case) for case in shown]
+        return "\n\n".join([*parts, self.published] if self.published else parts)
+
+    def _cell(self, lines: Sequence[Line], arm: str, case: str) -> str:
+        found = [100 * line["results"]["test"] for line in self.seeds(lines, arm, case)]
+        return markdown.spread(found, digits=1) if found else ""
+
+    def _caption(self, lines: Sequence[Line], case: str) -> str:
+        settings = self.settings[case]
+        best = [self.seeds(lines, arm, case)[0] for arm in self.reported(lines, case)]
+        minutes = [line["results"]["training_seconds"] / 60 for line in best]
+        rates = sorted({f"{line['learning_rate']:g}" for line in self.current(lines) if line["case"] == case})
+        return (
+            f"**{case}**: {settings.parameters:,} parameters (D = {settings.d_model}, {settings.num_layers} "
+            f"layers), {settings.budget.steps:,} steps of {settings.rows} rows "
+            f"({best[0]['results']['epochs']:g} epochs), {min(minutes):.0f} to {max(minutes):.0f} minutes a "
+            f"run, learning rates {', '.join(rates)}; {best[0]['results']['test_rows']:,} test rows."
+        )
+
+    def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
+        """Accuracy on validation over the steps, a panel for each data set."""
+        shown = [case for case in self.cases if self.reported(lines, case)]
+        figure, panels = pictures.panels(max(len(shown), 1), width=4.0, height=3.6)
+        for axes, case in zip(panels, shown, strict=False):
+            for arm in self.reported(lines, case):
+                for line in self.seeds(lines, arm, case):
+                    curve = line["results"]["curve"]
+                    steps = [row["step"] for row in curve]
+                    label = arm if line["seed"] == self.sweep.seeds[0] else None
+                    axes.plot(steps, [row["valid"] for row in curve], color=pictures.colour(arm), label=label)
+            axes.set(xlabel="steps", ylabel="accuracy, validation", title=case)
+        panels[0].legend(fontsize="x-small")
+        return {"curves": figure}
+
+
+class Reader:
+    """Hands rows to a model in the form that it reads, be it ids or images.
+
+    Args:
+        data: the data set; its training rows give mean and deviation of pixels.
+        settings: patches and label smoothing.
+    """
+
+    def __init__(self, data: SequenceData, settings: CaseSettings) -> None:
+        self.settings = settings
+        self.image_shape = data.image_shape if settings.patch_size else None
+        sample = data.train.ids[: 2**22].astype("float32")
+        self.mean = float(sample.mean())
+        self.deviation = max(float(sample.std()), 1.0)
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits (B, K), float32."""
+        device = next(model.parameters()).device
+        if self.image_shape is None:
+            batch = batch.to(device)
+            return model(batch.inputs, batch.attention_mask).float()
+        images = (batch.inputs.float() - self.mean) / self.deviation
+        return model(images.view(len(images), 1, *self.image_shape).to(device)).float()
+
+    def moved(self, batch: Batch, seed: int, step: int) -> Batch:
+        """The images of a batch moved by up to ``SHIFT`` pixels each way, half of them mirrored."""
+        assert self.image_shape is not None
+        height, width = self.image_shape
+        generator = np.random.default_rng([seed, step])
+        images_BHW = batch.inputs.view(-1, height, width)
+        wide_BHW = F.pad(images_BHW, (SHIFT,) * 4)
+        draw_B2 = generator.integers(0, 2 * SHIFT + 1, (len(images_BHW), 2)).tolist()
+        cut = [image[y : y + height, x : x + width] for image, (y, x) in zip(wide_BHW, draw_B2, strict=True)]
+        moved_BHW = torch.stack(cut)
+        mirrored_B = torch.from_numpy(generator.random(len(moved_BHW)) < 0.5)
+        moved_BHW = torch.where(mirrored_B[:, None, None], moved_BHW.flip(2), moved_BHW)
+        return batch._replace(inputs=moved_BHW.flatten(1))
+
+    def loss(self, model: nn.Module, batch: Batch, precision: str) -> Tensor:
+        """Mean cross-entropy of a batch of training."""
+        device = next(model.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == BF16):
+            logits = self.logits(model, batch)
+        targets = batch.targets.to(device)
+        return F.cross_entropy(logits.float(), targets, label_smoothing=self.settings.label_smoothing)
+
+    @torch.no_grad()
+    def accuracy(self, model: nn.Module, rows: Rows, most: int | None = None) -> float:
+        """Share of (the first ``most``) rows whose class has the largest logit."""
+        right = 0
+        count = 0
+        for batch in in_order(rows, READ_AT_ONCE, most):
+            guess = self.logits(model, batch).argmax(dim=-1).cpu()
+            right += int((guess == batch.targets).sum())
+            count += batch.num_rows
+        return right / count
+
+
+def _sizes(data: SequenceData, settings: CaseSettings) -> SequenceClassifierConfig | ViTConfig:
+    if settings.patch_size:
+        assert data.image_shape is not None
+        return ViTConfig(
+            d_model=settings.d_model,
+            num_heads=settings.num_heads,
+            num_layers=settings.num_layers,
+            dropout=settings.dropout,
+            image_size=data.image_shape[0],
+            patch_size=settings.patch_size,
+            num_channels=1,
+            num_classes=len(data.class_names),
+            class_names=data.class_names,
+        )
+    return SequenceClassifierConfig(
+        d_model=settings.d_model,
+        num_heads=settings.num_heads,
+        num_layers=settings.num_layers,
+        dropout=settings.dropout,
+        vocab_size=data.vocab_size,
+        num_classes=len(data.class_names),
+        class_names=data.class_names,
+    )
+
+
+@lru_cache(maxsize=2)
+def _data(name: str, sizes: tuple[int, int, int] | None, cache: Path) -> SequenceData:
+    return SEQUENCES[name](cache, sizes)

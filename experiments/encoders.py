@@ -1,0 +1,162 @@
+"""The arms of the classification experiments, as data, and the only place that builds a model of one.
+
+A new arm is a line in the table. The models are the package's own, around one or several of its mixers.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.arms import TOLERANCE, count_parameters
+from experiments.errors import ExperimentError
+from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
+from fftnet.model.config import BackboneConfig
+from fftnet.model.mixers.spectral import SpectralMixer
+from fftnet.model.vit import FFTNetViT, ViTConfig
+
+ALL = ("lra", "images")
+ABLATION = ("ablation_paper",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """The mixers of a classifier with all their choices."""
+
+    mixers: tuple[str, ...]
+    """Names in fftnet's table of mixers, repeated over the layers."""
+    causal: bool = False
+    """Whether the model is the causal one, which is asked at its last token."""
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Name of a mixer to fields of its own configuration; what is left out has its default."""
+    without: str = ""
+    """A part of the paper's layer that is taken out, a name in ``PARTS``."""
+    experiments: tuple[str, ...] = ALL
+    """Names of the experiments that run it unless told otherwise."""
+
+    def definition(self) -> dict[str, Any]:
+        """What decides its results."""
+        return {
+            "mixers": list(self.mixers),
+            "causal": self.causal,
+            "config": dict(self.config),
+            "without": self.without,
+        }
+
+
+def _fix(parameter: Tensor) -> None:
+    nn.init.zeros_(parameter)
+    parameter.requires_grad_(False)
+
+
+def _without_base_filter(mixer: SpectralMixer) -> None:
+    _fix(mixer.filter.base_filter)
+
+
+def _without_modulation(mixer: SpectralMixer) -> None:
+    for parameter in mixer.filter.modulation.parameters():
+        _fix(parameter)
+
+
+def _without_modrelu(mixer: SpectralMixer) -> None:
+    _fix(mixer.activation.bias)
+
+
+PARTS: dict[str, Callable[[SpectralMixer], None]] = {
+    "base filter": _without_base_filter,
+    "modulation": _without_modulation,
+    "modReLU": _without_modrelu,
+}
+"""Part of the paper's layer to a function that fixes its parameters where they change nothing."""
+
+ENCODERS: dict[str, Encoder] = {
+    "attention": Encoder(mixers=("bidirectional_attention",)),
+    "spectral": Encoder(mixers=("spectral",), experiments=(*ALL, *ABLATION)),
+    "causal_spectral": Encoder(mixers=("causal_spectral",), causal=True),
+    "addressed": Encoder(mixers=("addressed_spectral",), causal=True),
+    "fnet": Encoder(mixers=("fnet",)),
+    "spectral with attention": Encoder(mixers=("spectral", "bidirectional_attention")),
+    "spectral with addresses": Encoder(mixers=("spectral", "addressed_spectral")),
+    **{
+        f"without {part}": Encoder(mixers=("spectral",), without=part, experiments=ABLATION) for part in PARTS
+    },
+    **{
+        f"{count} anchors": Encoder(
+            mixers=("spectral",), config={"spectral": {"num_anchors": count}}, experiments=ABLATION
+        )
+        for count in (5, 25)
+    },
+}
+"""Name to arm, in the order of every report. The causal arms see the past only; the hybrids mix two kinds of
+layers in turn."""
+
+
+def encoder(name: str) -> Encoder:
+    """The arm of that name.
+
+    Raises:
+        ExperimentError: if there is none.
+    """
+    if name not in ENCODERS:
+        raise ExperimentError(f"there is no arm {name!r}; choose from {', '.join(ENCODERS)}")
+    return ENCODERS[name]
+
+
+def build(
+    name: str, config: SequenceClassifierConfig | ViTConfig, parameters: int, seed: int
+) -> FFTNetForSequenceClassification | FFTNetViT:
+    """The model of an arm, its start values drawn from the seed.
+
+    Args:
+        name: of the arm.
+        config: sizes; the mixers and the form are the arm's, the feed-forward's width is what is matched.
+        parameters: learned numbers of the whole model, what is taken out included.
+        seed: of the start values.
+
+    Raises:
+        ExperimentError: if there is no such arm, it can't have these sizes, or its parameters can't be
+            brought within 2 % of what they are matched to.
+    """
+    arm = encoder(name)
+    one, two = (_count(_with_mixers(config, arm, ffn_dim)) for ffn_dim in (1, 2))
+    ffn_dim = max(1 + round((parameters - one) / (two - one)), 1)
+    chosen = _with_mixers(config, arm, ffn_dim)
+    torch.manual_seed(seed)
+    model = _model(chosen)
+    count = count_parameters(model)
+    if abs(count / parameters - 1) > TOLERANCE:
+        raise ExperimentError(f"arm {name!r} can't have {parameters:,} parameters: the nearest is {count:,}")
+    for module in model.modules():
+        if arm.without and isinstance(module, SpectralMixer):
+            PARTS[arm.without](module)
+    return model
+
+
+def _with_mixers(config: Any, arm: Encoder, ffn_dim: int) -> Any:
+    # What is pooled follows the form; a class token in front of a causal model would see nothing.
+    pooling = "mean" if isinstance(config, ViTConfig) else None
+    try:
+        return replace(
+            config,
+            mixers=arm.mixers,
+            mixer_configs=dict(arm.config),
+            causal=arm.causal,
+            ffn_dim=ffn_dim,
+            pooling=pooling,
+        )
+    except ValueError as error:
+        raise ExperimentError(f"an arm of {', '.join(arm.mixers)} can't be built: {error}") from error
+
+
+def _model(config: BackboneConfig) -> FFTNetForSequenceClassification | FFTNetViT:
+    if isinstance(config, ViTConfig):
+        return FFTNetViT(config)
+    assert isinstance(config, SequenceClassifierConfig)
+    return FFTNetForSequenceClassification(config)
+
+
+def _count(config: BackboneConfig) -> int:
+    with torch.device("meta"):
+        return count_parameters(_model(config))

@@ -1,0 +1,211 @@
+"""The experiments on classification: batches, arms of equal size, a whole run that learns, resumed."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import encoders
+from experiments.ablation_paper import PaperAblation
+from experiments.arms import count_parameters
+from experiments.base import Sweep, Workbench
+from experiments.classification import CaseSettings, ClassificationExperiment, Reader
+from experiments.errors import ExperimentError
+from experiments.images import Images
+from experiments.lra import LongRangeArena
+from experiments.sequences import SEQUENCES
+from experiments.sequences.base import Rows, SequenceData, gather
+from experiments.sequences.batches import TrainingBatches, in_order, padded
+from experiments.training import Budget, OutOfTime
+from fftnet.model.classifier import SequenceClassifierConfig
+from fftnet.model.vit import vit_config
+
+SIZES = SequenceClassifierConfig(vocab_size=9, d_model=16, num_heads=4, num_layers=2, num_classes=3)
+
+
+def rows(count: int, seed: int = 0) -> Rows:
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(3, 12, count)
+    labels = generator.integers(0, 2, count)
+    # The class is what stands first.
+    found = [
+        np.concatenate([[label], generator.integers(2, 9, size - 1)])
+        for label, size in zip(labels, lengths, strict=True)
+    ]
+    return gather(found, labels, np.uint8)
+
+
+def pictures(count: int, seed: int) -> Rows:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, count)
+    # The class is how bright the upper half is.
+    found = generator.integers(0, 4, (count, 16)) + 4 * labels[:, None] * (np.arange(16) < 8)
+    return gather(list(found), labels, np.uint8)
+
+
+def small(image: bool = False) -> SequenceData:
+    make = pictures if image else rows
+    train, valid, test = (make(count, seed) for seed, count in enumerate((64, 20, 20)))
+    return SequenceData(train, valid, test, 9, ("no", "yes"), (4, 4) if image else None)
+
+
+def test_every_row_comes_once_an_epoch_and_a_batch_knows_only_its_step() -> None:
+    given = rows(50)
+    batches = TrainingBatches(given, 8, seed=3)
+    assert batches.per_epoch == 6
+    seen = [batches.batch(step) for step in range(6)]
+    texts = [tuple(row[: int(n)].tolist()) for b in seen for row, n in zip(b.inputs, lengths(b), strict=True)]
+    known = [tuple(given.row(n).tolist()) for n in range(50)]
+    assert len(texts) == 48
+    assert all(texts.count(text) <= known.count(text) for text in texts)
+    again = TrainingBatches(given, 8, seed=3).batch(4)
+    assert torch.equal(again.inputs, seen[4].inputs)
+    assert not torch.equal(batches.batch(6).targets, seen[0].targets)
+    for batch in seen:
+        assert torch.equal(batch.targets, batch.inputs[:, 0])
+
+
+def lengths(batch: Any) -> torch.Tensor:
+    mask = batch.attention_mask
+    return torch.full((len(batch.inputs),), batch.inputs.shape[1]) if mask is None else mask.sum(dim=1)
+
+
+def test_rows_of_a_batch_are_padded_behind_their_end() -> None:
+    given = gather([np.array([5, 6]), np.array([7, 8, 4])], [0, 1], np.uint8)
+    batch = padded(given, np.array([1, 0]))
+    assert batch.inputs.tolist() == [[7, 8, 4], [5, 6, 0]]
+    assert batch.attention_mask is not None
+    assert batch.attention_mask.tolist() == [[True] * 3, [True, True, False]]
+    assert padded(given, np.array([0])).attention_mask is None
+    assert sum(b.num_rows for b in in_order(rows(7), 3)) == 7
+
+
+@pytest.mark.parametrize("name", encoders.ENCODERS)
+def test_arms_have_equal_parameters(name: str) -> None:
+    parts = encoders.ENCODERS[name].without
+    for config in (SIZES, vit_config("tiny", num_classes=3, image_size=8, patch_size=2, num_channels=1)):
+        model = encoders.build(name, config, 250_000, seed=1)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        assert abs(count / 250_000 - 1) < 0.02
+        assert (count_parameters(model) < count) == bool(parts)
+
+
+@pytest.mark.parametrize("part", encoders.PARTS)
+def test_what_is_taken_out_changes_nothing(part: str) -> None:
+    model = encoders.build(f"without {part}", SIZES, 60_000, seed=0)
+    whole = encoders.build("spectral", SIZES, 60_000, seed=0)
+    tokens = torch.randint(9, (2, 7))
+    assert not torch.allclose(model(tokens), whole(tokens))
+    mixer: Any = model.backbone.layers[0].mixer  # pyright: ignore[reportIndexIssue]
+    view = mixer.inspect(torch.randn(2, 7, 16))
+    context = mixer.filter(view.context)
+    expected = {
+        "base filter": torch.tanh(mixer.filter.modulation(view.context)).view(context.shape),
+        "modulation": mixer.filter.base_filter.expand_as(context),
+        "modReLU": context,
+    }[part]
+    torch.testing.assert_close(context, expected)
+    if part == "modReLU":
+        torch.testing.assert_close(view.activated, view.filtered)
+
+
+def test_moved_images_are_the_image_somewhere_else() -> None:
+    data = small(image=True)
+    settings = CaseSettings(data="small", patch_size=2, budget=Budget(steps=1))
+    reader = Reader(data, settings)
+    batch = padded(data.train, np.arange(32))
+    moved = reader.moved(batch, 0, 5)
+    assert torch.equal(moved.inputs, reader.moved(batch, 0, 5).inputs)
+    assert not torch.equal(moved.inputs, reader.moved(batch, 0, 6).inputs)
+    for before, after in zip(batch.inputs, moved.inputs, strict=True):
+        wide = torch.nn.functional.pad(before.view(4, 4), (2,) * 4)
+        windows = [wide[y : y + 4, x : x + 4] for y in range(5) for x in range(5)]
+        found = [after.view(4, 4), after.view(4, 4).flip(1)]
+        assert any(torch.equal(one, two) for one in windows for two in found)
+
+
+class Small(ClassificationExperiment):
+    name = "images"
+    title = "Small"
+    about = "The class is what stands first."
+    sweep = Sweep(learning_rates=(1e-2,), weight_decays=(0.0,), seeds=(0,))
+    settings_of = {  # noqa: RUF012
+        "ids": CaseSettings(
+            data="small", d_model=16, num_layers=2, parameters=60_000, rows=8, budget=Budget(steps=60)
+        ),
+        "patches": CaseSettings(
+            data="small image",
+            d_model=16,
+            num_layers=2,
+            parameters=60_000,
+            patch_size=2,
+            rows=8,
+            budget=Budget(steps=60),
+        ),
+    }
+
+
+@pytest.fixture(autouse=True)
+def tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SEQUENCES, "small", lambda cache, sizes: small())
+    monkeypatch.setitem(SEQUENCES, "small image", lambda cache, sizes: small(image=True))
+
+
+@pytest.mark.parametrize(
+    ("arm", "case"), [("addressed", "ids"), ("attention", "ids"), ("spectral", "patches")]
+)
+def test_a_run_learns_and_a_resumed_one_ends_the_same(arm: str, case: str, tmp_path: Path) -> None:
+    experiment = Small(workbench=Workbench(cache=tmp_path))
+    run = experiment.run(arm, case, 1e-2, 0.0, 0)
+    line = experiment.execute(run)
+    assert line["outcome"] == "finished"
+    assert line["results"]["test"] >= 0.9
+    stopped = Small(workbench=Workbench(cache=tmp_path, deadline=0.0))
+    for _ in range(3):
+        with pytest.raises(OutOfTime):
+            stopped.execute(run)
+    resumed = experiment.execute(run)
+    assert resumed["results"]["valid"] == line["results"]["valid"]
+    assert resumed["results"]["curve"][-1]["loss"] == line["results"]["curve"][-1]["loss"]
+
+
+def test_the_report_has_a_column_for_each_data_set(tmp_path: Path) -> None:
+    experiment = Small(workbench=Workbench(cache=tmp_path))
+    lines = []
+    for arm in ("attention", "spectral"):
+        run = experiment.run(arm, "ids", 1e-2, 0.0, 0)
+        results = {"valid": 0.5, "test": 0.25, "epochs": 2.0, "test_rows": 20, "training_seconds": 60.0}
+        results["curve"] = [{"step": 60, "valid": 0.5}]
+        facts = {"outcome": "finished", "parameters": 1, "state_numbers": None, "results": results}
+        lines.append(vars(run) | facts)
+    text = experiment.tables(lines)
+    assert "| attention | 25.0 |" in text
+    assert "60,000 parameters" in text
+    assert "patches" not in text
+    assert list(experiment.pictures(lines)) == ["curves"]
+
+
+@pytest.mark.parametrize("kind", [Images, LongRangeArena, PaperAblation])
+def test_every_case_has_data_and_every_arm_can_be_built(kind: type[ClassificationExperiment]) -> None:
+    experiment = kind()
+    for case, settings in experiment.settings.items():
+        assert settings.data in SEQUENCES, case
+        image = vit_config("tiny", num_classes=3, image_size=28, patch_size=4, num_channels=1)
+        sizes = replace(
+            image if settings.patch_size else SIZES,
+            d_model=settings.d_model,
+            num_layers=settings.num_layers,
+            num_heads=settings.num_heads,
+        )
+        for arm in experiment.arms:
+            assert encoders.build(arm, sizes, settings.parameters, 0)
+
+
+def test_an_arm_that_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(ExperimentError, match="there is no arm 'gru'"):
+        Images(only=["gru"])
+    with pytest.raises(ExperimentError, match="can't have 10 parameters"):
+        encoders.build("spectral", SIZES, 10, 0)

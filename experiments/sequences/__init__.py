@@ -25,7 +25,7 @@ SEQUENCES: dict[str, Builder] = {
     "fashion_mnist": fashion_mnist,
     "reuters8": reuters8,
     "newsgroups": newsgroups,
-    "retrieval": retrieval,
+    "shakespeare_pairs": retrieval,
     "lra_listops": lra_listops,
     "lra_text": lra_text,
     "lra_retrieval": lra_retrieval,

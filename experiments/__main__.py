@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from experiments import EXPERIMENTS, report, results
+from experiments import EXPERIMENTS, report, results, workers
 from experiments.base import FINISHED, Experiment, Workbench
 from experiments.errors import ExperimentError
 from experiments.training import OutOfTime
@@ -30,6 +30,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--max_hours", type=float, help="put the run away and end after so long")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the runs (default: 1)")
     parser.add_argument("--device", default="cpu", help="of the models: cpu, cuda, cuda:1 (default: cpu)")
     parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the lines")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of the report")
@@ -48,11 +49,8 @@ def _list() -> None:
 
 
 def _work(experiment: Experiment, path: Path) -> None:
-    """Do one wanted run after the other; the lines are read anew each time, since others may write, too."""
-    while time.monotonic() < experiment.workbench.deadline:
-        run = next(iter(experiment.plan(results.read(path, _say))), None)
-        if run is None:
-            break
+    """Do one wanted run after the other."""
+    for run in workers.wanted(experiment, path, _say):
         case = f" on {run.case}" if run.case else ""
         choice = f"lr {run.learning_rate:g}, weight decay {run.weight_decay:g}, seed {run.seed}"
         _say(f"{experiment.name}: {run.arm}{case}, {choice}")
@@ -113,12 +111,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             if flags.threads < 1:
                 raise ExperimentError(f"--threads must be at least 1, got {flags.threads}")
             torch.set_num_threads(flags.threads)
+        if flags.workers < 1:
+            raise ExperimentError(f"--workers must be at least 1, got {flags.workers}")
         if flags.list:
             _list()
         elif flags.name is None:
             raise ExperimentError(f"name an experiment: {', '.join(EXPERIMENTS)}, or {REPORT}")
         elif flags.name == REPORT:
             print(report.write(flags.results, flags.output, _say))
+        elif flags.workers > 1:
+            words = list(sys.argv[1:] if argv is None else argv)
+            return workers.share(flags.workers, [*words, "--workers", "1"])
         else:
             _run(flags)
     except OutOfTime:

@@ -186,16 +186,24 @@ class Experiment(ABC):
         for rate in rates:
             for arm in self.arms:
                 yield self.run(arm, case, rate, decay, first)
+        # What follows is done at the best rate, which is known when all of them have run.
+        swept = [arm for arm in self.arms if self._tried(lines, arm, case, "learning_rate") >= set(rates)]
         for decay in other_decays:
-            for arm in self.arms:
+            for arm in swept:
                 best = self.best(lines, arm, case)
                 if best is not None:
                     yield self.run(arm, case, best["learning_rate"], decay, first)
+        decays = set(self.sweep.weight_decays)
+        decided = [arm for arm in swept if self._tried(lines, arm, case, "weight_decay") >= decays]
         for seed in others:
-            for arm in self.arms:
+            for arm in decided:
                 best = self.best(lines, arm, case)
                 if best is not None:
                     yield self.run(arm, case, best["learning_rate"], best["weight_decay"], seed)
+
+    def _tried(self, lines: Sequence[Line], arm: str, case: str, choice: str) -> set[float]:
+        """The values of a choice that an arm's sweep has lines of."""
+        return {line[choice] for line in self.swept(lines, arm, case)}
 
     def current(self, lines: Sequence[Line]) -> list[Line]:
         """The lines whose configuration is that of today; others answer another question."""

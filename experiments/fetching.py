@@ -4,10 +4,34 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 from experiments.errors import ExperimentError
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While one process makes a file of the cache, others that want it wait.
+
+    Raises:
+        ExperimentError: if the folder can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f"{path.name}.lock"))
+        lock.acquire()
+    except OSError as error:
+        raise ExperimentError(f"{path} can't be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        # Whoever waits for it holds it next, and finds the file made.
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def fetch_package(requirement: str, file: Path, wheel: bool = False) -> None:
@@ -21,12 +45,15 @@ def fetch_package(requirement: str, file: Path, wheel: bool = False) -> None:
     Raises:
         ExperimentError: if it can't be fetched.
     """
-    if file.is_file():
-        return
+    with alone(file):
+        if not file.is_file():
+            _fetch_package(requirement, file.resolve(), wheel)
+
+
+def _fetch_package(requirement: str, file: Path, wheel: bool) -> None:
     kind = "--only-binary" if wheel else "--no-binary"
     words = ["download", "--no-deps", kind, ":all:", requirement, "--dest", str(file.parent)]
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         _run([sys.executable, "-m", "pip", *words], file.parent)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ExperimentError(
@@ -48,10 +75,13 @@ def fetch_debian(package: str, files: Sequence[str], folder: Path) -> None:
         ExperimentError: if they can't be fetched; it names the files for a folder filled by hand.
     """
     names = [Path(file).name for file in files]
-    if all((folder / name).is_file() for name in names):
-        return
+    with alone(folder / package):
+        if not all((folder / name).is_file() for name in names):
+            _fetch_debian(package, files, names, folder.resolve())
+
+
+def _fetch_debian(package: str, files: Sequence[str], names: Sequence[str], folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as partial:
             _run(["apt-get", "download", package], Path(partial))
             (archive,) = Path(partial).glob("*.deb")

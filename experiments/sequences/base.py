@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.errors import ExperimentError
+from experiments.fetching import alone
 
 SPLITS: tuple[str, str, str] = ("train", "valid", "test")
 Sizes = tuple[int, int, int]
@@ -131,12 +132,13 @@ def generated(path: Path, make: Callable[[str], Rows]) -> tuple[Rows, Rows, Rows
         ExperimentError: if the file is damaged or can't be written.
         ValueError: if a row is there twice, which a generator has to make impossible or very rare.
     """
-    if not path.is_file():
-        made = [make(name) for name in SPLITS]
-        twice = repeated(made)
-        if twice:
-            raise ValueError(f"{twice} rows of {path.name} are there twice")
-        _write(path, made)
+    with alone(path):
+        if not path.is_file():
+            made = [make(name) for name in SPLITS]
+            twice = repeated(made)
+            if twice:
+                raise ValueError(f"{twice} rows of {path.name} are there twice")
+            _write(path, made)
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             train, valid, test = (

@@ -12,7 +12,7 @@ from torch import nn
 
 import experiments
 from experiments import __main__ as command
-from experiments import arms, report, results, training
+from experiments import arms, report, results, training, workers
 from experiments.base import Experiment, Run, Sweep, Workbench
 from experiments.errors import ExperimentError
 from experiments.recall import Recall
@@ -83,6 +83,39 @@ def test_the_reference_is_swept_first_and_the_best_gets_all_seeds() -> None:
     assert not list(Toy(only=("gru", "attention")).plan(lines))
 
 
+def test_processes_that_share_the_runs_never_work_on_the_same(tmp_path: Path) -> None:
+    experiment = Toy(only=("gru", "attention"), workbench=Workbench(cache=tmp_path))
+    path = tmp_path / "toy.jsonl"
+    working = [workers.wanted(experiment, path, print) for _ in range(3)]
+    held = [next(one) for one in working]
+    assert [(run.arm, run.learning_rate) for run in held] == [("attention", rate) for rate in (0.2, 0.1, 0.3)]
+    # One dies: what it held is taken by the next one.
+    working.pop().close()
+    again = workers.wanted(experiment, path, print)
+    assert next(again) == held[2]
+    again.close()
+    # One ends: it goes on with what nobody holds.
+    results.append(path, asdict(held[0]) | experiment.execute(held[0]))
+    assert next(working[0]) == held[2]
+    for one in working:
+        one.close()
+    alone = [run for run in workers.wanted(experiment, path, print) if not _note(experiment, path, run)]
+    assert len({run.digest for run in [*alone, held[0]]}) == len(done(experiment)) == len(alone) + 1
+
+
+def _note(experiment: Experiment, path: Path, run: Run) -> None:
+    results.append(path, asdict(run) | experiment.execute(run))
+
+
+def test_seeds_wait_for_the_sweep() -> None:
+    experiment = Toy(only=("attention",))
+    lines = done(experiment)
+    rates = [line for line in lines if line["seed"] == 0 and line["weight_decay"] == 0.0]
+    wanted = list(experiment.plan(rates[:2]))
+    assert {(run.learning_rate, run.weight_decay, run.seed) for run in wanted} == {(0.3, 0.0, 0)}
+    assert {run.weight_decay for run in experiment.plan(rates)} == {0.1}
+
+
 @pytest.mark.usefixtures("toy")
 def test_the_command_goes_on_behind_a_torn_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["toy", "--arm", "gru", "--results", str(tmp_path)]
@@ -119,6 +152,7 @@ def test_a_changed_configuration_is_another_run(monkeypatch: pytest.MonkeyPatch)
         ("toy --case nowhere", "toy has no case 'nowhere'"),
         ("toy --max_hours 0", "--max_hours must be above 0"),
         ("toy --threads 0", "--threads must be at least 1"),
+        ("toy --workers 0", "--workers must be at least 1"),
         ("toy --arm gru --results README.md", "README.md/toy.jsonl can't be"),
         ("report --results nowhere", "there is nothing to report"),
     ],

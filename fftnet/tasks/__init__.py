@@ -3,6 +3,7 @@
 from typing import TypeVar
 
 from fftnet.tasks.base import Task
+from fftnet.tasks.classification import Classification
 from fftnet.tasks.masked_token import MaskedToken
 from fftnet.tasks.next_token import NextToken
 from fftnet.tasks.text import TextTask
@@ -12,6 +13,7 @@ Kind = TypeVar("Kind")
 TASKS: dict[str, type[Task]] = {
     "next_token": NextToken,
     "masked_token": MaskedToken,
+    "classification": Classification,
 }
 """Name to task."""
 LANGUAGE_TASKS: dict[str, type[TextTask]] = {

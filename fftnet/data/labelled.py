@@ -97,9 +97,7 @@ def find_classes(labels: Sequence[str]) -> tuple[str, ...]:
     """
     names = set(labels)
     if len(names) < 2:
-        raise DataError(
-            f"all rows have the label {min(names)!r}, and a classifier needs two classes at least"
-        )
+        raise DataError(f"all rows have the label {min(names)!r}, and a classifier needs two classes")
     numbered = all(re.fullmatch(r"-?\d+", name) for name in names)
     return tuple(sorted(names, key=lambda name: (int(name), name) if numbered else (0, name)))
 

@@ -151,9 +151,10 @@ def stratified_split(
             "test_data"
         )
     split = np.full(len(labels), TRAIN, dtype=np.uint8)
-    class_of = np.array(labels, dtype=object)
-    for number, name in enumerate(sorted(counts)):
-        rows = np.random.default_rng((seed, number)).permutation(np.flatnonzero(class_of == name))
+    _, class_of, sizes = np.unique(np.array(labels), return_inverse=True, return_counts=True)
+    by_class = np.split(class_of.argsort(kind="stable"), sizes.cumsum()[:-1])
+    for number, of_class in enumerate(by_class):
+        rows = np.random.default_rng((seed, number)).permutation(of_class)
         left = len(rows) - needed
         test = (test_fraction > 0) + min(max(round(len(rows) * test_fraction) - 1, 0), left)
         left -= max(test - 1, 0)

@@ -155,8 +155,9 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     other = table(tmp_path / "b.jsonl", 9, (3, 10, "new"))
     given = {name: [other] if value == ["OTHER"] else value for name, value in settings.items()}
+    values: dict[str, Any] = {"data": [table(tmp_path / "a.jsonl", 30)]} | fields
     with pytest.raises(ValueError, match=sentence):
-        prepare(DataConfig(**{"data": [table(tmp_path / "a.jsonl", 30)]} | fields), **given)
+        prepare(DataConfig(**values), **given)
 
 
 def test_settings_of_another_task_are_refused() -> None:

@@ -16,7 +16,7 @@ GROUND = {"fftnet.devices", "fftnet.errors", "fftnet.protocols", "fftnet.seriali
 DATA = {"fftnet.data", "fftnet.utils.dataset", "fftnet.utils.tokenizer"}
 TRAINING = {"fftnet.training", "fftnet.utils.trainer"}
 MODEL = {"fftnet.model", "fftnet.ops"}
-FREE = {"fftnet.evaluation.metrics", "fftnet.evaluation.plots"}
+FREE = {"fftnet.evaluation.metrics", "fftnet.evaluation.classes", "fftnet.evaluation.plots"}
 """The part of evaluation that knows the contracts only."""
 LADDER: dict[str, set[str]] = {
     "fftnet.errors": set(),
@@ -31,8 +31,9 @@ LADDER: dict[str, set[str]] = {
     "fftnet.utils.dataset": GROUND | DATA,
     "fftnet.utils.trainer": GROUND | FREE | TRAINING,
     "fftnet.utils": set(),
-    "fftnet.tasks": GROUND | DATA | MODEL,
+    "fftnet.tasks": GROUND | FREE | DATA | MODEL,
     "fftnet.evaluation.metrics": GROUND,
+    "fftnet.evaluation.classes": GROUND,
     "fftnet.evaluation.plots": set(),
     "fftnet.evaluation": GROUND | FREE | DATA | MODEL | {"fftnet.tasks"},
     "fftnet.training": GROUND | FREE,
@@ -41,11 +42,17 @@ LADDER: dict[str, set[str]] = {
     "fftnet.export": GROUND | MODEL | {"fftnet.utils.tokenizer"},
     "fftnet.demo": GROUND | MODEL | {"fftnet.data", "fftnet.export", "fftnet.utils.tokenizer"},
     "fftnet.api": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.evaluation"},
+    "fftnet.prediction": GROUND | FREE | DATA | MODEL | {"fftnet.tasks", "fftnet.api"},
     "fftnet.lm_eval": GROUND
     | MODEL
     | {"fftnet.tasks", "fftnet.api", "fftnet.evaluation", "fftnet.generation"},
     "fftnet.serving": GROUND | MODEL | {"fftnet.generation", "fftnet.utils.tokenizer"},
-    "fftnet.run": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.api", "fftnet.generation"},
+    "fftnet.run": GROUND
+    | FREE
+    | DATA
+    | MODEL
+    | TRAINING
+    | {"fftnet.tasks", "fftnet.api", "fftnet.generation"},
     "fftnet.cli": {"fftnet"},
     "fftnet.__main__": {"fftnet.cli"},
     "fftnet": {"fftnet"},

@@ -10,7 +10,7 @@ from fftnet.evaluation.metrics import evaluate
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Objective
 from fftnet.serialization import CheckpointError, read_json
-from fftnet.tasks import TASKS
+from fftnet.tasks import LANGUAGE_TASKS
 from fftnet.utils.dataset import DataConfig, load_evaluation_data
 from fftnet.utils.tokenizer import Tokenizer
 
@@ -31,7 +31,8 @@ class EvaluationConfig:
     max_tokens: int | None = None
     """Stop after so many tokens; windows are read by whole batches (default: take all)."""
     plot: str | None = None
-    """PNG file for the loss by position in the document: does the model use long context?"""
+    """PNG file for the loss by position in the document: does the model use long context? Of a classifier:
+    which class is taken for which."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -58,7 +59,7 @@ def trained_with(model: FFTNet, tokenizer: Tokenizer, run_file: Path) -> tuple[s
     run = read_json(run_file)
     try:
         name = run["task"]["task"]
-        if model.config.vocab_size != TASKS[name].model_vocab_size(tokenizer.vocab_size):
+        if model.config.vocab_size != tokenizer.vocab_size + LANGUAGE_TASKS[name].extra_tokens:
             raise ValueError("the vocabulary is that of another objective")
         return name, dict(run["data"])
     except (KeyError, TypeError, ValueError) as error:

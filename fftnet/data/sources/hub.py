@@ -38,13 +38,18 @@ def _rows(file: SourceFile) -> Iterator[Any]:
         if file.path is not None:
             suffix = next((s.lower() for s in reversed(file.path.suffixes) if s.lower() in LOADERS), "")
             kind = LOADERS.get(suffix, "text")
-            yield from datasets.load_dataset(kind, data_files=str(file.path), split="train", streaming=True)
+            found = datasets.load_dataset(kind, data_files=str(file.path), split="train", streaming=True)
         elif (Path(name) / "dataset_info.json").is_file():
-            yield from datasets.load_from_disk(name)
+            found = datasets.load_from_disk(name)
         else:
-            yield from datasets.load_dataset(
+            found = datasets.load_dataset(
                 name, config or None, split=split or "train", revision=revision or None, streaming=True
             )
+        # Where the library numbers the classes of a column, the row is given the name.
+        features = found.features or {}
+        classes = {name: kind for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+        for row in found:
+            yield row | {name: _class_name(kind, row[name]) for name, kind in classes.items()}
     except DataError:
         raise
     # Loading runs code of many libraries, each with exceptions of its own, over a network.
@@ -53,3 +58,8 @@ def _rows(file: SourceFile) -> Iterator[Any]:
             f"{file.name} could not be loaded ({first_line(error)}); a dataset is named "
             f"{PREFIX}NAME[@REVISION][,CONFIGURATION[,SPLIT]]"
         ) from error
+
+
+def _class_name(kind: Any, number: int | None) -> str | None:
+    """The name of a class; None for -1, which says that a row has no label."""
+    return None if number is None or number < 0 else kind.int2str(number)

@@ -66,6 +66,21 @@ def test_rows_of_a_hugging_face_dataset_are_read_alike(tmp_path: Path) -> None:
     assert (rows.texts, rows.labels) == ([row["text"] for row in ROWS], ["x", "y", "x"])
 
 
+def test_numbered_labels_of_a_hugging_face_dataset_have_their_names(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    columns = {"text": ["a", "b", "c"], "label": [1, 0, -1]}
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match="row 3 has no label"):
+        read_labelled([f"hf:{tmp_path}/saved"], "text", "label")
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features).save_to_disk(
+        tmp_path / "named"
+    )
+    assert read_labelled([f"hf:{tmp_path}/named"], "text", "label").labels == ["good", "bad"]
+
+
 def test_lines_of_a_text_file_are_texts(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\nthree")
     names, texts = read_texts(str(tmp_path / "a.txt"), "text")

@@ -23,7 +23,7 @@ from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.state import State
 from fftnet.protocols import Batch
 from fftnet.tasks.next_token import NextToken
-from fftnet.utils.dataset import DataConfig
+from fftnet.utils.dataset import DataConfig, load_data
 
 COMPILED = "compiled"
 ONNX = "ONNX Runtime"
@@ -122,7 +122,7 @@ def _bits(checkpoint: str, batches: int, folder: Path) -> Iterator[dict[str, Any
     model, tokenizer = load(checkpoint, device="cpu")
     model = model.float()
     task = NextToken(tokenizer.token_bytes())
-    valid = task.load_splits(DataConfig(data=[TEXT]), tokenizer, model.config.max_seq_length).valid
+    valid = load_data(DataConfig(data=[TEXT]), tokenizer, model.config.max_seq_length).valid
     taken = [valid.batch(0, index) for index in range(min(batches, valid.num_batches))]
     tokens = sum(int(batch.loss_mask.sum()) for batch in taken)
     found: dict[str, float] = {}

@@ -7,7 +7,7 @@ from fftnet.devices import pick_device
 from fftnet.evaluation.report import EvaluationConfig, evaluation_report
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serialization import CONFIG_FILE, CheckpointError
-from fftnet.tasks import TASKS, task_class
+from fftnet.tasks import LANGUAGE_TASKS, language_task
 from fftnet.training.manifest import MANIFEST_FILE, newest_checkpoint, verify
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto") -> tuple[FFTNet, Toke
     """
     model = FFTNet.from_pretrained(folder)
     tokenizer = Tokenizer.load(folder)
-    known = {task.model_vocab_size(tokenizer.vocab_size) for task in TASKS.values()}
+    known = {tokenizer.vocab_size + task.extra_tokens for task in LANGUAGE_TASKS.values()}
     if model.config.vocab_size not in known:
         raise CheckpointError(
             f"{folder} holds a tokenizer of {tokenizer.vocab_size} tokens and a model of "
@@ -102,5 +102,5 @@ def evaluate(
         ValueError: if there is no such task, or the model can't have it.
     """
     name = ("next_token" if model.config.causal else "masked_token") if task is None else task
-    objective = task_class(name)(tokenizer.token_bytes())
+    objective = language_task(name)(tokenizer.token_bytes())
     return evaluation_report(model, objective, tokenizer, config or EvaluationConfig(), data)

@@ -59,10 +59,27 @@ class Losses(NamedTuple):
     """0-d, the number of counted targets."""
     metrics: Mapping[str, Mean]
     """Name to metric, detached; the same names for every batch."""
+    counts: Tensor | None = None
+    """Further sums, detached, float64 and of one shape for every batch: of what is no mean, such as F1. The
+    objective is a ``CountingObjective`` then."""
 
 
 Objective = Callable[[nn.Module, Batch], Losses]
 """Maps a model and a batch to its losses."""
+
+
+@runtime_checkable
+class CountingObjective(Protocol):
+    """An objective whose batches give counts, which are added up over batches and processes."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        """Losses with counts."""
+        ...
+
+    def summary(self, counts: Tensor) -> Mapping[str, float | None]:
+        """Metrics from the sum of all counts, on the CPU; None where one is not known."""
+        ...
+
 
 RowStates = Mapping[str, Tensor]
 """What the rows of a batch leave for the next one: named tensors, detached, whose first dimension counts

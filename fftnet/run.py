@@ -14,13 +14,14 @@ from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serialization import write_json
 from fftnet.tasks import task_class
+from fftnet.tasks.base import Request
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.callbacks import Callbacks, RunMetadata
 from fftnet.training.checkpointer import SaveConfig
 from fftnet.training.optim import OptimConfig
-from fftnet.utils.dataset import DataConfig, training_texts
-from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
+from fftnet.utils.dataset import DataConfig
+from fftnet.utils.tokenizer import Tokenizer
 from fftnet.utils.trainer import TrainConfig, Trainer
 
 __all__ = [
@@ -43,17 +44,28 @@ SAMPLE_TOKENS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """The objective of a run.
+    """What a run trains a model to do.
 
     Raises:
-        ValueError: if there is no such task.
+        ValueError: if there is no such task, or the settings are those of another.
     """
 
     task: str = "next_token"
-    """Objective: next_token (causal models) or masked_token (bidirectional ones)."""
+    """What is trained: next_token (causal models), masked_token (bidirectional ones)."""
+    settings: Any = None
+    """The task's own settings, an instance of its ``Config``; None: the defaults."""
 
     def __post_init__(self) -> None:
-        task_class(self.task)
+        own = task_class(self.task).Config
+        if self.settings is None:
+            object.__setattr__(self, "settings", own())
+        if not isinstance(self.settings, own):
+            raise ValueError(f"settings of {self.task} must be of {own.__name__}, got {self.settings!r}")
+
+    def described(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it; a task without settings has its name alone."""
+        settings = asdict(self.settings)
+        return {"task": self.task} | ({"settings": settings} if settings else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +87,8 @@ class TrainingResult(NamedTuple):
 
     model: nn.Module
     """With its last weights, in evaluation mode."""
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    """None where the task reads no text."""
     history: list[dict[str, Any]]
     """One row for each evaluation: losses, metrics, speed."""
     folder: Path
@@ -96,28 +109,28 @@ def train(config: RunConfig) -> TrainingResult:
         ValueError: if model, task and data do not fit together.
         UserError: if data can't be read, a checkpoint can't be written, or training can't go on.
     """
-    data = config.data
     task = task_class(config.task.task)
-    if data.carry_state and not (config.model.causal and hasattr(task, "carry")):
-        raise ValueError("carry_state needs a model and a task with a state: a causal one, and next_token")
-    tokenizer = load_tokenizer(data.tokenizer, corpus=training_texts(data), vocab_size=data.vocab_size)
-    splits = task.load_splits(data, tokenizer, config.model.max_seq_length)
+    prepared = task.prepare(Request(model=config.model, data=config.data, settings=config.task.settings))
+    tokenizer, splits = prepared.tokenizer, prepared.splits
     torch.manual_seed(config.train.seed)
-    model = task.build_model(config.model, tokenizer.vocab_size)
+    model = prepared.build_model()
     described = {
         "model": asdict(model.config),
-        "data": asdict(data),
-        "task": asdict(config.task),
+        "data": asdict(config.data),
+        "task": config.task.described(),
     }
 
     def save_files(directory: Path) -> None:
         model.save_config(directory)
-        tokenizer.save(directory)
+        if tokenizer is not None:
+            tokenizer.save(directory)
+        prepared.save_files(directory)
         write_json(directory / RUN_FILE, described)
 
+    read = {} if tokenizer is None else {"tokenizer": tokenizer.fingerprint}
     trainer = Trainer(
         model,
-        task(tokenizer.token_bytes()),
+        prepared.objective,
         splits.train,
         splits.valid,
         train_config=config.train,
@@ -125,18 +138,15 @@ def train(config: RunConfig) -> TrainingResult:
         optim_config=config.optim,
         accelerator_config=config.accelerator,
         save_config=config.save,
-        metadata=RunMetadata(
-            entropy_floor=splits.entropy_floor,
-            fingerprint=described | {"tokenizer": tokenizer.fingerprint},
-        ),
+        metadata=RunMetadata(entropy_floor=splits.entropy_floor, fingerprint=described | read),
         callbacks=Callbacks(save_files=save_files, sample=_sampler(model, tokenizer)),
     )
     history = trainer.train()
     return TrainingResult(model.eval(), tokenizer, history, Path(config.save.output_dir))
 
 
-def _sampler(model: nn.Module, tokenizer: Tokenizer) -> Callable[[dict[str, Tensor]], str] | None:
-    if not isinstance(model, FFTNet) or not model.config.causal:
+def _sampler(model: nn.Module, tokenizer: Tokenizer | None) -> Callable[[dict[str, Tensor]], str] | None:
+    if tokenizer is None or not isinstance(model, FFTNet) or not model.config.causal:
         return None
     config = model.config
 

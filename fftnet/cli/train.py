@@ -8,6 +8,7 @@ from fftnet.errors import UserError
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers import MIXERS
 from fftnet.run import RunConfig, TaskConfig, train
+from fftnet.tasks import TASKS
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.checkpointer import SaveConfig
@@ -30,17 +31,25 @@ CONFIGS = {
 
 def run(argv: Sequence[str]) -> None:
     """Train a model on text and write checkpoints, a loss curve and metrics."""
-    defaults = {name: mixer.Config for name, mixer in MIXERS.items()}
+    groups = {name: kind.Config for table in (MIXERS, TASKS) for name, kind in table.items()}
+    without = ("mixer_configs", "settings")
     configs, given = parse(
-        "train", run.__doc__, argv, tuple(CONFIGS.values()), groups=defaults, without=("mixer_configs",)
+        "train", run.__doc__, argv, tuple(CONFIGS.values()), groups=groups, without=without
     )
     parts = dict(zip(CONFIGS, configs, strict=True))
+    task = parts["task"].task
     used = set(parts["model"].layer_mixers)
-    for name in given.keys() - used:
-        if given[name] != defaults[name]():
-            raise UsageError(f"settings of --{name} change nothing: no layer has that mixer, see --mixers")
+    for name in given.keys() - used - {task}:
+        if given[name] != groups[name]():
+            why = (
+                "that task is not run, see --task"
+                if name in TASKS
+                else "no layer has that mixer, see --mixers"
+            )
+            raise UsageError(f"settings of --{name} change nothing: {why}")
     try:
         parts["model"] = replace(parts["model"], mixer_configs={name: given[name] for name in used})
+        parts["task"] = replace(parts["task"], settings=given[task])
         train(RunConfig(**parts))
     except UserError:
         raise

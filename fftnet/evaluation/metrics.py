@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import repeat
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fftnet.protocols import Batches, Mean, Objective
+from fftnet.protocols import Batches, CountingObjective, Mean, Objective
 
 MAX_EXPONENT = 700.0
 """Of a float64, about; a larger one would overflow."""
@@ -23,7 +23,7 @@ class Metrics:
     count: float
     """Targets that counted."""
     values: dict[str, float | None]
-    """The metrics that the objective names; None where nothing was counted for one."""
+    """The metrics that the objective names or sums up; None where nothing was counted for one."""
 
     def named(self) -> dict[str, float | None]:
         """The loss and the metrics in one dictionary."""
@@ -61,6 +61,7 @@ def evaluate(
     """
     device = next(model.parameters()).device
     sums: list[float] = []
+    counts: Tensor | None = None
     metrics: Mapping[str, Mean] = {}
     training = model.training
     model.eval()
@@ -72,13 +73,20 @@ def evaluate(
             for mean in metrics.values():
                 numbers += [mean.total, mean.weight]
             sums = [so_far + float(one) for so_far, one in zip(sums or repeat(0.0), numbers, strict=False)]
+            if losses.counts is not None:
+                counts = losses.counts.cpu() + (0.0 if counts is None else counts)
     finally:
         model.train(training)
     if not sums:
         raise ValueError("there is no batch to evaluate")
-    loss, count, *rest = all_reduce(*sums)
+    further = [] if counts is None else counts.flatten().tolist()
+    reduced = list(all_reduce(*sums, *further))
+    loss, count, *rest = reduced[: len(sums)]
     values = {
         name: average(rest[2 * number], rest[2 * number + 1], mean.exponential)
         for number, (name, mean) in enumerate(metrics.items())
     }
+    if counts is not None and isinstance(objective, CountingObjective):
+        total = torch.tensor(reduced[len(sums) :], dtype=torch.float64).view(counts.shape)
+        values |= objective.summary(total)
     return Metrics(average(loss, count) or 0.0, count, values)

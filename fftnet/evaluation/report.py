@@ -10,7 +10,7 @@ from fftnet.evaluation.metrics import evaluate
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Objective
 from fftnet.serialization import CheckpointError, read_json
-from fftnet.tasks import TASKS
+from fftnet.tasks import LANGUAGE_TASKS
 from fftnet.utils.dataset import DataConfig, load_evaluation_data
 from fftnet.utils.tokenizer import Tokenizer
 
@@ -58,7 +58,7 @@ def trained_with(model: FFTNet, tokenizer: Tokenizer, run_file: Path) -> tuple[s
     run = read_json(run_file)
     try:
         name = run["task"]["task"]
-        if model.config.vocab_size != TASKS[name].model_vocab_size(tokenizer.vocab_size):
+        if model.config.vocab_size != tokenizer.vocab_size + LANGUAGE_TASKS[name].extra_tokens:
             raise ValueError("the vocabulary is that of another objective")
         return name, dict(run["data"])
     except (KeyError, TypeError, ValueError) as error:

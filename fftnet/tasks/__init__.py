@@ -1,53 +1,23 @@
-"""The table of training objectives. A new one is a file here and a line in the table."""
+"""The table of tasks. A new one is a file here and a line in the table."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import TypeVar
 
-from torch import nn
-
-from fftnet.model.config import BackboneConfig
-from fftnet.model.pretrained import PretrainedModel
-from fftnet.protocols import Batch, Losses, TextEncoder
+from fftnet.tasks.base import Task
 from fftnet.tasks.masked_token import MaskedToken
 from fftnet.tasks.next_token import NextToken
-from fftnet.utils.dataset import DataConfig, Splits
+from fftnet.tasks.text import TextTask
 
-
-class Task(Protocol):
-    """An objective with the model and the data that belong to it."""
-
-    unit: str
-    """Name of the things that are counted, in the plural: tokens, texts, images."""
-
-    def __init__(self, token_bytes: Sequence[int] | None = None) -> None:
-        """Bytes of text that each id of the tokenizer stands for, for metrics that need them."""
-        ...
-
-    @staticmethod
-    def model_vocab_size(vocab_size: int) -> int:
-        """Ids of the model where the tokenizer has ``vocab_size`` of them."""
-        ...
-
-    @staticmethod
-    def build_model(config: BackboneConfig, vocab_size: int) -> PretrainedModel:
-        """The model that is trained, for a tokenizer of ``vocab_size`` ids; ValueError where it can't be."""
-        ...
-
-    @staticmethod
-    def load_splits(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -> Splits:
-        """The data in batches that this objective takes."""
-        ...
-
-    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        """Losses and metrics of a batch."""
-        ...
-
+Kind = TypeVar("Kind")
 
 TASKS: dict[str, type[Task]] = {
     "next_token": NextToken,
     "masked_token": MaskedToken,
 }
-"""Name to objective."""
+"""Name to task."""
+LANGUAGE_TASKS: dict[str, type[TextTask]] = {
+    name: task for name, task in TASKS.items() if issubclass(task, TextTask)
+}
+"""Those of language models."""
 
 
 def task_class(name: str) -> type[Task]:
@@ -56,6 +26,19 @@ def task_class(name: str) -> type[Task]:
     Raises:
         ValueError: if there is none.
     """
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; choose from {', '.join(TASKS)}")
-    return TASKS[name]
+    return _found(name, TASKS)
+
+
+def language_task(name: str) -> type[TextTask]:
+    """The task of that name that trains language models.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    return _found(name, LANGUAGE_TASKS)
+
+
+def _found(name: str, table: dict[str, Kind]) -> Kind:
+    if name not in table:
+        raise ValueError(f"unknown task {name!r}; choose from {', '.join(table)}")
+    return table[name]

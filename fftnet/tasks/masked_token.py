@@ -3,10 +3,8 @@
 import torch
 from torch import nn
 
-from fftnet.model.config import BackboneConfig
-from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Batch, Losses
-from fftnet.tasks.text import TextTask, config_of, language_model
+from fftnet.tasks.text import TextTask, config_of
 
 MASKED_FRACTION = 0.15
 
@@ -18,23 +16,7 @@ class MaskedToken(TextTask):
     of a batch are masked every time. A causal model is allowed; it sees the past only.
     """
 
-    @staticmethod
-    def model_vocab_size(vocab_size: int) -> int:
-        """Ids of the model for so many of the tokenizer: the mask token is one more."""
-        return vocab_size + 1
-
-    @staticmethod
-    def build_model(config: BackboneConfig, vocab_size: int) -> FFTNet:
-        """A model that knows the mask token.
-
-        Args:
-            config: its sizes.
-            vocab_size: ids of the tokenizer.
-
-        Raises:
-            ValueError: if its sizes do not fit together.
-        """
-        return language_model(config, MaskedToken.model_vocab_size(vocab_size))
+    extra_tokens = 1
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
         """Losses in nats of the masked tokens among the inputs; the targets of the batch are not used."""

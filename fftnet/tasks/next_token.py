@@ -3,33 +3,22 @@
 from torch import nn
 
 from fftnet.model.config import BackboneConfig
-from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.state import state_of_tensors, state_tensors
 from fftnet.protocols import Batch, Losses, RowStates
-from fftnet.tasks.text import TextTask, config_of, language_model, unwrapped
+from fftnet.tasks.text import TextTask, config_of, unwrapped
 
 
 class NextToken(TextTask):
     """Every token is predicted from those before it."""
 
     @staticmethod
-    def model_vocab_size(vocab_size: int) -> int:
-        """Ids of the model for so many of the tokenizer."""
-        return vocab_size
-
-    @staticmethod
-    def build_model(config: BackboneConfig, vocab_size: int) -> FFTNet:
-        """A language model.
-
-        Args:
-            config: its sizes.
-            vocab_size: ids of the tokenizer.
+    def check_model(config: BackboneConfig) -> None:
+        """Refuse a bidirectional model.
 
         Raises:
-            ValueError: if it is bidirectional, or its sizes do not fit together.
+            ValueError: if it is one.
         """
         _check_causal(config.causal)
-        return language_model(config, NextToken.model_vocab_size(vocab_size))
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
         """Losses of a batch of text in nats.

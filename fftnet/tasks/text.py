@@ -1,9 +1,9 @@
-"""The common part of objectives on text: the loss of every token, its metrics, the model and the data."""
+"""The common part of tasks on text: the loss of every token, its metrics, the model and the data."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from fftnet.model.config import BackboneConfig, FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.protocols import Losses, Mean, TextEncoder
-from fftnet.utils.dataset import DataConfig, Splits, load_data
+from fftnet.protocols import Batch, Losses, Mean
+from fftnet.tasks.base import NoSettings, Prepared, Request
+from fftnet.utils.dataset import load_data, training_texts
+from fftnet.utils.tokenizer import load_tokenizer
 
 
 class TokenLosses(NamedTuple):
@@ -39,26 +41,65 @@ def token_losses(logits: Tensor, targets: Tensor, loss_mask: Tensor) -> TokenLos
 
 
 class TextTask:
-    """The base of objectives on text: data as windows of tokens, a language model, one loss a token.
+    """The base of tasks on text: windows of tokens, a language model, one loss a token; also the objective.
 
     Args:
         token_bytes: bytes of text that each id of the tokenizer stands for; None leaves bits per byte out.
     """
 
+    Config: ClassVar[type[Any]] = NoSettings
+    """The task's own settings."""
     unit = "tokens"
     """Name of the things that are counted."""
+    extra_tokens: ClassVar[int] = 0
+    """Ids that the model has beside those of the tokenizer."""
 
     def __init__(self, token_bytes: Sequence[int] | None = None) -> None:
         self._token_bytes = torch.tensor(token_bytes or [0])
 
-    @staticmethod
-    def load_splits(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -> Splits:
-        """Training, validation and test data as batches of text.
+    @classmethod
+    def prepare(cls, request: Request) -> Prepared:
+        """Learn or load the tokenizer and divide the text into windows.
 
         Raises:
+            ValueError: if the model can't have this objective, or rows of the data go on and it has no state.
             DataError: if a source can't be read, or is too short to train on.
         """
-        return load_data(config, tokenizer, max_seq_length)
+        config, data = request.model, request.data
+        cls.check_model(config)
+        if data.carry_state and not (config.causal and hasattr(cls, "carry")):
+            raise ValueError(
+                "carry_state needs a model and a task with a state: a causal one, and next_token"
+            )
+        tokenizer = load_tokenizer(data.tokenizer, corpus=training_texts(data), vocab_size=data.vocab_size)
+        return Prepared(
+            build_model=lambda: cls.build_model(config, tokenizer.vocab_size),
+            objective=cls(tokenizer.token_bytes()),
+            splits=load_data(data, tokenizer, config.max_seq_length),
+            tokenizer=tokenizer,
+        )
+
+    @classmethod
+    def build_model(cls, config: BackboneConfig, vocab_size: int) -> FFTNet:
+        """A language model.
+
+        Args:
+            config: its sizes.
+            vocab_size: ids of the tokenizer.
+
+        Raises:
+            ValueError: if its sizes do not fit together, or it can't have this objective.
+        """
+        cls.check_model(config)
+        return FFTNet(FFTNetConfig(vocab_size=vocab_size + cls.extra_tokens, **sizes_of(config)))
+
+    @staticmethod
+    def check_model(config: BackboneConfig) -> None:
+        """Refuse, with a ``ValueError``, a model that can't have this objective."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        """Losses in nats and metrics of a batch of text."""
+        raise NotImplementedError
 
     def losses(self, logits: Tensor, targets: Tensor, loss_mask: Tensor) -> Losses:
         """Sum of the losses of the counted tokens, and the metrics of text.
@@ -91,14 +132,9 @@ class TextTask:
         return (self._token_bytes[known] * loss_mask).sum()
 
 
-def language_model(config: BackboneConfig, vocab_size: int) -> FFTNet:
-    """An FFTNet of the sizes in ``config`` over so many tokens.
-
-    Raises:
-        ValueError: if the sizes do not fit together.
-    """
-    sizes = {field.name: getattr(config, field.name) for field in fields(BackboneConfig)}
-    return FFTNet(FFTNetConfig(vocab_size=vocab_size, **sizes))
+def sizes_of(config: BackboneConfig) -> dict[str, Any]:
+    """The fields of a ``BackboneConfig``, for a configuration that has more of them."""
+    return {field.name: getattr(config, field.name) for field in fields(BackboneConfig)}
 
 
 def unwrapped(model: nn.Module) -> Any:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.protocols import Batch, Batches
-from fftnet.tasks import TASKS
+from fftnet.tasks import LANGUAGE_TASKS
 from fftnet.tasks.text import config_of
 from fftnet.utils.trainer import Trainer
 
@@ -44,7 +44,7 @@ def tiny(**fields: Any) -> FFTNet:
 
 def run(model: FFTNet, task: str, train: Batches, valid: Batches, folder: Path, steps: int) -> dict[str, Any]:
     settings = configs(folder, max_steps=steps, eval_every=steps, save_model=False, learning_rate=1e-2)
-    trainer = Trainer(model, TASKS[task](), train, valid, **settings)
+    trainer = Trainer(model, LANGUAGE_TASKS[task](), train, valid, **settings)
     return trainer.train()[-1]
 
 
@@ -66,9 +66,9 @@ def test_a_bidirectional_model_learns_masked_tokens(tmp_path: Path) -> None:
 
 def test_next_token_training_of_a_bidirectional_model_is_refused() -> None:
     with pytest.raises(ValueError, match=r"needs causal=True: .* copies it .* masked_token instead"):
-        TASKS["next_token"].build_model(FFTNetConfig(vocab_size=1, causal=False), VOCAB)
+        LANGUAGE_TASKS["next_token"].build_model(FFTNetConfig(vocab_size=1, causal=False), VOCAB)
     with pytest.raises(ValueError, match="needs causal=True"):
-        TASKS["next_token"]()(tiny(causal=False), Chain().batch(0, 0))
+        LANGUAGE_TASKS["next_token"]()(tiny(causal=False), Chain().batch(0, 0))
 
 
 def test_masked_tokens_are_replaced_and_predicted_and_nothing_else_counts() -> None:
@@ -86,7 +86,7 @@ def test_masked_tokens_are_replaced_and_predicted_and_nothing_else_counts() -> N
             return F.one_hot(tokens, VOCAB + 1) * 9.0
 
     model = Copier()
-    losses = TASKS["masked_token"]()(model.train(), batch)
+    losses = LANGUAGE_TASKS["masked_token"]()(model.train(), batch)
     masked = model.seen == VOCAB
     assert torch.equal(model.seen[~masked], batch.inputs[~masked])
     assert losses.count == masked.sum()
@@ -97,7 +97,7 @@ def test_masked_tokens_are_replaced_and_predicted_and_nothing_else_counts() -> N
     assert losses.loss.item() == pytest.approx(
         masked.sum().item() * (9 + math.log(1 + VOCAB * math.exp(-9))), rel=1e-5
     )
-    first = [TASKS["masked_token"]()(model.eval(), batch).count for _ in range(2)]
+    first = [LANGUAGE_TASKS["masked_token"]()(model.eval(), batch).count for _ in range(2)]
     assert first[0] == first[1]
 
 
@@ -112,5 +112,5 @@ def test_a_wrapped_model_is_known_by_its_configuration() -> None:
 def test_the_mask_token_is_one_more() -> None:
     for name, size in (("next_token", VOCAB), ("masked_token", VOCAB + 1)):
         config = FFTNetConfig(vocab_size=1, d_model=16, causal=name == "next_token")
-        model = TASKS[name].build_model(config, VOCAB)
-        assert config_of(model).vocab_size == TASKS[name].model_vocab_size(VOCAB) == size
+        model = LANGUAGE_TASKS[name].build_model(config, VOCAB)
+        assert config_of(model).vocab_size == VOCAB + LANGUAGE_TASKS[name].extra_tokens == size

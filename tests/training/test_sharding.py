@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.protocols import Batch
-from fftnet.tasks import TASKS
+from fftnet.tasks import LANGUAGE_TASKS
 from fftnet.training.sharding import shard
 from fftnet.utils.trainer import Trainer
 
@@ -77,7 +77,7 @@ def test_rows_of_nothing_change_nothing(tmp_path: Path, causal: bool, task: str)
     """Four rows in three micro-batches of two: the last one holds nothing."""
     config = FFTNetConfig(vocab_size=VOCAB + 1, d_model=8, num_heads=2, num_layers=1, causal=causal)
     model = randomise(FFTNet(config))
-    objective = TASKS[task]()
+    objective = LANGUAGE_TASKS[task]()
     rows = Chain().rows(0, 0)[:4]
     halves = [objective(model, text(half)) for half in rows.split(2)]
     loss = halves[0].loss + halves[1].loss

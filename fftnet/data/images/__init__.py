@@ -4,9 +4,10 @@ from pathlib import Path
 
 from fftnet.data.errors import DataError
 from fftnet.data.images.arrays import ImageArrays
-from fftnet.data.images.base import TEST, TRAIN, VALID, ImageKind, LabelledImages, Pixels
+from fftnet.data.images.base import TEST, TRAIN, VALID, ImageKind, LabelledImages
 from fftnet.data.images.folder import ImageFolder
 from fftnet.data.images.idx import IdxFiles
+from fftnet.data.images.pixels import Pixels
 
 __all__ = [
     "KINDS",

@@ -4,19 +4,13 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from fftnet.data.errors import DataError
-from fftnet.data.images.base import (
-    SPLIT_WORDS,
-    TRAIN,
-    ImageArray,
-    ImageKind,
-    LabelledImages,
-    Pixels,
-    labelled,
-)
+from fftnet.data.images.base import SPLIT_WORDS, TRAIN, ImageKind, LabelledImages, labelled
+from fftnet.data.images.pixels import ImageArray, Pixels
 
 IMAGE_WORDS = ("images", "x", "image", "data")
 LABEL_WORDS = ("labels", "y", "label", "targets")
@@ -73,7 +67,8 @@ class ImageArrays(ImageKind):
 def _load(path: Path) -> dict[str, np.ndarray]:
     """The arrays, under small letters."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because NumPy leaves a file open that it can't read.
+        with path.open("rb") as stream, _checked(stream) as file:
             return {name.lower(): file[name] for name in file.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise DataError(f"{path} is no whole .npz file ({error}): make it again") from error
@@ -84,6 +79,13 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             f"{path} holds an array of Python objects, as images of several sizes make one: resize them to "
             "one size, or save them as files in a folder for each class"
         ) from error
+
+
+def _checked(stream: BinaryIO) -> Any:
+    if not zipfile.is_zipfile(stream):
+        raise zipfile.BadZipFile("it is no archive of arrays")
+    stream.seek(0)
+    return np.load(stream, allow_pickle=False)
 
 
 def _find(arrays: dict[str, np.ndarray], kinds: Sequence[str], words: Sequence[str]) -> np.ndarray | None:

@@ -105,9 +105,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 """Name to change, in the order in which they are applied."""
 
 
-def augmented(
-    examples: Examples, config: AugmentationConfig, seed: Sequence[int]
-) -> Examples:
+def augmented(examples: Examples, config: AugmentationConfig, seed: Sequence[int]) -> Examples:
     """Examples with all changes that are asked for.
 
     Args:

@@ -1,6 +1,5 @@
 """Batches of images: a batch is a pure function of seed, epoch and index."""
 
-import numpy as np
 import torch
 
 from fftnet.data.images.augmentation import AugmentationConfig, Examples, augmented
@@ -55,4 +54,3 @@ class ImageBatches:
             targets=torch.from_numpy(examples.targets),
             loss_mask=torch.ones(len(rows), dtype=torch.bool),
         )
-

@@ -7,17 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from fftnet.data.errors import DataError
-from fftnet.data.images.base import (
-    SPLIT_WORDS,
-    TEST,
-    TRAIN,
-    VALID,
-    ImageFiles,
-    ImageKind,
-    LabelledImages,
-    Pixels,
-)
+from fftnet.data.images.base import SPLIT_WORDS, TEST, TRAIN, VALID, ImageKind, LabelledImages
 from fftnet.data.images.decoding import SUFFIXES, read_header
+from fftnet.data.images.pixels import ImageFiles, Pixels
 
 
 class ImageFolder(ImageKind):

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fftnet.data.errors import DataError
-from fftnet.data.images.base import TEST, TRAIN, ImageArray, ImageKind, LabelledImages, Pixels, labelled
+from fftnet.data.images.base import TEST, TRAIN, ImageKind, LabelledImages, labelled
+from fftnet.data.images.pixels import ImageArray, Pixels
 
 NAME = re.compile(r"(.*?)(train|t10k|test)-(images|labels)[.-]idx([1-4])-ubyte(\.gz)?", re.IGNORECASE)
 """Family, split and content by the name of a file; some families lie in one folder (EMNIST)."""

@@ -1,6 +1,6 @@
 """From a word of ``--data`` to training, validation and test images in the form of a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +9,12 @@ import numpy as np
 from fftnet.data.config import DataConfig
 from fftnet.data.errors import DataError
 from fftnet.data.images import TEST, TRAIN, VALID, LabelledImages, Pixels, describe_kinds, find_kind
-from fftnet.data.images.base import ImageArray
-from fftnet.data.images.processor import MEASURED, ImageProcessor, measured
+from fftnet.data.images.pixels import ImageArray, JoinedImages
+from fftnet.data.images.processor import ImageProcessor, measured
 from fftnet.data.stratified import stratified
+
+MEASURED = 4096
+"""Of more images that are not held in memory, so many tell mean and standard deviation."""
 
 
 class ImageData(NamedTuple):
@@ -52,33 +55,36 @@ def load_images(
     if len(np.unique(train.labels)) < 2:
         raise DataError(f"{source} holds one class, {train.class_names[0]!r}: there is nothing to tell apart")
     size = image_size or _size(train.pixels, source)
-    channels = 1 if all(images.pixels.grey for images in splits.values()) else 3
+    channels = 1 if train.pixels.grey else 3
     count = sum(len(images.labels) for images in splits.values())
-    if count * size * size * channels <= config.in_memory_mb * 1e6:
+    held = count * size * size * channels <= config.in_memory_mb * 1e6
+    if held:
         splits = {name: in_memory(images, size, channels) for name, images in splits.items()}
-    return ImageData(
-        splits[TRAIN],
-        splits[VALID],
-        splits[TEST],
-        measured(train.pixels, size, channels, _sample(splits[TRAIN].pixels)),
-    )
+    pixels = splits[TRAIN].pixels
+    rows = np.arange(len(pixels))
+    if not held and len(rows) > MEASURED:
+        rows = np.linspace(0, len(rows) - 1, MEASURED).astype(np.int64)
+    processor = measured(pixels, rows, size, channels)
+    return ImageData(splits[TRAIN], splits[VALID], splits[TEST], processor)
 
 
-def load_test_images(
-    config: DataConfig, class_names: tuple[str, ...], *, whole: bool, test_data: str | None = None
-) -> LabelledImages:
-    """The images that a trained model is measured on.
+def load_test_images(config: DataConfig, class_names: Sequence[str], *, whole: bool) -> LabelledImages:
+    """The images of a source that a trained model is measured on, with its classes.
 
     Args:
-        config: one source, and how it was divided in training.
+        config: one source, and how it is divided: as in training, or images of training are among them.
         class_names: of the model.
         whole: all of the images, not the test split.
-        test_data: another source that was tested with in training.
 
     Raises:
         DataError: if the source can't be read, or an image is of no class of the model.
     """
-    raise NotImplementedError
+    source = _only_source(config)
+    found = dict(find_kind(source).read(Path(source)))
+    if whole:
+        return _joined([images.named_as(class_names, source) for images in found.values()])
+    images = found[TEST] if TEST in found else _divided(found, config, source)[TEST]
+    return images.named_as(class_names, source)
 
 
 def in_memory(images: LabelledImages, size: int, channels: int) -> LabelledImages:
@@ -89,3 +95,59 @@ def in_memory(images: LabelledImages, size: int, channels: int) -> LabelledImage
     """
     pixels = images.pixels.read(np.arange(len(images.labels)), size, channels)
     return images._replace(pixels=ImageArray(pixels, "images in memory"))
+
+
+def _only_source(config: DataConfig) -> str:
+    if len(config.data) != 1:
+        raise DataError(f"images come from one source, got {', '.join(config.data)}: name {describe_kinds()}")
+    if config.synthetic:
+        raise DataError(f"--data must name the images: {describe_kinds()}")
+    return config.data[0]
+
+
+def _of_split(found: Mapping[str, LabelledImages], split: str, word: str) -> LabelledImages:
+    """The images of a source that is named for one split."""
+    if split in found:
+        return found[split]
+    if len(found) > 1:
+        raise DataError(
+            f"{word} holds {' and '.join(found)} images, but no {split} ones: name the right part"
+        )
+    return next(iter(found.values()))
+
+
+def _divided(
+    found: Mapping[str, LabelledImages], config: DataConfig, source: str
+) -> dict[str, LabelledImages]:
+    """All three splits: those that were found, and what is held out of the training images for the others."""
+    train = found[TRAIN]
+    names = train.class_names
+    splits = {split: images.named_as(names, source) for split, images in found.items()}
+    fractions = {VALID: config.valid_fraction, TEST: config.test_fraction}
+    missing = {split: fraction for split, fraction in fractions.items() if split not in splits}
+    parts = stratified(train.labels, list(missing.values()), config.data_seed)
+    for split, rows in zip((*missing, TRAIN), parts, strict=True):
+        splits[split] = train.chosen(rows)
+    empty = [split for split in (VALID, TEST) if not len(splits[split].labels)]
+    if empty:
+        raise DataError(
+            f"{source} has too few images for a {empty[0]} split: give a class {len(missing) + 1} or more"
+        )
+    return splits
+
+
+def _size(pixels: Pixels, source: str) -> int:
+    if pixels.size is None or pixels.size[0] != pixels.size[1]:
+        shape = "several sizes" if pixels.size is None else f"{pixels.size[1]} x {pixels.size[0]} pixels"
+        raise DataError(
+            f"the images of {source} are of {shape}: say with --image_classification.image_size to which "
+            "square they are stretched"
+        )
+    return pixels.size[0]
+
+
+def _joined(parts: Sequence[LabelledImages]) -> LabelledImages:
+    if len(parts) == 1:
+        return parts[0]
+    labels = np.concatenate([part.labels for part in parts])
+    return LabelledImages(JoinedImages([part.pixels for part in parts]), labels, parts[0].class_names)

@@ -1,7 +1,6 @@
 """From pixels to what an image model reads: its size and channels, and how pixels are normalised."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.data.images.base import Pixels
+from fftnet.data.images.pixels import Pixels
 from fftnet.serialization import CheckpointError, read_json, write_json
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -18,8 +17,6 @@ PROCESSOR_TYPE = "ViTImageProcessor"
 BILINEAR = 2
 """Pillow's and the library's number."""
 WHITE = 255.0
-MEASURED = 4096
-"""Of more images that are not in memory, so many, evenly spaced, tell mean and standard deviation."""
 READ_AT_ONCE = 256
 
 
@@ -102,29 +99,26 @@ class ImageProcessor:
             raise CheckpointError(f"{path} is not that of an image model of ours: {error}") from error
 
 
-def measured(pixels: Pixels, size: int, channels: int, rows: Sequence[int] | None = None) -> ImageProcessor:
+def measured(pixels: Pixels, rows: np.ndarray, size: int, channels: int) -> ImageProcessor:
     """A processor with mean and standard deviation of some images.
 
     Args:
-        pixels: the images.
+        pixels: of which they are.
+        rows: integers, which of them.
         size: pixels S of a side.
         channels: C, 1 or 3.
-        rows: which of them; None: all.
 
     Raises:
         DataError: if one can't be read.
     """
-    indices = np.arange(len(pixels)) if rows is None else np.asarray(rows)
-    count = 0
     total_C = np.zeros(channels)
     squares_C = np.zeros(channels)
-    for first in range(0, len(indices), READ_AT_ONCE):
-        images = pixels.read(indices[first : first + READ_AT_ONCE], size, channels) / WHITE
-        count += images[..., 0].size
+    for first in range(0, len(rows), READ_AT_ONCE):
+        images = pixels.read(rows[first : first + READ_AT_ONCE], size, channels) / WHITE
         total_C += images.sum(axis=(0, 1, 2))
         squares_C += np.square(images).sum(axis=(0, 1, 2))
-    mean_C = total_C / count
-    variance_C = squares_C / count - mean_C**2
+    mean_C = total_C / (len(rows) * size**2)
+    variance_C = squares_C / (len(rows) * size**2) - mean_C**2
     # Of a channel that never changes nothing is left to scale.
     std = tuple(math.sqrt(value) if value > 1e-9 else 1.0 for value in variance_C.tolist())
     return ImageProcessor(size, tuple(mean_C.tolist()), std)

@@ -51,7 +51,8 @@ class TaskConfig:
     """
 
     task: str = "next_token"
-    """What is trained: next_token (causal models), masked_token (bidirectional ones)."""
+    """What is learned: next_token (causal models), masked_token (bidirectional ones), classification (of
+    texts) or image_classification."""
     settings: Any = None
     """The task's own settings, an instance of its ``Config``; None: the defaults."""
 

@@ -32,7 +32,8 @@ def write_folder(
     classes: Sequence[str] = CLASSES,
 ) -> Path:
     """A folder with a folder of PNG files for each class."""
-    for number, (image, label) in enumerate(zip(*pictures(count, size, channels, seed), strict=True)):
+    images, labels = pictures(count, size, channels, seed)
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         path = folder / classes[label] / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[..., 0] if channels == 1 else image).save(path)

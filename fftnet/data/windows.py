@@ -21,12 +21,7 @@ def text_batch(rows: Sequence[np.ndarray | list[int]], length: int = 0) -> Batch
         inputs and targets of T = longest - 1 tokens; where nothing is, they are 0 and both masks are False;
         ``attention_mask`` is None where no input is missing.
     """
-    longest = max(length, *map(len, rows))
-    tokens = np.zeros((len(rows), longest), dtype=np.int64)
-    present = np.zeros((len(rows), longest), dtype=bool)
-    for number, row in enumerate(rows):
-        tokens[number, : len(row)] = row
-        present[number, : len(row)] = True
+    tokens, present = padded(rows, length)
     inputs_present = torch.from_numpy(present[:, :-1].copy())
     # Copies, so that what changes the inputs does not change the targets.
     return Batch(
@@ -35,6 +30,25 @@ def text_batch(rows: Sequence[np.ndarray | list[int]], length: int = 0) -> Batch
         loss_mask=torch.from_numpy(present[:, 1:].copy()),
         attention_mask=None if bool(inputs_present.all()) else inputs_present,
     )
+
+
+def padded(rows: Sequence[np.ndarray | list[int]], length: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of any lengths as one array, padding behind them.
+
+    Args:
+        rows: B runs of ids.
+        length: ids that a row is padded to, at least.
+
+    Returns:
+        int64 ids (B, T), 0 where nothing is, and where something is, a boolean (B, T).
+    """
+    longest = max(length, *map(len, rows))
+    tokens = np.zeros((len(rows), longest), dtype=np.int64)
+    present = np.zeros((len(rows), longest), dtype=bool)
+    for number, row in enumerate(rows):
+        tokens[number, : len(row)] = row
+        present[number, : len(row)] = True
+    return tokens, present
 
 
 class WindowBatches:

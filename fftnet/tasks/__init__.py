@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from fftnet.tasks.base import Task
+from fftnet.tasks.classification import Classification
 from fftnet.tasks.image_classification import ImageClassification
 from fftnet.tasks.masked_token import MaskedToken
 from fftnet.tasks.next_token import NextToken
@@ -13,6 +14,7 @@ Kind = TypeVar("Kind")
 TASKS: dict[str, type[Task]] = {
     "next_token": NextToken,
     "masked_token": MaskedToken,
+    "classification": Classification,
     "image_classification": ImageClassification,
 }
 """Name to task."""

@@ -53,7 +53,7 @@ class Task(Protocol):
     """A kind of training: what is learned, by which model, from which data."""
 
     Config: ClassVar[type[Any]]
-    """Frozen dataclass of the task's own settings, all with defaults; ``--TASK.field`` on the command line."""
+    """Frozen dataclass of the task's own settings, all with defaults; as flags, ``--TASK.field``."""
 
     @staticmethod
     def prepare(request: Request) -> Prepared:

@@ -11,6 +11,7 @@ from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.model.vit import CLASS_TOKEN, PRESETS, FFTNetViT, ViTConfig
 from fftnet.tasks.base import Prepared, Request
+from fftnet.tasks.classification import WEIGHTINGS
 from fftnet.tasks.labels import LabelObjective, balanced_weights, check_label_smoothing
 from fftnet.tasks.text import sizes_of
 from fftnet.utils.dataset import DataConfig, Splits
@@ -65,8 +66,10 @@ class ImageClassificationConfig:
         check_label_smoothing(self.label_smoothing)
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; choose from {', '.join(PRESETS)}")
-        if self.class_weights not in ("none", "balanced"):
-            raise ValueError(f"class_weights must be none or balanced, got {self.class_weights!r}")
+        if self.class_weights not in WEIGHTINGS:
+            raise ValueError(
+                f"unknown class_weights {self.class_weights!r}; choose from {', '.join(WEIGHTINGS)}"
+            )
         self.augmentation_of(1)
 
     def augmentation_of(self, num_classes: int) -> AugmentationConfig:

@@ -95,7 +95,7 @@ def check_label_smoothing(value: float) -> None:
 
 
 def balanced_weights(labels: Sequence[int], num_classes: int) -> list[float]:
-    """Weights with which all classes count alike, in the mean over rows 1: rows / (classes * rows of a class).
+    """Weights with which all classes count alike: rows / (classes * rows of a class), over rows 1 on average.
 
     Args:
         labels: of all rows of training, each class among them.

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fftnet.data import splits as parts
 from fftnet.data.config import DataConfig
 from fftnet.data.errors import DataError
 from fftnet.data.images import TEST, TRAIN, VALID, LabelledImages, Pixels, describe_kinds, find_kind
 from fftnet.data.images.pixels import ImageArray, JoinedImages
 from fftnet.data.images.processor import ImageProcessor, measured
-from fftnet.data.stratified import stratified
+from fftnet.data.labelled import stratified_split
 
 MEASURED = 4096
 """Of more images that are not held in memory, so many tell mean and standard deviation."""
@@ -123,16 +124,16 @@ def _divided(
     train = found[TRAIN]
     names = train.class_names
     splits = {split: images.named_as(names, source) for split, images in found.items()}
-    fractions = {VALID: config.valid_fraction, TEST: config.test_fraction}
-    missing = {split: fraction for split, fraction in fractions.items() if split not in splits}
-    parts = stratified(train.labels, list(missing.values()), config.data_seed)
-    for split, rows in zip((*missing, TRAIN), parts, strict=True):
-        splits[split] = train.chosen(rows)
-    empty = [split for split in (VALID, TEST) if not len(splits[split].labels)]
-    if empty:
-        raise DataError(
-            f"{source} has too few images for a {empty[0]} split: give a class {len(missing) + 1} or more"
-        )
+    part_N = stratified_split(
+        [names[label] for label in train.labels.tolist()],
+        valid_fraction=0.0 if VALID in splits else config.valid_fraction,
+        test_fraction=0.0 if TEST in splits else config.test_fraction,
+        seed=config.data_seed,
+    )
+    for split, part in ((VALID, parts.VALID), (TEST, parts.TEST)):
+        if split not in splits:
+            splits[split] = train.chosen(np.flatnonzero(part_N == part))
+    splits[TRAIN] = train.chosen(np.flatnonzero(part_N == parts.TRAIN))
     return splits
 
 

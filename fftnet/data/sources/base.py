@@ -1,7 +1,7 @@
 """The protocol of sources: a new kind of corpus is a subclass of ``Source`` and a line in the table."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -82,6 +82,42 @@ class Source(ABC):
         """
 
 
+class Row(NamedTuple):
+    """A row of a table."""
+
+    name: str
+    """The file and the number of the row or line, from 1, for messages."""
+    values: dict[str, Any]
+    """Column to value."""
+
+
+class Table(Source):
+    """A kind of corpus in rows with columns, of which one holds the text."""
+
+    @abstractmethod
+    def rows(self, file: SourceFile, columns: Sequence[str], advance: Advance) -> Iterator[Row]:
+        """The rows of a file, one by one.
+
+        Args:
+            file: from ``resolve``.
+            columns: that will be looked at; others may be left out. Rows may lack them.
+            advance: is told how many bytes were read, now and then.
+
+        Raises:
+            DataError: naming what is damaged.
+            OSError: as it comes; the caller names the file.
+        """
+
+    def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
+        """The rows: each is a document.
+
+        Raises:
+            DataError: as ``rows``, or if a row has no text.
+        """
+        for row in self.rows(file, [text_field], advance):
+            yield Document(row.name, [text_of(row, text_field)])
+
+
 def path_of(file: SourceFile) -> Path:
     """The path of a source that is a file.
 
@@ -93,16 +129,18 @@ def path_of(file: SourceFile) -> Path:
     return file.path
 
 
-def text_of(row: Any, text_field: str, name: str) -> str:
+def text_of(row: Row, text_field: str) -> str:
     """The text in a row of a table.
 
     Raises:
-        DataError: calling the row by its name and listing its fields, if there is none.
+        DataError: naming the row and listing its fields, if there is none.
     """
-    text = row.get(text_field) if isinstance(row, dict) else None
+    text = row.values.get(text_field)
     if not isinstance(text, str):
-        known = ", ".join(map(str, row)) if isinstance(row, dict) else "none"
-        raise DataError(f"{name} has no text in field {text_field!r} (its fields: {known}); set text_field")
+        known = ", ".join(map(str, row.values)) or "none"
+        raise DataError(
+            f"{row.name} has no text in field {text_field!r} (its fields: {known}); set text_field"
+        )
     return text
 
 

@@ -1,18 +1,18 @@
-"""Hugging Face datasets, from their hub or from a disk: a row is a document."""
+"""Hugging Face datasets, from their hub or from a disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fftnet.data.errors import DataError, import_extra
-from fftnet.data.sources.base import Advance, Document, Source, SourceFile, first_line, text_of
+from fftnet.data.sources.base import Advance, Row, SourceFile, Table, first_line
 
 PREFIX = "hf:"
 LOADERS = {".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 """How Hugging Face datasets calls the kinds of local files."""
 
 
-class HuggingFace(Source):
+class HuggingFace(Table):
     """``hf:NAME[@REVISION][,CONFIGURATION[,SPLIT]]``; what is tokenized is known by this name alone."""
 
     label = f"{PREFIX}NAME of a Hugging Face dataset"
@@ -22,11 +22,10 @@ class HuggingFace(Source):
         path = Path(word.removeprefix(PREFIX))
         return [SourceFile(word, path if path.is_file() else None, self)]
 
-    def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
+    def rows(self, file: SourceFile, columns: Sequence[str], advance: Advance) -> Iterator[Row]:
         """The rows, as they arrive."""
-        for number, row in enumerate(_rows(file), start=1):
-            name = f"{file.name} row {number}"
-            yield Document(name, [text_of(row, text_field, name)])
+        for number, values in enumerate(_rows(file), start=1):
+            yield Row(f"{file.name} row {number}", values)
 
 
 def _rows(file: SourceFile) -> Iterator[Any]:

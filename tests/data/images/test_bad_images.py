@@ -80,7 +80,7 @@ def test_a_class_that_training_lacks(tmp_path: Path) -> None:
 
 def test_splits_that_are_not_there(tmp_path: Path) -> None:
     write_folder(tmp_path / "few", 2)
-    with pytest.raises(DataError, match="too few images for a valid split: give a class 3 or more"):
+    with pytest.raises(DataError, match="2 rows have 2 different labels, and each class needs 3"):
         load(tmp_path / "few")
     write_folder(tmp_path / "both" / "train", 20)
     write_folder(tmp_path / "both" / "valid", 4)

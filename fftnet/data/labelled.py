@@ -1,0 +1,252 @@
+"""Texts with a label each: read from tables, divided class by class, cut to a length and put into batches."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fftnet.data.errors import DataError
+from fftnet.data.permutation import EpochOrder
+from fftnet.data.sources.base import Row, text_of
+from fftnet.data.splits import TEST, TRAIN, VALID
+from fftnet.data.tables import read_rows
+from fftnet.data.tokenization import id_dtype
+from fftnet.data.windows import padded
+from fftnet.protocols import Batch, TextEncoder
+
+ENCODED = 1024
+"""Texts that are encoded at once."""
+POOL = 8
+"""Batches whose rows are sorted by length, so that rows of like length share a batch."""
+
+
+class LabelledTexts(NamedTuple):
+    """Rows of a table, in their order."""
+
+    names: list[str]
+    """Where each is from, for messages."""
+    texts: list[str]
+    labels: list[str]
+
+    def take(self, index: np.ndarray) -> "LabelledTexts":
+        """The rows of these numbers."""
+        names, texts, labels = ([column[n] for n in index.tolist()] for column in self)
+        return LabelledTexts(names, texts, labels)
+
+
+def read_texts(words: Sequence[str], text_field: str) -> tuple[list[str], list[str]]:
+    """Where each row of the tables is from, and its text.
+
+    Raises:
+        DataError: naming the row that has no text, an empty one or a damaged one, or if there is no row.
+    """
+    rows = [(row.name, _text(row, text_field)) for row in read_rows(words, [text_field])]
+    _check_any(rows, words)
+    return [name for name, _ in rows], [text for _, text in rows]
+
+
+def read_labelled(words: Sequence[str], text_field: str, label_field: str) -> LabelledTexts:
+    """All rows of the tables that ``words`` name.
+
+    Raises:
+        DataError: naming the row that has no text, an empty one, no label or a damaged one, or if there is no
+            row.
+    """
+    rows = [
+        (row.name, _text(row, text_field), label_of(row, label_field))
+        for row in read_rows(words, [text_field, label_field])
+    ]
+    _check_any(rows, words)
+    names, texts, labels = (list(column) for column in zip(*rows, strict=True))
+    return LabelledTexts(names, texts, labels)
+
+
+def label_of(row: Row, label_field: str) -> str:
+    """The label in a row, as the name of its class: true and false of a boolean.
+
+    Raises:
+        DataError: naming the row and listing its fields, if there is none.
+    """
+    value = row.values.get(label_field)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, str)) and value != "":
+        return str(value)
+    if value is None or value == "":
+        known = ", ".join(map(str, row.values)) or "none"
+        raise DataError(
+            f"{row.name} has no label in field {label_field!r} (its fields: {known}); set label_field"
+        )
+    raise DataError(f"{row.name} has the label {value!r}: labels are strings, integers or booleans")
+
+
+def find_classes(labels: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes, sorted: as numbers where all of them are integers.
+
+    Raises:
+        DataError: if there is but one.
+    """
+    names = set(labels)
+    if len(names) < 2:
+        raise DataError(
+            f"all rows have the label {min(names)!r}, and a classifier needs two classes at least"
+        )
+    numbered = all(re.fullmatch(r"-?\d+", name) for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name), name) if numbered else (0, name)))
+
+
+def class_indices(rows: LabelledTexts, class_names: Sequence[str]) -> np.ndarray:
+    """The number of each row's class, int64.
+
+    Raises:
+        DataError: naming the row whose label is none of the classes.
+    """
+    known = {name: number for number, name in enumerate(class_names)}
+    for name, label in zip(rows.names, rows.labels, strict=True):
+        if label not in known:
+            shown = ", ".join(class_names[:10]) + (", ..." if len(known) > 10 else "")
+            raise DataError(
+                f"{name} has the label {label!r}, which no row of training has (they have {shown}): correct "
+                "it or leave the row out"
+            )
+    return np.array([known[label] for label in rows.labels], dtype=np.int64)
+
+
+def stratified_split(
+    labels: Sequence[str], *, valid_fraction: float, test_fraction: float, seed: int
+) -> np.ndarray:
+    """The split of each row, so that every class has its fraction in each split, one row at least.
+
+    Args:
+        labels: the class of each row.
+        valid_fraction: of the rows of a class, that validate; 0: none.
+        test_fraction: of the rows of a class, that test; 0: none.
+        seed: chooses which.
+
+    Returns:
+        uint8 (rows,): TRAIN, VALID or TEST of ``fftnet.data.splits``.
+
+    Raises:
+        DataError: naming a class that has too few rows for that.
+    """
+    needed = 1 + (valid_fraction > 0) + (test_fraction > 0)
+    counts = Counter(labels)
+    if needed * len(counts) > len(labels):
+        raise DataError(
+            f"{len(labels)} rows have {len(counts)} different labels, and each class needs {needed} rows at "
+            "least, to train, to validate and to test: is that the field of the labels?"
+        )
+    rarest = min(counts, key=lambda name: (counts[name], name))
+    if counts[rarest] < needed:
+        raise DataError(
+            f"too few rows have the label {rarest!r}: {counts[rarest]}, and {needed} are needed, to train, "
+            "to validate and to test; add rows, leave it out, or name files of your own with valid_data and "
+            "test_data"
+        )
+    split = np.full(len(labels), TRAIN, dtype=np.uint8)
+    class_of = np.array(labels, dtype=object)
+    for number, name in enumerate(sorted(counts)):
+        rows = np.random.default_rng((seed, number)).permutation(np.flatnonzero(class_of == name))
+        left = len(rows) - needed
+        test = (test_fraction > 0) + min(max(round(len(rows) * test_fraction) - 1, 0), left)
+        left -= max(test - 1, 0)
+        valid = (valid_fraction > 0) + min(max(round(len(rows) * valid_fraction) - 1, 0), left)
+        split[rows[:test]] = TEST
+        split[rows[test : test + valid]] = VALID
+    return split
+
+
+def encode_texts(
+    names: Sequence[str], texts: Sequence[str], tokenizer: TextEncoder, max_length: int
+) -> tuple[list[np.ndarray], int]:
+    """The ids of each text, the first ``max_length`` of them, and how many texts have more.
+
+    Raises:
+        DataError: naming a text that can't be encoded.
+    """
+    rows: list[np.ndarray] = []
+    cut = 0
+    dtype = id_dtype(tokenizer)
+    for start in range(0, len(texts), ENCODED):
+        for ids in _encoded(names[start : start + ENCODED], list(texts[start : start + ENCODED]), tokenizer):
+            cut += len(ids) > max_length
+            rows.append(np.array(ids[:max_length], dtype))
+    return rows, cut
+
+
+class LabelledBatches:
+    """Rows of ids with a class each; a batch is a pure function of seed, epoch and index.
+
+    Args:
+        rows: ids of each, one at least.
+        classes: int64 (rows,).
+        batch_size: B.
+        seed: of the order; None keeps that of the rows. Either way each row comes once an epoch.
+    """
+
+    def __init__(
+        self, rows: Sequence[np.ndarray], classes: np.ndarray, batch_size: int, seed: int | None
+    ) -> None:
+        self._rows = rows
+        self._classes = classes
+        self._lengths = np.array([len(row) for row in rows])
+        self._batch_size = batch_size
+        self._seed = seed
+        self._order = EpochOrder(len(rows), 1, seed)
+        self.num_batches = -(-len(rows) // batch_size)
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Ids (B, T), as long as the longest row, and classes (B,)."""
+        chosen = self._chosen(epoch, index)
+        inputs, mask = pad_tokens([self._rows[n] for n in chosen.tolist()])
+        return Batch(
+            inputs=inputs,
+            targets=torch.from_numpy(self._classes[chosen]),
+            loss_mask=torch.ones(len(chosen), dtype=torch.bool),
+            attention_mask=mask,
+        )
+
+    def _chosen(self, epoch: int, index: int) -> np.ndarray:
+        size = self._batch_size
+        if self._seed is None:
+            return self._order.slice(epoch, index * size, size)[0]
+        # The rows of some batches in a row, sorted by length, then dealt out to these batches, shuffled.
+        pool, place = divmod(index, POOL)
+        rows, _ = self._order.slice(epoch, pool * POOL * size, POOL * size)
+        rows = rows[np.argsort(self._lengths[rows], kind="stable")]
+        order = np.random.default_rng((self._seed, epoch, pool)).permutation(-(-len(rows) // size))
+        return rows[order[place] * size :][:size]
+
+
+def pad_tokens(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
+    """int64 ids (B, T) of rows of any lengths, and where they are, None if nowhere is padding."""
+    tokens, present = padded(rows)
+    return torch.from_numpy(tokens), None if present.all() else torch.from_numpy(present)
+
+
+def _encoded(names: Sequence[str], texts: list[str], tokenizer: TextEncoder) -> list[list[int]]:
+    try:
+        return tokenizer.encode_batch(texts)
+    except ValueError:
+        for name, text in zip(names, texts, strict=True):
+            try:
+                tokenizer.encode_array(text)
+            except ValueError as error:
+                raise DataError(f"{name}: {error}") from error
+        raise
+
+
+def _text(row: Row, text_field: str) -> str:
+    text = text_of(row, text_field)
+    if not text.strip():
+        raise DataError(f"{row.name} has an empty text: leave the row out")
+    return text
+
+
+def _check_any(rows: Sequence[Any], words: Sequence[str]) -> None:
+    if not rows:
+        raise DataError(f"{', '.join(words)} has no rows")

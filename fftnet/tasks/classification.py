@@ -1,0 +1,184 @@
+"""Classification of texts: a label for each, learned from rows of tables."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from fftnet.data.labelled import (
+    LabelledBatches,
+    LabelledTexts,
+    class_indices,
+    encode_texts,
+    find_classes,
+    read_labelled,
+    stratified_split,
+)
+from fftnet.data.splits import TEST, TRAIN, VALID
+from fftnet.model.classifier import POOLINGS, FFTNetForSequenceClassification, SequenceClassifierConfig
+from fftnet.protocols import TextEncoder
+from fftnet.tasks.base import Prepared, Request
+from fftnet.tasks.labels import LabelObjective, balanced_weights, check_label_smoothing
+from fftnet.tasks.text import sizes_of
+from fftnet.utils.dataset import DataConfig, Splits
+from fftnet.utils.tokenizer import load_tokenizer
+
+WEIGHTINGS = ("none", "balanced")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig:
+    """Labels, and how they are learned; the texts are in ``text_field`` of the data.
+
+    Raises:
+        ValueError: if a field is unknown or out of range.
+    """
+
+    label_field: str = "label"
+    """Column that holds the label: a string, an integer or a boolean."""
+    pooling: str | None = None
+    """What is classified: mean, of all tokens, or last (None: last of a causal model, else mean)."""
+    label_smoothing: float = 0.0
+    """The part of a label that is spread evenly over all classes, against overconfidence."""
+    class_weights: str = "none"
+    """Weights of the losses of each class: none, or balanced: all classes count alike, however rare."""
+    valid_data: list[str] = field(default_factory=list)
+    """Tables that validate (default: valid_fraction of each class, held out of the data)."""
+    test_data: list[str] = field(default_factory=list)
+    """Tables that test (default: test_fraction of each class, held out of the data)."""
+
+    def __post_init__(self) -> None:
+        check_label_smoothing(self.label_smoothing)
+        if self.pooling is not None and self.pooling not in POOLINGS:
+            raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
+        if self.class_weights not in WEIGHTINGS:
+            raise ValueError(
+                f"unknown class_weights {self.class_weights!r}; choose from {', '.join(WEIGHTINGS)}"
+            )
+
+
+class Parts(NamedTuple):
+    """Rows that train, validate and test."""
+
+    train: LabelledTexts
+    valid: LabelledTexts
+    test: LabelledTexts
+
+
+class Classification:
+    """One label a text."""
+
+    Config: ClassVar[type[Any]] = ClassificationConfig
+
+    @staticmethod
+    def prepare(request: Request) -> Prepared:
+        """Read the tables, find the classes, learn or load the tokenizer and encode the texts.
+
+        Raises:
+            ValueError: if the data are to be read in a way that texts with labels can't be.
+            DataError: if a table can't be read, a row lacks its text or label, or classes have too few rows.
+        """
+        config, data, settings = request.model, request.data, request.settings
+        check_data(data)
+        parts = divide(data, settings)
+        class_names = find_classes(parts.train.labels)
+        classes = [class_indices(rows, class_names) for rows in parts]
+        tokenizer = load_tokenizer(data.tokenizer, corpus=parts.train.texts, vocab_size=data.vocab_size)
+        rows = encode_all(parts, tokenizer, config.max_seq_length)
+        seeds = (data.data_seed, None, None)
+        train, valid, test = (
+            LabelledBatches(ids, labels, data.batch_size, seed)
+            for ids, labels, seed in zip(rows, classes, seeds, strict=True)
+        )
+        weights = None
+        if settings.class_weights == "balanced":
+            weights = balanced_weights(classes[0].tolist(), len(class_names))
+
+        def build_model() -> FFTNetForSequenceClassification:
+            sizes = SequenceClassifierConfig(
+                vocab_size=tokenizer.vocab_size,
+                num_classes=len(class_names),
+                class_names=class_names,
+                pooling=settings.pooling,
+                **sizes_of(config),
+            )
+            return FFTNetForSequenceClassification(sizes)
+
+        return Prepared(
+            build_model=build_model,
+            objective=LabelObjective(
+                len(class_names),
+                unit="texts",
+                label_smoothing=settings.label_smoothing,
+                class_weights=weights,
+            ),
+            splits=Splits(train, valid, test),
+            tokenizer=tokenizer,
+            measure_test=True,
+        )
+
+
+def check_data(data: DataConfig) -> None:
+    """Refuse what texts with labels can't be.
+
+    Raises:
+        ValueError: if rows are to go on from batch to batch, or there is no table.
+    """
+    if data.synthetic:
+        raise ValueError("classification needs texts with labels: name a table with data")
+    if data.carry_state:
+        raise ValueError("carry_state is for language models: a text and its label are one row, leave it out")
+    if data.reset_at_documents:
+        raise ValueError("reset_at_documents is for language models: here a text has its row, leave it out")
+
+
+def divide(data: DataConfig, settings: ClassificationConfig) -> Parts:
+    """The rows of all tables, in three parts that share none.
+
+    Raises:
+        DataError: if a table can't be read, or a class has too few rows.
+    """
+    rows = read_labelled(data.data, data.text_field, settings.label_field)
+    find_classes(rows.labels)
+    split = stratified_split(
+        rows.labels,
+        valid_fraction=0.0 if settings.valid_data else data.valid_fraction,
+        test_fraction=0.0 if settings.test_data else data.test_fraction,
+        seed=data.data_seed,
+    )
+
+    def held_out(words: Sequence[str], part: int) -> LabelledTexts:
+        if words:
+            return read_labelled(words, data.text_field, settings.label_field)
+        return rows.take(np.flatnonzero(split == part))
+
+    return Parts(
+        held_out((), TRAIN), held_out(settings.valid_data, VALID), held_out(settings.test_data, TEST)
+    )
+
+
+def encode_all(
+    parts: Sequence[LabelledTexts], tokenizer: TextEncoder, max_seq_length: int
+) -> list[list[np.ndarray]]:
+    """The ids of all texts, and a line to the user where some are cut.
+
+    Raises:
+        DataError: naming a text that can't be encoded.
+    """
+    encoded = [encode_texts(part.names, part.texts, tokenizer, max_seq_length) for part in parts]
+    tell_cut(sum(cut for _, cut in encoded), sum(len(rows) for rows, _ in encoded), max_seq_length)
+    return [rows for rows, _ in encoded]
+
+
+def tell_cut(cut: int, count: int, max_seq_length: int) -> None:
+    """Tell how many of so many texts were cut, if any was."""
+    if cut:
+        logger.warning(
+            "%d of %d texts are longer than max_seq_length %d tokens and are cut: only the beginning counts",
+            cut,
+            count,
+            max_seq_length,
+        )

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 from fftnet.data.images.augmentation import AugmentationConfig, check_installed
 from fftnet.data.images.batches import ImageBatches
 from fftnet.data.images.loading import ImageData, load_images
+from fftnet.model.checks import check_at_least
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralConfig
-from fftnet.model.vit import CLASS_TOKEN, PRESETS, FFTNetViT, ViTConfig
+from fftnet.model.vit import CLASS_TOKEN, POOLINGS, PRESETS, FFTNetViT, ViTConfig
 from fftnet.tasks.base import Prepared, Request
 from fftnet.tasks.classification import WEIGHTINGS
 from fftnet.tasks.labels import LabelObjective, balanced_weights, check_label_smoothing
@@ -63,7 +64,11 @@ class ImageClassificationConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "augmentation", tuple(self.augmentation))
+        check_at_least(self, 1, "patch_size")
+        check_at_least(self, 1, "image_size", optional=True)
         check_label_smoothing(self.label_smoothing)
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; choose from {', '.join(PRESETS)}")
         if self.class_weights not in WEIGHTINGS:

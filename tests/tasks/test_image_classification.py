@@ -22,8 +22,9 @@ SIZES: dict[str, Any] = {"d_model": 16, "num_heads": 2, "num_layers": 1, "causal
 
 
 def prepared(
-    path: Path, model: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **settings: Any
+    path: Path, model: dict[str, Any] = SIZES, data: dict[str, Any] | None = None, **settings: Any
 ) -> Prepared:
+    chosen: dict[str, Any] = {"patch_size": 4} | settings
     request = Request(
         model=BackboneConfig(**model),
         data=DataConfig(data=[str(path)], **(data or {})),

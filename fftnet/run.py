@@ -1,5 +1,6 @@
 """Training from Python: one configuration in, a trained model out."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,20 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.api import RUN_FILE
+from fftnet.devices import pick_device
+from fftnet.evaluation.metrics import evaluate
 from fftnet.generation import SamplingConfig, generate
 from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.serialization import write_json
+from fftnet.model.pretrained import PretrainedModel
+from fftnet.serialization import read_json, write_json
 from fftnet.tasks import task_class
-from fftnet.tasks.base import Request
+from fftnet.tasks.base import Prepared, Request
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
-from fftnet.training.callbacks import Callbacks, RunMetadata
+from fftnet.training.callbacks import Callbacks, RunMetadata, write_line
 from fftnet.training.checkpointer import SaveConfig
+from fftnet.training.config import TrainConfig
+from fftnet.training.manifest import BEST
 from fftnet.training.optim import OptimConfig
+from fftnet.training.results import METRICS_FILE, listed
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
-from fftnet.utils.trainer import TrainConfig, Trainer
+from fftnet.utils.trainer import Trainer
 
 __all__ = [
     "AcceleratorConfig",
@@ -94,6 +101,8 @@ class TrainingResult(NamedTuple):
     """One row for each evaluation: losses, metrics, speed."""
     folder: Path
     """Of the checkpoints, the metrics and the loss curve; ``fftnet.load`` takes it."""
+    test: dict[str, Any] | None = None
+    """Of the test split, where the task measures it: loss, metrics, and whose weights, best or last."""
 
 
 def train(config: RunConfig) -> TrainingResult:
@@ -143,7 +152,34 @@ def train(config: RunConfig) -> TrainingResult:
         callbacks=Callbacks(save_files=save_files, sample=_sampler(model, tokenizer)),
     )
     history = trainer.train()
-    return TrainingResult(model.eval(), tokenizer, history, Path(config.save.output_dir))
+    folder = Path(config.save.output_dir)
+    test = _measure_test(model.eval(), prepared, config, folder) if prepared.measure_test else None
+    return TrainingResult(model, tokenizer, history, folder, test)
+
+
+def _measure_test(
+    model: PretrainedModel, prepared: Prepared, config: RunConfig, folder: Path
+) -> dict[str, Any] | None:
+    """Measure the test split with the best weights, or the last where none are kept; on one process.
+
+    Returns:
+        What is added to the metrics of the run; None on other processes than the first, and where the weights
+        are spread over several and none are kept.
+    """
+    spread = config.accelerator.strategy == "fsdp" and not config.save.save_model
+    if spread or os.environ.get("RANK", "0") != "0":
+        return None
+    kept = "last"
+    if config.save.save_model:
+        kept = BEST
+        model = type(model).from_pretrained(folder / BEST).to(pick_device(config.accelerator.device))
+    metrics = evaluate(model, prepared.objective, prepared.splits.test)
+    test = {"weights": kept, "targets": int(metrics.count), **metrics.named()}
+    results = folder / METRICS_FILE
+    write_json(results, read_json(results) | {"test": test})
+    if config.train.progress:
+        write_line(f"test split, {kept} weights: {listed(metrics.named())}")
+    return test
 
 
 def _sampler(model: nn.Module, tokenizer: Tokenizer | None) -> Callable[[dict[str, Tensor]], str] | None:

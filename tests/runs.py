@@ -19,9 +19,10 @@ from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.callbacks import Callbacks, RunMetadata
 from fftnet.training.checkpointer import SaveConfig
+from fftnet.training.config import TrainConfig
 from fftnet.training.optim import OptimConfig
 from fftnet.training.signals import StopRequest
-from fftnet.utils.trainer import TrainConfig, Trainer
+from fftnet.utils.trainer import Trainer
 
 VOCAB = 8
 next_token = NextToken([1] * VOCAB)

@@ -17,8 +17,8 @@ from fftnet.serialization import CheckpointError
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.checkpointer import SaveConfig
+from fftnet.training.config import TrainConfig
 from fftnet.utils.dataset import DataConfig
-from fftnet.utils.trainer import TrainConfig
 
 SIZES: dict[str, Any] = {"d_model": 16, "num_heads": 4, "num_layers": 1, "max_seq_length": 160}
 

@@ -46,7 +46,12 @@ LADDER: dict[str, set[str]] = {
     | MODEL
     | {"fftnet.tasks", "fftnet.api", "fftnet.evaluation", "fftnet.generation"},
     "fftnet.serving": GROUND | MODEL | {"fftnet.generation", "fftnet.utils.tokenizer"},
-    "fftnet.run": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.api", "fftnet.generation"},
+    "fftnet.run": GROUND
+    | FREE
+    | DATA
+    | MODEL
+    | TRAINING
+    | {"fftnet.tasks", "fftnet.api", "fftnet.generation"},
     "fftnet.cli": {"fftnet"},
     "fftnet.__main__": {"fftnet.cli"},
     "fftnet": {"fftnet"},

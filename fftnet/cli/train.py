@@ -12,9 +12,9 @@ from fftnet.tasks import TASKS, model_defaults
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.checkpointer import SaveConfig
+from fftnet.training.config import TrainConfig
 from fftnet.training.optim import OptimConfig
 from fftnet.utils.dataset import DataConfig
-from fftnet.utils.trainer import TrainConfig
 
 CONFIGS = {
     "model": BackboneConfig,

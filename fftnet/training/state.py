@@ -64,6 +64,8 @@ class TrainingState:
     skipped: int = 0
     skipped_in_row: int = 0
     eval_every: int | None = None
+    evaluations_waited: int = 0
+    """Evaluations in a row without a lower validation loss."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TrainingState":

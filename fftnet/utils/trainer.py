@@ -3,7 +3,7 @@
 import math
 import time
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fftnet.training.budget import Budget, BudgetConfig, Counters
 from fftnet.training.callbacks import Callbacks, RunMetadata
 from fftnet.training.carry import Carried
 from fftnet.training.checkpointer import Checkpointer, SaveConfig
+from fftnet.training.config import TrainConfig
 from fftnet.training.distributed import Distributed
 from fftnet.training.dry_run import dry_run, memory_in_use, run_summary
 from fftnet.training.ema import EMA
@@ -30,35 +31,6 @@ from fftnet.training.state import Interval, TrainingState
 
 LOSS_EMA_DECAY = 0.95
 LOGS = "logs"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Evaluations, logging and safeguards of a run.
-
-    Raises:
-        ValueError: if a field is out of range.
-    """
-
-    eval_every: int | None = None
-    """Steps between two evaluations (default: an epoch, but 5 to 30 evaluations in a run)."""
-    eval_batches: int = 50
-    """Validation batches of an evaluation at most; the last evaluation takes all."""
-    log_every: int = 10
-    """Steps between two lines to the trackers."""
-    loss_spike: float = 3.0
-    """Skip an update whose loss is more than this above its moving average."""
-    max_skipped: int = 10
-    """End after so many updates in a row that were skipped for a loss spike or a value that is not finite."""
-    seed: int = 0
-    """Of the weights and of dropout."""
-    progress: bool = True
-    """Show a progress bar, what the run is about to do, and a line at every evaluation."""
-
-    def __post_init__(self) -> None:
-        for name in ("eval_every", "eval_batches", "log_every", "loss_spike", "max_skipped"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
 class Trainer:
@@ -133,6 +105,12 @@ class Trainer:
         """Batches that were trained on."""
         return self.state.counters.steps
 
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up, or the validation loss has not fallen for too long."""
+        used = self.budget.progress(self.state.counters) >= 1
+        return used or self._out_of_patience(self.state.evaluations_waited)
+
     def train(self) -> list[dict[str, Any]]:
         """Train to the end of the budget and return the history, one row for each evaluation.
 
@@ -164,7 +142,7 @@ class Trainer:
 
     def _run(self, stop: StopRequest, bar: tqdm) -> None:
         self._started = time.perf_counter() - self.state.counters.seconds
-        while self.budget.progress(self.state.counters) < 1 or self._evaluation_due():
+        while not self.finished or self._evaluation_due():
             asked = self._evaluate(stop) if self._evaluation_due() else self._update(stop, bar)
             if asked:
                 if self.checkpointer.saved_step != self.step:
@@ -249,9 +227,12 @@ class Trainer:
         return min(max(self.train_data.num_batches, least), most)
 
     def _evaluation_due(self) -> bool:
-        finished = self.budget.progress(self.state.counters) >= 1
         at = self.state.history[-1]["step"] if self.state.history else 0
-        return self.step > at and (finished or self.step % (self.state.eval_every or 1) == 0)
+        return self.step > at and (self.finished or self.step % (self.state.eval_every or 1) == 0)
+
+    def _out_of_patience(self, waited: int) -> bool:
+        patience = self.config.early_stopping
+        return patience is not None and waited >= patience
 
     def _evaluate(self, stop: StopRequest) -> bool:
         """Evaluate and save; tells whether somebody asked for the end, in which case nothing was done."""
@@ -260,22 +241,29 @@ class Trainer:
         def stop_requested() -> bool:
             return distributed.all_reduce(float(stop.number is not None))[0] > 0
 
-        finished = self.budget.progress(self.state.counters) >= 1
+        data = ShardedBatches(self.valid_data, distributed.rank, distributed.world, stop_requested)
+        measure = partial(
+            evaluate, distributed.model, self.objective, data, all_reduce=distributed.all_reduce
+        )
+        finished = self.finished
+        best = self.state.best
         with self.ema.swapped() if self.ema else nullcontext():
             try:
-                metrics = evaluate(
-                    distributed.model,
-                    self.objective,
-                    ShardedBatches(self.valid_data, distributed.rank, distributed.world, stop_requested),
-                    max_batches=None if finished else self.config.eval_batches,
-                    all_reduce=distributed.all_reduce,
-                )
+                metrics = measure(max_batches=None if finished else self.config.eval_batches)
+                lower = best is None or metrics.loss < best["loss"]
+                waited = 0 if lower else self.state.evaluations_waited + 1
+                if self._out_of_patience(waited) and not finished:
+                    # The last evaluation takes all of the data, however a run ends.
+                    metrics = measure()
             except Interrupted:
                 return True
             if not math.isfinite(metrics.loss):
                 raise self._failure(f"the validation loss is not finite at step {self.step}")
             sample = self._sample()
+        self.state.evaluations_waited = waited
         self._record(metrics, sample)
+        if self._out_of_patience(waited):
+            self._progress(f"stopped early: {waited} evaluations in a row without a lower validation loss")
         self._save()
         results = partial(write_results, self.output, self.state, self.metadata, distributed, self.unit)
         distributed.main_process_only(results)

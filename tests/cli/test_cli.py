@@ -20,10 +20,10 @@ from fftnet.model.fftnet_model import FFTNet
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.checkpointer import SaveConfig
+from fftnet.training.config import TrainConfig
 from fftnet.training.optim import OptimConfig
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
-from fftnet.utils.trainer import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 TINY = (

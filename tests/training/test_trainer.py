@@ -34,9 +34,10 @@ from fftnet.serialization import CheckpointError
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.checkpointer import SaveConfig
+from fftnet.training.config import TrainConfig
 from fftnet.training.optim import OptimConfig
 from fftnet.utils import trainer as trainer_module
-from fftnet.utils.trainer import TrainConfig, Trainer
+from fftnet.utils.trainer import Trainer
 
 
 def test_it_learns_a_chain_and_reports(tmp_path: Path) -> None:

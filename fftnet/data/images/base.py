@@ -33,20 +33,21 @@ class LabelledImages(NamedTuple):
         """Some of the images, by their numbers."""
         return self._replace(pixels=ChosenImages(self.pixels, rows), labels=self.labels[rows])
 
-    def named_as(self, class_names: Sequence[str], source: str) -> "LabelledImages":
+    def named_as(self, class_names: Sequence[str]) -> "LabelledImages":
         """The same images with the classes numbered as in ``class_names``.
 
         Raises:
-            DataError: if an image is of another class.
+            DataError: naming an image that is of another class.
         """
         places = {name: place for place, name in enumerate(class_names)}
-        used = np.unique(self.labels).tolist()
-        unknown = [self.class_names[label] for label in used if self.class_names[label] not in places]
-        if unknown:
-            raise DataError(
-                f"{source} holds images of the class {unknown[0]!r}, which the training images do not: they "
-                f"are of {', '.join(class_names[:20])}{', ...' if len(class_names) > 20 else ''}"
-            )
+        for label in np.unique(self.labels).tolist():
+            if self.class_names[label] not in places:
+                name = self.pixels.name(int(np.argmax(self.labels == label)))
+                shown = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
+                raise DataError(
+                    f"{name} is of the class {self.class_names[label]!r}, which no image of training is "
+                    f"(they are of {shown}): correct it or take the images away"
+                )
         table = np.array([places.get(name, -1) for name in self.class_names], dtype=np.int64)
         return LabelledImages(self.pixels, table[self.labels], tuple(class_names))
 

@@ -29,7 +29,11 @@ class ImageData(NamedTuple):
 
 
 def load_images(
-    config: DataConfig, *, image_size: int | None, valid_data: str | None, test_data: str | None
+    config: DataConfig,
+    *,
+    image_size: int | None = None,
+    valid_data: str | None = None,
+    test_data: str | None = None,
 ) -> ImageData:
     """Read and divide what the configuration names.
 
@@ -45,13 +49,7 @@ def load_images(
             a class that training lacks, or the images have no one size and none is asked for.
     """
     source = _only_source(config)
-    found = dict(find_kind(source).read(Path(source)))
-    if TRAIN not in found:
-        raise DataError(f"{source} has no training images: it holds those of {', '.join(found)} alone")
-    for split, word in ((VALID, valid_data), (TEST, test_data)):
-        if word is not None:
-            found[split] = _of_split(find_kind(word).read(Path(word)), split, word)
-    splits = _divided(found, config, source)
+    splits = _divided(_found(source, valid_data, test_data), config, source)
     train = splits[TRAIN]
     if len(np.unique(train.labels)) < 2:
         raise DataError(f"{source} holds one class, {train.class_names[0]!r}: there is nothing to tell apart")
@@ -69,23 +67,33 @@ def load_images(
     return ImageData(splits[TRAIN], splits[VALID], splits[TEST], processor)
 
 
-def load_test_images(config: DataConfig, class_names: Sequence[str], *, whole: bool) -> LabelledImages:
-    """The images of a source that a trained model is measured on, with its classes.
+def load_test_images(
+    config: DataConfig,
+    class_names: Sequence[str],
+    *,
+    valid_data: str | None = None,
+    test_data: str | None = None,
+    whole: bool,
+) -> LabelledImages:
+    """The images that a trained model is measured on, with its classes.
 
     Args:
         config: one source, and how it is divided: as in training, or images of training are among them.
         class_names: of the model.
-        whole: all of the images, not the test split.
+        valid_data: as in training.
+        test_data: as in training.
+        whole: all images of the source, not the test split.
 
     Raises:
-        DataError: if the source can't be read, or an image is of no class of the model.
+        DataError: if a source can't be read, or an image is of no class of the model.
     """
     source = _only_source(config)
-    found = dict(find_kind(source).read(Path(source)))
     if whole:
-        return _joined([images.named_as(class_names, source) for images in found.values()])
-    images = found[TEST] if TEST in found else _divided(found, config, source)[TEST]
-    return images.named_as(class_names, source)
+        found = find_kind(source).read(Path(source))
+        return _joined([images.named_as(class_names) for images in found.values()])
+    found = _found(source, valid_data, test_data)
+    test = found[TEST] if TEST in found else _divided(found, config, source)[TEST]
+    return test.named_as(class_names)
 
 
 def in_memory(images: LabelledImages, size: int, channels: int) -> LabelledImages:
@@ -106,6 +114,15 @@ def _only_source(config: DataConfig) -> str:
     return config.data[0]
 
 
+def _found(source: str, valid_data: str | None, test_data: str | None) -> dict[str, LabelledImages]:
+    """The splits that are named or lie in the source."""
+    found = find_kind(source).read(Path(source))
+    for split, word in ((VALID, valid_data), (TEST, test_data)):
+        if word is not None:
+            found[split] = _of_split(find_kind(word).read(Path(word)), split, word)
+    return found
+
+
 def _of_split(found: Mapping[str, LabelledImages], split: str, word: str) -> LabelledImages:
     """The images of a source that is named for one split."""
     if split in found:
@@ -121,9 +138,11 @@ def _divided(
     found: Mapping[str, LabelledImages], config: DataConfig, source: str
 ) -> dict[str, LabelledImages]:
     """All three splits: those that were found, and what is held out of the training images for the others."""
+    if TRAIN not in found:
+        raise DataError(f"{source} has no training images: it holds those of {', '.join(found)} alone")
     train = found[TRAIN]
     names = train.class_names
-    splits = {split: images.named_as(names, source) for split, images in found.items()}
+    splits = {split: images.named_as(names) for split, images in found.items()}
     part_N = stratified_split(
         [names[label] for label in train.labels.tolist()],
         valid_fraction=0.0 if VALID in splits else config.valid_fraction,

@@ -29,7 +29,7 @@ PLAIN = ("crop", "flip", "mixup")
 
 def load(path: Path, in_memory_mb: float = 32.0, **named: object) -> ImageData:
     data = DataConfig(data=[str(path)], in_memory_mb=in_memory_mb, valid_fraction=0.2, test_fraction=0.1)
-    return load_images(data, **({"image_size": None, "valid_data": None, "test_data": None} | named))  # pyright: ignore
+    return load_images(data, **named)  # pyright: ignore[reportArgumentType]
 
 
 def batches(read: ImageData, seed: int | None = 0, names: tuple[str, ...] = PLAIN) -> ImageBatches:
@@ -130,6 +130,16 @@ def test_given_splits_are_not_divided_further(tmp_path: Path) -> None:
     whole = load_test_images(DataConfig(data=[str(tmp_path)]), ("left", "below"), whole=True)
     assert len(whole.labels) == 30
     assert ("left", "below")[whole.labels[0]] == Path(whole.pixels.name(0)).parent.name
+
+
+def test_what_is_held_out_to_test_is_found_again_where_validation_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", 60)
+    named: dict[str, str] = {"valid_data": str(write_folder(tmp_path / "other", 6))}
+    held_out = load(tmp_path / "data", in_memory_mb=0.0, **named).test.pixels
+    data = DataConfig(data=[str(tmp_path / "data")], valid_fraction=0.2, test_fraction=0.1)
+    again = load_test_images(data, ("below", "left"), **named, whole=False).pixels
+    assert len(again) == 6
+    assert [again.name(n) for n in range(6)] == [held_out.name(n) for n in range(6)]
 
 
 def test_flips_and_crops_move_pixels_and_nothing_else() -> None:

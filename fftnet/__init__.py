@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
     from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
     from fftnet.model.mixers.spectral import SpectralMixer
+    from fftnet.prediction import load_classifier
     from fftnet.run import train
     from fftnet.testing import assert_causal
     from fftnet.utils.tokenizer import load_tokenizer
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate",
     "generate",
     "load",
+    "load_classifier",
     "load_tokenizer",
     "train",
 ]
@@ -48,6 +50,7 @@ _HOMES = {
     "evaluate": "fftnet.api",
     "generate": "fftnet.generation",
     "load": "fftnet.api",
+    "load_classifier": "fftnet.prediction",
     "load_tokenizer": "fftnet.utils.tokenizer",
     "train": "fftnet.run",
 }

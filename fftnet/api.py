@@ -5,13 +5,17 @@ from typing import Any
 
 from fftnet.devices import pick_device
 from fftnet.evaluation.report import EvaluationConfig, evaluation_report
+from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.serialization import CONFIG_FILE, CheckpointError
+from fftnet.model.pretrained import PretrainedModel
+from fftnet.model.vit import FFTNetViT
+from fftnet.serialization import CONFIG_FILE, CheckpointError, read_json
 from fftnet.tasks import LANGUAGE_TASKS, language_task
 from fftnet.training.manifest import MANIFEST_FILE, newest_checkpoint, verify
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
 
+CLASSIFIERS: tuple[type[PretrainedModel], ...] = (FFTNetForSequenceClassification, FFTNetViT)
 RUN_FILE = "run.json"
 """In a checkpoint: the model, data and task of its training, as JSON."""
 
@@ -31,6 +35,17 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     if (folder / MANIFEST_FILE).is_file():
         verify(folder)
     return folder
+
+
+def classifier_kind(folder: Path) -> type[PretrainedModel] | None:
+    """The class of the classifier that a checkpoint holds, None where it holds another model.
+
+    Raises:
+        CheckpointError: if its configuration is missing or damaged.
+    """
+    values = read_json(folder / CONFIG_FILE)
+    names = values.get("architectures") if isinstance(values, dict) else None
+    return next((k for k in CLASSIFIERS if names and names[0] in (k.__name__, *k.other_names)), None)
 
 
 def load(path: str | Path | None = None, *, device: str = "auto") -> tuple[FFTNet, Tokenizer]:
@@ -61,6 +76,11 @@ def load_checkpoint(folder: Path, *, device: str = "auto") -> tuple[FFTNet, Toke
     Raises:
         UserError: as ``load``.
     """
+    if classifier_kind(folder) is not None:
+        raise CheckpointError(
+            f"{folder} is a classifier, not a language model: use fftnet predict or fftnet evaluate, in "
+            "Python fftnet.load_classifier"
+        )
     model = FFTNet.from_pretrained(folder)
     tokenizer = Tokenizer.load(folder)
     known = {tokenizer.vocab_size + task.extra_tokens for task in LANGUAGE_TASKS.values()}

@@ -33,7 +33,7 @@ LADDER: dict[str, set[str]] = {
     "fftnet.utils": set(),
     "fftnet.tasks": GROUND | FREE | DATA | MODEL,
     "fftnet.evaluation.metrics": GROUND,
-    "fftnet.evaluation.classes": set(),
+    "fftnet.evaluation.classes": GROUND,
     "fftnet.evaluation.plots": set(),
     "fftnet.evaluation": GROUND | FREE | DATA | MODEL | {"fftnet.tasks"},
     "fftnet.training": GROUND | FREE,
@@ -42,6 +42,7 @@ LADDER: dict[str, set[str]] = {
     "fftnet.export": GROUND | MODEL | {"fftnet.utils.tokenizer"},
     "fftnet.demo": GROUND | MODEL | {"fftnet.data", "fftnet.export", "fftnet.utils.tokenizer"},
     "fftnet.api": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.evaluation"},
+    "fftnet.prediction": GROUND | FREE | DATA | MODEL | {"fftnet.tasks", "fftnet.api"},
     "fftnet.lm_eval": GROUND
     | MODEL
     | {"fftnet.tasks", "fftnet.api", "fftnet.evaluation", "fftnet.generation"},

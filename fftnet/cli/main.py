@@ -13,7 +13,7 @@ from fftnet.errors import UserError
 
 SPEAKING_SECONDS = 2.0
 """For which a process that fails in silence stays, while another tells the same mistake."""
-COMMANDS = ("train", "generate", "serve", "evaluate", "inspect", "export", "demo", "lm_eval")
+COMMANDS = ("train", "generate", "serve", "evaluate", "predict", "inspect", "export", "demo", "lm_eval")
 """Each is a module of this package with a function ``run``, imported when it is asked for."""
 
 

@@ -2,15 +2,18 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fftnet.data.chunks import read_chunks
 from fftnet.data.errors import DataError
 from fftnet.data.permutation import EpochOrder
+from fftnet.data.sources import resolve
 from fftnet.data.sources.base import Row, text_of
 from fftnet.data.splits import TEST, TRAIN, VALID
 from fftnet.data.tables import read_rows
@@ -38,15 +41,17 @@ class LabelledTexts(NamedTuple):
         return LabelledTexts(names, texts, labels)
 
 
-def read_texts(words: Sequence[str], text_field: str) -> tuple[list[str], list[str]]:
-    """Where each row of the tables is from, and its text.
+def read_texts(word: str, text_field: str) -> tuple[list[str], list[str]]:
+    """Where each text is from, and the texts: the lines of a ``.txt`` file, or the rows of tables.
 
     Raises:
-        DataError: naming the row that has no text, an empty one or a damaged one, or if there is no row.
+        DataError: naming the row or line that has no text or an empty one, or if there is none.
     """
-    rows = [(row.name, _text(row, text_field)) for row in read_rows(words, [text_field])]
-    _check_any(rows, words)
-    return [name for name, _ in rows], [text for _, text in rows]
+    lines = Path(word).suffix.lower() == ".txt"
+    rows = _lines(word, text_field) if lines else read_rows([word], [text_field])
+    found = [(row.name, _text(row, text_field)) for row in rows]
+    _check_any(found, [word])
+    return [name for name, _ in found], [text for _, text in found]
 
 
 def read_labelled(words: Sequence[str], text_field: str, label_field: str) -> LabelledTexts:
@@ -238,6 +243,13 @@ def _encoded(names: Sequence[str], texts: list[str], tokenizer: TextEncoder) -> 
             except ValueError as error:
                 raise DataError(f"{name}: {error}") from error
         raise
+
+
+def _lines(word: str, text_field: str) -> Iterator[Row]:
+    """The lines of a text file as rows with a text; a line break at the end begins no further one."""
+    text = "".join(chunk.text for chunk in read_chunks(resolve([word]), text_field))
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        yield Row(f"{word} line {number}", {text_field: line.removesuffix("\r")})
 
 
 def _text(row: Row, text_field: str) -> str:

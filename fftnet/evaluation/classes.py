@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fftnet.protocols import Batches
 
 
 def macro_f1(counts: Tensor) -> float | None:
@@ -66,6 +69,39 @@ def class_report(confusion: Tensor, class_names: Sequence[str]) -> dict[str, Any
         "class_names": list(class_names),
         "confusion_matrix": confusion.tolist(),
     }
+
+
+@torch.no_grad()
+def evaluate_classes(model: nn.Module, batches: Batches, class_names: Sequence[str]) -> dict[str, Any]:
+    """Measure a classifier on epoch 0 of labelled batches, in evaluation mode.
+
+    Args:
+        model: maps inputs, with their attention mask where there is one, to logits (B, K).
+        batches: their targets are int64 labels (B,).
+        class_names: K names.
+
+    Returns:
+        ``rows``, ``loss`` (the mean cross-entropy in nats, without smoothing or weights), and what
+        ``class_report`` says.
+    """
+    device = next(model.parameters()).device
+    confusion = torch.zeros(len(class_names), len(class_names), dtype=torch.int64)
+    loss = 0.0
+    training = model.training
+    model.eval()
+    try:
+        for index in range(batches.num_batches):
+            batch = batches.batch(0, index).to(device)
+            masked = () if batch.attention_mask is None else (batch.attention_mask,)
+            logits_BK = model(batch.inputs, *masked)[batch.loss_mask].float()
+            targets_B = batch.targets[batch.loss_mask]
+            loss += float(F.cross_entropy(logits_BK, targets_B, reduction="sum"))
+            answers_B = logits_BK.argmax(dim=1)
+            confusion += confusion_matrix(targets_B.cpu(), answers_B.cpu(), len(class_names))
+    finally:
+        model.train(training)
+    rows = int(confusion.sum())
+    return {"rows": rows, "loss": loss / max(rows, 1), **class_report(confusion, class_names)}
 
 
 def _ratio(part: Tensor, whole: Tensor) -> float | None:

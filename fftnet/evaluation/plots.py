@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MAX_COUNTED = 20
+"""Classes of a confusion matrix whose counts are written into it."""
+MAX_LABELS = 60
+"""Classes that are named beside it; of more only some."""
+
 
 def plot_losses(
     history: Sequence[Mapping[str, Any]], entropy_floor: float | None, path: Path, unit: str = "targets"
@@ -55,6 +60,33 @@ def plot_loss_by_position(
     axes.set(xlabel="position in the document, from 1", ylabel="nats per token")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str], path: Path) -> None:
+    """Draw which class was taken for which: the part of each class's rows, and how many, where that fits.
+
+    Args:
+        confusion: (K, K) rows of class i that were taken for class j.
+        class_names: K names.
+        path: of the PNG.
+    """
+    figure, axes = _picture()
+    size = len(class_names)
+    side = min(max(4.2, 0.5 * size + 2), 16)
+    figure.set_size_inches(side + 1, side)
+    parts = [[count / max(sum(row), 1) for count in row] for row in confusion]
+    shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(shown, label="part of the class's rows")
+    labelled = range(0, size, -(-size // MAX_LABELS))
+    axes.set_xticks(labelled, [class_names[k] for k in labelled], rotation=90 if size > 4 else 0)
+    axes.set_yticks(labelled, [class_names[k] for k in labelled])
+    axes.set(xlabel="answer", ylabel="label")
+    if size <= MAX_COUNTED:
+        for i, row in enumerate(confusion):
+            for j, count in enumerate(row):
+                color = "white" if parts[i][j] > 0.5 else "black"
+                axes.text(j, i, f"{count:,}", ha="center", va="center", color=color)
     figure.savefig(path, dpi=120)
 
 

@@ -31,7 +31,8 @@ class EvaluationConfig:
     max_tokens: int | None = None
     """Stop after so many tokens; windows are read by whole batches (default: take all)."""
     plot: str | None = None
-    """PNG file for the loss by position in the document: does the model use long context?"""
+    """PNG file for the loss by position in the document: does the model use long context? Of a classifier:
+    which class is taken for which."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:

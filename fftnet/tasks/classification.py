@@ -121,6 +121,31 @@ class Classification:
         )
 
 
+def labelled_batches(
+    request: Request, class_names: Sequence[str], tokenizer: TextEncoder, *, whole: bool
+) -> LabelledBatches:
+    """Rows that a trained model is measured on, in their order.
+
+    Args:
+        request: the model that was trained, the data, and the settings of its training.
+        class_names: of the model.
+        tokenizer: of the model.
+        whole: all rows of the data, not those that tested in training.
+
+    Raises:
+        DataError: if a table can't be read, or a label is none of the classes.
+    """
+    data, settings = request.data, request.settings
+    check_data(data)
+    if whole:
+        rows = read_labelled(data.data, data.text_field, settings.label_field)
+    else:
+        rows = divide(data, settings).test
+    classes = class_indices(rows, class_names)
+    (ids,) = encode_all([rows], tokenizer, request.model.max_seq_length)
+    return LabelledBatches(ids, classes, data.batch_size, None)
+
+
 def check_data(data: DataConfig) -> None:
     """Refuse what texts with labels can't be.
 

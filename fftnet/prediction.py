@@ -1,0 +1,232 @@
+"""Trained classifiers: loaded, asked for classes, and measured on labelled data."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from fftnet.api import RUN_FILE, classifier_kind, find_checkpoint
+from fftnet.data.errors import DataError
+from fftnet.data.labelled import encode_texts, pad_tokens, read_texts
+from fftnet.devices import pick_device
+from fftnet.evaluation.classes import evaluate_classes
+from fftnet.model.classifier import FFTNetForSequenceClassification
+from fftnet.model.pretrained import PretrainedModel
+from fftnet.protocols import Batches
+from fftnet.serialization import CheckpointError, read_json
+from fftnet.tasks.base import Request
+from fftnet.tasks.classification import ClassificationConfig, labelled_batches, tell_cut
+from fftnet.utils.dataset import DataConfig
+from fftnet.utils.tokenizer import Tokenizer
+
+BATCH = 32
+"""Inputs that are classified at once, if nobody says otherwise."""
+
+
+class Reader(Protocol):
+    """What a kind of classifier reads, and how."""
+
+    Config: ClassVar[type[Any]]
+    """Settings of the task that trains this kind."""
+
+    def __init__(self, folder: Path, model: Any) -> None:
+        """Read what the checkpoint holds beside the model."""
+        ...
+
+    def read(self, word: str, data: DataConfig) -> tuple[list[str], list[Any]]:
+        """Where each input of a file is from, for messages, and the inputs, one at least.
+
+        Args:
+            word: a file, or what else a word of ``--data`` may name.
+            data: names the columns, where there are any.
+
+        Raises:
+            DataError: naming what can't be read.
+        """
+        ...
+
+    def encode(self, inputs: Sequence[Any], names: Sequence[str]) -> list[Any]:
+        """What goes into the model, input by input; those of like ``len`` share a batch.
+
+        Raises:
+            DataError: naming the input that can't be read.
+        """
+        ...
+
+    def batch(self, encoded: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Arguments of the model for several of what ``encode`` gave."""
+        ...
+
+    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> Batches:
+        """Labelled data in their order: all of them, or the test split of the training.
+
+        Raises:
+            DataError: if they can't be read, or a label is none of the classes.
+        """
+        ...
+
+
+class TextReader:
+    """Strings, cut to the model's ``max_seq_length`` tokens as those that it was trained on."""
+
+    Config: ClassVar[type[Any]] = ClassificationConfig
+
+    def __init__(self, folder: Path, model: FFTNetForSequenceClassification) -> None:
+        self.tokenizer = Tokenizer.load(folder)
+        self._length = model.config.max_seq_length
+        if self.tokenizer.vocab_size != model.config.vocab_size:
+            raise CheckpointError(
+                f"{folder} holds a tokenizer of {self.tokenizer.vocab_size} tokens and a model of "
+                f"{model.config.vocab_size}: put back the tokenizer files that were saved with the model"
+            )
+
+    def read(self, word: str, data: DataConfig) -> tuple[list[str], list[str]]:
+        """The lines of a ``.txt`` file, or the texts of a table."""
+        return read_texts(word, data.text_field)
+
+    def encode(self, inputs: Sequence[str], names: Sequence[str]) -> list[Any]:
+        """Ids of each text."""
+        for name, text in zip(names, inputs, strict=True):
+            if not isinstance(text, str) or not text.strip():
+                raise DataError(f"{name} is no text or an empty one: there is nothing to classify")
+        encoded, cut = encode_texts(names, inputs, self.tokenizer, self._length)
+        tell_cut(cut, len(encoded), self._length)
+        return encoded
+
+    def batch(self, encoded: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Ids, and a mask where there is padding."""
+        tokens, mask = pad_tokens(encoded)
+        return (tokens,) if mask is None else (tokens, mask)
+
+    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> Batches:
+        """All rows of the tables, or those that test."""
+        return labelled_batches(request, class_names, self.tokenizer, whole=whole)
+
+
+READERS: dict[type[PretrainedModel], type[Reader]] = {FFTNetForSequenceClassification: TextReader}
+"""Kind of classifier to what it reads; a new kind is a line here."""
+
+
+class Classifier:
+    """A trained classifier and what it reads.
+
+    Args:
+        model: in evaluation mode.
+        reader: turns inputs into arguments of the model.
+        run: of its training: ``data`` and ``task`` as in ``run.json``; empty where that is not known.
+    """
+
+    def __init__(self, model: Any, reader: Reader, run: dict[str, Any] | None = None) -> None:
+        self.model = model
+        self.reader = reader
+        run = run or {}
+        self.data = DataConfig(**run.get("data", {}))
+        self.settings = reader.Config(**run.get("task", {}).get("settings", {}))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the K classes, in order."""
+        return self.model.config.class_names
+
+    @torch.inference_mode()
+    def predict(
+        self, inputs: Sequence[Any], *, batch_size: int = BATCH, names: Sequence[str] | None = None
+    ) -> Tensor:
+        """Probabilities of the classes of each input.
+
+        Args:
+            inputs: N strings, or images: uint8 (H, W) or (H, W, C).
+            batch_size: inputs that are computed at once; it changes the time, not the answer.
+            names: what an input is called in a message (default: input 1, input 2, ...).
+
+        Returns:
+            float32 (N, K), on the CPU; each row adds up to 1.
+
+        Raises:
+            DataError: naming an input that can't be read, such as an empty text.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        encoded = self.reader.encode(inputs, names or [f"input {n + 1}" for n in range(len(inputs))])
+        found = torch.zeros(len(encoded), len(self.class_names))
+        device = next(self.model.parameters()).device
+        order = sorted(range(len(encoded)), key=lambda n: len(encoded[n]))
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            arguments = self.reader.batch([encoded[n] for n in chosen])
+            logits = self.model(*(tensor.to(device) for tensor in arguments))
+            found[chosen] = logits.float().softmax(dim=1).cpu()
+        return found
+
+
+def load_classifier(path: str | Path | None = None, *, device: str = "auto") -> Classifier:
+    """Load a trained classifier.
+
+        >>> classifier = fftnet.load_classifier("outputs/best")
+        >>> probabilities = classifier.predict(["a text", "another"])
+        >>> [classifier.class_names[row.argmax()] for row in probabilities]
+
+    Args:
+        path: a checkpoint, or a folder of runs, of which the newest counts; None: ``outputs``.
+        device: cpu, cuda, or auto: cuda where there is one.
+
+    Raises:
+        UserError: naming the file that is missing or damaged, or that it is no classifier.
+    """
+    folder = find_checkpoint(path)
+    kind = classifier_kind(folder)
+    if kind is None or kind not in READERS:
+        raise CheckpointError(f"{folder} is no classifier: train one with fftnet train --task classification")
+    model = kind.from_pretrained(folder)
+    run = folder / RUN_FILE
+    reader = READERS[kind](folder, model)
+    trained = read_json(run) if run.is_file() else {}
+    try:
+        return Classifier(model.to(pick_device(device)), reader, trained)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{run} is not that of this model, take another checkpoint") from error
+
+
+def evaluate_classifier(
+    classifier: Classifier, data: DataConfig | None = None, *, whole: bool = False
+) -> dict[str, Any]:
+    """Measure a classifier on labelled data.
+
+    Of the data that it was trained on, which are taken where ``data`` names no others, the test split is
+    measured, divided as in training; of any other data all. Columns are called as in training.
+
+    Args:
+        classifier: from ``load_classifier``.
+        data: the labelled data, and rows of a batch; its ``text_field`` counts where it is not the default.
+        whole: all of the data, also of those that it was trained on.
+
+    Returns:
+        ``split`` (test or all), and what ``fftnet.evaluation.classes.evaluate_classes`` says.
+
+    Raises:
+        DataError: if the data can't be read, or a label is none of the classes.
+    """
+    trained = classifier.data
+    asked = data or DataConfig()
+    own = asked.synthetic or asked.data == trained.data
+    if own and trained.synthetic:
+        raise DataError("it is not known what this model was trained on: name labelled data with data")
+    whole = whole or not own
+    taken = replace(
+        trained,
+        data=trained.data if own else asked.data,
+        text_field=text_field(classifier, asked.text_field),
+        batch_size=asked.batch_size,
+    )
+    request = Request(model=classifier.model.config, data=taken, settings=classifier.settings)
+    batches = classifier.reader.labelled(request, classifier.class_names, whole=whole)
+    report = evaluate_classes(classifier.model, batches, classifier.class_names)
+    return {"split": "all" if whole else "test", **report}
+
+
+def text_field(classifier: Classifier, asked: str) -> str:
+    """The column that holds the text: that of the training, unless another one is asked for."""
+    return classifier.data.text_field if asked == DataConfig().text_field else asked

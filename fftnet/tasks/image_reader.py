@@ -23,7 +23,7 @@ class Place(NamedTuple):
     """An image that is read when its batch is computed."""
 
     pixels: Pixels
-    index: int
+    number: int
 
 
 class ImageReader:
@@ -59,8 +59,8 @@ class ImageReader:
             DataError: if there are none.
         """
         pixels = find_kind(word).read_pixels(Path(word))
-        places = [Place(pixels, index) for index in range(len(pixels))]
-        return [pixels.name(place.index) for place in places], places
+        places = [Place(pixels, number) for number in range(len(pixels))]
+        return [pixels.name(place.number) for place in places], places
 
     def encode(self, inputs: Sequence[Place | np.ndarray], names: Sequence[str]) -> list[Place]:
         """What ``read`` gave as it is, and arrays checked.
@@ -85,9 +85,9 @@ class ImageReader:
         """
         first = encoded[0].pixels
         if all(place.pixels is first for place in encoded):
-            images = self._processor.read(first, np.array([place.index for place in encoded]))
+            images = self._processor.read(first, np.array([place.number for place in encoded]))
         else:
-            each = [self._processor.read(place.pixels, np.array([place.index])) for place in encoded]
+            each = [self._processor.read(place.pixels, np.array([place.number])) for place in encoded]
             images = np.concatenate(each)
         return (self._processor.normalised(images),)
 

@@ -60,8 +60,8 @@ class Losses(NamedTuple):
     metrics: Mapping[str, Mean]
     """Name to metric, detached; the same names for every batch."""
     counts: Tensor | None = None
-    """Further sums, detached, float64 and of one shape for every batch: of what is no mean, such as F1. The
-    objective is a ``CountingObjective`` then."""
+    """Further sums, detached, of one shape for every batch, for what is no mean, such as F1; added up in
+    float64. The objective is a ``CountingObjective`` then."""
 
 
 Objective = Callable[[nn.Module, Batch], Losses]
@@ -77,7 +77,7 @@ class CountingObjective(Protocol):
         ...
 
     def summary(self, counts: Tensor) -> Mapping[str, float | None]:
-        """Metrics from the sum of all counts, on the CPU; None where one is not known."""
+        """Metrics from the sum of all counts, float64 on the CPU; None where one is not known."""
         ...
 
 

@@ -20,18 +20,24 @@ from packaging.requirements import Requirement
 from fftnet.cli.flags import ModelConfig
 from fftnet.cli.generate import PromptConfig
 from fftnet.cli.inspect import InspectionConfig
+from fftnet.cli.predict import PredictConfig
 from fftnet.cli.train import CONFIGS
 from fftnet.evaluation.report import EvaluationConfig
 from fftnet.generation import SamplingConfig
 from fftnet.model.mixers import MIXERS
 from fftnet.serving.config import ServeConfig
+from fftnet.tasks import TASKS
+from fftnet.tasks.classification import ClassificationConfig
+from fftnet.utils.dataset import DataConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 PAPERS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 CORE = {"torch", "numpy", "safetensors"}
 FOR_DEVELOPERS = {"dev", "docs"}
-HEAVY = {"eval"}
+HEAVY = {"augmentation", "eval"}
+BESIDE_TORCH = {"torchvision"}
+"""What is made for one version of PyTorch, whichever there is."""
 """Extras that ``all`` leaves out for their size."""
 
 # One process builds the wheel, and once.
@@ -115,7 +121,9 @@ def test_what_make_installs_meets_the_lower_bounds(metadata: Message) -> None:
         version = pinned.get(requirement.name.lower())
         assert version is None or requirement.specifier.contains(version), line
         if requirement.marker is None or "dev" not in str(requirement.marker):
-            assert version is not None or requirement.name == "fftnet", f"{line} is not in constraints.txt"
+            assert version is not None or requirement.name in {"fftnet", *BESIDE_TORCH}, (
+                f"{line} is not in constraints.txt"
+            )
 
 
 def test_make_docs_installs_what_the_extra_docs_names(metadata: Message) -> None:
@@ -237,6 +245,10 @@ def test_every_path_that_a_paper_names_is_there(page: Path) -> None:
     assert paths - there <= MADE
 
 
+TEST_FLAGS = {f.name for cls in (DataConfig, ClassificationConfig) for f in fields(cls)}
+"""Flags, some of which are called like tests."""
+
+
 @pytest.mark.parametrize("page", CURRENT, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_test_that_a_paper_names_is_in_the_file_that_is_named_before_it(page: Path) -> None:
     anywhere = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
@@ -246,7 +258,7 @@ def test_every_test_that_a_paper_names_is_in_the_file_that_is_named_before_it(pa
         for path, name in re.findall(r"(tests/[\w/]+\.py)|\b(test_\w+)\b(?!\.py)", line):
             if path:
                 source = (ROOT / path).read_text()
-            else:
+            elif name not in TEST_FLAGS:
                 assert f"def {name}(" in source, line
 
 
@@ -282,12 +294,12 @@ def test_the_tree_of_the_readme_is_the_tree() -> None:
 
 def test_the_flags_that_the_readme_names_are_flags() -> None:
     classes = [*CONFIGS.values(), ModelConfig, PromptConfig, EvaluationConfig, InspectionConfig]
-    classes += [SamplingConfig, ServeConfig]
+    classes += [SamplingConfig, ServeConfig, PredictConfig]
     known = {field.name for cls in classes for field in fields(cls)} | {"help", "config", "print_config"}
-    known |= {f"{name}.{field.name}" for name, mixer in MIXERS.items() for field in fields(mixer.Config)}
-    text = "".join(
-        (ROOT / name).read_text() for name in ("README.md", "docs/performance.md", "docs/serving.md")
-    )
+    groups = [*MIXERS.items(), *TASKS.items()]
+    known |= {f"{name}.{field.name}" for name, kind in groups for field in fields(kind.Config)}
+    pages = ("README.md", "docs/performance.md", "docs/serving.md", "docs/classification.md")
+    text = "".join((ROOT / name).read_text() for name in pages).replace("`--classification.`", "")
     text = re.sub(r"python -m (benchmarks|experiments)[^`\n]*", "", text)
     named = set(re.findall(r"--((?!no_)[a-z][\w.]*\w)", text))
     assert len(named) > 10

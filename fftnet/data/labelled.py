@@ -97,9 +97,7 @@ def find_classes(labels: Sequence[str]) -> tuple[str, ...]:
     """
     names = set(labels)
     if len(names) < 2:
-        raise DataError(
-            f"all rows have the label {min(names)!r}, and a classifier needs two classes at least"
-        )
+        raise DataError(f"all rows have the label {min(names)!r}, and a classifier needs two classes")
     numbered = all(re.fullmatch(r"-?\d+", name) for name in names)
     return tuple(sorted(names, key=lambda name: (int(name), name) if numbered else (0, name)))
 
@@ -153,9 +151,10 @@ def stratified_split(
             "test_data"
         )
     split = np.full(len(labels), TRAIN, dtype=np.uint8)
-    class_of = np.array(labels, dtype=object)
-    for number, name in enumerate(sorted(counts)):
-        rows = np.random.default_rng((seed, number)).permutation(np.flatnonzero(class_of == name))
+    _, class_of, sizes = np.unique(np.array(labels), return_inverse=True, return_counts=True)
+    by_class = np.split(class_of.argsort(kind="stable"), sizes.cumsum()[:-1])
+    for number, of_class in enumerate(by_class):
+        rows = np.random.default_rng((seed, number)).permutation(of_class)
         left = len(rows) - needed
         test = (test_fraction > 0) + min(max(round(len(rows) * test_fraction) - 1, 0), left)
         left -= max(test - 1, 0)

@@ -74,7 +74,7 @@ def evaluate(
                 numbers += [mean.total, mean.weight]
             sums = [so_far + float(one) for so_far, one in zip(sums or repeat(0.0), numbers, strict=False)]
             if losses.counts is not None:
-                counts = losses.counts.cpu() + (0.0 if counts is None else counts)
+                counts = losses.counts.cpu().double() + (0.0 if counts is None else counts)
     finally:
         model.train(training)
     if not sums:

@@ -71,7 +71,7 @@ class LabelObjective:
             for label_B, counted_B in ((actual_B, hit_B), (predicted_B, mask_B), (actual_B, mask_B))
         )
         count = mask_B.sum()
-        counts = torch.stack((hits, predicted, actual)).double()
+        counts = torch.stack((hits, predicted, actual))
         return Losses(loss, count, {"accuracy": Mean(hit_B.sum(), count)}, counts)
 
     def summary(self, counts: Tensor) -> Mapping[str, float | None]:
@@ -79,9 +79,9 @@ class LabelObjective:
         return {"macro_f1": macro_f1(counts)}
 
     def _per_class(self, label_B: Tensor, counted_B: Tensor) -> Tensor:
-        """Counted rows of each class, (K,), on the CPU, since not every device has float64."""
+        """Counted rows of each class, int64 (K,)."""
         is_class_BK = label_B[:, None] == torch.arange(self._num_classes, device=label_B.device)
-        return (is_class_BK & counted_B[:, None]).sum(dim=0).cpu()
+        return (is_class_BK & counted_B[:, None]).sum(dim=0)
 
 
 def check_label_smoothing(value: float) -> None:

@@ -73,7 +73,7 @@ def test_the_code_of_the_page_runs(
 
 
 def test_a_run_goes_on_from_its_middle_and_ends_alike(
-    day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     flags = (
@@ -89,6 +89,7 @@ def test_a_run_goes_on_from_its_middle_and_ends_alike(
     for link in ("best", "last"):
         Path("part", link).unlink()
     assert main([*flags.split(), "--output_dir", "part", "--resume"]) == 0
+    assert "resuming part/step-00000003 at step 3" in capsys.readouterr().err
     weights = [(tmp_path / name / "last" / "model.safetensors").read_bytes() for name in ("whole", "part")]
     assert weights[0] == weights[1]
 

@@ -59,7 +59,7 @@ def test_parquet_rows_are_documents(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": texts, "id": list(range(600))}), path)
     assert cached(tmp_path, path).arrays.tokens.tolist() == expected(BYTES, texts)
-    with pytest.raises(DataError, match=r"a\.parquet has no text in field 'body' \(its fields: text, id\)"):
+    with pytest.raises(DataError, match=r"t row 1 has no text in field 'body' \(its fields: text, id\)"):
         texts_of(path, text_field="body")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"a\.parquet is not a whole Parquet file"):

@@ -43,4 +43,4 @@ class Delimited(Table):
                 where = f"{file.name} is not UTF-8 text after line {reader.line_num}"
                 raise DataError(f"{where}: convert it or leave it out") from error
             except csv.Error as error:
-                raise DataError(f"{file.name} line {reader.line_num} is no table: {error}") from error
+                raise DataError(f"{file.name} line {reader.reader.line_num} is no table: {error}") from error

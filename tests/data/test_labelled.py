@@ -1,0 +1,214 @@
+"""Tables with labels: every kind of file gives the same rows, splits hold all classes, batches all rows."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fftnet.data.errors import DataError
+from fftnet.data.labelled import (
+    POOL,
+    LabelledBatches,
+    LabelledTexts,
+    class_indices,
+    encode_texts,
+    find_classes,
+    read_labelled,
+    read_texts,
+    stratified_split,
+)
+from fftnet.data.splits import TEST, TRAIN, VALID
+from fftnet.utils.tokenizer import load_tokenizer
+
+BYTES = load_tokenizer("bytes")
+ROWS = [
+    {"id": 1, "text": 'a "quoted", word', "label": "x"},
+    {"id": 2, "text": "two\nlines\tand a tab", "label": "y"},
+    {"id": 3, "text": "naïve", "label": "x"},
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A file of rows, by its suffix."""
+    if path.suffix == ".jsonl":
+        path.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
+    elif path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8-sig") as stream:
+            writer = csv.DictWriter(stream, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_every_kind_of_table_gives_the_same_rows(suffix: str, tmp_path: Path) -> None:
+    write(tmp_path / f"a{suffix}", ROWS)
+    rows = read_labelled([str(tmp_path / f"a{suffix}")], "text", "label")
+    assert rows.texts == [row["text"] for row in ROWS]
+    assert rows.labels == ["x", "y", "x"]
+    assert read_texts(str(tmp_path / f"a{suffix}"), "text")[1] == rows.texts
+    assert all(f"a{suffix} " in name for name in rows.names)
+    with pytest.raises(
+        DataError, match=r"no label in field 'class' \(its fields: .*text.*\); set label_field"
+    ):
+        read_labelled([str(tmp_path / f"a{suffix}")], "text", "class")
+
+
+def test_rows_of_a_hugging_face_dataset_are_read_alike(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    write(tmp_path / "a.csv", ROWS)
+    rows = read_labelled([f"hf:{tmp_path / 'a.csv'}"], "text", "label")
+    assert (rows.texts, rows.labels) == ([row["text"] for row in ROWS], ["x", "y", "x"])
+
+
+def test_lines_of_a_text_file_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\nthree")
+    names, texts = read_texts(str(tmp_path / "a.txt"), "text")
+    assert texts == ["one", "two", "three"]
+    assert names[2].endswith("a.txt line 3")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", "text,label\na,x\nb\n", r"a.csv line 3 has not 2 fields as the first line: quote its text"),
+        ("a.csv", "text,label\na,x,y\n", r"a.csv line 2 has not 2 fields"),
+        ("a.csv", 'text,label\n"a" b,x\n', r"a.csv line 2 is no table"),
+        ("a.csv", "text,label\n", r"a.csv has no rows"),
+        ("a.csv", "text,label\n  ,x\n", r"a.csv line 2 has an empty text: leave the row out"),
+        (
+            "a.csv",
+            "text,label\na,\n",
+            r"a.csv line 2 has no label in field 'label' \(its fields: text, label\)",
+        ),
+        ("a.csv", b"text,label\na,x\n\xff,y\n", r"a.csv is not UTF-8 text after line \d: convert it"),
+        ("a.jsonl", b'{"text": "\xff"}', r"a.jsonl line 1 is not UTF-8 text"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 0.5}',
+            r"a.jsonl line 1 has the label 0.5: labels are strings, int",
+        ),
+        ("a.jsonl", '{"text": 3, "label": "x"}', r"a.jsonl line 1 has no text in field 'text'"),
+        ("a.jsonl", "[1]", r"a.jsonl line 1 has no text in field 'text' \(its fields: none\)"),
+        ("a.md", "text", r"a.md has no columns: name a table \(.jsonl, .csv"),
+    ],
+)
+def test_a_damaged_table_is_a_sentence(
+    name: str, content: str | bytes, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=sentence):
+        read_labelled([str(tmp_path / name)], "text", "label")
+
+
+def test_classes_are_sorted_as_numbers_where_all_are_integers(tmp_path: Path) -> None:
+    assert find_classes(["10", "9", "-1", "9"]) == ("-1", "9", "10")
+    assert find_classes(["10", "9", "a"]) == ("10", "9", "a")
+    (tmp_path / "a.jsonl").write_text("\n".join(f'{{"text": "t", "label": {x}}}' for x in ("true", "false")))
+    assert read_labelled([str(tmp_path / "a.jsonl")], "text", "label").labels == ["true", "false"]
+    with pytest.raises(DataError, match="all rows have the label 'a', and a classifier needs two"):
+        find_classes(["a", "a"])
+
+
+def test_a_label_that_training_has_not_is_named_with_its_row() -> None:
+    rows = LabelledTexts(["f line 1", "f line 2"], ["t", "t"], ["x", "z"])
+    with pytest.raises(
+        DataError, match=r"f line 2 has the label 'z', which no row of training has \(they have"
+    ):
+        class_indices(rows, ("x", "y"))
+    assert class_indices(rows, ("x", "z")).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("valid", "test"), [(0.05, 0.05), (0.1, 0.3), (0.0, 0.2), (0.4, 0.0), (0.6, 0.29)])
+def test_every_class_has_its_fraction_in_every_split_and_one_row_at_least(valid: float, test: float) -> None:
+    sizes = {"common": 200, "seldom": 21, "rare": 3}
+    labels = [name for name, count in sizes.items() for _ in range(count)]
+    split = stratified_split(labels, valid_fraction=valid, test_fraction=test, seed=0)
+    for name, count in sizes.items():
+        of_class = split[np.array(labels) == name]
+        found = {part: int((of_class == part).sum()) for part in (TRAIN, VALID, TEST)}
+        assert found[TRAIN] >= 1
+        for part, fraction in ((VALID, valid), (TEST, test)):
+            assert (found[part] == 0) == (fraction == 0)
+            assert abs(found[part] - fraction * count) <= 1.01 or count == 3
+    again, other = (
+        stratified_split(labels, valid_fraction=valid, test_fraction=test, seed=seed) for seed in (0, 1)
+    )
+    assert np.array_equal(split, again)
+    assert not np.array_equal(split, other)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (
+            ["a"] * 20 + ["b", "b"],
+            "too few rows have the label 'b': 2, and 3 are needed, to train, to validate",
+        ),
+        (
+            [str(n) for n in range(9)],
+            "9 rows have 9 different labels, and each class needs 3 rows",
+        ),
+    ],
+)
+def test_a_class_that_can_not_be_in_all_splits_is_named(labels: list[str], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        stratified_split(labels, valid_fraction=0.1, test_fraction=0.1, seed=0)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 4), (2, 1), (7, 3), (64, 5), (101, 4)])
+def test_each_row_comes_once_an_epoch_with_its_label_whoever_asks_first(count: int, size: int) -> None:
+    rng = np.random.default_rng(count)
+    # The first id of a row is its number, of which its class is made.
+    rows = [np.array([n, *rng.integers(0, 9, rng.integers(0, 12))], np.uint16) for n in range(count)]
+    classes = np.arange(count) * 7 % 5
+    shuffled, again = (LabelledBatches(rows, classes, size, 3) for _ in range(2))
+    orders = []
+    for epoch in (0, 1):
+        seen = []
+        for index in range(shuffled.num_batches):
+            batch = shuffled.batch(epoch, index)
+            for n, row in enumerate(batch.inputs):
+                number = int(row[0])
+                length = len(rows[number])
+                assert row[:length].tolist() == rows[number].tolist()
+                present = length if batch.attention_mask is None else int(batch.attention_mask[n].sum())
+                assert present == length
+                assert int(batch.targets[n]) == classes[number]
+                seen.append(number)
+            assert batch.loss_mask.all()
+        assert sorted(seen) == list(range(count))
+        orders.append(seen)
+    assert count < 7 or orders[0] != orders[1]
+    # Another object, asked in another order, gives the same.
+    for index in reversed(range(again.num_batches)):
+        assert again.batch(1, index).inputs.tolist() == shuffled.batch(1, index).inputs.tolist()
+    in_order = LabelledBatches(rows, classes, size, None)
+    found = [int(row[0]) for n in range(in_order.num_batches) for row in in_order.batch(5, n).inputs]
+    assert found == list(range(count))
+
+
+def test_rows_of_like_length_share_a_batch() -> None:
+    rng = np.random.default_rng(0)
+    rows = [np.zeros(length, np.uint16) for length in rng.integers(1, 100, 4 * POOL * 8)]
+    classes = np.zeros(len(rows), np.int64)
+
+    def padding(seed: int | None) -> int:
+        batches = LabelledBatches(rows, classes, 8, seed)
+        read = sum(batches.batch(0, index).inputs.numel() for index in range(batches.num_batches))
+        return read - sum(map(len, rows))
+
+    assert padding(0) < 0.3 * padding(None)
+
+
+def test_texts_are_cut_and_counted() -> None:
+    rows, cut = encode_texts(["a", "b", "c"], ["abc", "abcd", "abcde"], BYTES, 4)
+    assert [row.tolist() for row in rows] == [[97, 98, 99], [97, 98, 99, 100], [97, 98, 99, 100]]
+    assert cut == 1
+    with pytest.raises(DataError, match="b: "):
+        encode_texts(["a", "b"], ["fine", "\ud800"], BYTES, 4)

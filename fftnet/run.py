@@ -152,8 +152,9 @@ def train(config: RunConfig) -> TrainingResult:
         callbacks=Callbacks(save_files=save_files, sample=_sampler(model, tokenizer)),
     )
     history = trainer.train()
+    model.eval()
     folder = Path(config.save.output_dir)
-    test = _measure_test(model.eval(), prepared, config, folder) if prepared.measure_test else None
+    test = _measure_test(model, prepared, config, folder) if prepared.measure_test else None
     return TrainingResult(model, tokenizer, history, folder, test)
 
 

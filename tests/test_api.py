@@ -86,7 +86,16 @@ def test_the_front_page_is_an_explicit_list() -> None:
     assert set(fftnet.__all__) == {
         *("FFTNet", "FFTNetConfig", "FFTNetLayer", "SpectralMixer", "CausalSpectralMixer"),
         "AddressedSpectralMixer",
-        *("load_tokenizer", "load", "train", "evaluate", "generate", "assert_causal", "__version__"),
+        *(
+            "load_classifier",
+            "load_tokenizer",
+            "load",
+            "train",
+            "evaluate",
+            "generate",
+            "assert_causal",
+            "__version__",
+        ),
     }
     assert all(getattr(fftnet, name) is not None for name in fftnet.__all__)
     assert set(fftnet.__all__) <= set(dir(fftnet))

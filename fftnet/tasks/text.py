@@ -66,11 +66,11 @@ class TextTask:
             DataError: if a source can't be read, or is too short to train on.
         """
         config, data = request.model, request.data
-        cls.check_model(config)
         if data.carry_state and not (config.causal and hasattr(cls, "carry")):
             raise ValueError(
                 "carry_state needs a model and a task with a state: a causal one, and next_token"
             )
+        cls.check_model(config)
         tokenizer = load_tokenizer(data.tokenizer, corpus=training_texts(data), vocab_size=data.vocab_size)
         return Prepared(
             build_model=lambda: cls.build_model(config, tokenizer.vocab_size),

@@ -34,7 +34,7 @@ def write_folder(
     """A folder with a folder of PNG files for each class."""
     images, labels = pictures(count, size, channels, seed)
     for number, image in enumerate(images):
-        path = folder / classes[labels[number]] / f"{number:03d}.png"
+        path = folder / classes[int(labels[number])] / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[..., 0] if channels == 1 else image).save(path)
     return folder

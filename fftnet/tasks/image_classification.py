@@ -12,8 +12,7 @@ from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.model.vit import CLASS_TOKEN, POOLINGS, PRESETS, FFTNetViT, ViTConfig
 from fftnet.tasks.base import Prepared, Request
-from fftnet.tasks.classification import WEIGHTINGS
-from fftnet.tasks.labels import LabelObjective, balanced_weights, check_label_smoothing
+from fftnet.tasks.labels import LabelObjective, balanced_weights, check_label_smoothing, check_weighting
 from fftnet.tasks.text import sizes_of
 from fftnet.utils.dataset import DataConfig, Splits
 
@@ -71,10 +70,7 @@ class ImageClassificationConfig:
             raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; choose from {', '.join(PRESETS)}")
-        if self.class_weights not in WEIGHTINGS:
-            raise ValueError(
-                f"unknown class_weights {self.class_weights!r}; choose from {', '.join(WEIGHTINGS)}"
-            )
+        check_weighting(self.class_weights)
         self.augmentation_of(1)
 
     def augmentation_of(self, num_classes: int) -> AugmentationConfig:

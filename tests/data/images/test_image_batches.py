@@ -85,6 +85,24 @@ def test_a_batch_is_a_function_of_seed_epoch_and_index(tmp_path: Path) -> None:
     assert not same(kept[0], kept[6])
 
 
+def test_every_batch_of_every_epoch_draws_its_own_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, 40)
+    seeds: list[object] = []
+    monkeypatch.setattr(
+        "fftnet.data.images.batches.augmented",
+        lambda examples, config, seed: seeds.append(seed) or augmented(examples, config, seed),
+    )
+    train = batches(load(tmp_path))
+    for epoch in range(2):
+        for index in range(6):
+            train.batch(epoch, index)
+    assert len(set(seeds)) == 12
+    batches(load(tmp_path), None).batch(0, 0)
+    assert len(seeds) == 12
+
+
 def test_reading_from_files_gives_what_memory_gives(tmp_path: Path) -> None:
     write_folder(tmp_path, 40)
     held = load(tmp_path, image_size=6)

@@ -101,7 +101,7 @@ def test_it_learns_what_the_texts_tell_and_is_the_same_when_it_is_loaded(
 
 
 def test_files_of_ones_own_validate_and_test_and_columns_have_any_names(tmp_path: Path) -> None:
-    names = {"text": "body", "label": "stars"}
+    names: dict[str, Any] = {"text": "body", "label": "stars"}
     data = DataConfig(data=[table(tmp_path / "a.jsonl", 30, **names)], text_field="body", batch_size=8)
     valid = table(tmp_path / "v.jsonl", 7, **names)
     test = table(tmp_path / "t.jsonl", 11, **names)
@@ -155,8 +155,9 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     other = table(tmp_path / "b.jsonl", 9, (3, 10, "new"))
     given = {name: [other] if value == ["OTHER"] else value for name, value in settings.items()}
+    values: dict[str, Any] = {"data": [table(tmp_path / "a.jsonl", 30)]} | fields
     with pytest.raises(ValueError, match=sentence):
-        prepare(DataConfig(**{"data": [table(tmp_path / "a.jsonl", 30)]} | fields), **given)
+        prepare(DataConfig(**values), **given)
 
 
 def test_settings_of_another_task_are_refused() -> None:

@@ -43,7 +43,7 @@ def test_a_loss_that_does_not_fall_ends_the_run_with_a_whole_evaluation(tmp_path
 
 
 def test_a_loss_that_falls_is_waited_for_to_the_end(tmp_path: Path) -> None:
-    trainer = make(tmp_path, **FROZEN | {"learning_rate": 0.03, "max_steps": 12})
+    trainer = make(tmp_path, **{**FROZEN, "learning_rate": 0.03, "max_steps": 12})
     trainer.train()
     assert steps(trainer) == [3, 6, 9, 12]
 
@@ -63,13 +63,13 @@ def test_it_ends_at_the_same_step_when_resumed(tmp_path: Path) -> None:
     over = make(tmp_path / "part", **FROZEN, resume="auto")
     over.train()
     assert steps(over) == steps(whole)
-    patient = make(tmp_path / "part", **FROZEN | {"early_stopping": 3}, resume="auto")
+    patient = make(tmp_path / "part", **{**FROZEN, "early_stopping": 3}, resume="auto")
     patient.train()
     assert steps(patient) == [3, 6, 9, 12]
 
 
 def test_without_it_nothing_ends_early(tmp_path: Path) -> None:
-    trainer = make(tmp_path, **FROZEN | {"early_stopping": None, "max_steps": 18})
+    trainer = make(tmp_path, **{**FROZEN, "early_stopping": None, "max_steps": 18})
     trainer.train()
     assert steps(trainer)[-1] == 18
     assert math.isfinite(trainer.state.history[-1]["loss"])

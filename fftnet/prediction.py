@@ -15,10 +15,12 @@ from fftnet.devices import pick_device
 from fftnet.evaluation.classes import evaluate_classes
 from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.pretrained import PretrainedModel
+from fftnet.model.vit import FFTNetViT
 from fftnet.protocols import Batches
 from fftnet.serialization import CheckpointError, read_json
 from fftnet.tasks.base import Request
 from fftnet.tasks.classification import ClassificationConfig, labelled_batches, tell_cut
+from fftnet.tasks.image_reader import ImageReader
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
 
@@ -106,7 +108,10 @@ class TextReader:
         return labelled_batches(request, class_names, self.tokenizer, whole=whole)
 
 
-READERS: dict[type[PretrainedModel], type[Reader]] = {FFTNetForSequenceClassification: TextReader}
+READERS: dict[type[PretrainedModel], type[Reader]] = {
+    FFTNetForSequenceClassification: TextReader,
+    FFTNetViT: ImageReader,
+}
 """Kind of classifier to what it reads; a new kind is a line here."""
 
 

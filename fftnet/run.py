@@ -58,7 +58,8 @@ class TaskConfig:
     """
 
     task: str = "next_token"
-    """What is learned: next_token (causal models), masked_token (bidirectional ones), or classification."""
+    """What is learned: next_token (causal models), masked_token (bidirectional ones), classification (of
+    texts) or image_classification."""
     settings: Any = None
     """The task's own settings, an instance of its ``Config``; None: the defaults."""
 

@@ -1,13 +1,16 @@
 """Flags are the fields of the configuration classes, and their help is the fields' docstrings."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from typing import Any, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from fftnet.errors import UserError
+
+SHOWING = ("-h", "--help", "--print_config")
+"""Beginnings of the words that end the reading of flags and show something."""
 
 
 class UsageError(UserError):
@@ -33,6 +36,7 @@ def parse(
     groups: Mapping[str, type] | None = None,
     without: Collection[str] = (),
     positional: str | None = None,
+    defaults: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Read flags into configurations.
 
@@ -44,6 +48,7 @@ def parse(
         groups: name to a further class, whose flags are ``--name.field``.
         without: fields that are no flags and keep their defaults.
         positional: flag whose name may be left out where its value is the first word.
+        defaults: given the values of all flags, the defaults that some have beside these, by name.
 
     Returns:
         One configuration for each class, and one for each group by its name.
@@ -65,7 +70,11 @@ def parse(
     flags = {field.name: field for cls in classes for field in fields(cls) if field.name not in without}
     flags |= {f"{name}.{field.name}": field for name, cls in groups.items() for field in fields(cls)}
     try:
-        values = parser.parse_args(_spell_out(argv, flags))
+        words = _spell_out(argv, flags)
+        if defaults is not None:
+            asked = [word for word in words if not word.startswith(SHOWING)]
+            parser.set_defaults(dict(defaults(parser.parse_args(asked))))
+        values = parser.parse_args(words)
         configs = [
             cls(**{f.name: values[f.name] for f in fields(cls) if f.name not in without}) for cls in classes
         ]

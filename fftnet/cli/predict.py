@@ -24,7 +24,8 @@ class PredictConfig:
     """
 
     file: str | None = None
-    """Table with the inputs in rows, or a .txt file with a text a line; may stand behind the checkpoint."""
+    """What is classified: a table with texts in rows or a .txt file with a text a line; an image, a folder of
+    images, an .npz or IDX file. It may stand behind the checkpoint."""
     output: str | None = None
     """File for the answers, .jsonl or .csv, a row for each input (default: JSON lines to the terminal)."""
     text_field: str = "text"
@@ -44,7 +45,7 @@ class PredictConfig:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Classify every row of a file with a trained classifier."""
+    """Classify every row of a file, or every image of a folder, with a trained classifier."""
     words = list(argv)
     if len(words) > 1 and not words[0].startswith("-") and not words[1].startswith("-"):
         words.insert(1, "--file")
@@ -57,7 +58,7 @@ def run(argv: Sequence[str]) -> None:
     names, inputs = classifier.reader.read(config.file, data)
     found = classifier.predict(inputs, batch_size=config.batch_size, names=names)
     suffix = Path(config.output or ".jsonl").suffix or ".jsonl"
-    answers = FORMATS[suffix.lower()](found, classifier.class_names)
+    answers = FORMATS[suffix.lower()](names, found, classifier.class_names)
     if config.output is None:
         print(answers, end="", flush=True)
         return
@@ -65,28 +66,32 @@ def run(argv: Sequence[str]) -> None:
     print(f"{config.output}: {len(found):,} rows", file=sys.stderr, flush=True)
 
 
-def _json_lines(probabilities: Tensor, class_names: Sequence[str]) -> str:
+def _json_lines(names: Sequence[str], probabilities: Tensor, class_names: Sequence[str]) -> str:
     rows = []
-    for row in probabilities.tolist():
+    for name, row in zip(names, probabilities.tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)
         named = dict(zip(class_names, row, strict=True))
-        answer = {"label": class_names[best], "probability": row[best], "probabilities": named}
+        answer = {"input": name, "label": class_names[best], "probability": row[best], "probabilities": named}
         rows.append(json.dumps(answer, ensure_ascii=False) + "\n")
     return "".join(rows)
 
 
-def _delimited(probabilities: Tensor, class_names: Sequence[str]) -> str:
+def _delimited(names: Sequence[str], probabilities: Tensor, class_names: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["label", "probability", *(f"probability_{name}" for name in class_names)])
-    for row in probabilities.tolist():
+    writer.writerow(["input", "label", "probability", *(f"probability_{name}" for name in class_names)])
+    for name, row in zip(names, probabilities.tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)
-        writer.writerow([class_names[best], row[best], *row])
+        writer.writerow([name, class_names[best], row[best], *row])
     return text.getvalue()
 
 
-FORMATS: dict[str, Callable[[Tensor, Sequence[str]], str]] = {".jsonl": _json_lines, ".csv": _delimited}
-"""Suffix of the answers to a function that writes them out, from probabilities (N, K) and names (K)."""
+FORMATS: dict[str, Callable[[Sequence[str], Tensor, Sequence[str]], str]] = {
+    ".jsonl": _json_lines,
+    ".csv": _delimited,
+}
+"""Suffix of the answers to a function that writes them out, from names of the inputs (N), probabilities
+(N, K) and names of the classes (K)."""
 
 
 def _write(path: Path, text: str) -> None:

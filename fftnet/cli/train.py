@@ -8,7 +8,7 @@ from fftnet.errors import UserError
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers import MIXERS
 from fftnet.run import RunConfig, TaskConfig, train
-from fftnet.tasks import TASKS
+from fftnet.tasks import TASKS, model_defaults
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.checkpointer import SaveConfig
@@ -34,7 +34,13 @@ def run(argv: Sequence[str]) -> None:
     groups = {name: kind.Config for table in (MIXERS, TASKS) for name, kind in table.items()}
     without = ("mixer_configs", "settings")
     configs, given = parse(
-        "train", run.__doc__, argv, tuple(CONFIGS.values()), groups=groups, without=without
+        "train",
+        run.__doc__,
+        argv,
+        tuple(CONFIGS.values()),
+        groups=groups,
+        without=without,
+        defaults=lambda values: model_defaults(values.task),
     )
     parts = dict(zip(CONFIGS, configs, strict=True))
     task = parts["task"].task

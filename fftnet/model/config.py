@@ -28,7 +28,8 @@ class BackboneConfig:
     dropout: float = 0.0
     """Probability of dropping a value after the embedding and in every residual branch."""
     causal: bool = True
-    """Every position sees only its past, as a language model must; False sees the whole sequence."""
+    """Every position sees only its past, as a language model must; False sees the whole sequence (the default
+    of --task image_classification)."""
     mixers: tuple[str, ...] = ()
     """Names of mixers, repeated over the layers (empty: addressed_spectral when causal, else spectral)."""
     mixer_configs: dict[str, Any] = field(default_factory=dict)

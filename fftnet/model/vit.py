@@ -62,7 +62,9 @@ class ViTConfig(BackboneConfig):
         if self.pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
         if self.causal and self.pooling == CLASS_TOKEN:
-            raise ValueError("in a causal model the class token in front sees no patch: take pooling='mean'")
+            raise ValueError(
+                "in a causal model the class token in front sees no patch: pooling='mean' or causal=False"
+            )
 
     @property
     def grid_size(self) -> int:

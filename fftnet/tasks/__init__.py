@@ -1,9 +1,10 @@
 """The table of tasks. A new one is a file here and a line in the table."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fftnet.tasks.base import Task
 from fftnet.tasks.classification import Classification
+from fftnet.tasks.image_classification import ImageClassification
 from fftnet.tasks.masked_token import MaskedToken
 from fftnet.tasks.next_token import NextToken
 from fftnet.tasks.text import TextTask
@@ -14,6 +15,7 @@ TASKS: dict[str, type[Task]] = {
     "next_token": NextToken,
     "masked_token": MaskedToken,
     "classification": Classification,
+    "image_classification": ImageClassification,
 }
 """Name to task."""
 LANGUAGE_TASKS: dict[str, type[TextTask]] = {
@@ -29,6 +31,15 @@ def task_class(name: str) -> type[Task]:
         ValueError: if there is none.
     """
     return _found(name, TASKS)
+
+
+def model_defaults(name: str) -> dict[str, Any]:
+    """Fields of the backbone whose defaults are others where they are flags beside this task.
+
+    Raises:
+        ValueError: if there is no such task.
+    """
+    return dict(getattr(task_class(name), "model_defaults", {}))
 
 
 def language_task(name: str) -> type[TextTask]:

@@ -20,12 +20,11 @@ from fftnet.data.splits import TEST, TRAIN, VALID
 from fftnet.model.classifier import POOLINGS, FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.protocols import TextEncoder
 from fftnet.tasks.base import Prepared, Request
-from fftnet.tasks.labels import LabelObjective, balanced_weights, check_label_smoothing
+from fftnet.tasks.labels import LabelObjective, balanced_weights, check_label_smoothing, check_weighting
 from fftnet.tasks.text import sizes_of
 from fftnet.utils.dataset import DataConfig, Splits
 from fftnet.utils.tokenizer import load_tokenizer
 
-WEIGHTINGS = ("none", "balanced")
 logger = logging.getLogger(__name__)
 
 
@@ -54,10 +53,7 @@ class ClassificationConfig:
         check_label_smoothing(self.label_smoothing)
         if self.pooling is not None and self.pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
-        if self.class_weights not in WEIGHTINGS:
-            raise ValueError(
-                f"unknown class_weights {self.class_weights!r}; choose from {', '.join(WEIGHTINGS)}"
-            )
+        check_weighting(self.class_weights)
 
 
 class Parts(NamedTuple):

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from fftnet.evaluation.classes import macro_f1
 from fftnet.protocols import Batch, Losses, Mean
 
+WEIGHTINGS = ("none", "balanced")
+"""Weights of the losses of each class: all 1, or such that all classes count alike."""
+
 
 class LabelObjective:
     """One class of each row: cross-entropy in nats, its smoothing and weights in evaluation, too.
@@ -82,6 +85,16 @@ class LabelObjective:
         """Counted rows of each class, int64 (K,)."""
         is_class_BK = label_B[:, None] == torch.arange(self._num_classes, device=label_B.device)
         return (is_class_BK & counted_B[:, None]).sum(dim=0)
+
+
+def check_weighting(value: str) -> None:
+    """Refuse what is no way to weigh classes.
+
+    Raises:
+        ValueError: if it is not in ``WEIGHTINGS``.
+    """
+    if value not in WEIGHTINGS:
+        raise ValueError(f"unknown class_weights {value!r}; choose from {', '.join(WEIGHTINGS)}")
 
 
 def check_label_smoothing(value: float) -> None:

@@ -57,8 +57,9 @@ def test_a_table_becomes_a_model_that_answers_and_is_measured(day: Path) -> None
     with (day / "answers.csv").open(newline="", encoding="utf-8") as stream:
         answers = list(csv.DictReader(stream))
     names = ["bad", "good", "so, so"]
-    assert list(answers[0]) == ["label", "probability", *(f"probability_{name}" for name in names)]
-    assert len(answers) == 7
+    assert list(answers[0]) == ["input", "label", "probability", *(f"probability_{name}" for name in names)]
+    assert len({row["input"] for row in answers}) == 7
+    assert answers[0]["input"] == "new.csv line 2"
     for row in answers:
         parts = {name: float(row[f"probability_{name}"]) for name in names}
         assert row["label"] == max(parts, key=parts.__getitem__)

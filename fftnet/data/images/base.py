@@ -1,0 +1,112 @@
+"""What all kinds of image data come to: images with a class each, by split."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fftnet.data.errors import DataError
+from fftnet.data.images.pixels import ChosenImages, Pixels
+
+TRAIN = "train"
+VALID = "valid"
+TEST = "test"
+SPLIT_WORDS: Mapping[str, tuple[str, ...]] = {
+    TRAIN: ("train", "training"),
+    VALID: ("valid", "val", "validation"),
+    TEST: ("test", "testing"),
+}
+"""Split to the words by which folders and arrays are known to belong to it."""
+
+
+class LabelledImages(NamedTuple):
+    """Images with a class each."""
+
+    pixels: Pixels
+    labels: np.ndarray
+    """int64 (N,), places in the class names."""
+    class_names: tuple[str, ...]
+
+    def chosen(self, rows: np.ndarray) -> "LabelledImages":
+        """Some of the images, by their numbers."""
+        return self._replace(pixels=ChosenImages(self.pixels, rows), labels=self.labels[rows])
+
+    def named_as(self, class_names: Sequence[str]) -> "LabelledImages":
+        """The same images with the classes numbered as in ``class_names``.
+
+        Raises:
+            DataError: naming an image that is of another class.
+        """
+        places = {name: place for place, name in enumerate(class_names)}
+        for label in np.unique(self.labels).tolist():
+            if self.class_names[label] not in places:
+                name = self.pixels.name(int(np.argmax(self.labels == label)))
+                shown = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
+                raise DataError(
+                    f"{name} is of the class {self.class_names[label]!r}, which no image of training is "
+                    f"(they are of {shown}): correct it or take the images away"
+                )
+        table = np.array([places.get(name, -1) for name in self.class_names], dtype=np.int64)
+        return LabelledImages(self.pixels, table[self.labels], tuple(class_names))
+
+
+def labelled(pixels: Pixels, labels: np.ndarray, names: Sequence[str] | None, source: str) -> LabelledImages:
+    """Images with labels as they stand in a file.
+
+    Args:
+        pixels: N images.
+        labels: integers or strings (N,) or (N, 1).
+        names: class names that integers are places in; None: a class is called by its label.
+        source: where they come from, for messages.
+
+    Raises:
+        DataError: if there are not as many labels as images, or a label is no class.
+    """
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != (len(pixels),):
+        raise DataError(
+            f"{source} has {len(pixels)} images and labels of shape {labels.shape}: give one each"
+        )
+    if labels.dtype.kind not in "iubUS":
+        raise DataError(f"{source}: labels must be integers or strings, got {labels.dtype}")
+    if names is not None and labels.dtype.kind in "iub":
+        outside = labels[(labels < 0) | (labels >= len(names))]
+        if len(outside):
+            raise DataError(f"{source} has {len(names)} class_names, but a label {outside[0]}")
+        return LabelledImages(pixels, labels.astype(np.int64), tuple(names))
+    found, places = np.unique(labels, return_inverse=True)
+    return LabelledImages(pixels, places.astype(np.int64), tuple(_text(label) for label in found.tolist()))
+
+
+def _text(label: object) -> str:
+    return label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
+
+
+class ImageKind(ABC):
+    """A kind of image data."""
+
+    label: str
+    """What a message calls it."""
+
+    @abstractmethod
+    def recognises(self, path: Path) -> bool:
+        """Whether an existing file or folder is of this kind."""
+
+    @abstractmethod
+    def read(self, path: Path) -> dict[str, LabelledImages]:
+        """Split (train, valid or test) to its images; where nothing is said of splits, all are train.
+
+        Raises:
+            DataError: if they can't be read, or have no labels.
+        """
+
+    @abstractmethod
+    def read_pixels(self, path: Path) -> Pixels:
+        """All images, be there labels or not.
+
+        Raises:
+            DataError: if they can't be read.
+        """

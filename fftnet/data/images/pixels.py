@@ -1,0 +1,197 @@
+"""Images by their number, read when they are asked for: files, arrays in memory, parts of either."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from fftnet.data.errors import DataError
+from fftnet.data.images.decoding import decode, fitted, without_alpha
+
+
+class Pixels(ABC):
+    """Images by their number; they are read when they are asked for."""
+
+    size: tuple[int, int] | None
+    """Height and width of all images; None where they differ."""
+    grey: bool
+    """Whether no image has colours."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Images."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What a message calls an image."""
+
+    @abstractmethod
+    def image(self, index: int) -> np.ndarray:
+        """One image as it is, uint8 (H, W) or (H, W, 3); DataError if it can't be read."""
+
+    def read(self, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
+        """Images of one form.
+
+        Args:
+            indices: integers (B,).
+            size: pixels S of a side that they are resized to.
+            channels: C, 1 for grey or 3 for colours, to which they are converted.
+
+        Returns:
+            uint8 (B, S, S, C).
+
+        Raises:
+            DataError: naming an image that can't be read.
+        """
+        images = np.empty((len(indices), size, size, channels), dtype=np.uint8)
+        for row, index in enumerate(indices.tolist()):
+            images[row] = fitted(self.image(index), size, channels)
+        return images
+
+
+class ImageFiles(Pixels):
+    """Files, of which only the headers have been read.
+
+    Args:
+        paths: of the images.
+        size: height and width of all of them, None where they differ.
+        grey: whether all of them are grey.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: tuple[int, int] | None, grey: bool) -> None:
+        self._paths = paths
+        self.size = size
+        self.grey = grey
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self._paths)
+
+    def name(self, index: int) -> str:
+        """The path."""
+        return str(self._paths[index])
+
+    def image(self, index: int) -> np.ndarray:
+        """One image as it is; DataError if it can't be read."""
+        return decode(self._paths[index])
+
+    def read(self, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
+        """Images of one form, as ``Pixels.read``; decoding leaves Python's lock, so that threads share it."""
+        images = np.empty((len(indices), size, size, channels), dtype=np.uint8)
+
+        def read_one(row: int) -> None:
+            images[row] = fitted(self.image(int(indices[row])), size, channels)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(read_one, range(len(indices))))
+        return images
+
+
+class ImageArray(Pixels):
+    """Images in memory.
+
+    Args:
+        images: uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4 (colours and opacity).
+        source: where they come from, for messages.
+
+    Raises:
+        DataError: if they are none.
+    """
+
+    def __init__(self, images: np.ndarray, source: str) -> None:
+        is_one = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))
+        if images.dtype != np.uint8 or not is_one or 0 in images.shape[1:]:
+            raise DataError(
+                f"{source}: images must be uint8 of shape (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, got "
+                f"{images.dtype} of shape {images.shape}"
+            )
+        self._images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
+        self._source = source
+        self.size = (images.shape[1], images.shape[2])
+        self.grey = self._images.ndim == 3
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self._images)
+
+    def name(self, index: int) -> str:
+        """Source and row, counted from 0."""
+        return f"{self._source} row {index}"
+
+    def image(self, index: int) -> np.ndarray:
+        """One image as it is, on white where it is not opaque."""
+        return without_alpha(self._images[index])
+
+    def read(self, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
+        """Images of one form, as ``Pixels.read``; at once where they have it."""
+        own = 1 if self.grey else self._images.shape[3]
+        if self.size == (size, size) and own == channels:
+            return self._images[indices].reshape(len(indices), size, size, channels)
+        return super().read(indices, size, channels)
+
+
+class ChosenImages(Pixels):
+    """Some of other images.
+
+    Args:
+        pixels: the others.
+        rows: integers, which of them.
+    """
+
+    def __init__(self, pixels: Pixels, rows: np.ndarray) -> None:
+        self._pixels = pixels
+        self._rows = rows
+        self.size = pixels.size
+        self.grey = pixels.grey
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self._rows)
+
+    def name(self, index: int) -> str:
+        """Their name among the others."""
+        return self._pixels.name(int(self._rows[index]))
+
+    def image(self, index: int) -> np.ndarray:
+        """One image as it is; DataError if it can't be read."""
+        return self._pixels.image(int(self._rows[index]))
+
+    def read(self, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
+        """Images of one form, as ``Pixels.read``."""
+        return self._pixels.read(self._rows[indices], size, channels)
+
+
+class JoinedImages(Pixels):
+    """Images one after the other.
+
+    Args:
+        parts: at least one.
+    """
+
+    def __init__(self, parts: Sequence[Pixels]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+        sizes = {part.size for part in parts}
+        self.size = sizes.pop() if len(sizes) == 1 else None
+        self.grey = all(part.grey for part in parts)
+
+    def __len__(self) -> int:
+        """Images."""
+        return int(self._ends[-1])
+
+    def name(self, index: int) -> str:
+        """Their name in their part."""
+        part, place = self._place(index)
+        return part.name(place)
+
+    def image(self, index: int) -> np.ndarray:
+        """One image as it is; DataError if it can't be read."""
+        part, place = self._place(index)
+        return part.image(place)
+
+    def _place(self, index: int) -> tuple[Pixels, int]:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        part = self._parts[number]
+        return part, index - int(self._ends[number]) + len(part)

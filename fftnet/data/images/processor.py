@@ -1,0 +1,124 @@
+"""From pixels to what an image model reads: its size and channels, and how pixels are normalised."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fftnet.data.images.pixels import Pixels
+from fftnet.serialization import CheckpointError, read_json, write_json
+
+PROCESSOR_FILE = "preprocessor_config.json"
+"""Name that Transformers gives it; its ``AutoImageProcessor`` reads ours."""
+PROCESSOR_TYPE = "ViTImageProcessor"
+BILINEAR = 2
+"""Pillow's and the library's number."""
+WHITE = 255.0
+READ_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """The form of a model's images.
+
+    Raises:
+        ValueError: if there is not one mean and one standard deviation above 0 for each of 1 or 3 channels.
+    """
+
+    size: int
+    """Pixels S of a side."""
+    mean: tuple[float, ...]
+    """Of each channel C, of pixels in [0, 1]."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel, as ``mean``."""
+
+    def __post_init__(self) -> None:
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ValueError(f"no mean and standard deviation of 1 or 3 channels: {self.mean}, {self.std}")
+
+    @property
+    def channels(self) -> int:
+        """C, 1 of a model for grey images, else 3."""
+        return len(self.mean)
+
+    def read(self, pixels: Pixels, indices: np.ndarray) -> np.ndarray:
+        """Images in the form of the model, uint8 (B, S, S, C); DataError if one can't be read."""
+        return pixels.read(indices, self.size, self.channels)
+
+    def normalised(self, images: np.ndarray) -> Tensor:
+        """What the model reads.
+
+        Args:
+            images: (B, S, S, C) in [0, 255], uint8 or floats.
+
+        Returns:
+            float32 (B, C, S, S).
+        """
+        scaled = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / WHITE
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (scaled - mean) / std
+
+    def save(self, folder: Path) -> None:
+        """Write it as the file that Transformers has for it.
+
+        Raises:
+            CheckpointError: if it can't be written.
+        """
+        values = {
+            "image_processor_type": PROCESSOR_TYPE,
+            "do_convert_rgb": self.channels == 3,
+            "do_resize": True,
+            "size": {"height": self.size, "width": self.size},
+            "resample": BILINEAR,
+            "do_rescale": True,
+            "rescale_factor": 1 / WHITE,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+        write_json(folder / PROCESSOR_FILE, values)
+
+    @classmethod
+    def load(cls, folder: Path) -> "ImageProcessor":
+        """Read what ``save`` wrote.
+
+        Raises:
+            CheckpointError: if the file is missing, damaged or of another kind of processor.
+        """
+        path = folder / PROCESSOR_FILE
+        values = read_json(path)
+        try:
+            size = values["size"]
+            if size["height"] != size["width"] or not (values["do_rescale"] and values["do_normalize"]):
+                raise ValueError("images are square, scaled and normalised here")
+            return cls(size["height"], tuple(values["image_mean"]), tuple(values["image_std"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} is not that of an image model of ours: {error}") from error
+
+
+def measured(pixels: Pixels, rows: np.ndarray, size: int, channels: int) -> ImageProcessor:
+    """A processor with mean and standard deviation of some images.
+
+    Args:
+        pixels: of which they are.
+        rows: integers, which of them.
+        size: pixels S of a side.
+        channels: C, 1 or 3.
+
+    Raises:
+        DataError: if one can't be read.
+    """
+    total_C = np.zeros(channels)
+    squares_C = np.zeros(channels)
+    for first in range(0, len(rows), READ_AT_ONCE):
+        images = pixels.read(rows[first : first + READ_AT_ONCE], size, channels) / WHITE
+        total_C += images.sum(axis=(0, 1, 2))
+        squares_C += np.square(images).sum(axis=(0, 1, 2))
+    mean_C = total_C / (len(rows) * size**2)
+    variance_C = squares_C / (len(rows) * size**2) - mean_C**2
+    # Of a channel that never changes nothing is left to scale.
+    std = tuple(math.sqrt(value) if value > 1e-9 else 1.0 for value in variance_C.tolist())
+    return ImageProcessor(size, tuple(mean_C.tolist()), std)

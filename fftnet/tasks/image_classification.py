@@ -1,0 +1,172 @@
+"""Classes of images: the paper's image model on images of a user's own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+from fftnet.data.images.augmentation import AugmentationConfig, check_installed
+from fftnet.data.images.batches import ImageBatches
+from fftnet.data.images.loading import ImageData, load_images
+from fftnet.model.checks import check_at_least
+from fftnet.model.config import BackboneConfig
+from fftnet.model.mixers.spectral import SpectralConfig
+from fftnet.model.vit import CLASS_TOKEN, POOLINGS, PRESETS, FFTNetViT, ViTConfig
+from fftnet.tasks.base import Prepared, Request
+from fftnet.tasks.labels import LabelObjective, balanced_weights, check_label_smoothing, check_weighting
+from fftnet.tasks.text import sizes_of
+from fftnet.utils.dataset import DataConfig, Splits
+
+OF_TEXT = (
+    "text_field",
+    "tokenizer",
+    "vocab_size",
+    "num_samples",
+    "pattern_complexity",
+    "reset_at_documents",
+    "carry_state",
+    "cache_dir",
+)
+"""Fields of the data that mean nothing for images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageClassificationConfig:
+    """Settings of image classification; ``--data`` names a folder with a folder of images for each class (or
+    train, valid and test with such folders), an .npz file of images and labels, or IDX files.
+
+    Raises:
+        ValueError: if a field is out of range, or there is no such preset or augmentation.
+    """
+
+    preset: str | None = None
+    """Sizes by name: tiny, small, or the paper's base, large, huge (None: d_model, num_heads, num_layers)."""
+    image_size: int | None = None
+    """Pixels of a side of the square that all images are stretched to (None: as they are, if all are squares
+    of one size)."""
+    patch_size: int = 16
+    """Pixels of a side of a patch; must divide the image's."""
+    pooling: str = CLASS_TOKEN
+    """What is classified: class_token, a learned token in front of the patches, or mean, of all patches."""
+    label_smoothing: float = 0.0
+    """Part of a target that is spread evenly over all classes."""
+    class_weights: str = "none"
+    """none, or balanced: rare classes weigh more in the loss, so that all count alike."""
+    augmentation: tuple[str, ...] = ()
+    """Changes of the training images: flip, crop (moves by up to an eighth), mixup, and rand_augment, which
+    needs torchvision."""
+    mixup_alpha: float = 0.2
+    """Mixup draws its weights from a beta distribution of this parameter: the larger, the more is mixed."""
+    valid_data: str | None = None
+    """Images to validate with (None: the split of that name in data, or valid_fraction of each class)."""
+    test_data: str | None = None
+    """Images for the final test (None: the split of that name in data, or test_fraction of each class)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "augmentation", tuple(self.augmentation))
+        check_at_least(self, 1, "patch_size")
+        check_at_least(self, 1, "image_size", optional=True)
+        check_label_smoothing(self.label_smoothing)
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}; choose from {', '.join(PRESETS)}")
+        check_weighting(self.class_weights)
+        self.augmentation_of(1)
+
+    def augmentation_of(self, num_classes: int) -> AugmentationConfig:
+        """The changes of training images of so many classes."""
+        return AugmentationConfig(
+            names=self.augmentation, mixup_alpha=self.mixup_alpha, num_classes=num_classes
+        )
+
+
+class ImageClassification:
+    """One class of each image, by ``fftnet.model.FFTNetViT``."""
+
+    Config: ClassVar[type[Any]] = ImageClassificationConfig
+    model_defaults: ClassVar[Mapping[str, Any]] = {"causal": False}
+
+    @staticmethod
+    def prepare(request: Request) -> Prepared:
+        """Read the images and divide them.
+
+        Raises:
+            ValueError: if model, settings and data do not fit together.
+            DataError: if the images can't be read or used.
+        """
+        settings: ImageClassificationConfig = request.settings
+        _check_unused(request)
+        read = load_images(
+            request.data,
+            image_size=settings.image_size,
+            valid_data=settings.valid_data,
+            test_data=settings.test_data,
+        )
+        config = vit_of(request.model, settings, read)
+        classes = config.num_classes
+        augmentation = settings.augmentation_of(classes)
+        check_installed(augmentation)
+        weights = balanced_weights(read.train.labels.tolist(), classes)
+        return Prepared(
+            build_model=lambda: FFTNetViT(config),
+            objective=LabelObjective(
+                classes,
+                unit="images",
+                label_smoothing=settings.label_smoothing,
+                class_weights=weights if settings.class_weights == "balanced" else None,
+            ),
+            splits=_splits(read, request.data, augmentation),
+            tokenizer=None,
+            save_files=read.processor.save,
+            measure_test=True,
+        )
+
+
+def vit_of(model: BackboneConfig, settings: ImageClassificationConfig, read: ImageData) -> ViTConfig:
+    """The model's configuration: sizes of a preset or of the backbone, images and classes of the data.
+
+    Raises:
+        ValueError: if the patches do not divide the images, a preset and the backbone both say how large the
+            model is, or the model is causal and looks at the class token.
+    """
+    config = ViTConfig(
+        **sizes_of(model),
+        image_size=read.processor.size,
+        patch_size=settings.patch_size,
+        num_channels=read.processor.channels,
+        num_classes=len(read.train.class_names),
+        class_names=read.train.class_names,
+        pooling=settings.pooling,
+    )
+    config = replace(config, max_seq_length=config.num_tokens)
+    if settings.preset is None:
+        return config
+    sizes = PRESETS[settings.preset]
+    defaults = BackboneConfig()
+    for name in sizes:
+        if getattr(model, name) != getattr(defaults, name):
+            raise ValueError(f"{name} is that of preset {settings.preset}: leave out one of the two")
+    mixers = dict(config.mixer_configs)
+    if mixers.get("spectral") == SpectralConfig():
+        # As published: the filter is held at every frequency of its length.
+        mixers["spectral"] = SpectralConfig(num_anchors=config.num_tokens // 2 + 1)
+    return replace(config, **sizes, mixer_configs=mixers)
+
+
+def _splits(read: ImageData, data: DataConfig, augmentation: AugmentationConfig) -> Splits:
+    size = data.batch_size
+    return Splits(
+        train=ImageBatches(read.train, read.processor, size, data.data_seed, augmentation),
+        valid=ImageBatches(read.valid, read.processor, size),
+        test=ImageBatches(read.test, read.processor, size),
+    )
+
+
+def _check_unused(request: Request) -> None:
+    """Refuse settings of text, which would change nothing."""
+    defaults = {field.name: field.default for field in fields(DataConfig)}
+    changed = [name for name in OF_TEXT if getattr(request.data, name) != defaults[name]]
+    if request.model.max_seq_length != BackboneConfig().max_seq_length:
+        changed.append("max_seq_length")
+    if changed:
+        raise ValueError(f"{changed[0]} is a setting of text: image_classification has no use for it")

@@ -1,0 +1,176 @@
+"""A day with images of one's own: the commands of docs/images.md, as they stand, on a tiny model."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from pictures import pictures, write_folder
+from PIL import Image
+from test_cli import ROOT, run
+
+from fftnet.cli.main import main
+from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
+from fftnet.utils.tokenizer import load_tokenizer
+
+PAGE = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
+SHORT = "--max_steps 40 --learning_rate 1e-2 --trackers none --no_progress"
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the three commands of the page have run."""
+    folder = tmp_path_factory.mktemp("day")
+    write_folder(folder / "photos", 80, size=24)
+    write_folder(folder / "new" / "more", 4, size=40, seed=1)
+    Image.fromarray(pictures(1, 31, 1, seed=2)[0][0, :, :, 0]).save(folder / "new" / "one.png")
+    train, predict, evaluate = re.findall(r"^    (fftnet .*)$", PAGE, re.MULTILINE)
+    run(f"{train} {SHORT}", folder)
+    assert run(predict, folder).stderr.endswith("answers.csv: 5 rows\n")
+    (folder / "report.json").write_text(run(evaluate, folder).stdout)
+    texts = SequenceClassifierConfig(vocab_size=257, d_model=8, num_layers=1)
+    FFTNetForSequenceClassification(texts).save_pretrained(folder / "texts")
+    load_tokenizer("bytes").save(folder / "texts")
+    return folder
+
+
+def test_a_folder_becomes_a_model_that_answers_and_is_measured(day: Path) -> None:
+    metrics = json.loads((day / "outputs" / "metrics.json").read_text())
+    assert metrics["final"].keys() >= {"loss", "accuracy", "macro_f1"}
+    assert metrics["test"]["targets"] == 4
+    assert metrics["test"]["accuracy"] == 1.0
+    with (day / "answers.csv").open(newline="", encoding="utf-8") as stream:
+        answers = list(csv.DictReader(stream))
+    assert list(answers[0]) == ["input", "label", "probability", "probability_below", "probability_left"]
+    found = {row["input"]: row["label"] for row in answers}
+    assert found.pop(str(Path("new", "one.png"))) == "left"
+    assert len(found) == 4
+    assert all(Path(name).parent.name == label for name, label in found.items())
+    report = json.loads((day / "report.json").read_text())
+    assert (report["split"], report["rows"], report["accuracy"]) == ("test", 4, 1.0)
+    assert report["confusion_matrix"] == [[2, 0], [0, 2]]
+    assert (day / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((day / "outputs" / "best" / "config.json").read_text())
+    assert (config["id2label"], config["causal"]) == ({"0": "below", "1": "left"}, False)
+
+
+def test_the_code_of_the_page_runs(
+    day: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(day)
+    found: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+        exec(block, found)
+    assert capsys.readouterr().out.endswith("left left\n")
+    theirs = found["logits"].detach().softmax(dim=1)
+    np.testing.assert_allclose(theirs, found["probabilities"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_goes_on_from_its_middle_and_ends_alike(
+    day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = (
+        f"train --task image_classification --data {day}/photos --image_classification.patch_size 6 "
+        "--image_classification.augmentation crop mixup --ema_decay 0.9 --d_model 16 --num_layers 1 "
+        "--max_steps 6 --eval_every 3 --trackers none --no_progress --device cpu"
+    )
+    assert main([*flags.split(), "--output_dir", "whole"]) == 0
+    shutil.copytree("whole", "part", symlinks=True)
+    first, last = sorted(Path("part").glob("step-*"))
+    assert first.name == "step-00000003"
+    shutil.rmtree(last)
+    for link in ("best", "last"):
+        Path("part", link).unlink()
+    assert main([*flags.split(), "--output_dir", "part", "--resume"]) == 0
+    assert "resuming part/step-00000003 at step 3" in capsys.readouterr().err
+    weights = [(tmp_path / name / "last" / "model.safetensors").read_bytes() for name in ("whole", "part")]
+    assert weights[0] == weights[1]
+
+
+def test_arrays_are_answered_row_by_row_whatever_their_colours(
+    day: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(day)
+    for channels in (1, 3, 4):
+        images, labels = pictures(3, 20, channels, seed=5)
+        if channels == 4:
+            images[..., 3] = 255
+        np.savez("rows.npz", images=images)
+        assert main(["predict", "outputs/best", "rows.npz"]) == 0
+        answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [answer["input"] for answer in answers] == [f"rows.npz row {n}" for n in range(3)]
+        assert [answer["label"] for answer in answers] == [("left", "below")[label] for label in labels]
+
+
+def test_the_default_form_sees_the_whole_image_and_a_printed_one_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path / "photos", 20)
+    for flags, causal in (
+        (["--task", "image_classification"], False),
+        ([], True),
+        (["--task=classification"], True),
+    ):
+        with pytest.raises(SystemExit):
+            main(["train", *flags, "--print_config"])
+        assert yaml.safe_load(capsys.readouterr().out)["causal"] is causal
+    words = "train --task image_classification --causal --image_classification.pooling mean --print_config"
+    with pytest.raises(SystemExit):
+        main(words.split())
+    assert yaml.safe_load(capsys.readouterr().out)["causal"] is True
+    (tmp_path / "run.yaml").write_text("task: image_classification\nspectral:\n  num_anchors: 9\n")
+    with pytest.raises(SystemExit):
+        main(["train", "--config", str(tmp_path / "run.yaml"), "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["causal"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("predict outputs/best text.txt", "text.txt holds no images: name an .npz file of images and labels"),
+        ("predict outputs/best none.png", "none.png is not there: name an .npz file"),
+        ("predict outputs/best cut.png", "cut.png can't be read as an image (image file is truncated"),
+        ("predict outputs/best empty", "the folder empty holds no image (.avif"),
+        ("predict SHIPPED new/one.png", "is no classifier: train one with"),
+        ("generate outputs/best", "outputs/best is a classifier, not a language model"),
+        ("evaluate outputs/best --data text.txt", "text.txt holds no images: name"),
+        ("evaluate outputs/best --data other", "is of the class 'cat', which no image of training is"),
+        ("predict texts new/one.png", "new/one.png has no columns: name a table"),
+        ("predict texts photos", "the folder photos holds no text file"),
+        ("evaluate texts --data photos", "the folder photos holds no text file"),
+        ("train --task classification --data photos", "the folder photos holds no text file"),
+        ("train --data photos", "the folder photos holds no text file"),
+        ("train --task image_classification", "--data must name the images: an .npz file"),
+        ("train --task image_classification --data text.txt", "text.txt holds no images"),
+        ("train --task image_classification --data photos", "patch_size=16 must divide image_size=24"),
+        (
+            "train --task image_classification --data photos --max_seq_length 9",
+            "max_seq_length is a setting of text",
+        ),
+        (
+            "train --task image_classification --data photos --causal --image_classification.patch_size 4",
+            "in a causal model the class token in front sees no patch: pooling='mean' or causal=False",
+        ),
+        ("train --image_classification.patch_size 4", "settings of --image_classification change nothing"),
+    ],
+)
+def test_what_can_not_be_done_is_one_sentence(
+    words: str, sentence: str, day: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(day)
+    Path("text.txt").write_text("A text.")
+    Path("empty").mkdir(exist_ok=True)
+    whole = Path("new/more/left/000.png").read_bytes()
+    Path("cut.png").write_bytes(whole[: len(whole) // 2])
+    write_folder(Path("other"), 4, classes=("left", "cat"))
+    assert main(words.replace("SHIPPED", str(ROOT / "models" / "shakespeare")).split()) == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("error: ")
+    assert sentence in last

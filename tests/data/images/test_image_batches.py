@@ -1,0 +1,231 @@
+"""Batches of images: pure functions of seed, epoch and index, in memory or read from files."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import pictures, read, write_folder
+
+from fftnet.data.errors import MissingPackageError
+from fftnet.data.images.augmentation import (
+    AUGMENTATIONS,
+    AugmentationConfig,
+    Examples,
+    augmented,
+    check_installed,
+)
+from fftnet.data.images.batches import ImageBatches
+from fftnet.data.images.loading import ImageData, load_images, load_test_images
+from fftnet.data.images.pixels import ImageArray, ImageFiles
+from fftnet.data.images.processor import ImageProcessor, measured
+from fftnet.protocols import Batch
+from fftnet.serialization import CheckpointError
+from fftnet.utils.dataset import DataConfig
+
+PLAIN = ("crop", "flip", "mixup")
+
+
+def load(path: Path, in_memory_mb: float = 32.0, **named: object) -> ImageData:
+    data = DataConfig(data=[str(path)], in_memory_mb=in_memory_mb, valid_fraction=0.2, test_fraction=0.1)
+    return load_images(data, **named)  # pyright: ignore[reportArgumentType]
+
+
+def batches(read: ImageData, seed: int | None = 0, names: tuple[str, ...] = PLAIN) -> ImageBatches:
+    return ImageBatches(read.train, read.processor, 5, seed, AugmentationConfig(names=names, num_classes=2))
+
+
+def same(left: Batch, right: Batch) -> bool:
+    return torch.equal(left.inputs, right.inputs) and torch.equal(left.targets, right.targets)
+
+
+def test_the_training_images_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
+    write_folder(tmp_path, 40)
+    found = load(tmp_path)
+    assert [len(images.labels) for images in found[:3]] == [28, 8, 4]
+    inputs = torch.cat([batches(found, None, ()).batch(0, n).inputs for n in range(6)])
+    assert inputs.shape == (28, 3, 8, 8)
+    torch.testing.assert_close(inputs.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(inputs.std(dim=(0, 2, 3), correction=0), torch.ones(3))
+
+
+def test_a_channel_that_never_changes_stays_finite() -> None:
+    pixels = ImageArray(np.full((3, 4, 4, 3), 7, dtype=np.uint8), "grey")
+    processor = measured(pixels, np.arange(3), 4, 3)
+    assert processor.std == (1.0, 1.0, 1.0)
+    assert torch.allclose(processor.normalised(pixels.read(np.arange(3), 4, 3)), torch.zeros(1), atol=1e-6)
+
+
+def test_an_epoch_has_every_image_once_in_another_order(tmp_path: Path) -> None:
+    write_folder(tmp_path, 40)
+    train = batches(load(tmp_path), names=())
+    plain = batches(load(tmp_path), None)
+    assert train.num_batches == 6
+    rows = []
+    for source, epoch in ((plain, 0), (train, 0), (train, 1)):
+        found = [source.batch(epoch, index) for index in range(6)]
+        assert [batch.num_rows for batch in found] == [5, 5, 5, 5, 5, 3]
+        assert all(bool(batch.loss_mask.all()) and batch.targets.dtype == torch.int64 for batch in found)
+        rows.append(torch.cat([batch.inputs.flatten(1) for batch in found]))
+    assert not torch.equal(rows[1], rows[2])
+    for shuffled in rows[1:]:
+        assert torch.equal(shuffled.sort(dim=0).values, rows[0].sort(dim=0).values)
+
+
+def test_a_batch_is_a_function_of_seed_epoch_and_index(tmp_path: Path) -> None:
+    write_folder(tmp_path, 40)
+    found = load(tmp_path)
+    first = batches(found)
+    again = batches(load(tmp_path))
+    kept = [first.batch(epoch, index) for epoch in range(2) for index in range(6)]
+    for number in (11, 0, 7):
+        assert same(again.batch(*divmod(number, 6)), kept[number])
+    assert not same(batches(found, seed=1).batch(0, 0), kept[0])
+    assert not same(kept[0], kept[6])
+
+
+def test_every_batch_of_every_epoch_draws_its_own_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, 40)
+    seeds: list[object] = []
+    monkeypatch.setattr(
+        "fftnet.data.images.batches.augmented",
+        lambda examples, config, seed: seeds.append(seed) or augmented(examples, config, seed),
+    )
+    train = batches(load(tmp_path))
+    for epoch in range(2):
+        for index in range(6):
+            train.batch(epoch, index)
+    assert len(set(seeds)) == 12
+    batches(load(tmp_path), None).batch(0, 0)
+    assert len(seeds) == 12
+
+
+def test_reading_from_files_gives_what_memory_gives(tmp_path: Path) -> None:
+    write_folder(tmp_path, 40)
+    held = load(tmp_path, image_size=6)
+    lazy = load(tmp_path, in_memory_mb=0.0, image_size=6)
+    assert isinstance(read(tmp_path)["train"].pixels, ImageFiles)
+    assert isinstance(held.train.pixels, ImageArray)
+    assert not isinstance(lazy.train.pixels, ImageArray)
+    assert lazy.processor == held.processor
+    for epoch, index in ((0, 0), (3, 5)):
+        assert same(batches(lazy).batch(epoch, index), batches(held).batch(epoch, index))
+
+
+def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path, 40)
+    monkeypatch.setattr("fftnet.data.images.loading.MEASURED", 4)
+    decoded: list[int] = []
+    image = ImageFiles.image
+    monkeypatch.setattr(ImageFiles, "image", lambda self, index: decoded.append(index) or image(self, index))
+    found = load(tmp_path, in_memory_mb=0.0)
+    assert len(decoded) == 4
+    batches(found).batch(0, 0)
+    assert len(decoded) == 4 + 5
+
+
+def test_splits_share_nothing_and_evaluation_finds_the_same_test_images(tmp_path: Path) -> None:
+    write_folder(tmp_path, 40)
+    found = load(tmp_path, in_memory_mb=0.0)
+    names = [{images.pixels.name(n) for n in range(len(images.labels))} for images in found[:3]]
+    assert len(set().union(*names)) == sum(map(len, names)) == 40
+    data = DataConfig(data=[str(tmp_path)], valid_fraction=0.2, test_fraction=0.1)
+    test = load_test_images(data, found.train.class_names, whole=False)
+    assert {test.pixels.name(n) for n in range(len(test.labels))} == names[2]
+    assert len(load_test_images(data, ("left", "below"), whole=True).labels) == 40
+
+
+def test_given_splits_are_not_divided_further(tmp_path: Path) -> None:
+    for seed, split in enumerate(("train", "val", "test")):
+        write_folder(tmp_path / split, 10, seed=seed)
+    write_folder(tmp_path / "other", 6, channels=1)
+    assert [len(images.labels) for images in load(tmp_path)[:3]] == [10, 10, 10]
+    found = load(tmp_path, valid_data=str(tmp_path / "other"), test_data=str(tmp_path / "val"))
+    assert [len(images.labels) for images in found[:3]] == [10, 6, 10]
+    whole = load_test_images(DataConfig(data=[str(tmp_path)]), ("left", "below"), whole=True)
+    assert len(whole.labels) == 30
+    assert ("left", "below")[whole.labels[0]] == Path(whole.pixels.name(0)).parent.name
+
+
+def test_what_is_held_out_to_test_is_found_again_where_validation_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", 60)
+    named: dict[str, str] = {"valid_data": str(write_folder(tmp_path / "other", 6))}
+    held_out = load(tmp_path / "data", in_memory_mb=0.0, **named).test.pixels
+    data = DataConfig(data=[str(tmp_path / "data")], valid_fraction=0.2, test_fraction=0.1)
+    again = load_test_images(data, ("below", "left"), **named, whole=False).pixels
+    assert len(again) == 6
+    assert [again.name(n) for n in range(6)] == [held_out.name(n) for n in range(6)]
+
+
+def test_flips_and_crops_move_pixels_and_nothing_else() -> None:
+    images, labels = pictures(200)
+    for name in ("flip", "crop"):
+        changed = augmented(Examples(images, labels), AugmentationConfig(names=(name,)), (0, 1, 2))
+        assert changed.images.dtype == np.uint8
+        assert np.array_equal(changed.targets, labels)
+        kinds = set()
+        for before, after in zip(images, changed.images, strict=True):
+            padded = np.pad(before, ((1, 1), (1, 1), (0, 0)))
+            possible = {
+                "flip": {"as it was": before, "mirrored": before[:, ::-1]},
+                "crop": {
+                    (top, left): padded[top : top + 8, left : left + 8]
+                    for top in range(3)
+                    for left in range(3)
+                },
+            }[name]
+            (kind,) = [kind for kind, wanted in possible.items() if np.array_equal(after, wanted)]
+            kinds.add(kind)
+        assert len(kinds) == {"flip": 2, "crop": 9}[name]
+
+
+def test_mixup_blends_images_and_targets_alike() -> None:
+    images, labels = pictures(2, channels=1)
+    config = AugmentationConfig(names=("mixup",), mixup_alpha=5.0, num_classes=3)
+    for seed in range(20):
+        mixed, targets = augmented(Examples(images, labels), config, (seed,))
+        assert (mixed.dtype, targets.dtype) == (np.float32, np.float32)
+        np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
+        blended = np.tensordot(targets[:, :2], images.astype(np.float32), axes=1)
+        np.testing.assert_allclose(mixed, blended, rtol=1e-5, atol=1e-3)
+        if 0.1 < targets[0, 0] < 0.9:
+            return
+    raise AssertionError("no seed blends two images")
+
+
+def test_augmentations_that_are_unknown_or_need_a_package() -> None:
+    with pytest.raises(
+        ValueError, match="unknown augmentation 'twist'; choose from rand_augment, crop, flip"
+    ):
+        AugmentationConfig(names=("twist",))
+    with pytest.raises(ValueError, match="mixup_alpha must be above 0"):
+        AugmentationConfig(mixup_alpha=0.0)
+    assert set(AUGMENTATIONS) == {"rand_augment", *PLAIN}
+
+
+def test_rand_augment_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.transforms.v2", None)
+    with pytest.raises(
+        MissingPackageError, match=r"rand_augment needs torchvision: pip install 'fftnet\[augm"
+    ):
+        check_installed(AugmentationConfig(names=("rand_augment",)))
+
+
+def test_a_processor_is_read_as_it_was_written(tmp_path: Path) -> None:
+    processor = ImageProcessor(12, (0.25,), (0.5,))
+    processor.save(tmp_path)
+    assert ImageProcessor.load(tmp_path) == processor
+    with pytest.raises(CheckpointError, match="is missing"):
+        ImageProcessor.load(tmp_path / "absent")
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(path.read_text().replace('"width": 12', '"width": 13'))
+    with pytest.raises(CheckpointError, match="is not that of an image model of ours: images are square"):
+        ImageProcessor.load(tmp_path)
+    path.write_text("{}")
+    with pytest.raises(CheckpointError, match="is not that of an image model"):
+        ImageProcessor.load(tmp_path)
+    with pytest.raises(ValueError, match="no mean and standard deviation"):
+        ImageProcessor(12, (0.25, 0.25), (0.5, 0.5))

@@ -1,5 +1,6 @@
 """Trained classifiers: loaded, asked for classes, and measured on labelled data."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -216,7 +217,7 @@ def evaluate_classifier(
     """
     trained = classifier.data
     asked = data or DataConfig()
-    own = asked.synthetic or asked.data == trained.data
+    own = asked.synthetic or _places(asked.data) == _places(trained.data)
     if own and trained.synthetic:
         raise DataError("it is not known what this model was trained on: name labelled data with data")
     whole = whole or not own
@@ -230,6 +231,11 @@ def evaluate_classifier(
     batches = classifier.reader.labelled(request, classifier.class_names, whole=whole)
     report = evaluate_classes(classifier.model, batches, classifier.class_names)
     return {"split": "all" if whole else "test", **report}
+
+
+def _places(words: Sequence[str]) -> set[str]:
+    """What words of ``--data`` name, alike however a path is spelled."""
+    return {os.path.realpath(word) if os.path.exists(word) else word for word in words}
 
 
 def text_field(classifier: Classifier, asked: str) -> str:

@@ -41,7 +41,7 @@ def test_arrays_of_any_size_and_colours_are_read_as_the_model_was_trained(tmp_pa
     torch.testing.assert_close(found, model((pixels - 0.4) / 0.2).softmax(dim=1))
     assert classifier.class_names == ("LABEL_0", "LABEL_1", "LABEL_2")
     assert torch.equal(
-        classifier.predict(list(images), batch_size=1).argmax(1), classifier.predict(images).argmax(1)
+        classifier.predict(list(images), batch_size=1).argmax(1), classifier.predict(list(images)).argmax(1)
     )
 
 

@@ -17,7 +17,6 @@ from experiments.base import FINISHED, Experiment, Run
 from experiments.results import Line
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData
-from experiments.sequences.batches import TrainingBatches, in_order
 from experiments.training import BF16, FP32, Budget, Checkpoint, train
 from fftnet.model.classifier import SequenceClassifierConfig
 from fftnet.model.vit import ViTConfig
@@ -111,11 +110,11 @@ class ClassificationExperiment(Experiment):
         data = _data(settings.data, settings.sizes, self.workbench.cache)
         model = encoders.build(run.arm, _sizes(data, settings), settings.parameters, run.seed)
         model = model.to(self.workbench.device)
-        batches = TrainingBatches(data.train, settings.rows, run.seed)
+        batches = data.train.batches(settings.rows, run.seed)
         read = Reader(data, settings)
 
         def batch(step: int) -> Batch:
-            found = batches.batch(step)
+            found = batches.batch(*divmod(step, batches.num_batches))
             return read.moved(found, run.seed, step) if settings.augment else found
 
         def measure() -> dict[str, Any]:
@@ -137,7 +136,7 @@ class ClassificationExperiment(Experiment):
             results |= {
                 "valid": round(read.accuracy(model, data.valid), 4),
                 "test": round(read.accuracy(model, data.test), 4),
-                "epochs": round(trained.steps / batches.per_epoch, 2),
+                "epochs": round(trained.steps / batches.num_batches, 2),
                 "test_rows": len(data.test),
             }
         return {
@@ -241,13 +240,15 @@ class Reader:
     @torch.no_grad()
     def accuracy(self, model: nn.Module, rows: Rows, most: int | None = None) -> float:
         """Share of (the first ``most``) rows whose class has the largest logit."""
+        # By length, so that a batch needs little padding.
+        rows = rows.take(np.argsort(np.diff(rows.ends, prepend=0)[:most], kind="stable"))
+        batches = rows.batches(READ_AT_ONCE, None)
         right = 0
-        count = 0
-        for batch in in_order(rows, READ_AT_ONCE, most):
+        for index in range(batches.num_batches):
+            batch = batches.batch(0, index)
             guess = self.logits(model, batch).argmax(dim=-1).cpu()
             right += int((guess == batch.targets).sum())
-            count += batch.num_rows
-        return right / count
+        return right / len(rows)
 
 
 def _sizes(data: SequenceData, settings: CaseSettings) -> SequenceClassifierConfig | ViTConfig:

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.errors import ExperimentError
 from experiments.fetching import alone
+from fftnet.data.labelled import LabelledBatches
 
 SPLITS: tuple[str, str, str] = ("train", "valid", "test")
 Sizes = tuple[int, int, int]
@@ -34,6 +35,10 @@ class Rows:
     def row(self, index: int) -> np.ndarray:
         """The ids of one row, (T,)."""
         return self.ids[self.ends[index - 1] if index else 0 : self.ends[index]]
+
+    def batches(self, size: int, seed: int | None) -> LabelledBatches:
+        """Batches of the rows, shuffled by a seed, or in their order."""
+        return LabelledBatches([self.row(n) for n in range(len(self))], self.labels, size, seed)
 
     def take(self, indices: Iterable[int]) -> "Rows":
         """Some of the rows, in the order of their numbers here."""

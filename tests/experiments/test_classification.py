@@ -18,7 +18,6 @@ from experiments.images import Images
 from experiments.lra import LongRangeArena
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData, gather
-from experiments.sequences.batches import TrainingBatches, in_order, padded
 from experiments.training import Budget, OutOfTime
 from fftnet.model.classifier import SequenceClassifierConfig
 from fftnet.model.vit import vit_config
@@ -50,37 +49,6 @@ def small(image: bool = False) -> SequenceData:
     make = pictures if image else rows
     train, valid, test = (make(count, seed) for seed, count in enumerate((64, 20, 20)))
     return SequenceData(train, valid, test, 9, ("no", "yes"), (4, 4) if image else None)
-
-
-def test_every_row_comes_once_an_epoch_and_a_batch_knows_only_its_step() -> None:
-    given = rows(50)
-    batches = TrainingBatches(given, 8, seed=3)
-    assert batches.per_epoch == 6
-    seen = [batches.batch(step) for step in range(6)]
-    texts = [tuple(row[: int(n)].tolist()) for b in seen for row, n in zip(b.inputs, lengths(b), strict=True)]
-    known = [tuple(given.row(n).tolist()) for n in range(50)]
-    assert len(texts) == 48
-    assert all(texts.count(text) <= known.count(text) for text in texts)
-    again = TrainingBatches(given, 8, seed=3).batch(4)
-    assert torch.equal(again.inputs, seen[4].inputs)
-    assert not torch.equal(batches.batch(6).targets, seen[0].targets)
-    for batch in seen:
-        assert torch.equal(batch.targets, batch.inputs[:, 0])
-
-
-def lengths(batch: Any) -> torch.Tensor:
-    mask = batch.attention_mask
-    return torch.full((len(batch.inputs),), batch.inputs.shape[1]) if mask is None else mask.sum(dim=1)
-
-
-def test_rows_of_a_batch_are_padded_behind_their_end() -> None:
-    given = gather([np.array([5, 6]), np.array([7, 8, 4])], [0, 1], np.uint8)
-    batch = padded(given, np.array([1, 0]))
-    assert batch.inputs.tolist() == [[7, 8, 4], [5, 6, 0]]
-    assert batch.attention_mask is not None
-    assert batch.attention_mask.tolist() == [[True] * 3, [True, True, False]]
-    assert padded(given, np.array([0])).attention_mask is None
-    assert sum(b.num_rows for b in in_order(rows(7), 3)) == 7
 
 
 @pytest.mark.parametrize("name", encoders.ENCODERS)
@@ -116,7 +84,7 @@ def test_moved_images_are_the_image_somewhere_else() -> None:
     data = small(image=True)
     settings = CaseSettings(data="small", patch_size=2, budget=Budget(steps=1))
     reader = Reader(data, settings)
-    batch = padded(data.train, np.arange(32))
+    batch = data.train.batches(32, None).batch(0, 0)
     moved = reader.moved(batch, 0, 5)
     assert torch.equal(moved.inputs, reader.moved(batch, 0, 5).inputs)
     assert not torch.equal(moved.inputs, reader.moved(batch, 0, 6).inputs)

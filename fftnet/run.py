@@ -98,11 +98,10 @@ class TrainingResult(NamedTuple):
     tokenizer: Tokenizer | None
     """None where the task reads no text."""
     history: list[dict[str, Any]]
-    """One row for each evaluation: losses, metrics, speed."""
+    """One row for each evaluation: losses, metrics, speed. Where the task measures the test split, the last
+    row has it under ``test``: loss, metrics, and whose weights, best or last."""
     folder: Path
     """Of the checkpoints, the metrics and the loss curve; ``fftnet.load`` takes it."""
-    test: dict[str, Any] | None = None
-    """Of the test split, where the task measures it: loss, metrics, and whose weights, best or last."""
 
 
 def train(config: RunConfig) -> TrainingResult:
@@ -154,8 +153,10 @@ def train(config: RunConfig) -> TrainingResult:
     history = trainer.train()
     model.eval()
     folder = Path(config.save.output_dir)
-    test = _measure_test(model, prepared, config, folder) if prepared.measure_test else None
-    return TrainingResult(model, tokenizer, history, folder, test)
+    if prepared.measure_test:
+        test = _measure_test(model, prepared, config, folder)
+        history[-1] |= {} if test is None else {"test": test}
+    return TrainingResult(model, tokenizer, history, folder)
 
 
 def _measure_test(

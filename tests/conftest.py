@@ -13,7 +13,20 @@ from torch import nn
 if TYPE_CHECKING:
     from demo_pages import Served
 
-LONGEST = ("test_faults.py", "test_processes.py", "test_cli.py", "test_triton.py", "test_onnx.py")
+LONGEST = (
+    "test_faults.py",
+    "test_processes.py",
+    "test_cli.py",
+    "test_triton.py",
+    "test_onnx.py",
+    "test_sources.py",
+    "test_inspect_command.py",
+    "test_classification_day.py",
+    "test_images_command.py",
+    "test_extending.py",
+    "test_benchmarks.py",
+    "test_soundness.py",
+)
 
 Module = TypeVar("Module", bound=nn.Module)
 

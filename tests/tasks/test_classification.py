@@ -83,7 +83,7 @@ def test_it_learns_what_the_texts_tell_and_is_the_same_when_it_is_loaded(
     assert result.model.config.pooling == ("last" if causal else "mean")
     assert result.history[-1]["accuracy"] == result.history[-1]["macro_f1"] == 1.0
     kept = read_json(result.folder / "metrics.json")["test"]
-    assert kept == result.test
+    assert kept == result.history[-1]["test"]
     assert (kept["targets"], kept["accuracy"], kept["macro_f1"], kept["weights"]) == (6, 1.0, 1.0, "best")
     classifier = fftnet.load_classifier(result.folder / "last", device="cpu")
     texts = ["z", "x", "y abc", "yc", "z b a c a b a c"]
@@ -106,8 +106,7 @@ def test_files_of_ones_own_validate_and_test_and_columns_have_any_names(tmp_path
     valid = table(tmp_path / "v.jsonl", 7, **names)
     test = table(tmp_path / "t.jsonl", 11, **names)
     result = run(tmp_path, data, label_field="stars", valid_data=[valid], test_data=[test])
-    assert result.test is not None
-    assert result.test["targets"] == 11
+    assert result.history[-1]["test"]["targets"] == 11
     classifier = fftnet.load_classifier(result.folder / "best")
     assert evaluate_classifier(classifier)["rows"] == 11
     other = evaluate_classifier(classifier, DataConfig(data=[valid]))

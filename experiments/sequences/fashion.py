@@ -6,9 +6,6 @@ of the 60,000 training images after a fixed shuffle; there is no published one. 
 of Debian, which is unpacked and never installed.
 """
 
-import gzip
-import math
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,8 @@ import numpy as np
 from experiments.errors import ExperimentError
 from experiments.fetching import fetch_debian
 from experiments.sequences.base import SequenceData, Sizes, cut_all, same_length
+from fftnet.data.errors import DataError
+from fftnet.data.images.idx import read_idx
 
 PACKAGE = "dataset-fashion-mnist"
 PLACE = "usr/share/datasets/fashion-mnist"
@@ -37,23 +36,11 @@ CLASSES = (
 )
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """The array of bytes in a compressed IDX file: its shape in four-byte numbers, then the values.
-
-    Raises:
-        ExperimentError: if the file is damaged, or holds something else than bytes.
-    """
+def _read(path: Path) -> np.ndarray:
     try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise ExperimentError(f"{path} can't be read, delete it to fetch it anew: {error}") from error
-    dimensions = content[3] if len(content) > 3 else 0
-    start = 4 + 4 * dimensions
-    shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else []
-    # 8 is the format's code for bytes.
-    if content[:3] != b"\0\0\x08" or len(content) != start + math.prod(shape) or not shape:
-        raise ExperimentError(f"{path} is no IDX file of bytes, delete it to fetch it anew")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+        return read_idx(path)
+    except DataError as error:
+        raise ExperimentError(f"{error}: delete it to fetch it anew") from error
 
 
 def fashion_mnist(cache: Path, sizes: Sizes | None = None) -> SequenceData:
@@ -68,7 +55,7 @@ def fashion_mnist(cache: Path, sizes: Sizes | None = None) -> SequenceData:
     """
     folder = cache / "fashion-mnist"
     fetch_debian(PACKAGE, [f"{PLACE}/{name}" for name in FILES], folder)
-    images, labels, test_images, test_labels = (read_idx(folder / name) for name in FILES)
+    images, labels, test_images, test_labels = (_read(folder / name) for name in FILES)
     height, width = images.shape[1:]
     order = np.random.default_rng(0).permutation(len(images))
     kept, held = order[:-HELD_OUT], order[-HELD_OUT:]

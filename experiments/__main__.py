@@ -50,6 +50,8 @@ def _list() -> None:
 
 def _work(experiment: Experiment, path: Path) -> None:
     """Do one wanted run after the other."""
+    # Asked now: the sources may be others when the first run is over.
+    results.commit()
     for run in workers.wanted(experiment, path, _say):
         case = f" on {run.case}" if run.case else ""
         choice = f"lr {run.learning_rate:g}, weight decay {run.weight_decay:g}, seed {run.seed}"

@@ -18,6 +18,7 @@ from experiments.results import Line
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData
 from experiments.training import BF16, FP32, Budget, Checkpoint, train
+from fftnet.data.images.augmentation import cropped, flipped
 from fftnet.model.classifier import SequenceClassifierConfig
 from fftnet.model.vit import ViTConfig
 from fftnet.protocols import Batch
@@ -218,16 +219,12 @@ class Reader:
     def moved(self, batch: Batch, seed: int, step: int) -> Batch:
         """The images of a batch moved by up to ``SHIFT`` pixels each way, half of them mirrored."""
         assert self.image_shape is not None
-        height, width = self.image_shape
         generator = np.random.default_rng([seed, step])
-        images_BHW = batch.inputs.view(-1, height, width)
-        wide_BHW = F.pad(images_BHW, (SHIFT,) * 4)
-        draw_B2 = generator.integers(0, 2 * SHIFT + 1, (len(images_BHW), 2)).tolist()
-        cut = [image[y : y + height, x : x + width] for image, (y, x) in zip(wide_BHW, draw_B2, strict=True)]
-        moved_BHW = torch.stack(cut)
-        mirrored_B = torch.from_numpy(generator.random(len(moved_BHW)) < 0.5)
-        moved_BHW = torch.where(mirrored_B[:, None, None], moved_BHW.flip(2), moved_BHW)
-        return batch._replace(inputs=moved_BHW.flatten(1))
+        images_BHW1 = batch.inputs.view(-1, *self.image_shape, 1).numpy()
+        top_B, left_B = generator.integers(0, 2 * SHIFT + 1, (len(images_BHW1), 2)).T
+        moved_BHW1 = cropped(images_BHW1, SHIFT, top_B, left_B)
+        moved_BHW1 = flipped(moved_BHW1, generator.random(len(moved_BHW1)) < 0.5)
+        return batch._replace(inputs=torch.from_numpy(moved_BHW1).flatten(1))
 
     def loss(self, model: nn.Module, batch: Batch, precision: str) -> Tensor:
         """Mean cross-entropy of a batch of training."""

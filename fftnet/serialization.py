@@ -86,16 +86,25 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         CheckpointError: naming the file, if it can't be written.
     """
-    partial = path.with_name(f"{path.name}.tmp")
     with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-            partial.replace(path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink()
-            raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write UTF-8 text; an older file stays until the new one is whole.
+
+    Raises:
+        OSError: if it can't be written, in which case nothing new is left.
+    """
+    partial = path.with_name(f"{path.name}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def as_json(value: Any) -> Any:

@@ -5,14 +5,15 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.prediction import BATCH, load_classifier, text_field
+from fftnet.serialization import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,49 +59,54 @@ def run(argv: Sequence[str]) -> None:
     names, inputs = classifier.reader.read(config.file, data)
     found = classifier.predict(inputs, batch_size=config.batch_size, names=names)
     suffix = Path(config.output or ".jsonl").suffix or ".jsonl"
-    answers = FORMATS[suffix.lower()](names, found, classifier.class_names)
+    answers = _answers(names, found, classifier.class_names)
+    text = FORMATS[suffix.lower()](answers, classifier.class_names)
     if config.output is None:
-        print(answers, end="", flush=True)
+        print(text, end="", flush=True)
         return
-    _write(Path(config.output), answers)
+    try:
+        write_whole(Path(config.output), text)
+    except OSError as error:
+        raise UsageError(f"{config.output} could not be written: {error.strerror or error}") from error
     print(f"{config.output}: {len(found):,} rows", file=sys.stderr, flush=True)
 
 
-def _json_lines(names: Sequence[str], probabilities: Tensor, class_names: Sequence[str]) -> str:
-    rows = []
+class Answer(NamedTuple):
+    """What a classifier says of one input."""
+
+    input: str
+    """Name of the input."""
+    label: str
+    """The likeliest class."""
+    probability: float
+    """Of that class."""
+    probabilities: dict[str, float]
+    """Of all classes, by their names."""
+
+
+def _answers(names: Sequence[str], probabilities: Tensor, class_names: Sequence[str]) -> list[Answer]:
+    found = []
     for name, row in zip(names, probabilities.tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)
-        named = dict(zip(class_names, row, strict=True))
-        answer = {"input": name, "label": class_names[best], "probability": row[best], "probabilities": named}
-        rows.append(json.dumps(answer, ensure_ascii=False) + "\n")
-    return "".join(rows)
+        found.append(Answer(name, class_names[best], row[best], dict(zip(class_names, row, strict=True))))
+    return found
 
 
-def _delimited(names: Sequence[str], probabilities: Tensor, class_names: Sequence[str]) -> str:
+def _json_lines(answers: Sequence[Answer], class_names: Sequence[str]) -> str:
+    return "".join(json.dumps(answer._asdict(), ensure_ascii=False) + "\n" for answer in answers)
+
+
+def _delimited(answers: Sequence[Answer], class_names: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["input", "label", "probability", *(f"probability_{name}" for name in class_names)])
-    for name, row in zip(names, probabilities.tolist(), strict=True):
-        best = max(range(len(row)), key=row.__getitem__)
-        writer.writerow([name, class_names[best], row[best], *row])
+    for name, label, probability, probabilities in answers:
+        writer.writerow([name, label, probability, *probabilities.values()])
     return text.getvalue()
 
 
-FORMATS: dict[str, Callable[[Sequence[str], Tensor, Sequence[str]], str]] = {
+FORMATS: dict[str, Callable[[Sequence[Answer], Sequence[str]], str]] = {
     ".jsonl": _json_lines,
     ".csv": _delimited,
 }
-"""Suffix of the answers to a function that writes them out, from names of the inputs (N), probabilities
-(N, K) and names of the classes (K)."""
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all; an older one stays until then."""
-    partial = path.with_name(f"{path.name}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise UsageError(f"{path} could not be written: {error.strerror or error}") from error
+"""Suffix to a function that writes answers out, given the names of all classes, too."""

@@ -1,5 +1,6 @@
 """Errors that a user can cause, and what to do where a package is not installed."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +17,11 @@ class TokenizerError(UserError, ValueError):
 
 class MissingPackageError(DataError, TokenizerError):
     """A package is not installed; the message says what needs it and how to install it."""
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first of many names, for a message."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def import_extra(module: str, user: str, extra: str) -> Any:

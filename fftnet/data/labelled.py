@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fftnet.data.chunks import read_chunks
-from fftnet.data.errors import DataError
+from fftnet.data.errors import DataError, listed
 from fftnet.data.permutation import EpochOrder
 from fftnet.data.sources import resolve
 from fftnet.data.sources.base import Row, text_of
@@ -111,10 +111,9 @@ def class_indices(rows: LabelledTexts, class_names: Sequence[str]) -> np.ndarray
     known = {name: number for number, name in enumerate(class_names)}
     for name, label in zip(rows.names, rows.labels, strict=True):
         if label not in known:
-            shown = ", ".join(class_names[:10]) + (", ..." if len(known) > 10 else "")
             raise DataError(
-                f"{name} has the label {label!r}, which no row of training has (they have {shown}): correct "
-                "it or leave the row out"
+                f"{name} has the label {label!r}, which no row of training has (they have "
+                f"{listed(class_names)}): correct it or leave the row out"
             )
     return np.array([known[label] for label in rows.labels], dtype=np.int64)
 

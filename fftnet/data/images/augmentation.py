@@ -51,8 +51,12 @@ Augmentation = Callable[[Examples, np.random.Generator, AugmentationConfig], Exa
 def flip(examples: Examples, rng: np.random.Generator, config: AugmentationConfig) -> Examples:
     """Mirror every other image, left to right."""
     mirrored = rng.random(len(examples.images)) < 0.5
-    images = np.where(mirrored[:, None, None, None], examples.images[:, :, ::-1], examples.images)
-    return examples._replace(images=images)
+    return examples._replace(images=flipped(examples.images, mirrored))
+
+
+def flipped(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Images (B, H, W, C), of which the chosen ones, boolean (B,), are mirrored left to right."""
+    return np.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
 def crop(examples: Examples, rng: np.random.Generator, config: AugmentationConfig) -> Examples:
@@ -60,12 +64,25 @@ def crop(examples: Examples, rng: np.random.Generator, config: AugmentationConfi
     images = examples.images
     count, size = images.shape[:2]
     margin = max(size // PADDED_PART, 1)
-    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
     top_B, left_B = rng.integers(0, 2 * margin + 1, size=(2, count))
+    return examples._replace(images=cropped(images, margin, top_B, left_B))
+
+
+def cropped(images: np.ndarray, margin: int, top: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """Images (B, H, W, C) cut out of themselves with a black margin of so many pixels around them.
+
+    Args:
+        images: of any dtype.
+        margin: pixels.
+        top: integers (B,) from 0 to twice the margin, which is where each cut begins.
+        left: the same, from the left.
+    """
+    height, width = images.shape[1:3]
+    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
     moved = np.empty_like(images)
-    for row, (top, left) in enumerate(zip(top_B.tolist(), left_B.tolist(), strict=True)):
-        moved[row] = padded[row, top : top + size, left : left + size]
-    return examples._replace(images=moved)
+    for row, (y, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
+        moved[row] = padded[row, y : y + height, x : x + width]
+    return moved
 
 
 def rand_augment(examples: Examples, rng: np.random.Generator, config: AugmentationConfig) -> Examples:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fftnet.data.errors import DataError
+from fftnet.data.errors import DataError, listed
 from fftnet.data.images.pixels import ChosenImages, Pixels
 
 TRAIN = "train"
@@ -43,10 +43,9 @@ class LabelledImages(NamedTuple):
         for label in np.unique(self.labels).tolist():
             if self.class_names[label] not in places:
                 name = self.pixels.name(int(np.argmax(self.labels == label)))
-                shown = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
                 raise DataError(
                     f"{name} is of the class {self.class_names[label]!r}, which no image of training is "
-                    f"(they are of {shown}): correct it or take the images away"
+                    f"(they are of {listed(class_names)}): correct it or take the images away"
                 )
         table = np.array([places.get(name, -1) for name in self.class_names], dtype=np.int64)
         return LabelledImages(self.pixels, table[self.labels], tuple(class_names))

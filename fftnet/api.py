@@ -16,6 +16,7 @@ from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
 
 CLASSIFIERS: tuple[type[PretrainedModel], ...] = (FFTNetForSequenceClassification, FFTNetViT)
+"""Kinds of classifiers; what each reads is in ``fftnet.prediction.READERS``."""
 RUN_FILE = "run.json"
 """In a checkpoint: the model, data and task of its training, as JSON."""
 

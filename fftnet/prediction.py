@@ -113,7 +113,7 @@ READERS: dict[type[PretrainedModel], type[Reader]] = {
     FFTNetForSequenceClassification: TextReader,
     FFTNetViT: ImageReader,
 }
-"""Kind of classifier to what it reads; a new kind is a line here."""
+"""Kind of classifier to what it reads; a new kind is a line here and in ``fftnet.api.CLASSIFIERS``."""
 
 
 class Classifier:

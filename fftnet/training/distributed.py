@@ -28,6 +28,25 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Result = TypeVar("Result")
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what PyTorch says of lost processes and of memory into sentences."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            raise TrainingError(
+                "there is not enough memory: use a smaller batch_size, more accumulation_steps, or "
+                "activation_checkpointing"
+            ) from error
+        if isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
+            raise TrainingError(
+                "another process of this run has ended: see its message, and go on with --resume auto"
+            ) from error
+        raise
+
+
 class Distributed:
     """The processes of a run, with the model and the optimizer that are spread over them.
 
@@ -83,6 +102,7 @@ class Distributed:
         parts = shard(batch, self.rank, self.world, self.accumulation_steps)
         return [part.to(self.device) for part in parts]
 
+    @_explained()
     def accumulate(
         self, objective: Objective, batch: Batch, *others: float, carried: Carried | None = None
     ) -> tuple[list[float], Carried | None]:
@@ -111,16 +131,15 @@ class Distributed:
         counts: list[Tensor] = []
         before = [None] * len(micro_batches) if carried is None else carried.parts
         after: list[RowStates] = []
-        with _explained():
-            for number, (part, state) in enumerate(zip(micro_batches, before, strict=True), start=1):
-                last = number == len(micro_batches)
-                with nullcontext() if last else self.accelerator.no_sync(self.model):
-                    result, state = losses_and_state(objective, self.model, part, state)
-                    self.accelerator.backward(result.loss * weight)
-                    losses.append(result.loss.detach())
-                    counts.append(result.count)
-                    if state is not None:
-                        after.append(state)
+        for number, (part, state) in enumerate(zip(micro_batches, before, strict=True), start=1):
+            last = number == len(micro_batches)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                result, state = losses_and_state(objective, self.model, part, state)
+                self.accelerator.backward(result.loss * weight)
+                losses.append(result.loss.detach())
+                counts.append(result.count)
+                if state is not None:
+                    after.append(state)
         # Read at the end, since reading a number waits for the device.
         sums = self.all_reduce(sum(map(float, losses)), sum(map(float, counts)), *others)
         if sums[1] not in (0.0, expected):
@@ -129,6 +148,7 @@ class Distributed:
                 gradient.mul_(expected / sums[1])
         return sums, Carried(batch.num_rows, tuple(after)) if after else None
 
+    @_explained()
     def all_reduce(self, *values: float) -> list[float]:
         """Sums over all processes.
 
@@ -137,10 +157,10 @@ class Distributed:
         """
         if self.world == 1:
             return list(values)
-        with _explained():
-            tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-            return torch.as_tensor(self.accelerator.reduce(tensor, "sum")).tolist()
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        return torch.as_tensor(self.accelerator.reduce(tensor, "sum")).tolist()
 
+    @_explained()
     def clip_gradient(self) -> float:
         """Clip the gradient to the largest norm allowed and return the norm it had."""
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._gradient_clip)
@@ -159,10 +179,12 @@ class Distributed:
         if self.scaler is not None:
             self.scaler.update()
 
+    @_explained()
     def broadcast(self, value: Any) -> Any:
         """The main process's value, on every process."""
         return broadcast_object_list([value])[0] if self.world > 1 else value
 
+    @_explained()
     def all_gather(self, value: Any) -> list[Any]:
         """Everybody's values, in the order of the processes."""
         return gather_object([value]) if self.world > 1 else [value]
@@ -194,14 +216,17 @@ class Distributed:
         """Send values to the trackers."""
         self.accelerator.log(values, step=step)
 
+    @_explained()
     def barrier(self) -> None:
         """Wait for the other processes, so that none leaves while another still reads from it."""
         self.accelerator.wait_for_everyone()
 
+    @_explained()
     def close(self) -> None:
         """Close the trackers and part from the other processes."""
         self.accelerator.end_training()
 
+    @_explained()
     def weights(self) -> dict[str, Tensor]:
         """Weights as in ``state_dict``, alone."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -210,6 +235,7 @@ class Distributed:
         weights = get_model_state_dict(self.model, options=options)
         return {name: torch.as_tensor(value) for name, value in weights.items()}
 
+    @_explained()
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights, and the optimizer's tensors, by the names of the parameters, whole, on the CPU.
 
@@ -223,6 +249,7 @@ class Distributed:
             for field, value in values.items()
         }
 
+    @_explained()
     def load_state_dict(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
         """Put back what ``state_dict`` gave, on any number of processes.
 
@@ -255,25 +282,6 @@ class Distributed:
         options = StateDictOptions(full_state_dict=True, cpu_offload=main_process_only)
         weights, optimizer = get_state_dict(self.model, self.optimizer.optimizer, options=options)
         return {name: torch.as_tensor(value) for name, value in weights.items()}, optimizer
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn what PyTorch says of lost processes and of memory into sentences."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-            raise TrainingError(
-                "there is not enough memory: use a smaller batch_size, more accumulation_steps, or "
-                "activation_checkpointing"
-            ) from error
-        if isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
-            raise TrainingError(
-                "another process of this run has ended: see its message, and go on with --resume auto"
-            ) from error
-        raise
 
 
 def _flat(values: dict[str, Any], name: str = "") -> dict[str, Any]:

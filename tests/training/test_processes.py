@@ -179,7 +179,7 @@ def test_a_worker_that_dies_is_replaced_and_the_run_ends_the_same(runner: Runner
 
 
 def test_without_restarts_the_death_of_a_worker_ends_the_run_with_a_sentence(folder: Path) -> None:
-    run = start(folder, TWO, "--max_steps 100000 --eval_every 100000 --save_every 5 --output_dir dead")
+    run = start(folder, TWO, "--max_steps 100000 --eval_every 3 --save_every 1 --output_dir dead")
     worker(run, 1, folder / "dead").send_signal(signal.SIGKILL)
     killed = time.monotonic()
     _, shown = run.communicate(timeout=120)

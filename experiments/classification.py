@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 READ_AT_ONCE = 32
 """Rows of a batch that is only read."""
-SHIFT = 2
+SHIFT = 1
 """Pixels by which a training image may be moved to each side."""
 
 

@@ -17,6 +17,7 @@ from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.serialization import read_json, write_json
+from fftnet.start import StartConfig, load_start
 from fftnet.tasks import task_class
 from fftnet.tasks.base import Prepared, Request
 from fftnet.training.accelerator import AcceleratorConfig
@@ -39,6 +40,7 @@ __all__ = [
     "OptimConfig",
     "RunConfig",
     "SaveConfig",
+    "StartConfig",
     "TaskConfig",
     "TrainConfig",
     "TrainingResult",
@@ -83,6 +85,7 @@ class RunConfig:
     model: BackboneConfig = field(default_factory=BackboneConfig)
     data: DataConfig = field(default_factory=DataConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -123,11 +126,15 @@ def train(config: RunConfig) -> TrainingResult:
     tokenizer, splits = prepared.tokenizer, prepared.splits
     torch.manual_seed(config.train.seed)
     model = prepared.build_model()
+    if config.start.init_from is not None:
+        load_start(model, tokenizer, config.start.init_from)
     described = {
         "model": asdict(model.config),
         "data": asdict(config.data),
         "task": config.task.described(),
     }
+    if config.start.init_from is not None:
+        described["start"] = asdict(config.start)
 
     def save_files(directory: Path) -> None:
         model.save_config(directory)

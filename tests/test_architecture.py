@@ -47,12 +47,13 @@ LADDER: dict[str, set[str]] = {
     | MODEL
     | {"fftnet.tasks", "fftnet.api", "fftnet.evaluation", "fftnet.generation"},
     "fftnet.serving": GROUND | MODEL | {"fftnet.generation", "fftnet.utils.tokenizer"},
+    "fftnet.start": GROUND | MODEL | {"fftnet.tasks", "fftnet.api", "fftnet.utils.tokenizer"},
     "fftnet.run": GROUND
     | FREE
     | DATA
     | MODEL
     | TRAINING
-    | {"fftnet.tasks", "fftnet.api", "fftnet.generation"},
+    | {"fftnet.tasks", "fftnet.api", "fftnet.start", "fftnet.generation"},
     "fftnet.cli": {"fftnet"},
     "fftnet.__main__": {"fftnet.cli"},
     "fftnet": {"fftnet"},

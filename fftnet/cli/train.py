@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from fftnet.cli.flags import UsageError, parse
 from fftnet.errors import UserError
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers import MIXERS
 from fftnet.run import RunConfig, TaskConfig, train
+from fftnet.start import StartConfig, flag_defaults
 from fftnet.tasks import TASKS, model_defaults
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
@@ -20,6 +22,7 @@ CONFIGS = {
     "model": BackboneConfig,
     "data": DataConfig,
     "task": TaskConfig,
+    "start": StartConfig,
     "optim": OptimConfig,
     "budget": BudgetConfig,
     "train": TrainConfig,
@@ -40,7 +43,7 @@ def run(argv: Sequence[str]) -> None:
         tuple(CONFIGS.values()),
         groups=groups,
         without=without,
-        defaults=lambda values: model_defaults(values.task),
+        defaults=_defaults,
     )
     parts = dict(zip(CONFIGS, configs, strict=True))
     task = parts["task"].task
@@ -61,3 +64,9 @@ def run(argv: Sequence[str]) -> None:
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _defaults(values: Any) -> dict[str, Any]:
+    """Of flags whose defaults depend on the values of others."""
+    found = model_defaults(values.task)
+    return found if values.init_from is None else found | flag_defaults(values.init_from)

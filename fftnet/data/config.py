@@ -33,7 +33,8 @@ class DataConfig:
     text_field: str = "text"
     """Column that holds the text, in sources that have columns."""
     tokenizer: str = "bytes"
-    """bytes, bpe (trained on the data), a path to a .tiktoken file, or gpt2, cl100k_base, o200k_base."""
+    """bytes, bpe (trained on the data), a path to a .tiktoken file or a checkpoint, or gpt2, cl100k_base,
+    o200k_base."""
     vocab_size: int = 2048
     """Vocabulary size of the bpe tokenizer, the 256 bytes and the end of text included."""
     num_samples: int = 1000

@@ -52,6 +52,7 @@ class FFTNetForSequenceClassification(PretrainedModel):
     config_class = SequenceClassifierConfig
     config: SequenceClassifierConfig
     other_names = (SEQUENCE_ARCHITECTURE,)
+    head_prefixes = ("score.",)
 
     def __init__(self, config: SequenceClassifierConfig) -> None:
         super().__init__(config)

@@ -25,6 +25,8 @@ class PretrainedModel(nn.Module):
     """Whose model types ``config.json`` names."""
     other_names: ClassVar[tuple[str, ...]] = ()
     """Names beside the class's own under which ``config.json`` may call this model."""
+    head_prefixes: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of weights that belong to the classes it tells apart."""
     # Where several devices split the model: PyTorch's and Hugging Face's name for "never inside these".
     _no_split_modules = ("FFTNetLayer",)
 
@@ -72,6 +74,22 @@ class PretrainedModel(nn.Module):
         Raises:
             CheckpointError: naming the file that is missing, damaged, of another model or of another shape.
         """
+        config = cls.read_config(directory)
+        try:
+            model = cls(config)
+        except (TypeError, ValueError) as error:
+            path = Path(directory) / CONFIG_FILE
+            raise CheckpointError(f"{path} does not describe a model: {error}") from error
+        serialization.load_weights(model, Path(directory) / WEIGHTS_FILE, native_names)
+        return model.eval()
+
+    @classmethod
+    def read_config(cls, directory: str | Path) -> Any:
+        """The configuration of a checkpoint, an instance of ``config_class``.
+
+        Raises:
+            CheckpointError: naming the file that is missing, damaged or of another model.
+        """
         path = Path(directory) / CONFIG_FILE
         values = serialization.read_json(path)
         if not isinstance(values, dict):
@@ -88,11 +106,9 @@ class PretrainedModel(nn.Module):
                 f"{path} holds fields that this version does not know: {', '.join(unknown)}"
             )
         try:
-            model = cls(cls.config_class(**values))
+            return cls.config_class(**values)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not describe a model: {error}") from error
-        serialization.load_weights(model, Path(directory) / WEIGHTS_FILE, native_names)
-        return model.eval()
 
 
 def _check_kind(path: Path, values: dict[str, Any], family: Family, names: tuple[str, ...]) -> None:

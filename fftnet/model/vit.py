@@ -180,6 +180,7 @@ class FFTNetViT(PretrainedModel):
     config: ViTConfig
     family = IMAGES
     other_names = IMAGES.natives
+    head_prefixes = ("head.",)
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)

@@ -222,8 +222,9 @@ def load_tokenizer(
 
     Args:
         name: ``bytes`` (256 bytes and ``<|endoftext|>``; nothing to download or train), ``bpe`` (trained on
-            ``corpus``), a path to a ``.tiktoken`` rank file (cut as GPT-2 does), or the name of a TikToken
-            encoding such as ``gpt2``, ``cl100k_base``, ``o200k_base``, which is downloaded once.
+            ``corpus``), a path to a ``.tiktoken`` rank file (cut as GPT-2 does) or to a checkpoint, whose it
+            is then, or the name of a TikToken encoding such as ``gpt2``, ``cl100k_base``, ``o200k_base``,
+            which is downloaded once.
         corpus: texts that ``bpe`` learns from.
         vocab_size: ids that ``bpe`` learns, the 256 bytes and ``<|endoftext|>`` included; a small corpus
             gives fewer.
@@ -238,6 +239,8 @@ def load_tokenizer(
         return Tokenizer(end_documents(name, ranks_of(train_bpe(corpus or (), vocab_size))))
     if name.endswith(".tiktoken"):
         return Tokenizer(end_documents(Path(name).stem, read_ranks(Path(name))))
+    if Path(name).is_dir():
+        return Tokenizer.load(name)
     return Tokenizer(_published_encoding(name))
 
 
@@ -246,7 +249,8 @@ def _published_encoding(name: str) -> Encoding:
     if name not in tiktoken.list_encoding_names():
         known = ", ".join(tiktoken.list_encoding_names())
         raise TokenizerError(
-            f"unknown tokenizer {name!r}; choose bytes, bpe, a path to a .tiktoken file, or one of {known}"
+            f"unknown tokenizer {name!r}; choose bytes, bpe, a path to a .tiktoken file or a checkpoint, or "
+            f"one of {known}"
         )
     try:
         return tiktoken.get_encoding(name)

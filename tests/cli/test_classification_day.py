@@ -13,6 +13,7 @@ from test_cli import ROOT, run
 from fftnet.cli.main import main
 
 PAGE = (ROOT / "docs" / "classification.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    (fftnet .*)$", PAGE, re.MULTILINE)
 TINY = (
     "--d_model 16 --num_heads 4 --num_layers 1 --max_seq_length 48 --max_steps 40 --trackers none "
     "--no_progress"
@@ -41,7 +42,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "reviews.csv", 90)
     write(folder / "new.csv", 7, labelled=False)
     write(folder / "held_out.csv", 11)
-    train, predict, evaluate = re.findall(r"^    (fftnet .*)$", PAGE, re.MULTILINE)
+    train, predict, evaluate, *_ = COMMANDS
     run(f"{train} {TINY}", folder)
     assert run(predict, folder).stderr.endswith("answers.csv: 7 rows\n")
     (folder / "report.json").write_text(run(evaluate, folder).stdout)
@@ -72,6 +73,16 @@ def test_a_table_becomes_a_model_that_answers_and_is_measured(day: Path) -> None
     assert (day / "confusion.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((day / "outputs" / "best" / "config.json").read_text())
     assert config["id2label"] == {"0": "bad", "1": "good", "2": "so, so"}
+
+
+def test_a_language_model_becomes_a_classifier(day: Path) -> None:
+    """The two commands of the page; what comes of the first is read by the second."""
+    (day / "texts").mkdir()
+    (day / "texts" / "all.txt").write_text("what a film, I want my money back\n" * 300)
+    read, train = COMMANDS[3:]
+    run(f"{read} {TINY}", day)
+    shown = run(f"{train} --max_steps 4 --trackers none --no_progress --output_dir started", day).stderr
+    assert "starts from reading/best; anew: score.weight\n" in shown
 
 
 def test_the_code_of_the_page_runs(day: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,106 @@
+"""Training that starts from the weights of another run, such as those of a language model."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fftnet import serialization
+from fftnet.api import classifier_kind, find_checkpoint
+from fftnet.model.exchange import native_names
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.model.pretrained import PretrainedModel
+from fftnet.serialization import WEIGHTS_FILE, CheckpointError
+from fftnet.tasks.text import sizes_of
+from fftnet.utils.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+EMBEDDING = "embedding.weight"
+OF_IMAGES = ("image_size", "patch_size", "pooling")
+"""Fields of a model of images that are settings of its task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """Where the weights of a run begin."""
+
+    init_from: str | None = None
+    """Checkpoint whose weights a run starts from; its sizes and its tokenizer are then the defaults, and a
+    head for other classes starts anew (default: all weights are drawn)."""
+
+
+def flag_defaults(path: str | Path) -> dict[str, Any]:
+    """What the flags of a run are, unless they are given, where it starts from a checkpoint.
+
+    Args:
+        path: as ``find_checkpoint`` takes it.
+
+    Returns:
+        Name of a flag to its value: sizes, mixers and their fields, and the tokenizer or the patches.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, or its configuration is damaged.
+    """
+    folder = find_checkpoint(path)
+    config = _kind(folder).read_config(folder)
+    found = sizes_of(config)
+    mixers = found.pop("mixer_configs")
+    found |= {f"{name}.{field}": value for name in mixers for field, value in asdict(mixers[name]).items()}
+    names = {field.name for field in fields(config)}
+    if names.issuperset(OF_IMAGES):
+        return found | {f"image_classification.{name}": getattr(config, name) for name in OF_IMAGES}
+    return found | {"tokenizer": str(folder)}
+
+
+def load_start(model: PretrainedModel, tokenizer: Tokenizer | None, path: str | Path) -> None:
+    """Give a new model the weights of a checkpoint.
+
+    The head of a classifier is taken where both have the same classes, and starts anew where they have not.
+    The mask token of a masked language model, the last one, is left out where the model has none, and starts
+    anew where the checkpoint has none.
+
+    Args:
+        model: gets the weights.
+        tokenizer: what it reads text with; None: it reads none.
+        path: as ``find_checkpoint`` takes it.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, it is damaged, or of other sizes or another tokenizer.
+        TokenizerError: if its tokenizer can't be read.
+    """
+    folder = find_checkpoint(path)
+    kind = _kind(folder)
+    if tokenizer is not None and Tokenizer.load(folder).fingerprint != tokenizer.fingerprint:
+        raise CheckpointError(
+            f"{folder} was trained with another tokenizer: leave --tokenizer out, or name the folder there"
+        )
+    own = model.state_dict()
+    same_classes = isinstance(model, kind) and _classes(kind.read_config(folder)) == _classes(model.config)
+    anew = [] if same_classes else [name for name in own if name.startswith(model.head_prefixes)]
+
+    def adapted(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = native_names(stored)
+        if not same_classes:
+            found = {name: t for name, t in found.items() if not name.startswith(kind.head_prefixes)}
+        if EMBEDDING in found and EMBEDDING in own and found[EMBEDDING].shape[1:] == own[EMBEDDING].shape[1:]:
+            # Of one tokenizer: what either has more is the mask token.
+            stored_VD, own_VD = found[EMBEDDING], own[EMBEDDING]
+            found[EMBEDDING] = torch.cat([stored_VD[: len(own_VD)], own_VD[len(stored_VD) :]])
+        return found | {name: own[name] for name in anew}
+
+    serialization.load_weights(model, folder / WEIGHTS_FILE, adapted)
+    heads = ", ".join(anew)
+    logger.info("starts from %s%s", folder, f"; anew: {heads}" if heads else "")
+
+
+def _kind(folder: Path) -> type[PretrainedModel]:
+    return classifier_kind(folder) or FFTNet
+
+
+def _classes(config: Any) -> Any:
+    return getattr(config, "num_classes", 0), getattr(config, "class_names", ())

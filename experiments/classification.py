@@ -19,10 +19,12 @@ from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData
 from experiments.training import BF16, FP32, Budget, Checkpoint, train
 from fftnet.data.images.augmentation import cropped, flipped
-from fftnet.model.classifier import SequenceClassifierConfig
+from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
+from fftnet.model.pooling import MEAN, pooled
 from fftnet.model.vit import ViTConfig
 from fftnet.protocols import Batch
 from fftnet.serialization import as_json
+from fftnet.tasks.masked_token import MASKED_FRACTION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,6 +61,9 @@ class CaseSettings:
     """Move and mirror training images at random."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes in training."""
+    reading_weight: float = 0.0
+    """Weight of the loss of reading beside that of the class: of the next token in causal arms, of masked
+    tokens in the others, on the training rows."""
     curve_rows: int = 500
     """Validation rows that a point of the curve is measured on."""
     precision: str = FP32
@@ -207,7 +212,7 @@ class Reader:
         self.mean = float(sample.mean())
         self.deviation = max(float(sample.std()), 1.0)
 
-    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+    def logits(self, model: Any, batch: Batch) -> Tensor:
         """Logits (B, K), float32."""
         device = next(model.parameters()).device
         if self.image_shape is None:
@@ -226,13 +231,39 @@ class Reader:
         moved_BHW1 = flipped(moved_BHW1, generator.random(len(moved_BHW1)) < 0.5)
         return batch._replace(inputs=torch.from_numpy(moved_BHW1).flatten(1))
 
-    def loss(self, model: nn.Module, batch: Batch, precision: str) -> Tensor:
-        """Mean cross-entropy of a batch of training."""
+    def loss(self, model: Any, batch: Batch, precision: str) -> Tensor:
+        """Mean cross-entropy of a batch of training; with it that of reading, where it counts."""
         device = next(model.parameters()).device
+        reading = torch.zeros((), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == BF16):
-            logits = self.logits(model, batch)
+            if self.settings.reading_weight:
+                logits, reading = self._read(model, batch.to(device))
+            else:
+                logits = self.logits(model, batch)
         targets = batch.targets.to(device)
-        return F.cross_entropy(logits.float(), targets, label_smoothing=self.settings.label_smoothing)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.settings.label_smoothing)
+        return loss + self.settings.reading_weight * reading
+
+    def _read(self, model: FFTNetForSequenceClassification, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits of the classes, and the mean loss of the next tokens, or of masked ones, in nats."""
+        config = model.config
+        inputs_BT = batch.inputs
+        present_BT = torch.ones_like(inputs_BT, dtype=torch.bool)
+        if batch.attention_mask is not None:
+            present_BT = batch.attention_mask
+        masked_BT = torch.zeros_like(present_BT)
+        if not config.causal:
+            masked_BT = present_BT & (torch.rand(inputs_BT.shape, device=inputs_BT.device) < MASKED_FRACTION)
+        hidden_BTD = model.backbone(
+            model.embedding(inputs_BT.masked_fill(masked_BT, config.vocab_size - 1)), batch.attention_mask
+        )
+        logits = model.score(pooled(hidden_BTD, config.pooling or MEAN, batch.attention_mask))
+        if config.causal:
+            asked_BT = present_BT[:, 1:]
+            read_ND, targets_N = hidden_BTD[:, :-1][asked_BT], inputs_BT[:, 1:][asked_BT]
+        else:
+            read_ND, targets_N = hidden_BTD[masked_BT], inputs_BT[masked_BT]
+        return logits, F.cross_entropy(model.embedding(read_ND).float(), targets_N)
 
     @torch.no_grad()
     def accuracy(self, model: nn.Module, rows: Rows, most: int | None = None) -> float:
@@ -267,7 +298,8 @@ def _sizes(data: SequenceData, settings: CaseSettings) -> SequenceClassifierConf
         num_heads=settings.num_heads,
         num_layers=settings.num_layers,
         dropout=settings.dropout,
-        vocab_size=data.vocab_size,
+        # The last id is the mask.
+        vocab_size=data.vocab_size + (settings.reading_weight > 0),
         num_classes=len(data.class_names),
         class_names=data.class_names,
     )

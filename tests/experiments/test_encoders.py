@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import randomise
+from torch.nn import functional as F
 
 from experiments import encoders
 from experiments.ablation_paper import PaperAblation
@@ -19,8 +21,9 @@ from experiments.lra import LongRangeArena
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData, gather
 from experiments.training import Budget, OutOfTime
-from fftnet.model.classifier import SequenceClassifierConfig
+from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.vit import vit_config
+from fftnet.tasks.masked_token import MASKED_FRACTION
 
 SIZES = SequenceClassifierConfig(vocab_size=9, d_model=16, num_heads=4, num_layers=2, num_classes=3)
 
@@ -104,6 +107,15 @@ class Small(ClassificationExperiment):
         "ids": CaseSettings(
             data="small", d_model=16, num_layers=2, parameters=60_000, rows=8, budget=Budget(steps=60)
         ),
+        "reading": CaseSettings(
+            data="small",
+            d_model=16,
+            num_layers=2,
+            parameters=60_000,
+            reading_weight=0.5,
+            rows=8,
+            budget=Budget(steps=120),
+        ),
         "patches": CaseSettings(
             data="small image",
             d_model=16,
@@ -123,7 +135,13 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arm", "case"), [("addressed", "ids"), ("attention", "ids"), ("spectral", "patches")]
+    ("arm", "case"),
+    [
+        ("addressed", "ids"),
+        ("attention", "ids"),
+        ("spectral", "reading"),
+        ("spectral", "patches"),
+    ],
 )
 def test_a_run_learns_and_a_resumed_one_ends_the_same(arm: str, case: str, tmp_path: Path) -> None:
     experiment = Small(workbench=Workbench(cache=tmp_path))
@@ -138,6 +156,38 @@ def test_a_run_learns_and_a_resumed_one_ends_the_same(arm: str, case: str, tmp_p
     resumed = experiment.execute(run)
     assert resumed["results"]["valid"] == line["results"]["valid"]
     assert resumed["results"]["curve"][-1]["loss"] == line["results"]["curve"][-1]["loss"]
+
+
+@pytest.mark.parametrize("arm", ["addressed", "spectral"])
+def test_reading_is_part_of_the_loss(arm: str) -> None:
+    """Against one row after another, without padding."""
+    settings = replace(Small.settings_of["reading"], dropout=0.0, reading_weight=2.0)
+    reader = Reader(small(), settings)
+    sizes = replace(SIZES, vocab_size=10, num_classes=2, class_names=())
+    model = encoders.build(arm, sizes, 60_000, 0)
+    assert isinstance(model, FFTNetForSequenceClassification)
+    randomise(model)
+    batch = small().train.batches(16, 0).batch(0, 0)
+    assert batch.attention_mask is not None
+    torch.manual_seed(1)
+    loss = reader.loss(model, batch, "fp32")
+    torch.manual_seed(1)
+    masked_BT = batch.attention_mask & (torch.rand(batch.inputs.shape) < MASKED_FRACTION)
+    classes, read = [], []
+    for row, mask, masked, target in zip(
+        batch.inputs, batch.attention_mask, masked_BT, batch.targets, strict=True
+    ):
+        ids = row[mask]
+        shown = ids if arm == "addressed" else ids.masked_fill(masked[mask], 9)
+        hidden_TD = model.backbone(model.embedding(shown[None]))[0]
+        classes.append(F.cross_entropy(model(shown[None]), target[None]))
+        logits_TV = model.embedding(hidden_TD)
+        if arm == "addressed":
+            read += list(F.cross_entropy(logits_TV[:-1], ids[1:], reduction="none"))
+        else:
+            read += list(F.cross_entropy(logits_TV, ids, reduction="none")[masked[mask]])
+    expected = torch.stack(classes).mean() + 2 * torch.stack(read).mean()
+    torch.testing.assert_close(loss, expected.to(loss.dtype))
 
 
 def test_the_report_has_a_column_for_each_data_set(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ class LongRangeArena(ClassificationExperiment):
         "One class a sequence, models of equal parameters, equal steps, far fewer than in the published rows "
         "below. ListOps and Pathfinder are generated anew after their published description; R8 and 20 "
         "Newsgroups (bytes of the standard splits) stand in for Text, pairs of passages from Shakespeare's "
-        "works (from the same work or not) for Retrieval, and Fashion-MNIST read pixel by pixel for Image. On R8 "
-        "and 20 Newsgroups every arm also learns to read: the loss of the next token (causal arms) or of "
-        "masked tokens (the others), on the training rows, is added to that of the class. "
+        "works (from the same work or not) for Retrieval, and Fashion-MNIST read pixel by pixel for Image. "
+        "On R8 and 20 Newsgroups every arm also learns to read: the loss of the next token (causal arms) or "
+        "of masked tokens (the others), on the training rows, is added to that of the class. "
         "The learning rate is chosen on validation; accuracy on the test split, in percent. The causal arms "
         "see the past only; the published rows are bidirectional."
     )

@@ -33,8 +33,9 @@ STEPS = 12
 
 
 def start(output: Path, prepare: Callable[[], None] = lambda: None, flags: str = "") -> int:
-    words = [*FLAGS.split(), "--output_dir", str(output), *flags.split()]
-    return forks.start(words, output.with_suffix(".log"), prepare)
+    words = ["train", *FLAGS.split(), "--output_dir", str(output), *flags.split()]
+    log = output.with_suffix(".log")
+    return forks.start(words, log, log, prepare)
 
 
 def wait(child: int, doomed: Callable[[], bool] = lambda: False) -> int:

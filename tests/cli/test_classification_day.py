@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import ROOT, run
+from commands import ROOT, run
 
 from fftnet.cli.main import main
 

@@ -1,7 +1,6 @@
-"""The command line as a user runs it: in a subprocess, in a folder of its own."""
+"""The command line as a user runs it: in a process of its own, in a folder of its own."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from commands import ROOT, run, run_as_user
 
 from fftnet.cli.main import main
 from fftnet.data.grammar import violations
@@ -25,24 +25,10 @@ from fftnet.training.optim import OptimConfig
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
 
-ROOT = Path(__file__).parents[2]
 TINY = (
     "--d_model 16 --num_heads 4 --num_layers 1 --max_seq_length 160 --num_samples 8 --batch_size 4 "
     "--max_steps 3 --pattern_complexity 0"
 )
-
-
-def run(command: str, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    words = shlex.split(command)
-    words[0] = {"python": sys.executable, "fftnet": str(Path(sys.executable).parent / "fftnet")}[words[0]]
-    if words[1].endswith(".py"):
-        words[1] = str(ROOT / words[1])
-    done = subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "100"}
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +85,7 @@ def test_evaluate_prints_json(trained: Path) -> None:
 def test_a_backend_that_cannot_run_ends_in_a_sentence(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FFTNET_BACKEND", "magic")
     for command in ("evaluate --num_samples 8 --pattern_complexity 0", "generate"):
-        done = run(f"fftnet {command}", trained, code=2)
+        done = run_as_user(f"fftnet {command}", trained, code=2)
         assert "error: unknown backend 'magic'; choose from auto, torch" in done.stderr
 
 
@@ -256,7 +242,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
         limit = " --max_new_tokens 5" if "example.py" in command or " generate" in command else ""
         for name in ("recipes", "models"):
             command = command.replace(f"{name}/", f"{ROOT}/{name}/")
-        run(command + small + limit, tmp_path)
+        run_as_user(command + small + limit, tmp_path)
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:

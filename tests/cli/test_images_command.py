@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from commands import ROOT, run
 from pictures import pictures, write_folder
 from PIL import Image
-from test_cli import ROOT, run
 
 from fftnet.cli.main import main
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig

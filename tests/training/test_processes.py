@@ -15,11 +15,11 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from commands import ROOT, Forks
 
 from fftnet import serialization
 from fftnet.training.manifest import verify
 
-ROOT = Path(__file__).parents[2]
 FLAGS = (
     "--d_model 16 --num_heads 4 --num_layers 2 --max_seq_length 160 --num_samples 10 --batch_size 5 "
     "--pattern_complexity 0 --max_steps 8 --eval_every 4 --keep_last 9"
@@ -48,25 +48,15 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._server = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "forks.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        self._forks = Forks()
 
     def train(self, world: int, output: str, flags: str = "") -> None:
         log = self.folder / f"{output}.log"
-        words = shlex.split(f"{FLAGS} {flags} --output_dir {output}")
-        run = {"world": world, "folder": str(self.folder), "flags": words, "log": str(log)}
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        print(json.dumps(run), file=self._server.stdin, flush=True)
-        assert json.loads(self._server.stdout.readline()) == [0] * world, log.read_text()
+        words = shlex.split(f"train {FLAGS} {flags} --output_dir {output}")
+        assert self._forks.run(words, self.folder, log, log, world) == [0] * world, log.read_text()
 
     def close(self) -> None:
-        self._server.communicate()
+        self._forks.close()
 
 
 def history(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -1,0 +1,97 @@
+"""Commands of the command line: as a user runs them, and in forked processes, for the many that tests run."""
+
+import atexit
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = {"main.py": "train", "example.py": "generate"}
+"""Script of a checkout to the command that it is."""
+Done = subprocess.CompletedProcess[str]
+
+
+class Forks:
+    """One process that has imported everything, and forks itself for every command."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "forks.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def run(self, words: list[str], folder: Path, out: Path, err: Path, world: int = 1) -> list[int]:
+        """Run a command in a folder, in so many processes, and return their exit statuses."""
+        order = {
+            "words": words,
+            "folder": str(folder),
+            "out": str(out),
+            "err": str(err),
+            "world": world,
+            "environment": os.environ | {"COLUMNS": "100"},
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+@cache
+def _forks() -> Forks:
+    forks = Forks()
+    atexit.register(forks.close)
+    return forks
+
+
+def run(command: str, folder: Path, code: int = 0) -> Done:
+    """Run a command in a forked process, which saves the seconds of importing.
+
+    Args:
+        command: as ``run_as_user`` takes it.
+        folder: where.
+        code: exit status that is expected.
+    """
+    program, *words = shlex.split(command)
+    if program == "python":
+        words[0] = SCRIPTS[words[0]]
+    with tempfile.TemporaryDirectory() as kept:
+        out, err = (Path(kept, name) for name in ("out", "err"))
+        (returned,) = _forks().run(words, folder, out, err)
+        return checked(subprocess.CompletedProcess(words, returned, out.read_text(), err.read_text()), code)
+
+
+def run_as_user(command: str, folder: Path, code: int = 0) -> Done:
+    """Run a command as a user does, in a process of its own.
+
+    Args:
+        command: ``fftnet COMMAND ...``, or ``python main.py ...``.
+        folder: where.
+        code: exit status that is expected.
+    """
+    words = shlex.split(command)
+    words[0] = {"python": sys.executable, "fftnet": str(Path(sys.executable).parent / "fftnet")}[words[0]]
+    if words[1] in SCRIPTS:
+        words[1] = str(ROOT / words[1])
+    done = subprocess.run(
+        words, cwd=folder, capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "100"}
+    )
+    return checked(done, code)
+
+
+def checked(done: Done, code: int) -> Done:
+    """A command that has ended as it should: with that status, and without a traceback."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done

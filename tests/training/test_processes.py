@@ -146,6 +146,26 @@ def test_states_that_go_on_are_dealt_out_to_however_many_processes(runner: Runne
     assert_same_run(runner.folder, "carried-to-fsdp", "carried")
 
 
+def test_a_classifier_is_one_run_however_its_rows_are_spread(runner: Runner) -> None:
+    """Rows of unlike lengths, so that processes pad differently; the last batch does not divide by two."""
+    lines = [f"{'abc'[n % 3] * (n % 7 + 1)} {n},{'xyz'[n % 3]}\n" for n in range(39)]
+    (runner.folder / "rows.csv").write_text("text,label\n" + "".join(lines))
+    flags = "--task classification --data rows.csv --no_causal --dropout 0"
+    runner.train(1, "classifier", flags)
+    runner.train(2, "classifier-ddp", flags)
+    mine, theirs = (history(runner.folder, name) for name in ("classifier-ddp", "classifier"))
+    assert [row["step"] for row in mine] == [row["step"] for row in theirs]
+    for one, other in zip(mine, theirs, strict=True):
+        for key in ("train_loss", "loss", "gradient_norm", "accuracy", "macro_f1"):
+            assert one[key] == pytest.approx(other[key], rel=2e-5), key
+    first, second = (
+        json.loads((runner.folder / name / "metrics.json").read_text())["test"]
+        for name in ("classifier-ddp", "classifier")
+    )
+    assert first.pop("weights") == second.pop("weights")
+    assert first == pytest.approx(second, rel=2e-4)
+
+
 def worker(run: subprocess.Popen[str], rank: int, output: Path) -> psutil.Process:
     """The process of a rank, once the first checkpoint is there."""
     deadline = time.monotonic() + 120

@@ -61,9 +61,9 @@ class CaseSettings:
     """Move and mirror training images at random."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes in training."""
-    reading_weight: float = 0.0
-    """Weight of the loss of reading beside that of the class: of the next token in causal arms, of masked
-    tokens in the others, on the training rows."""
+    reading_share: float = 0.0
+    """Share of the steps in which the training rows are only read: the next token is learned in causal arms,
+    masked tokens in the others; afterwards that goes on beside the classes (0: classes alone)."""
     curve_rows: int = 500
     """Validation rows that a point of the curve is measured on."""
     precision: str = FP32
@@ -121,7 +121,11 @@ class ClassificationExperiment(Experiment):
 
         def batch(step: int) -> Batch:
             found = batches.batch(*divmod(step, batches.num_batches))
-            return read.moved(found, run.seed, step) if settings.augment else found
+            if settings.augment:
+                found = read.moved(found, run.seed, step)
+            if settings.budget.used(step, 0.0) < settings.reading_share:
+                found = found._replace(loss_mask=torch.zeros_like(found.loss_mask))
+            return found
 
         def measure() -> dict[str, Any]:
             return {"valid": round(read.accuracy(model, data.valid, settings.curve_rows), 4)}
@@ -232,17 +236,19 @@ class Reader:
         return batch._replace(inputs=torch.from_numpy(moved_BHW1).flatten(1))
 
     def loss(self, model: Any, batch: Batch, precision: str) -> Tensor:
-        """Mean cross-entropy of a batch of training; with it that of reading, where it counts."""
+        """Mean cross-entropy of the rows that count; with that of reading, where rows are read."""
         device = next(model.parameters()).device
         reading = torch.zeros((), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == BF16):
-            if self.settings.reading_weight:
+            if self.settings.reading_share:
                 logits, reading = self._read(model, batch.to(device))
             else:
                 logits = self.logits(model, batch)
+        smoothing = self.settings.label_smoothing
         targets = batch.targets.to(device)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.settings.label_smoothing)
-        return loss + self.settings.reading_weight * reading
+        loss_B = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
+        counted_B = batch.loss_mask.to(device)
+        return (loss_B * counted_B).sum() / counted_B.sum().clamp(min=1) + reading
 
     def _read(self, model: FFTNetForSequenceClassification, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits of the classes, and the mean loss of the next tokens, or of masked ones, in nats."""
@@ -299,7 +305,7 @@ def _sizes(data: SequenceData, settings: CaseSettings) -> SequenceClassifierConf
         num_layers=settings.num_layers,
         dropout=settings.dropout,
         # The last id is the mask.
-        vocab_size=data.vocab_size + (settings.reading_weight > 0),
+        vocab_size=data.vocab_size + (settings.reading_share > 0),
         num_classes=len(data.class_names),
         class_names=data.class_names,
     )

@@ -15,6 +15,7 @@ from experiments.errors import ExperimentError
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralMixer
+from fftnet.model.pooling import MEAN
 from fftnet.model.vit import FFTNetViT, ViTConfig
 
 ALL = ("lra", "images")
@@ -28,7 +29,7 @@ class Encoder:
     mixers: tuple[str, ...]
     """Names in fftnet's table of mixers, repeated over the layers."""
     causal: bool = False
-    """Whether the model is the causal one, which is asked at its last token."""
+    """Whether the model is the causal one."""
     config: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Name of a mixer to fields of its own configuration; what is left out has its default."""
     without: str = ""
@@ -135,8 +136,6 @@ def build(
 
 
 def _with_mixers(config: Any, arm: Encoder, ffn_dim: int) -> Any:
-    # What is pooled follows the form; a class token in front of a causal model would see nothing.
-    pooling = "mean" if isinstance(config, ViTConfig) else None
     try:
         return replace(
             config,
@@ -144,7 +143,8 @@ def _with_mixers(config: Any, arm: Encoder, ffn_dim: int) -> Any:
             mixer_configs=dict(arm.config),
             causal=arm.causal,
             ffn_dim=ffn_dim,
-            pooling=pooling,
+            # All arms alike; a class token in front of a causal model would see nothing.
+            pooling=MEAN,
         )
     except ValueError as error:
         raise ExperimentError(f"an arm of {', '.join(arm.mixers)} can't be built: {error}") from error

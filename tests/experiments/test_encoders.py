@@ -112,7 +112,7 @@ class Small(ClassificationExperiment):
             d_model=16,
             num_layers=2,
             parameters=60_000,
-            reading_weight=0.5,
+            reading_share=0.05,
             rows=8,
             budget=Budget(steps=120),
         ),
@@ -161,7 +161,7 @@ def test_a_run_learns_and_a_resumed_one_ends_the_same(arm: str, case: str, tmp_p
 @pytest.mark.parametrize("arm", ["addressed", "spectral"])
 def test_reading_is_part_of_the_loss(arm: str) -> None:
     """Against one row after another, without padding."""
-    settings = replace(Small.settings_of["reading"], dropout=0.0, reading_weight=2.0)
+    settings = replace(Small.settings_of["reading"], dropout=0.0)
     reader = Reader(small(), settings)
     sizes = replace(SIZES, vocab_size=10, num_classes=2, class_names=())
     model = encoders.build(arm, sizes, 60_000, 0)
@@ -186,8 +186,11 @@ def test_reading_is_part_of_the_loss(arm: str) -> None:
             read += list(F.cross_entropy(logits_TV[:-1], ids[1:], reduction="none"))
         else:
             read += list(F.cross_entropy(logits_TV, ids, reduction="none")[masked[mask]])
-    expected = torch.stack(classes).mean() + 2 * torch.stack(read).mean()
+    expected = torch.stack(classes).mean() + torch.stack(read).mean()
     torch.testing.assert_close(loss, expected.to(loss.dtype))
+    torch.manual_seed(1)
+    only_read = reader.loss(model, batch._replace(loss_mask=torch.zeros(16, dtype=torch.bool)), "fp32")
+    torch.testing.assert_close(only_read, torch.stack(read).mean().to(loss.dtype))
 
 
 def test_the_report_has_a_column_for_each_data_set(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class Small(ClassificationExperiment):
             d_model=16,
             num_layers=2,
             parameters=60_000,
-            reading_share=0.05,
+            reading_share=0.2,
             rows=8,
             budget=Budget(steps=120),
         ),
@@ -139,7 +139,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("addressed", "ids"),
         ("attention", "ids"),
-        ("spectral", "reading"),
+        ("addressed", "reading"),
         ("spectral", "patches"),
     ],
 )

@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
         path = flags.output / FILE
         command = " ".join(["python -m benchmarks", *words])
         with settled_heap():
-            measured = {suite: _measure(suite, settings, command) for suite in flags.only}
+            measured = {suite: _measure(suite, settings, command) for suite in SUITES if suite in flags.only}
         sections = _earlier(path) | measured
         write_json(path, {"suites": {name: sections[name] for name in SUITES if name in sections}})
     except (parity.ParityError, UserError) as error:

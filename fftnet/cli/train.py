@@ -15,6 +15,7 @@ from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.checkpointer import SaveConfig
 from fftnet.training.config import TrainConfig
+from fftnet.training.memory import keep_freed_memory
 from fftnet.training.optim import OptimConfig
 from fftnet.utils.dataset import DataConfig
 
@@ -59,6 +60,7 @@ def run(argv: Sequence[str]) -> None:
     try:
         parts["model"] = replace(parts["model"], mixer_configs={name: given[name] for name in used})
         parts["task"] = replace(parts["task"], settings=given[task])
+        keep_freed_memory()
         train(RunConfig(**parts))
     except UserError:
         raise

@@ -14,8 +14,8 @@ LARGEST_MAPPED = (2**30, 2**25)
 def keep_freed_memory() -> bool:
     """Let the process keep memory that it frees, so that new arrays need no new pages.
 
-    Large arrays otherwise get pages of their own each time, which the system has to fill with zeros: 90 to
-    130 MB a step in a classifier's training step that takes half a second. Memory that was freed is reused
+    Large arrays otherwise get pages of their own each time, which the system has to fill with zeros: 60 to
+    130 MB in a classifier's training step of half a second. Memory that was freed is reused
     as before, but stays with the process until it ends; a peak is not higher for it.
 
     Returns:

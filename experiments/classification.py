@@ -1,75 +1,30 @@
-"""What the classification experiments share: settings of a data set, one run, tables and pictures."""
+"""What the classification experiments share: one run, tables and pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from experiments import encoders, markdown, pictures
 from experiments.arms import count_parameters
 from experiments.base import FINISHED, Experiment, Run
+from experiments.cases import CaseSettings
+from experiments.course import Course, Part
+from experiments.reader import Reader
 from experiments.results import Line
 from experiments.sequences import SEQUENCES
-from experiments.sequences.base import Rows, SequenceData
-from experiments.training import BF16, FP32, Budget, Checkpoint, train
-from fftnet.data.images.augmentation import cropped, flipped
-from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
-from fftnet.model.pooling import MEAN, pooled
+from experiments.sequences.base import SequenceData
+from experiments.training import Budget, Checkpoint, train
+from fftnet.model.classifier import SequenceClassifierConfig
 from fftnet.model.vit import ViTConfig
 from fftnet.protocols import Batch
 from fftnet.serialization import as_json
-from fftnet.tasks.masked_token import MASKED_FRACTION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-READ_AT_ONCE = 32
-"""Rows of a batch that is only read."""
-SHIFT = 1
-"""Pixels by which a training image may be moved to each side."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseSettings:
-    """A data set, the models on it and their training."""
-
-    data: str
-    """A name in the table of sequences."""
-    sizes: tuple[int, int, int] | None = None
-    """Rows of training, validation and test (None: as published)."""
-    d_model: int = 64
-    """Width D."""
-    num_layers: int = 4
-    """Blocks of mixer and feed-forward."""
-    num_heads: int = 4
-    """Heads H."""
-    parameters: int = 250_000
-    """Of the whole model, met by the width of the feed-forward."""
-    patch_size: int = 0
-    """Pixels of a side of the patches that an image is read in; 0: its ids one by one."""
-    dropout: float = 0.1
-    """Probability of dropping a value in training."""
-    rows: int = 32
-    """Rows of a batch."""
-    augment: bool = False
-    """Move and mirror training images at random."""
-    label_smoothing: float = 0.0
-    """Share of the target that is spread over all classes in training."""
-    reading_share: float = 0.0
-    """Share of the steps in which the training rows are only read: the next token is learned in causal arms,
-    masked tokens in the others; afterwards that goes on beside the classes (0: classes alone)."""
-    curve_rows: int = 500
-    """Validation rows that a point of the curve is measured on."""
-    precision: str = FP32
-    """Of the matrix products of training."""
-    budget: Budget
-    """Of training."""
 
 
 class ClassificationExperiment(Experiment):
@@ -98,8 +53,9 @@ class ClassificationExperiment(Experiment):
             num_layers=2,
             parameters=40_000,
             rows=2,
+            stages=tuple(replace(stage, steps=1, rows=2) for stage in settings.stages),
             curve_rows=2,
-            budget=Budget(steps=3, points=1),
+            budget=Budget(steps=len(settings.stages) + 3, points=1),
         )
 
     def find_arm(self, name: str) -> encoders.Encoder:
@@ -107,8 +63,14 @@ class ClassificationExperiment(Experiment):
         return encoders.encoder(name)
 
     def configuration(self, arm: str, case: str) -> dict[str, Any]:
-        """The arm and the settings of the case, as they come back from JSON."""
-        return as_json({"arm": self.find_arm(arm).definition(), "settings": asdict(self.settings[case])})
+        """The arm and the settings of the case, as they come back from JSON.
+
+        What a setting is by default is left out, so that a new one changes nothing of what has been run.
+        """
+        settings = self.settings[case]
+        usual = {field.name: field.default for field in fields(settings)}
+        chosen = {name: value for name, value in asdict(settings).items() if value != usual[name]}
+        return as_json({"arm": self.find_arm(arm).definition(), "settings": chosen})
 
     def execute(self, run: Run) -> dict[str, Any]:
         """Train one model; classify all validation and test rows."""
@@ -116,11 +78,11 @@ class ClassificationExperiment(Experiment):
         data = _data(settings.data, settings.sizes, self.workbench.cache)
         model = encoders.build(run.arm, _sizes(data, settings), settings.parameters, run.seed)
         model = model.to(self.workbench.device)
-        batches = data.train.batches(settings.rows, run.seed)
+        course = self._course(data, settings, run.seed)
         read = Reader(data, settings)
 
         def batch(step: int) -> Batch:
-            found = batches.batch(*divmod(step, batches.num_batches))
+            found = course.batch(step)
             if settings.augment:
                 found = read.moved(found, run.seed, step)
             if settings.budget.used(step, 0.0) < settings.reading_share:
@@ -146,7 +108,7 @@ class ClassificationExperiment(Experiment):
             results |= {
                 "valid": round(read.accuracy(model, data.valid), 4),
                 "test": round(read.accuracy(model, data.test), 4),
-                "epochs": round(trained.steps / batches.num_batches, 2),
+                "epochs": round(course.epochs(trained.steps), 2),
                 "test_rows": len(data.test),
             }
         return {
@@ -155,6 +117,13 @@ class ClassificationExperiment(Experiment):
             "outcome": trained.outcome,
             "results": results,
         }
+
+    def _course(self, data: SequenceData, settings: CaseSettings, seed: int) -> Course:
+        before = [
+            Part(_data(stage.data, settings.sizes, self.workbench.cache).train, stage.steps, stage.rows)
+            for stage in settings.stages
+        ]
+        return Course([*before, Part(data.train, 0, settings.rows)], seed)
 
     def score(self, line: Line) -> float:
         """Accuracy on validation, by which a learning rate is chosen."""
@@ -201,90 +170,6 @@ class ClassificationExperiment(Experiment):
         return {"curves": figure}
 
 
-class Reader:
-    """Hands rows to a model in the form that it reads, be it ids or images.
-
-    Args:
-        data: the data set; its training rows give mean and deviation of pixels.
-        settings: patches and label smoothing.
-    """
-
-    def __init__(self, data: SequenceData, settings: CaseSettings) -> None:
-        self.settings = settings
-        self.image_shape = data.image_shape if settings.patch_size else None
-        sample = data.train.ids[: 2**22].astype("float32")
-        self.mean = float(sample.mean())
-        self.deviation = max(float(sample.std()), 1.0)
-
-    def logits(self, model: Any, batch: Batch) -> Tensor:
-        """Logits (B, K), float32."""
-        device = next(model.parameters()).device
-        if self.image_shape is None:
-            batch = batch.to(device)
-            return model(batch.inputs, batch.attention_mask).float()
-        images = (batch.inputs.float() - self.mean) / self.deviation
-        return model(images.view(len(images), 1, *self.image_shape).to(device)).float()
-
-    def moved(self, batch: Batch, seed: int, step: int) -> Batch:
-        """The images of a batch moved by up to ``SHIFT`` pixels each way, half of them mirrored."""
-        assert self.image_shape is not None
-        generator = np.random.default_rng([seed, step])
-        images_BHW1 = batch.inputs.view(-1, *self.image_shape, 1).numpy()
-        top_B, left_B = generator.integers(0, 2 * SHIFT + 1, (len(images_BHW1), 2)).T
-        moved_BHW1 = cropped(images_BHW1, SHIFT, top_B, left_B)
-        moved_BHW1 = flipped(moved_BHW1, generator.random(len(moved_BHW1)) < 0.5)
-        return batch._replace(inputs=torch.from_numpy(moved_BHW1).flatten(1))
-
-    def loss(self, model: Any, batch: Batch, precision: str) -> Tensor:
-        """Mean cross-entropy of the rows that count; with that of reading, where rows are read."""
-        device = next(model.parameters()).device
-        reading = torch.zeros((), device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == BF16):
-            if self.settings.reading_share:
-                logits, reading = self._read(model, batch.to(device))
-            else:
-                logits = self.logits(model, batch)
-        smoothing = self.settings.label_smoothing
-        targets = batch.targets.to(device)
-        loss_B = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
-        counted_B = batch.loss_mask.to(device)
-        return (loss_B * counted_B).sum() / counted_B.sum().clamp(min=1) + reading
-
-    def _read(self, model: FFTNetForSequenceClassification, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits of the classes, and the mean loss of the next tokens, or of masked ones, in nats."""
-        config = model.config
-        inputs_BT = batch.inputs
-        present_BT = torch.ones_like(inputs_BT, dtype=torch.bool)
-        if batch.attention_mask is not None:
-            present_BT = batch.attention_mask
-        masked_BT = torch.zeros_like(present_BT)
-        if not config.causal:
-            masked_BT = present_BT & (torch.rand(inputs_BT.shape, device=inputs_BT.device) < MASKED_FRACTION)
-        hidden_BTD = model.backbone(
-            model.embedding(inputs_BT.masked_fill(masked_BT, config.vocab_size - 1)), batch.attention_mask
-        )
-        logits = model.score(pooled(hidden_BTD, config.pooling or MEAN, batch.attention_mask))
-        if config.causal:
-            asked_BT = present_BT[:, 1:]
-            read_ND, targets_N = hidden_BTD[:, :-1][asked_BT], inputs_BT[:, 1:][asked_BT]
-        else:
-            read_ND, targets_N = hidden_BTD[masked_BT], inputs_BT[masked_BT]
-        return logits, F.cross_entropy(model.embedding(read_ND).float(), targets_N)
-
-    @torch.no_grad()
-    def accuracy(self, model: nn.Module, rows: Rows, most: int | None = None) -> float:
-        """Share of (the first ``most``) rows whose class has the largest logit."""
-        # By length, so that a batch needs little padding.
-        rows = rows.take(np.argsort(np.diff(rows.ends, prepend=0)[:most], kind="stable"))
-        batches = rows.batches(READ_AT_ONCE, None)
-        right = 0
-        for index in range(batches.num_batches):
-            batch = batches.batch(0, index)
-            guess = self.logits(model, batch).argmax(dim=-1).cpu()
-            right += int((guess == batch.targets).sum())
-        return right / len(rows)
-
-
 def _sizes(data: SequenceData, settings: CaseSettings) -> SequenceClassifierConfig | ViTConfig:
     if settings.patch_size:
         assert data.image_shape is not None
@@ -311,6 +196,6 @@ def _sizes(data: SequenceData, settings: CaseSettings) -> SequenceClassifierConf
     )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _data(name: str, sizes: tuple[int, int, int] | None, cache: Path) -> SequenceData:
     return SEQUENCES[name](cache, sizes)

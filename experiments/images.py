@@ -1,7 +1,8 @@
 """Images to classify: the paper's ViT beside attention and FNet, small, on Fashion-MNIST."""
 
 from experiments.base import Sweep
-from experiments.classification import CaseSettings, ClassificationExperiment
+from experiments.cases import CaseSettings
+from experiments.classification import ClassificationExperiment
 from experiments.training import Budget
 
 

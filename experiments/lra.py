@@ -2,7 +2,8 @@
 
 from experiments import markdown
 from experiments.base import Sweep
-from experiments.classification import CaseSettings, ClassificationExperiment
+from experiments.cases import CaseSettings, Stage
+from experiments.classification import ClassificationExperiment
 from experiments.training import Budget
 
 PUBLISHED = markdown.table(
@@ -30,6 +31,7 @@ class LongRangeArena(ClassificationExperiment):
         "works (from the same work or not) for Retrieval, and Fashion-MNIST read pixel by pixel for Image. "
         "On R8 and 20 Newsgroups every arm learns to read first, for half of its steps: the next token "
         "(causal arms) or masked tokens (the others) of the training rows; then the classes beside that. "
+        "ListOps begins with shorter expressions of the same grammar, of 6 to 499 tokens. "
         "The learning rate is chosen on validation; accuracy on the test split, in percent. The causal arms "
         "see the past only; the published rows are bidirectional."
     )
@@ -37,7 +39,16 @@ class LongRangeArena(ClassificationExperiment):
     published = PUBLISHED
     settings_of = {  # noqa: RUF012 - never changed
         "listops": CaseSettings(
-            data="listops", d_model=128, parameters=900_000, budget=Budget(steps=15_000), curve_rows=1000
+            data="listops",
+            dropout=0.0,
+            rows=16,
+            stages=(
+                Stage(data="listops40", steps=4800, rows=128),
+                Stage(data="listops120", steps=2400, rows=64),
+                Stage(data="listops500", steps=1200, rows=32),
+            ),
+            budget=Budget(steps=9400),
+            curve_rows=1000,
         ),
         "pathfinder": CaseSettings(
             data="pathfinder32", d_model=128, parameters=900_000, rows=64, budget=Budget(steps=25_000)

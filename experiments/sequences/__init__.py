@@ -4,9 +4,11 @@ A data set is a file here and a line in the table. The file's docstring says how
 set of the same kind.
 """
 
+from functools import partial
+
 from experiments.sequences.base import Builder
 from experiments.sequences.fashion import fashion_mnist
-from experiments.sequences.listops import listops
+from experiments.sequences.listops import listops, shorter_listops
 from experiments.sequences.lra_release import (
     lra_image,
     lra_listops,
@@ -20,6 +22,9 @@ from experiments.sequences.topics import newsgroups, reuters8
 
 SEQUENCES: dict[str, Builder] = {
     "listops": listops,
+    "listops40": partial(shorter_listops, shortest=5, longest=40),
+    "listops120": partial(shorter_listops, shortest=40, longest=120),
+    "listops500": partial(shorter_listops, shortest=120, longest=500),
     "pathfinder32": pathfinder32,
     "pathfinder128": pathfinder128,
     "fashion_mnist": fashion_mnist,

@@ -140,3 +140,17 @@ def listops(cache: Path, sizes: Sizes | None = None) -> SequenceData:
     path = cache / f"listops-{SHORTEST}-{LONGEST}-{name}.npz"
     train, valid, test = generated(path, lambda split: expressions(split, counts[split]))
     return SequenceData(train, valid, test, len(TOKENS), tuple("0123456789"))
+
+
+def shorter_listops(cache: Path, sizes: Sizes | None = None, *, shortest: int, longest: int) -> SequenceData:
+    """Expressions of other lengths, in the same numbers, to begin with; the shortest are there repeatedly.
+
+    Args:
+        cache: is not used, they are made quickly.
+        sizes: rows of training, validation and test.
+        shortest: tokens; an expression has more.
+        longest: tokens; an expression has fewer.
+    """
+    counts = zip(SPLITS, sizes or PUBLISHED, strict=True)
+    train, valid, test = (expressions(split, count, shortest, longest) for split, count in counts)
+    return SequenceData(train, valid, test, len(TOKENS), tuple("0123456789"))

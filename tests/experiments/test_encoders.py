@@ -14,10 +14,12 @@ from experiments import encoders
 from experiments.ablation_paper import PaperAblation
 from experiments.arms import count_parameters
 from experiments.base import Sweep, Workbench
-from experiments.classification import CaseSettings, ClassificationExperiment, Reader
+from experiments.cases import CaseSettings
+from experiments.classification import ClassificationExperiment
 from experiments.errors import ExperimentError
 from experiments.images import Images
 from experiments.lra import LongRangeArena
+from experiments.reader import Reader
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData, gather
 from experiments.training import Budget, OutOfTime

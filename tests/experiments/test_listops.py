@@ -116,3 +116,15 @@ def test_a_sample_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"8 rows of set\.npz are there twice"):
         generated(tmp_path / "set.npz", lambda name: small("train"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "shortest", "longest"), [("listops40", 5, 40), ("listops500", 120, 500)])
+def test_shorter_ones_have_other_lengths_only(tmp_path: Path, name: str, shortest: int, longest: int) -> None:
+    data = SEQUENCES[name](tmp_path, (50, 20, 20))
+    assert (len(data.train), len(data.valid), len(data.test)) == (50, 20, 20)
+    for rows in (data.train, data.valid, data.test):
+        lengths = np.diff(rows.ends, prepend=0)
+        assert lengths.min() > shortest
+        assert lengths.max() < longest
+        for index in range(len(rows)):
+            assert value(words(rows.row(index)))[0] == rows.labels[index]

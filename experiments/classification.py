@@ -145,13 +145,18 @@ class ClassificationExperiment(Experiment):
     def _caption(self, lines: Sequence[Line], case: str) -> str:
         settings = self.settings[case]
         best = [self.seeds(lines, arm, case)[0] for arm in self.reported(lines, case)]
-        minutes = [line["results"]["training_seconds"] / 60 for line in best]
+        minutes = sorted({f"{line['results']['training_seconds'] / 60:.0f}" for line in best}, key=int)
         rates = sorted({f"{line['learning_rate']:g}" for line in self.current(lines) if line["case"] == case})
+        before = "".join(
+            f"{stage.steps:,} of {stage.rows} rows of {stage.data}, " for stage in settings.stages
+        )
+        own = (settings.budget.steps or 0) - sum(stage.steps for stage in settings.stages)
+        span = " to ".join(dict.fromkeys((minutes[0], minutes[-1])))
+        results = best[0]["results"]
         return (
             f"**{case}**: {settings.parameters:,} parameters (D = {settings.d_model}, {settings.num_layers} "
-            f"layers), {settings.budget.steps:,} steps of {settings.rows} rows "
-            f"({best[0]['results']['epochs']:g} epochs), {min(minutes):.0f} to {max(minutes):.0f} minutes a "
-            f"run, learning rates {', '.join(rates)}; {best[0]['results']['test_rows']:,} test rows."
+            f"layers), steps: {before}{own:,} of {settings.rows} rows ({results['epochs']:g} epochs), "
+            f"{span} minutes a run, learning rates {', '.join(rates)}; {results['test_rows']:,} test rows."
         )
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:

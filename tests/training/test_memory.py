@@ -14,13 +14,13 @@ import torch
 from fftnet.training.memory import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "kept" else None
 faults = []
-for step in range(6):
+for step in range(12):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(4):
-        x = torch.ones(4, 1024, 1024) + 1
+        x = torch.ones(16, 1024, 1024) + 1
     del x
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(json.dumps([kept, max(faults[1:])]))
+print(json.dumps([kept, sorted(faults)[6]]))
 """
 
 
@@ -31,13 +31,14 @@ def pages(how: str) -> tuple[bool | None, int]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
-def test_steps_after_the_first_bring_no_new_pages() -> None:
+def test_most_steps_bring_no_new_pages() -> None:
     kept, faults = pages("kept")
     if not kept:
         pytest.skip("this C library is not glibc")
-    # An array of 16 MiB has 4,096 pages.
+    # An array of 64 MiB, which glibc by itself always maps anew, has 16,384 pages. The median step counts,
+    # since the heap may still grow in the first ones.
     assert faults < 100
-    assert pages("usual")[1] > 4000
+    assert pages("usual")[1] > 16_000
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

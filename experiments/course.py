@@ -24,22 +24,23 @@ class Course:
     """
 
     def __init__(self, parts: Sequence[Part], seed: int) -> None:
-        self._parts = [(part.steps, part.train.batches(part.rows, seed)) for part in parts]
+        *self._before, (_, self._own) = [(part.steps, part.train.batches(part.rows, seed)) for part in parts]
 
     @property
     def before(self) -> int:
         """Steps of all stages but the last."""
-        return sum(steps for steps, _ in self._parts[:-1])
+        return sum(steps for steps, _ in self._before)
 
     def epochs(self, steps: int) -> float:
         """How often so many steps of a run see each row of the last stage."""
-        return max(steps - self.before, 0) / self._parts[-1][1].num_batches
+        return max(steps - self.before, 0) / self._own.num_batches
 
     def batch(self, step: int) -> Batch:
         """The batch of a step of the run."""
-        for steps, batches in self._parts[:-1]:
+        batches = self._own
+        for steps, earlier in self._before:
             if step < steps:
-                return batches.batch(*divmod(step, batches.num_batches))
+                batches = earlier
+                break
             step -= steps
-        batches = self._parts[-1][1]
         return batches.batch(*divmod(step, batches.num_batches))

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fftnet.api import classifier_kind, find_checkpoint
 from fftnet.model.exchange import native_names
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
+from fftnet.model.vit import ViTConfig
 from fftnet.serialization import WEIGHTS_FILE, CheckpointError
 from fftnet.tasks.text import sizes_of
 from fftnet.utils.tokenizer import Tokenizer
@@ -51,8 +52,7 @@ def flag_defaults(path: str | Path) -> dict[str, Any]:
     found = sizes_of(config)
     mixers = found.pop("mixer_configs")
     found |= {f"{name}.{field}": value for name in mixers for field, value in asdict(mixers[name]).items()}
-    names = {field.name for field in fields(config)}
-    if names.issuperset(OF_IMAGES):
+    if isinstance(config, ViTConfig):
         return found | {f"image_classification.{name}": getattr(config, name) for name in OF_IMAGES}
     return found | {"tokenizer": str(folder)}
 

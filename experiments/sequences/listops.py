@@ -138,8 +138,7 @@ def listops(cache: Path, sizes: Sizes | None = None) -> SequenceData:
     counts = dict(zip(SPLITS, sizes or PUBLISHED, strict=True))
     name = "-".join(map(str, counts.values()))
     path = cache / f"listops-{SHORTEST}-{LONGEST}-{name}.npz"
-    train, valid, test = generated(path, lambda split: expressions(split, counts[split]))
-    return SequenceData(train, valid, test, len(TOKENS), tuple("0123456789"))
+    return _as_data(*generated(path, lambda split: expressions(split, counts[split])))
 
 
 def shorter_listops(cache: Path, sizes: Sizes | None = None, *, shortest: int, longest: int) -> SequenceData:
@@ -152,5 +151,8 @@ def shorter_listops(cache: Path, sizes: Sizes | None = None, *, shortest: int, l
         longest: tokens; an expression has fewer.
     """
     counts = zip(SPLITS, sizes or PUBLISHED, strict=True)
-    train, valid, test = (expressions(split, count, shortest, longest) for split, count in counts)
+    return _as_data(*(expressions(split, count, shortest, longest) for split, count in counts))
+
+
+def _as_data(train: Rows, valid: Rows, test: Rows) -> SequenceData:
     return SequenceData(train, valid, test, len(TOKENS), tuple("0123456789"))

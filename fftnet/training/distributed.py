@@ -50,6 +50,8 @@ def _explained() -> Iterator[None]:
 class Distributed:
     """The processes of a run, with the model and the optimizer that are spread over them.
 
+    Whatever the processes exchange raises TrainingError where another of them has died.
+
     Args:
         model: any module; its ``_no_split_modules`` names the classes of its layers.
         config: where and in which numbers.

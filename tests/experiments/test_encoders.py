@@ -100,33 +100,18 @@ def test_moved_images_are_the_image_somewhere_else() -> None:
         assert any(torch.equal(one, two) for one in windows for two in found)
 
 
+IDS = CaseSettings(data="small", d_model=16, num_layers=2, parameters=60_000, rows=8, budget=Budget(steps=60))
+
+
 class Small(ClassificationExperiment):
     name = "images"
     title = "Small"
     about = "The class is what stands first."
     sweep = Sweep(learning_rates=(1e-2,), weight_decays=(0.0,), seeds=(0,))
     settings_of = {  # noqa: RUF012
-        "ids": CaseSettings(
-            data="small", d_model=16, num_layers=2, parameters=60_000, rows=8, budget=Budget(steps=60)
-        ),
-        "reading": CaseSettings(
-            data="small",
-            d_model=16,
-            num_layers=2,
-            parameters=60_000,
-            reading_share=0.2,
-            rows=8,
-            budget=Budget(steps=120),
-        ),
-        "patches": CaseSettings(
-            data="small image",
-            d_model=16,
-            num_layers=2,
-            parameters=60_000,
-            patch_size=2,
-            rows=8,
-            budget=Budget(steps=60),
-        ),
+        "ids": IDS,
+        "reading": replace(IDS, reading_share=0.2, budget=Budget(steps=120)),
+        "patches": replace(IDS, data="small image", patch_size=2),
     }
 
 

@@ -1,12 +1,11 @@
 """fftnet export and fftnet generate --runtime onnx, as a user runs them: in a subprocess."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import run_as_user
 from conftest import randomise
 
 from fftnet import FFTNet, FFTNetConfig, load_tokenizer
@@ -17,16 +16,6 @@ from fftnet.export.runtime import OnnxWriter
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 PROMPT = "A prompt that is longer than a block of eight tokens"
-
-
-def run(words: list[str], folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fftnet", *words]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "100"}
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def save(folder: Path, **fields: object) -> None:
@@ -44,8 +33,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("commands")
     (folder / "own").mkdir()
     save(folder / "own", mixers=("causal_spectral",))
-    words = ["export", "own", "--format", "onnx", "--output", "out", "--block_length", "8", "--int8"]
-    done = run(words, folder)
+    done = run_as_user("fftnet export own --format onnx --output out --block_length 8 --int8", folder)
     listed = re.findall(r"^out/(\S+): [\d,]+ bytes$", done.stdout, re.MULTILINE)
     assert listed == ["step.onnx", "prefill.onnx", "step_int8.onnx", "state.json"]
     # Advice of the exporter's makers is for those who write exporters.
@@ -64,9 +52,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_runtimes_write_the_same_text(exported: Path) -> None:
-    words = ["generate", "--prompt", PROMPT, "--max_new_tokens", "40", "--seed", "5", "--top_k", "40"]
-    by_torch = run([*words, "--checkpoint", "own"], exported)
-    by_onnx = run([*words, "--checkpoint", "out", "--runtime", "onnx"], exported)
+    command = f"fftnet generate --prompt '{PROMPT}' --max_new_tokens 40 --seed 5 --top_k 40"
+    by_torch = run_as_user(f"{command} --checkpoint own", exported)
+    by_onnx = run_as_user(f"{command} --checkpoint out --runtime onnx", exported)
     assert by_onnx.stdout == by_torch.stdout
     assert by_onnx.stdout.startswith(PROMPT)
     assert "in ONNX Runtime" in by_onnx.stderr

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from experiments.training import FP32, Budget
+from fftnet.model.pooling import MEAN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class CaseSettings:
     """Of the whole model, met by the width of the feed-forward."""
     patch_size: int = 0
     """Pixels of a side of the patches that an image is read in; 0: its ids one by one."""
+    pooling: str = MEAN
+    """Which hidden states are classified, of all arms alike: their mean, or the last one."""
     dropout: float = 0.1
     """Probability of dropping a value in training."""
     rows: int = 32

@@ -183,6 +183,7 @@ def _sizes(data: SequenceData, settings: CaseSettings) -> SequenceClassifierConf
             num_heads=settings.num_heads,
             num_layers=settings.num_layers,
             dropout=settings.dropout,
+            pooling=settings.pooling,
             image_size=data.image_shape[0],
             patch_size=settings.patch_size,
             num_channels=1,
@@ -194,6 +195,7 @@ def _sizes(data: SequenceData, settings: CaseSettings) -> SequenceClassifierConf
         num_heads=settings.num_heads,
         num_layers=settings.num_layers,
         dropout=settings.dropout,
+        pooling=settings.pooling,
         # The last id is the mask.
         vocab_size=data.vocab_size + (settings.reading_share > 0),
         num_classes=len(data.class_names),

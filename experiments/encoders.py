@@ -15,7 +15,6 @@ from experiments.errors import ExperimentError
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralMixer
-from fftnet.model.pooling import MEAN
 from fftnet.model.vit import FFTNetViT, ViTConfig
 
 ALL = ("lra", "images")
@@ -80,6 +79,7 @@ ENCODERS: dict[str, Encoder] = {
     "fnet": Encoder(mixers=("fnet",)),
     "spectral with attention": Encoder(mixers=("spectral", "bidirectional_attention")),
     "spectral with addresses": Encoder(mixers=("spectral", "addressed_spectral")),
+    "spectral with three addressed": Encoder(mixers=("spectral", *("addressed_spectral",) * 3)),
     **{
         f"without {part}": Encoder(mixers=("spectral",), without=part, experiments=ABLATION) for part in PARTS
     },
@@ -90,8 +90,8 @@ ENCODERS: dict[str, Encoder] = {
         for count in (5, 25)
     },
 }
-"""Name to arm, in the order of every report. The causal arms see the past only; the hybrids mix two kinds of
-layers in turn."""
+"""Name to arm, in the order of every report. The causal arms see the past only; the hybrids have two kinds of
+layers, repeated in the order given."""
 
 
 def encoder(name: str) -> Encoder:
@@ -112,7 +112,8 @@ def build(
 
     Args:
         name: of the arm.
-        config: sizes; the mixers and the form are the arm's, the feed-forward's width is what is matched.
+        config: sizes and pooling; the mixers and the form are the arm's, the feed-forward's width is what is
+            matched.
         parameters: learned numbers of the whole model, what is taken out included.
         seed: of the start values.
 
@@ -143,8 +144,6 @@ def _with_mixers(config: Any, arm: Encoder, ffn_dim: int) -> Any:
             mixer_configs=dict(arm.config),
             causal=arm.causal,
             ffn_dim=ffn_dim,
-            # All arms alike; a class token in front of a causal model would see nothing.
-            pooling=MEAN,
         )
     except ValueError as error:
         raise ExperimentError(f"an arm of {', '.join(arm.mixers)} can't be built: {error}") from error

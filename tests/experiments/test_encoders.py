@@ -24,10 +24,19 @@ from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData, gather
 from experiments.training import Budget, OutOfTime
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
-from fftnet.model.vit import vit_config
+from fftnet.model.pooling import MEAN
+from fftnet.model.vit import ViTConfig, vit_config
 from fftnet.tasks.masked_token import MASKED_FRACTION
 
-SIZES = SequenceClassifierConfig(vocab_size=9, d_model=16, num_heads=4, num_layers=2, num_classes=3)
+SIZES = SequenceClassifierConfig(
+    vocab_size=9, d_model=16, num_heads=4, num_layers=2, num_classes=3, pooling=MEAN
+)
+
+
+def tiny_vit(image_size: int, patch_size: int) -> ViTConfig:
+    return vit_config(
+        "tiny", num_classes=3, image_size=image_size, patch_size=patch_size, num_channels=1, pooling=MEAN
+    )
 
 
 def rows(count: int, seed: int = 0) -> Rows:
@@ -59,7 +68,7 @@ def small(image: bool = False) -> SequenceData:
 @pytest.mark.parametrize("name", encoders.ENCODERS)
 def test_arms_have_equal_parameters(name: str) -> None:
     parts = encoders.ENCODERS[name].without
-    for config in (SIZES, vit_config("tiny", num_classes=3, image_size=8, patch_size=2, num_channels=1)):
+    for config in (SIZES, tiny_vit(image_size=8, patch_size=2)):
         model = encoders.build(name, config, 250_000, seed=1)
         count = sum(parameter.numel() for parameter in model.parameters())
         assert abs(count / 250_000 - 1) < 0.02
@@ -201,7 +210,7 @@ def test_every_case_has_data_and_every_arm_can_be_built(kind: type[Classificatio
     experiment = kind()
     for case, settings in experiment.settings.items():
         assert settings.data in SEQUENCES, case
-        image = vit_config("tiny", num_classes=3, image_size=28, patch_size=4, num_channels=1)
+        image = tiny_vit(image_size=28, patch_size=4)
         sizes = replace(
             image if settings.patch_size else SIZES,
             d_model=settings.d_model,

@@ -151,11 +151,15 @@ class ClassificationExperiment(Experiment):
             f"{stage.steps:,} of {stage.rows} rows of {stage.data}, " for stage in settings.stages
         )
         own = (settings.budget.steps or 0) - sum(stage.steps for stage in settings.stages)
+        reading = (
+            f", reading only in the first {settings.reading_share:.0%}" if settings.reading_share else ""
+        )
         span = " to ".join(dict.fromkeys((minutes[0], minutes[-1])))
         results = best[0]["results"]
         return (
             f"**{case}**: {settings.parameters:,} parameters (D = {settings.d_model}, {settings.num_layers} "
-            f"layers), steps: {before}{own:,} of {settings.rows} rows ({results['epochs']:g} epochs), "
+            f"layers), {settings.pooling} pooling, steps: {before}{own:,} of {settings.rows} rows "
+            f"({results['epochs']:g} epochs){reading}, "
             f"{span} minutes a run, learning rates {', '.join(rates)}; {results['test_rows']:,} test rows."
         )
 

@@ -30,6 +30,7 @@ SEQUENCES: dict[str, Builder] = {
     "fashion_mnist": fashion_mnist,
     "reuters8": reuters8,
     "newsgroups": newsgroups,
+    "newsgroups1024": partial(newsgroups, longest=1024),
     "shakespeare_pairs": retrieval,
     "lra_listops": lra_listops,
     "lra_text": lra_text,

@@ -68,5 +68,5 @@ class LongRangeArena(ClassificationExperiment):
             budget=Budget(steps=1600),
         ),
         "retrieval": CaseSettings(data="shakespeare_pairs", budget=Budget(steps=3000), dropout=0.2),
-        "pixels": CaseSettings(data="fashion_mnist", budget=Budget(steps=6000)),
+        "pixels": CaseSettings(data="fashion_mnist", dropout=0.0, budget=Budget(steps=4000)),
     }

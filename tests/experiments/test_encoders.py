@@ -24,7 +24,7 @@ from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData, gather
 from experiments.training import Budget, OutOfTime
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
-from fftnet.model.pooling import MEAN
+from fftnet.model.pooling import LAST, MEAN
 from fftnet.model.vit import ViTConfig, vit_config
 from fftnet.tasks.masked_token import MASKED_FRACTION
 
@@ -154,6 +154,25 @@ def test_a_run_learns_and_a_resumed_one_ends_the_same(arm: str, case: str, tmp_p
     assert resumed["results"]["curve"][-1]["loss"] == line["results"]["curve"][-1]["loss"]
 
 
+@pytest.mark.parametrize(("case", "pooling"), [("ids", MEAN), ("ids", LAST), ("patches", MEAN)])
+def test_models_pool_as_their_case_says(
+    case: str, pooling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    build = encoders.build
+
+    def noted(*choices: Any) -> Any:
+        built.append(build(*choices))
+        return built[-1]
+
+    monkeypatch.setattr(encoders, "build", noted)
+    experiment = Small(workbench=Workbench(cache=tmp_path))
+    one_step = Budget(steps=1, points=1)
+    experiment.settings[case] = replace(experiment.settings[case], pooling=pooling, budget=one_step)
+    experiment.execute(experiment.run("attention", case, 1e-2, 0.0, 0))
+    assert [model.config.pooling for model in built] == [pooling]
+
+
 @pytest.mark.parametrize("arm", ["addressed", "spectral"])
 def test_reading_is_part_of_the_loss(arm: str) -> None:
     """Against one row after another, without padding."""
@@ -209,7 +228,7 @@ def test_the_report_has_a_column_for_each_data_set(tmp_path: Path) -> None:
 def test_every_case_has_data_and_every_arm_can_be_built(kind: type[ClassificationExperiment]) -> None:
     experiment = kind()
     for case, settings in experiment.settings.items():
-        assert settings.data in SEQUENCES, case
+        assert {settings.data, *(stage.data for stage in settings.stages)} <= set(SEQUENCES), case
         image = tiny_vit(image_size=28, patch_size=4)
         sizes = replace(
             image if settings.patch_size else SIZES,

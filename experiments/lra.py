@@ -53,9 +53,7 @@ class LongRangeArena(ClassificationExperiment):
             budget=Budget(steps=6800),
             curve_rows=1000,
         ),
-        "pathfinder": CaseSettings(
-            data="pathfinder32", d_model=128, parameters=900_000, rows=64, budget=Budget(steps=25_000)
-        ),
+        "pathfinder": CaseSettings(data="pathfinder32", dropout=0.0, rows=64, budget=Budget(steps=8000)),
         "r8": CaseSettings(
             data="reuters8", d_model=128, parameters=900_000, reading_share=0.5, budget=Budget(steps=1200)
         ),

@@ -23,6 +23,6 @@ class PaperAblation(ClassificationExperiment):
     reference = "spectral"
     sweep = Sweep(learning_rates=(3e-3,), weight_decays=(0.05,))
     settings_of = {  # noqa: RUF012 - never changed
-        "images": replace(Images.settings_of["fashion_mnist"], budget=Budget(steps=3000)),
+        "images": replace(Images.settings_of["fashion_mnist"], budget=Budget(steps=2000)),
         "r8": LongRangeArena.settings_of["r8"],
     }

@@ -180,31 +180,22 @@ class ClassificationExperiment(Experiment):
 
 
 def _sizes(data: SequenceData, settings: CaseSettings) -> SequenceClassifierConfig | ViTConfig:
+    both: dict[str, Any] = {
+        "d_model": settings.d_model,
+        "num_heads": settings.num_heads,
+        "num_layers": settings.num_layers,
+        "dropout": settings.dropout,
+        "pooling": settings.pooling,
+        "num_classes": len(data.class_names),
+        "class_names": data.class_names,
+    }
     if settings.patch_size:
         assert data.image_shape is not None
         return ViTConfig(
-            d_model=settings.d_model,
-            num_heads=settings.num_heads,
-            num_layers=settings.num_layers,
-            dropout=settings.dropout,
-            pooling=settings.pooling,
-            image_size=data.image_shape[0],
-            patch_size=settings.patch_size,
-            num_channels=1,
-            num_classes=len(data.class_names),
-            class_names=data.class_names,
+            **both, image_size=data.image_shape[0], patch_size=settings.patch_size, num_channels=1
         )
-    return SequenceClassifierConfig(
-        d_model=settings.d_model,
-        num_heads=settings.num_heads,
-        num_layers=settings.num_layers,
-        dropout=settings.dropout,
-        pooling=settings.pooling,
-        # The last id is the mask.
-        vocab_size=data.vocab_size + (settings.reading_share > 0),
-        num_classes=len(data.class_names),
-        class_names=data.class_names,
-    )
+    # The last id is the mask.
+    return SequenceClassifierConfig(**both, vocab_size=data.vocab_size + (settings.reading_share > 0))
 
 
 @lru_cache(maxsize=4)

@@ -16,9 +16,9 @@ class PaperAblation(ClassificationExperiment):
     title = "Ablation: the paper's layer"
     about = (
         "The bidirectional layer with one part taken out, its parameters kept where they change nothing, at "
-        "the learning rate that is best for the whole. The filter of the whole is held at 129 frequencies "
-        "and interpolated; with 25 it has a value for every bin of an image's 49 patches (one length, as "
-        "published). Accuracy on the test split, in percent."
+        "the learning rate that is best for the whole. On images the filter of the whole has a value for "
+        "each of the 25 frequencies of 49 patches, which is the published form, tied to one length; an arm "
+        "with other anchors interpolates. Accuracy on the test split, in percent."
     )
     reference = "spectral"
     sweep = Sweep(learning_rates=(3e-3,), weight_decays=(0.05,))

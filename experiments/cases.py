@@ -36,6 +36,8 @@ class CaseSettings:
     """Of the whole model, met by the width of the feed-forward."""
     patch_size: int = 0
     """Pixels of a side of the patches that an image is read in; 0: its ids one by one."""
+    num_anchors: int | None = None
+    """Frequencies at which the paper's layer holds its filter (None: the package's default)."""
     pooling: str = MEAN
     """Which hidden states are classified, of all arms alike: their mean, or the last one."""
     dropout: float = 0.1

@@ -76,7 +76,8 @@ class ClassificationExperiment(Experiment):
         """Train one model; classify all validation and test rows."""
         settings = self.settings[run.case]
         data = _data(settings.data, settings.sizes, self.workbench.cache)
-        model = encoders.build(run.arm, _sizes(data, settings), settings.parameters, run.seed)
+        sizes = _sizes(data, settings)
+        model = encoders.build(run.arm, sizes, settings.parameters, run.seed, settings.num_anchors)
         model = model.to(self.workbench.device)
         course = self._course(data, settings, run.seed)
         read = Reader(data, settings)

@@ -87,7 +87,7 @@ ENCODERS: dict[str, Encoder] = {
         f"{count} anchors": Encoder(
             mixers=("spectral",), config={"spectral": {"num_anchors": count}}, experiments=ABLATION
         )
-        for count in (5, 25)
+        for count in (5, 129)
     },
 }
 """Name to arm, in the order of every report. The causal arms see the past only; the hybrids have two kinds of
@@ -106,7 +106,11 @@ def encoder(name: str) -> Encoder:
 
 
 def build(
-    name: str, config: SequenceClassifierConfig | ViTConfig, parameters: int, seed: int
+    name: str,
+    config: SequenceClassifierConfig | ViTConfig,
+    parameters: int,
+    seed: int,
+    num_anchors: int | None = None,
 ) -> FFTNetForSequenceClassification | FFTNetViT:
     """The model of an arm, its start values drawn from the seed.
 
@@ -116,12 +120,14 @@ def build(
             matched.
         parameters: learned numbers of the whole model, what is taken out included.
         seed: of the start values.
+        num_anchors: frequencies of the paper's layer, where the arm does not say how many (None: the
+            package's default).
 
     Raises:
         ExperimentError: if there is no such arm, it can't have these sizes, or its parameters can't be
             brought within 2 % of what they are matched to.
     """
-    arm = encoder(name)
+    arm = _with_anchors(encoder(name), num_anchors)
     one, two = (_count(_with_mixers(config, arm, ffn_dim)) for ffn_dim in (1, 2))
     ffn_dim = max(1 + round((parameters - one) / (two - one)), 1)
     chosen = _with_mixers(config, arm, ffn_dim)
@@ -134,6 +140,12 @@ def build(
         if arm.without and isinstance(module, SpectralMixer):
             PARTS[arm.without](module)
     return model
+
+
+def _with_anchors(arm: Encoder, num_anchors: int | None) -> Encoder:
+    if num_anchors is None or "spectral" not in arm.mixers or "spectral" in arm.config:
+        return arm
+    return replace(arm, config={**arm.config, "spectral": {"num_anchors": num_anchors}})
 
 
 def _with_mixers(config: Any, arm: Encoder, ffn_dim: int) -> Any:

@@ -12,7 +12,6 @@ from experiments.sequences.base import Rows, SequenceData
 from experiments.training import BF16
 from fftnet.data.images.augmentation import cropped, flipped
 from fftnet.model.classifier import FFTNetForSequenceClassification
-from fftnet.model.pooling import MEAN, pooled
 from fftnet.protocols import Batch
 from fftnet.tasks.masked_token import MASKED_FRACTION
 
@@ -84,7 +83,7 @@ class Reader:
         hidden_BTD = model.backbone(
             model.embedding(inputs_BT.masked_fill(masked_BT, config.vocab_size - 1)), batch.attention_mask
         )
-        logits = model.score(pooled(hidden_BTD, config.pooling or MEAN, batch.attention_mask))
+        logits = model.classify(hidden_BTD, batch.attention_mask)
         if config.causal:
             asked_BT = present_BT[:, 1:]
             read_ND, targets_N = hidden_BTD[:, :-1][asked_BT], inputs_BT[:, 1:][asked_BT]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fftnet import serialization
 from fftnet.api import classifier_kind, find_checkpoint
+from fftnet.model.classifier import SequenceClassifierConfig
 from fftnet.model.exchange import native_names
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
@@ -42,7 +43,8 @@ def flag_defaults(path: str | Path) -> dict[str, Any]:
         path: as ``find_checkpoint`` takes it.
 
     Returns:
-        Name of a flag to its value: sizes, mixers and their fields, and the tokenizer or the patches.
+        Name of a flag to its value: sizes, mixers and their fields, pooling, and the tokenizer or the
+        patches.
 
     Raises:
         CheckpointError: if there is no checkpoint, or its configuration is damaged.
@@ -54,6 +56,8 @@ def flag_defaults(path: str | Path) -> dict[str, Any]:
     found |= {f"{name}.{field}": value for name in mixers for field, value in asdict(mixers[name]).items()}
     if isinstance(config, ViTConfig):
         return found | {f"image_classification.{name}": getattr(config, name) for name in OF_IMAGES}
+    if isinstance(config, SequenceClassifierConfig):
+        found["classification.pooling"] = config.pooling
     return found | {"tokenizer": str(folder)}
 
 

@@ -72,5 +72,8 @@ class FFTNetForSequenceClassification(PretrainedModel):
                 shapes that do not belong together.
         """
         check_ids(tokens)
-        hidden_BTD = self.backbone(self.embedding(tokens), attention_mask)
-        return self.score(pooled(hidden_BTD, self.config.pooling or MEAN, attention_mask))
+        return self.classify(self.backbone(self.embedding(tokens), attention_mask), attention_mask)
+
+    def classify(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes) of the backbone's hidden states (B, T, D), pooled."""
+        return self.score(pooled(hidden, self.config.pooling or MEAN, attention_mask))

@@ -87,6 +87,12 @@ def test_a_head_is_taken_for_the_same_classes_only(tmp_path: Path) -> None:
     assert_taken(other, folder, "score.weight")
 
 
+def test_texts_keep_their_pooling(tmp_path: Path) -> None:
+    config = replace(classes(SIZES, "a", "b"), pooling="mean")
+    folder = saved(FFTNetForSequenceClassification(config), tmp_path / "mean")
+    assert flag_defaults(folder)["classification.pooling"] == "mean"
+
+
 def test_images_keep_their_patches(tmp_path: Path) -> None:
     config = ViTConfig(d_model=16, num_heads=4, num_layers=1, image_size=8, patch_size=4, num_classes=2)
     FFTNetViT(config).save_pretrained(tmp_path / "vit")

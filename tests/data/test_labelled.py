@@ -94,6 +94,8 @@ def test_lines_of_a_text_file_are_texts(tmp_path: Path) -> None:
         ("a.csv", "text,label\na,x\nb\n", r"a.csv line 3 has not 2 fields as the first line: quote its text"),
         ("a.csv", "text,label\na,x,y\n", r"a.csv line 2 has not 2 fields"),
         ("a.csv", 'text,label\n"a" b,x\n', r"a.csv line 2 is no table"),
+        ("a.csv", "text;label\na;x\n", r"a.csv has a semicolon between its fields, where a comma belongs"),
+        ("a.tsv", "text,label\na,x\n", r"a.tsv has a comma between its fields, where a tab belongs"),
         ("a.csv", "text,label\n", r"a.csv has no rows"),
         ("a.csv", "text,label\n  ,x\n", r"a.csv line 2 has an empty text: leave the row out"),
         (

@@ -10,6 +10,8 @@ from fftnet.data.sources.base import Advance, Row, SourceFile, Table, path_of
 
 LONGEST_FIELD = 2**30
 """Characters; more is a quotation mark that nothing closes."""
+DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
+"""What stands between fields in tables at large, and its name."""
 
 
 class Delimited(Table):
@@ -31,6 +33,7 @@ class Delimited(Table):
             reader = csv.DictReader(stream, delimiter=self._delimiter, strict=True)
             read = 0
             try:
+                self._check_names(file, reader.fieldnames or ())
                 for values in reader:
                     name = f"{file.name} line {reader.line_num}"
                     if None in values or None in values.values():
@@ -44,3 +47,12 @@ class Delimited(Table):
                 raise DataError(f"{where}: convert it or leave it out") from error
             except csv.Error as error:
                 raise DataError(f"{file.name} line {reader.reader.line_num} is no table: {error}") from error
+
+    def _check_names(self, file: SourceFile, names: Sequence[str]) -> None:
+        for delimiter, name in DELIMITERS.items():
+            if len(names) == 1 and delimiter in names[0]:
+                wanted = DELIMITERS[self._delimiter]
+                raise DataError(
+                    f"{file.name} has {name} between its fields, where {wanted} belongs: a .csv has commas, "
+                    "a .tsv tabs"
+                )

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from fftnet.cli.flags import ModelConfig
 from fftnet.cli.generate import PromptConfig
@@ -145,6 +146,15 @@ def installed_with(names: set[str]) -> Iterator[importlib.metadata.Distribution]
             if requirement.name not in seen and (not requirement.marker or requirement.marker.evaluate()):
                 seen.add(requirement.name)
                 waiting.append(requirement.name)
+
+
+def test_every_package_is_there_for_the_lowest_python(metadata: Message) -> None:
+    (lowest,) = re.findall(r"^>=([\d.]+)$", metadata["Requires-Python"])
+    names = requirements(metadata)
+    packages = CORE | set[str]().union(*(names[extra] for extra in names["all"]))
+    for distribution in installed_with(packages - set(names)):
+        wanted = distribution.metadata["Requires-Python"] or ""
+        assert SpecifierSet(wanted).contains(f"{lowest}.0"), f"{distribution.name} wants Python {wanted}"
 
 
 def environment_with(folder: Path, names: set[str]) -> dict[str, str]:

@@ -37,7 +37,7 @@ class LongRangeArena(ClassificationExperiment):
         "The learning rate is chosen on validation; accuracy on the test split, in percent. The causal arms "
         "see the past only; the published rows are bidirectional."
     )
-    sweep = Sweep(learning_rates=(1e-3, 3e-3), weight_decays=(0.05,))
+    sweep = Sweep(learning_rates=(1e-3, 3e-3, 6e-3), weight_decays=(0.05,))
     published = PUBLISHED
     settings_of = {  # noqa: RUF012 - never changed
         "listops": CaseSettings(

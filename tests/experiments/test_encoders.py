@@ -24,6 +24,7 @@ from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData, gather
 from experiments.training import Budget, OutOfTime
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
+from fftnet.model.mixers.spectral import SpectralMixer
 from fftnet.model.pooling import LAST, MEAN
 from fftnet.model.vit import ViTConfig, vit_config
 from fftnet.tasks.masked_token import MASKED_FRACTION
@@ -73,6 +74,15 @@ def test_arms_have_equal_parameters(name: str) -> None:
         count = sum(parameter.numel() for parameter in model.parameters())
         assert abs(count / 250_000 - 1) < 0.02
         assert (count_parameters(model) < count) == bool(parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("spectral", 7), ("without modReLU", 7), ("5 anchors", 5), ("addressed", None)]
+)
+def test_the_case_says_how_many_anchors_unless_the_arm_does(name: str, count: int | None) -> None:
+    model = encoders.build(name, SIZES, 60_000, seed=0, num_anchors=7)
+    found = {m.filter.base_filter.shape[1] for m in model.modules() if isinstance(m, SpectralMixer)}
+    assert found == ({count} if count else set())
 
 
 @pytest.mark.parametrize("part", encoders.PARTS)

@@ -31,7 +31,7 @@ class Reader:
 
     def __init__(self, data: SequenceData, settings: CaseSettings) -> None:
         self.settings = settings
-        self.image_shape = data.image_shape if settings.patch_size else None
+        self.image_shape = data.image_shape
         sample = data.train.ids[: 2**22].astype("float32")
         self.mean = float(sample.mean())
         self.deviation = max(float(sample.std()), 1.0)
@@ -39,9 +39,10 @@ class Reader:
     def logits(self, model: Any, batch: Batch) -> Tensor:
         """Logits (B, K), float32."""
         device = next(model.parameters()).device
-        if self.image_shape is None:
+        if not self.settings.patch_size:
             batch = batch.to(device)
             return model(batch.inputs, batch.attention_mask).float()
+        assert self.image_shape is not None
         images = (batch.inputs.float() - self.mean) / self.deviation
         return model(images.view(len(images), 1, *self.image_shape).to(device)).float()
 

@@ -104,9 +104,10 @@ def test_what_is_taken_out_changes_nothing(part: str) -> None:
         torch.testing.assert_close(view.activated, view.filtered)
 
 
-def test_moved_images_are_the_image_somewhere_else() -> None:
+@pytest.mark.parametrize("patch_size", [0, 2])
+def test_moved_images_are_the_image_somewhere_else(patch_size: int) -> None:
     data = small(image=True)
-    settings = CaseSettings(data="small", patch_size=2, budget=Budget(steps=1))
+    settings = CaseSettings(data="small", patch_size=patch_size, budget=Budget(steps=1))
     reader = Reader(data, settings)
     batch = data.train.batches(32, None).batch(0, 0)
     moved = reader.moved(batch, 0, 5)

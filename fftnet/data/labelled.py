@@ -74,18 +74,20 @@ def label_of(row: Row, label_field: str) -> str:
     """The label in a row, as the name of its class: true and false of a boolean.
 
     Raises:
-        DataError: naming the row and listing its fields, if there is none.
+        DataError: naming the row, if it has no such field, or no label in it.
     """
-    value = row.values.get(label_field)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, str)) and value != "":
-        return str(value)
-    if value is None or value == "":
+    if label_field not in row.values:
         known = ", ".join(map(str, row.values)) or "none"
         raise DataError(
             f"{row.name} has no label in field {label_field!r} (its fields: {known}); set label_field"
         )
+    value = row.values[label_field]
+    if value is None or value == "":
+        raise DataError(f"{row.name} has an empty {label_field!r}: give it a label, or leave the row out")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, str)):
+        return str(value)
     raise DataError(f"{row.name} has the label {value!r}: labels are strings, integers or booleans")
 
 

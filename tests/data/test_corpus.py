@@ -153,7 +153,7 @@ def test_a_corpus_that_vanished_can_be_used_from_its_cache(tmp_path: Path) -> No
     with pytest.raises(DataError, match="holds no text to learn bpe from"):
         list(training_texts(named))
     (tmp_path / "cache").rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="matches no file; name a folder"):
+    with pytest.raises(DataError, match="matches no file; check its path"):
         load_data(config, BYTES, 32)
 
 

@@ -73,7 +73,7 @@ def test_numbered_labels_of_a_hugging_face_dataset_have_their_names(tmp_path: Pa
     )
     columns = {"text": ["a", "b", "c"], "label": [1, 0, -1]}
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "saved")
-    with pytest.raises(DataError, match="row 3 has no label"):
+    with pytest.raises(DataError, match="row 3 has an empty 'label'"):
         read_labelled([f"hf:{tmp_path}/saved"], "text", "label")
     datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features).save_to_disk(
         tmp_path / "named"
@@ -98,11 +98,8 @@ def test_lines_of_a_text_file_are_texts(tmp_path: Path) -> None:
         ("a.tsv", "text,label\na,x\n", r"a.tsv has a comma between its fields, where a tab belongs"),
         ("a.csv", "text,label\n", r"a.csv has no rows"),
         ("a.csv", "text,label\n  ,x\n", r"a.csv line 2 has an empty text: leave the row out"),
-        (
-            "a.csv",
-            "text,label\na,\n",
-            r"a.csv line 2 has no label in field 'label' \(its fields: text, label\)",
-        ),
+        ("a.csv", "text,label\na,\n", r"a.csv line 2 has an empty 'label': give it a label, or leave"),
+        ("a.jsonl", '{"text": "a", "label": null}', r"a.jsonl line 1 has an empty 'label'"),
         ("a.csv", b"text,label\na,x\n\xff,y\n", r"a.csv is not UTF-8 text after line \d: convert it"),
         ("a.jsonl", b'{"text": "\xff"}', r"a.jsonl line 1 is not UTF-8 text"),
         (

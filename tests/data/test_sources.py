@@ -120,7 +120,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         "latin.txt": r"latin\.txt is not UTF-8 text \(byte 3\): convert it or leave it out",
         "blank.txt": r"blank\.txt is empty: leave it out",
         "empty": r"the folder .*empty holds no text file",
-        "nowhere.txt": r"nowhere\.txt matches no file; name a folder, a glob, or one of synthetic, py",
+        "nowhere.txt": r"nowhere\.txt matches no file; check its path",
+        "folder/nowhere": r"folder/nowhere matches no file; check its path",
     }.items():
         with pytest.raises(DataError, match=message):
             texts_of(tmp_path / source)
@@ -163,7 +164,9 @@ def test_a_new_kind_of_corpus_is_a_class_and_a_line(tmp_path: Path, monkeypatch:
     assert len(list((tmp_path / "cache").glob("count-300-*.tokens"))) == 1
     assert 250 < len(list(training_texts(unknown_size))) < 290
     assert all(len(view.documents()[0]) > 4 for view in load_views(unknown_size, BYTES))
-    with pytest.raises(DataError, match=r"matches no file.*a \.par file, count:N"):
+    with pytest.raises(
+        DataError, match=r"matches no file; name a folder, a glob, or one of synt.*a \.par file, count:N"
+    ):
         texts_of("nowhere")
 
 

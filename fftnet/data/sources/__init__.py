@@ -94,6 +94,8 @@ def _paths(word: str) -> list[Path]:
         return [path]
     files = sorted(p for p in map(Path, glob.glob(word, recursive=True)) if p.is_file())
     if not files:
-        known = describe_sources()
-        raise DataError(f"{word} matches no file; name a folder, a glob, or one of {known}")
+        # A name with a suffix or a folder is meant as a path, not as a corpus.
+        is_path = path.suffix or len(path.parts) > 1
+        way_out = "check its path" if is_path else f"name a folder, a glob, or one of {describe_sources()}"
+        raise DataError(f"{word} matches no file; {way_out}")
     return files

@@ -20,7 +20,6 @@ from fftnet.model.mixers import MIXERS, build_mixer
 
 TOLERANCE = 0.02
 """Largest distance between the parameters of an arm and what they are matched to."""
-ALL = ("recall", "recall_rewritten", "language", "language_time", "positions", "tracking", "mad")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class Arm:
     """Heads H, which must divide the width."""
     config: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Fields of the mixer's own configuration; what is left out has its default."""
-    experiments: tuple[str, ...] = ALL
+    experiments: tuple[str, ...]
     """Names of the experiments that run it unless told otherwise."""
 
     def definition(self) -> dict[str, Any]:
@@ -41,21 +40,25 @@ class Arm:
         return {"mixer": self.mixer, "num_heads": self.num_heads, "config": dict(self.config)}
 
 
-RECALL = ("recall", "recall_rewritten")
+RECALL = ("recall",)
+TASKS = (*RECALL, "tracking", "mad")
+LANGUAGE = ("language", "positions")
+RIVALS = (*TASKS, *LANGUAGE, "recall_rewritten", "language_time", "language_long", "positions_long")
 ABLATIONS = ("ablation_recall", "ablation_language")
-LONG = ("language_long", "positions_long")
-LANGUAGE = ("recall", "language", "language_time", "positions")
 ARMS: dict[str, Arm] = {
-    "attention": Arm(mixer="conv_attention", experiments=(*ALL, *LONG)),
-    "addressed": Arm(mixer="addressed_spectral", num_heads=2, experiments=(*ALL, *LONG, *ABLATIONS)),
-    "attention_matched": Arm(mixer="conv_attention", config={"matched": True}, experiments=LANGUAGE),
-    "causal_spectral": Arm(mixer="causal_spectral", num_heads=16),
-    "gated_linear": Arm(mixer="gated_linear", config={"key_dim": 32}),
+    "attention": Arm(mixer="conv_attention", experiments=RIVALS),
+    "addressed": Arm(mixer="addressed_spectral", num_heads=2, experiments=(*RIVALS, *ABLATIONS)),
+    "attention_matched": Arm(mixer="conv_attention", config={"matched": True}, experiments=RECALL),
+    "causal_spectral": Arm(mixer="causal_spectral", num_heads=16, experiments=(*TASKS, *LANGUAGE)),
+    "gated_linear": Arm(mixer="gated_linear", config={"key_dim": 32}, experiments=TASKS),
     "gated_linear_matched": Arm(
-        mixer="gated_linear", num_heads=2, config={"key_dim": 32, "matched": True}, experiments=LANGUAGE
+        mixer="gated_linear",
+        num_heads=2,
+        config={"key_dim": 32, "matched": True},
+        experiments=(*RECALL, "recall_rewritten", *LANGUAGE),
     ),
-    "min_gru": Arm(mixer="min_gru"),
-    "gru": Arm(mixer="gru"),
+    "min_gru": Arm(mixer="min_gru", experiments=(*TASKS, *LANGUAGE)),
+    "gru": Arm(mixer="gru", experiments=(*TASKS, *LANGUAGE)),
     "addressed_4": Arm(mixer="addressed_spectral", num_heads=2, config={"num_bins": 4}, experiments=RECALL),
     "addressed_8": Arm(mixer="addressed_spectral", num_heads=2, config={"num_bins": 8}, experiments=RECALL),
     "addressed_32": Arm(mixer="addressed_spectral", num_heads=2, config={"num_bins": 32}, experiments=RECALL),

@@ -172,14 +172,14 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 
 
 def test_an_arm_without_its_mixer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(arms.ARMS, "new", arms.Arm(mixer="not_there"))
+    monkeypatch.setitem(arms.ARMS, "new", arms.Arm(mixer="not_there", experiments=()))
     with pytest.raises(ExperimentError, match="needs the mixer 'not_there', which is not registered"):
         Toy(only=("new",))
 
 
 def test_a_field_that_a_mixer_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for mixer in ("gru", "causal_spectral"):
-        monkeypatch.setitem(arms.ARMS, "new", arms.Arm(mixer=mixer, config={"knob": 1}))
+        monkeypatch.setitem(arms.ARMS, "new", arms.Arm(mixer=mixer, config={"knob": 1}, experiments=()))
         with pytest.raises(ExperimentError, match="can't be built"):
             arms.build("new", SMALL, 0)
 

@@ -6,6 +6,7 @@ step prints the promise, its seconds and what was seen; the first broken one end
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -146,6 +147,26 @@ def train_and_go_on() -> str:
     return "6 steps, a run that finds them done, and fftnet generate writes with what they left"
 
 
+def classify_texts() -> str:
+    """fftnet train makes a classifier of a table; a pipeline answers what fftnet predict does."""
+
+    from transformers import pipeline
+
+    words = {"counting": "one two three four five", "weather": "rain wind snow hail sun"}
+    rows = [f"{a} {b} {a},{kind}" for kind, some in words.items() for a in some.split() for b in some.split()]
+    Path("labelled.csv").write_text("\n".join(["text,label", *rows]))
+    sizes = "--d_model 32 --num_layers 1 --batch_size 8 --max_steps 60 --output_dir kinds --save_model"
+    fftnet(f"train --task classification --data labelled.csv --no_causal {sizes}")
+    new = ["snow and wind", "four and five"]
+    Path("new.txt").write_text("\n".join(new))
+    told = [json.loads(line) for line in fftnet("predict kinds/best new.txt").stdout.splitlines()]
+    shared = pipeline("text-classification", model="kinds/best", trust_remote_code=True)(new)
+    for line, answer, kind in zip(told, shared, ["weather", "counting"], strict=True):
+        promise(line["label"] == answer["label"] == kind, f"{line}, the pipeline says {answer}")
+        promise(abs(line["probability"] - answer["score"]) < 1e-4, f"{line}, the pipeline says {answer}")
+    return f"{len(rows)} rows, 60 steps; {new[0]!r} is {told[0]['label']} in both"
+
+
 def ask_the_evaluation_harness() -> str:
     """fftnet lm_eval on a task of one's own, without a network."""
     words = f"lm_eval --model_args checkpoint={MODEL} --tasks next_word --include_path tasks"
@@ -273,6 +294,7 @@ def inside() -> None:
         perform(step)
     commands = (
         train_and_go_on,
+        classify_texts,
         ask_the_evaluation_harness,
         export_to_ONNX,
         write_with_ONNX_Runtime,

@@ -21,7 +21,7 @@ class LanguageInTime(Language):
         "equal tokens: what is faster reads more. The learning-rate schedule follows the share of the time "
         "that is used."
     )
-    sweep = Sweep(learning_rates=(6e-3,))
+    sweep = Sweep(learning_rates=(3e-3, 6e-3, 1.2e-2))
     settings = LanguageSettings(tokens=None, seconds=90.0, points=12)
 
     def tiny(self) -> LanguageSettings:

@@ -17,11 +17,11 @@ class LanguageInTime(Language):
     title = "Language modelling over bytes, equal time"
     about = (
         "The same models and corpora, each trained for 90 seconds on two threads of the same machine with "
-        "nothing beside it, at the learning rate that was best for attention and for the default mixer with "
-        "equal tokens: what is faster reads more. The learning-rate schedule follows the share of the time "
-        "that is used."
+        "nothing beside it: what is faster reads more. The learning-rate schedule follows the share of the "
+        "time that is used. Learning rates are swept with one seed: on Python's documentation for both arms, "
+        "elsewhere for attention at the two best."
     )
-    sweep = Sweep(learning_rates=(3e-3, 6e-3, 1.2e-2))
+    sweep = Sweep(learning_rates=(1.5e-3, 3e-3, 6e-3, 1.2e-2))
     settings = LanguageSettings(tokens=None, seconds=90.0, points=12)
 
     def tiny(self) -> LanguageSettings:

@@ -26,10 +26,10 @@ from fftnet.training.state import TrainingState
 
 FLAGS = (
     "--d_model 16 --num_heads 4 --num_layers 1 --max_seq_length 160 --num_samples 16 --batch_size 4 "
-    "--pattern_complexity 0 --dropout 0.1 --max_steps 12 --eval_every 4 --save_every 1 --no_progress "
+    "--pattern_complexity 0 --dropout 0.1 --max_steps 8 --eval_every 4 --save_every 1 --no_progress "
     "--trackers none --ema_decay 0.9 --resume auto"
 )
-STEPS = 12
+STEPS = 8
 
 
 def start(output: Path, prepare: Callable[[], None] = lambda: None, flags: str = "") -> int:
@@ -173,7 +173,7 @@ def without_generators(folder: Path) -> dict[str, Any]:
 
         def save(self: Checkpointer, state: TrainingState, carried: Carried | None = None) -> None:
             real(self, state, carried)
-            if state.counters.steps == 7:
+            if state.counters.steps == 5:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         Checkpointer.save = save

@@ -176,7 +176,7 @@ class ClassificationExperiment(Experiment):
                     label = arm if line["seed"] == self.sweep.seeds[0] else None
                     axes.plot(steps, [row["valid"] for row in curve], color=pictures.colour(arm), label=label)
             axes.set(xlabel="steps", ylabel="accuracy, validation", title=case)
-        panels[0].legend(fontsize="x-small")
+        pictures.legend(figure)
         return {"curves": figure}
 
 

@@ -170,7 +170,17 @@ class Language(Experiment):
         for case in self.cases:
             rows = [self._row(lines, arm, case) for arm in self.reported(lines, case)]
             if rows:
-                head = ["arm", "parameters", "state", "lr", "seeds", "bits per byte", "tokens", "minutes"]
+                head = [
+                    "arm",
+                    "parameters",
+                    "state",
+                    "lr",
+                    "seeds",
+                    "bits per byte",
+                    "tokens",
+                    "minutes",
+                    "on",
+                ]
                 parts.append(f"{self._caption(lines, case)}\n\n{markdown.table(head, rows)}")
         return "\n\n".join(parts)
 
@@ -199,32 +209,37 @@ class Language(Experiment):
             markdown.spread([self.score(line) for line in seeds]),
             f"{sum(tokens) / len(tokens) / 1e6:.2f}M",
             markdown.spread(minutes, digits=1),
+            ", ".join(sorted({line["processor"] for line in seeds})),
         ]
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
-        """Bits per byte over learning rates, and for each corpus the loss over tokens and seconds."""
-        found = {"learning_rates": pictures.over_learning_rates(self, lines, "bits per byte")}
+        """Bits per byte over learning rates, and for each corpus the loss over tokens and seconds.
+
+        Seconds are left out where the runs were made by different processors.
+        """
+        found = pictures.over_learning_rates(self, lines, "bits per byte")
         for case in self.cases:
             if self.reported(lines, case):
                 found[f"curves_{case}"] = self._curves(lines, case)
         return found
 
     def _curves(self, lines: Sequence[Line], case: str) -> "Figure":
-        figure, panels = pictures.panels(2, width=4.6, height=3.8)
-        for axes, unit in zip(panels, ("tokens", "seconds"), strict=True):
-            for arm in self.reported(lines, case):
-                for line in self.seeds(lines, arm, case):
-                    curve = line["results"]["curve"]
-                    label = arm if line["seed"] == self.sweep.seeds[0] else None
-                    axes.plot(
-                        [row[unit] for row in curve],
-                        [row["held_out"] / math.log(2) for row in curve],
-                        color=pictures.colour(arm),
-                        label=label,
-                    )
+        shown = [line for arm in self.reported(lines, case) for line in self.seeds(lines, arm, case)]
+        units = ["tokens", "seconds"] if len({line["processor"] for line in shown}) == 1 else ["tokens"]
+        figure, panels = pictures.panels(len(units), width=4.6, height=3.8)
+        for axes, unit in zip(panels, units, strict=True):
+            for line in shown:
+                curve = line["results"]["curve"]
+                label = line["arm"] if line["seed"] == self.sweep.seeds[0] else None
+                axes.plot(
+                    [row[unit] for row in curve],
+                    [row["held_out"] / math.log(2) for row in curve],
+                    color=pictures.colour(line["arm"]),
+                    label=label,
+                )
             axes.set(xlabel=f"{unit} of training", ylabel="held-out bits per token", title=case)
             pictures.widen(axes)
-        panels[0].legend(fontsize="x-small")
+        pictures.legend(figure)
         return figure
 
 

@@ -15,26 +15,38 @@ from experiments.results import Line
 if TYPE_CHECKING:
     from experiments.base import Experiment
 
-COLOURS = (
-    "#e0902f",
-    "#8ab4d8",
-    "#4b8bbe",
-    "#7a9a4e",
-    "#b5c98f",
-    "#c0504d",
-    "#e6a5a3",
-    "#d67c79",
-    "#8c2f2c",
-    "#1f4e79",
-    "#8064a2",
-    "#9a9a9a",
-)
-"""Given to the arms in the order of their table."""
+COLOURS = {
+    "addressed": "#1f4e79",
+    "spectral": "#4b8bbe",
+    "attention": "#e0902f",
+    "causal_spectral": "#7a9a4e",
+    "gated_linear_matched": "#c0504d",
+    "min_gru": "#8064a2",
+    "gru": "#4d4d4d",
+    "gated_linear": "#e6a5a3",
+    "attention_matched": "#f2c88f",
+    "addressed_4": "#b9d3ea",
+    "addressed_8": "#8ab4d8",
+    "addressed_32": "#12a5a5",
+    "gated_linear_8": "#d8d8d8",
+    "gated_linear_64": "#8c2f2c",
+    "fnet": "#9a9a9a",
+    "5 anchors": "#c9a227",
+    "129 anchors": "#2d9d78",
+}
+"""Arm to colour. Those that are not named take them in turn, but for the first two: the layers that parts are
+taken out of."""
+LEGEND_WIDTH = 1.9
+"""Inches."""
 
 
 def colour(arm: str) -> str:
     """The colour of an arm, the same in every picture."""
-    return COLOURS[list(dict.fromkeys([*ARMS, *ENCODERS])).index(arm) % len(COLOURS)]
+    if arm in COLOURS:
+        return COLOURS[arm]
+    others = [name for name in dict.fromkeys([*ARMS, *ENCODERS]) if name not in COLOURS]
+    spare = list(COLOURS.values())[2:]
+    return spare[others.index(arm) % len(spare)]
 
 
 def panels(count: int, width: float = 3.4, height: float = 3.4) -> tuple[Figure, list[Axes]]:
@@ -54,29 +66,53 @@ def widen(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def over_learning_rates(experiment: "Experiment", lines: Sequence[Line], score: str) -> Figure:
-    """The score of every run of the sweep: a panel for each case, a curve for each arm and weight decay."""
+def legend(figure: Figure) -> None:
+    """One legend for all panels, beside them, where it hides nothing."""
+    found = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    if found:
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width + LEGEND_WIDTH, height)
+        figure.legend(list(found.values()), list(found), loc="outside right upper", fontsize="x-small")
+
+
+def over_learning_rates(experiment: "Experiment", lines: Sequence[Line], score: str) -> dict[str, Figure]:
+    """The score of every run of the sweep: a panel for each case, a curve for each arm and weight decay.
+
+    Returns:
+        The picture by its name, or nothing where no rate has been compared with another.
+    """
+    if len({line["learning_rate"] for line in lines}) < 2:
+        return {}
     cases = [case for case in experiment.cases if experiment.reported(lines, case)]
     figure, found = panels(max(len(cases), 1), width=4.6, height=3.8)
+    first, *others = experiment.sweep.weight_decays
     for axes, case in zip(found, cases, strict=False):
+        shown = set()
         for arm in experiment.reported(lines, case):
-            for decay in experiment.sweep.weight_decays:
+            for decay in (first, *others):
                 rows = [
                     line
                     for line in experiment.swept(lines, arm, case)
                     if line["weight_decay"] == decay and line["outcome"] == FINISHED
                 ]
                 rates = [line["learning_rate"] for line in rows]
-                style = "--" if decay == 0 else "-"
-                label = arm if len(experiment.sweep.weight_decays) == 1 else f"{arm}, decay {decay:g}"
+                shown |= set(rates)
                 axes.plot(
                     rates,
                     [experiment.score(line) for line in rows],
-                    style,
-                    marker=".",
+                    "-" if decay == first else "--",
+                    marker="o",
+                    markersize=4,
+                    markerfacecolor=colour(arm) if decay == first else "white",
                     color=colour(arm),
-                    label=label,
+                    label=arm if decay == first else None,
                 )
-        axes.set(xscale="log", xlabel="peak learning rate", ylabel=score, title=case)
-        axes.legend(fontsize="xx-small")
-    return figure
+        hollow = "".join(f"; hollow: weight decay {decay:g}" for decay in others)
+        axes.set(xscale="log", xlabel=f"peak learning rate{hollow}", ylabel=score, title=case)
+        axes.set_xticks(sorted(shown), [f"{rate:g}" for rate in sorted(shown)])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    legend(figure)
+    return {"learning_rates": figure}

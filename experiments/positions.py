@@ -169,7 +169,7 @@ class Positions(Experiment):
             axes.axhline(0, color="black", linestyle=":")
             axes.set_xscale("log", base=2)
             axes.set(xlabel="position, from 1", ylabel="carried less fresh, nats per token", title=case)
-            axes.legend(fontsize="x-small")
+        pictures.legend(figure)
         return {"difference": figure}
 
 

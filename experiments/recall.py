@@ -166,11 +166,11 @@ class Recall(Experiment):
         return markdown.table(["arm", *(f"{rate:g} / {decay:g}" for rate, decay in pairs)], rows)
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
-        """Accuracy over learning rates, and over the numbers of the state."""
-        return {
-            "learning_rates": pictures.over_learning_rates(self, lines, "accuracy on the trained sizes"),
-            "state": self._over_state(lines),
-        }
+        """Accuracy over learning rates and over the numbers of the state, where these differ."""
+        found = pictures.over_learning_rates(self, lines, "accuracy on the trained sizes")
+        if len({line["state_numbers"] for line in lines}) > 1:
+            found["state"] = self._over_state(lines)
+        return found
 
     def _over_state(self, lines: Sequence[Line]) -> "Figure":
         figure, panels = pictures.panels(len(self.settings.tested))
@@ -185,9 +185,10 @@ class Recall(Experiment):
                 else:
                     axes.plot([state] * len(values), values, "o", color=colour, label=arm)
             axes.axhline(1 / size[1], color="black", linestyle=":", label="a guess among the row's values")
-            axes.set(xscale="log", ylim=(-0.02, 1.02), title=_label(size), xlabel="state, numbers a layer")
+            axes.set(ylim=(-0.02, 1.02), title=_label(size), xlabel="state, numbers a layer")
+            pictures.widen(axes)
         panels[0].set_ylabel("accuracy")
-        panels[-1].legend(fontsize="x-small")
+        pictures.legend(figure)
         return figure
 
 

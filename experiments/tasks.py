@@ -117,4 +117,4 @@ class TaskExperiment(Experiment):
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
         """The score over learning rates, a panel for each task."""
-        return {"learning_rates": pictures.over_learning_rates(self, lines, self.measure_name)}
+        return pictures.over_learning_rates(self, lines, self.measure_name)

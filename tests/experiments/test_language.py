@@ -115,7 +115,7 @@ def test_the_ends_of_documents_are_charged_to_their_bytes() -> None:
 def done(experiment: Any) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     while (run := next(iter(experiment.plan(lines)), None)) is not None:
-        lines.append(asdict(run) | experiment.execute(run))
+        lines.append(asdict(run) | {"processor": "a chip"} | experiment.execute(run))
     return lines
 
 
@@ -126,7 +126,16 @@ def test_language_and_positions_run_the_whole_way(tmp_path: Path) -> None:
     assert len(lines[0]["results"]["curve"]) == 3
     assert len(list(tmp_path.glob("language-*.safetensors"))) == len(lines) == 4
     assert "| min_gru |" in experiment.tables(lines)
-    assert set(experiment.pictures(lines)) == {"learning_rates", "curves_python-docs"}
+    drawn = experiment.pictures(lines)
+    assert set(drawn) == {"learning_rates", "curves_python-docs"}
+    assert [axes.get_xlabel() for axes in drawn["curves_python-docs"].axes] == [
+        "tokens of training",
+        "seconds of training",
+    ]
+    elsewhere = [line | {"processor": f"{line['arm']}'s chip"} for line in lines]
+    assert "min_gru's chip |" in experiment.tables(elsewhere)
+    (axes,) = experiment.pictures(elsewhere)["curves_python-docs"].axes
+    assert axes.get_xlabel() == "tokens of training"
     best = experiment.best(lines, "min_gru", "python-docs")
     assert best is not None
     assert best["results"]["bits_per_byte"] == min(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+COLUMNS = ["arm", "parameters", "state", "lr", "seeds", "bits per byte", "tokens", "minutes", "on"]
+"""Of the tables of results; the last names the processor."""
 READ_AT_ONCE = 4096
 """Held-out tokens."""
 
@@ -170,18 +172,7 @@ class Language(Experiment):
         for case in self.cases:
             rows = [self._row(lines, arm, case) for arm in self.reported(lines, case)]
             if rows:
-                head = [
-                    "arm",
-                    "parameters",
-                    "state",
-                    "lr",
-                    "seeds",
-                    "bits per byte",
-                    "tokens",
-                    "minutes",
-                    "on",
-                ]
-                parts.append(f"{self._caption(lines, case)}\n\n{markdown.table(head, rows)}")
+                parts.append(f"{self._caption(lines, case)}\n\n{markdown.table(COLUMNS, rows)}")
         return "\n\n".join(parts)
 
     def _caption(self, lines: Sequence[Line], case: str) -> str:

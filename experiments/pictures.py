@@ -34,8 +34,9 @@ COLOURS = {
     "5 anchors": "#c9a227",
     "129 anchors": "#2d9d78",
 }
-"""Arm to colour. Those that are not named take them in turn, but for the first two: the layers that parts are
-taken out of."""
+"""Arm to colour; those that are not named take them in turn, but for those of ``WHOLE``."""
+WHOLE = ("addressed", "spectral")
+"""The layers that parts are taken out of, whose colours stand beside those of what is left."""
 LEGEND_WIDTH = 1.9
 """Inches."""
 
@@ -45,7 +46,7 @@ def colour(arm: str) -> str:
     if arm in COLOURS:
         return COLOURS[arm]
     others = [name for name in dict.fromkeys([*ARMS, *ENCODERS]) if name not in COLOURS]
-    spare = list(COLOURS.values())[2:]
+    spare = [found for name, found in COLOURS.items() if name not in WHOLE]
     return spare[others.index(arm) % len(spare)]
 
 

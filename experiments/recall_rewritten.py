@@ -19,7 +19,7 @@ class RewrittenRecall(Recall):
         "As above, but a row of K keys holds 2 K writes in any order: each key once, and K more of keys "
         "drawn at random. The value that was written last must be said."
     )
-    # Weight decay has changed nothing in the experiment above.
+    # Weight decay has changed nothing in ``recall``.
     sweep = Sweep(learning_rates=Recall.sweep.learning_rates, weight_decays=Recall.sweep.weight_decays[:1])
     settings = RecallSettings(
         trained=((64, 4), (64, 8), (128, 16), (256, 32)),

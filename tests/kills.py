@@ -24,12 +24,12 @@ from fftnet.training.checkpointer import Checkpointer
 from fftnet.training.manifest import verify
 from fftnet.training.state import TrainingState
 
+STEPS = 8
 FLAGS = (
     "--d_model 16 --num_heads 4 --num_layers 1 --max_seq_length 160 --num_samples 16 --batch_size 4 "
-    "--pattern_complexity 0 --dropout 0.1 --max_steps 8 --eval_every 4 --save_every 1 --no_progress "
+    f"--pattern_complexity 0 --dropout 0.1 --max_steps {STEPS} --eval_every 4 --save_every 1 --no_progress "
     "--trackers none --ema_decay 0.9 --resume auto"
 )
-STEPS = 8
 
 
 def start(output: Path, prepare: Callable[[], None] = lambda: None, flags: str = "") -> int:

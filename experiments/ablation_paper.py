@@ -1,12 +1,9 @@
 """The paper's ablation: its bidirectional layer with one part taken out."""
 
-from dataclasses import replace
-
 from experiments.base import Sweep
 from experiments.classification import ClassificationExperiment
 from experiments.images import Images
 from experiments.lra import LongRangeArena
-from experiments.training import Budget
 
 
 class PaperAblation(ClassificationExperiment):
@@ -23,6 +20,6 @@ class PaperAblation(ClassificationExperiment):
     reference = "spectral"
     sweep = Sweep(learning_rates=(3e-3,), weight_decays=(0.05,))
     settings_of = {  # noqa: RUF012 - never changed
-        "images": replace(Images.settings_of["fashion_mnist"], budget=Budget(steps=2000)),
+        "images": Images.settings_of["fashion_mnist_brief"],
         "r8": LongRangeArena.settings_of["r8"],
     }

@@ -14,6 +14,7 @@ from experiments import EXPERIMENTS, report, results, workers
 from experiments.base import FINISHED, Experiment, Workbench
 from experiments.errors import ExperimentError
 from experiments.training import OutOfTime
+from fftnet.training.memory import keep_freed_memory
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 REPORT = "report"
@@ -52,6 +53,7 @@ def _work(experiment: Experiment, path: Path) -> None:
     """Do one wanted run after the other."""
     # Asked now: the sources may be others when the first run is over.
     results.commit()
+    keep_freed_memory()
     for run in workers.wanted(experiment, path, _say):
         case = f" on {run.case}" if run.case else ""
         choice = f"lr {run.learning_rate:g}, weight decay {run.weight_decay:g}, seed {run.seed}"

@@ -66,5 +66,5 @@ class LongRangeArena(ClassificationExperiment):
             budget=Budget(steps=1600),
         ),
         "retrieval": CaseSettings(data="shakespeare_pairs", budget=Budget(steps=3000), dropout=0.2),
-        "pixels": CaseSettings(data="fashion_mnist", num_anchors=65, dropout=0.0, budget=Budget(steps=6000)),
+        "pixels": CaseSettings(data="fashion_mnist", dropout=0.0, budget=Budget(steps=12_000)),
     }

@@ -14,6 +14,7 @@ from fftnet.evaluation.plots import plot_confusion, plot_loss_by_position
 from fftnet.evaluation.report import EvaluationConfig, seen_in_training, trained_with
 from fftnet.prediction import evaluate_classifier, load_classifier
 from fftnet.serialization import CheckpointError
+from fftnet.training.memory import keep_freed_memory
 from fftnet.utils.dataset import DataConfig
 
 Measured = tuple[dict[str, Any], Callable[[Path], None]]
@@ -28,6 +29,7 @@ def run(argv: Sequence[str]) -> None:
         "evaluate", run.__doc__, argv, classes, without=of_training, positional="checkpoint"
     )
     path = find_checkpoint(source.checkpoint)
+    keep_freed_memory()
     measure = _language_model if classifier_kind(path) is None else _classifier
     report, draw = measure(path, source, config, data)
     try:

@@ -14,6 +14,7 @@ from torch import Tensor
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.prediction import BATCH, load_classifier, text_field
 from fftnet.serialization import write_whole
+from fftnet.training.memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ def run(argv: Sequence[str]) -> None:
     (source, config), _ = parse("predict", run.__doc__, words, classes, positional="checkpoint")
     if config.file is None:
         raise UsageError("name a file to classify: fftnet predict CHECKPOINT FILE")
+    keep_freed_memory()
     classifier = load_classifier(source.checkpoint, device=source.device)
     data = replace(classifier.data, text_field=text_field(classifier, config.text_field))
     names, inputs = classifier.reader.read(config.file, data)

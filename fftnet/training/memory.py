@@ -1,4 +1,4 @@
-"""Memory that a training step frees is the next step's: it need not go back to the system in between."""
+"""Memory that a step or a batch frees is the next one's: it need not go back to the system in between."""
 
 import ctypes
 import sys
@@ -14,9 +14,9 @@ LARGEST_MAPPED = (2**30, 2**25)
 def keep_freed_memory() -> bool:
     """Let the process keep memory that it frees, so that new arrays need no new pages.
 
-    Large arrays otherwise get pages of their own each time, which the system has to fill with zeros: 60 to
-    130 MB in a classifier's training step of half a second. Memory that was freed is reused
-    as before, but stays with the process until it ends; a peak is not higher for it.
+    Large arrays otherwise get pages of their own each time, which the system has to fill with zeros: up to a
+    third of a step's time. Memory that was freed is reused, but stays with the process until it ends, and
+    between arrays of many sizes gaps are left over: a peak of gigabytes may be higher by 40 %.
 
     Returns:
         Whether it is so; False where the C library is not glibc, which is left as it is.

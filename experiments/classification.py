@@ -165,7 +165,7 @@ class ClassificationExperiment(Experiment):
         )
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
-        """Accuracy on validation over the steps, a panel for each data set."""
+        """Accuracy on validation over the steps, a panel for each data set; and over learning rates."""
         shown = [case for case in self.cases if self.reported(lines, case)]
         figure, panels = pictures.panels(max(len(shown), 1), width=4.0, height=3.6)
         for axes, case in zip(panels, shown, strict=False):
@@ -176,8 +176,9 @@ class ClassificationExperiment(Experiment):
                     label = arm if line["seed"] == self.sweep.seeds[0] else None
                     axes.plot(steps, [row["valid"] for row in curve], color=pictures.colour(arm), label=label)
             axes.set(xlabel="steps", ylabel="accuracy, validation", title=case)
+            axes.locator_params(axis="x", nbins=5)
         pictures.legend(figure)
-        return {"curves": figure}
+        return {"curves": figure} | pictures.over_learning_rates(self, lines, "accuracy, validation")
 
 
 def _sizes(data: SequenceData, settings: CaseSettings) -> SequenceClassifierConfig | ViTConfig:

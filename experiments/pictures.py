@@ -33,6 +33,9 @@ COLOURS = {
     "fnet": "#9a9a9a",
     "5 anchors": "#c9a227",
     "129 anchors": "#2d9d78",
+    "spectral with attention": "#b5478f",
+    "spectral with addresses": "#6c71c4",
+    "spectral with three addressed": "#7b5b3a",
 }
 """Arm to colour; those that are not named take them in turn, but for those of ``WHOLE``."""
 WHOLE = ("addressed", "spectral")
@@ -83,12 +86,17 @@ def over_learning_rates(experiment: "Experiment", lines: Sequence[Line], score: 
     """The score of every run of the sweep: a panel for each case, a curve for each arm and weight decay.
 
     Returns:
-        The picture by its name, or nothing where no rate has been compared with another.
+        The picture by its name, without cases in which no rate has been compared with another; or nothing.
     """
-    if len({line["learning_rate"] for line in lines}) < 2:
+    cases = [
+        case
+        for case in experiment.cases
+        if experiment.reported(lines, case)
+        and len({line["learning_rate"] for line in lines if line["case"] == case}) > 1
+    ]
+    if not cases:
         return {}
-    cases = [case for case in experiment.cases if experiment.reported(lines, case)]
-    figure, found = panels(max(len(cases), 1), width=4.6, height=3.8)
+    figure, found = panels(len(cases), width=4.6, height=3.8)
     first, *others = experiment.sweep.weight_decays
     for axes, case in zip(found, cases, strict=False):
         shown = set()

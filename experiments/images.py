@@ -27,16 +27,16 @@ class Images(ClassificationExperiment):
     name = "images"
     title = "Images: Fashion-MNIST in patches"
     about = (
-        "A small FFTNetViT: 28 x 28 grey pixels in 49 patches, filters held at each of their 25 "
-        "frequencies, mean pooling, images mirrored and moved by up to a pixel in training, label smoothing"
-        " 0.1; the mixers in turn, equal parameters and steps; with an eighth of the steps (brief) all of "
-        "them at all rates and three seeds. The learning rate is chosen on 5,000 validation images; "
-        "accuracy on the 10,000 test images, in percent. The paper's ImageNet rows (FFTNetViT Base 79.6, "
-        "Large 82.1, Huge 83.2; ViT 79.4, 81.8, 82.9; published, other data) cannot be repeated here."
+        "A small FFTNetViT: 28 x 28 grey pixels in 49 patches, filters held at each of their 25 frequencies, "
+        "mean pooling, images mirrored and moved by up to a pixel in training, label smoothing 0.1; the "
+        "mixers in turn, equal parameters and steps; in brief an eighth of the steps, for more mixers and "
+        "rates. The learning rate is chosen on 5,000 validation images; accuracy on the 10,000 test images, "
+        "in percent. The paper's ImageNet rows (FFTNetViT Base 79.6, Large 82.1, Huge 83.2; ViT 79.4, 81.8, "
+        "82.9; published, other data) cannot be repeated here."
     )
     sweep = Sweep(learning_rates=(1e-3, 3e-3, 6e-3), weight_decays=(0.05,))
     settings_of = {  # noqa: RUF012 - never changed
         "fashion_mnist": FASHION,
-        # An eighth of the steps: what all arms, rates and seeds can be given.
+        # An eighth of the steps: five minutes a run, so that all arms, rates and seeds can be run.
         "fashion_mnist_brief": replace(FASHION, budget=Budget(steps=2000)),
     }

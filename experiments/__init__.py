@@ -17,6 +17,7 @@ EXPERIMENTS: dict[str, str] = {
     "ablation_recall": "AblatedRecall",
     "ablation_language": "AblatedLanguage",
     "lra": "LongRangeArena",
+    "lra_brief": "BriefArena",
     "images": "Images",
     "ablation_paper": "PaperAblation",
 }

@@ -3,7 +3,7 @@
 from experiments.base import Sweep
 from experiments.classification import ClassificationExperiment
 from experiments.images import Images
-from experiments.lra import LongRangeArena
+from experiments.lra_brief import BriefArena
 
 
 class PaperAblation(ClassificationExperiment):
@@ -21,5 +21,5 @@ class PaperAblation(ClassificationExperiment):
     sweep = Sweep(learning_rates=(3e-3,), weight_decays=(0.05,))
     settings_of = {  # noqa: RUF012 - never changed
         "images": Images.settings_of["fashion_mnist_brief"],
-        "r8": LongRangeArena.settings_of["r8"],
+        "r8": BriefArena.settings_of["r8"],
     }

@@ -29,6 +29,7 @@ SEQUENCES: dict[str, Builder] = {
     "pathfinder128": pathfinder128,
     "fashion_mnist": fashion_mnist,
     "reuters8": reuters8,
+    "reuters8_256": partial(reuters8, longest=256),
     "newsgroups": newsgroups,
     "newsgroups1024": partial(newsgroups, longest=1024),
     "shakespeare_pairs": retrieval,

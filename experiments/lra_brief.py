@@ -1,0 +1,33 @@
+"""Long Range Arena in brief: short rows and small models, so that all mixers, rates and seeds can be run."""
+
+from experiments.base import Sweep
+from experiments.cases import CaseSettings, Stage
+from experiments.classification import ClassificationExperiment
+from experiments.training import Budget
+from fftnet.model.pooling import LAST
+
+
+class BriefArena(ClassificationExperiment):
+    """Expressions and topics, of some hundred tokens at most."""
+
+    name = "lra_brief"
+    title = "Long Range Arena in brief"
+    about = (
+        "Tasks of the section before, cut down until a run takes minutes: ListOps of 40 to 119 tokens behind "
+        "those of 6 to 39, and the first 256 bytes of the texts of R8, classes from the first "
+        "step. Every arm has the same parameters and steps, and its own learning rate, chosen on validation; "
+        "accuracy on the test split, in percent. What decides here need not decide at full length."
+    )
+    sweep = Sweep(learning_rates=(1e-3, 3e-3, 6e-3), weight_decays=(0.05,))
+    settings_of = {  # noqa: RUF012 - never changed
+        "listops": CaseSettings(
+            data="listops120",
+            pooling=LAST,
+            dropout=0.0,
+            rows=64,
+            stages=(Stage(data="listops40", steps=1000, rows=128),),
+            budget=Budget(steps=1600),
+            curve_rows=2000,
+        ),
+        "r8": CaseSettings(data="reuters8_256", budget=Budget(steps=800)),
+    }

@@ -16,6 +16,8 @@ from fftnet.ops.positions import sinusoids
 class Backbone(nn.Module):
     """Dropout, layers, norm; before them sinusoidal positions where the model is bidirectional.
 
+    Positions are as large as what they are added to: see ``position_scale`` of the configuration.
+
     A model is a way to make embeddings of what it reads, this, and a head on the hidden states.
 
     Args:
@@ -27,6 +29,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.d_model = config.d_model
         self.causal = config.causal
+        self.position_scale = config.position_scale
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(_layers(config, layer_class))
         self.norm = RMSNorm(config.d_model)
@@ -73,7 +76,7 @@ class Backbone(nn.Module):
             x = self.dropout(x)
         if state is None:
             if not self.causal:
-                x = x + _positions(x, attention_mask)
+                x = x + self.position_scale * _positions(x, attention_mask)
             for layer in self.layers:
                 _collect(collected, x)
                 x = layer(x, attention_mask)

@@ -20,6 +20,9 @@ from fftnet.ops.numerics import PAPER_EPS
 from fftnet.ops.prefix_context import prefix_context
 from fftnet.ops.rms_norm import rms_norm
 
+EMBEDDING_STD = 0.02
+"""Standard deviation of a fresh embedding's numbers."""
+
 
 class RMSNorm(nn.RMSNorm):
     """RMSNorm of tokens (B, T, D), by ``fftnet.ops.rms_norm``, or of one token (B, D).
@@ -273,7 +276,7 @@ class TiedEmbedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Draw small vectors, so that the first logits are about equal."""
-        nn.init.normal_(self.weight, std=0.02)
+        nn.init.normal_(self.weight, std=EMBEDDING_STD)
 
     def forward(self, input: Tensor) -> Tensor:
         """Embed int64 ids of any shape, or project floating hidden states (..., D) to logits (..., V).

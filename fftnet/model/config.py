@@ -1,10 +1,12 @@
 """Configurations of the backbone and of the language model."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from fftnet.model.checks import check_at_least, head_dim
+from fftnet.model.components import EMBEDDING_STD
 from fftnet.model.mixers import mixer_class, mixer_config
 
 
@@ -16,6 +18,9 @@ class BackboneConfig:
         ValueError: if a field is out of range, a mixer is unknown, or one that is not causal stands in a
             causal model.
     """
+
+    position_scale: ClassVar[float] = 1.0
+    """Amplitude of the sinusoids that tell a bidirectional model positions: as large as what it reads."""
 
     d_model: int = 128
     """Width D of a token."""
@@ -82,6 +87,9 @@ class FFTNetConfig(BackboneConfig):
     Raises:
         ValueError: if a field is out of range.
     """
+
+    # As large as a fresh embedding: at 1 a fresh model would see little but positions.
+    position_scale: ClassVar[float] = math.sqrt(2) * EMBEDDING_STD
 
     vocab_size: int
     """Tokens V that the model knows."""

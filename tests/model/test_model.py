@@ -34,6 +34,17 @@ def test_the_bidirectional_model_leaks_and_the_position_is_named(name: str) -> N
     assert (info.value.position, info.value.changed) == (0, 1)
 
 
+def test_a_fresh_bidirectional_model_sees_tokens_as_much_as_their_positions() -> None:
+    torch.manual_seed(0)
+    model = FFTNet(FFTNetConfig(vocab_size=VOCAB, d_model=64, num_layers=1, num_heads=2, causal=False))
+    read = model.embedding(tokens(8, 300))
+    seen: list[torch.Tensor] = []
+    model.backbone(read, collected=seen)
+    positions = seen[0] - read
+    assert positions.std(dim=1).max() > 0, "positions differ"
+    torch.testing.assert_close(positions.std().item(), read.std().item(), rtol=0.3, atol=0.0)
+
+
 def test_a_late_leak_is_found_where_it_is() -> None:
     def peek(x: torch.Tensor) -> torch.Tensor:
         y = x.clone()

@@ -33,6 +33,7 @@ SEQUENCES: dict[str, Builder] = {
     "newsgroups": newsgroups,
     "newsgroups1024": partial(newsgroups, longest=1024),
     "shakespeare_pairs": retrieval,
+    "shakespeare_pairs_256": partial(retrieval, length=256),
     "lra_listops": lra_listops,
     "lra_text": lra_text,
     "lra_retrieval": lra_retrieval,

@@ -1,9 +1,8 @@
 """Are two passages from the same work of Shakespeare? Read byte by byte, one passage behind the other.
 
-It stands where Long Range Arena asks whether of two scientific papers one cites the other (AAN). Other than
-there, the two are one row with a separator between them, so that any classifier of sequences can read them,
-and what tells works apart is names and subjects: it is easier, and numbers on the one say nothing about the
-other.
+It stands where Long Range Arena asks whether of two scientific papers one cites the other (AAN). The two
+are one row with a separator between them. What tells works apart is names and subjects: it is easier, and
+numbers on the one say nothing about the other.
 
 Every work is cut into tenths. The fifth is validation, the eighth the test, the others training, so that no
 byte is in two splits. Both passages of a pair of one work lie in one tenth, without an overlap.

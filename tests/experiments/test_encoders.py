@@ -19,6 +19,7 @@ from experiments.classification import ClassificationExperiment
 from experiments.errors import ExperimentError
 from experiments.images import Images
 from experiments.lra import LongRangeArena
+from experiments.pairs import PairClassifier
 from experiments.reader import Reader
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData, gather
@@ -118,6 +119,31 @@ def test_moved_images_are_the_image_somewhere_else(patch_size: int) -> None:
         windows = [wide[y : y + 4, x : x + 4] for y in range(5) for x in range(5)]
         found = [after.view(4, 4), after.view(4, 4).flip(1)]
         assert any(torch.equal(one, two) for one in windows for two in found)
+
+
+def test_two_texts_are_encoded_alone_and_compared() -> None:
+    torch.manual_seed(0)
+    encoder = encoders.build("spectral", SIZES, 60_000, seed=0)
+    assert isinstance(encoder, FFTNetForSequenceClassification)
+    model = randomise(PairClassifier(encoder)).double()
+    tokens = torch.randint(9, (5, 15))
+    model.train()
+    logits = model(tokens)
+    with torch.no_grad():
+        found = []
+        for text in (tokens[:, :7], tokens[:, 8:]):
+            found.append(model.backbone(model.embedding(text)).mean(dim=1))
+        both = torch.cat(found)
+        both = (both - both.mean(dim=0)) / (both.var(dim=0, correction=0) + model.norm.eps).sqrt()
+        one, two = both[:5], both[5:]
+        expected = model.head(torch.cat([one, two, one * two, one**2 - 2 * one * two + two**2], dim=1))
+    torch.testing.assert_close(logits, expected)
+    model.eval()
+    changed = tokens.clone()
+    changed[:, 7] += 1
+    assert torch.equal(model(changed), model(tokens)), "the separator is not read"
+    with pytest.raises(ValueError, match="two texts of one length and a separator can't have 14 ids"):
+        model(tokens[:, 1:])
 
 
 IDS = CaseSettings(data="small", d_model=16, num_layers=2, parameters=60_000, rows=8, budget=Budget(steps=60))

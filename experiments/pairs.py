@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.model.classifier import FFTNetForSequenceClassification
-from fftnet.model.pooling import MEAN, pooled
+from fftnet.model.pooling import pooled
 
 
 class PairClassifier(nn.Module):
@@ -20,7 +20,7 @@ class PairClassifier(nn.Module):
     def __init__(self, encoder: FFTNetForSequenceClassification) -> None:
         super().__init__()
         config = encoder.config
-        self.pooling = config.pooling or MEAN
+        self.pooling = config.pooling
         self.embedding = encoder.embedding
         self.backbone = encoder.backbone
         self.norm = nn.BatchNorm1d(config.d_model, affine=False)

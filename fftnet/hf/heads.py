@@ -10,7 +10,7 @@ from transformers.utils.generic import can_return_tuple
 from fftnet.hf.cache import CACHE_NAME, FFTNetCache
 from fftnet.hf.configuration import FFTNetConfig
 from fftnet.hf.modeling import FFTNetModel, FFTNetPreTrainedModel
-from fftnet.model.pooling import default_pooling, pooled
+from fftnet.model.pooling import MEAN, pooled
 
 
 class FFTNetForMaskedLM(FFTNetPreTrainedModel):
@@ -62,7 +62,7 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
     """A class of each text, or a number (``num_labels=1``).
 
     The native model is ``fftnet.model.FFTNetForSequenceClassification``. The configuration's ``pooling`` says
-    what is classified: last (by default of a causal model) or mean. Padding is what the mask says, and
+    what is classified: mean, also where there is none, or last. Padding is what the mask says, and
     without a mask the configuration's ``pad_token_id`` at the ends.
 
     Args:
@@ -72,7 +72,7 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
     def __init__(self, config: FFTNetConfig) -> None:
         super().__init__(config)
         self.num_labels = int(config.num_labels or 0)
-        self.pooling = config.pooling or default_pooling(config.causal)
+        self.pooling = config.pooling or MEAN
         self.model = FFTNetModel(config)
         self.score = nn.Linear(config.d_model, self.num_labels, bias=False)
         self.post_init()

@@ -10,7 +10,7 @@ from fftnet.model.components import TiedEmbedding
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.exchange import SEQUENCE_ARCHITECTURE
 from fftnet.model.labels import check_class_names
-from fftnet.model.pooling import LAST, MEAN, default_pooling, pooled
+from fftnet.model.pooling import LAST, MEAN, pooled
 from fftnet.model.pretrained import PretrainedModel
 
 POOLINGS = (MEAN, LAST)
@@ -29,15 +29,13 @@ class SequenceClassifierConfig(FFTNetConfig):
     """Classes K that are told apart."""
     class_names: tuple[str, ...] = ()
     """Their names in order (empty: LABEL_0, LABEL_1, ...)."""
-    pooling: str | None = None
-    """What is classified: mean, of all tokens, or last (None: last of a causal model, else mean)."""
+    pooling: str = MEAN
+    """What is classified: mean, of all tokens, or last, which of a causal model alone has seen the whole."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "num_classes")
         object.__setattr__(self, "class_names", check_class_names(self.class_names, self.num_classes))
-        if self.pooling is None:
-            object.__setattr__(self, "pooling", default_pooling(self.causal))
         if self.pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
 
@@ -76,4 +74,4 @@ class FFTNetForSequenceClassification(PretrainedModel):
 
     def classify(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits (B, num_classes) of the backbone's hidden states (B, T, D), pooled."""
-        return self.score(pooled(hidden, self.config.pooling or MEAN, attention_mask))
+        return self.score(pooled(hidden, self.config.pooling, attention_mask))

@@ -8,11 +8,6 @@ LAST = "last"
 MEAN = "mean"
 
 
-def default_pooling(causal: bool) -> str:
-    """What suits a form: of a causal model only the last token has seen the whole."""
-    return LAST if causal else MEAN
-
-
 def pooled(hidden: Tensor, pooling: str, attention_mask: Tensor | None = None) -> Tensor:
     """What is classified, of every row.
 

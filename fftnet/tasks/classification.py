@@ -18,6 +18,7 @@ from fftnet.data.labelled import (
 )
 from fftnet.data.splits import TEST, TRAIN, VALID
 from fftnet.model.classifier import POOLINGS, FFTNetForSequenceClassification, SequenceClassifierConfig
+from fftnet.model.pooling import MEAN
 from fftnet.protocols import TextEncoder
 from fftnet.tasks.base import Prepared, Request
 from fftnet.tasks.labels import LabelObjective, balanced_weights, check_label_smoothing, check_weighting
@@ -38,8 +39,8 @@ class ClassificationConfig:
 
     label_field: str = "label"
     """Column that holds the label: a string, an integer or a boolean."""
-    pooling: str | None = None
-    """What is classified: mean, of all tokens, or last (None: last of a causal model, else mean)."""
+    pooling: str = MEAN
+    """What is classified: mean, of all tokens, or last, which of a causal model alone has seen the whole."""
     label_smoothing: float = 0.0
     """The part of a label that is spread evenly over all classes, against overconfidence."""
     class_weights: str = "none"
@@ -51,7 +52,7 @@ class ClassificationConfig:
 
     def __post_init__(self) -> None:
         check_label_smoothing(self.label_smoothing)
-        if self.pooling is not None and self.pooling not in POOLINGS:
+        if self.pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
         check_weighting(self.class_weights)
 

@@ -127,7 +127,7 @@ def test_the_code_of_the_page_runs(day: Path, monkeypatch: pytest.MonkeyPatch) -
         ("train --task classification --data held_out.csv --carry_state 2", "carry_state is for language"),
         ("train --task classification --data held_out.csv --reset_at_documents", "reset_at_documents is for"),
         (
-            "train --classification.pooling mean",
+            "train --classification.pooling last",
             "settings of --classification change nothing",
         ),
         (

@@ -1,5 +1,6 @@
 """``generate`` in all its ways against the native model: the same ids, and the same numbers."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -151,4 +152,4 @@ def test_a_compiled_step_is_one_graph_for_every_prompt(padded: bool) -> None:
 
 
 def _fields(config: Any) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+    return {each.name: getattr(config, each.name) for each in fields(config)}

@@ -34,7 +34,7 @@ def native(folder: Path, **fields: Any) -> FFTNetForSequenceClassification:
     "fields",
     [
         {"causal": True},
-        {"causal": True, "pooling": "mean"},
+        {"causal": True, "pooling": "last"},
         {"causal": False},
         {"causal": False, "pooling": "last"},
     ],

@@ -15,7 +15,7 @@ from fftnet.serialization import CheckpointError
 
 FORMS: list[dict[str, Any]] = [
     {"causal": True},
-    {"causal": True, "pooling": "mean"},
+    {"causal": True, "pooling": "last"},
     {"causal": False},
     {"causal": False, "pooling": "last"},
     {"causal": False, "mixers": ("fnet",)},
@@ -74,9 +74,12 @@ def test_pooling_is_what_is_added_up_by_hand() -> None:
     assert torch.equal(pooled(hidden, "mean", nothing), torch.zeros(2, 3, dtype=torch.float64))
 
 
-def test_what_is_pooled_follows_the_form() -> None:
-    assert make(causal=True).config.pooling == "last"
-    assert make(causal=False).config.pooling == "mean"
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_mean_is_classified_unless_told_otherwise(causal: bool) -> None:
+    model = make(causal=causal)
+    tokens = ids(2, 7)
+    hidden = model.backbone(model.embedding(tokens))
+    torch.testing.assert_close(model(tokens), model.score(hidden.mean(dim=1)))
 
 
 @pytest.mark.parametrize("fields", FORMS)

@@ -35,13 +35,15 @@ class PairClassifier(nn.Module):
 
         Args:
             tokens: a text, one id that is not read, the other text.
-            attention_mask: must be None, since all rows have one length.
+            attention_mask: None, since all rows have one length.
 
         Raises:
-            ValueError: if there is a mask, or the two texts can't be of one length.
+            ValueError: if there is padding, or the two texts can't be of one length.
         """
+        if attention_mask is not None:
+            raise ValueError("pairs of texts come in rows of one length, without padding")
         length = tokens.shape[1] // 2
-        if attention_mask is not None or tokens.shape[1] != 2 * length + 1:
+        if tokens.shape[1] != 2 * length + 1:
             raise ValueError(f"two texts of one length and a separator can't have {tokens.shape[1]} ids")
         both = torch.cat([tokens[:, :length], tokens[:, length + 1 :]])
         hidden = self.backbone(self.embedding(both))

@@ -156,7 +156,7 @@ def classify_texts() -> str:
     rows = [f"{a} {b} {a},{kind}" for kind, some in words.items() for a in some.split() for b in some.split()]
     Path("labelled.csv").write_text("\n".join(["text,label", *rows]))
     sizes = "--d_model 32 --num_layers 1 --batch_size 8 --max_steps 60 --output_dir kinds --save_model"
-    fftnet(f"train --task classification --data labelled.csv --no_causal {sizes}")
+    fftnet(f"train --task classification --data labelled.csv {sizes}")
     new = ["snow and wind", "four and five"]
     Path("new.txt").write_text("\n".join(new))
     told = [json.loads(line) for line in fftnet("predict kinds/best new.txt").stdout.splitlines()]

@@ -144,6 +144,8 @@ def test_two_texts_are_encoded_alone_and_compared() -> None:
     assert torch.equal(model(changed), model(tokens)), "the separator is not read"
     with pytest.raises(ValueError, match="two texts of one length and a separator can't have 14 ids"):
         model(tokens[:, 1:])
+    with pytest.raises(ValueError, match="in rows of one length, without padding"):
+        model(tokens, tokens > 2)
 
 
 IDS = CaseSettings(data="small", d_model=16, num_layers=2, parameters=60_000, rows=8, budget=Budget(steps=60))

@@ -10,7 +10,7 @@ import torch
 
 from experiments import encoders, markdown, pictures
 from experiments.arms import count_parameters
-from experiments.base import FINISHED, Experiment, Run
+from experiments.base import FINISHED, Experiment, Run, Sweep
 from experiments.cases import CaseSettings
 from experiments.course import Course, Part
 from experiments.pairs import PairClassifier
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class ClassificationExperiment(Experiment):
     """One class a sequence or image; the score is the accuracy on validation, the tables show the test's."""
 
+    sweep = Sweep(learning_rates=(1e-3, 3e-3, 6e-3), weight_decays=(0.05,))
     arms_table: ClassVar[Mapping[str, Any]] = encoders.ENCODERS
     settings_of: ClassVar[Mapping[str, CaseSettings]]
     """Name of a case to its settings."""

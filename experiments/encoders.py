@@ -17,8 +17,8 @@ from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralMixer
 from fftnet.model.vit import FFTNetViT, ViTConfig
 
-ALL = ("lra", "images")
-COMPARED = (*ALL, "lra_brief")
+LONG = ("lra", "images")
+ALL = (*LONG, "lra_brief")
 ABLATION = ("ablation_paper",)
 
 
@@ -73,14 +73,16 @@ PARTS: dict[str, Callable[[SpectralMixer], None]] = {
 """Part of the paper's layer to a function that fixes its parameters where they change nothing."""
 
 ENCODERS: dict[str, Encoder] = {
-    "attention": Encoder(mixers=("bidirectional_attention",), experiments=COMPARED),
-    "spectral": Encoder(mixers=("spectral",), experiments=(*COMPARED, *ABLATION)),
-    "causal_spectral": Encoder(mixers=("causal_spectral",), causal=True, experiments=COMPARED),
-    "addressed": Encoder(mixers=("addressed_spectral",), causal=True, experiments=COMPARED),
-    "fnet": Encoder(mixers=("fnet",), experiments=COMPARED),
-    "spectral with attention": Encoder(mixers=("spectral", "bidirectional_attention"), experiments=COMPARED),
-    "spectral with addresses": Encoder(mixers=("spectral", "addressed_spectral")),
-    "spectral with three addressed": Encoder(mixers=("spectral", *("addressed_spectral",) * 3)),
+    "attention": Encoder(mixers=("bidirectional_attention",)),
+    "spectral": Encoder(mixers=("spectral",), experiments=(*ALL, *ABLATION)),
+    "causal_spectral": Encoder(mixers=("causal_spectral",), causal=True),
+    "addressed": Encoder(mixers=("addressed_spectral",), causal=True),
+    "fnet": Encoder(mixers=("fnet",)),
+    "spectral with attention": Encoder(mixers=("spectral", "bidirectional_attention")),
+    "spectral with addresses": Encoder(mixers=("spectral", "addressed_spectral"), experiments=LONG),
+    "spectral with three addressed": Encoder(
+        mixers=("spectral", *("addressed_spectral",) * 3), experiments=LONG
+    ),
     **{
         f"without {part}": Encoder(mixers=("spectral",), without=part, experiments=ABLATION) for part in PARTS
     },

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from experiments.base import Sweep
 from experiments.cases import CaseSettings
 from experiments.classification import ClassificationExperiment
 from experiments.training import Budget
@@ -34,7 +33,6 @@ class Images(ClassificationExperiment):
         "in percent. The paper's ImageNet rows (FFTNetViT Base 79.6, Large 82.1, Huge 83.2; ViT 79.4, 81.8, "
         "82.9; published, other data) cannot be repeated here."
     )
-    sweep = Sweep(learning_rates=(1e-3, 3e-3, 6e-3), weight_decays=(0.05,))
     settings_of = {  # noqa: RUF012 - never changed
         "fashion_mnist": FASHION,
         # An eighth of the steps: five minutes a run, so that all arms, rates and seeds can be run.

@@ -1,7 +1,6 @@
 """Long sequences to classify: the tasks of Long Range Arena that can be had, and stand-ins for the others."""
 
 from experiments import markdown
-from experiments.base import Sweep
 from experiments.cases import CaseSettings, Stage
 from experiments.classification import ClassificationExperiment
 from experiments.training import Budget
@@ -38,7 +37,6 @@ class LongRangeArena(ClassificationExperiment):
         "positions of bidirectional models were made as small as fresh embeddings. The causal arms see "
         "the past only; the published rows are bidirectional."
     )
-    sweep = Sweep(learning_rates=(1e-3, 3e-3, 6e-3), weight_decays=(0.05,))
     published = PUBLISHED
     settings_of = {  # noqa: RUF012 - never changed
         "listops": CaseSettings(

@@ -1,6 +1,5 @@
 """Long Range Arena in brief: short rows and small models, so that all mixers, rates and seeds can be run."""
 
-from experiments.base import Sweep
 from experiments.cases import CaseSettings, Stage
 from experiments.classification import ClassificationExperiment
 from experiments.training import Budget
@@ -20,7 +19,6 @@ class BriefArena(ClassificationExperiment):
         "validation; accuracy on the test split, in percent. The causal arms have a short convolution "
         "and see the past only. What decides here need not decide at full length."
     )
-    sweep = Sweep(learning_rates=(1e-3, 3e-3, 6e-3), weight_decays=(0.05,))
     settings_of = {  # noqa: RUF012 - never changed
         "listops": CaseSettings(
             data="listops120",

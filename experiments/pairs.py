@@ -47,5 +47,5 @@ class PairClassifier(nn.Module):
             raise ValueError(f"two texts of one length and a separator can't have {tokens.shape[1]} ids")
         both = torch.cat([tokens[:, :length], tokens[:, length + 1 :]])
         hidden = self.backbone(self.embedding(both))
-        first, second = self.norm(pooled(hidden, self.pooling, None)).chunk(2)
+        first, second = self.norm(pooled(hidden, self.pooling)).chunk(2)
         return self.head(torch.cat([first, second, first * second, (first - second) ** 2], dim=-1))

@@ -39,7 +39,7 @@ class CaseSettings:
     num_anchors: int | None = None
     """Frequencies at which the paper's layer holds its filter (None: the package's default)."""
     pairs: bool = False
-    """Rows are two texts of one length around a separator: each is encoded alone, then both are compared."""
+    """Rows are two texts around a separator: each is encoded alone, then both are compared."""
     pooling: str = MEAN
     """Which hidden states are classified, of all arms alike: their mean, or the last one."""
     dropout: float = 0.1

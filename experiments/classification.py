@@ -13,13 +13,12 @@ from experiments.arms import count_parameters
 from experiments.base import FINISHED, Experiment, Run, Sweep
 from experiments.cases import CaseSettings
 from experiments.course import Course, Part
-from experiments.pairs import PairClassifier
 from experiments.reader import Reader
 from experiments.results import Line
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import SequenceData
 from experiments.training import Budget, Checkpoint, train
-from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
+from fftnet.model.classifier import SequenceClassifierConfig
 from fftnet.model.vit import ViTConfig
 from fftnet.protocols import Batch
 from fftnet.serialization import as_json
@@ -79,11 +78,9 @@ class ClassificationExperiment(Experiment):
         settings = self.settings[run.case]
         data = _data(settings.data, settings.sizes, self.workbench.cache)
         sizes = _sizes(data, settings)
-        model = encoders.build(run.arm, sizes, settings.parameters, run.seed, settings.num_anchors)
-        if settings.pairs:
-            assert isinstance(model, FFTNetForSequenceClassification)
-            model = PairClassifier(model)
-        model = model.to(self.workbench.device)
+        model = encoders.build(
+            run.arm, sizes, settings.parameters, run.seed, settings.num_anchors, settings.pairs
+        ).to(self.workbench.device)
         course = self._course(data, settings, run.seed)
         read = Reader(data, settings)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from experiments.arms import TOLERANCE, count_parameters
 from experiments.errors import ExperimentError
+from experiments.pairs import PairClassifier
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralMixer
@@ -114,7 +115,8 @@ def build(
     parameters: int,
     seed: int,
     num_anchors: int | None = None,
-) -> FFTNetForSequenceClassification | FFTNetViT:
+    pairs: bool = False,
+) -> FFTNetForSequenceClassification | FFTNetViT | PairClassifier:
     """The model of an arm, its start values drawn from the seed.
 
     Args:
@@ -125,6 +127,8 @@ def build(
         seed: of the start values.
         num_anchors: frequencies of the paper's layer, where the arm does not say how many (None: the
             package's default).
+        pairs: rows are two texts, and the model is the encoder of each, with a comparison behind it that is
+            not counted.
 
     Raises:
         ExperimentError: if there is no such arm, it can't have these sizes, or its parameters can't be
@@ -142,6 +146,9 @@ def build(
     for module in model.modules():
         if arm.without and isinstance(module, SpectralMixer):
             PARTS[arm.without](module)
+    if pairs:
+        assert isinstance(model, FFTNetForSequenceClassification)
+        return PairClassifier(model)
     return model
 
 

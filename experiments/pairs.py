@@ -2,24 +2,27 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.pooling import pooled
 
 
 class PairClassifier(nn.Module):
-    """Two texts of equal length, with a separator between them, to a class.
+    """Two texts of any lengths, with a separator between them, to a class.
 
     What is compared are the pooled hidden states of both, their product and their squared difference, after
     each number has been standardised over the batch: texts differ by a small part of what they share.
 
     Args:
-        encoder: its embedding and backbone read both texts; its own linear layer is taken out.
+        encoder: its embedding and backbone read both texts; its own linear layer is taken out. The last id
+            of its vocabulary is the separator.
     """
 
     def __init__(self, encoder: FFTNetForSequenceClassification) -> None:
         super().__init__()
         config = encoder.config
+        self.separator = config.vocab_size - 1
         self.pooling = config.pooling
         self.embedding = encoder.embedding
         self.backbone = encoder.backbone
@@ -31,21 +34,35 @@ class PairClassifier(nn.Module):
         )
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits (B, num_classes) of int64 ids (B, 2 T + 1).
+        """Logits (B, num_classes) of int64 ids (B, T).
 
         Args:
-            tokens: a text, one id that is not read, the other text.
-            attention_mask: None, since all rows have one length.
+            tokens: a text, the separator, the other text.
+            attention_mask: boolean (B, T), False at padding.
 
         Raises:
-            ValueError: if there is padding, or the two texts can't be of one length.
+            ValueError: if a row is not two texts around one separator.
         """
-        if attention_mask is not None:
-            raise ValueError("pairs of texts come in rows of one length, without padding")
-        length = tokens.shape[1] // 2
-        if tokens.shape[1] != 2 * length + 1:
-            raise ValueError(f"two texts of one length and a separator can't have {tokens.shape[1]} ids")
-        both = torch.cat([tokens[:, :length], tokens[:, length + 1 :]])
-        hidden = self.backbone(self.embedding(both))
-        first, second = self.norm(pooled(hidden, self.pooling)).chunk(2)
+        texts_BT, present_BT = self._split(tokens, attention_mask)
+        hidden_BTD = self.backbone(self.embedding(texts_BT), present_BT)
+        first, second = self.norm(pooled(hidden_BTD, self.pooling, present_BT)).chunk(2)
         return self.head(torch.cat([first, second, first * second, (first - second) ** 2], dim=-1))
+
+    def _split(self, tokens: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """All first texts, then all second ones, and where they are, None if nowhere is padding."""
+        firsts = []
+        seconds = []
+        for number, row in enumerate(tokens):
+            ids = row if attention_mask is None else row[attention_mask[number]]
+            places = (ids == self.separator).nonzero().flatten().tolist()
+            if len(places) != 1 or places[0] in (0, len(ids) - 1):
+                raise ValueError(
+                    f"row {number} is no pair: two texts, neither empty, with one {self.separator} between"
+                )
+            firsts.append(ids[: places[0]])
+            seconds.append(ids[places[0] + 1 :])
+        texts = [*firsts, *seconds]
+        texts_BT = pad_sequence(texts, batch_first=True)
+        lengths_B1 = torch.tensor([[len(text)] for text in texts], device=tokens.device)
+        present_BT = torch.arange(texts_BT.shape[1], device=tokens.device) < lengths_B1
+        return texts_BT, None if present_BT.all() else present_BT

@@ -1,5 +1,6 @@
 """The experiments on classification: batches, arms of equal size, a whole run that learns, resumed."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from experiments.reader import Reader
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData, gather
 from experiments.training import Budget, OutOfTime
+from fftnet.data.windows import padded
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.mixers.spectral import SpectralMixer
 from fftnet.model.pooling import LAST, MEAN
@@ -61,10 +63,22 @@ def pictures(count: int, seed: int) -> Rows:
     return gather(list(found), labels, np.uint8)
 
 
-def small(image: bool = False) -> SequenceData:
-    make = pictures if image else rows
+def passages(count: int, seed: int) -> Rows:
+    """Two texts of any lengths, of one id each; the class is whether it is the same."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, count)
+    found = []
+    for label in labels:
+        one = generator.integers(2, 5)
+        other = one if label else 2 + (one - 1) % 3
+        lengths = generator.integers(1, 8, 2)
+        found.append(np.concatenate([np.full(lengths[0], one), [8], np.full(lengths[1], other)]))
+    return gather(found, labels, np.uint8)
+
+
+def small(make: Callable[[int, int], Rows] = rows) -> SequenceData:
     train, valid, test = (make(count, seed) for seed, count in enumerate((64, 20, 20)))
-    return SequenceData(train, valid, test, 9, ("no", "yes"), (4, 4) if image else None)
+    return SequenceData(train, valid, test, 9, ("no", "yes"), (4, 4) if make is pictures else None)
 
 
 @pytest.mark.parametrize("name", encoders.ENCODERS)
@@ -107,7 +121,7 @@ def test_what_is_taken_out_changes_nothing(part: str) -> None:
 
 @pytest.mark.parametrize("patch_size", [0, 2])
 def test_moved_images_are_the_image_somewhere_else(patch_size: int) -> None:
-    data = small(image=True)
+    data = small(pictures)
     settings = CaseSettings(data="small", patch_size=patch_size, budget=Budget(steps=1))
     reader = Reader(data, settings)
     batch = data.train.batches(32, None).batch(0, 0)
@@ -121,12 +135,17 @@ def test_moved_images_are_the_image_somewhere_else(patch_size: int) -> None:
         assert any(torch.equal(one, two) for one in windows for two in found)
 
 
+def pair_model(seed: int = 0) -> PairClassifier:
+    torch.manual_seed(seed)
+    model = encoders.build("spectral", SIZES, 60_000, seed=seed, pairs=True)
+    assert isinstance(model, PairClassifier)
+    return randomise(model).double()
+
+
 def test_two_texts_are_encoded_alone_and_compared() -> None:
-    torch.manual_seed(0)
-    encoder = encoders.build("spectral", SIZES, 60_000, seed=0)
-    assert isinstance(encoder, FFTNetForSequenceClassification)
-    model = randomise(PairClassifier(encoder)).double()
-    tokens = torch.randint(9, (5, 15))
+    model = pair_model()
+    tokens = torch.randint(8, (5, 15))
+    tokens[:, 7] = 8
     model.train()
     logits = model(tokens)
     with torch.no_grad():
@@ -138,14 +157,28 @@ def test_two_texts_are_encoded_alone_and_compared() -> None:
         one, two = both[:5], both[5:]
         expected = model.head(torch.cat([one, two, one * two, one**2 - 2 * one * two + two**2], dim=1))
     torch.testing.assert_close(logits, expected)
-    model.eval()
-    changed = tokens.clone()
-    changed[:, 7] += 1
-    assert torch.equal(model(changed), model(tokens)), "the separator is not read"
-    with pytest.raises(ValueError, match="two texts of one length and a separator can't have 14 ids"):
-        model(tokens[:, 1:])
-    with pytest.raises(ValueError, match="in rows of one length, without padding"):
-        model(tokens, tokens > 2)
+
+
+def test_pairs_of_any_lengths_are_read_as_each_alone() -> None:
+    model = pair_model().eval()
+    pairs = [(1, 1), (1, 9), (6, 2), (7, 7), (5, 4)]
+    rows = [
+        torch.cat([torch.randint(8, (one,)), torch.tensor([8]), torch.randint(8, (two,))])
+        for one, two in pairs
+    ]
+    tokens_BT, present_BT = (torch.from_numpy(found) for found in padded([row.numpy() for row in rows]))
+    with torch.no_grad():
+        logits = model(tokens_BT, present_BT)
+        alone = torch.cat([model(row[None]) for row in rows])
+        anything = tokens_BT.masked_fill(~present_BT, 8)
+        torch.testing.assert_close(logits, alone)
+        torch.testing.assert_close(model(anything, present_BT), alone)
+
+
+@pytest.mark.parametrize("row", [[8, 1, 2], [1, 2, 8], [1, 2, 3], [1, 8, 2, 8, 3]])
+def test_what_is_no_pair_is_refused(row: list[int]) -> None:
+    with pytest.raises(ValueError, match="row 0 is no pair: two texts, neither empty, with one 8 between"):
+        pair_model()(torch.tensor([row]))
 
 
 IDS = CaseSettings(data="small", d_model=16, num_layers=2, parameters=60_000, rows=8, budget=Budget(steps=60))
@@ -160,13 +193,15 @@ class Small(ClassificationExperiment):
         "ids": IDS,
         "reading": replace(IDS, reading_share=0.2, budget=Budget(steps=120)),
         "patches": replace(IDS, data="small image", patch_size=2),
+        "pairs": replace(IDS, data="small pairs", pairs=True, dropout=0.0),
     }
 
 
 @pytest.fixture(autouse=True)
 def tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SEQUENCES, "small", lambda cache, sizes: small())
-    monkeypatch.setitem(SEQUENCES, "small image", lambda cache, sizes: small(image=True))
+    monkeypatch.setitem(SEQUENCES, "small pairs", lambda cache, sizes: small(passages))
+    monkeypatch.setitem(SEQUENCES, "small image", lambda cache, sizes: small(pictures))
 
 
 @pytest.mark.parametrize(
@@ -176,6 +211,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("attention", "ids"),
         ("addressed", "reading"),
         ("spectral", "patches"),
+        ("spectral", "pairs"),
     ],
 )
 def test_a_run_learns_and_a_resumed_one_ends_the_same(arm: str, case: str, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from fftnet.model.mixers.spectral import SpectralMixer
 from fftnet.model.vit import FFTNetViT, ViTConfig
 
 LONG = ("lra", "images")
-ALL = (*LONG, "lra_brief")
+BRIEF = ("lra_brief",)
+ALL = (*LONG, *BRIEF)
 ABLATION = ("ablation_paper",)
 
 
@@ -83,6 +84,18 @@ ENCODERS: dict[str, Encoder] = {
     "spectral with addresses": Encoder(mixers=("spectral", "addressed_spectral"), experiments=LONG),
     "spectral with three addressed": Encoder(
         mixers=("spectral", *("addressed_spectral",) * 3), experiments=LONG
+    ),
+    "causal_spectral without convolution": Encoder(
+        mixers=("causal_spectral",),
+        causal=True,
+        config={"causal_spectral": {"conv_size": 0}},
+        experiments=BRIEF,
+    ),
+    "causal_spectral without gate": Encoder(
+        mixers=("causal_spectral",),
+        causal=True,
+        config={"causal_spectral": {"input_gate": False}},
+        experiments=BRIEF,
     ),
     **{
         f"without {part}": Encoder(mixers=("spectral",), without=part, experiments=ABLATION) for part in PARTS

@@ -20,6 +20,8 @@ COLOURS = {
     "spectral": "#4b8bbe",
     "attention": "#e0902f",
     "causal_spectral": "#7a9a4e",
+    "causal_spectral without convolution": "#b7cf94",
+    "causal_spectral without gate": "#3d5a1e",
     "gated_linear_matched": "#c0504d",
     "min_gru": "#8064a2",
     "gru": "#4d4d4d",

@@ -81,6 +81,7 @@ ENCODERS: dict[str, Encoder] = {
     "addressed": Encoder(mixers=("addressed_spectral",), causal=True),
     "fnet": Encoder(mixers=("fnet",)),
     "spectral with attention": Encoder(mixers=("spectral", "bidirectional_attention")),
+    "spectral with causal_spectral": Encoder(mixers=("spectral", "causal_spectral"), experiments=BRIEF),
     "spectral with addresses": Encoder(mixers=("spectral", "addressed_spectral"), experiments=LONG),
     "spectral with three addressed": Encoder(
         mixers=("spectral", *("addressed_spectral",) * 3), experiments=LONG

@@ -36,6 +36,7 @@ COLOURS = {
     "5 anchors": "#c9a227",
     "129 anchors": "#2d9d78",
     "spectral with attention": "#b5478f",
+    "spectral with causal_spectral": "#00707a",
     "spectral with addresses": "#6c71c4",
     "spectral with three addressed": "#7b5b3a",
 }

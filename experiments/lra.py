@@ -33,9 +33,9 @@ class LongRangeArena(ClassificationExperiment):
         "first: the next token (causal arms) or masked tokens (the others) of the training rows; then the "
         "classes beside that. ListOps and 20 Newsgroups begin with shorter rows: expressions of the same "
         "grammar, of 6 to 499 tokens, and texts cut at 1,024 bytes. The learning rate is chosen on "
-        "validation; accuracy on the test split, in percent. ListOps and pixels were run before "
-        "positions of bidirectional models were made as small as fresh embeddings. The causal arms see "
-        "the past only; the published rows are bidirectional."
+        "validation; accuracy on the test split, in percent. Pixels were run before positions of "
+        "bidirectional models were made as small as fresh embeddings. The causal arms see the past "
+        "only; the published rows are bidirectional."
     )
     published = PUBLISHED
     settings_of = {  # noqa: RUF012 - never changed

@@ -9,7 +9,7 @@ from fftnet.model.pooling import pooled
 
 
 class PairClassifier(nn.Module):
-    """Two texts of any lengths, with a separator between them, to a class.
+    """Two texts of any lengths, not both empty, with a separator between them, to a class.
 
     What is compared are the pooled hidden states of both, their product and their squared difference, after
     each number has been standardised over the batch: texts differ by a small part of what they share.
@@ -55,10 +55,8 @@ class PairClassifier(nn.Module):
         for number, row in enumerate(tokens):
             ids = row if attention_mask is None else row[attention_mask[number]]
             places = (ids == self.separator).nonzero().flatten().tolist()
-            if len(places) != 1 or places[0] in (0, len(ids) - 1):
-                raise ValueError(
-                    f"row {number} is no pair: two texts, neither empty, with one {self.separator} between"
-                )
+            if len(places) != 1:
+                raise ValueError(f"row {number} is no pair: two texts with one {self.separator} between them")
             firsts.append(ids[: places[0]])
             seconds.append(ids[places[0] + 1 :])
         texts = [*firsts, *seconds]

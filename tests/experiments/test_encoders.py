@@ -161,7 +161,7 @@ def test_two_texts_are_encoded_alone_and_compared() -> None:
 
 def test_pairs_of_any_lengths_are_read_as_each_alone() -> None:
     model = pair_model().eval()
-    pairs = [(1, 1), (1, 9), (6, 2), (7, 7), (5, 4)]
+    pairs = [(1, 1), (1, 9), (6, 2), (7, 7), (0, 4), (3, 0)]
     rows = [
         torch.cat([torch.randint(8, (one,)), torch.tensor([8]), torch.randint(8, (two,))])
         for one, two in pairs
@@ -175,9 +175,9 @@ def test_pairs_of_any_lengths_are_read_as_each_alone() -> None:
         torch.testing.assert_close(model(anything, present_BT), alone)
 
 
-@pytest.mark.parametrize("row", [[8, 1, 2], [1, 2, 8], [1, 2, 3], [1, 8, 2, 8, 3]])
+@pytest.mark.parametrize("row", [[1, 2, 3], [1, 8, 2, 8, 3]])
 def test_what_is_no_pair_is_refused(row: list[int]) -> None:
-    with pytest.raises(ValueError, match="row 0 is no pair: two texts, neither empty, with one 8 between"):
+    with pytest.raises(ValueError, match="row 0 is no pair: two texts with one 8 between them"):
         pair_model()(torch.tensor([row]))
 
 

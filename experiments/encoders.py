@@ -86,18 +86,12 @@ ENCODERS: dict[str, Encoder] = {
     "spectral with three addressed": Encoder(
         mixers=("spectral", *("addressed_spectral",) * 3), experiments=LONG
     ),
-    "causal_spectral without convolution": Encoder(
-        mixers=("causal_spectral",),
-        causal=True,
-        config={"causal_spectral": {"conv_size": 0}},
-        experiments=BRIEF,
-    ),
-    "causal_spectral without gate": Encoder(
-        mixers=("causal_spectral",),
-        causal=True,
-        config={"causal_spectral": {"input_gate": False}},
-        experiments=BRIEF,
-    ),
+    **{
+        f"causal_spectral without {part}": Encoder(
+            mixers=("causal_spectral",), causal=True, config={"causal_spectral": field}, experiments=BRIEF
+        )
+        for part, field in (("convolution", {"conv_size": 0}), ("gate", {"input_gate": False}))
+    },
     **{
         f"without {part}": Encoder(mixers=("spectral",), without=part, experiments=ABLATION) for part in PARTS
     },

@@ -1,9 +1,10 @@
 """Pairs of texts, as Long Range Arena has them: one model encodes each alone; then they are compared."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
+from fftnet.data.labelled import pad_tokens
 from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.pooling import pooled
 
@@ -50,17 +51,17 @@ class PairClassifier(nn.Module):
 
     def _split(self, tokens: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """All first texts, then all second ones, and where they are, None if nowhere is padding."""
+        # As NumPy arrays, so that a GPU is waited for once and not in every row.
+        rows_BT = tokens.cpu().numpy()
+        present_BT = None if attention_mask is None else attention_mask.cpu().numpy()
         firsts = []
         seconds = []
-        for number, row in enumerate(tokens):
-            ids = row if attention_mask is None else row[attention_mask[number]]
-            places = (ids == self.separator).nonzero().flatten().tolist()
+        for number, row in enumerate(rows_BT):
+            ids = row if present_BT is None else row[present_BT[number]]
+            places = np.flatnonzero(ids == self.separator)
             if len(places) != 1:
                 raise ValueError(f"row {number} is no pair: two texts with one {self.separator} between them")
             firsts.append(ids[: places[0]])
             seconds.append(ids[places[0] + 1 :])
-        texts = [*firsts, *seconds]
-        texts_BT = pad_sequence(texts, batch_first=True)
-        lengths_B1 = torch.tensor([[len(text)] for text in texts], device=tokens.device)
-        present_BT = torch.arange(texts_BT.shape[1], device=tokens.device) < lengths_B1
-        return texts_BT, None if present_BT.all() else present_BT
+        texts_BT, mask_BT = pad_tokens([*firsts, *seconds])
+        return texts_BT.to(tokens.device), None if mask_BT is None else mask_BT.to(tokens.device)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from fftnet.fields import string_list
 from fftnet.model.checks import check_at_least, head_dim
 from fftnet.model.components import EMBEDDING_STD
 from fftnet.model.mixers import mixer_class, mixer_config
@@ -49,7 +50,7 @@ class BackboneConfig:
             check_at_least(self, 0, "ffn_dim")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        object.__setattr__(self, "mixers", tuple(self.mixers))
+        object.__setattr__(self, "mixers", tuple(string_list("mixers", self.mixers)))
         for name in self.mixer_pattern:
             if self.causal and not mixer_class(name).causal:
                 raise ValueError(f"causal=True needs causal mixers, but {name!r} sees the whole sequence")

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fftnet.fields import string_list
+
 FIELDS = ("num_classes", "class_names")
 """Fields of a native configuration for which the file has ``id2label`` and ``label2id``."""
 
@@ -16,8 +18,9 @@ def check_class_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]
     """All names, or those that classes have which were given none.
 
     Raises:
-        ValueError: if there are not as many names as classes, or two are equal.
+        ValueError: if they are not strings, there are not as many names as classes, or two are equal.
     """
+    names = string_list("class_names", names)
     if not names:
         return tuple(default_name(index) for index in range(num_classes))
     if len(names) != num_classes:

@@ -14,6 +14,7 @@ from torch import nn
 
 from fftnet.devices import pick_device
 from fftnet.errors import UserError
+from fftnet.fields import string_list
 from fftnet.training.precision import AUTO, PRECISIONS, resolve
 
 STRATEGIES = ("ddp", "fsdp")
@@ -49,6 +50,7 @@ class AcceleratorConfig:
     tensorboard where it is installed."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "trackers", string_list("trackers", self.trackers))
         if self.precision not in (AUTO, *PRECISIONS):
             choice = ", ".join((AUTO, *PRECISIONS))
             raise ValueError(f"unknown precision {self.precision!r}; choose from {choice}")

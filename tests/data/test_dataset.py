@@ -1,5 +1,6 @@
 """Data: splits that share nothing, seekable batches, an exact floor, and clear errors."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -174,12 +175,40 @@ def test_a_text_too_short_is_named(tmp_path: Path) -> None:
     [
         ("data", [], "at least one source"),
         ("data", ["synthetic", "a.txt"], "can't be mixed"),
-        ("batch_size", 0, "batch_size must be at least 1"),
-        ("num_samples", 0, "num_samples must be at least 1"),
+        ("data", 5, "data must be a string or a list of strings, got 5"),
+        ("data", {"a.txt": 1}, "data must be a string or a list of strings, got {'a.txt': 1}"),
+        ("data", ["a.txt", None], r"data must be a string or a list of strings, got \['a.txt', None\]"),
+        ("text_field", 3, "text_field must be a string, got 3"),
+        ("tokenizer", None, "tokenizer must be a string, got None"),
+        ("batch_size", 0, "batch_size must be a whole number from 1 to 1048576, got 0"),
+        ("batch_size", 10**10, "batch_size must be a whole number from 1 to 1048576, got 10000000000"),
+        ("batch_size", 2.5, "batch_size must be a whole number from 1 to 1048576, got 2.5"),
+        ("batch_size", True, "batch_size must be a whole number from 1 to 1048576, got True"),
+        ("batch_size", "16", "batch_size must be a whole number from 1 to 1048576, got '16'"),
+        ("num_samples", 0, "num_samples must be a whole number from 1"),
+        ("num_samples", 10**15, "num_samples must be a whole number from 1"),
+        ("vocab_size", 10**10, "vocab_size must be a whole number from 1 to 16777216"),
+        ("carry_state", -1, "carry_state must be a whole number from 0"),
+        ("carry_state", 10**10, "carry_state must be a whole number from 0"),
+        ("data_seed", -1, "data_seed must be a whole number from 0"),
+        ("data_seed", 2**63, "data_seed must be a whole number from 0"),
+        ("in_memory_mb", math.nan, "in_memory_mb must be a number, got nan"),
+        ("in_memory_mb", -1.0, "in_memory_mb must be 0 or more"),
         ("pattern_complexity", 1.1, "pattern_complexity must lie in"),
+        ("pattern_complexity", math.nan, "pattern_complexity must be a number, got nan"),
         ("valid_fraction", 0.0, "must be above 0 and below 0.9 together"),
+        ("valid_fraction", math.nan, "valid_fraction must be a number, got nan"),
+        ("test_fraction", "0.1", "test_fraction must be a number, got '0.1'"),
     ],
 )
 def test_bad_settings_end_in_a_sentence(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DataConfig(**{field: value})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_single_string_or_path_is_a_list_of_one() -> None:
+    for value in ("my.txt", Path("my.txt"), ["my.txt"], (Path("my.txt"),)):
+        assert DataConfig(data=value).data == ["my.txt"]  # pyright: ignore[reportArgumentType]
+    assert DataConfig(data="synthetic").synthetic  # pyright: ignore[reportArgumentType]
+    assert DataConfig(cache_dir=Path("cache")).cache_dir == "cache"  # pyright: ignore[reportArgumentType]
+    assert type(DataConfig(batch_size=np.int64(4)).batch_size) is int  # pyright: ignore[reportArgumentType]

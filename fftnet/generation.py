@@ -102,16 +102,24 @@ def sample(logits: Tensor, config: SamplingConfig, generators: Sequence[torch.Ge
         raise ValueError(
             "the logits are not finite: the model's weights are damaged, take another checkpoint"
         )
-    if config.temperature == 0:
+    # float32 cannot divide by a smaller temperature; only the likeliest token has any probability there.
+    if config.temperature < torch.finfo(scores_BV.dtype).tiny:
         return scores_BV.argmax(dim=-1)
-    scores_BV = scores_BV / config.temperature
+    # The maximum becomes 0, so that the division cannot overflow to inf - inf in the softmax.
+    scores_BV = (scores_BV - scores_BV.amax(dim=-1, keepdim=True)) / config.temperature
     if config.top_k is not None and config.top_k < scores_BV.shape[-1]:
         least_B1 = scores_BV.topk(config.top_k, dim=-1).values[:, -1:]
-        scores_BV = scores_BV.masked_fill(scores_BV < least_B1, -torch.inf)
+        above_BV = scores_BV > least_B1
+        tied_BV = scores_BV == least_B1
+        # Tied scores: keep the first ones, as argmax does, so that exactly top_k are left.
+        fits_BV = tied_BV.cumsum(dim=-1) <= config.top_k - above_BV.sum(dim=-1, keepdim=True)
+        scores_BV = scores_BV.masked_fill(~(above_BV | tied_BV & fits_BV), -torch.inf)
     probabilities_BV = scores_BV.softmax(dim=-1)
     if config.top_p < 1.0:
-        ordered_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True)
+        ordered_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True, stable=True)
         beyond_BV = ordered_BV.cumsum(dim=-1) - ordered_BV >= config.top_p
+        # A top_p that rounds to 0 keeps the likeliest token, too.
+        beyond_BV[:, 0] = False
         probabilities_BV = probabilities_BV.masked_fill(beyond_BV.scatter(1, order_BV, beyond_BV), 0.0)
     drawn = [
         torch.multinomial(row_V, 1, generator=generator)

@@ -48,6 +48,36 @@ def test_temperature_zero_takes_the_likeliest_token() -> None:
     assert frequencies(SamplingConfig(temperature=0.0))[1] == 1
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 1e-38},
+        {"temperature": 1e-40},
+        {"temperature": 1e-300},
+        {"temperature": 1.0, "top_p": 1e-300},
+        {"temperature": 1e-40, "top_p": 1e-300, "top_k": 3},
+        {"temperature": 1e-30, "top_p": 0.5, "top_k": 3},
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e37])
+def test_sampling_at_the_edge_of_float32_takes_the_likeliest_token(
+    fields: dict[str, float], scale: float
+) -> None:
+    logits = LOGITS * scale
+    logits[0, 0] = -torch.inf
+    generators = [torch.Generator().manual_seed(seed) for seed in range(20)]
+    drawn = sample(logits.expand(20, -1), SamplingConfig(**fields), generators)  # pyright: ignore
+    assert set(drawn.tolist()) == {1}
+
+
+def test_top_k_keeps_that_many_of_equal_scores() -> None:
+    logits = torch.tensor([[0.0, 2.0, 2.0, 1.0, 2.0], [1.0, 1.0, 1.0, 1.0, 1.0]]).repeat(50, 1)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(100)]
+    drawn = sample(logits, SamplingConfig(temperature=1.0, top_k=2), generators)
+    assert set(drawn[::2].tolist()) == {1, 2}
+    assert set(drawn[1::2].tolist()) == {0, 1}
+
+
 def greedy(model: FFTNet, prompt: list[int], count: int) -> list[int]:
     text = list(prompt)
     with torch.no_grad():

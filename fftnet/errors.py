@@ -1,8 +1,17 @@
-"""The one base of all errors that a user can mend."""
+"""The base class of all errors that a user can fix, and what their messages share."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something that a user can mend; the message is one sentence that says what is wrong and the way out.
+    """An error that a user can fix; the message is one sentence that says what is wrong and the way out.
 
-    The command line prints it and ends with status 2. Each room has a subclass of its own.
+    The command line prints it and ends with status 2. Each package has a subclass.
     """
+
+
+def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return ``: did you mean NAME?`` for the known name that resembles ``name``, or an empty string."""
+    close = get_close_matches(name.replace("-", "_"), list(known), n=1)
+    return f": did you mean {prefix}{close[0]}?" if close else ""

@@ -18,7 +18,7 @@ from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.serialization import read_json, write_json
 from fftnet.start import StartConfig, load_start
-from fftnet.tasks import task_class
+from fftnet.tasks import TASKS, task_class
 from fftnet.tasks.base import Prepared, Request
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
@@ -59,7 +59,7 @@ class TaskConfig:
         ValueError: if there is no such task, or the settings are those of another.
     """
 
-    task: str = "next_token"
+    task: str = field(default="next_token", metadata={"choices": lambda: TASKS})
     """What is learned: next_token (causal models), masked_token (bidirectional ones), classification (of
     texts) or image_classification."""
     settings: Any = None

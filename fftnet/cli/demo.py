@@ -20,9 +20,7 @@ SHIPPED = Path("models/shakespeare")
 def run(argv: Sequence[str]) -> None:
     """Make a static page that runs a trained model in the browser, and serve it."""
     classes = (ModelConfig, DemoConfig)
-    (source, config), _ = parse(
-        "demo", run.__doc__, argv, classes, without=("device",), positional="checkpoint"
-    )
+    (source, config), _ = parse("demo", argv, classes, without=("device",))
     path = _find(source.checkpoint)
     check_folder(Path(config.output))
     with PageServer(config) if config.serve else nullcontext() as server:

@@ -25,9 +25,7 @@ def run(argv: Sequence[str]) -> None:
     """Measure a trained model: on texts, by position in them, or a classifier on labelled data."""
     classes = (ModelConfig, EvaluationConfig, DataConfig)
     of_training = ("tokenizer", "vocab_size", "carry_state")
-    (source, config, data), _ = parse(
-        "evaluate", run.__doc__, argv, classes, without=of_training, positional="checkpoint"
-    )
+    (source, config, data), _ = parse("evaluate", argv, classes, without=of_training)
     path = find_checkpoint(source.checkpoint)
     keep_freed_memory()
     measure = _language_model if classifier_kind(path) is None else _classifier

@@ -11,9 +11,7 @@ from fftnet.export import ExportConfig, export_model
 def run(argv: Sequence[str]) -> None:
     """Write a trained model as a folder that another runtime reads."""
     classes = (ModelConfig, ExportConfig)
-    (source, config), _ = parse(
-        "export", run.__doc__, argv, classes, without=("device",), positional="checkpoint"
-    )
+    (source, config), _ = parse("export", argv, classes, without=("device",))
     path = find_checkpoint(source.checkpoint)
     model, tokenizer = load_checkpoint(path, device="cpu")
     print(f"{path}: {model.num_parameters():,} parameters", file=sys.stderr, flush=True)

@@ -1,13 +1,16 @@
 """Flags are the fields of the configuration classes, and their help is the fields' docstrings."""
 
 import json
+from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import Field, dataclass, fields
 from typing import Any, get_origin
 
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from fftnet.errors import UserError
+from fftnet.cli.commands import COMMANDS
+from fftnet.errors import UserError, suggestion
 
 SHOWING = ("-h", "--help", "--print_config")
 """Beginnings of the words that end the reading of flags and show something."""
@@ -27,27 +30,35 @@ class ModelConfig:
     """cpu, cuda, auto (cuda where there is one), or untested: mps, xpu."""
 
 
+class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Help with the lines of the examples kept, and without the ``--flag+`` of lists."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        names = ", ".join(name for name in action.option_strings if not name.endswith("+"))
+        value = action.metavar or self._get_default_metavar_for_optional(action)
+        return names if action.nargs == 0 else f"{names} {value}"
+
+
 def parse(
     program: str,
-    about: str | None,
     argv: Sequence[str],
     classes: Sequence[type],
     *,
     groups: Mapping[str, type] | None = None,
     without: Collection[str] = (),
-    positional: str | None = None,
     defaults: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Read flags into configurations.
 
+    The metadata of a field may hold ``choices``, a function that returns the values which help shows;
+    ``alone``, the value of the flag without one; and ``short``, a second name such as ``-i`` of a switch.
+
     Args:
-        program: name of the command.
-        about: one sentence on what the command does.
+        program: name of the command in ``COMMANDS``.
         argv: words of the command line.
         classes: configuration classes whose fields are the flags.
         groups: name to a further class, whose flags are ``--name.field``.
         without: fields that are no flags and keep their defaults.
-        positional: flag whose name may be left out where its value is the first word.
         defaults: given the values of all flags, the defaults that some have beside these, by name.
 
     Returns:
@@ -57,20 +68,14 @@ def parse(
         UsageError: if a flag or value is wrong.
     """
     groups = groups or {}
-    if positional is not None and argv and not argv[0].startswith("-"):
-        argv = [f"--{positional}", *argv]
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=f"fftnet {program}", description=about, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file of flags; flags behind it win over it.")
-    for cls in classes:
-        parser.add_class_arguments(cls, skip=set(without))
-    for name, cls in groups.items():
-        if fields(cls):
-            parser.add_class_arguments(cls, name)
     flags = {field.name: field for cls in classes for field in fields(cls) if field.name not in without}
     flags |= {f"{name}.{field.name}": field for name, cls in groups.items() for field in fields(cls)}
+    parser = _parser(program, classes, groups, without, flags)
+    # Flags hidden from help would also be hidden from --print_config.
+    if {"-h", "--help"}.intersection(argv):
+        _shorten(parser, [name for name in COMMANDS[program].common if name in flags])
     try:
-        words = _spell_out(argv, flags)
+        words = _spell_out(argv, flags, parser, COMMANDS[program].positional)
         if defaults is not None:
             asked = [word for word in words if not word.startswith(SHOWING)]
             parser.set_defaults(dict(defaults(parser.parse_args(asked))))
@@ -84,31 +89,109 @@ def parse(
         }
     except (ArgumentError, ValueError) as error:
         sentence = " ".join(str(error).split())
-        raise UsageError(f"{sentence} (fftnet {program} --help explains every flag)") from error
+        option = "--help_all" if COMMANDS[program].common else "--help"
+        raise UsageError(f"{sentence} (fftnet {program} {option} explains every flag)") from error
     return configs, named
 
 
-def _spell_out(argv: Sequence[str], flags: Mapping[str, Field[Any]]) -> list[str]:
-    """Let flags stand alone that can, switches behind ``no_``, and a list take several words."""
+def _parser(
+    program: str,
+    classes: Sequence[type],
+    groups: Mapping[str, type],
+    without: Collection[str],
+    flags: Mapping[str, Field[Any]],
+) -> ArgumentParser:
+    """Return a parser of all flags, with the usage line and the examples of the command."""
+    command = COMMANDS[program]
+    values = [f"{name.upper()}{' ...' * _takes_several(flags[name])}" for name in command.positional]
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog=f"fftnet {program}",
+        usage=" ".join(["fftnet", program, *(f"[{value}]" for value in values), "[flags]"]),
+        description=command.about,
+        epilog="\n".join(["examples:", *(f"  {line}" for line in command.examples)]),
+        formatter_class=_Help,
+        exit_on_error=False,
+    )
+    if command.common:
+        parser.add_argument("--help_all", action="help", help="Show all flags and exit.")
+    parser.add_argument("--config", action="config", help="YAML file of flags; flags behind it win over it.")
+    for cls in classes:
+        parser.add_class_arguments(cls, skip=set(without))
+    for name, cls in groups.items():
+        if fields(cls):
+            parser.add_class_arguments(cls, name)
+    for action in parser._actions:
+        if action.dest in flags:
+            action.metavar = _value(action.dest, flags[action.dest])
+    return parser
+
+
+def _value(name: str, field: Field[Any]) -> str:
+    """Return what help shows for the value of a flag."""
+    choices = ("true", "false") if field.type is bool else field.metadata.get("choices", tuple)()
+    value = f"{{{','.join(choices)}}}" if choices else name.rpartition(".")[2].upper()
+    return f"{value} ..." if _takes_several(field) else value
+
+
+def _shorten(parser: ArgumentParser, common: Sequence[str]) -> None:
+    """Leave the common flags alone in the help, under one title and in their order."""
+    if not common:
+        return
+    actions = {action.dest: action for action in parser._actions}
+    group = parser.add_argument_group("common flags")
+    group._group_actions.extend(copy(actions[name]) for name in common)
+    for name in actions.keys() - {"help", "help_all", "config"}:
+        actions[name].help = SUPPRESS
+
+
+def _takes_several(field: Field[Any]) -> bool:
+    return get_origin(field.type) in (list, tuple)
+
+
+def _spell_out(
+    argv: Sequence[str], flags: Mapping[str, Field[Any]], parser: ArgumentParser, positional: Sequence[str]
+) -> list[str]:
+    """Write every flag with its name and its value.
+
+    Values without a flag get the positional flags in turn. Flags may stand alone that can, switches behind
+    ``no_``, and a list takes several words.
+
+    Raises:
+        ValueError: if a flag is unknown.
+    """
     alone = {name: field.metadata["alone"] for name, field in flags.items() if "alone" in field.metadata}
     switches = {name for name, field in flags.items() if field.type is bool}
-    lists = {name for name, field in flags.items() if get_origin(field.type) in (list, tuple)}
+    short = {field.metadata["short"]: name for name, field in flags.items() if "short" in field.metadata}
+    known = {option.lstrip("-") for option in parser._option_string_actions}
     alone |= dict.fromkeys(switches, "true")
+    unnamed = list(positional)
     words = list(argv)
     spelled: list[str] = []
     while words:
         word = words.pop(0)
+        if not word.startswith("-") and unnamed:
+            words.insert(0, word)
+            word = f"--{unnamed.pop(0)}"
+        if word in short:
+            spelled.append(f"--{short[word]}=true")
+            continue
         name = word[2:] if word.startswith("--") else ""
         without_value = not words or words[0].startswith("--")
         if name in alone and without_value:
             spelled.append(f"{word}={alone[name]}")
         elif name.startswith("no_") and name[3:] in switches:
             spelled.append(f"--{name[3:]}=false")
-        elif name in lists and not without_value:
+        elif name in flags and _takes_several(flags[name]) and not without_value:
             taken: list[str] = []
             while words and not words[0].startswith("--"):
                 taken.append(words.pop(0))
             spelled.append(f"{word}={taken[0] if taken[0].startswith('[') else json.dumps(taken)}")
+        elif name and name.partition("=")[0] not in known:
+            unknown = name.partition("=")[0]
+            raise ValueError(f"unknown flag --{unknown}{suggestion(unknown, known, '--')}")
         else:
             spelled.append(word)
+            if name and "=" not in word and not word.startswith(SHOWING) and not without_value:
+                spelled.append(words.pop(0))
     return spelled

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -31,7 +31,7 @@ class RuntimeConfig:
         ValueError: if there is no such runtime, or it has no weights of 8 bits.
     """
 
-    runtime: str = "torch"
+    runtime: str = field(default="torch", metadata={"choices": lambda: RUNTIMES})
     """What computes: torch, or onnx, whose checkpoint is a folder from fftnet export (default: exported)."""
     int8: bool = False
     """Take the exported decode step with weights of 8 bits."""
@@ -69,9 +69,7 @@ RUNTIMES: dict[str, Callable[[ModelConfig, RuntimeConfig], tuple[Writer, Tokeniz
 def run(argv: Sequence[str]) -> None:
     """Continue a prompt with a trained model, printing the text as it is made."""
     classes = (ModelConfig, PromptConfig, RuntimeConfig, SamplingConfig)
-    (source, prompt, runtime, sampling), _ = parse(
-        "generate", run.__doc__, argv, classes, positional="checkpoint"
-    )
+    (source, prompt, runtime, sampling), _ = parse("generate", argv, classes)
     model, tokenizer, about = RUNTIMES[runtime.runtime](source, runtime)
     print(about, file=sys.stderr, flush=True)
     if runtime.runtime == "torch":

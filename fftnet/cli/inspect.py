@@ -57,9 +57,7 @@ class Picture(NamedTuple):
 
 def run(argv: Sequence[str]) -> None:
     """Draw what a trained model does with a text: filters, spectra, what each token reads, losses."""
-    (source, config), _ = parse(
-        "inspect", run.__doc__, argv, (ModelConfig, InspectionConfig), positional="checkpoint"
-    )
+    (source, config), _ = parse("inspect", argv, (ModelConfig, InspectionConfig))
     text = _text(config)
     path = find_checkpoint(source.checkpoint)
     model, tokenizer = load_checkpoint(path, device=source.device)

@@ -1,4 +1,4 @@
-"""The command line: ``fftnet COMMAND``, the names of which are in ``COMMANDS``."""
+"""The command line: ``fftnet COMMAND``, with the commands of ``fftnet.cli.commands``."""
 
 import logging
 import os
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from fftnet import __version__
+from fftnet.cli.commands import COMMANDS, overview
 from fftnet.cli.wait_policy import set_wait_policy
-from fftnet.errors import UserError
+from fftnet.errors import UserError, suggestion
 
 SPEAKING_SECONDS = 2.0
 """For which a process that fails in silence stays, while another tells the same mistake."""
-COMMANDS = ("train", "generate", "serve", "evaluate", "predict", "inspect", "export", "demo", "lm_eval")
-"""Each is a module of this package with a function ``run``, imported when it is asked for."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,9 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in COMMANDS:
-        asked = bool(words) and words[0] in ("-h", "--help")
-        print(f"usage: fftnet {{{','.join(COMMANDS)}}} [flags]; each takes --help", file=sys.stderr)
-        return 0 if asked else 2
+        return _without_command(words)
     set_wait_policy()
     # Of the processes of a run, the first one speaks, and of errors one on each machine.
     first, first_here = (os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
@@ -67,6 +65,22 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _without_command(words: Sequence[str]) -> int:
+    """Answer a command line that names no known command, and return its exit status."""
+    if not words:
+        print(overview(), file=sys.stderr)
+        return 2
+    if words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"fftnet {__version__}")
+        return 0
+    close = suggestion(words[0], COMMANDS) or f"; choose from {', '.join(COMMANDS)}"
+    print(f"error: unknown command {words[0]!r}{close} (fftnet --help explains them)", file=sys.stderr)
+    return 2
 
 
 def _sentence(error: Exception) -> str:

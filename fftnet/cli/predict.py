@@ -48,11 +48,8 @@ class PredictConfig:
 
 def run(argv: Sequence[str]) -> None:
     """Classify every row of a file, or every image of a folder, with a trained classifier."""
-    words = list(argv)
-    if len(words) > 1 and not words[0].startswith("-") and not words[1].startswith("-"):
-        words.insert(1, "--file")
     classes = (ModelConfig, PredictConfig)
-    (source, config), _ = parse("predict", run.__doc__, words, classes, positional="checkpoint")
+    (source, config), _ = parse("predict", argv, classes)
     if config.file is None:
         raise UsageError("name a file to classify: fftnet predict CHECKPOINT FILE")
     keep_freed_memory()

@@ -13,9 +13,7 @@ from fftnet.serving.config import ServeConfig
 
 def run(argv: Sequence[str]) -> None:
     """Serve a trained model over HTTP, in the shape of OpenAI's interface."""
-    (source, config), _ = parse(
-        "serve", run.__doc__, argv, (ModelConfig, ServeConfig), positional="checkpoint"
-    )
+    (source, config), _ = parse("serve", argv, (ModelConfig, ServeConfig))
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         import_extra(package, "fftnet serve", "serve")
     # Imported here because it needs these packages, which not everybody has.

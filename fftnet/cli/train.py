@@ -39,7 +39,6 @@ def run(argv: Sequence[str]) -> None:
     without = ("mixer_configs", "settings")
     configs, given = parse(
         "train",
-        run.__doc__,
         argv,
         tuple(CONFIGS.values()),
         groups=groups,

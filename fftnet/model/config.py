@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from fftnet.fields import string_list
 from fftnet.model.checks import check_at_least, head_dim
 from fftnet.model.components import EMBEDDING_STD
-from fftnet.model.mixers import mixer_class, mixer_config
+from fftnet.model.mixers import MIXERS, mixer_class, mixer_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class BackboneConfig:
     causal: bool = True
     """Every position sees only its past, as a language model must; False sees the whole sequence (the default
     of --task image_classification)."""
-    mixers: tuple[str, ...] = ()
+    mixers: tuple[str, ...] = field(default=(), metadata={"choices": lambda: MIXERS})
     """Names of mixers, repeated over the layers (empty: addressed_spectral when causal, else spectral)."""
     mixer_configs: dict[str, Any] = field(default_factory=dict)
     """Name of a mixer to its own configuration or a dictionary of its fields (left out: the defaults)."""

@@ -22,7 +22,13 @@ from fftnet.model.classifier import POOLINGS, FFTNetForSequenceClassification, S
 from fftnet.model.pooling import MEAN
 from fftnet.protocols import TextEncoder
 from fftnet.tasks.base import Prepared, Request
-from fftnet.tasks.labels import LabelObjective, balanced_weights, check_label_smoothing, check_weighting
+from fftnet.tasks.labels import (
+    WEIGHTINGS,
+    LabelObjective,
+    balanced_weights,
+    check_label_smoothing,
+    check_weighting,
+)
 from fftnet.tasks.text import sizes_of
 from fftnet.utils.dataset import DataConfig, Splits
 from fftnet.utils.tokenizer import load_tokenizer
@@ -40,11 +46,11 @@ class ClassificationConfig:
 
     label_field: str = "label"
     """Column that holds the label: a string, an integer or a boolean."""
-    pooling: str = MEAN
+    pooling: str = field(default=MEAN, metadata={"choices": lambda: POOLINGS})
     """What is classified: mean, of all tokens, or last, which of a causal model alone has seen the whole."""
     label_smoothing: float = 0.0
     """The part of a label that is spread evenly over all classes, against overconfidence."""
-    class_weights: str = "none"
+    class_weights: str = field(default="none", metadata={"choices": lambda: WEIGHTINGS})
     """Weights of the losses of each class: none, or balanced: all classes count alike, however rare."""
     valid_data: list[str] = field(default_factory=list)
     """Tables that validate (default: valid_fraction of each class, held out of the data)."""

@@ -1,10 +1,10 @@
 """Classes of images: the paper's image model on images of a user's own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
-from fftnet.data.images.augmentation import AugmentationConfig, check_installed
+from fftnet.data.images.augmentation import AUGMENTATIONS, AugmentationConfig, check_installed
 from fftnet.data.images.batches import ImageBatches
 from fftnet.data.images.loading import ImageData, load_images
 from fftnet.fields import string_list
@@ -13,7 +13,13 @@ from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.model.vit import CLASS_TOKEN, POOLINGS, PRESETS, FFTNetViT, ViTConfig
 from fftnet.tasks.base import Prepared, Request
-from fftnet.tasks.labels import LabelObjective, balanced_weights, check_label_smoothing, check_weighting
+from fftnet.tasks.labels import (
+    WEIGHTINGS,
+    LabelObjective,
+    balanced_weights,
+    check_label_smoothing,
+    check_weighting,
+)
 from fftnet.tasks.text import sizes_of
 from fftnet.utils.dataset import DataConfig, Splits
 
@@ -39,20 +45,20 @@ class ImageClassificationConfig:
         ValueError: if a field is out of range, or there is no such preset or augmentation.
     """
 
-    preset: str | None = None
+    preset: str | None = field(default=None, metadata={"choices": lambda: PRESETS})
     """Sizes by name: tiny, small, or the paper's base, large, huge (None: d_model, num_heads, num_layers)."""
     image_size: int | None = None
     """Pixels of a side of the square that all images are stretched to (None: as they are, if all are squares
     of one size)."""
     patch_size: int = 16
     """Pixels of a side of a patch; must divide the image's."""
-    pooling: str = CLASS_TOKEN
+    pooling: str = field(default=CLASS_TOKEN, metadata={"choices": lambda: POOLINGS})
     """What is classified: class_token, a learned token in front of the patches, or mean, of all patches."""
     label_smoothing: float = 0.0
     """Part of a target that is spread evenly over all classes."""
-    class_weights: str = "none"
+    class_weights: str = field(default="none", metadata={"choices": lambda: WEIGHTINGS})
     """none, or balanced: rare classes weigh more in the loss, so that all count alike."""
-    augmentation: tuple[str, ...] = ()
+    augmentation: tuple[str, ...] = field(default=(), metadata={"choices": lambda: AUGMENTATIONS})
     """Changes of the training images: flip, crop (moves by up to an eighth), mixup, and rand_augment, which
     needs torchvision."""
     mixup_alpha: float = 0.2

@@ -34,10 +34,10 @@ class AcceleratorConfig:
 
     device: str = "auto"
     """cpu, cuda, auto (cuda where there is one), or untested: mps, xpu."""
-    precision: str = "auto"
+    precision: str = field(default="auto", metadata={"choices": lambda: (AUTO, *PRECISIONS)})
     """fp32, bf16, fp16 with a loss scale, or auto: what accelerate launch was told, else bf16 where the
     processor has it and the model is at least 128 wide, else fp32."""
-    strategy: str = "ddp"
+    strategy: str = field(default="ddp", metadata={"choices": lambda: STRATEGIES})
     """Several processes: ddp (each holds the whole model) or fsdp (the model is split among them)."""
     accumulation_steps: int = 1
     """Micro-batches that a process works on one after the other, to save memory (gradient accumulation)."""

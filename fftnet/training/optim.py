@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ class OptimConfig:
 
     learning_rate: float = 3e-3
     """Peak of the schedule."""
-    schedule: str = "cosine"
+    schedule: str = field(default="cosine", metadata={"choices": lambda: SCHEDULES})
     """Learning rate after the warm-up: cosine, or wsd (stable, then a linear decay at the end)."""
     min_lr_ratio: float = 0.02
     """Learning rate at the end, as a fraction of the peak."""

@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,7 @@ from commands import ROOT, run, run_as_user
 from fftnet.cli.main import main
 from fftnet.data.grammar import violations
 from fftnet.generation import SamplingConfig, generate
-from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.training.accelerator import AcceleratorConfig
-from fftnet.training.budget import BudgetConfig
-from fftnet.training.checkpointer import SaveConfig
-from fftnet.training.config import TrainConfig
-from fftnet.training.optim import OptimConfig
-from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
 
 TINY = (
@@ -173,7 +165,10 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
         ),
         ("fftnet evaluate --carry_state 2", r"carry_state"),
         ("fftnet generate --temperature -1", r"temperature must be 0 or more"),
-        ("fftnet dance", r"usage: fftnet"),
+        ("fftnet dance", r"unknown command 'dance'; choose from train, generate"),
+        ("fftnet trian --data a.txt", r"unknown command 'trian': did you mean train\?"),
+        ("fftnet train --learning-rat 1", r"unknown flag --learning-rat: did you mean --learning_rate\?"),
+        ("fftnet generate --promt=x", r"unknown flag --promt: did you mean --prompt\?"),
     ],
 )
 def test_a_users_mistake_ends_in_a_sentence(tmp_path: Path, command: str, message: str) -> None:
@@ -199,25 +194,6 @@ def test_what_is_written_obeys_the_grammar_most_of_the_time(tmp_path: Path) -> N
         texts += generate(model, [""], SamplingConfig(seed=seed), tokenizer=tokenizer).texts
     kept = sum(violations(text.strip(), 0.0) == [] for text in texts)
     assert kept >= 6, texts
-
-
-def test_help_explains_every_flag(tmp_path: Path) -> None:
-    text = " ".join(run("fftnet train --help", tmp_path).stdout.split())
-    for config in (
-        BackboneConfig,
-        DataConfig,
-        OptimConfig,
-        TrainConfig,
-        BudgetConfig,
-        AcceleratorConfig,
-        SaveConfig,
-    ):
-        for field in fields(config):
-            if (config, field.name) != (BackboneConfig, "mixer_configs"):
-                assert f"--{field.name}" in text, field.name
-    assert "Width D of a token." in text
-    text = " ".join(run("fftnet generate --help", tmp_path).stdout.split())
-    assert all(f"--{field.name}" in text for field in fields(SamplingConfig))
 
 
 def test_a_printed_config_can_be_read_again(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_new_kind_of_corpus_is_a_class_and_a_line(tmp_path: Path, monkeypatch:
 
 def test_help_and_errors_list_what_the_table_knows(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse("train", None, ["--help"], [DataConfig])
+        parse("train", ["--help"], [DataConfig])
     shown = " ".join(capsys.readouterr().out.split())
     with pytest.raises(DataError) as error:
         texts_of("nowhere")

@@ -1,0 +1,96 @@
+"""Help: what it lists and in which order, the examples it gives, and what may stand without a flag."""
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+from commands import ROOT, run
+
+import fftnet
+from fftnet.cli.commands import COMMANDS
+from fftnet.generation import SamplingConfig
+from fftnet.model.config import BackboneConfig
+from fftnet.training.accelerator import AcceleratorConfig
+from fftnet.training.budget import BudgetConfig
+from fftnet.training.checkpointer import SaveConfig
+from fftnet.training.config import TrainConfig
+from fftnet.training.optim import OptimConfig
+from fftnet.utils.dataset import DataConfig
+
+
+def test_the_first_help_lists_every_command_and_loads_no_pytorch() -> None:
+    code = (
+        "import sys; from fftnet.cli.main import main; code = main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    told = []
+    for words, status in (["--help"], 0), ([], 2), (["--version"], 0):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        told.append(done.stdout or done.stderr)
+    asked, bare, version = told
+    assert asked == bare
+    assert all(f"  {name} " in asked and command.about in asked for name, command in COMMANDS.items())
+    assert "fftnet generate models/shakespeare" in asked.partition("commands:")[0]
+    assert max(map(len, asked.splitlines())) <= 80
+    assert version == f"fftnet {fftnet.__version__}\n"
+
+
+def test_help_shows_common_flags_first_and_help_all_every_flag(tmp_path: Path) -> None:
+    short = run("fftnet train --help", tmp_path).stdout
+    lines = short.splitlines()
+    assert lines[0] == "usage: fftnet train [DATA ...] [flags]"
+    shown = re.findall(r"^  --(\w+) ", short, re.MULTILINE)
+    assert [name for name in shown if name not in ("help_all", "config")] == list(COMMANDS["train"].common)
+    assert "{next_token,masked_token,classification,image_classification}" in short
+    assert lines[-4] == "examples:"
+    assert len(lines) < 90
+    for name, command in COMMANDS.items():
+        if name not in ("train", "lm_eval"):
+            text = run(f"fftnet {name} --help", tmp_path).stdout
+            assert text.startswith(f"usage: fftnet {name} [CHECKPOINT]")
+            assert all(example in text for example in command.examples)
+
+
+def test_the_examples_of_help_are_command_lines(tmp_path: Path) -> None:
+    for command in COMMANDS.values():
+        for example in command.examples:
+            words = shlex.split(example.rpartition("| ")[2])
+            if words[1] == "lm_eval":
+                continue  # Its flags are those of the harness.
+            line = shlex.join([*words, "--print_config"]).replace("recipes/", f"{ROOT}/recipes/")
+            run(line, tmp_path)
+
+
+def test_values_without_a_flag_go_to_the_positional_flags(tmp_path: Path) -> None:
+    for line, expected in (
+        ("train a.txt b.txt --d_model 64", {"data": ["a.txt", "b.txt"], "d_model": 64}),
+        ("train --d_model 64 a.txt", {"data": ["a.txt"], "d_model": 64}),
+        ("predict outputs a.csv --batch_size 2", {"checkpoint": "outputs", "file": "a.csv"}),
+        ("predict outputs --batch_size 2 a.csv", {"checkpoint": "outputs", "file": "a.csv"}),
+    ):
+        printed = yaml.safe_load(run(f"fftnet {line} --print_config", tmp_path).stdout)
+        assert expected.items() <= printed.items()
+
+
+def test_help_explains_every_flag(tmp_path: Path) -> None:
+    text = " ".join(run("fftnet train --help_all", tmp_path).stdout.split())
+    for config in (
+        BackboneConfig,
+        DataConfig,
+        OptimConfig,
+        TrainConfig,
+        BudgetConfig,
+        AcceleratorConfig,
+        SaveConfig,
+    ):
+        for field in fields(config):
+            if (config, field.name) != (BackboneConfig, "mixer_configs"):
+                assert f"--{field.name}" in text, field.name
+    assert "Width D of a token." in text
+    text = " ".join(run("fftnet generate --help", tmp_path).stdout.split())
+    assert all(f"--{field.name}" in text for field in fields(SamplingConfig))

@@ -1,7 +1,9 @@
 """What the engine works on: prompts to read, and replies in the making with their text and its end."""
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,6 +12,8 @@ from torch import Tensor
 
 from fftnet.generation import SamplingConfig
 from fftnet.utils.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 class Refusal(Exception):
@@ -38,6 +42,11 @@ class Refusal(Exception):
         self.code = code
         self.param = param
         self.retry_after = retry_after
+
+
+def failure(error: Exception) -> Refusal:
+    """Return the answer to a request that failed in the server."""
+    return Refusal(500, f"the model failed ({type(error).__name__}): see the server's log")
 
 
 class TokenScores(NamedTuple):
@@ -92,6 +101,25 @@ class Job:
 
     def __post_init__(self) -> None:
         self.unfinished = len(self.choices)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """End the job with an error."""
+        self.over = True
+        try:
+            self.emit(refusal)
+        except Exception:
+            logger.exception("a request could not be told its error")
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """End the job with an error if the block fails, so that the engine goes on with the others."""
+        try:
+            yield
+        except Refusal as refusal:
+            self.refuse(refusal)
+        except Exception as error:
+            logger.exception("a request failed")
+            self.refuse(failure(error))
 
 
 class StopFinder:

@@ -12,7 +12,7 @@ from conftest import randomise
 from fftnet.generation import SamplingConfig, generate
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.serving import engine as engine_module
+from fftnet.serving import batch as batch_module
 from fftnet.serving.config import Message, ServeConfig
 from fftnet.serving.engine import Engine
 from fftnet.serving.jobs import Job, Piece, Refusal, StopFinder
@@ -45,6 +45,7 @@ class Desk:
     def job(self, prompt: Sequence[int], **fields: Any) -> tuple[Job, "queue.Queue[Piece | Refusal]"]:
         pieces: queue.Queue[Piece | Refusal] = queue.Queue()
         own = {name: fields.pop(name) for name in ("choices", "stops", "deadline") if name in fields}
+        own["top_logprobs"] = fields.pop("top_logprobs", None)
         return Job(prompt=prompt, sampling=SamplingConfig(**fields), emit=pieces.put, **own), pieces
 
     def value(self, name: str) -> float:
@@ -123,7 +124,7 @@ def test_replies_to_one_prompt_have_the_seeds_that_follow(model: FFTNet, desks: 
 def test_a_long_prompt_is_read_in_pieces_beside_the_writing_of_others(
     model: FFTNet, desks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "PIECE", 128)
+    monkeypatch.setattr(batch_module, "PIECE", 128)
     desk = desks(model)
     short, pieces = desk.job(ids("a"), max_new_tokens=40, temperature=0.0)
     long_prompt = ids("The owl sings. " * 100)
@@ -146,7 +147,7 @@ def test_a_long_prompt_is_read_in_pieces_beside_the_writing_of_others(
 def test_pieces_end_at_multiples_and_none_is_tiny(length: int, ends: list[int]) -> None:
     found = [0]
     while found[-1] < length:
-        found.append(engine_module._piece_end(found[-1], length))
+        found.append(batch_module._piece_end(found[-1], length))
     assert found[1:] == ends
 
 
@@ -268,6 +269,107 @@ def test_a_model_that_fails_takes_nobody_else_with_it(desks: Any, monkeypatch: p
         with pytest.raises(Refusal, match=r"the model failed \(MemoryError\): see the server's log"):
             texts(job, pieces)
     assert desk.ask(ids("a"), max_new_tokens=5)[0] == alone(model, ids("a"), max_new_tokens=5)
+
+
+GUILTY = 0.123
+"""Temperature of the job that fails."""
+
+
+def fail_in_prefill(patch: pytest.MonkeyPatch, model: FFTNet) -> None:
+    read = model.prefill
+
+    def prefill(tokens: torch.Tensor, *rest: Any, **fields: Any) -> Any:
+        if 7 in tokens:
+            raise RuntimeError("prefill")
+        return read(tokens, *rest, **fields)
+
+    patch.setattr(model, "prefill", prefill)
+
+
+def fail_in_sampling(patch: pytest.MonkeyPatch, model: FFTNet) -> None:
+    draw = batch_module.sample
+
+    def sample(logits: torch.Tensor, config: SamplingConfig, generators: Any) -> torch.Tensor:
+        if config.temperature == GUILTY:
+            raise RuntimeError("sampling")
+        return draw(logits, config, generators)
+
+    patch.setattr(batch_module, "sample", sample)
+
+
+def fail_in_the_step(patch: pytest.MonkeyPatch, model: FFTNet) -> None:
+    """Fail for a batch with token 7, which only the guilty job draws."""
+    draw = batch_module.sample
+    step = model.step
+
+    def sample(logits: torch.Tensor, config: SamplingConfig, generators: Any) -> torch.Tensor:
+        drawn = draw(logits, config, generators)
+        return torch.full_like(drawn, 7) if config.temperature == GUILTY else drawn.where(drawn != 7, 8)
+
+    def failing(tokens: torch.Tensor, state: Any) -> Any:
+        if 7 in tokens:
+            raise RuntimeError("step")
+        return step(tokens, state)
+
+    patch.setattr(batch_module, "sample", sample)
+    patch.setattr(model, "step", failing)
+
+
+def fail_in_decoding(patch: pytest.MonkeyPatch, model: FFTNet) -> None:
+    take = batch_module.Reply.take
+
+    def taken(reply: Any, token: int, logits: torch.Tensor) -> Piece | None:
+        if reply.job.sampling.temperature == GUILTY:
+            raise RuntimeError("decoding")
+        return take(reply, token, logits)
+
+    patch.setattr(batch_module.Reply, "take", taken)
+
+
+@pytest.mark.parametrize(
+    "fail", [None, fail_in_prefill, fail_in_sampling, fail_in_the_step, fail_in_decoding]
+)
+def test_a_failure_inside_one_request_ends_this_request_only(
+    fail: Any, desks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    fields: list[dict[str, Any]] = [
+        {"seed": n, "max_new_tokens": 30, "top_k": 4 * (n % 2) or None} for n in range(4)
+    ]
+    expected = [alone(model, ids("ab"), **own) for own in fields]
+    assert "\7" not in "".join(expected)
+    desk = desks(model)
+    others = [desk.job(ids("ab"), **own) for own in fields]
+    bad, pieces = desk.job(ids("\7"), temperature=GUILTY, max_new_tokens=50, choices=range(2))
+    if fail is None:
+
+        def emit(piece: Piece | Refusal) -> None:
+            pieces.put(piece)
+            raise RuntimeError("emit")
+
+        bad.emit = emit
+    else:
+        fail(monkeypatch, model)
+    # All of them join in one step: the guilty rows stand between the others.
+    desk.engine.submit([*[job for job, _ in others[:2]], bad, *[job for job, _ in others[2:]]])
+    with pytest.raises(Refusal, match=r"the model failed \(RuntimeError\): see the server's log"):
+        texts(bad, pieces)
+    assert [texts(*job)[0] for job in others] == expected
+    assert desk.ask(ids("ab"), **fields[1])[0] == expected[1]
+
+
+@pytest.mark.parametrize("extreme", [{"temperature": 1e-40}, {"temperature": 1e-300}, {"top_p": 1e-300}])
+def test_extreme_sampling_is_greedy_and_disturbs_nobody(desks: Any, extreme: dict[str, float]) -> None:
+    model = make_model()
+    desk = desks(model)
+    greedy = alone(model, ids("ab"), temperature=0.0, max_new_tokens=20)
+    jobs = [
+        desk.job(ids("ab"), max_new_tokens=20, top_logprobs=3, **extreme),
+        desk.job(ids("cd"), seed=2, max_new_tokens=20),
+    ]
+    desk.engine.submit([job for job, _ in jobs])
+    assert texts(*jobs[0])[0] == greedy
+    assert texts(*jobs[1])[0] == alone(model, ids("cd"), seed=2, max_new_tokens=20)
 
 
 def test_damaged_weights_end_in_a_sentence(desks: Any) -> None:

@@ -1,20 +1,32 @@
 """Arrays of images and labels in one ``.npz`` file."""
 
+import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO
 
 import numpy as np
+from numpy.lib import format as npy
 
 from fftnet.data.errors import DataError
-from fftnet.data.images.base import SPLIT_WORDS, TRAIN, ImageKind, LabelledImages, labelled
+from fftnet.data.images.base import (
+    SPLIT_WORDS,
+    TRAIN,
+    ImageKind,
+    LabelledImages,
+    check_unpacked,
+    class_texts,
+    labelled,
+)
 from fftnet.data.images.pixels import ImageArray, Pixels
+from fftnet.data.sources.base import first_line
 
 IMAGE_WORDS = ("images", "x", "image", "data")
 LABEL_WORDS = ("labels", "y", "label", "targets")
 NAMES = "class_names"
+SUFFIX = ".npy"
+"""File extension of the arrays in the archive."""
 
 
 class ImageArrays(ImageKind):
@@ -65,27 +77,47 @@ class ImageArrays(ImageKind):
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    """The arrays, under small letters."""
+    """Read the arrays, under lower-case names; all headers are checked before any array is allocated."""
     try:
-        # Opened here, because NumPy leaves a file open that it can't read.
-        with path.open("rb") as stream, _checked(stream) as file:
-            return {name.lower(): file[name] for name in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{path} is no whole .npz file ({error}): make it again") from error
-    except ValueError as error:
-        if "Object arrays" not in str(error):
-            raise DataError(f"{path} is no whole .npz file ({error}): make it again") from error
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if member.filename.endswith(SUFFIX)]
+            check_unpacked(path, sum(_promised(path, archive, member) for member in members))
+            arrays = {}
+            for member in members:
+                with archive.open(member) as stream:
+                    array = npy.read_array(stream, allow_pickle=False)
+                arrays[member.filename.removesuffix(SUFFIX).lower()] = array
+            return arrays
+    except DataError:
+        raise
+    # The readers of archives, their compressions and of headers have no common error for damage.
+    except Exception as error:
+        raise DataError(f"{path} is no whole .npz file ({first_line(error)}): make it again") from error
+
+
+def _promised(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Return the bytes of an array by its header, which must be there by the archive's directory."""
+    with archive.open(member) as stream:
+        shape, dtype = _header(stream)
+        start = stream.tell()
+    if dtype.hasobject:
         raise DataError(
             f"{path} holds an array of Python objects, as images of several sizes make one: resize them to "
             "one size, or save them as files in a folder for each class"
-        ) from error
+        )
+    count = math.prod(shape) * dtype.itemsize
+    if count > member.file_size - start:
+        raise ValueError(f"{member.filename} promises {count} bytes, {member.file_size - start} follow")
+    return count
 
 
-def _checked(stream: BinaryIO) -> Any:
-    if not zipfile.is_zipfile(stream):
-        raise zipfile.BadZipFile("it is no archive of arrays")
-    stream.seek(0)
-    return np.load(stream, allow_pickle=False)
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array has the version {version[0]}.{version[1]} of the format, not 1.0 or 2.0")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return shape, dtype
 
 
 def _find(arrays: dict[str, np.ndarray], kinds: Sequence[str], words: Sequence[str]) -> np.ndarray | None:
@@ -97,13 +129,13 @@ def _find(arrays: dict[str, np.ndarray], kinds: Sequence[str], words: Sequence[s
     return None
 
 
-def _class_names(arrays: dict[str, np.ndarray], path: Path) -> list[str] | None:
+def _class_names(arrays: dict[str, np.ndarray], path: Path) -> tuple[str, ...] | None:
     names = arrays.get(NAMES)
     if names is None:
         return None
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(f"{path}: {NAMES} must be strings (K,), got {names.dtype} of shape {names.shape}")
-    return names.astype(str).tolist()
+    return class_texts(names, str(path))
 
 
 def _lacks(path: Path, arrays: dict[str, np.ndarray], what: str) -> DataError:

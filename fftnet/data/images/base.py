@@ -19,6 +19,9 @@ SPLIT_WORDS: Mapping[str, tuple[str, ...]] = {
     TEST: ("test", "testing"),
 }
 """Split to the words by which folders and arrays are known to belong to it."""
+UNPACKED_BYTES = 2**29
+"""Maximum size of an unpacked file, in bytes, if it is more than ``UNPACKED_RATIO`` times the packed size."""
+UNPACKED_RATIO = 32
 
 
 class LabelledImages(NamedTuple):
@@ -51,6 +54,24 @@ class LabelledImages(NamedTuple):
         return LabelledImages(self.pixels, table[self.labels], tuple(class_names))
 
 
+def check_unpacked(path: Path, count: int) -> None:
+    """Refuse a decompression bomb before it is unpacked.
+
+    Args:
+        path: a compressed file.
+        count: bytes that its headers promise.
+
+    Raises:
+        DataError: if these are many, and far more than the size of the file.
+    """
+    size = path.stat().st_size
+    if count > max(UNPACKED_BYTES, UNPACKED_RATIO * size):
+        raise DataError(
+            f"{path} has {size / 1e6:,.1f} MB and promises {count / 1e9:,.1f} GB, more than {UNPACKED_RATIO} "
+            "times as much: unpack it yourself if you trust it"
+        )
+
+
 def labelled(pixels: Pixels, labels: np.ndarray, names: Sequence[str] | None, source: str) -> LabelledImages:
     """Images with labels as they stand in a file.
 
@@ -77,7 +98,24 @@ def labelled(pixels: Pixels, labels: np.ndarray, names: Sequence[str] | None, so
             raise DataError(f"{source} has {len(names)} class_names, but a label {outside[0]}")
         return LabelledImages(pixels, labels.astype(np.int64), tuple(names))
     found, places = np.unique(labels, return_inverse=True)
-    return LabelledImages(pixels, places.astype(np.int64), tuple(_text(label) for label in found.tolist()))
+    return LabelledImages(pixels, places.astype(np.int64), class_texts(found, source))
+
+
+def class_texts(labels: np.ndarray, source: str) -> tuple[str, ...]:
+    """Convert different labels to class names.
+
+    Raises:
+        DataError: if one is no Unicode text, or two have the same name.
+    """
+    try:
+        names = tuple(_text(label) for label in labels.tolist())
+        "".join(names).encode("utf-8")
+    # NumPy raises the second where a character lies beyond Unicode.
+    except (ValueError, SystemError) as error:
+        raise DataError(f"{source}: a class name is no Unicode text ({error}): rename the class") from error
+    if len(set(names)) < len(names):
+        raise DataError(f"{source}: two classes have the same name, rename one: {listed(names)}")
+    return names
 
 
 def _text(label: object) -> str:

@@ -1,10 +1,9 @@
 """Image files to arrays and arrays to one form, by Pillow."""
 
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Condition
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,11 @@ SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff"),
     ".webp",
 )
-"""Of the files that are taken for images; others in the same folder are left alone."""
+"""File extensions recognized as images; other files are ignored."""
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of the formats that are read; its other readers run programs or unpack containers."""
+MAX_PIXELS = 2**26
+"""Maximum pixels of an image, and of all images that are decoded at the same time: about 1 GB."""
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"))
 DEEP_MODES = frozenset(("I", "I;16", "I;16B", "I;16L"))
 """Pillow's names for grey values of 16 bits."""
@@ -37,55 +40,139 @@ def _pillow(name: str) -> Any:
     return import_extra(f"PIL.{name}", "reading and resizing images", "images")
 
 
+class PixelBudget:
+    """Limit on the pixels that all threads decode at the same time.
+
+    Args:
+        pixels: the limit.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self._free = pixels
+        self._changed = Condition()
+
+    @contextmanager
+    def take(self, pixels: int) -> Iterator[None]:
+        """Wait until so many pixels are free, and hold them."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+BUDGET = PixelBudget(MAX_PIXELS)
+
+
 def read_header(path: Path) -> Header:
-    """Size and mode of an image, without its pixels.
+    """Read size and mode of an image, without its pixels.
 
     Raises:
-        DataError: if the file is missing or no image.
+        DataError: if the file is missing, no image, or has more than ``MAX_PIXELS`` pixels.
     """
     with _opened(path) as image:
         return Header((image.height, image.width), image.mode in GREY_MODES)
 
 
 def decode(path: Path) -> np.ndarray:
-    """An image as it is meant to be seen: turned as the camera was held, on white where it is not opaque.
+    """Read an image as it is meant to be seen: see ``image_array``.
+
+    Raises:
+        DataError: if the file is missing, damaged, cut short, too large or no image.
+    """
+    with _opened(path) as image:
+        return _turned_array(image)
+
+
+def decode_fitted(path: Path, size: int, channels: int) -> np.ndarray:
+    """Read an image in the form of a model, as ``fitted`` gives it; threads share a budget of pixels.
+
+    Raises:
+        DataError: as ``decode``.
+    """
+    with _opened(path) as image, BUDGET.take(image.width * image.height):
+        return fitted(_turned_array(image), size, channels)
+
+
+def image_array(image: "Image", name: str) -> np.ndarray:
+    """Convert an image of Pillow: turned as the camera was held, on white where it is not opaque.
+
+    Args:
+        image: of any mode but floating-point.
+        name: for messages.
 
     Returns:
         uint8 (H, W) of a grey image, else (H, W, 3).
 
     Raises:
-        DataError: if the file is missing, damaged, cut short or no image.
+        DataError: if its file is damaged, or it has more than ``MAX_PIXELS`` pixels.
     """
-    turned = _pillow("ImageOps").exif_transpose
-    with _opened(path) as image:
-        return _array(turned(image))
+    with _readable(name):
+        _check_size(image, name)
+        return _array(_pillow("ImageOps").exif_transpose(image))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator["Image"]:
-    """An open image; whatever goes wrong while it is read ends in a sentence with its name."""
+    """Open an image of a known format and size."""
+    with _readable(str(path)), _pillow("Image").open(path) as image:
+        if image.format not in FORMATS:
+            raise DataError(f"{path} is a {image.format} file: convert it to PNG or JPEG, or take it away")
+        _check_size(image, str(path))
+        yield image
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn everything that goes wrong while an image is read into a sentence with its name."""
     module = _pillow("Image")
-    # The readers of the many formats have no common error for damage.
-    damage = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
     try:
-        with module.open(path) as image:
-            yield image
+        yield
+    except DataError:
+        raise
     except module.UnidentifiedImageError as error:
-        raise DataError(f"{path} is no image: repair it or take it away") from error
-    except (*damage, module.DecompressionBombError) as error:
+        raise DataError(f"{name} is no image: repair it or take it away") from error
+    except (module.DecompressionBombError, module.DecompressionBombWarning) as error:
+        raise _too_large(name) from error
+    # The readers of the many formats have no common error for damage.
+    except Exception as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
-        raise DataError(f"{path} can't be read as an image ({reason}): repair it or take it away") from error
+        raise DataError(f"{name} can't be read as an image ({reason}): repair it or take it away") from error
+
+
+def _check_size(image: "Image", name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(name)
+
+
+def _too_large(name: str) -> DataError:
+    return DataError(f"{name} has more than {MAX_PIXELS / 1e6:.0f} million pixels: make it smaller")
+
+
+def _turned_array(image: "Image") -> np.ndarray:
+    # In place, which saves a copy of most images.
+    _pillow("ImageOps").exif_transpose(image, in_place=True)
+    return _array(image)
 
 
 def _array(image: "Image") -> np.ndarray:
     if image.mode in DEEP_MODES:
-        return np.clip(np.asarray(image).astype(np.int64) >> 8, 0, WHITE).astype(np.uint8)
+        return np.clip(np.asarray(image) >> 8, 0, WHITE).astype(np.uint8)
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, which have no white")
     grey = image.mode in GREY_MODES
     if "A" in image.getbands() or image.mode == "La" or "transparency" in image.info:
-        image = _on_white(image.convert("RGBA"))
-    return np.asarray(image.convert("L" if grey else "RGB"))
+        image = _on_white(_converted(image, "RGBA"))
+    return np.asarray(_converted(image, "L" if grey else "RGB"))
+
+
+def _converted(image: "Image", mode: str) -> "Image":
+    """Convert to a mode, without a copy of an image that has it."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _on_white(image: "Image") -> "Image":
@@ -94,7 +181,7 @@ def _on_white(image: "Image") -> "Image":
 
 
 def without_alpha(image: np.ndarray) -> np.ndarray:
-    """An image on white, uint8 (H, W, 3), if it is of shape (H, W, 4); any other as it is."""
+    """Put an image of shape (H, W, 4) on white: uint8 (H, W, 3); return any other as it is."""
     if image.ndim == 2 or image.shape[2] != 4:
         return image
     return np.asarray(_on_white(_pillow("Image").fromarray(image)).convert("RGB"))
@@ -114,7 +201,7 @@ def fitted(image: np.ndarray, size: int, channels: int) -> np.ndarray:
     colours = 1 if image.ndim == 2 else image.shape[2]
     if image.shape[:2] != (size, size) or colours != channels:
         module = _pillow("Image")
-        picture = module.fromarray(image).convert("L" if channels == 1 else "RGB")
+        picture = _converted(module.fromarray(image), "L" if channels == 1 else "RGB")
         if picture.size != (size, size):
             picture = picture.resize((size, size), module.Resampling.BILINEAR)
         image = np.asarray(picture)

@@ -19,7 +19,7 @@ class ImageFolder(ImageKind):
 
     def recognises(self, path: Path) -> bool:
         """Every folder, and files that are images by their names."""
-        return path.is_dir() or path.suffix.lower() in SUFFIXES
+        return path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES)
 
     def read(self, path: Path) -> dict[str, LabelledImages]:
         """Split to its images; where there is no folder of that name, all are train.

@@ -1,22 +1,23 @@
 """The IDX files of the MNIST family: ``train-images-idx3-ubyte`` beside its labels, ``t10k-`` to test."""
 
 import gzip
+import math
 import re
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from fftnet.data.errors import DataError
-from fftnet.data.images.base import TEST, TRAIN, ImageKind, LabelledImages, labelled
+from fftnet.data.images.base import TEST, TRAIN, ImageKind, LabelledImages, check_unpacked, labelled
 from fftnet.data.images.pixels import ImageArray, Pixels
 
 NAME = re.compile(r"(.*?)(train|t10k|test)-(images|labels)[.-]idx([1-4])-ubyte(\.gz)?", re.IGNORECASE)
 """Family, split and content by the name of a file; some families lie in one folder (EMNIST)."""
 UNSIGNED_BYTES = 8
-MAX_HEADER = 4 + 4 * 255
+MAX_DIMENSIONS = 4
 
 
 class IdxName(NamedTuple):
@@ -44,8 +45,8 @@ class IdxFiles(ImageKind):
     def recognises(self, path: Path) -> bool:
         """A file of such a name, or a folder that holds one."""
         if path.is_dir():
-            return any(parse_name(child) for child in path.iterdir())
-        return parse_name(path) is not None
+            return any(parse_name(child) and child.is_file() for child in path.iterdir())
+        return path.is_file() and parse_name(path) is not None
 
     def read(self, path: Path) -> dict[str, LabelledImages]:
         """The training and test images that are there.
@@ -86,7 +87,8 @@ def _family(path: Path) -> dict[tuple[str, str], Path]:
     """Split and content to file, of the one family that is meant."""
     own = parse_name(path)
     folder = path if own is None else path.parent
-    named = {child: name for child in sorted(folder.iterdir()) if (name := parse_name(child))}
+    files = (child for child in sorted(folder.iterdir()) if child.is_file())
+    named = {child: name for child in files if (name := parse_name(child))}
     families = sorted({name.family for name in named.values()})
     if own is None and len(families) > 1:
         raise DataError(f"{path} holds several data sets ({', '.join(families)}): name one of their files")
@@ -95,26 +97,40 @@ def _family(path: Path) -> dict[tuple[str, str], Path]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in a file, packed by gzip or not.
+    """Read the uint8 array in a file, packed by gzip or not.
 
     Raises:
         DataError: if it can't be read, or its header does not belong to what follows.
     """
+    packed = path.suffix.lower() == ".gz"
     try:
-        data = path.read_bytes()
-        if path.suffix.lower() == ".gz":
-            data = gzip.decompress(data)
+        with gzip.open(path) if packed else path.open("rb") as stream:
+            shape = _read_shape(stream, path)
+            count = math.prod(shape)
+            if packed:
+                check_unpacked(path, count)
+            data = stream.read(count if packed else min(count, path.stat().st_size))
+            more = stream.read(1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} can't be read ({error}): fetch it again") from error
-    start = 4 + 4 * data[3] if len(data) > 3 else MAX_HEADER
-    if data[:2] != b"\0\0" or len(data) < start:
-        raise DataError(f"{path} does not begin like an IDX file: fetch it again")
-    if data[2] != UNSIGNED_BYTES:
-        raise DataError(f"{path} holds numbers of type {data[2]:#04x}: only bytes (0x08) are read")
-    shape = struct.unpack(f">{data[3]}I", data[4:start])
-    if len(data) - start != int(np.prod(shape)):
+    if len(data) < count or more:
+        follow = "more" if more else len(data)
         raise DataError(
-            f"{path} is not whole: its header promises {int(np.prod(shape))} bytes, {len(data) - start} "
-            "follow; fetch it again"
+            f"{path} is not whole: its header promises {count} bytes, {follow} follow; fetch it again"
         )
-    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def _read_shape(stream: IO[bytes] | gzip.GzipFile, path: Path) -> tuple[int, ...]:
+    """Read the header, which ends where the bytes of the array begin."""
+    magic = stream.read(4)
+    dimensions = magic[3] if len(magic) == 4 else 0
+    sizes = stream.read(4 * dimensions)
+    if magic[:2] != b"\0\0" or len(magic) < 4 or len(sizes) < 4 * dimensions:
+        raise DataError(f"{path} does not begin like an IDX file: fetch it again")
+    if magic[2] != UNSIGNED_BYTES:
+        raise DataError(f"{path} holds numbers of type {magic[2]:#04x}: only bytes (0x08) are read")
+    shape = struct.unpack(f">{dimensions}I", sizes)
+    if not 1 <= dimensions <= MAX_DIMENSIONS or 0 in shape:
+        raise DataError(f"{path} has the shape {shape}: 1 to {MAX_DIMENSIONS} dimensions above 0 are read")
+    return shape

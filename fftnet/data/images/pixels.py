@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fftnet.data.errors import DataError
-from fftnet.data.images.decoding import decode, fitted, without_alpha
+from fftnet.data.images.decoding import decode, decode_fitted, fitted, without_alpha
 
 
 class Pixels(ABC):
@@ -82,7 +82,7 @@ class ImageFiles(Pixels):
         images = np.empty((len(indices), size, size, channels), dtype=np.uint8)
 
         def read_one(row: int) -> None:
-            images[row] = fitted(self.image(int(indices[row])), size, channels)
+            images[row] = decode_fitted(self._paths[int(indices[row])], size, channels)
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(read_one, range(len(indices))))
@@ -97,12 +97,12 @@ class ImageArray(Pixels):
         source: where they come from, for messages.
 
     Raises:
-        DataError: if they are none.
+        DataError: if there is none, or dtype or shape is another one.
     """
 
     def __init__(self, images: np.ndarray, source: str) -> None:
         is_one = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))
-        if images.dtype != np.uint8 or not is_one or 0 in images.shape[1:]:
+        if images.dtype != np.uint8 or not is_one or 0 in images.shape:
             raise DataError(
                 f"{source}: images must be uint8 of shape (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, got "
                 f"{images.dtype} of shape {images.shape}"

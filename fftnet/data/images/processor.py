@@ -17,6 +17,8 @@ PROCESSOR_TYPE = "ViTImageProcessor"
 BILINEAR = 2
 """Pillow's and the library's number."""
 WHITE = 255.0
+MIN_STD = 1e-6
+"""Lower limit of a standard deviation; float32 pixels would overflow far below it."""
 READ_AT_ONCE = 256
 
 
@@ -25,7 +27,8 @@ class ImageProcessor:
     """The form of a model's images.
 
     Raises:
-        ValueError: if there is not one mean and one standard deviation above 0 for each of 1 or 3 channels.
+        ValueError: if the size is no positive integer, or there is not one mean and one standard deviation
+            for each of 1 or 3 channels.
     """
 
     size: int
@@ -36,8 +39,14 @@ class ImageProcessor:
     """Standard deviation of each channel, as ``mean``."""
 
     def __post_init__(self) -> None:
-        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or min(self.std) <= 0:
+        if type(self.size) is not int or self.size < 1:
+            raise ValueError(f"size must be a number of pixels, got {self.size!r}")
+        values = self.mean + self.std
+        finite = all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or not finite:
             raise ValueError(f"no mean and standard deviation of 1 or 3 channels: {self.mean}, {self.std}")
+        if min(self.std) < MIN_STD:
+            raise ValueError(f"a standard deviation must be at least {MIN_STD}, got {self.std}")
 
     @property
     def channels(self) -> int:
@@ -95,7 +104,7 @@ class ImageProcessor:
             if size["height"] != size["width"] or not (values["do_rescale"] and values["do_normalize"]):
                 raise ValueError("images are square, scaled and normalised here")
             return cls(size["height"], tuple(values["image_mean"]), tuple(values["image_std"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{path} is not that of an image model of ours: {error}") from error
 
 

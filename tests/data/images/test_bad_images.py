@@ -1,6 +1,13 @@
 """Images that can't be read or used end in a sentence that names them."""
 
 import gzip
+import random
+import struct
+import threading
+import time
+import tracemalloc
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +16,7 @@ from pictures import pictures, read, write_folder, write_idx, write_mnist
 from PIL import Image
 
 from fftnet.data.errors import DataError
-from fftnet.data.images import find_kind
+from fftnet.data.images import decoding, find_kind
 from fftnet.data.images.loading import load_images, load_test_images
 from fftnet.utils.dataset import DataConfig
 
@@ -154,3 +161,215 @@ def test_idx_files_that_are_damaged(tmp_path: Path) -> None:
     write_mnist(tmp_path, family="emnist-")
     with pytest.raises(DataError, match="holds several data sets"):
         read(tmp_path)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A small file that is a large image by its header."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("suffix", ["avif", "bmp", "gif", "jpg", "png", "ppm", "tif", "webp"])
+def test_damage_of_any_format_ends_in_a_sentence(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(pictures(1, 24)[0][0]).save(path)
+    whole = path.read_bytes()
+    rng = random.Random(3)
+    refused = 0
+    for number in range(40):
+        data = bytearray(whole)
+        if number % 2:
+            # Half of the damage is in the part that all readers parse, the header.
+            for place in rng.sample(range(len(data) if number % 4 == 1 else min(len(data), 200)), 4):
+                data[place] = rng.randrange(256)
+        else:
+            del data[len(data) * number // 40 :]
+        path.write_bytes(data)
+        try:
+            decoding.decode(path)
+        except DataError as error:
+            refused += 1
+            if not str(error).startswith(str(path)):
+                raise
+    assert refused >= 10
+
+
+@pytest.mark.parametrize("size", [(8200, 8200), (12_000, 9000), (60_000, 60_000)])
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_of(*size))
+    for read_one in (decoding.read_header, decoding.decode, lambda path: decoding.decode_fitted(path, 8, 3)):
+        with pytest.raises(DataError, match=r"bomb.png has more than 67 million pixels: make it smaller"):
+            read_one(path)
+
+
+def test_threads_decode_no_more_pixels_at_the_same_time_than_the_budget_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, 20)
+    decode = decoding._turned_array
+    lock = threading.Lock()
+    running = [0, 0]
+
+    def watched(image: Image.Image) -> np.ndarray:
+        with lock:
+            running[0] += 1
+            running[1] = max(running)
+        time.sleep(0.005)
+        with lock:
+            running[0] -= 1
+        return decode(image)
+
+    monkeypatch.setattr(decoding, "_turned_array", watched)
+    monkeypatch.setattr(decoding, "BUDGET", decoding.PixelBudget(3 * 64 - 1))
+    pixels = find_kind(str(tmp_path)).read_pixels(tmp_path)
+    assert pixels.read(np.arange(20), 8, 3).shape == (20, 8, 8, 3)
+    assert running == [0, 2]
+
+
+def test_a_format_that_is_no_image_of_a_camera_or_the_web_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(path, format="EPS")
+    with pytest.raises(DataError, match=r"a.png is a EPS file: convert it to PNG or JPEG"):
+        decoding.decode(path)
+
+
+def npy(header: str, body: bytes = b"", version: bytes = b"\1\0") -> bytes:
+    text = header.encode("latin-1")
+    return b"\x93NUMPY" + version + struct.pack("<H", len(text)) + text + body
+
+
+def described(descr: str, shape: str, body: bytes = b"") -> bytes:
+    return npy(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n", body)
+
+
+X = described("'|u1'", "(2, 2, 2)", bytes(8))
+Y = described("'|u1'", "(2,)", b"\0\1")
+AB = described("'<U1'", "(2,)", struct.pack("<II", 65, 66))
+
+
+HOSTILE_ARRAYS: list[tuple[str, bytes, bytes | None, bytes | None]] = [
+    ("promises 70368744177664 bytes", described("'|u1'", "(1099511627776, 8, 8)", bytes(99)), Y, None),
+    ("promises 16000000000 bytes, 8 follow", described("'|V2000000000'", "(2, 2, 2)", bytes(8)), Y, None),
+    ("no whole .npz", described("'|u1'", "(-2, 2, 2)", bytes(8)), Y, None),
+    ("no whole .npz", described("'|u1'", "(2.0, 2, 2)", bytes(8)), Y, None),
+    ("no whole .npz", described("'|u1'", "'ab'", bytes(8)), Y, None),
+    ("no whole .npz", described("'|u1'", "(18446744073709551616, 0)"), Y, None),
+    ("no whole .npz", described("'|Q9'", "(2,)"), Y, None),
+    ("no whole .npz", npy("[" * 3000), Y, None),
+    ("no whole .npz", npy("{" + " " * 20_000), Y, None),
+    ("no whole .npz", npy("{}"), Y, None),
+    ("no whole .npz", npy("no header"), Y, None),
+    (r"version 7\.1 of the format", npy("{}", version=b"\7\1"), Y, None),
+    ("no whole .npz", b"no array", Y, None),
+    ("no whole .npz", b"", Y, None),
+    (r"must be uint8 .* got uint8 of shape \(0, 2, 2\)", described("'|u1'", "(0, 2, 2)"), Y, None),
+    ("must be uint8 .* got complex128", described("'<c16'", "(2, 2, 2)", bytes(128)), Y, None),
+    ("must be uint8 ", described("[('a', '|u1'), ('b', '|u1')]", "(2, 2, 2)", bytes(16)), Y, None),
+    ("an array of Python objects", described("'|O'", "(2,)", b"\x80\x04N."), Y, None),
+    ("has no labels", X, None, None),
+    ("got float64", X, described("'<f8'", "(2,)", struct.pack("<dd", float("nan"), 1)), None),
+    ("got complex128", X, described("'<c16'", "(2,)", bytes(32)), None),
+    (r"got datetime64\[s\]", X, described("'<M8[s]'", "(2,)", bytes(16)), None),
+    (r"labels of shape \(\)", X, described("'|u1'", "()", b"\0"), None),
+    ("but a label -1", X, described("'<i8'", "(2,)", struct.pack("<qq", -1, 1)), AB),
+    ("but a label 18446744073709551615", X, described("'<u8'", "(2,)", b"\xff" * 16), AB),
+    ("no Unicode text", X, described("'<U1'", "(2,)", struct.pack("<II", 0xD800, 65)), None),
+    ("no Unicode text", X, described("'<U1'", "(2,)", struct.pack("<II", 0x7FFFFFFF, 65)), None),
+    ("no Unicode text", X, Y, described("'<U1'", "(2,)", struct.pack("<II", 0xDC00, 65))),
+    ("have the same name", X, Y, described("'<U1'", "(2,)", struct.pack("<II", 65, 65))),
+    ("class_names must be strings", X, Y, described("'|u1'", "(2,)", bytes(2))),
+    ("class_names must be strings", X, Y, described("'<U1'", "()", bytes(4))),
+]
+
+
+@pytest.mark.parametrize(("sentence", "images", "labels", "names"), HOSTILE_ARRAYS, ids=range(31))
+def test_a_hostile_npz_ends_in_a_sentence_before_memory_is_taken(
+    sentence: str, images: bytes, labels: bytes | None, names: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in (("x", images), ("y", labels), ("class_names", names)):
+            if data is not None:
+                archive.writestr(f"{name}.npy", data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rf"a\.npz.*{sentence}"):
+            load(path)
+        assert tracemalloc.get_traced_memory()[1] < 2e7
+    finally:
+        tracemalloc.stop()
+
+
+def test_archives_that_no_reader_unpacks_end_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.zeros((2, 2, 2), np.uint8), y=np.arange(2))
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\1\2")
+    # Byte 8 of an entry of the directory says that it is encrypted, byte 10 how it is packed.
+    for place, value in ((8, 1), (10, 99), (10, 14)):
+        data = bytearray(whole)
+        data[directory + place] = value
+        data[6 if place == 8 else 8] = value
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"a.npz is no whole .npz file \(.+\): make it again"):
+            read(path)
+
+
+def idx(header: bytes, body: bytes = b"") -> bytes:
+    return b"\0\0" + header + body
+
+
+HOSTILE_IDX = [
+    ("promises 79228162458924105385300197375 bytes", b"\x08\x03" + b"\xff" * 12 + bytes(50)),
+    (r"shape \(0, 28, 28\)", b"\x08\x03" + struct.pack(">III", 0, 28, 28)),
+    (r"has the shape \(4294967295, 4294967295, 0\)", b"\x08\x03" + b"\xff" * 8 + bytes(4)),
+    (r"has the shape \(\)", b"\x08\x00\0"),
+    ("1 to 4 dimensions above 0 are read", b"\x08\xff" + struct.pack(">I", 1) * 255 + b"\0"),
+    (r"must be uint8 .* got uint8 of shape \(50,\)", b"\x08\x01" + struct.pack(">I", 50) + bytes(50)),
+    ("holds numbers of type 0x0e", b"\x0e\x03" + struct.pack(">III", 2, 2, 2) + bytes(64)),
+    ("promises 8 bytes, more follow", b"\x08\x03" + struct.pack(">III", 2, 2, 2) + bytes(50_000_000)),
+    ("does not begin like an IDX file", b"\x08"),
+]
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize(("sentence", "data"), HOSTILE_IDX, ids=range(9))
+def test_a_hostile_idx_file_ends_in_a_sentence_before_memory_is_taken(
+    sentence: str, data: bytes, ending: str, tmp_path: Path
+) -> None:
+    write_mnist(tmp_path, ending)
+    path = tmp_path / f"train-images-idx3-ubyte{ending}"
+    data = b"\0\0" + data
+    path.write_bytes(gzip.compress(data, 1) if ending else data)
+    if ending and "promises 7" in sentence:
+        sentence = "promises 79,228,162,458,924,105,728.0 GB"
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=f"train-images-idx3-ubyte.*{sentence}"):
+            read(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 2e7
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fftnet.data.images.base.UNPACKED_BYTES", 2**20)
+    zeros = np.zeros((4000, 32, 32), dtype=np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", x=zeros, y=np.arange(4000) % 2)
+    write_mnist(tmp_path, ".gz")
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", zeros)
+    for path in (tmp_path / "a.npz", tmp_path):
+        with pytest.raises(DataError, match=r"promises 0.0 GB, more than 32 times as much: unpack it your"):
+            read(path)
+    monkeypatch.undo()
+    assert len(read(tmp_path / "a.npz")["train"].labels) == 4000

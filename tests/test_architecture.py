@@ -12,7 +12,10 @@ FILES = {
     ".".join(("fftnet", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-GROUND = {"fftnet.devices", "fftnet.errors", "fftnet.fields", "fftnet.protocols", "fftnet.serialization"}
+GROUND = {
+    *("fftnet.devices", "fftnet.errors", "fftnet.fields", "fftnet.locks", "fftnet.protocols"),
+    "fftnet.serialization",
+}
 DATA = {"fftnet.data", "fftnet.utils.dataset", "fftnet.utils.tokenizer"}
 TRAINING = {"fftnet.training", "fftnet.utils.trainer"}
 MODEL = {"fftnet.model", "fftnet.ops"}
@@ -20,6 +23,7 @@ FREE = {"fftnet.evaluation.metrics", "fftnet.evaluation.classes", "fftnet.evalua
 """The part of evaluation that knows the contracts only."""
 LADDER: dict[str, set[str]] = {
     "fftnet.errors": set(),
+    "fftnet.locks": set(),
     "fftnet.fields": set(),
     "fftnet.protocols": set(),
     "fftnet.serialization": {"fftnet.errors"},

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from fftnet.data.split_view import TokenArrays
 from fftnet.data.splits import segments
 from fftnet.data.token_file import TokenFile, open_tokens, write_tokens
 from fftnet.data.tokenization import progress_bar, tokenize_parts
+from fftnet.locks import locked
 from fftnet.protocols import TextEncoder
 
 DEFAULT_CACHE = "fftnet"
@@ -129,15 +130,10 @@ def _not_written(path: Path, error: OSError) -> DataError:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Let one process at a time make the file; the others wait and find it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(f"{path.name}.lock").open("w")
-    except OSError as error:
-        raise _not_written(path, error) from error
-    with lock:
-        # Not every system and file system has locks; without one, the work may be done twice.
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path.with_name(f"{path.name}.lock"), wait=True))
+        except OSError as error:
+            raise _not_written(path, error) from error
         yield

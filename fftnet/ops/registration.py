@@ -5,6 +5,7 @@ Registered, they are single nodes to ``torch.compile`` and ``torch.export``, wit
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -69,6 +70,14 @@ def _checked(function: Callable[..., Any], signature: Signature) -> Callable[...
     def run(*arguments: Any) -> Any:
         tensors = arguments[: len(signature)]
         signature.check(*tensors, one_dtype=True)
-        return function(*(x.contiguous() for x in tensors), *arguments[len(signature) :])
+        with _full_precision(tensors[0].device.type):
+            return function(*(x.contiguous() for x in tensors), *arguments[len(signature) :])
 
     return run
+
+
+def _full_precision(device: str) -> AbstractContextManager[None]:
+    """Context without autocast, which reaches into operators and would take their products in bfloat16."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

@@ -1,12 +1,17 @@
 """Prefix context and gated convolution against plain loops, PyTorch's convolution and the references."""
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operator_inputs import normal_numbers
 from operators import GATED_CONV, PREFIX_CONTEXT, compare, context_inputs, conv_inputs
 from torch import Tensor
 
+from fftnet.ops.decode import BACKENDS as decode_backends
+from fftnet.ops.decode import context_step
 from fftnet.ops.gated_conv import causal_conv, gated_conv
 from fftnet.ops.prefix_context import prefix_context, prefix_mean
 
@@ -53,6 +58,57 @@ def test_a_mean_that_forgets_within_a_few_tokens(backend: str, horizon: int) -> 
         expected = prefix_context(*inputs, horizon=horizon, backend="reference")
         actual = prefix_context(*inputs, horizon=horizon, backend=backend)
         torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+COUNTS = torch.tensor([0, 1, 255, 256, 257, 21_000, 2**24 - 1, 2**24 + 1, 10**9])
+"""Tokens read before, one count a row: around the horizon, and more than float32 counts one by one."""
+
+
+def context_and_gradients(
+    backend: str, dtype: torch.dtype, length: int, horizon: int | None, scale: float = 1.0
+) -> list[Tensor]:
+    normal = normal_numbers(length)
+    rows = len(COUNTS)
+    x = normal(rows, length, 8).to(dtype).requires_grad_()
+    mean = (normal(rows, 8) * (COUNTS > 0)[:, None]).to(dtype).requires_grad_()
+    upstream = [normal(rows, length, 16) * scale, normal(rows, 8) * scale]
+    context, last, count = prefix_context(x, mean, COUNTS, horizon=horizon, backend=backend)
+    assert torch.equal(count, COUNTS + length)
+    grads = torch.autograd.grad([context, last], [x, mean], [y.to(dtype) for y in upstream])
+    return [tensor.detach().double() for tensor in (context, last, *grads)]
+
+
+@pytest.mark.parametrize(
+    ("horizon", "length"),
+    [*product((None, 256), (1, 2, 255, 256, 257, 300, 521)), *product((1, 2), (1, 2, 115))],
+)
+def test_the_context_is_right_after_any_number_of_tokens(horizon: int | None, length: int) -> None:
+    expected = context_and_gradients("reference", torch.float64, length, horizon)
+    for backend in PREFIX_CONTEXT.fast():
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 5e-5)):
+            actual = context_and_gradients(backend, dtype, length, horizon)
+            torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("horizon", [None, 1, 2, 256])
+def test_a_step_of_the_context_is_right_after_any_number_of_tokens(horizon: int | None) -> None:
+    normal = normal_numbers(0)
+    inputs = (normal(len(COUNTS), 8), normal(len(COUNTS), 8), COUNTS)
+    narrow = tuple(x.float() if x.is_floating_point() else x for x in inputs)
+    expected = context_step(*inputs, horizon=horizon, backend="reference")
+    with torch.no_grad():
+        for backend in decode_backends.available():
+            actual = context_step(*narrow, horizon=horizon, backend=backend)
+            torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6, check_dtype=False)
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 9])
+def test_a_small_gradient_of_the_context_keeps_its_digits(horizon: int) -> None:
+    """Gradients are divided by weights that grow: their quotient has to stay within float32."""
+    expected = context_and_gradients("reference", torch.float64, 80, horizon, scale=1e-12)
+    for backend in PREFIX_CONTEXT.fast():
+        actual = context_and_gradients(backend, torch.float32, 80, horizon, scale=1e-12)
+        torch.testing.assert_close(actual[2:], expected[2:], rtol=1e-5, atol=1e-17)
 
 
 @pytest.mark.parametrize("backend", [*PREFIX_CONTEXT.fast(), "reference"])

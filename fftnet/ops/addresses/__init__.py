@@ -70,7 +70,8 @@ def addresses(
     ``filter_k = modReLU(base_filter_k + tanh(modulation_k) + raw_filter_k / |raw_filter|_F; bias_k)``.
 
     Args:
-        raw_key: the token's own part of the keys, (B, T, H, 2, F) of any floating dtype, T >= 1.
+        raw_key: the token's own part of the keys, (B, T, H, 2, F) of any floating dtype, T >= 1;
+            float16 and bfloat16 are computed in float32.
         raw_filter: the token's own part of the filters, likewise.
         modulation: the context's part of the filters, likewise; tanh is taken of each number.
         base_key: what every token writes with, (H, 2, F).
@@ -88,10 +89,12 @@ def addresses(
     """
     tensors = (raw_key, raw_filter, modulation, base_key, base_filter, bias, gain)
     backend = BACKENDS.select(_SIGNATURE, backend, *tensors)
-    if backend in _DIFFERENTIABLE:
-        return _DIFFERENTIABLE[backend](*tensors, eps)
     dtype = compute_dtype(raw_key)
-    key, filter_ = _operator(*(x.to(dtype).contiguous() for x in tensors), eps, backend)
+    wide = [x.to(dtype) for x in tensors]
+    if backend in _DIFFERENTIABLE:
+        key, filter_ = _DIFFERENTIABLE[backend](*wide, eps)
+    else:
+        key, filter_ = _operator(*(x.contiguous() for x in wide), eps, backend)
     return key.to(raw_key.dtype), filter_.to(raw_key.dtype)
 
 

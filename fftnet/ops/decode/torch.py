@@ -40,7 +40,8 @@ def mix_step(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.decode.mix_step``."""
-    decay, frequency, bias, readout = parameters
+    # In bfloat16 the exponential of a slow decay is 1: such a bin would never forget.
+    decay, frequency, bias, readout = (x.to(state.dtype) for x in parameters)
 
     def per_bin(x: Tensor) -> Tensor:
         return x.to(state.dtype).transpose(-1, -2)[..., None]

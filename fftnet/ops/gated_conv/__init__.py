@@ -58,7 +58,8 @@ def gated_conv(
     """Keys times values, both causally convolved: ``k(t) v(t)`` with ``[k, v] = causal_conv(x)``.
 
     Args:
-        x: keys, then values, (B, T, C) with C = 2 D, of any floating dtype; T >= 1.
+        x: keys, then values, (B, T, C) with C = 2 D, T >= 1, of any floating dtype; float16 and bfloat16
+            are computed in float32.
         conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
         conv_state: the P = W - 1 tokens before the first, (B, P, C).
         backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
@@ -71,11 +72,12 @@ def gated_conv(
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     backend = BACKENDS.select(_SIGNATURE, backend, x, conv_weight, conv_state)
-    if backend in _DIFFERENTIABLE:
-        return _DIFFERENTIABLE[backend](x, conv_weight, conv_state)
     dtype = compute_dtype(x)
-    tensors = [tensor.to(dtype).contiguous() for tensor in (x, conv_weight, conv_state)]
-    values, last = _operator(*tensors, backend)
+    wide = [tensor.to(dtype) for tensor in (x, conv_weight, conv_state)]
+    if backend in _DIFFERENTIABLE:
+        values, last = _DIFFERENTIABLE[backend](*wide)
+    else:
+        values, last = _operator(*(tensor.contiguous() for tensor in wide), backend)
     return values.to(promote_types(x.dtype, conv_weight.dtype)), last.to(conv_state.dtype)
 
 

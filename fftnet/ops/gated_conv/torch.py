@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fftnet.ops.checks import Signature
+from fftnet.ops.numerics import compute_dtype
 
 _SIGNATURE = Signature(
     "causal_conv",
@@ -16,7 +17,7 @@ def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Ten
     """Depth-wise causal convolution: ``y(t) = sum_i weight[W-1-i] * x(t-i)``.
 
     Args:
-        x: tokens (B, T, C) of any floating dtype, T >= 1.
+        x: tokens (B, T, C) of any floating dtype, T >= 1; computed in float32 (float64 for float64).
         conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
         conv_state: the P = W - 1 tokens before the first, (B, P, C).
 
@@ -29,11 +30,14 @@ def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Ten
     """
     _SIGNATURE.check(x, conv_weight, conv_state)
     tokens = x.shape[1]
-    padded = torch.cat([conv_state.to(x.dtype), x], dim=1)
-    y = padded[:, :tokens] * conv_weight[:, 0]
-    for tap in range(1, conv_weight.shape[1]):
-        y = torch.addcmul(y, padded[:, tap : tap + tokens], conv_weight[:, tap])
-    return y, padded[:, tokens:].to(conv_state.dtype, copy=True)
+    dtype = compute_dtype(x)
+    padded = torch.cat([conv_state.to(dtype), x.to(dtype)], dim=1)
+    weight = conv_weight.to(dtype)
+    y = padded[:, :tokens] * weight[:, 0]
+    for tap in range(1, weight.shape[1]):
+        y = torch.addcmul(y, padded[:, tap : tap + tokens], weight[:, tap])
+    new_state = padded[:, tokens:].to(conv_state.dtype, copy=True)
+    return y.to(torch.promote_types(x.dtype, conv_weight.dtype)), new_state
 
 
 def gated_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, *, backend: str | None =
     """``weight x / rms(x) sigmoid(gate)``, with the root mean square over the channels of a head.
 
     Args:
-        x: (B, T, H, d) of any floating dtype, T >= 1.
+        x: (B, T, H, d) of any floating dtype, T >= 1; float16 and bfloat16 are computed in float32.
         gate: likewise.
         weight: (H, d).
         backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
@@ -56,11 +56,11 @@ def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, *, backend: str | None =
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     backend = BACKENDS.select(_SIGNATURE, backend, x, gate, weight)
-    if backend in _DIFFERENTIABLE:
-        return _DIFFERENTIABLE[backend](x, gate, weight)
     dtype = compute_dtype(x)
-    tensors = [tensor.to(dtype).contiguous() for tensor in (x, gate, weight)]
-    return _operator(*tensors, backend).to(x.dtype)
+    wide = [tensor.to(dtype) for tensor in (x, gate, weight)]
+    if backend in _DIFFERENTIABLE:
+        return _DIFFERENTIABLE[backend](*wide).to(x.dtype)
+    return _operator(*(tensor.contiguous() for tensor in wide), backend).to(x.dtype)
 
 
 def _forward(x: Tensor, gate: Tensor, weight: Tensor, backend: str) -> Tensor:

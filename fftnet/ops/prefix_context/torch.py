@@ -21,8 +21,9 @@ _SIGNATURE = Signature(
 
 BLOCK = 256
 """Most tokens whose weights are compared; without a horizon they grow so slowly that all are."""
-LARGEST = 80.0
-"""Logarithm of how much larger a weight of the same block may be: float32 ends at 88."""
+LARGEST = 40.0
+"""Largest logarithm of the ratio of two weights in a block: values are multiplied by it and gradients divided,
+and float32 ends at 88."""
 
 
 def check_horizon(operator: str, horizon: int | None) -> None:
@@ -60,12 +61,11 @@ def prefix_mean(
     dtype = compute_dtype(x)
     tokens = x.shape[1]
     length = tokens if horizon is None else min(BLOCK, int(LARGEST / _growth(horizon)), tokens)
-    read_BT = _counted_up_to(x, counted)
-    total_BT = count[:, None] + read_BT
     x_BTD = x.to(dtype) if counted is None else x.to(dtype) * counted[..., None]
-    total_BNL = in_blocks(total_BT, length)
+    x_BNLD = in_blocks(x_BTD, length)
+    total_BNL = count[:, None, None] + _counted_up_to(x, counted, x_BNLD)
     before_BN = torch.cat([count[:, None], total_BNL[:, :-1, -1]], dim=1)
-    local_BNLD, weight_BNL = _means_of_blocks(in_blocks(x_BTD, length), total_BNL, before_BN, horizon)
+    local_BNLD, weight_BNL = _means_of_blocks(x_BNLD, total_BNL, before_BN, horizon)
     # From block to block goes one mean a row: all else was done for all blocks at once.
     starts = [mean.to(dtype)]
     for local_BD, weight_B in zip(
@@ -74,14 +74,16 @@ def prefix_mean(
         starts.append(torch.addcmul(local_BD, weight_B[:, None], starts[-1]))
     starts_BN1D = torch.stack(starts, dim=1)[:, :, None]
     means_BTD = torch.addcmul(local_BNLD, weight_BNL[..., None], starts_BN1D).flatten(1, 2)[:, :tokens]
-    return means_BTD.to(x.dtype), means_BTD[:, -1].clone(), count + read_BT[:, -1]
+    return means_BTD.to(x.dtype), means_BTD[:, -1].clone(), total_BNL[:, -1, -1].clone()
 
 
-def _counted_up_to(x: Tensor, counted: Tensor | None) -> Tensor:
-    """Tokens of each row that count, up to and including each: (B, T)."""
+def _counted_up_to(x: Tensor, counted: Tensor | None, x_BNLD: Tensor) -> Tensor:
+    """Number of counted tokens up to and including each: (B, N, L). The padding behind them is not counted."""
+    blocks = x_BNLD.shape[1:3]
     if counted is None:
-        return torch.arange(1, x.shape[1] + 1, device=x.device).expand(x.shape[0], -1)
-    return counted.cumsum(dim=1)
+        read_M = torch.arange(1, blocks[0] * blocks[1] + 1, device=x.device).clamp(max=x.shape[1])
+        return read_M.view(blocks).expand(x.shape[0], -1, -1)
+    return in_blocks(counted, blocks[1]).flatten(1).cumsum(dim=1).unflatten(1, blocks)
 
 
 def _growth(horizon: int) -> float:
@@ -93,17 +95,18 @@ def _growth(horizon: int) -> float:
 def _means_of_blocks(
     x_BNLD: Tensor, total_BNL: Tensor, before_BN: Tensor, horizon: int | None
 ) -> tuple[Tensor, Tensor]:
-    """What the means in a block are without what was before it, and the weight of the mean before it."""
-    size_BNL = total_BNL.clamp(min=1).to(x_BNLD.dtype)
-    before_BN1 = before_BN[..., None].to(x_BNLD.dtype)
+    """Within-block running means, and the weight of the carried-in mean."""
+    dtype = x_BNLD.dtype
+    before_BN1 = before_BN[..., None]
+    size_BNL = total_BNL.clamp(min=1).to(dtype)
     if horizon is not None:
-        entering_BNL = size_BNL.clamp(max=horizon)
-        beyond_BNL = (size_BNL - horizon).clamp(min=0)
-        already_BN1 = (before_BN1 - horizon).clamp(min=0)
-        size_BNL = entering_BNL * torch.exp(_growth(horizon) * (beyond_BNL - already_BN1))
+        # Counts are compared as integers: float32 holds no odd number above 2^24.
+        entered_BNL = (total_BNL - horizon).clamp(min=0) - (before_BN1 - horizon).clamp(min=0)
+        growth_BNL = torch.exp(_growth(horizon) * entered_BNL.to(dtype))
+        x_BNLD = x_BNLD * growth_BNL[..., None]
+        size_BNL = size_BNL.clamp(max=horizon) * growth_BNL
         before_BN1 = before_BN1.clamp(max=horizon)
-        x_BNLD = x_BNLD * (size_BNL / entering_BNL)[..., None]
-    return x_BNLD.cumsum(dim=2) / size_BNL[..., None], before_BN1 / size_BNL
+    return x_BNLD.cumsum(dim=2) / size_BNL[..., None], before_BN1.to(dtype) / size_BNL
 
 
 def prefix_context(

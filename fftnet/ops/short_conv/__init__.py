@@ -53,7 +53,8 @@ def short_conv(
     """Depth-wise causal convolution ``y(t) = sum_i weight[W-1-i] x(t-i)``; the values pass through SiLU.
 
     Args:
-        x: values, then keys, (B, T, C) of any floating dtype; T >= 1.
+        x: values, then keys, (B, T, C), T >= 1, of any floating dtype; float16 and bfloat16 are computed in
+            float32.
         conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
         conv_state: the P = W - 1 tokens before the first, (B, P, C).
         width: D, how many of the channels are values; below C.
@@ -71,13 +72,14 @@ def short_conv(
     backend = BACKENDS.select(_SIGNATURE, backend, x, conv_weight, conv_state)
     if backend not in _DIFFERENTIABLE and width % VECTOR_WIDTH != 0:
         backend = "torch"
-    if backend in _DIFFERENTIABLE:
-        return _DIFFERENTIABLE[backend](x, conv_weight, conv_state, width)
     dtype = compute_dtype(x)
-    tensors = [tensor.to(dtype).contiguous() for tensor in (x, conv_weight, conv_state)]
-    values, keys, last = _operator(*tensors, width, backend)
-    wide = promote_types(x.dtype, conv_weight.dtype)
-    return values.to(wide), keys.to(wide), last.to(conv_state.dtype)
+    wide = [tensor.to(dtype) for tensor in (x, conv_weight, conv_state)]
+    if backend in _DIFFERENTIABLE:
+        values, keys, last = _DIFFERENTIABLE[backend](*wide, width)
+    else:
+        values, keys, last = _operator(*(tensor.contiguous() for tensor in wide), width, backend)
+    promoted = promote_types(x.dtype, conv_weight.dtype)
+    return values.to(promoted), keys.to(promoted), last.to(conv_state.dtype)
 
 
 def _forward(

@@ -1,0 +1,61 @@
+"""Narrow tokens and autocast: every backend computes in float32 and rounds once, at the end."""
+
+import pytest
+import torch
+from operators import OPERATORS, Operator, results
+from torch import Tensor
+
+CASES = [(operator, backend) for operator in OPERATORS for backend in operator.fast()]
+STATES = ("state", "mean", "conv_state", "spectrum")
+"""Arguments that a model of any dtype keeps in float32."""
+
+
+def label(value: object) -> str | None:
+    return value.name if isinstance(value, Operator) else None
+
+
+def errors(operator: Operator, inputs: list[Tensor], backend: str) -> list[float]:
+    """Relative errors of values and gradients against the definition on the same numbers in float64."""
+    exact = results(operator, [x.double() if x.is_floating_point() else x for x in inputs], "reference")
+    found = results(operator, inputs, backend)
+    return [
+        float((one.double() - other).norm() / other.norm())
+        for one, other in zip(found[0] + found[1], exact[0] + exact[1], strict=True)
+        if one.is_floating_point()
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("operator", "backend"), CASES, ids=label)
+def test_narrow_tokens_lose_no_more_than_one_rounding(
+    operator: Operator, backend: str, dtype: torch.dtype
+) -> None:
+    inputs = [
+        x if not x.is_floating_point() else x.float() if name in STATES else x.to(dtype)
+        for name, x in operator.make().items()
+    ]
+    rounded = errors(operator, inputs, "reference")
+    found = errors(operator, inputs, backend)
+    assert all(one <= 2 * other + 1e-5 for one, other in zip(found, rounded, strict=True)), (found, rounded)
+
+
+def test_a_slow_decay_is_not_rounded_away_in_a_bfloat16_step() -> None:
+    """In bfloat16 the exponential of a decay of 1 / 4000 is 1."""
+    (step,) = (operator for operator in OPERATORS if operator.name == "mix_step")
+    inputs = step.make()
+    inputs["decay"] = torch.full_like(inputs["decay"], 1 / 4000)
+    narrow = [x.float() if name in STATES else x.bfloat16() for name, x in inputs.items()]
+    exact = step.call(*(x.double() for x in narrow), backend="reference")
+    for backend in step.fast():
+        _, state = step.call(*narrow, backend=backend)
+        torch.testing.assert_close(state.double(), exact[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=label)
+def test_autocast_changes_no_operator(operator: Operator) -> None:
+    inputs = [x.float() if x.is_floating_point() else x for x in operator.make().values()]
+    for backend in set(operator.fast()) - {"export"}:
+        expected = results(operator, inputs, backend)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            actual = results(operator, inputs, backend)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)

@@ -76,7 +76,7 @@ def _checked(function: Callable[..., Any], signature: Signature) -> Callable[...
     return run
 
 
-def _full_precision(device: str) -> AbstractContextManager[None]:
+def _full_precision(device: str) -> AbstractContextManager[Any]:
     """Context without autocast, which reaches into operators and would take their products in bfloat16."""
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)

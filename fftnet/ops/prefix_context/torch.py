@@ -22,8 +22,8 @@ _SIGNATURE = Signature(
 BLOCK = 256
 """Most tokens whose weights are compared; without a horizon they grow so slowly that all are."""
 LARGEST = 40.0
-"""Largest logarithm of the ratio of two weights in a block: values are multiplied by it and gradients divided,
-and float32 ends at 88."""
+"""Largest logarithm of the ratio of two weights in a block: values are multiplied by the ratio and gradients
+divided, and float32 ends at 88."""
 
 
 def check_horizon(operator: str, horizon: int | None) -> None:
@@ -78,7 +78,7 @@ def prefix_mean(
 
 
 def _counted_up_to(x: Tensor, counted: Tensor | None, x_BNLD: Tensor) -> Tensor:
-    """Number of counted tokens up to and including each: (B, N, L). The padding behind them is not counted."""
+    """Number of counted tokens up to and including each: (B, N, L); padding is not counted."""
     blocks = x_BNLD.shape[1:3]
     if counted is None:
         read_M = torch.arange(1, blocks[0] * blocks[1] + 1, device=x.device).clamp(max=x.shape[1])

@@ -73,11 +73,12 @@ def short_conv(
     if backend not in _DIFFERENTIABLE and width % VECTOR_WIDTH != 0:
         backend = "torch"
     dtype = compute_dtype(x)
-    wide = [tensor.to(dtype) for tensor in (x, conv_weight, conv_state)]
+    wide, weight, past = (tensor.to(dtype) for tensor in (x, conv_weight, conv_state))
     if backend in _DIFFERENTIABLE:
-        values, keys, last = _DIFFERENTIABLE[backend](*wide, width)
+        values, keys, last = _DIFFERENTIABLE[backend](wide, weight, past, width)
     else:
-        values, keys, last = _operator(*(tensor.contiguous() for tensor in wide), width, backend)
+        tensors = (tensor.contiguous() for tensor in (wide, weight, past))
+        values, keys, last = _operator(*tensors, width, backend)
     promoted = promote_types(x.dtype, conv_weight.dtype)
     return values.to(promoted), keys.to(promoted), last.to(conv_state.dtype)
 

@@ -92,7 +92,7 @@ def addresses(
     dtype = compute_dtype(raw_key)
     wide = [x.to(dtype) for x in tensors]
     if backend in _DIFFERENTIABLE:
-        key, filter_ = _DIFFERENTIABLE[backend](*wide, eps)
+        key, filter_ = _DIFFERENTIABLE[backend](*wide, eps=eps)
     else:
         key, filter_ = _operator(*(x.contiguous() for x in wide), eps, backend)
     return key.to(raw_key.dtype), filter_.to(raw_key.dtype)

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 STATIC = Path(__file__).parent / "static"
 MODEL_FOLDER = "model"
 RUNTIME_FOLDER = "runtime"
+README_FILE = "README.txt"
+"""Copy of the package's README; browsers show plain text and download Markdown."""
 SPECTRA: dict[type, str] = {AddressedSpectralState: "H2F", CausalSpectralState: "F2H"}
 """Type of a layer's state to the axes of its spectrum: heads H, bins F, real and imaginary plane 2."""
 
@@ -68,6 +71,8 @@ def make_page(model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime
         for part in (MODEL_FOLDER, RUNTIME_FOLDER):
             (folder / part).mkdir(parents=True, exist_ok=True)
         shutil.copytree(STATIC, folder, dirs_exist_ok=True)
+        # The signature tells UTF-8 from the encodings that a browser guesses.
+        (folder / README_FILE).write_text(_readme(), encoding="utf-8-sig")
         for name, source in runtime.items():
             shutil.copyfile(source, folder / RUNTIME_FOLDER / name)
         for name in (step, LIBRARY_FILE):
@@ -80,6 +85,14 @@ def make_page(model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime
             if path.name not in (step, LIBRARY_FILE, STATE_FILE):
                 path.unlink()
     return folder
+
+
+def _readme() -> str:
+    """Return the README from the metadata of the installed package, or else from the source tree."""
+    try:
+        return metadata("fftnet")["Description"]
+    except PackageNotFoundError:
+        return (STATIC.parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def _spectra(model: FFTNet, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

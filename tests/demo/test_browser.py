@@ -160,57 +160,60 @@ def test_a_fork_and_a_roll_back_take_up_a_state_as_it_was(opened: Opened) -> Non
     assert page.evaluate(now) == before
 
 
-def test_the_recall_probe_tells_probabilities(opened: Opened) -> None:
+def test_it_writes_at_load_and_pauses_after_a_passage(opened: Opened) -> None:
+    context = opened.page.context.browser.new_context()
+    page = context.new_page()
+    # The first token of the vocabulary every time, so that no text ends by chance.
+    page.add_init_script("Math.random = () => 0")
+    page.goto(opened.url)
+    page.wait_for_selector("#status:has-text('Paused')")
+    prompt = len(opened.tokenizer.encode("ROMEO.\n")) + 1
+    assert page.inner_text("#position") == str(prompt + 100)
+    assert page.evaluate("document.getElementById('text-prompt').textContent") == "ROMEO.\n"
+    page.click("#pause:has-text('Continue')")
+    said = f"Paused at position {prompt + 600}. Continue writes 500 tokens more."
+    page.wait_for_selector(f"#status:has-text('{said}')")
+    page.click("#write")
+    page.wait_for_selector(f"#status:has-text('Paused at position {prompt + 500}.')")
+    page.click("text=Read the README")
+    page.wait_for_url("**/README.txt")
+    assert page.inner_text("body").startswith("# FFTNet")
+    context.close()
+
+
+def test_the_text_is_followed_until_the_reader_scrolls_up(opened: Opened) -> None:
     page = opened.page
-    page.fill("#pairs", "a: x\nb: yy\nc: z")
-    page.fill("#asked", "b")
-    page.click("#recall-run")
-    page.wait_for_selector("#recall-result table")
-    shown = [row.split("\t")[-2:] for row in page.inner_text("#recall-result tbody").strip().split("\n")]
-
-    def shares(text: str) -> list[float]:
-        scores = []
-        for value in ("x", "yy", "z"):
-            start = [opened.tokenizer.eot, *opened.tokenizer.encode(text)]
-            state = opened.writer.init_state(1)
-            score = 0.0
-            logits = torch.zeros(1, 257)
-            for number, token in enumerate([*start, *opened.tokenizer.encode(f"{value}\n")]):
-                if number >= len(start):
-                    score += logits.log_softmax(dim=-1)[0, token].item()
-                logits, state = opened.writer.step(torch.tensor([token]), state)
-            scores.append(score)
-        return torch.tensor(scores).softmax(dim=0).tolist()
-
-    for number, text in enumerate(("a: x\nb: yy\nc: z\nb: ", "b: ")):
-        for row, share in zip(shown, shares(text), strict=True):
-            assert abs(float(row[number].removesuffix(" %")) - 100 * share) <= 0.51
-    page.fill("#asked", "d")
-    page.click("#recall-run")
-    page.wait_for_selector("#recall-result:has-text('none of the keys')")
-
-
-def test_the_leak_probe_finds_no_leak_here_and_one_where_there_is_one(opened: Opened) -> None:
-    page = opened.page
-    page.fill("#leak-a", "The end is here")
-    page.fill("#leak-b", "The end is near")
-    page.click("#leak-run")
-    page.wait_for_selector("#leak-result:has-text('at the 12 tokens before the change')")
-    assert "equal bit for bit" in page.inner_text("#leak-result")
-    assert not page.is_hidden("#leak-picture")
-    # A model that says something else from token 3 of its second text on, four before the change.
-    leaking = """async () => {
-      const { leak } = await import("./probes.js");
-      let calls = 0;
-      const step = async (id) => {
-        calls += 1;
-        return { logits: Float32Array.of(calls < 8 + 4 ? id : id + 1), state: 0 };
-      };
-      const { tokenizer } = demo;
-      return leak({ start: () => 0, step }, tokenizer, "abcdefx", "abcdefy");
+    begin(opened, "Follow", 1)
+    # A frame may be drawn, and its scroll events sent, before the writer looks for the end again.
+    script = """async (lines) => {
+      const box = document.getElementById("text");
+      const frames = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+      for (let n = 0; n < lines; n++) demo.writer.append(10);
+      await frames();
+      demo.writer.follow();
+      await frames();
+      return [box.scrollTop, box.scrollHeight - box.clientHeight - box.scrollTop];
     }"""
-    found = page.evaluate(leaking)
-    assert (found["change"], found["moved"]) == (7, 3)
+
+    def grown(lines: int) -> tuple[float, float]:
+        """Pixels above and below the visible part, after so many lines more."""
+        return tuple(page.evaluate(script, lines))
+
+    # More lines at once than the box shows.
+    assert grown(40)[1] < 2
+    assert grown(40)[1] < 2
+    for width in (700, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert grown(0)[1] < 2
+    page.hover("#text")
+    page.mouse.wheel(0, -60)
+    page.wait_for_function("() => !demo.writer.following")
+    above, below = grown(0)
+    assert 2 < below < 100
+    assert grown(5)[0] == above
+    page.mouse.wheel(0, 10_000)
+    page.wait_for_function("() => demo.writer.following")
+    assert grown(40)[1] < 2
 
 
 def test_byte_pairs_are_cut_as_in_python(opened: Opened) -> None:

@@ -5,6 +5,7 @@ import re
 import socket
 import urllib.error
 import urllib.request
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import fftnet
 from fftnet import FFTNet
 from fftnet.cli.main import main
 from fftnet.demo import DemoConfig, make_page
-from fftnet.demo.page import STATIC
+from fftnet.demo.page import README_FILE, STATIC
 from fftnet.demo.runtime_files import find_runtime
 from fftnet.export import ExportConfig
 from fftnet.export.runtime import OnnxWriter
@@ -50,7 +51,8 @@ def test_the_page_is_whole_and_served(served_demo: Served) -> None:
     files = {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}
     model = {"model/state.json", "model/step.onnx", "model/tokenizer.json"}
     runtime = {f"runtime/{name}" for name in RUNTIME_NAMES.values()}
-    assert files == {path.name for path in STATIC.iterdir()} | model | runtime
+    assert files == {path.name for path in STATIC.iterdir()} | {README_FILE} | model | runtime
+    assert (page / README_FILE).read_text(encoding="utf-8-sig") == metadata("fftnet")["Description"]
     facts = json.loads((page / "model" / "state.json").read_text())
     assert facts["files"] == {"step": "step.onnx"}
     assert facts["spectra"] == [
@@ -84,7 +86,7 @@ def test_nothing_refers_to_another_host() -> None:
     page = (STATIC / "index.html").read_text(encoding="utf-8")
     assert "default-src 'self'" in page
     for name in re.findall(r'(?:src|href)="([^"#]+)"', page):
-        assert (STATIC / name).is_file(), name
+        assert name == README_FILE or (STATIC / name).is_file(), name
     for path in STATIC.glob("*.js"):
         for name in re.findall(r'from "\./([^"]+)"', path.read_text(encoding="utf-8")):
             assert (STATIC / name).is_file() or name.removeprefix("runtime/") in RUNTIME_NAMES.values()

@@ -4,8 +4,9 @@ import { Model, bytesOf } from "./model.js";
 import { Tokenizer } from "./tokenizer.js";
 import { Colours, FilterMap, describeSpectra, drawLine, drawSpectra } from "./pictures.js";
 import { Writer } from "./writer.js";
-import { connectProbes } from "./probes.js";
 
+// Tokens that are written without being asked, so that the page shows at once what it does.
+const AT_LOAD = 100;
 const byId = (name) => document.getElementById(name);
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
@@ -93,19 +94,16 @@ async function main() {
   const colours = new Colours();
   const view = new View(model, tokenizer, colours);
   const writer = new Writer(model, tokenizer, view);
-  const drawLeak = connectProbes(model, tokenizer, colours);
   const redraw = () => {
     colours.refresh();
     view.draw();
-    drawLeak();
   };
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   window.addEventListener("resize", redraw);
   byId("loading").hidden = true;
-  byId("status").textContent = "Ready: choose a beginning and press Write.";
-  writer.update();
   // For the console, and for tests.
   globalThis.demo = { model, tokenizer, writer };
+  await writer.begin(AT_LOAD);
 }
 
 main().catch((error) => {

@@ -61,7 +61,7 @@ export class Branch {
 }
 
 // The token with the highest logit, the first of equals.
-export function greedy(logits) {
+function greedy(logits) {
   let best = 0;
   for (let id = 1; id < logits.length; id++) if (logits[id] > logits[best]) best = id;
   return best;
@@ -78,12 +78,4 @@ export function sample(logits, temperature) {
     if (left < 0) return id;
   }
   return greedy(logits);
-}
-
-// ln p of a token.
-export function logProbability(logits, id) {
-  const highest = logits[greedy(logits)];
-  let sum = 0;
-  for (const logit of logits) sum += Math.exp(logit - highest);
-  return logits[id] - highest - Math.log(sum);
 }

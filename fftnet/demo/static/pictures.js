@@ -235,18 +235,15 @@ export function describeSpectra(spectra) {
   }).join(" ");
 }
 
-// Numbers as a line from zero, shaded from mark on. What exceeds most is cut off.
-export function drawLine(canvas, values, colours, { height = 90, unit = "", mark = null, most = Math.max(...values, 1e-12) } = {}) {
+// Numbers as a line from zero. What exceeds most is cut off.
+export function drawLine(canvas, values, colours, { unit, most }) {
+  const height = 90;
   const { context, width } = fit(canvas, height);
   context.font = "11px system-ui, sans-serif";
   context.textBaseline = "top";
   const top = 18;
   const floor = height - 4;
   const x = (n) => (values.length > 1 ? (n / (values.length - 1)) * (width - 2) + 1 : 1);
-  if (mark !== null && mark < values.length) {
-    context.fillStyle = colours.line;
-    context.fillRect(x(mark), top, width - x(mark), floor - top);
-  }
   context.fillStyle = colours.line;
   context.fillRect(0, floor, width, 1);
   context.strokeStyle = colours.accent;

@@ -9,6 +9,10 @@ const SLICE = 44;
 const CALM_SLICE = 500;
 // Characters of a text that are shown, so that a long one costs the page no more than a short one.
 const SHOWN = 20000;
+// Tokens after which a text pauses.
+const PASSAGE = 500;
+// Distance to the end, in pixels, from which a reader who scrolls down follows the text again.
+const CATCH = 60;
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 const byId = (name) => document.getElementById(name);
 const nextFrame = () => new Promise((resolve) => { requestAnimationFrame(resolve); });
@@ -25,6 +29,7 @@ export class Writer {
     this.busy = false;
     this.pace = new Pace();
     this.turns = 0;
+    this.followText();
     byId("writer").addEventListener("submit", (event) => {
       event.preventDefault();
       this.begin();
@@ -47,7 +52,7 @@ export class Writer {
   }
 
   // Read the prompt from an empty state and write on.
-  async begin(count = Infinity) {
+  async begin(count = PASSAGE) {
     if (!(await this.stop())) return;
     this.branches = [new Branch(this.model, "A")];
     this.active = this.branches[0];
@@ -59,7 +64,7 @@ export class Writer {
     await this.run("Reading the beginning.", count, ids);
   }
 
-  async go(count = Infinity) {
+  async go(count = PASSAGE) {
     if (this.active && !this.busy) await this.run("Writing.", count);
   }
 
@@ -109,7 +114,7 @@ export class Writer {
       const atEnd = branch.ids.length > branch.promptLength && branch.ids.at(-1) === this.tokenizer.end;
       byId("status").textContent = atEnd
         ? `The model ended its text at position ${branch.position}.`
-        : `Paused at position ${branch.position}.`;
+        : `Paused at position ${branch.position}. Continue writes ${PASSAGE} tokens more.`;
     } catch (error) {
       byId("status").textContent = `The model stopped: ${error.message}`;
       throw error;
@@ -176,6 +181,7 @@ export class Writer {
     byId("text-own").textContent = decode(ids.slice(shared));
     byId("text").classList.toggle("forked", forkedAt !== null);
     this.cut();
+    this.following = true;
     this.follow();
   }
 
@@ -186,11 +192,11 @@ export class Writer {
     this.cut();
   }
 
-  // Once twice as much is there as is shown, drop its older half.
+  // Once twice as much is there as is shown, drop its older half; not while the reader is looking at it.
   cut() {
     const parts = ["text-prompt", "text-shared", "text-own"].map((name) => byId(name).firstChild).filter(Boolean);
     const length = parts.reduce((sum, part) => sum + part.length, 0);
-    if (length <= 2 * SHOWN) return;
+    if (length <= 2 * SHOWN || !this.following) return;
     let over = length - SHOWN;
     for (const part of parts) {
       const gone = Math.min(over, part.length);
@@ -199,10 +205,28 @@ export class Writer {
     }
   }
 
-  // Keep the end in sight, unless the reader has scrolled away from it.
-  follow() {
+  // Learn from scrolling whether the reader wants to see the end. The distance to the end after text was added does
+  // not tell: a few short lines at once exceed any threshold.
+  followText() {
     const box = byId("text");
-    if (box.scrollHeight - box.scrollTop - box.clientHeight < 120) box.scrollTop = box.scrollHeight;
+    this.following = true;
+    this.top = 0;
+    box.addEventListener("scroll", () => {
+      const below = box.scrollHeight - box.clientHeight - box.scrollTop;
+      // Upward scrolls only the reader, or a box that became wider and ends where it stands; heights are rounded.
+      if (box.scrollTop < this.top) this.following = below < 2;
+      else if (below < CATCH) this.following = true;
+      this.top = box.scrollTop;
+    });
+    new ResizeObserver(() => this.follow()).observe(box);
+  }
+
+  // Keep the end in sight, unless the reader has scrolled up.
+  follow() {
+    if (!this.following) return;
+    const box = byId("text");
+    box.scrollTop = box.scrollHeight;
+    this.top = box.scrollTop;
   }
 
   update() {
@@ -219,7 +243,7 @@ export class Writer {
       : size === this.startBytes ? "constant" : `began with ${number(this.startBytes)}`;
     byId("write").disabled = false;
     byId("pause").disabled = !written && !this.busy;
-    byId("pause").textContent = this.running || !written ? "Pause" : "Go on";
+    byId("pause").textContent = this.running || !written ? "Pause" : "Continue";
     byId("one").disabled = !written || this.busy;
     byId("fork").disabled = !written;
     for (const button of document.querySelectorAll(".back")) {

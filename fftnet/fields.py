@@ -1,8 +1,9 @@
 """Checks of configuration fields that several kinds of configuration share."""
 
 import os
-from numbers import Integral, Real
-from typing import Any
+from numbers import Real
+from operator import index
+from typing import Any, SupportsIndex
 
 
 def string_list(name: str, value: object) -> list[str]:
@@ -49,9 +50,10 @@ def check_whole(config: Any, least: int, most: int, *names: str) -> None:
     """
     for name in names:
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+        is_whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
+        if not is_whole or not least <= index(value) <= most:
             raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
-        object.__setattr__(config, name, int(value))
+        object.__setattr__(config, name, index(value))
 
 
 def check_numbers(config: Any, *names: str) -> None:

@@ -14,7 +14,7 @@ from fftnet.data.chunks import read_chunks
 from fftnet.data.errors import DataError, listed
 from fftnet.data.permutation import EpochOrder
 from fftnet.data.sources import resolve
-from fftnet.data.sources.base import Row, text_of
+from fftnet.data.sources.base import Row, text_of, unicode_of
 from fftnet.data.splits import TEST, TRAIN, VALID
 from fftnet.data.tables import read_rows
 from fftnet.data.tokenization import id_dtype
@@ -87,7 +87,7 @@ def label_of(row: Row, label_field: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, str)):
-        return str(value)
+        return unicode_of(row, str(value))
     raise DataError(f"{row.name} has the label {value!r}: labels are strings, integers or booleans")
 
 

@@ -1,6 +1,7 @@
 """From the words of ``--data`` to batches: number i of epoch e is a pure function of the seed, e and i."""
 
 import itertools
+import logging
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 from fftnet.data.cache import TokenCache, total_bytes
 from fftnet.data.chunks import read_chunks
 from fftnet.data.config import DataConfig, Splits
-from fftnet.data.errors import DataError
+from fftnet.data.errors import DataError, listed
 from fftnet.data.sources import TOKENS, resolve
 from fftnet.data.split_view import SplitView, TokenArrays, view_segments
 from fftnet.data.splits import BLOCK, TEST, TRAIN, VALID, assign_splits, segments
 from fftnet.data.synthetic import load_synthetic, training_samples
+from fftnet.data.tables import DELIMITED
 from fftnet.data.token_file import open_tokens
 from fftnet.data.tokenization import tokenize
 from fftnet.data.windows import StretchBatches, make_batches
@@ -33,6 +35,8 @@ __all__ = [
     "load_whole",
     "training_texts",
 ]
+
+logger = logging.getLogger(__name__)
 
 LEARNED_CHARACTERS = 2**26
 """Of a larger text, about so many characters teach the bpe tokenizer."""
@@ -162,6 +166,13 @@ def _load_tokens(config: DataConfig, tokenizer: TextEncoder) -> TokenArrays:
         return open_tokens(Path(config.data[0]), tokenizer).arrays
     cache = TokenCache(config.data, config.text_field, tokenizer, config.cache_dir)
     files = cache.resolve()
+    tables = [file.name for file in files if Path(file.name).suffix.lower() in DELIMITED]
+    if tables:
+        logger.warning(
+            "%s is read as plain text, header and delimiters included; to read one column, save the table as "
+            ".jsonl or .parquet (text_field names the column)",
+            listed(tables),
+        )
     size = total_bytes(files)
     if size is None or size > config.in_memory_mb * 1e6:
         return cache.open(files).arrays

@@ -109,6 +109,11 @@ def test_lines_of_a_text_file_are_texts(tmp_path: Path) -> None:
         ),
         ("a.jsonl", '{"text": 3, "label": "x"}', r"a.jsonl line 1 has no text in field 'text'"),
         ("a.jsonl", "[1]", r"a.jsonl line 1 has no text in field 'text' \(its fields: none\)"),
+        ("a.csv", "text,label,label\na,x,y\n", r"a.csv has the column 'label' twice: rename or remove one"),
+        ("a.tsv", "text\ttext\tlabel\na\tb\ty\n", r"a.tsv has the column 'text' twice: rename or remove"),
+        ("a.jsonl", '{"text": "a", "label": 1, "label": 2}', r"a.jsonl line 1 has the column 'label' twice"),
+        ("a.jsonl", '{"text": "a", "label": "\\udcff"}', r"a.jsonl line 1: character 0 is a lone surrogate"),
+        ("a.jsonl", '{"text": "\\udcff", "label": "a"}', r"a.jsonl line 1: character 0 is a lone surrogate"),
         ("a.md", "text", r"a.md has no columns: name a table \(.jsonl, .csv"),
     ],
 )
@@ -118,6 +123,16 @@ def test_a_damaged_table_is_a_sentence(
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=sentence):
         read_labelled([str(tmp_path / name)], "text", "label")
+
+
+def test_a_doubled_column_of_a_parquet_file_is_named_and_empty_names_are_no_columns(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.Table.from_arrays([["a"], ["x"], ["y"]], names=["text", "label", "label"])
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet has the column 'label' twice: rename or remove one"):
+        read_labelled([str(tmp_path / "a.parquet")], "text", "label")
+    (tmp_path / "b.csv").write_text("text,label,,\na,x,,\n")
+    assert read_labelled([str(tmp_path / "b.csv")], "text", "label").labels == ["x"]
 
 
 def test_classes_are_sorted_as_numbers_where_all_are_integers(tmp_path: Path) -> None:

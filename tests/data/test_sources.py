@@ -1,16 +1,20 @@
 """Sources of a corpus: text, JSON lines, Parquet, Hugging Face datasets; bad ones are named."""
 
+import io
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from corpora import BYTES, cached, expected, in_cache, story, texts_of, write_lines
 
 from fftnet.cli.flags import parse
+from fftnet.data.labelled import read_labelled
 from fftnet.data.sources import SOURCES
-from fftnet.data.sources.base import Advance, Document, Source, SourceFile, path_of
+from fftnet.data.sources.base import Advance, Document, Source, SourceFile, path_of, read_lines
+from fftnet.data.sources.parquet import Parquet
 from fftnet.utils.dataset import DataConfig, DataError, load_views, load_whole, training_texts
 
 
@@ -31,6 +35,14 @@ from fftnet.utils.dataset import DataConfig, DataError, load_views, load_whole, 
         ("d.jsonl", b'{"text": "a"}\n{"text": \n', r"d\.jsonl line 2 is not JSON"),
         ("e.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', r"e\.jsonl line 2 is not UTF-8 text"),
         ("f.jsonl", b'{"text": "a\\ud800"}\n', r"f\.jsonl line 1: character 1 is a lone surrogate"),
+        ("g.txt", "wide".encode("utf-16"), r"g\.txt is not UTF-8 text \(byte 0\): convert it"),
+        ("h.jsonl", '{"text": "a"}\n'.encode("utf-16"), r"h\.jsonl line 1 is not UTF-8 text"),
+        ("i.jsonl", b"[" * 100_000, r"i\.jsonl line 1 is not JSON \(.*recursion"),
+        (
+            "j.jsonl",
+            b'{"text": "a"}\n{"text": "a", "id": 1, "text": "b"}\n',
+            r"j\.jsonl line 2 has the column 'text' twice: rename or remove one of the two",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named_and_nothing_is_left(
@@ -189,3 +201,124 @@ def test_what_stands_alone_holds_no_text_and_is_not_mixed(tmp_path: Path, source
         DataConfig(data=["a.txt", word])
     with pytest.raises(DataError, match=r"name a real text|holds no text to learn bpe from"):
         texts_of(word)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\xef\xbb\xbftwo")
+    (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "three"}\n{"text": "four"}\n')
+    (tmp_path / "c.md").write_bytes(b"\xef\xbb\xbf")
+    assert texts_of(tmp_path / "a.txt", tmp_path / "b.jsonl") == ["one\ufefftwo", "three", "four"]
+    with pytest.raises(DataError, match=r"c\.md is empty"):
+        texts_of(tmp_path / "c.md")
+
+
+def test_hidden_files_are_read_only_where_they_are_named(tmp_path: Path) -> None:
+    for name in ("a.txt", "._a.txt", ".git/b.txt", "c/.ipynb_checkpoints/d.txt", "c/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert texts_of(tmp_path) == texts_of(tmp_path / "**" / "*.txt") == ["a.txt", "c/d.txt"]
+    assert texts_of(tmp_path / "._a.txt", tmp_path / ".git") == ["._a.txt", ".git/b.txt"]
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    for name in ("here/z.txt", "elsewhere/b.txt", "elsewhere/deep/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "here/a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "here/again").symlink_to(tmp_path / "elsewhere/deep")
+    (tmp_path / "here/loop").symlink_to(tmp_path / "here")
+    (tmp_path / "here/broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "elsewhere/up").symlink_to(tmp_path)
+    names = ["elsewhere/b.txt", "elsewhere/deep/c.txt", "here/z.txt"]
+    assert texts_of(tmp_path / "here") == names
+    (tmp_path / "elsewhere/up").unlink()
+    assert sorted(texts_of(tmp_path / "here" / "**" / "*.txt")) == names
+
+
+def test_a_file_is_read_once_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.txt").symlink_to("a.txt")
+    monkeypatch.chdir(tmp_path)
+    assert texts_of("a.txt", "./a.txt", tmp_path / "a.txt", "b.txt", "*.txt") == ["one"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_table_that_is_read_as_plain_text_is_told(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / name).write_text("text,label\n" + "a word,x\n" * 50)
+    load_whole(DataConfig(data=[str(tmp_path / name)]), BYTES)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert f"{name} is read as plain text, header and delimiters included; to read one column" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.jsonl",
+            '{"text": "a", "label": 1}\n{"text": "' + "x" * 99,
+            "a.jsonl line 2 is longer than 100 characters",
+        ),
+        ("a.csv", "text,label\na,x\n" + "x" * 200, r"line 3 is longer than 100 characters"),
+        ("a.csv", 'text,label\n"' + "x\n" * 60, r"a.csv line \d+ is no table: field larger than field limit"),
+    ],
+)
+def test_an_endless_line_or_field_is_named_and_not_read_whole(
+    name: str, content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fftnet.data.sources.base.LONGEST_LINE", 100)
+    monkeypatch.setattr("fftnet.data.sources.delimited.LONGEST_LINE", 100)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_labelled([str(tmp_path / name)], "text", "label")
+
+
+def test_no_more_than_the_limit_is_read_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fftnet.data.sources.base.LONGEST_LINE", 2**20)
+
+    class Endless(io.RawIOBase):
+        taken = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            self.taken += len(buffer)
+            buffer[:] = bytes(len(buffer))
+            return len(buffer)
+
+    stream = Endless()
+    with pytest.raises(DataError, match=r"zero line 1 is longer than 1,048,576 characters"):
+        next(read_lines(io.BufferedReader(stream), "zero"))
+    assert stream.taken < 2**20 + 2**17
+
+
+def test_parquet_that_unpacks_to_more_than_memory_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    large = "x" * 2**16
+    columns = {"text": [large] * 1000, "label": ["x", "y"] * 500}
+    parquet.write_table(pyarrow.table(columns), path, compression="zstd")
+    assert path.stat().st_size < 10_000
+    sizes: list[int] = []
+    read = parquet.ParquetFile.iter_batches
+
+    def counted(self: Any, batch_size: int, columns: list[str]) -> Iterator[Any]:
+        sizes.append(batch_size)
+        return read(self, batch_size=batch_size, columns=columns)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", counted)
+    monkeypatch.setattr("fftnet.data.sources.parquet.UNPACKED", 2**19)
+    rows = Parquet().rows(SourceFile(str(path), path, Parquet()), ["text"], lambda count: None)
+    assert [next(rows).values["text"] == large for _ in range(10)] == [True] * 10
+    assert sizes == [7]
+    monkeypatch.setattr("fftnet.data.sources.parquet.LARGEST_GROUP", 2**16)
+    with pytest.raises(DataError, match=r"a\.parquet has a row group that unpacks to 65,"):
+        texts_of(path)
+    # Columns that are not read do not count.
+    rows = Parquet().rows(SourceFile(str(path), path, Parquet()), ["label"], lambda count: None)
+    assert next(rows).values == {"label": "x"}

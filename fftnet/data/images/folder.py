@@ -10,6 +10,7 @@ from fftnet.data.errors import DataError
 from fftnet.data.images.base import SPLIT_WORDS, TEST, TRAIN, VALID, ImageKind, LabelledImages
 from fftnet.data.images.decoding import SUFFIXES, read_header
 from fftnet.data.images.pixels import ImageFiles, Pixels
+from fftnet.data.walk import visible_children, walk_files
 
 
 class ImageFolder(ImageKind):
@@ -40,7 +41,7 @@ class ImageFolder(ImageKind):
         Raises:
             DataError: if there is none, or one is no image.
         """
-        paths = _images(path) if path.is_dir() else [path]
+        paths = walk_files(path, SUFFIXES) if path.is_dir() else [path]
         if not paths:
             raise DataError(f"the folder {path} holds no image ({' '.join(SUFFIXES)})")
         return _files(paths)
@@ -56,19 +57,13 @@ def _split_folder(path: Path, split: str) -> Path | None:
 
 
 def _class_folders(path: Path) -> list[Path]:
-    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def _images(path: Path) -> list[Path]:
-    return sorted(
-        found
-        for found in path.rglob("*")
-        if found.suffix.lower() in SUFFIXES and not found.name.startswith(".") and found.is_file()
-    )
+    return [child for child in visible_children(path) if child.is_dir()]
 
 
 def _read_classes(path: Path) -> LabelledImages:
-    found = {folder.name: images for folder in _class_folders(path) if (images := _images(folder))}
+    found = {
+        folder.name: images for folder in _class_folders(path) if (images := walk_files(folder, SUFFIXES))
+    }
     if not found:
         raise DataError(
             f"the folder {path} holds no classes: make a folder for each class in it, with its images "

@@ -13,6 +13,7 @@ import numpy as np
 from fftnet.data.errors import DataError
 from fftnet.data.images.base import TEST, TRAIN, ImageKind, LabelledImages, check_unpacked, labelled
 from fftnet.data.images.pixels import ImageArray, Pixels
+from fftnet.data.walk import visible_children
 
 NAME = re.compile(r"(.*?)(train|t10k|test)-(images|labels)[.-]idx([1-4])-ubyte(\.gz)?", re.IGNORECASE)
 """Family, split and content by the name of a file; some families lie in one folder (EMNIST)."""
@@ -45,7 +46,7 @@ class IdxFiles(ImageKind):
     def recognises(self, path: Path) -> bool:
         """A file of such a name, or a folder that holds one."""
         if path.is_dir():
-            return any(parse_name(child) and child.is_file() for child in path.iterdir())
+            return any(parse_name(child) and child.is_file() for child in visible_children(path))
         return path.is_file() and parse_name(path) is not None
 
     def read(self, path: Path) -> dict[str, LabelledImages]:
@@ -87,7 +88,7 @@ def _family(path: Path) -> dict[tuple[str, str], Path]:
     """Split and content to file, of the one family that is meant."""
     own = parse_name(path)
     folder = path if own is None else path.parent
-    files = (child for child in sorted(folder.iterdir()) if child.is_file())
+    files = (child for child in visible_children(folder) if child.is_file())
     named = {child: name for child in files if (name := parse_name(child))}
     families = sorted({name.family for name in named.values()})
     if own is None and len(families) > 1:

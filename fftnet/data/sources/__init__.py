@@ -1,6 +1,7 @@
 """The table of sources, and how the words of ``--data`` are looked up in it."""
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fftnet.data.sources.hub import HuggingFace
 from fftnet.data.sources.jsonl import JsonLines
 from fftnet.data.sources.parquet import Parquet
 from fftnet.data.sources.special import Synthetic, Tokens
+from fftnet.data.walk import walk_files
 
 __all__ = [
     "SOURCES",
@@ -53,7 +55,9 @@ def find_source(word: str) -> Source:
 
 
 def resolve(words: Sequence[str]) -> list[SourceFile]:
-    """Everything that the words of ``--data`` name, each file once, in a fixed order; nothing is read.
+    """Return the files that the words of ``--data`` name, each once, in a fixed order; nothing is read.
+
+    A file that is named twice, spelled otherwise or through a link, would lie in two splits.
 
     Raises:
         DataError: if one of them names nothing that is there.
@@ -62,7 +66,8 @@ def resolve(words: Sequence[str]) -> list[SourceFile]:
     for word in words:
         source = _named(word)
         found = source.resolve(word) if source else _resolve_paths(word)
-        files.update({file.name: file for file in found})
+        for file in found:
+            files.setdefault(file.name if file.path is None else os.path.realpath(file.path), file)
     return list(files.values())
 
 
@@ -86,7 +91,7 @@ def _paths(word: str) -> list[Path]:
     path = Path(word)
     if path.is_dir():
         suffixes = [key for key, source in SOURCES.items() if key.startswith(".") and source.in_folders]
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        files = walk_files(path, suffixes)
         if not files:
             raise DataError(f"the folder {word} holds no text file ({' '.join(suffixes)})")
         return files

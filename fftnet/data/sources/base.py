@@ -4,12 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import IO, Any, AnyStr, ClassVar, NamedTuple
 
-from fftnet.data.errors import DataError
+from fftnet.data.bpe import check_unicode
+from fftnet.data.errors import DataError, TokenizerError
 
 Advance = Callable[[int], object]
 """Is told how many bytes were read since the last call, for a progress bar."""
+LONGEST_LINE = 2**28
+"""Bytes or characters of a line or a field of a table; more is a damaged file, and would fill the memory."""
 
 
 class Document(NamedTuple):
@@ -129,11 +132,42 @@ def path_of(file: SourceFile) -> Path:
     return file.path
 
 
+def read_lines(stream: IO[AnyStr], name: str) -> Iterator[AnyStr]:
+    """Yield the lines of a file, none of which is read beyond the longest that is allowed.
+
+    Raises:
+        DataError: naming a line that is longer.
+    """
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise DataError(
+                f"{name} line {number} is longer than {LONGEST_LINE:,} characters: divide it into rows"
+            )
+        yield line
+
+
+def check_unique(names: Sequence[str], source: str = "") -> None:
+    """Refuse a table or an object that names a column twice, because only one of them could be read.
+
+    Args:
+        names: names of the columns.
+        source: beginning of the message.
+
+    Raises:
+        DataError: naming the first such column.
+    """
+    if len(set(names)) < len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise DataError(f"{source}has the column {twice!r} twice: rename or remove one of the two")
+
+
 def text_of(row: Row, text_field: str) -> str:
     """The text in a row of a table.
 
     Raises:
-        DataError: naming the row and listing its fields, if there is none.
+        DataError: naming the row and listing its fields, if there is none, or if it is no Unicode text.
     """
     text = row.values.get(text_field)
     if not isinstance(text, str):
@@ -141,6 +175,19 @@ def text_of(row: Row, text_field: str) -> str:
         raise DataError(
             f"{row.name} has no text in field {text_field!r} (its fields: {known}); set text_field"
         )
+    return unicode_of(row, text)
+
+
+def unicode_of(row: Row, text: str) -> str:
+    """Return a value of a row unchanged.
+
+    Raises:
+        DataError: naming the row, if the value holds lone surrogates, which can't be encoded or printed.
+    """
+    try:
+        check_unicode(text)
+    except TokenizerError as error:
+        raise DataError(f"{row.name}: {error}") from None
     return text
 
 

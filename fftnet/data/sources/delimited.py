@@ -6,10 +6,17 @@ from io import TextIOWrapper
 from typing import ClassVar
 
 from fftnet.data.errors import DataError
-from fftnet.data.sources.base import Advance, Row, SourceFile, Table, path_of
+from fftnet.data.sources.base import (
+    LONGEST_LINE,
+    Advance,
+    Row,
+    SourceFile,
+    Table,
+    check_unique,
+    path_of,
+    read_lines,
+)
 
-LONGEST_FIELD = 2**30
-"""Characters; more is a quotation mark that nothing closes."""
 DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 """What stands between fields in tables at large, and its name."""
 
@@ -28,9 +35,10 @@ class Delimited(Table):
 
     def rows(self, file: SourceFile, columns: Sequence[str], advance: Advance) -> Iterator[Row]:
         """The rows behind the header; they are called by the line that they end in."""
-        csv.field_size_limit(LONGEST_FIELD)
+        csv.field_size_limit(LONGEST_LINE)
         with path_of(file).open("rb") as raw, TextIOWrapper(raw, "utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, delimiter=self._delimiter, strict=True)
+            lines = read_lines(stream, file.name)
+            reader = csv.DictReader(lines, delimiter=self._delimiter, strict=True)
             read = 0
             try:
                 self._check_names(file, reader.fieldnames or ())
@@ -49,6 +57,8 @@ class Delimited(Table):
                 raise DataError(f"{file.name} line {reader.reader.line_num} is no table: {error}") from error
 
     def _check_names(self, file: SourceFile, names: Sequence[str]) -> None:
+        # Several columns without a name are what a spreadsheet leaves; nobody can ask for one.
+        check_unique([name for name in names if name], f"{file.name} ")
         for delimiter, name in DELIMITERS.items():
             if len(names) == 1 and delimiter in names[0]:
                 wanted = DELIMITERS[self._delimiter]

@@ -1,12 +1,17 @@
 """Parquet: a row is a row."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from fftnet.data.errors import DataError, import_extra
-from fftnet.data.sources.base import Advance, Row, SourceFile, Table, first_line, path_of
+from fftnet.data.sources.base import Advance, Row, SourceFile, Table, check_unique, first_line, path_of
 
 ROWS = 256
-"""Rows that are read at once."""
+"""Rows that are read at once, if none of them can be large."""
+LARGEST_GROUP = 2**31
+"""Largest unpacked size of the columns of a row group, bytes."""
+UNPACKED = 2**29
+"""Bytes that rows read at once may unpack to, more than one row by itself."""
 
 
 class Parquet(Table):
@@ -22,9 +27,12 @@ class Parquet(Table):
         try:
             with parquet.ParquetFile(path) as table:
                 known = table.schema_arrow.names
+                check_unique(known, f"{file.name} ")
                 wanted = [name for name in columns if name in known]
                 others = {} if len(wanted) == len(columns) else dict.fromkeys(known)
-                for batch in table.iter_batches(batch_size=ROWS, columns=wanted):
+                # A value may be as large as its column: a dictionary holds it once, however often it comes.
+                rows = UNPACKED // max(_unpacked(file, table.metadata, wanted), 1)
+                for batch in table.iter_batches(batch_size=min(max(rows, 1), ROWS), columns=wanted):
                     advance(path.stat().st_size * batch.num_rows // max(table.metadata.num_rows, 1))
                     for values in batch.to_pylist():
                         number += 1
@@ -34,3 +42,23 @@ class Parquet(Table):
         # What pyarrow raises on a damaged file is a ValueError or an OSError without a number.
         except ValueError as error:
             raise DataError(f"{file.name} is not a whole Parquet file: {first_line(error)}") from error
+
+
+def _unpacked(file: SourceFile, metadata: Any, columns: Sequence[str]) -> int:
+    """Return the bytes that the columns of the largest row group unpack to.
+
+    Raises:
+        DataError: if they are more than may be held in memory.
+    """
+    most = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        parts = map(group.column, range(group.num_columns))
+        # A part of a nested column goes by the path to it.
+        wanted = [p for p in parts if any(f"{p.path_in_schema}.".startswith(f"{c}.") for c in columns)]
+        most = max(most, sum(part.total_uncompressed_size for part in wanted))
+    if most > LARGEST_GROUP:
+        raise DataError(
+            f"{file.name} has a row group that unpacks to {most:,} bytes, and {LARGEST_GROUP:,} are allowed: "
+            "write it again with a smaller row_group_size"
+        )
+    return most

@@ -9,6 +9,8 @@ from fftnet.data.sources.base import Advance, Document, Source, SourceFile, path
 SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".json", ".html", ".xml", ".py", ".c", ".h")
 """Files that are read as text in a folder; a file that is named on its own is text if nothing else fits."""
 READ_BYTES = 2**20
+BYTE_ORDER_MARK = "\ufeff"
+"""Character that some programs put in front of UTF-8 text; it is no part of the text."""
 
 
 class Text(Source):
@@ -34,6 +36,6 @@ def _blocks(file: SourceFile, advance: Advance) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 place = f"{file.name} is not UTF-8 text (byte {read - held + error.start})"
                 raise DataError(f"{place}: convert it or leave it out") from error
+            yield text.removeprefix(BYTE_ORDER_MARK) if read == 0 else text
             read += len(block)
             advance(len(block))
-            yield text

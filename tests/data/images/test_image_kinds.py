@@ -63,6 +63,26 @@ def test_images_in_folders_below_a_class_are_of_the_class(tmp_path: Path) -> Non
     assert names_of(found).count("left") == 2 + 2
 
 
+def test_hidden_images_are_no_images_and_linked_folders_are_followed(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "images", 6)
+    write_folder(tmp_path / "more", 4)
+    for hidden in ("left/._000.png", "left/.ipynb_checkpoints/000.png", ".trash/000.png"):
+        (folder / hidden).parent.mkdir(exist_ok=True)
+        (folder / hidden).write_bytes((folder / "left/000.png").read_bytes())
+    (folder / "left/linked").symlink_to(tmp_path / "more/left")
+    (folder / "left/loop").symlink_to(folder / "left")
+    found = read(folder)["train"]
+    assert found.class_names == ("below", "left")
+    assert np.bincount(found.labels).tolist() == [3, 5]
+    assert len(find_kind(str(folder)).read_pixels(folder / "left")) == 5
+
+
+def test_hidden_idx_files_are_no_second_family(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    (tmp_path / "._train-images-idx3-ubyte").write_bytes(b"")
+    assert {split: len(images.labels) for split, images in read(tmp_path).items()} == {"train": 21, "test": 5}
+
+
 def test_every_mode_becomes_grey_or_colours_on_white(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fftnet.data.chunks import read_chunks
+from fftnet.data.digest import TextDigest
 from fftnet.data.errors import DataError
 from fftnet.data.sources import TOKENS, SourceFile, resolve
 from fftnet.data.split_view import TokenArrays
@@ -80,7 +81,9 @@ class TokenCache:
                     logger.info("%s: tokenizing again", error)
             logger.info("tokenizing %s into %s", ", ".join(self.sources), self.path)
             try:
-                write_tokens(self.path, self._parts(files, identity), self.tokenizer, identity)
+                text = TextDigest()
+                parts = self._parts(files, identity, text)
+                write_tokens(self.path, parts, self.tokenizer, identity, text.hexdigest)
             except OSError as error:
                 raise _not_written(self.path, error) from error
         return self._open(identity)
@@ -89,11 +92,14 @@ class TokenCache:
         file = open_tokens(self.path, self.tokenizer)
         if file.header.sources != identity:
             raise DataError(f"{self.path} was made before its sources changed")
+        if file.header.text is None:
+            raise DataError(f"{self.path} was made by an earlier version, without a digest of the text")
         return file
 
-    def _parts(self, files: Sequence[SourceFile], identity: str) -> Iterator[TokenArrays]:
+    def _parts(self, files: Sequence[SourceFile], identity: str, text: TextDigest) -> Iterator[TokenArrays]:
         with progress_bar(total_bytes(files)) as advance:
-            yield from tokenize_parts(segments(read_chunks(files, self.text_field, advance)), self.tokenizer)
+            chunks = text.follow(read_chunks(files, self.text_field, advance))
+            yield from tokenize_parts(segments(chunks), self.tokenizer)
         if _identity(files, self.text_field) != identity:
             raise DataError(f"{', '.join(self.sources)} changed while it was read: run again")
 

@@ -23,6 +23,8 @@ class Splits:
     entropy_floor: float | None = None
     """Entropy of the validation split in nats per token, which no honest model's loss passes; None where it
     is not known."""
+    digest: str | None = None
+    """Digest of the content of all three, see ``fftnet.data.digest``; None: generated samples, or unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -26,6 +26,11 @@ from fftnet.protocols import TextEncoder
 MAGIC = b"FFTNETtk"
 VERSION = 2
 HEADER_BYTES = 4096
+DTYPES = ("uint16", "uint32")
+MAX_COUNT = 2**48
+"""Far above the tokens of every file; keeps sizes in bytes within 64 bits."""
+BLOCK = 2**20
+"""Ids that are checked at once."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Header:
     num_tokens: int
     num_documents: int
     num_segments: int
+    text: str | None = None
+    """Digest of the text by ``fftnet.data.digest.TextDigest``; None in a file of an earlier version."""
 
     @property
     def ends_at(self) -> int:
@@ -65,7 +72,7 @@ class TokenFile:
 
 
 def open_tokens(path: Path, tokenizer: TextEncoder) -> TokenFile:
-    """Map a token file.
+    """Map a token file, after reading it once to check its ids.
 
     Raises:
         DataError: saying whether it is missing, truncated, damaged, or made with another tokenizer.
@@ -73,14 +80,24 @@ def open_tokens(path: Path, tokenizer: TextEncoder) -> TokenFile:
     header = _read_header(path)
     if header.tokenizer != tokenizer.fingerprint:
         raise DataError(f"{path} was made with another tokenizer than {tokenizer.name!r}")
+    _check_ids(path, header, tokenizer)
     tokens = np.memmap(path, header.dtype, "r", HEADER_BYTES, (header.num_tokens,))
     num_ends = header.num_documents + header.num_segments
     ends = np.memmap(path, np.uint64, "r", header.ends_at, (num_ends,))
     arrays = TokenArrays(tokens, ends[: header.num_documents], ends[header.num_documents :])
+    for each in (arrays.document_ends, arrays.segment_ends):
+        if each[0] < 1 or each[-1] > header.num_tokens or (each[1:] < each[:-1]).any():
+            raise DataError(f"{path} is damaged: the ends of its documents or segments are not in order")
     return TokenFile(path, header, arrays)
 
 
-def write_tokens(path: Path, parts: Iterable[TokenArrays], tokenizer: TextEncoder, sources: str) -> None:
+def write_tokens(
+    path: Path,
+    parts: Iterable[TokenArrays],
+    tokenizer: TextEncoder,
+    sources: str,
+    text: Callable[[], str],
+) -> None:
     """Write a token file; an older one stays until the new one is whole.
 
     Args:
@@ -88,6 +105,7 @@ def write_tokens(path: Path, parts: Iterable[TokenArrays], tokenizer: TextEncode
         parts: from ``fftnet.data.tokenization.tokenize_parts``; their errors pass through.
         tokenizer: that made them.
         sources: see ``Header``.
+        text: returns the digest of the text; called once all parts are written.
 
     Raises:
         OSError: if it can't be written; nothing half-written is left.
@@ -114,6 +132,7 @@ def write_tokens(path: Path, parts: Iterable[TokenArrays], tokenizer: TextEncode
                 num_tokens=(file.tell() - HEADER_BYTES) // dtype.itemsize,
                 num_documents=document_ends.tell() // 8,
                 num_segments=segment_ends.tell() // 8,
+                text=text(),
             )
             _complete(file, header, (document_ends, segment_ends))
         temporary.replace(path)
@@ -147,13 +166,67 @@ def _read_header(path: Path) -> Header:
     text = head[start : start + int.from_bytes(head[len(MAGIC) : len(MAGIC) + 8], "little")]
     if hashlib.sha256(text).digest() != head[start - 32 : start]:
         raise DataError(f"the header of {path} is damaged")
-    values = json.loads(text)
-    if values["version"] != VERSION:
-        raise DataError(f"{path} is a token file of version {values['version']}, this is version {VERSION}")
-    header = Header(**values)
+    header = _parsed(text, path)
     if size != header.file_bytes:
         raise DataError(f"{path} is truncated: it has {size} bytes of {header.file_bytes}")
     return header
+
+
+def _parsed(text: bytes, path: Path) -> Header:
+    """Return the header that JSON describes.
+
+    Raises:
+        DataError: naming the first field that is missing, unknown, or of another type or range.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the header of {path} is damaged: it is not JSON") from error
+    if not isinstance(values, dict):
+        raise DataError(f"the header of {path} is damaged: it is not an object")
+    version = values.get("version")
+    if type(version) is not int or version != VERSION:
+        raise DataError(f"{path} is a token file of version {version!r}, this is version {VERSION}")
+    unknown = sorted(values.keys() - {field.name for field in fields(Header)})
+    if unknown:
+        raise DataError(f"the header of {path} is damaged: it has the unknown field {unknown[0]!r}")
+    for field in fields(Header):
+        value = values.get(field.name, field.default)
+        if not _is_valid(field.name, value):
+            found = "missing" if value is MISSING else repr(value)
+            raise DataError(f"the header of {path} is damaged: its {field.name} is {found}")
+    return Header(**values)
+
+
+def _is_valid(name: str, value: object) -> bool:
+    if name == "version":
+        return value == VERSION
+    if name == "dtype":
+        return value in DTYPES
+    if name.startswith("num_"):
+        return type(value) is int and 0 < value < MAX_COUNT
+    return isinstance(value, str) or (name == "text" and value is None)
+
+
+def _check_ids(path: Path, header: Header, tokenizer: TextEncoder) -> None:
+    """Refuse ids that the tokenizer does not have, with which a model would crash.
+
+    Raises:
+        DataError: naming the first block's largest such id.
+    """
+    if np.iinfo(header.dtype).max < tokenizer.vocab_size:
+        return
+    # Read, not mapped: pages of a map would count as memory of the process.
+    with path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        for start in range(0, header.num_tokens, BLOCK):
+            block = np.fromfile(file, header.dtype, min(BLOCK, header.num_tokens - start))
+            largest = int(block.max(initial=0))
+            if largest >= tokenizer.vocab_size:
+                raise DataError(
+                    f"{path} is damaged: it holds the id {largest}, and {tokenizer.name!r} has ids below "
+                    f"{tokenizer.vocab_size}; make it again from its text"
+                )
 
 
 def _header_bytes(header: Header) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 from fftnet.data.cache import TokenCache, total_bytes
 from fftnet.data.chunks import read_chunks
 from fftnet.data.config import DataConfig, Splits
+from fftnet.data.digest import TextDigest
 from fftnet.data.errors import DataError, listed
 from fftnet.data.sources import TOKENS, resolve
 from fftnet.data.split_view import SplitView, TokenArrays, view_segments
@@ -48,6 +49,15 @@ class EvaluationData(NamedTuple):
     batches: Batches
     documents: SplitView | None
     """The same text by documents; None where there are none."""
+    digest: str | None = None
+    """Digest of the whole text, all splits included, as in ``Splits``."""
+
+
+class ReadText(NamedTuple):
+    """A tokenized text and the digest of its content, None if that is unknown."""
+
+    arrays: TokenArrays
+    digest: str | None
 
 
 def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -> Splits:
@@ -66,11 +76,13 @@ def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -
     """
     if config.synthetic:
         return load_synthetic(config, tokenizer, max_seq_length)
-    train, valid, test = load_views(config, tokenizer)
+    read = _load_tokens(config, tokenizer)
+    train, valid, test = _split_views(read.arrays, config)
     return Splits(
         train=_train_batches(train, config, max_seq_length),
         valid=_held_out_batches(valid, config, max_seq_length, "validation split"),
         test=_held_out_batches(test, config, max_seq_length, "test split"),
+        digest=read.digest,
     )
 
 
@@ -90,9 +102,10 @@ def load_evaluation_data(
     """
     if config.synthetic and not whole:
         return EvaluationData(load_synthetic(config, tokenizer, max_seq_length).test, None)
-    view = load_whole(config, tokenizer) if whole else load_views(config, tokenizer)[TEST]
+    read = _load_tokens(config, tokenizer)
+    view = view_segments(read.arrays) if whole else _split_views(read.arrays, config)[TEST]
     name = "text" if whole else "test split"
-    return EvaluationData(_held_out_batches(view, config, max_seq_length, name), view)
+    return EvaluationData(_held_out_batches(view, config, max_seq_length, name), view, read.digest)
 
 
 def load_views(config: DataConfig, tokenizer: TextEncoder) -> tuple[SplitView, SplitView, SplitView]:
@@ -101,10 +114,7 @@ def load_views(config: DataConfig, tokenizer: TextEncoder) -> tuple[SplitView, S
     Raises:
         DataError: if a source can't be read, or is the synthetic one.
     """
-    text = _load_tokens(config, tokenizer)
-    splits = _assign(len(text.segment_ends), config)
-    train, valid, test = (view_segments(text, splits == split) for split in (TRAIN, VALID, TEST))
-    return train, valid, test
+    return _split_views(_load_tokens(config, tokenizer).arrays, config)
 
 
 def load_whole(config: DataConfig, tokenizer: TextEncoder) -> SplitView:
@@ -113,7 +123,7 @@ def load_whole(config: DataConfig, tokenizer: TextEncoder) -> SplitView:
     Raises:
         DataError: as ``load_views``.
     """
-    return view_segments(_load_tokens(config, tokenizer))
+    return view_segments(_load_tokens(config, tokenizer).arrays)
 
 
 def training_texts(config: DataConfig) -> Iterable[str]:
@@ -160,10 +170,17 @@ def _assign(count: int, config: DataConfig, first: int = 0) -> np.ndarray:
     )
 
 
-def _load_tokens(config: DataConfig, tokenizer: TextEncoder) -> TokenArrays:
-    """All of a real text, in memory if it is small and in a file otherwise."""
+def _split_views(text: TokenArrays, config: DataConfig) -> tuple[SplitView, SplitView, SplitView]:
+    splits = _assign(len(text.segment_ends), config)
+    train, valid, test = (view_segments(text, splits == split) for split in (TRAIN, VALID, TEST))
+    return train, valid, test
+
+
+def _load_tokens(config: DataConfig, tokenizer: TextEncoder) -> ReadText:
+    """Read all of a real text, into memory if it is small and into a file otherwise."""
     if config.data[0].endswith(TOKENS):
-        return open_tokens(Path(config.data[0]), tokenizer).arrays
+        file = open_tokens(Path(config.data[0]), tokenizer)
+        return ReadText(file.arrays, file.header.text)
     cache = TokenCache(config.data, config.text_field, tokenizer, config.cache_dir)
     files = cache.resolve()
     tables = [file.name for file in files if Path(file.name).suffix.lower() in DELIMITED]
@@ -175,8 +192,11 @@ def _load_tokens(config: DataConfig, tokenizer: TextEncoder) -> TokenArrays:
         )
     size = total_bytes(files)
     if size is None or size > config.in_memory_mb * 1e6:
-        return cache.open(files).arrays
-    return tokenize(segments(read_chunks(files, config.text_field)), tokenizer)
+        file = cache.open(files)
+        return ReadText(file.arrays, file.header.text)
+    text = TextDigest()
+    arrays = tokenize(segments(text.follow(read_chunks(files, config.text_field))), tokenizer)
+    return ReadText(arrays, text.hexdigest())
 
 
 def _train_batches(view: SplitView, config: DataConfig, max_seq_length: int) -> Batches:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,6 +169,80 @@ def test_a_file_of_an_older_version_is_made_again(
     caplog.set_level("INFO", "fftnet")
     assert cached(tmp_path, text).arrays.tokens.tolist() == file.arrays.tokens.tolist()
     assert "is a token file of version 1, this is version 2: tokenizing again" in caplog.text
+
+
+def with_header(path: Path, header: bytes, start: int = 0, body: bytes = b"") -> None:
+    """Give a token file another header with a right checksum, and other bytes from a place on."""
+    content = bytearray(path.read_bytes())
+    lead = b"FFTNETtk" + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest()
+    content[:4096] = (lead + header).ljust(4096, b"\0")
+    if body:
+        content[start : start + len(body)] = body
+    path.write_bytes(content)
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    return json.loads(content[48 : 48 + int.from_bytes(content[8:16], "little")])
+
+
+COUNTS = ("num_tokens", "num_documents", "num_segments")
+NO_COUNTS = (-1, 0, True, 2.0, 1e30, "9", None, [3], {}, 2**48, 2**63, 2**64, 10**3000)
+WRONG: list[dict[str, Any]] = [
+    *({name: value} for name in COUNTS for value in NO_COUNTS),
+    *({"dtype": x} for x in ("O", "<u2", "int64", "float32", "U9", "", None, 16, ["uint16"], {})),
+    *({"version": x} for x in (1, 2.0, True, "2", None, [], 10**3000)),
+    *({name: x} for name in ("tokenizer", "sources", "text") for x in (1, True, [], {"a": 1})),
+    {"sources": None},
+    {"more": 1},
+    {"__class__": "Header"},
+]
+
+
+def test_no_header_of_a_token_file_ends_in_anything_but_a_sentence(tmp_path: Path, text: Path) -> None:
+    path = cached(tmp_path, text).path
+    whole = header_of(path)
+    lacking = [{name: value for name, value in whole.items() if name != gone} for gone in whole]
+    headers = [json.dumps(whole | wrong).encode() for wrong in WRONG]
+    headers += [json.dumps(fields).encode() for fields in lacking if "text" in fields]
+    headers += [b"", b"3", b"[]", b"null", b'"x"', b"{", b"\xff", b"[" * 4000, b'{"a":' * 800, b"9" * 4040]
+    config = DataConfig(data=[str(path)])
+    for header in headers:
+        with_header(path, header)
+        with pytest.raises(DataError, match=r"\.tokens") as error:
+            load_data(config, BYTES, 32)
+        assert len(str(error.value)) < 4500
+    # A file of an earlier version has no digest of its text, and is read as before.
+    with_header(path, json.dumps({name: value for name, value in whole.items() if name != "text"}).encode())
+    assert load_data(config, BYTES, 32).digest is None
+    with_header(path, json.dumps(whole).encode())
+    assert load_data(config, BYTES, 32).digest == whole["text"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("ids", 257, "it holds the id 257, and 'bytes' has ids below 257; make it again"),
+        ("ids", 65535, "it holds the id 65535"),
+        ("document_ends", 0, "the ends of its documents or segments are not in order"),
+        ("document_ends", 2**64 - 1, "the ends of its documents or segments are not in order"),
+        ("segment_ends", 2**63, "the ends of its documents or segments are not in order"),
+    ],
+)
+def test_damaged_arrays_of_a_token_file_are_a_sentence(
+    place: str, value: int, message: str, tmp_path: Path
+) -> None:
+    file = cached(tmp_path, write_lines(tmp_path / "a.jsonl", [story(n, 40) for n in range(200)]))
+    ends_at = file.header.ends_at
+    start, size = {
+        "ids": (4096 + 2 * 1000, 2),
+        "document_ends": (ends_at + 8 * 100, 8),
+        "segment_ends": (ends_at + 8 * (file.header.num_documents + 20), 8),
+    }[place]
+    whole = header_of(file.path)
+    with_header(file.path, json.dumps(whole).encode(), start, value.to_bytes(size, "little"))
+    with pytest.raises(DataError, match=message):
+        load_data(DataConfig(data=[str(file.path)]), BYTES, 32)
 
 
 def test_the_arrays_lie_plain_in_the_file(tmp_path: Path) -> None:

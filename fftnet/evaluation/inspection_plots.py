@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fftnet.evaluation.inspection import Inspection, MixerNumbers
+from fftnet.evaluation.plots import plain_ticks
 from fftnet.utils.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ DPI = 130
 GREY = "#888888"
 HEAD_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 HEAD_MARKERS = "osD^vP"
+NAMES = {
+    "addressed_spectral": "FFTNet (causal)",
+    "causal_spectral": "FFTNet without keys",
+    "spectral": "FFTNet (bidirectional)",
+    "bidirectional_attention": "attention",
+}
+"""Name of a mixer in the configuration to its name in a title; the others have the same one."""
 VISIBLE = {" ": "␣", "\n": "↵", "\r": "↵", "\t": "⇥"}
 
 
@@ -93,7 +101,7 @@ def plot_filters(inspection: Inspection, position: int, path: Path) -> None:
     _legend(figure, grid[0][0])
     if dots is not None:
         figure.colorbar(dots, ax=[axes for row in grid for axes in row], label="phase, radians", shrink=0.8)
-    _save(figure, path)
+    _save(figure, "Read filters", path)
 
 
 def plot_time_scales(inspection: Inspection, window: int, path: Path) -> None:
@@ -114,23 +122,20 @@ def plot_time_scales(inspection: Inspection, window: int, path: Path) -> None:
                 "color": HEAD_COLOURS[head % len(HEAD_COLOURS)],
                 "marker": HEAD_MARKERS[head % len(HEAD_MARKERS)],
             }
-            axes.scatter(
-                time_scale_HF[head].numpy(),
-                period_HF[head].numpy(),
-                s=22,
-                alpha=0.8,
-                label=f"head {head}",
-                **style,
-            )
+            x, y = time_scale_HF[head].numpy(), period_HF[head].numpy()
+            axes.scatter(x, y, s=22, alpha=0.8, label=f"head {head}", **style)
         ends = [float(time_scale_HF.min()), float(time_scale_HF.max())]
         axes.plot(ends, ends, color=GREY, linewidth=0.8, label="turns once while it fades")
         axes.axvline(window, color=GREY, linestyle=":", label="training window")
-        axes.set(xscale="log", yscale="log", title=f"layer {index}, {inspection.mixers[index]}")
-        axes.title.set_fontsize(9)
+        axes.set(xscale="log", yscale="log")
+        axes.set_title(_title(inspection, index), fontsize=9)
+        for axis in (axes.xaxis, axes.yaxis):
+            plain_ticks(axis)
+            axis.set_tick_params(labelsize=8)
         axes.grid(alpha=0.25)
     _outer_labels([row], "time scale, tokens", "period, tokens")
     _legend(figure, row[0])
-    _save(figure, path)
+    _save(figure, "Time scale and period of the bins", path)
 
 
 def plot_spectra(inspection: Inspection, labels: Sequence[str], path: Path) -> None:
@@ -165,7 +170,7 @@ def plot_spectra(inspection: Inspection, labels: Sequence[str], path: Path) -> N
             _token_axis(axes.xaxis, labels)
             axes.set_title(_title(inspection, index, head), fontsize=8)
     _outer_labels(grid, _axis_name(labels), "bin's time scale, tokens")
-    _save(figure, path)
+    _save(figure, "Spectrum of the prefix", path)
 
 
 def plot_weights(inspection: Inspection, layer: int, labels: Sequence[str], path: Path) -> None:
@@ -190,7 +195,7 @@ def plot_weights(inspection: Inspection, layer: int, labels: Sequence[str], path
         axes.set_title(_title(inspection, layer, head), fontsize=9)
     _outer_labels([row], f"is read: {_axis_name(labels)}", f"reads: {_axis_name(labels)}")
     figure.colorbar(image, ax=row, label="share of what is read", extend="max", shrink=0.8, pad=0.01)
-    _save(figure, path)
+    _save(figure, "Weights of the tokens that each token reads", path)
 
 
 def plot_weights_at(inspection: Inspection, position: int, labels: Sequence[str], path: Path) -> None:
@@ -218,9 +223,9 @@ def plot_weights_at(inspection: Inspection, position: int, labels: Sequence[str]
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_xlabel(_axis_name(read))
     token = labels[position]
-    axes.set_title(f"what token {position} “{token}” reads", fontsize=9, parse_math=False)
+    axes.set_title(f"token {position} “{token}”", fontsize=9, parse_math=False)
     figure.colorbar(image, ax=axes, label="share", extend="max", pad=0.01)
-    _save(figure, path)
+    _save(figure, "Weights of the tokens that one token reads", path)
 
 
 def shares(weights: Tensor) -> Tensor:
@@ -273,8 +278,10 @@ def _width(tokens: int) -> float:
     return min(max(0.1 * tokens, 3.2), 9.6)
 
 
-def _title(inspection: Inspection, layer: int, head: int) -> str:
-    return f"layer {layer}, head {head}, {inspection.mixers[layer]}"
+def _title(inspection: Inspection, layer: int, head: int | None = None) -> str:
+    mixer = inspection.mixers[layer]
+    part = "" if head is None else f", head {head}"
+    return f"layer {layer}{part}, {NAMES.get(mixer, mixer)}"
 
 
 def _axis_name(labels: Sequence[str]) -> str:
@@ -297,8 +304,10 @@ def _log_frequency(axes: "Axes", turns_F: Tensor) -> None:
     """A logarithmic axis for learned frequencies, which span decades; a linear one for those of a grid."""
     if float(turns_F.min()) > 0:
         axes.set_xscale("log")
-        # Whole decades: within one, the labels of its parts would lie upon each other.
+        # Within whole decades the labels of their parts do not overlap.
         axes.set_xlim(float(10 ** turns_F.min().log10().floor()), float(10 ** turns_F.max().log10().ceil()))
+        plain_ticks(axes.xaxis)
+        axes.tick_params(labelsize=8)
 
 
 def _outer_labels(grid: Sequence[Sequence["Axes"]], x: str, y: str) -> None:
@@ -314,5 +323,6 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
     figure.legend(handles, names, loc="outside upper left", ncols=len(names), fontsize=7)
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def _save(figure: "Figure", title: str, path: Path) -> None:
+    figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=DPI)

@@ -1,11 +1,13 @@
 """Pictures, as PNG files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
 
 MAX_COUNTED = 20
@@ -15,25 +17,34 @@ MAX_LABELS = 60
 
 
 def plot_losses(
-    history: Sequence[Mapping[str, Any]], entropy_floor: float | None, path: Path, unit: str = "targets"
+    history: Sequence[Mapping[str, Any]],
+    entropy_floor: float | None,
+    path: Path,
+    unit: str = "targets",
+    logged: Sequence[Sequence[float]] = (),
 ) -> None:
-    """Draw training and validation loss over the steps, and the entropy of the data where it is known.
+    """Draw training and validation loss over the steps, and the entropy of the data if it is known.
 
     Args:
         history: rows with ``step``, ``train_loss`` and ``loss``.
         entropy_floor: the lowest loss that is possible.
         path: of the PNG.
         unit: what the loss is a mean over.
+        logged: pairs of a step and the training loss of that step alone.
     """
-    figure, axes = _picture()
+    figure, axes = _picture("Training and validation loss")
+    if logged:
+        axes.plot(*zip(*logged, strict=True), label="training, single steps", color="#a9c7e4", linewidth=0.7)
     steps = [row["step"] for row in history]
-    axes.plot(steps, [row["train_loss"] for row in history], label="training", color="#8ab4d8")
+    label = "training, mean since the last evaluation"
+    axes.plot(steps, [row["train_loss"] for row in history], label=label, color="#5b93c7", marker=".")
     axes.plot(steps, [row["loss"] for row in history], label="validation", color="#1f4e79", marker=".")
     if entropy_floor is not None:
         label = "entropy of the data, the lowest possible"
         axes.axhline(entropy_floor, label=label, color="#c0504d", linestyle="--")
     axes.set(xlabel="step", ylabel=f"loss, mean over {unit}", yscale="log")
-    axes.grid(alpha=0.3, which="both")
+    plain_ticks(axes.yaxis)
+    axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
 
@@ -49,39 +60,40 @@ def plot_loss_by_position(
         window_loss: nats per token where every window starts without a state.
         path: of the PNG.
     """
-    figure, axes = _picture()
+    figure, axes = _picture("Loss by position in the document")
     middles = [(row["first"] + row["last"]) / 2 + 1 for row in by_position]
     losses = [row["loss"] for row in by_position]
     axes.plot(middles, losses, label="state carried from the start", color="#1f4e79", marker=".")
     label = f"fresh state every {window} tokens, on average"
     axes.axhline(window_loss, label=label, color="#8ab4d8", linestyle="--")
     axes.axvline(window, label="end of the training window", color="#c0504d", linestyle=":")
-    axes.set_xscale("log", base=2)
     axes.set(xlabel="position in the document, from 1", ylabel="nats per token")
-    axes.grid(alpha=0.3, which="both")
+    axes.set_xscale("log", base=2)
+    plain_ticks(axes.xaxis, base=2)
+    axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
 def plot_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str], path: Path) -> None:
-    """Draw which class was taken for which: the part of each class's rows, and how many, where that fits.
+    """Draw the share of each true class's rows by predicted class, and the counts where they fit.
 
     Args:
-        confusion: (K, K) rows of class i that were taken for class j.
+        confusion: (K, K) rows of true class i for which class j was predicted.
         class_names: K names.
         path: of the PNG.
     """
-    figure, axes = _picture()
+    figure, axes = _picture("Confusion matrix")
     size = len(class_names)
     side = min(max(4.2, 0.5 * size + 2), 16)
     figure.set_size_inches(side + 1, side)
     parts = [[count / max(sum(row), 1) for count in row] for row in confusion]
     shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(shown, label="part of the class's rows")
+    figure.colorbar(shown, label="share of the true class's rows")
     labelled = range(0, size, -(-size // MAX_LABELS))
     axes.set_xticks(labelled, [class_names[k] for k in labelled], rotation=90 if size > 4 else 0)
     axes.set_yticks(labelled, [class_names[k] for k in labelled])
-    axes.set(xlabel="answer", ylabel="label")
+    axes.set(xlabel="predicted", ylabel="true")
     if size <= MAX_COUNTED:
         for i, row in enumerate(confusion):
             for j, count in enumerate(row):
@@ -90,9 +102,39 @@ def plot_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
     figure.savefig(path, dpi=120)
 
 
-def _picture() -> tuple["Figure", "Axes"]:
+def plain_ticks(axis: "XAxis | YAxis", base: int = 10) -> None:
+    """Label a logarithmic axis with plain numbers: 1.5 and 20,000, not 2 x 10^4.
+
+    Args:
+        axis: of finished data, whose range decides the distance of the ticks.
+        base: 2 for ticks at powers of two.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    if base == 10 and decades < 1:
+        locator = MaxNLocator(7, steps=[1, 2, 5, 10])
+    else:
+        # Three ticks a decade, or a single one where they would overlap; labels are wider than high.
+        is_short = decades < (2.5 if axis.axis_name == "x" else 4)
+        subs = (1.0, 2.0, 5.0) if base == 10 and is_short else (1.0,)
+        locator = LogLocator(base=base, subs=subs, numticks=12)
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(lambda x, _: plain_number(x))
+    axis.set_minor_locator(NullLocator())
+
+
+def plain_number(value: float) -> str:
+    """Write a number without an exponent: ``0.00002``, ``1.5`` or ``20,000``."""
+    return f"{value:,.9f}".rstrip("0").rstrip(".")
+
+
+def _picture(title: str) -> tuple["Figure", "Axes"]:
     # Imported here because it takes a third of a second, which other commands need not wait for.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    axes.set_title(title)
+    return figure, axes

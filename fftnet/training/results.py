@@ -45,7 +45,7 @@ def write_results(
     serialization.write_json(folder / METRICS_FILE, values)
     plot = folder / PLOT_FILE
     with serialization.writing(plot):
-        plot_losses(state.history, metadata.entropy_floor, plot, unit)
+        plot_losses(state.history, metadata.entropy_floor, plot, unit, state.logged)
 
 
 def listed(values: Mapping[str, float | None]) -> str:

@@ -22,6 +22,8 @@ TENSORS_FILE = "training.safetensors"
 average is kept."""
 VALUES_FILE = "training.json"
 """Everything that is no tensor."""
+MAX_LOGGED = 1000
+"""Largest number of single losses that are kept for the plot: about one for each pixel of its width."""
 RAW_WEIGHTS = "weights."
 """Prefix of the weights without averaging."""
 
@@ -61,11 +63,25 @@ class TrainingState:
     """Of the last step: loss, learning rate, gradient norm."""
     loss_ema: float | None = None
     """Exponential moving average of the training loss."""
+    logged: list[list[float]] = field(default_factory=list)
+    """Step and training loss of logged steps, for the plot."""
+    logged_every: int = 1
+    """Share of the logged steps that are kept: one in so many, doubled when the list is full."""
     skipped: int = 0
     skipped_in_row: int = 0
     eval_every: int | None = None
     evaluations_waited: int = 0
     """Evaluations in a row without a lower validation loss."""
+
+    def log_loss(self, loss: float, log_every: int) -> None:
+        """Keep the loss of the current step, and thin the list evenly if it is full."""
+        if self.counters.steps % (log_every * self.logged_every):
+            return
+        self.logged.append([self.counters.steps, loss])
+        if len(self.logged) > MAX_LOGGED:
+            self.logged_every *= 2
+            kept = log_every * self.logged_every
+            self.logged = [point for point in self.logged if point[0] % kept == 0]
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TrainingState":

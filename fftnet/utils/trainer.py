@@ -187,6 +187,7 @@ class Trainer:
         bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} {self.unit}/s", refresh=False)
         state.last = {"train_loss": loss, "learning_rate": lr, "gradient_norm": norm}
         if self.step % self.config.log_every == 0:
+            state.log_loss(loss, self.config.log_every)
             distributed.log({f"step/{name}": value for name, value in state.last.items()}, self.step)
         every = self.save_config.save_every
         due = late or (every is not None and self.step % every == 0)

@@ -32,10 +32,11 @@ from fftnet import serialization
 from fftnet.evaluation.metrics import Metrics
 from fftnet.serialization import CheckpointError
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError
-from fftnet.training.budget import BudgetConfig
+from fftnet.training.budget import BudgetConfig, Counters
 from fftnet.training.checkpointer import SaveConfig
 from fftnet.training.config import TrainConfig
 from fftnet.training.optim import OptimConfig
+from fftnet.training.state import TrainingState
 from fftnet.utils import trainer as trainer_module
 from fftnet.utils.trainer import Trainer
 
@@ -57,6 +58,30 @@ def test_it_learns_a_chain_and_reports(tmp_path: Path) -> None:
     picture = imread(tmp_path / "loss_plot.png")
     assert picture.ndim == 3
     assert picture.std() > 0.01
+
+
+def test_the_plot_gets_every_logged_loss_of_a_run_that_was_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plotted: list[Any] = []
+    monkeypatch.setattr("fftnet.training.results.plot_losses", lambda *given: plotted.append(given[-1]))
+    whole, _ = interrupted(tmp_path, log_every=2)
+    assert [step for step, _ in whole.state.logged] == [2, 4, 6, 8, 10, 12]
+    assert len({loss for _, loss in whole.state.logged}) == 6
+    assert resumed(tmp_path, log_every=2).state.logged == whole.state.logged
+    assert plotted[-1] == whole.state.logged
+
+
+def test_a_long_run_keeps_evenly_spread_losses() -> None:
+    state = TrainingState()
+    for step in range(1, 30_001):
+        state.counters = Counters(step)
+        if step % 5 == 0:
+            state.log_loss(1 / step, log_every=5)
+    steps = [step for step, _ in state.logged]
+    # Every eighth of the 6,000 logged steps, from the first to the last.
+    assert steps == list(range(40, 30_001, 40))
+    assert state.logged[-1] == [30_000, 1 / 30_000]
 
 
 def test_best_and_last_are_whole(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ or can't use it for the tensors at hand, takes ``torch``.
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import ModuleType
@@ -33,6 +34,7 @@ from fftnet.ops.checks import Signature
 VARIABLE = "FFTNET_BACKEND"
 MOST_REMEMBERED = 1000
 """Calls of one operator whose backend is remembered, by their sizes; then all are forgotten."""
+NUMBA_OFF = "NUMBA_DISABLE_JIT"
 AUTO = "auto"
 TORCH = "torch"
 EXPORT = "export"
@@ -228,7 +230,9 @@ def _obstacle(backend: str) -> str | None:
             _failures[backend] = failure
     failure = _failures[backend]
     if failure is None:
-        return None
+        # Switched off, Numba runs kernels as plain Python, which has no vectors.
+        off = backend == "numba" and sys.modules["numba"].config.DISABLE_JIT
+        return f"numba is switched off by {NUMBA_OFF}" if off else None
     if _is_missing(backend, failure):
         return f"{backend} is not installed"
     return f"{backend} is installed, but its import fails ({type(failure).__name__}: {failure})"
@@ -240,15 +244,19 @@ def _is_missing(backend: str, failure: Exception) -> bool:
 
 @_constant
 def _available_or_told(backend: str, device: str) -> bool:
-    """Whether the fastest backend of a device can run; says once if it can't, and what to do about it."""
+    """Return if the fastest backend of a device can run; if not, log once what to do about it."""
     obstacle = _obstacle(backend)
     if obstacle is not None and backend not in _told:
         _told.add(backend)
         failure = _failures.get(backend)
-        broken = failure is not None and not _is_missing(backend, failure)
-        cure = "install versions that fit each other" if broken else f"pip install {backend}"
+        if failure is None:
+            level, cure = logging.WARNING, f"unset {NUMBA_OFF}"
+        elif _is_missing(backend, failure):
+            level, cure = logging.INFO, f"pip install {backend}"
+        else:
+            level, cure = logging.WARNING, "install versions that fit each other"
         _log.log(
-            logging.WARNING if broken else logging.INFO,
+            level,
             "%s: on %s the operators run as plain PyTorch, which is slower; %s, or set %s=%s to leave it so",
             *(obstacle, device, cure, VARIABLE, TORCH),
         )

@@ -1,10 +1,13 @@
 """How CPU kernels are compiled, kept on disk, and shared among threads."""
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import fftnet
 
 pytest.importorskip("numba")
 
+from fftnet.ops.cpu import compile
 from fftnet.ops.cpu.compile import jit
 from fftnet.ops.cpu.threads import SERIAL_WORK, Threads
 
@@ -58,7 +62,10 @@ def test_the_kept_kernels_notice_a_change_in_the_files_that_they_share(tmp_path:
         done = subprocess.run(
             command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
         )
-        return [float(word) for word in done.stdout.split()]
+        hits, misses, mean = (float(word) for word in done.stdout.split())
+        # A program that has not set up logging sees the line, too.
+        assert done.stderr == (f"{compile.COMPILING}\n" if misses else "")
+        return [hits, misses, mean]
 
     assert run() == [0, 1, 1.0]
     assert run() == [1, 0, 1.0]
@@ -68,3 +75,112 @@ def test_the_kept_kernels_notice_a_change_in_the_files_that_they_share(tmp_path:
     assert vector.read_text() != text
     # The mean of ones: m = 0 - (1 - 0) / 1 = -1, then m = -1 - (1 + 1) / 2 = -2.
     assert run() == [0, 1, -2.0]
+
+
+@pytest.fixture
+def new_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Make the same kernel once more, as a new process would, with its cache in ``tmp_path``."""
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+
+    def make() -> Any:
+        monkeypatch.setattr(compile, "_told", set())
+
+        def double(x):  # pyright: ignore
+            return 2 * x
+
+        return jit(double)
+
+    return make
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.getMessage() for record in caplog.records if record.name == "fftnet"]
+    caplog.clear()
+    return found
+
+
+def test_compilation_is_announced_once_and_not_for_kept_kernels(
+    new_kernel: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel = new_kernel()
+    assert (kernel(2), kernel(2.5)) == (4, 5.0)
+    assert messages(caplog) == [compile.COMPILING]
+    kernel = new_kernel()
+    assert (kernel(2), kernel(2.5)) == (4, 5.0)
+    assert messages(caplog) == []
+
+
+def test_without_a_folder_to_keep_kernels_in_the_announcement_says_so(
+    new_kernel: Callable[[], Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    assert new_kernel()(2) == 4
+    assert messages(caplog) == [compile.COMPILING_ALWAYS]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeros"])
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_a_damaged_kernel_is_compiled_anew_and_kept(
+    new_kernel: Callable[[], Any],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    suffix: str,
+    damage: str,
+) -> None:
+    new_kernel()(2)
+    (path,) = tmp_path.rglob(f"*.{suffix}")
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    path.write_bytes({"empty": b"", "cut": whole[:half], "zeros": whole[:half] + bytes(half)}[damage])
+    messages(caplog)
+    assert new_kernel()(2) == 4
+    told, compiling = messages(caplog)
+    assert told.startswith(f"the compiled CPU kernels in {path.parent} are damaged (")
+    assert compiling == compile.COMPILING
+    kernel = new_kernel()
+    assert kernel(2) == 4
+    assert sum(kernel.stats.cache_hits.values()) == 1
+    assert messages(caplog) == []
+
+
+def test_changed_machine_code_is_not_run(
+    new_kernel: Callable[[], Any], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    new_kernel()(2)
+    (path,) = tmp_path.rglob("*.nbc")
+    code = bytearray(path.read_bytes())
+    code[len(code) // 2] ^= 1
+    path.write_bytes(code)
+    messages(caplog)
+    assert new_kernel()(2) == 4
+    assert "are damaged (ValueError: wrong checksum)" in messages(caplog)[0]
+
+
+def test_a_full_disk_costs_the_cache_only(
+    new_kernel: Callable[[], Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    kernel = new_kernel()
+    assert (kernel(2), kernel(2.5)) == (4, 5.0)
+    compiling, told = messages(caplog)
+    assert compiling == compile.COMPILING
+    assert told.startswith("compiled CPU kernels can't be kept in ")
+    assert "(OSError: [Errno 28] No space left on device): free space there, or set NUMBA_CACHE_DIR" in told
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_cache_folder_that_becomes_a_file_costs_the_cache_only(
+    new_kernel: Callable[[], Any], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    kernel = new_kernel()
+    (folder,) = tmp_path.iterdir()
+    folder.rmdir()
+    folder.touch()
+    assert kernel(2) == 4
+    assert any(line.startswith("compiled CPU kernels can't be kept in ") for line in messages(caplog))

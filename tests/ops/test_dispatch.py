@@ -223,6 +223,24 @@ def test_a_broken_package_is_told_once_and_replaced(tmp_path: Path) -> None:
     assert told(quiet.stderr) == []
 
 
+def test_numba_switched_off_is_told_once_and_replaced() -> None:
+    pytest.importorskip("numba")
+    done = run(BROKEN.format(setup=""), NUMBA_DISABLE_JIT="1")
+    assert done.returncode == 0, done.stderr
+    (line,) = told(done.stderr)
+    assert line.startswith("WARNING numba is switched off by NUMBA_DISABLE_JIT: on cpu")
+    assert "unset NUMBA_DISABLE_JIT, or set FFTNET_BACKEND=torch" in line
+
+
+def test_numba_switched_off_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    numba = pytest.importorskip("numba")
+    assert dispatch.is_available("numba")
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    sentence = "the backend 'numba' can't run here: numba is switched off by NUMBA_DISABLE_JIT; choose from"
+    with pytest.raises(ValueError, match=sentence):
+        causal_mix.BACKENDS.choose("numba", CPU)
+
+
 def test_nothing_is_told_where_nothing_is_missing(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("numba")
     with caplog.at_level(logging.INFO, logger="fftnet"):

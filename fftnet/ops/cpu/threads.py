@@ -5,9 +5,7 @@ twice as long to compile.
 """
 
 import ctypes
-import logging
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from queue import Empty, SimpleQueue
@@ -19,7 +17,6 @@ SERIAL_WORK = 1 << 16
 """Up to this many values, waking a second thread costs more than it saves."""
 
 _BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_log = logging.getLogger("fftnet")
 
 
 class Threads:
@@ -52,16 +49,12 @@ class Threads:
             work: values that are computed in all, which decides whether more threads pay.
             arguments: passed on.
         """
-        known = len(kernel.overloads)
-        start = time.perf_counter()
         threads = min(torch.get_num_threads(), items) if work > SERIAL_WORK else 1
         if threads <= 1:
             kernel(0, items, *arguments)
         else:
             cuts = [items * n // threads for n in range(threads + 1)]
             self._share(kernel, list(pairwise(cuts)), arguments)
-        if len(kernel.overloads) > known and sum(kernel.stats.cache_misses.values()):
-            _log.info("compiled a CPU kernel in %.1f s, once", time.perf_counter() - start)
 
     def _share(self, kernel: Any, spans: list[tuple[int, int]], arguments: tuple[Any, ...]) -> None:
         threads = len(spans)

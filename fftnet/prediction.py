@@ -1,7 +1,9 @@
 """Trained classifiers: loaded, asked for classes, and measured on labelled data."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from fftnet.api import RUN_FILE, classifier_kind, find_checkpoint
 from fftnet.data.errors import DataError
-from fftnet.data.labelled import encode_texts, pad_tokens, read_texts
+from fftnet.data.labelled import encode_texts, pad_tokens, read_text_rows
 from fftnet.devices import pick_device
 from fftnet.evaluation.classes import evaluate_classes
 from fftnet.model.classifier import FFTNetForSequenceClassification
@@ -19,7 +21,7 @@ from fftnet.model.pretrained import PretrainedModel
 from fftnet.model.vit import FFTNetViT
 from fftnet.protocols import Batches
 from fftnet.serialization import CheckpointError, read_json
-from fftnet.tasks.base import Request
+from fftnet.tasks.base import Inputs, Request
 from fftnet.tasks.classification import ClassificationConfig, labelled_batches, tell_cut
 from fftnet.tasks.image_reader import ImageReader
 from fftnet.utils.dataset import DataConfig
@@ -39,8 +41,8 @@ class Reader(Protocol):
         """Read what the checkpoint holds beside the model."""
         ...
 
-    def read(self, word: str, data: DataConfig) -> tuple[list[str], list[Any]]:
-        """Where each input of a file is from, for messages, and the inputs, one at least.
+    def read(self, word: str, data: DataConfig) -> Inputs:
+        """Read the inputs of a file.
 
         Args:
             word: a file, or what else a word of ``--data`` may name.
@@ -48,6 +50,14 @@ class Reader(Protocol):
 
         Raises:
             DataError: naming what can't be read.
+        """
+        ...
+
+    def is_single(self, inputs: Any) -> bool:
+        """Return True for one input, False for what may be a list of inputs.
+
+        Raises:
+            DataError: if it could be either.
         """
         ...
 
@@ -86,15 +96,23 @@ class TextReader:
                 f"{model.config.vocab_size}: put back the tokenizer files that were saved with the model"
             )
 
-    def read(self, word: str, data: DataConfig) -> tuple[list[str], list[str]]:
-        """The lines of a ``.txt`` file, or the texts of a table."""
-        return read_texts(word, data.text_field)
+    def read(self, word: str, data: DataConfig) -> Inputs:
+        """Read the lines of a ``.txt`` file, or the texts of a table."""
+        rows = read_text_rows(word, data.text_field)
+        texts = [row.values[data.text_field] for row in rows]
+        return Inputs([row.name for row in rows], texts, [row.values for row in rows])
+
+    def is_single(self, inputs: Any) -> bool:
+        """Return True for a text, and for what ``encode`` refuses with a sentence."""
+        return isinstance(inputs, (str, bytes, os.PathLike))
 
     def encode(self, inputs: Sequence[str], names: Sequence[str]) -> list[Any]:
-        """Ids of each text."""
+        """Return the ids of each text."""
         for name, text in zip(names, inputs, strict=True):
-            if not isinstance(text, str) or not text.strip():
-                raise DataError(f"{name} is no text or an empty one: there is nothing to classify")
+            if not isinstance(text, str):
+                raise DataError(f"{name} must be a text, got {type(text).__name__}")
+            if not text.strip():
+                raise DataError(f"{name} is an empty text: there is nothing to classify")
         encoded, cut = encode_texts(names, inputs, self.tokenizer, self._length)
         tell_cut(cut, len(encoded), self._length)
         return encoded
@@ -138,25 +156,31 @@ class Classifier:
         return self.model.config.class_names
 
     @torch.inference_mode()
-    def predict(
-        self, inputs: Sequence[Any], *, batch_size: int = BATCH, names: Sequence[str] | None = None
-    ) -> Tensor:
-        """Probabilities of the classes of each input.
+    def predict(self, inputs: Any, *, batch_size: int = BATCH, names: Sequence[str] | None = None) -> Tensor:
+        """Compute the probabilities of the classes of each input.
 
         Args:
-            inputs: N strings, or images: uint8 (H, W) or (H, W, C).
+            inputs: a text or a list of N texts; or an image or a list of N images. An image is an image of
+                Pillow, or a uint8 array or tensor (H, W) or (H, W, C) with C of 1, 3 or 4. One array may hold
+                N images: (N, H, W, C), or (N, H, W) if W is not 1, 3 or 4, and N is not 3 or 4.
             batch_size: inputs that are computed at once; it changes the time, not the answer.
-            names: what an input is called in a message (default: input 1, input 2, ...).
+            names: names of the inputs in messages (default: input 1, input 2, ...).
 
         Returns:
             float32 (N, K), on the CPU; each row adds up to 1.
 
         Raises:
             DataError: naming an input that can't be read, such as an empty text.
+            ValueError: if ``batch_size`` is no positive integer, or there are not as many names as inputs.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        encoded = self.reader.encode(inputs, names or [f"input {n + 1}" for n in range(len(inputs))])
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        values = [inputs] if self.reader.is_single(inputs) else _listed(inputs)
+        if names is None:
+            names = [f"input {n + 1}" for n in range(len(values))]
+        if len(names) != len(values):
+            raise ValueError(f"names must be as many as the inputs, {len(values)}, got {len(names)}")
+        encoded = self.reader.encode(values, names)
         found = torch.zeros(len(encoded), len(self.class_names))
         device = next(self.model.parameters()).device
         order = sorted(range(len(encoded)), key=lambda n: len(encoded[n]))
@@ -166,6 +190,14 @@ class Classifier:
             logits = self.model(*(tensor.to(device) for tensor in arguments))
             found[chosen] = logits.float().softmax(dim=1).cpu()
         return found
+
+
+def _listed(inputs: Any) -> list[Any]:
+    if isinstance(inputs, Iterable) and not isinstance(inputs, (Mapping, AbstractSet)):
+        # An array of no dimensions passes for iterable.
+        with suppress(TypeError):
+            return list(inputs)
+    raise DataError(f"inputs must be one input or a list of inputs, got {type(inputs).__name__}")
 
 
 def load_classifier(path: str | Path | None = None, *, device: str = "auto") -> Classifier:
@@ -197,17 +229,22 @@ def load_classifier(path: str | Path | None = None, *, device: str = "auto") -> 
 
 
 def evaluate_classifier(
-    classifier: Classifier, data: DataConfig | None = None, *, whole: bool = False
+    classifier: Classifier,
+    data: DataConfig | None = None,
+    *,
+    whole: bool = False,
+    text_field: str | None = None,
 ) -> dict[str, Any]:
     """Measure a classifier on labelled data.
 
-    Of the data that it was trained on, which are taken where ``data`` names no others, the test split is
-    measured, divided as in training; of any other data all. Columns are called as in training.
+    The data that it was trained on are the default; of them the test split is measured, divided as in
+    training. Of any other data all rows are measured. Columns are called as in training.
 
     Args:
         classifier: from ``load_classifier``.
         data: the labelled data, and rows of a batch; its ``text_field`` counts where it is not the default.
         whole: all of the data, also of those that it was trained on.
+        text_field: column that holds the text; None: as ``data`` says, or the one of the training.
 
     Returns:
         ``split`` (test or all), and what ``fftnet.evaluation.classes.evaluate_classes`` says.
@@ -216,15 +253,19 @@ def evaluate_classifier(
         DataError: if the data can't be read, or a label is none of the classes.
     """
     trained = classifier.data
-    asked = data or DataConfig()
+    asked = DataConfig() if data is None else data
+    if not isinstance(asked, DataConfig):
+        raise DataError(f"data must be a DataConfig such as DataConfig(data='new.csv'), got {data!r}")
     own = asked.synthetic or _places(asked.data) == _places(trained.data)
     if own and trained.synthetic:
         raise DataError("it is not known what this model was trained on: name labelled data with data")
     whole = whole or not own
+    if text_field is None:
+        text_field = trained.text_field if asked.text_field == DataConfig().text_field else asked.text_field
     taken = replace(
         trained,
         data=trained.data if own else asked.data,
-        text_field=text_field(classifier, asked.text_field),
+        text_field=text_field,
         batch_size=asked.batch_size,
     )
     request = Request(model=classifier.model.config, data=taken, settings=classifier.settings)
@@ -234,10 +275,5 @@ def evaluate_classifier(
 
 
 def _places(words: Sequence[str]) -> set[str]:
-    """What words of ``--data`` name, alike however a path is spelled."""
+    """Return the words of ``--data``, with one spelling for each path."""
     return {os.path.realpath(word) if os.path.exists(word) else word for word in words}
-
-
-def text_field(classifier: Classifier, asked: str) -> str:
-    """The column that holds the text: that of the training, unless another one is asked for."""
-    return classifier.data.text_field if asked == DataConfig().text_field else asked

@@ -43,6 +43,7 @@ COMMANDS = {
         "Measure a trained model on texts, or a classifier on labelled data.",
         (
             "fftnet evaluate outputs --data my.txt",
+            "fftnet evaluate outputs --data reviews.csv --json",
             "fftnet evaluate models/shakespeare --data other.txt --whole --plot loss.png",
         ),
         positional=("checkpoint",),
@@ -51,6 +52,8 @@ COMMANDS = {
         "Classify texts or images with a trained classifier.",
         (
             "fftnet predict outputs reviews.csv --output answers.csv",
+            'fftnet predict outputs --text "what a film"',
+            "cat lines.txt | fftnet predict outputs",
             "fftnet predict outputs photos/",
         ),
         positional=("checkpoint", "file"),

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,25 +18,52 @@ from fftnet.serialization import CheckpointError
 from fftnet.training.memory import keep_freed_memory
 from fftnet.utils.dataset import DataConfig
 
+WIDEST_NAME = 32
+"""Characters of a class name in the table."""
+LABELS = {"f1": "F1", "macro_f1": "macro F1"}
+"""Names of numbers that are not their keys with spaces."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """Form of the report."""
+
+    json: bool = False
+    """Print the whole report as JSON, instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredData(DataConfig):
+    """Data that are measured."""
+
+    text_field: str = ""
+    """Column that holds the text, in sources that have columns (default: the one of the training)."""
+
+
+# The help of --data is read from the docstring of the class.
+MeasuredData.__doc__ = DataConfig.__doc__
+
 Measured = tuple[dict[str, Any], Callable[[Path], None]]
 """A report, and what draws its picture."""
 
 
 def run(argv: Sequence[str]) -> None:
     """Measure a trained model: on texts, by position in them, or a classifier on labelled data."""
-    classes = (ModelConfig, EvaluationConfig, DataConfig)
+    classes = (ModelConfig, EvaluationConfig, OutputConfig, MeasuredData)
     of_training = ("tokenizer", "vocab_size", "carry_state")
-    (source, config, data), _ = parse("evaluate", argv, classes, without=of_training)
+    (source, config, output, data), _ = parse("evaluate", argv, classes, without=of_training)
     path = find_checkpoint(source.checkpoint)
     keep_freed_memory()
     measure = _language_model if classifier_kind(path) is None else _classifier
     report, draw = measure(path, source, config, data)
+    report = {"checkpoint": str(path), **report}
     try:
-        print(json.dumps({"checkpoint": str(path), **report}, indent=2, allow_nan=False), flush=True)
+        text = json.dumps(report, indent=2, allow_nan=False)
     except ValueError as error:
         raise CheckpointError(
             f"the losses of {path} are not finite: its weights are damaged, take another checkpoint"
         ) from error
+    print(text if output.json else "\n".join(_table(report)), flush=True)
     if config.plot is not None:
         try:
             draw(Path(config.plot))
@@ -48,6 +76,7 @@ def _language_model(path: Path, source: ModelConfig, config: EvaluationConfig, d
     if config.plot is not None and (data.synthetic or not model.config.causal):
         raise UsageError("plot needs a causal model and documents: name a real text with --data")
     task, trained = trained_with(model, tokenizer, path / RUN_FILE)
+    data = replace(data, text_field=data.text_field or trained.get("text_field", DataConfig().text_field))
     if warning := seen_in_training(trained, data, config.whole):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     report = evaluate(model, tokenizer, data, config, task=task)
@@ -63,8 +92,67 @@ def _classifier(path: Path, source: ModelConfig, config: EvaluationConfig, data:
     if config.max_tokens is not None:
         raise UsageError("max_tokens is for language models: a classifier is measured on whole rows")
     classifier = load_classifier(path, device=source.device)
-    report = evaluate_classifier(classifier, data, whole=config.whole)
+    data = replace(data, text_field=data.text_field or classifier.data.text_field)
+    report = evaluate_classifier(classifier, data, whole=config.whole, text_field=data.text_field)
     shared = sorted(set(classifier.data.data) & set(data.data) - {SYNTHETIC})
     if report["split"] == "all" and shared:
         print(f"warning: the model was trained on a part of {', '.join(shared)}", file=sys.stderr, flush=True)
     return report, partial(plot_confusion, report["confusion_matrix"], classifier.class_names)
+
+
+def _table(report: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a short report: numbers, then a line for each class or range of positions."""
+    whole = report.get("whole_documents")
+    yield from _numbers(report)
+    if whole is not None:
+        yield from ("", "whole documents", *_numbers(whole))
+        rows = [
+            (_span(row["first"], row["last"]), f"{row['tokens']:,}", row["loss"])
+            for row in whole["by_position"]
+        ]
+        yield from ("", *_aligned(("position", "tokens", "loss"), rows))
+    if "classes" in report:
+        columns = ("precision", "recall", "f1", "support")
+        rows = [(_short(name), *map(numbers.get, columns)) for name, numbers in report["classes"].items()]
+        yield from ("", *_aligned(("class", *columns), rows))
+
+
+def _numbers(report: dict[str, Any]) -> list[str]:
+    """Return a line for each value that is a number or a string."""
+    values = {name: value for name, value in report.items() if not isinstance(value, (dict, list))}
+    labels = {name: LABELS.get(name, name.replace("_", " ")) for name in values}
+    width = max(len(label) for label in labels.values())
+    return [f"{labels[name]:{width}}  {_shown(value)}" for name, value in values.items()]
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Return lines of a table: the first column on the left, numbers on the right."""
+    cells = [[LABELS.get(name, name) for name in header], *([_shown(value) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return [
+        "  ".join(
+            [
+                f"{row[0]:{widths[0]}}",
+                *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in cells
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value is None else str(value)
+
+
+def _span(first: int, last: int) -> str:
+    return f"{first:,}" if first == last else f"{first:,} to {last:,}"
+
+
+def _short(name: str) -> str:
+    """Return a class name on one line."""
+    line = " ".join(name.split())
+    return line if len(line) <= WIDEST_NAME else f"{line[: WIDEST_NAME - 3]}..."

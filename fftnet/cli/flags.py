@@ -170,7 +170,7 @@ def _spell_out(
     spelled: list[str] = []
     while words:
         word = words.pop(0)
-        if not word.startswith("-") and unnamed:
+        if (word == "-" or not word.startswith("-")) and unnamed:
             words.insert(0, word)
             word = f"--{unnamed.pop(0)}"
         if word in short:

@@ -4,17 +4,24 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from fftnet.cli.flags import ModelConfig, UsageError, parse
-from fftnet.prediction import BATCH, load_classifier, text_field
+from fftnet.data.config import MAX_ROWS
+from fftnet.data.errors import DataError
+from fftnet.data.sources import resolve
+from fftnet.fields import check_whole
+from fftnet.prediction import BATCH, Classifier, TextReader, load_classifier
 from fftnet.serialization import write_whole
+from fftnet.tasks.base import Inputs
 from fftnet.training.memory import keep_freed_memory
+
+STDIN = "-"
+DIGITS = 4
+"""Decimal places of a probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,44 +29,47 @@ class PredictConfig:
     """What is classified, and where the answers go.
 
     Raises:
-        ValueError: if there is no file to classify, no such format, or a field is out of range.
+        ValueError: if there is nothing or too much to classify, no such format, or a field is out of range.
     """
 
     file: str | None = None
-    """What is classified: a table with texts in rows or a .txt file with a text a line; an image, a folder of
-    images, an .npz or IDX file. It may stand behind the checkpoint."""
+    """What is classified: a table with texts in rows, a .txt file with a text a line, - for lines of standard
+    input; an image, a folder of images, an .npz or IDX file. It may stand behind the checkpoint."""
+    text: str | None = None
+    """A single text to classify, instead of a file."""
     output: str | None = None
     """File for the answers, .jsonl or .csv, a row for each input (default: JSON lines to the terminal)."""
-    text_field: str = "text"
+    text_field: str | None = None
     """Column that holds the text (default: the one of the training)."""
     batch_size: int = BATCH
     """Inputs that are computed at once."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_whole(self, 1, MAX_ROWS, "batch_size")
+        if self.file is not None and self.text is not None:
+            raise ValueError(f"text and file exclude each other, got {self.text!r} and {self.file!r}")
         if self.output is None:
             return
         if Path(self.output).suffix.lower() not in FORMATS:
             raise ValueError(f"output must name a {' or '.join(FORMATS)} file, got {self.output!r}")
         if not Path(self.output).parent.is_dir():
             raise ValueError(f"output must lie in a folder that exists, got {self.output!r}")
+        if self.file is not None and Path(self.output).resolve() == Path(self.file).resolve():
+            raise ValueError(f"output must not be the file that is classified, got {self.output!r}")
 
 
 def run(argv: Sequence[str]) -> None:
     """Classify every row of a file, or every image of a folder, with a trained classifier."""
     classes = (ModelConfig, PredictConfig)
     (source, config), _ = parse("predict", argv, classes)
-    if config.file is None:
-        raise UsageError("name a file to classify: fftnet predict CHECKPOINT FILE")
     keep_freed_memory()
     classifier = load_classifier(source.checkpoint, device=source.device)
-    data = replace(classifier.data, text_field=text_field(classifier, config.text_field))
-    names, inputs = classifier.reader.read(config.file, data)
+    names, inputs, columns = _read(classifier, config)
     found = classifier.predict(inputs, batch_size=config.batch_size, names=names)
     suffix = Path(config.output or ".jsonl").suffix or ".jsonl"
-    answers = _answers(names, found, classifier.class_names)
-    text = FORMATS[suffix.lower()](answers, classifier.class_names)
+    text = FORMATS[suffix.lower()](Answers(columns, found.tolist(), classifier.class_names))
+    # Half of a character, which a column of JSON may hold, is written as JSON escapes it.
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     if config.output is None:
         print(text, end="", flush=True)
         return
@@ -70,42 +80,98 @@ def run(argv: Sequence[str]) -> None:
     print(f"{config.output}: {len(found):,} rows", file=sys.stderr, flush=True)
 
 
-class Answer(NamedTuple):
-    """What a classifier says of one input."""
-
-    input: str
-    """Name of the input."""
-    label: str
-    """The likeliest class."""
-    probability: float
-    """Of that class."""
-    probabilities: dict[str, float]
-    """Of all classes, by their names."""
-
-
-def _answers(names: Sequence[str], probabilities: Tensor, class_names: Sequence[str]) -> list[Answer]:
-    found = []
-    for name, row in zip(names, probabilities.tolist(), strict=True):
-        best = max(range(len(row)), key=row.__getitem__)
-        found.append(Answer(name, class_names[best], row[best], dict(zip(class_names, row, strict=True))))
-    return found
+def _read(classifier: Classifier, config: PredictConfig) -> Inputs:
+    """Read the text, the lines of standard input, or the inputs of the file."""
+    field = config.text_field or classifier.data.text_field
+    reads_texts = isinstance(classifier.reader, TextReader)
+    if config.file is not None and config.file != STDIN:
+        if reads_texts:
+            _check_found(config.file)
+        return classifier.reader.read(config.file, replace(classifier.data, text_field=field))
+    if not reads_texts:
+        raise UsageError("this classifier reads images, name them: fftnet predict CHECKPOINT FILE")
+    texts = _lines_of_stdin(config.file) if config.text is None else [config.text]
+    names = [f"standard input line {number}" for number in range(1, len(texts) + 1)]
+    return Inputs(names if config.text is None else ["--text"], texts, [{field: text} for text in texts])
 
 
-def _json_lines(answers: Sequence[Answer], class_names: Sequence[str]) -> str:
-    return "".join(json.dumps(answer._asdict(), ensure_ascii=False) + "\n" for answer in answers)
+def _check_found(word: str) -> None:
+    try:
+        resolve([word])
+    except DataError as error:
+        raise UsageError(f"{error}; to classify a text itself, use --text {word!r}") from error
 
 
-def _delimited(answers: Sequence[Answer], class_names: Sequence[str]) -> str:
+def _lines_of_stdin(file: str | None) -> list[str]:
+    """Read all lines of standard input; a terminal only if it is asked for."""
+    asked = sys.stdin is not None and (file == STDIN or not sys.stdin.isatty())
+    data = sys.stdin.buffer.read() if sys.stdin is not None and asked else b""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 text (byte {error.start}): convert it") from error
+    if not text.strip():
+        raise UsageError(
+            "name a file to classify: fftnet predict CHECKPOINT FILE; or give a text with --text, or texts "
+            "as lines of standard input"
+        )
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+class Answers(NamedTuple):
+    """Answers of a classifier to N inputs."""
+
+    columns: Sequence[Mapping[str, Any]]
+    """What is repeated of each input."""
+    probabilities: list[list[float]]
+    """(N, K)."""
+    class_names: Sequence[str]
+
+    def best(self) -> list[int]:
+        """Return the number of the likeliest class of each input."""
+        return [row.index(max(row)) for row in self.probabilities]
+
+    def headed(self, *names: str) -> tuple[list[str], list[str]]:
+        """Return the names of all columns, and names of the answer, with a prefix if they are taken."""
+        taken = list(dict.fromkeys(name for row in self.columns for name in row))
+        return taken, [_free(name, taken) for name in names]
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    while name in taken:
+        name = f"predicted_{name}"
+    return name
+
+
+def _json_lines(answers: Answers) -> str:
+    _, (label, probability, probabilities) = answers.headed("label", "probability", "probabilities")
+    lines = []
+    for row, values, best in zip(*answers[:2], answers.best(), strict=True):
+        each = {name: round(p, DIGITS) for name, p in zip(answers.class_names, values, strict=True)}
+        name = answers.class_names[best]
+        answer = {**row, label: name, probability: each[name], probabilities: each}
+        lines.append(json.dumps(answer, ensure_ascii=False, default=str) + "\n")
+    return "".join(lines)
+
+
+def _delimited(answers: Answers) -> str:
+    each = [f"probability_{name}" for name in answers.class_names]
+    columns, own = answers.headed("label", "probability", *each)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["input", "label", "probability", *(f"probability_{name}" for name in class_names)])
-    for name, label, probability, probabilities in answers:
-        writer.writerow([name, label, probability, *probabilities.values()])
+    writer.writerow([*columns, *own])
+    for row, values, best in zip(*answers[:2], answers.best(), strict=True):
+        numbers = [f"{p:.{DIGITS}f}" for p in (values[best], *values)]
+        writer.writerow([*(_cell(row.get(name)) for name in columns), answers.class_names[best], *numbers])
     return text.getvalue()
 
 
-FORMATS: dict[str, Callable[[Sequence[Answer], Sequence[str]], str]] = {
-    ".jsonl": _json_lines,
-    ".csv": _delimited,
-}
-"""Suffix to a function that writes answers out, given the names of all classes, too."""
+def _cell(value: Any) -> Any:
+    """Return a value of a table as a field: nested ones and booleans as JSON."""
+    return (
+        json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (bool, dict, list)) else value
+    )
+
+
+FORMATS: dict[str, Callable[[Answers], str]] = {".jsonl": _json_lines, ".csv": _delimited}
+"""Suffix to a function that writes answers out."""

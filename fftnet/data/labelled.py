@@ -41,17 +41,18 @@ class LabelledTexts(NamedTuple):
         return LabelledTexts(names, texts, labels)
 
 
-def read_texts(word: str, text_field: str) -> tuple[list[str], list[str]]:
-    """Where each text is from, and the texts: the lines of a ``.txt`` file, or the rows of tables.
+def read_text_rows(word: str, text_field: str) -> list[Row]:
+    """Read the rows of tables with all their columns, or the lines of a ``.txt`` file as rows with a text.
 
     Raises:
         DataError: naming the row or line that has no text or an empty one, or if there is none.
     """
     lines = Path(word).suffix.lower() == ".txt"
-    rows = _lines(word, text_field) if lines else read_rows([word], [text_field])
-    found = [(row.name, _text(row, text_field)) for row in rows]
-    _check_any(found, [word])
-    return [name for name, _ in found], [text for _, text in found]
+    rows = list(_lines(word, text_field) if lines else read_rows([word], ()))
+    for row in rows:
+        _text(row, text_field)
+    _check_any(rows, [word])
+    return rows
 
 
 def read_labelled(words: Sequence[str], text_field: str, label_field: str) -> LabelledTexts:

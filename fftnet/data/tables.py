@@ -18,7 +18,7 @@ def read_rows(words: Sequence[str], columns: Sequence[str]) -> Iterator[Row]:
 
     Args:
         words: files, folders, globs and ``hf:`` datasets.
-        columns: that will be looked at.
+        columns: names of those that are used; empty: all.
 
     Raises:
         DataError: if a word names nothing that is there, or no table, or a file is damaged.

@@ -64,3 +64,14 @@ class Task(Protocol):
             DataError: if the data can't be read or used.
         """
         ...
+
+
+class Inputs(NamedTuple):
+    """Inputs of a file, one at least."""
+
+    names: list[str]
+    """Where each is from, for messages."""
+    values: list[Any]
+    """What ``Classifier.predict`` takes."""
+    columns: list[dict[str, Any]]
+    """What an answer repeats of each: the columns of its row, or the name of its file."""

@@ -67,11 +67,12 @@ def test_the_example_writes_and_repeats_itself_with_a_seed(trained: Path) -> Non
     assert other.stdout != first.stdout
 
 
-def test_evaluate_prints_json(trained: Path) -> None:
-    done = run("fftnet evaluate --num_samples 8 --pattern_complexity 0", trained)
-    report = json.loads(done.stdout)
+def test_evaluate_prints_a_table_and_json_on_demand(trained: Path) -> None:
+    command = "fftnet evaluate --num_samples 8 --pattern_complexity 0"
+    report = json.loads(run(f"{command} --json", trained).stdout)
     assert report["split"] == "test"
     assert report["loss"] > 1
+    assert f"loss                 {report['loss']:.4f}\n" in run(command, trained).stdout
 
 
 def test_a_backend_that_cannot_run_ends_in_a_sentence(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +109,7 @@ def test_another_tokenizer_and_a_text_file(tmp_path: Path) -> None:
     run(f"fftnet train --data *.txt --tokenizer bpe --vocab_size 300 {tiny}", tmp_path)
     assert (tmp_path / "outputs" / "last" / "tokenizer.tiktoken").is_file()
     run("fftnet generate --max_new_tokens 5", tmp_path)
-    report = json.loads(run("fftnet evaluate --data a.txt", tmp_path).stdout)
+    report = json.loads(run("fftnet evaluate --data a.txt --json", tmp_path).stdout)
     assert report["bits_per_byte"] > 0
 
 

@@ -32,7 +32,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train, predict, evaluate = re.findall(r"^    (fftnet .*)$", PAGE, re.MULTILINE)
     run(f"{train} {SHORT}", folder)
     assert run(predict, folder).stderr.endswith("answers.csv: 5 rows\n")
-    (folder / "report.json").write_text(run(evaluate, folder).stdout)
+    (folder / "report.json").write_text(run(f"{evaluate} --json", folder).stdout)
     texts = SequenceClassifierConfig(vocab_size=257, d_model=8, num_layers=1)
     FFTNetForSequenceClassification(texts).save_pretrained(folder / "texts")
     load_tokenizer("bytes").save(folder / "texts")
@@ -135,6 +135,10 @@ def test_the_default_form_sees_the_whole_image_and_a_printed_one_is_kept(
     ("words", "sentence"),
     [
         ("predict outputs/best text.txt", "text.txt holds no images: name an .npz file of images and labels"),
+        (
+            "predict outputs/best --text film",
+            "this classifier reads images, name them: fftnet predict CHECKP",
+        ),
         ("predict outputs/best none.png", "none.png is not there: name an .npz file"),
         ("predict outputs/best cut.png", "cut.png can't be read as an image (image file is truncated"),
         ("predict outputs/best empty", "the folder empty holds no image (.avif"),

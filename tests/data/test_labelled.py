@@ -17,7 +17,7 @@ from fftnet.data.labelled import (
     encode_texts,
     find_classes,
     read_labelled,
-    read_texts,
+    read_text_rows,
     stratified_split,
 )
 from fftnet.data.splits import TEST, TRAIN, VALID
@@ -51,7 +51,11 @@ def test_every_kind_of_table_gives_the_same_rows(suffix: str, tmp_path: Path) ->
     rows = read_labelled([str(tmp_path / f"a{suffix}")], "text", "label")
     assert rows.texts == [row["text"] for row in ROWS]
     assert rows.labels == ["x", "y", "x"]
-    assert read_texts(str(tmp_path / f"a{suffix}"), "text")[1] == rows.texts
+    # A row that is shown with its answer keeps all of its columns.
+    whole = [row.values for row in read_text_rows(str(tmp_path / f"a{suffix}"), "text")]
+    assert [{name: str(value) for name, value in row.items()} for row in whole] == [
+        {name: str(value) for name, value in row.items()} for row in ROWS
+    ]
     assert all(f"a{suffix} " in name for name in rows.names)
     with pytest.raises(
         DataError, match=r"no label in field 'class' \(its fields: .*text.*\); set label_field"
@@ -83,9 +87,9 @@ def test_numbered_labels_of_a_hugging_face_dataset_have_their_names(tmp_path: Pa
 
 def test_lines_of_a_text_file_are_texts(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\nthree")
-    names, texts = read_texts(str(tmp_path / "a.txt"), "text")
-    assert texts == ["one", "two", "three"]
-    assert names[2].endswith("a.txt line 3")
+    rows = read_text_rows(str(tmp_path / "a.txt"), "text")
+    assert [row.values for row in rows] == [{"text": "one"}, {"text": "two"}, {"text": "three"}]
+    assert rows[2].name.endswith("a.txt line 3")
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,8 @@ MISTAKES = {
     "nan --data other.txt": r"the losses of nan are not finite: its weights are damaged",
 }
 
+TABLES = ("run/best --data story.txt --test_fraction 0.2", "both --data other.txt --whole")
+
 # Python needs seconds to import what the command needs: all command lines share them.
 MANY = """
 import contextlib, io, json, logging, os, sys
@@ -141,8 +143,8 @@ def tokens(folder: Path) -> str:
 def answers(folder: Path, tokens: str) -> dict[str, Answer]:
     """Answers of the command line: first it trains ``run``, then it evaluates."""
     lines = {"train": TRAIN}
-    lines |= {name: f"evaluate {line}" for name, line in COMMANDS.items()}
-    lines |= {line: f"evaluate {line}" for line in MISTAKES}
+    lines |= {name: f"evaluate {line} --json" for name, line in COMMANDS.items()}
+    lines |= {line: f"evaluate {line}" for line in (*MISTAKES, *TABLES)}
     words = [
         (name, line.replace("TOKENS", tokens).replace("copy.txt", str(folder / "copy.txt")).split())
         for name, line in lines.items()
@@ -273,6 +275,23 @@ def test_a_bidirectional_model_has_no_whole_documents(answers: dict[str, Answer]
     report = answers["bidirectional"].report
     assert report["loss"] > 1
     assert "whole_documents" not in report
+
+
+def test_without_json_a_short_table_has_the_same_numbers(answers: dict[str, Answer]) -> None:
+    report = answers["plot"].report
+    whole = report["whole_documents"]
+    lines = answers[TABLES[0]].out.splitlines()
+    assert lines[:2] == ["checkpoint           run/best", "split                test"]
+    assert f"bits per byte        {report['bits_per_byte']:.4f}" in lines
+    assert f"bits per byte        {whole['bits_per_byte']:.4f}" in lines[lines.index("whole documents") :]
+    start = next(n for n, line in enumerate(lines) if line.startswith("position "))
+    rows = [line.rsplit(maxsplit=2) for line in lines[start + 1 :]]
+    assert [row[1:] for row in rows] == [
+        [f"{r['tokens']:,}", f"{r['loss']:.4f}"] for r in whole["by_position"]
+    ]
+    assert [row[0] for row in rows[:4]] == ["0", "1", "2 to 3", "4 to 7"]
+    assert max(map(len, lines)) < 80
+    assert "position" not in answers[TABLES[1]].out.replace("first position loss", "")
 
 
 @pytest.mark.parametrize(("command", "message"), MISTAKES.items())

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -173,9 +174,27 @@ def test_what_is_no_classifier_or_no_text_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a classifier, not a language model: use fftnet predict"):
         fftnet.load(folder)
     classifier: Classifier = fftnet.load_classifier(folder)
-    with pytest.raises(DataError, match="input 2 is no text or an empty one"):
+    with pytest.raises(DataError, match="input 2 is an empty text"):
         classifier.predict(["x", " "])
     assert classifier.predict([]).shape == (0, 3)
+    assert torch.equal(classifier.predict("x y"), classifier.predict(["x y"]))
+    assert torch.equal(classifier.predict(np.array(["x y", "z"])), classifier.predict(iter(("x y", "z"))))
+    for given, sentence in (
+        (None, "inputs must be one input or a list of inputs, got NoneType"),
+        ({"x": 1}, "inputs must be one input or a list of inputs, got dict"),
+        (b"x", "input 1 must be a text, got bytes"),
+        (["x", None], "input 2 must be a text, got NoneType"),
+        (["x", ["y"]], "input 2 must be a text, got list"),
+        ([1.5], "input 1 must be a text, got float"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            classifier.predict(given)
+    with pytest.raises(ValueError, match="names must be as many as the inputs, 1, got 2"):
+        classifier.predict("x", names=["a", "b"])
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got 0"):
+        classifier.predict("x", batch_size=0)
+    with pytest.raises(DataError, match=r"data must be a DataConfig such as .* got 'new.csv'"):
+        evaluate_classifier(classifier, "new.csv")  # pyright: ignore[reportArgumentType]
     (folder / "run.json").unlink()
     (folder / "manifest.json").unlink(missing_ok=True)
     bare = fftnet.load_classifier(folder)

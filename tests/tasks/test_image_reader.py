@@ -1,5 +1,6 @@
 """A trained image classifier asked from Python: what it reads, and what it refuses."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,116 @@ def test_arrays_of_any_size_and_colours_are_read_as_the_model_was_trained(tmp_pa
     )
 
 
+def test_a_single_image_is_one_input_and_never_its_rows(tmp_path: Path) -> None:
+    saved(tmp_path)
+    classifier = fftnet.load_classifier(tmp_path, device="cpu")
+    images, _ = pictures(5)
+    grey = np.ascontiguousarray(images[..., 0])
+    opaque = np.dstack([images[0], np.full((8, 8), 255, np.uint8)])
+    colours, of_grey = classifier.predict(list(images)), classifier.predict(list(grey))
+    for one in (images[0], torch.from_numpy(images[0]), Image.fromarray(images[0]), opaque):
+        torch.testing.assert_close(classifier.predict(one), colours[:1])
+    for one in (grey[0], torch.from_numpy(grey[0]), Image.fromarray(grey[0]), grey[:1], grey[0][..., None]):
+        torch.testing.assert_close(classifier.predict(one), of_grey[:1])
+    for several, expected in ((images, colours), (grey, of_grey), (grey[..., None], of_grey)):
+        torch.testing.assert_close(classifier.predict(several), expected)
+        torch.testing.assert_close(classifier.predict(torch.from_numpy(several)), expected)
+        torch.testing.assert_close(classifier.predict(iter(several)), expected)
+
+
+def test_images_of_pillow_are_read_as_files_are(tmp_path: Path) -> None:
+    saved(tmp_path / "model")
+    classifier = fftnet.load_classifier(tmp_path / "model", device="cpu")
+    image = Image.fromarray(pictures(1)[0][0])
+    turned = Image.Exif()
+    turned[0x112] = 6
+    image.save(tmp_path / "turned.png", exif=turned)
+    for mode in ("P", "1", "I", "LA", "CMYK"):
+        image.convert(mode).save(tmp_path / f"{mode}.tif")
+    for path in (tmp_path / "turned.png", *tmp_path.glob("*.tif")):
+        _, places, _ = classifier.reader.read(str(path), classifier.data)
+        with Image.open(path) as opened:
+            assert torch.equal(classifier.predict(opened), classifier.predict(places)), path.name
+    whole = (tmp_path / "turned.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:-60])
+    with Image.open(tmp_path / "cut.png") as opened, pytest.raises(DataError, match="input 1 can't be read"):
+        classifier.predict([opened])
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            np.zeros((3, 8, 8), np.uint8),
+            r"shape \(3, 8, 8\) may be one image with the channels first or 3 grey",
+        ),
+        (
+            torch.zeros(4, 9, 9),
+            r"shape \(4, 9, 9\) may be one image with the channels first or 4 grey images",
+        ),
+        (
+            np.zeros((2, 3, 8, 8), np.uint8),
+            r"input 1: .* got uint8 of shape \(3, 8, 8\): put the channels last",
+        ),
+        (np.zeros((8, 8, 3), np.float32), r"input 1: .* got float32 of shape \(8, 8, 3\): convert pixels to"),
+        (torch.full((8, 8), float("nan"), dtype=torch.bfloat16), r"got bfloat16 of shape \(8, 8\): convert"),
+        ([np.zeros((8, 8), np.int64)], r"got int64 of shape \(8, 8\): convert pixels to integers from 0"),
+        (np.zeros((0, 8, 3), np.uint8), r"input 1: images must be .* got uint8 of shape \(0, 8, 3\)"),
+        (np.zeros(8, np.uint8), r"input 1: images must be .* got uint8 of shape \(\)"),
+        (np.uint8(3), "inputs must be one input or a list of inputs, got uint8"),
+        ("photo.png", "input 1 must be a uint8 array or tensor or an image of Pillow, got str"),
+        (Path("photo.png"), "input 1 must be a uint8 array or tensor or an image of Pillow, got PosixPath"),
+        ([[1, 2], [3, 4]], "input 1 must be a uint8 array or tensor or an image of Pillow, got list"),
+        ([np.zeros((8, 8), np.uint8), None], "input 2 must be a uint8 array .*, got NoneType"),
+        (5, "inputs must be one input or a list of inputs, got int"),
+        (None, "inputs must be one input or a list of inputs, got NoneType"),
+        ({"a": np.zeros((8, 8), np.uint8)}, "inputs must be one input or a list of inputs, got dict"),
+    ],
+)
+def test_what_may_be_several_things_or_none_is_a_sentence(
+    given: object, sentence: str, tmp_path: Path
+) -> None:
+    saved(tmp_path)
+    with pytest.raises(DataError, match=sentence):
+        fftnet.load_classifier(tmp_path, device="cpu").predict(given)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": {"height": 8}},
+        {"size": [8, 8]},
+        {"size": {"height": "8", "width": "8"}},
+        {"size": {"height": -8, "width": -8}},
+        {"size": {"height": 8.0, "width": 8.0}},
+        {"image_mean": ["a", "b", "c"]},
+        {"image_mean": "abc"},
+        {"image_mean": 0.5},
+        {"image_mean": [0.4, float("nan"), 0.4]},
+        {"image_mean": [10**400, 0.4, 0.4]},
+        {"image_std": [0.2, float("inf"), 0.2]},
+        {"image_std": [0.2, 1e-300, 0.2]},
+        {"image_std": [[0.2], [0.2], [0.2]]},
+        {"image_std": []},
+        {"do_rescale": False},
+    ],
+)
+def test_a_processor_with_impossible_values_is_refused(changes: dict[str, object], tmp_path: Path) -> None:
+    saved(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=r"preprocessor_config.json is not that of an image model"):
+        fftnet.load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"size": ' * 100_000, "[1]", "3", "{}", "", "{"])
+def test_a_processor_that_is_no_object_of_json_is_refused(text: str, tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"preprocessor_config.json is "):
+        fftnet.load_classifier(tmp_path)
+
+
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     saved(tmp_path)
     classifier = fftnet.load_classifier(tmp_path, device="cpu")
@@ -72,6 +183,6 @@ def test_colours_are_grey_to_a_grey_model(tmp_path: Path) -> None:
     saved(tmp_path / "model", channels=1)
     folder = write_folder(tmp_path / "data", 4)
     classifier = fftnet.load_classifier(tmp_path / "model", device="cpu")
-    names, places = classifier.reader.read(str(folder), classifier.data)
+    names, places, _ = classifier.reader.read(str(folder), classifier.data)
     grey = [np.asarray(Image.open(name).convert("L")) for name in names]
     assert torch.equal(classifier.predict(places), classifier.predict(grey))

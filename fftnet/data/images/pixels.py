@@ -10,6 +10,9 @@ import numpy as np
 from fftnet.data.errors import DataError
 from fftnet.data.images.decoding import decode, decode_fitted, fitted, without_alpha
 
+CHANNELS = (1, 3, 4)
+"""Numbers of channels of an image: grey, colours, colours and opacity."""
+
 
 class Pixels(ABC):
     """Images by their number; they are read when they are asked for."""
@@ -101,7 +104,7 @@ class ImageArray(Pixels):
     """
 
     def __init__(self, images: np.ndarray, source: str) -> None:
-        is_one = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))
+        is_one = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in CHANNELS)
         if images.dtype != np.uint8 or not is_one or 0 in images.shape:
             raise DataError(
                 f"{source}: images must be uint8 of shape (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, got "

@@ -103,7 +103,7 @@ class Table(Source):
 
         Args:
             file: from ``resolve``.
-            columns: that will be looked at; others may be left out. Rows may lack them.
+            columns: names of those that are used; others may be left out. Empty: all. Rows may lack them.
             advance: is told how many bytes were read, now and then.
 
         Raises:

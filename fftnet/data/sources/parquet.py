@@ -28,7 +28,7 @@ class Parquet(Table):
             with parquet.ParquetFile(path) as table:
                 known = table.schema_arrow.names
                 check_unique(known, f"{file.name} ")
-                wanted = [name for name in columns if name in known]
+                wanted = [name for name in columns or known if name in known]
                 others = {} if len(wanted) == len(columns) else dict.fromkeys(known)
                 # A value may be as large as its column: a dictionary holds it once, however often it comes.
                 rows = UNPACKED // max(_unpacked(file, table.metadata, wanted), 1)

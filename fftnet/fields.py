@@ -1,9 +1,82 @@
-"""Checks of configuration fields that several kinds of configuration share."""
+"""Checks of the fields of configurations: declared types, finite numbers, allowed ranges."""
 
+import math
 import os
-from numbers import Real
-from operator import index
-from typing import Any, SupportsIndex
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+MAX_SIZE = 2**20
+"""Largest width, number of bins or number of classes of a model."""
+MAX_VOCAB_SIZE = 2**24
+"""Largest vocabulary; also the largest hidden width."""
+MAX_SIDE = 2**13
+"""Largest side of an image, in pixels."""
+MAX_COUNT = 2**53
+"""Largest number of tokens or steps: up to here, every integer is exact in float64."""
+SHOWN = 80
+"""Maximum number of characters of a wrong value in a message."""
+_NAMES = {
+    int: "a whole number of 64 bits",
+    float: "a finite number",
+    str: "a string",
+    bool: "True or False",
+    dict: "a dictionary",
+    NoneType: "None",
+}
+
+
+def check_fields(config: Any) -> None:
+    """Refuse fields of another type than the declared one, and numbers that are not finite.
+
+    Neither a boolean nor 2.0 passes for an integer; an integer passes for a float. A single string or path
+    becomes a list of one, a list becomes a tuple, a number of NumPy becomes Python's.
+
+    Args:
+        config: dataclass, which may be frozen.
+
+    Raises:
+        ValueError: naming the field, what is allowed and the value.
+    """
+    for name, kind in _kinds(type(config)).items():
+        given = getattr(config, name)
+        value = _converted(name, given, kind)
+        if not _fits(value, kind):
+            allowed = " or ".join(_described(choice) for choice in _choices(kind))
+            raise ValueError(f"{name} must be {allowed}, got {_shown(given)}")
+        if value is not given:
+            object.__setattr__(config, name, value)
+
+
+def check_range(config: Any, least: float, most: float | None, *names: str) -> None:
+    """Refuse a field that lies below ``least`` or above ``most`` (None: no upper limit).
+
+    Args:
+        config: dataclass that has passed ``check_fields``.
+        least: lowest value that is allowed.
+        most: highest value that is allowed.
+        *names: fields; None passes.
+
+    Raises:
+        ValueError: naming the field, the limit and the value.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if value < least:
+            limit = "0 or more" if least == 0 else f"at least {least:g}"
+        elif most is not None and value > most:
+            limit = f"at most {most}"
+        else:
+            continue
+        optional = NoneType in _choices(_kinds(type(config))[name])
+        raise ValueError(f"{name} must be {limit}{' or left out' * optional}, got {value}")
 
 
 def string_list(name: str, value: object) -> list[str]:
@@ -18,51 +91,53 @@ def string_list(name: str, value: object) -> list[str]:
     """
     items = [value] if isinstance(value, (str, os.PathLike)) else value
     if not isinstance(items, (list, tuple)) or not all(isinstance(i, (str, os.PathLike)) for i in items):
-        raise ValueError(f"{name} must be a string or a list of strings, got {value!r}")
+        raise ValueError(f"{name} must be a string or a list of strings, got {_shown(value)}")
     return [os.fspath(item) for item in items]
 
 
-def check_strings(config: Any, *names: str, optional: bool = False) -> None:
-    """Refuse fields that are not strings, and turn paths into strings.
-
-    Args:
-        config: configuration with the fields.
-        names: names of the fields.
-        optional: let None pass.
-
-    Raises:
-        ValueError: naming the field and its value.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if value is None and optional:
-            continue
-        if not isinstance(value, (str, os.PathLike)):
-            raise ValueError(f"{name} must be a string, got {value!r}")
-        object.__setattr__(config, name, os.fspath(value))
+@cache
+def _kinds(config_class: type) -> dict[str, Any]:
+    hints = get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in fields(config_class)}
 
 
-def check_whole(config: Any, least: int, most: int, *names: str) -> None:
-    """Refuse fields that are not whole numbers from ``least`` to ``most``.
-
-    Raises:
-        ValueError: naming the field and its value.
-    """
-    for name in names:
-        value = getattr(config, name)
-        is_whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
-        if not is_whole or not least <= index(value) <= most:
-            raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
-        object.__setattr__(config, name, index(value))
+def _choices(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
-def check_numbers(config: Any, *names: str) -> None:
-    """Refuse fields that are not numbers, NaN among them.
+def _converted(name: str, value: Any, kind: Any) -> Any:
+    origin = get_origin(kind)
+    if origin in (list, tuple):
+        if get_args(kind)[0] is str:
+            value = string_list(name, value)
+        return origin(value) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, os.PathLike) and str in _choices(kind):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value
 
-    Raises:
-        ValueError: naming the field and its value.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, Real) or value != value:
-            raise ValueError(f"{name} must be a number, got {value!r}")
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is Any:
+        return True
+    if len(_choices(kind)) > 1:
+        return any(_fits(value, choice) for choice in _choices(kind))
+    if kind in (int, float):
+        number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        # An integer of 64 bits fits into every tensor; a larger one makes isfinite raise.
+        return number and (abs(int(value)) < 2**63 if isinstance(value, Integral) else math.isfinite(value))
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (list, tuple):
+        return isinstance(value, origin) and all(_fits(each, inner[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, Mapping) and all(_fits(each, inner[1]) for each in value.values())
+    return isinstance(value, kind)
+
+
+def _described(kind: Any) -> str:
+    origin = get_origin(kind) or kind
+    return _NAMES.get(origin) or f"a {'list of numbers' if origin in (list, tuple) else origin.__name__}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

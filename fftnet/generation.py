@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from fftnet.fields import MAX_COUNT, check_fields, check_range
 from fftnet.model import State, concat_states, select_state
 from fftnet.model.state import num_rows
 
@@ -73,12 +74,9 @@ class SamplingConfig:
     """Compile the decode step: several times the speed, after half a minute the first time."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if not 0.0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1 or left out, got {self.top_k}")
+        check_fields(self)
+        check_range(self, 1, MAX_COUNT, "max_new_tokens", "top_k")
+        check_range(self, 0, None, "temperature")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
 

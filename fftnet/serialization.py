@@ -2,13 +2,14 @@
 
 import errno
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ CONFIG_FILE = "config.json"
 """The fields of a model's configuration."""
 WEIGHTS_FILE = "model.safetensors"
 """The weights that a model is used with."""
+MAX_JSON_BYTES = 32 * 2**20
+"""Largest JSON file that is read, in bytes; parsing takes up to 30 times as much memory."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -72,11 +75,54 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: naming the file, if it is missing or damaged.
     """
-    try:
+    with _reading(path):
         return load_file(path)
+
+
+def stored_numbers(path: Path) -> int:
+    """Count the numbers in a file of weights or in its shards, from their headers alone.
+
+    Raises:
+        CheckpointError: naming the file, if it is missing or damaged.
+    """
+    total = 0
+    for file in _shards(path):
+        with _reading(file), safe_open(file, framework="pt") as tensors:
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return total
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files of weights: ``path``, or the shards that Transformers writes with an index instead."""
+    index = path.with_name(f"{path.name}.index.json")
+    if path.exists() or not index.exists():
+        return [path]
+    values = read_json(index)
+    weight_map = values.get("weight_map") if isinstance(values, dict) else None
+    names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else {""}
+    for name in sorted(names):
+        # A path of Windows has all separators; a name with one, or with a drive, could leave the folder.
+        if name in ("", "..") or PureWindowsPath(name).name != name:
+            raise CheckpointError(
+                f"{index} is damaged, take another checkpoint: weight_map must name files of its folder, "
+                f"got {name!r}"
+            )
+    return [path.with_name(name) for name in sorted(names)]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn a failure to read ``path`` into a ``CheckpointError`` that names it and the way out."""
+    try:
+        # A device or a pipe can be read without end.
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a regular file")
+        yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{path} is missing: is {path.parent} a checkpoint?") from error
-    except (OSError, SafetensorError) as error:
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is damaged, take another checkpoint: it is nested too deep") from error
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged, take another checkpoint: {error}") from error
 
 
@@ -116,16 +162,18 @@ def read_json(path: Path) -> Any:
     """Read what ``write_json`` wrote.
 
     Raises:
-        CheckpointError: naming the file, if it is missing or damaged.
+        CheckpointError: naming the file, if it is missing, damaged or larger than ``MAX_JSON_BYTES``.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(f"{path} is missing: is {path.parent} a checkpoint?") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged, take another checkpoint: {error}") from error
+    with _reading(path):
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+        if len(content) > MAX_JSON_BYTES:
+            raise ValueError(f"it is larger than {MAX_JSON_BYTES:,} bytes")
+        return json.loads(content.decode("utf-8"))
 
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Dtypes of weights that a model of another floating dtype reads."""
 Renaming = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """Gives the tensors of a file the names that the module has for them."""
 
@@ -133,10 +181,16 @@ Renaming = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 def read_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> dict[str, Tensor]:
     """Read weights that must fit the module exactly, and leave it as it is.
 
+    Args:
+        module: on any device.
+        path: file of the weights; without it, the shards that an index of this name lists.
+        rename: gives the weights the names of the module.
+
     Raises:
-        CheckpointError: naming the file and the first weight that is missing, unknown or of another shape.
+        CheckpointError: naming the file and the first weight that is missing, unknown, of another shape or of
+            a dtype that is no floating-point number of at least 16 bits.
     """
-    stored = rename(read_tensors(path))
+    stored = rename({name: tensor for file in _shards(path) for name, tensor in read_tensors(file).items()})
     wanted = module.state_dict()
     for name in sorted(stored.keys() | wanted.keys()):
         if name not in stored:
@@ -145,10 +199,17 @@ def read_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> dict
             problem = f"holds {name}, which this model lacks"
         elif stored[name].shape != wanted[name].shape:
             problem = f"holds {name} of shape {tuple(stored[name].shape)}, not {tuple(wanted[name].shape)}"
+        elif not _converts(stored[name].dtype, wanted[name].dtype):
+            found, own = (str(tensor.dtype).removeprefix("torch.") for tensor in (stored[name], wanted[name]))
+            raise CheckpointError(f"{path} holds {name} as {found}, not {own}: take another checkpoint")
         else:
             continue
         raise CheckpointError(f"{path} {problem}: the checkpoint was made with another configuration")
     return stored
+
+
+def _converts(stored: torch.dtype, wanted: torch.dtype) -> bool:
+    return stored == wanted or (wanted.is_floating_point and stored in FLOATS)
 
 
 def load_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> None:

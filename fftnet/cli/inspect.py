@@ -16,6 +16,7 @@ from fftnet.evaluation import inspection_plots
 from fftnet.evaluation.inspection import Inspection, LossByPosition, inspect_tokens, loss_by_position
 from fftnet.evaluation.inspection_plots import MAX_TOKENS
 from fftnet.evaluation.plots import plot_loss_by_position
+from fftnet.fields import check_fields, check_range
 from fftnet.utils.tokenizer import Tokenizer
 
 
@@ -42,10 +43,10 @@ class InspectionConfig:
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.file is None):
             raise ValueError("name a text: either with prompt or with file")
+        check_fields(self)
         if not 2 <= self.show <= MAX_TOKENS:
             raise ValueError(f"show must lie between 2 and {MAX_TOKENS}, got {self.show}")
-        if self.position is not None and self.position < 0:
-            raise ValueError(f"position must be 0 or more, got {self.position}")
+        check_range(self, 0, None, "position")
 
 
 class Picture(NamedTuple):

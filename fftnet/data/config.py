@@ -4,13 +4,12 @@ from dataclasses import dataclass, field
 
 from fftnet.data.encodings import MAX_RANK
 from fftnet.data.sources import SYNTHETIC, describe_sources, find_source
-from fftnet.fields import check_numbers, check_strings, check_whole, string_list
+from fftnet.fields import check_fields, check_range
 from fftnet.protocols import Batches
 
 MAX_ROWS = 2**20
 """Largest batch size, and largest number of windows in a row: far above every use."""
 MAX_SAMPLES = 2**30
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,17 @@ class DataConfig:
     """Folder of tokenized text (default: fftnet in the user's cache folder, see XDG_CACHE_HOME)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", string_list("data", self.data))
-        self._check_types()
+        check_fields(self)
+        check_range(self, 1, MAX_ROWS, "batch_size")
+        check_range(self, 0, MAX_ROWS, "carry_state")
+        check_range(self, 1, MAX_SAMPLES, "num_samples")
+        check_range(self, 1, MAX_RANK, "vocab_size")
+        check_range(self, 0, None, "data_seed", "in_memory_mb")
         if not self.data:
             raise ValueError("data must name at least one source, such as synthetic or a text file")
         for word in self.data:
             if len(self.data) > 1 and find_source(word).alone:
                 raise ValueError(f"{word} can't be mixed with other sources: name one or the other")
-        if self.in_memory_mb < 0:
-            raise ValueError(f"in_memory_mb must be 0 or more, got {self.in_memory_mb}")
         if self.carry_state and self.synthetic:
             raise ValueError("carry_state needs text: synthetic samples fit a window, name a text with data")
         if self.carry_state and self.reset_at_documents:
@@ -88,16 +89,6 @@ class DataConfig:
         held_out = self.valid_fraction + self.test_fraction
         if min(self.valid_fraction, self.test_fraction) <= 0 or held_out >= 0.9:
             raise ValueError("valid_fraction and test_fraction must be above 0 and below 0.9 together")
-
-    def _check_types(self) -> None:
-        check_strings(self, "text_field", "tokenizer")
-        check_strings(self, "cache_dir", optional=True)
-        check_whole(self, 1, MAX_ROWS, "batch_size")
-        check_whole(self, 0, MAX_ROWS, "carry_state")
-        check_whole(self, 1, MAX_SAMPLES, "num_samples")
-        check_whole(self, 1, MAX_RANK, "vocab_size")
-        check_whole(self, 0, MAX_SEED, "data_seed")
-        check_numbers(self, "in_memory_mb", "pattern_complexity", "valid_fraction", "test_fraction")
 
     @property
     def synthetic(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from fftnet.data.sources import SYNTHETIC
 from fftnet.evaluation.documents import evaluate_documents
 from fftnet.evaluation.metrics import evaluate
+from fftnet.fields import check_fields, check_range
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Objective
 from fftnet.serialization import CheckpointError, read_json
@@ -35,8 +36,8 @@ class EvaluationConfig:
     which class is taken for which."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        check_fields(self)
+        check_range(self, 1, None, "max_tokens")
         if self.plot is None:
             return
         if Path(self.plot).suffix.lower() != ".png":

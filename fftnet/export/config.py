@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+from fftnet.fields import MAX_SIZE, check_fields, check_range
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """An exported model.
 
     Raises:
-        ValueError: if a size is below 1.
+        ValueError: if a field is out of range.
     """
 
     format: str = "onnx"
@@ -25,6 +27,5 @@ class ExportConfig:
     """Also write a decode step with weights of 8 bits: a quarter of the size, and faster."""
 
     def __post_init__(self) -> None:
-        for name, value in (("block_length", self.block_length), ("encoder_length", self.encoder_length)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_fields(self)
+        check_range(self, 1, MAX_SIZE, "block_length", "encoder_length")

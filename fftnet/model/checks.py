@@ -1,24 +1,7 @@
 """Sentences about values that can't be: sizes of configurations, shapes of what a module is handed."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
-
-
-def check_at_least(config: Any, minimum: int, *names: str, optional: bool = False) -> None:
-    """Refuse a field of ``config`` that is below ``minimum``; None passes where the fields are ``optional``.
-
-    Raises:
-        ValueError: naming the field and its value.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if value is None and optional:
-            continue
-        if value is None or value < minimum:
-            bound = "0 or more" if minimum == 0 else f"at least {minimum}"
-            raise ValueError(f"{name} must be {bound}{' or left out' * optional}, got {value}")
 
 
 def head_dim(d_model: int, num_heads: int) -> int:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from fftnet.fields import MAX_SIZE, check_range
 from fftnet.model.backbone import Backbone
-from fftnet.model.checks import check_at_least, check_ids
+from fftnet.model.checks import check_ids
 from fftnet.model.components import TiedEmbedding
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.exchange import SEQUENCE_ARCHITECTURE
@@ -34,7 +35,7 @@ class SequenceClassifierConfig(FFTNetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "num_classes")
+        check_range(self, 1, MAX_SIZE, "num_classes")
         object.__setattr__(self, "class_names", check_class_names(self.class_names, self.num_classes))
         if self.pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")

@@ -1,14 +1,17 @@
 """Configurations of the backbone and of the language model."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fftnet.fields import string_list
-from fftnet.model.checks import check_at_least, head_dim
+from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range
+from fftnet.model.checks import head_dim
 from fftnet.model.components import EMBEDDING_STD
 from fftnet.model.mixers import MIXERS, mixer_class, mixer_config
+
+MAX_LAYERS = 4096
+MAX_WINDOW = 2**30
+"""Longest training window, in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +47,14 @@ class BackboneConfig:
     """Tokens of a training window. No limit: a model reads any length afterwards."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "d_model", "num_heads", "num_layers", "max_seq_length")
+        check_fields(self)
+        check_range(self, 1, MAX_SIZE, "d_model", "num_heads")
+        check_range(self, 1, MAX_LAYERS, "num_layers")
+        check_range(self, 1, MAX_WINDOW, "max_seq_length")
+        check_range(self, 0, MAX_VOCAB_SIZE, "ffn_dim")
         head_dim(self.d_model, self.num_heads)
-        if self.ffn_dim is not None:
-            check_at_least(self, 0, "ffn_dim")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        object.__setattr__(self, "mixers", tuple(string_list("mixers", self.mixers)))
         for name in self.mixer_pattern:
             if self.causal and not mixer_class(name).causal:
                 raise ValueError(f"causal=True needs causal mixers, but {name!r} sees the whole sequence")
@@ -69,9 +73,6 @@ class BackboneConfig:
 
     def _completed(self) -> dict[str, Any]:
         """A configuration for every mixer in use, and for no other."""
-        if not isinstance(self.mixer_configs, Mapping):
-            kind = type(self.mixer_configs).__name__
-            raise ValueError(f"mixer_configs must map names of mixers to their configurations, got a {kind}")
         given = {name: mixer_config(name, values) for name, values in self.mixer_configs.items()}
         for name, config in given.items():
             # The defaults of an idle mixer say nothing; anything else was meant to have an effect.
@@ -97,4 +98,4 @@ class FFTNetConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "vocab_size")
+        check_range(self, 1, MAX_VOCAB_SIZE, "vocab_size")

@@ -7,11 +7,11 @@ here imports the library; ``fftnet.hf`` is where it does.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fftnet.serialization import writing
+from fftnet.serialization import CheckpointError, writing
 
 BASE_PREFIX = "model."
 """In front of all weights but the head's, where a model with a head was saved by the library."""
@@ -99,3 +99,25 @@ LIBRARY_FIELDS = frozenset(
 def native_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights under the names of the native modules, whichever side has saved them."""
     return {name.removeprefix(BASE_PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def architecture_of(values: Any, path: Path) -> str | None:
+    """Return the name of the model that ``config.json`` describes, None if it names none.
+
+    Args:
+        values: content of the file.
+        path: of the file, for the message.
+
+    Raises:
+        CheckpointError: if the content is not an object, or ``architectures`` is not a list of one name.
+    """
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} does not describe a model: it holds no fields")
+    names = values.get("architectures")
+    if names is None or names == []:
+        return None
+    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+        raise CheckpointError(
+            f"{path} does not describe a model: architectures must be a list of one name, got {names}"
+        )
+    return names[0]

@@ -1,5 +1,6 @@
 """Names of classes in a configuration, and in ``config.json``, where Transformers keeps them, too."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,9 +26,9 @@ def check_class_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]
         return tuple(default_name(index) for index in range(num_classes))
     if len(names) != num_classes:
         raise ValueError(f"class_names has {len(names)} names for num_classes={num_classes}")
-    twice = {name for name in names if list(names).count(name) > 1}
-    if twice:
-        raise ValueError(f"class_names has {min(twice)!r} more than once")
+    if len(set(names)) < len(names):
+        twice = min(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"class_names has {twice!r} more than once")
     return tuple(names)
 
 

@@ -1,17 +1,24 @@
 """The base class of models with different heads: their files, and the start values of their weights."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fftnet import serialization
-from fftnet.model.exchange import LANGUAGE, LIBRARY_FIELDS, Family, native_names
+from fftnet.model.exchange import LANGUAGE, LIBRARY_FIELDS, Family, architecture_of, native_names
 from fftnet.model.labels import FIELDS, from_file, to_file
 from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
 
 Model = TypeVar("Model", bound="PretrainedModel")
+
+SLACK = 2**20
+"""Numbers by which a model may always be larger than its file of weights before it is built in full."""
 
 
 class PretrainedModel(nn.Module):
@@ -75,12 +82,16 @@ class PretrainedModel(nn.Module):
             CheckpointError: naming the file that is missing, damaged, of another model or of another shape.
         """
         config = cls.read_config(directory)
+        path = Path(directory) / WEIGHTS_FILE
+        numbers = serialization.stored_numbers(path)
         try:
-            model = cls(config)
-        except (TypeError, ValueError) as error:
-            path = Path(directory) / CONFIG_FILE
-            raise CheckpointError(f"{path} does not describe a model: {error}") from error
-        serialization.load_weights(model, Path(directory) / WEIGHTS_FILE, native_names)
+            with _at_most(numbers):
+                model = cls(config)
+        # PyTorch reports sizes that overflow and memory that is not there as a RuntimeError.
+        except (TypeError, ValueError, RuntimeError) as error:
+            described = Path(directory) / CONFIG_FILE
+            raise CheckpointError(f"{described} does not describe a model: {error}") from error
+        serialization.load_weights(model, path, native_names)
         return model.eval()
 
     @classmethod
@@ -92,8 +103,7 @@ class PretrainedModel(nn.Module):
         """
         path = Path(directory) / CONFIG_FILE
         values = serialization.read_json(path)
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{path} does not describe a model: it holds no fields")
+        architecture_of(values, path)
         known = {field.name for field in fields(cls.config_class)}
         try:
             values = from_file(values) if known.issuperset(FIELDS) else values
@@ -102,13 +112,40 @@ class PretrainedModel(nn.Module):
         _check_kind(path, values, cls.family, (cls.__name__, *cls.other_names))
         unknown = sorted(set(values) - known)
         if unknown:
-            raise CheckpointError(
-                f"{path} holds fields that this version does not know: {', '.join(unknown)}"
-            )
+            listed = ", ".join(unknown[:10]) + ", ..." * (len(unknown) > 10)
+            raise CheckpointError(f"{path} holds fields that this version does not know: {listed}")
         try:
             return cls.config_class(**values)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path} does not describe a model: {error}") from error
+
+
+@contextmanager
+def _at_most(numbers: int) -> Iterator[None]:
+    """Refuse parameters made in this thread that have far more numbers than ``numbers`` in total.
+
+    A configuration may ask for any size. A parameter takes no memory before it gets its start values, and it
+    is counted earlier. Models that are only somewhat larger pass: ``load_weights`` names what differs.
+    """
+    total = 0
+    most = 2 * numbers + SLACK
+    thread = threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal total
+        if parameter is not None and threading.get_ident() == thread:
+            total += parameter.numel()
+            if total > most:
+                raise ValueError(
+                    f"a model with {name} of shape {tuple(parameter.shape)} is larger than the {numbers:,} "
+                    f"numbers in {WEIGHTS_FILE}"
+                )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _check_kind(path: Path, values: dict[str, Any], family: Family, names: tuple[str, ...]) -> None:
@@ -116,15 +153,13 @@ def _check_kind(path: Path, values: dict[str, Any], family: Family, names: tuple
     model_type = values.get("model_type", family.model_type)
     if model_type != family.model_type:
         raise CheckpointError(f"{path} is that of a model of type {model_type!r}, not {family.model_type!r}")
-    architectures = values.get("architectures") or [names[0]]
-    if len(architectures) != 1 or architectures[0] not in names:
-        raise CheckpointError(
-            f"{path} is that of {architectures}, not of {names[0]}: load it with that class"
-        )
+    architecture = architecture_of(values, path) or names[0]
+    if architecture not in names:
+        raise CheckpointError(f"{path} is that of {architecture}, not of {names[0]}: load it with that class")
     if values.get("tie_word_embeddings") is False:
         raise CheckpointError(
             f"{path} is that of a head with weights of its own, which {names[0]} has not: load it with "
-            f"fftnet.hf.{architectures[0]}"
+            f"fftnet.hf.{architecture}"
         )
     for field in LIBRARY_FIELDS & values.keys():
         del values[field]

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fftnet.fields import MAX_SIDE, MAX_SIZE, check_range
 from fftnet.model.backbone import Backbone
-from fftnet.model.checks import check_at_least
 from fftnet.model.config import BackboneConfig
 from fftnet.model.exchange import IMAGE_ARCHITECTURE, IMAGES
 from fftnet.model.labels import check_class_names
@@ -55,7 +55,8 @@ class ViTConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "image_size", "patch_size", "num_channels", "num_classes")
+        check_range(self, 1, MAX_SIDE, "image_size", "patch_size", "num_channels")
+        check_range(self, 1, MAX_SIZE, "num_classes")
         object.__setattr__(self, "class_names", check_class_names(self.class_names, self.num_classes))
         if self.image_size % self.patch_size:
             raise ValueError(f"patch_size={self.patch_size} must divide image_size={self.image_size}")

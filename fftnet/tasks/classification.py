@@ -17,7 +17,7 @@ from fftnet.data.labelled import (
     stratified_split,
 )
 from fftnet.data.splits import TEST, TRAIN, VALID
-from fftnet.fields import string_list
+from fftnet.fields import check_fields
 from fftnet.model.classifier import POOLINGS, FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.pooling import MEAN
 from fftnet.protocols import TextEncoder
@@ -58,8 +58,7 @@ class ClassificationConfig:
     """Tables that test (default: test_fraction of each class, held out of the data)."""
 
     def __post_init__(self) -> None:
-        for name in ("valid_data", "test_data"):
-            object.__setattr__(self, name, string_list(name, getattr(self, name)))
+        check_fields(self)
         check_label_smoothing(self.label_smoothing)
         if self.pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")

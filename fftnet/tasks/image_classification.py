@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 from fftnet.data.images.augmentation import AUGMENTATIONS, AugmentationConfig, check_installed
 from fftnet.data.images.batches import ImageBatches
 from fftnet.data.images.loading import ImageData, load_images
-from fftnet.fields import string_list
-from fftnet.model.checks import check_at_least
+from fftnet.fields import MAX_SIDE, check_fields, check_range
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.model.vit import CLASS_TOKEN, POOLINGS, PRESETS, FFTNetViT, ViTConfig
@@ -69,9 +68,8 @@ class ImageClassificationConfig:
     """Images for the final test (None: the split of that name in data, or test_fraction of each class)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "augmentation", tuple(string_list("augmentation", self.augmentation)))
-        check_at_least(self, 1, "patch_size")
-        check_at_least(self, 1, "image_size", optional=True)
+        check_fields(self)
+        check_range(self, 1, MAX_SIDE, "patch_size", "image_size")
         check_label_smoothing(self.label_smoothing)
         if self.pooling not in POOLINGS:
             raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")

@@ -14,7 +14,7 @@ from torch import nn
 
 from fftnet.devices import pick_device
 from fftnet.errors import UserError
-from fftnet.fields import string_list
+from fftnet.fields import MAX_COUNT, check_fields, check_range
 from fftnet.training.precision import AUTO, PRECISIONS, resolve
 
 STRATEGIES = ("ddp", "fsdp")
@@ -50,14 +50,13 @@ class AcceleratorConfig:
     tensorboard where it is installed."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "trackers", string_list("trackers", self.trackers))
+        check_fields(self)
         if self.precision not in (AUTO, *PRECISIONS):
             choice = ", ".join((AUTO, *PRECISIONS))
             raise ValueError(f"unknown precision {self.precision!r}; choose from {choice}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"unknown strategy {self.strategy!r}; choose from {', '.join(STRATEGIES)}")
-        if self.accumulation_steps < 1:
-            raise ValueError(f"accumulation_steps must be at least 1, got {self.accumulation_steps}")
+        check_range(self, 1, MAX_COUNT, "accumulation_steps")
 
     def tracker_names(self) -> list[str]:
         """The trackers that are meant."""

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from fftnet.fields import check_fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetConfig:
@@ -22,6 +24,7 @@ class BudgetConfig:
     """End after so many minutes of training and evaluation; those of a resumed run are added up."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("num_epochs", "max_steps", "max_tokens", "max_minutes"):
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fftnet import serialization
+from fftnet.fields import check_fields
 from fftnet.serialization import CheckpointError
 from fftnet.training.accelerator import TrainingError
 from fftnet.training.carry import Carried
@@ -43,6 +44,7 @@ class SaveConfig:
     or the folder of a checkpoint. The flag alone means auto."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("save_every", "save_minutes", "keep_last"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fftnet.fields import check_fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -29,7 +31,8 @@ class TrainConfig:
     """Show a progress bar, what the run is about to do, and a line at every evaluation."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         limits = ("eval_every", "eval_batches", "early_stopping", "log_every", "loss_spike", "max_skipped")
         for name in limits:
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from fftnet.fields import check_fields, check_range
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -38,7 +40,8 @@ class OptimConfig:
     """Decay of a moving average of the weights, such as 0.999, which is then evaluated and saved."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < math.inf:
+        check_fields(self)
+        if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"unknown schedule {self.schedule!r}; choose from {', '.join(SCHEDULES)}")
@@ -47,8 +50,9 @@ class OptimConfig:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}")
-        if self.weight_decay < 0 or self.gradient_clip <= 0:
-            raise ValueError("weight_decay must be 0 or more and gradient_clip above 0")
+        check_range(self, 0, None, "weight_decay")
+        if self.gradient_clip <= 0:
+            raise ValueError(f"gradient_clip must be above 0, got {self.gradient_clip}")
 
     def lr_at(self, progress: float) -> float:
         """Learning rate of the step that brings the used part of the budget to ``progress``, in [0, 1]."""

@@ -230,7 +230,7 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
         (
             '"FFTNetForCausalLM"\n',
             '"Other"\n',
-            r"is that of \['Other'\], not of FFTNet: load it with that class",
+            r"is that of Other, not of FFTNet: load it with that class",
         ),
         ('"num_bins"', '"taps"', "does not describe a model: mixer 'addressed_spectral' has no field 'taps'"),
         ('"d_model": 8', '"d_model": "8"', "does not describe a model"),
@@ -241,7 +241,7 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=message):
             FFTNet.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"vocab_size": 11, "mixer_configs": []}')
-    with pytest.raises(CheckpointError, match=r"mixer_configs must map names of mixers .*, got a list"):
+    with pytest.raises(CheckpointError, match=r"mixer_configs must be a dictionary, got"):
         FFTNet.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="does not describe a model: it holds no fields"):

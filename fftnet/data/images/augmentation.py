@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fftnet.data.errors import import_extra
-from fftnet.fields import string_list
+from fftnet.fields import check_fields
 
 PADDED_PART = 8
 """A crop moves an image by up to its side divided by this, and by one pixel at least."""
@@ -39,7 +39,7 @@ class AugmentationConfig:
     """Classes K, for the targets of mixed images."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(string_list("names", self.names)))
+        check_fields(self)
         for name in self.names:
             if name not in AUGMENTATIONS:
                 raise ValueError(f"unknown augmentation {name!r}; choose from {', '.join(AUGMENTATIONS)}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fftnet.data.images.pixels import Pixels
+from fftnet.fields import MAX_SIDE, check_fields, check_range
 from fftnet.serialization import CheckpointError, read_json, write_json
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -39,11 +40,9 @@ class ImageProcessor:
     """Standard deviation of each channel, as ``mean``."""
 
     def __post_init__(self) -> None:
-        if type(self.size) is not int or self.size < 1:
-            raise ValueError(f"size must be a number of pixels, got {self.size!r}")
-        values = self.mean + self.std
-        finite = all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
-        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or not finite:
+        check_fields(self)
+        check_range(self, 1, MAX_SIDE, "size")
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
             raise ValueError(f"no mean and standard deviation of 1 or 3 channels: {self.mean}, {self.std}")
         if min(self.std) < MIN_STD:
             raise ValueError(f"a standard deviation must be at least {MIN_STD}, got {self.std}")

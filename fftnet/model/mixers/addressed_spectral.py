@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fftnet.fields import MAX_COUNT, MAX_SIZE, check_fields, check_range
 from fftnet.model.addresses import Clock, ReadFilter, WriteKey
-from fftnet.model.checks import check_at_least, check_input, head_dim
+from fftnet.model.checks import check_input, head_dim
 from fftnet.model.components import ModReLU, PrefixContext, PrefixFourierTransform, gain
 from fftnet.model.mixers.base import SteppingMixer, device_of, packed
 from fftnet.ops import decode
@@ -47,10 +48,11 @@ class AddressedSpectralConfig:
     before."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "num_bins", "context_dim", "context_horizon")
-        check_at_least(self, 2, "conv_size")
-        if self.longest_scale < SHORTEST_SCALE:
-            raise ValueError(f"longest_scale must be at least {SHORTEST_SCALE:g}, got {self.longest_scale}")
+        check_fields(self)
+        check_range(self, 1, MAX_SIZE, "num_bins", "context_dim")
+        check_range(self, 1, MAX_COUNT, "context_horizon")
+        check_range(self, 2, MAX_SIZE, "conv_size")
+        check_range(self, SHORTEST_SCALE, MAX_COUNT, "longest_scale")
 
 
 class AddressedSpectralState(NamedTuple):

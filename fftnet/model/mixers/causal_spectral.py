@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fftnet.model.checks import check_at_least, check_input, head_dim
+from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range
+from fftnet.model.checks import check_input, head_dim
 from fftnet.model.components import (
     AdaptiveSpectralFilter,
     ModReLU,
@@ -44,9 +45,10 @@ class CausalSpectralConfig:
     """Multiply the values by a second projection before the prefix transform (v <- k * v)."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "num_bins")
-        check_at_least(self, 1, "mlp_hidden_dim", optional=True)
-        check_at_least(self, 0, "conv_size")
+        check_fields(self)
+        check_range(self, 1, MAX_SIZE, "num_bins")
+        check_range(self, 1, MAX_VOCAB_SIZE, "mlp_hidden_dim")
+        check_range(self, 0, MAX_SIZE, "conv_size")
 
 
 class CausalSpectralState(NamedTuple):

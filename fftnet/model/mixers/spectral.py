@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fftnet.model.checks import check_at_least, check_input, head_dim
+from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range
+from fftnet.model.checks import check_input, head_dim
 from fftnet.model.components import (
     AdaptiveSpectralFilter,
     FourierTransform,
@@ -33,8 +34,9 @@ class SpectralConfig:
     """Hidden width of the MLP that turns the context into the modulation (None: d_model)."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "num_anchors")
-        check_at_least(self, 1, "mlp_hidden_dim", optional=True)
+        check_fields(self)
+        check_range(self, 1, MAX_SIZE, "num_anchors")
+        check_range(self, 1, MAX_VOCAB_SIZE, "mlp_hidden_dim")
 
 
 class SpectralView(NamedTuple):

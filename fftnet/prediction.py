@@ -1,9 +1,8 @@
 """Trained classifiers: loaded, asked for classes, and measured on labelled data."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -104,7 +103,8 @@ class TextReader:
 
     def is_single(self, inputs: Any) -> bool:
         """Return True for a text, and for what ``encode`` refuses with a sentence."""
-        return isinstance(inputs, (str, bytes, os.PathLike))
+        # A table of pandas would be taken for a list of its column names.
+        return isinstance(inputs, (str, bytes, os.PathLike)) or getattr(inputs, "ndim", 1) > 1
 
     def encode(self, inputs: Sequence[str], names: Sequence[str]) -> list[Any]:
         """Return the ids of each text."""
@@ -193,10 +193,13 @@ class Classifier:
 
 
 def _listed(inputs: Any) -> list[Any]:
-    if isinstance(inputs, Iterable) and not isinstance(inputs, (Mapping, AbstractSet)):
-        # An array of no dimensions passes for iterable.
-        with suppress(TypeError):
-            return list(inputs)
+    if not isinstance(inputs, (Mapping, AbstractSet)):
+        try:
+            rows = iter(inputs)
+        except TypeError:
+            pass
+        else:
+            return list(rows)
     raise DataError(f"inputs must be one input or a list of inputs, got {type(inputs).__name__}")
 
 
@@ -256,7 +259,7 @@ def evaluate_classifier(
     asked = DataConfig() if data is None else data
     if not isinstance(asked, DataConfig):
         raise DataError(f"data must be a DataConfig such as DataConfig(data='new.csv'), got {data!r}")
-    own = asked.synthetic or _places(asked.data) == _places(trained.data)
+    own = asked.synthetic or places(asked.data) == places(trained.data)
     if own and trained.synthetic:
         raise DataError("it is not known what this model was trained on: name labelled data with data")
     whole = whole or not own
@@ -274,6 +277,6 @@ def evaluate_classifier(
     return {"split": "all" if whole else "test", **report}
 
 
-def _places(words: Sequence[str]) -> set[str]:
+def places(words: Sequence[str]) -> set[str]:
     """Return the words of ``--data``, with one spelling for each path."""
     return {os.path.realpath(word) if os.path.exists(word) else word for word in words}

@@ -18,6 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from fftnet.cli.evaluate import OutputConfig
 from fftnet.cli.flags import ModelConfig
 from fftnet.cli.generate import PromptConfig
 from fftnet.cli.inspect import InspectionConfig
@@ -304,7 +305,7 @@ def test_the_tree_of_the_readme_is_the_tree() -> None:
 
 def test_the_flags_that_the_readme_names_are_flags() -> None:
     classes = [*CONFIGS.values(), ModelConfig, PromptConfig, EvaluationConfig, InspectionConfig]
-    classes += [SamplingConfig, ServeConfig, PredictConfig]
+    classes += [SamplingConfig, ServeConfig, PredictConfig, OutputConfig]
     known = {field.name for cls in classes for field in fields(cls)} | {"help", "config", "print_config"}
     groups = [*MIXERS.items(), *TASKS.items()]
     known |= {f"{name}.{field.name}" for name, kind in groups for field in fields(kind.Config)}

@@ -13,7 +13,7 @@ from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.data.sources import SYNTHETIC
 from fftnet.evaluation.plots import plot_confusion, plot_loss_by_position
 from fftnet.evaluation.report import EvaluationConfig, seen_in_training, trained_with
-from fftnet.prediction import evaluate_classifier, load_classifier
+from fftnet.prediction import evaluate_classifier, load_classifier, places
 from fftnet.serialization import CheckpointError
 from fftnet.training.memory import keep_freed_memory
 from fftnet.utils.dataset import DataConfig
@@ -94,7 +94,8 @@ def _classifier(path: Path, source: ModelConfig, config: EvaluationConfig, data:
     classifier = load_classifier(path, device=source.device)
     data = replace(data, text_field=data.text_field or classifier.data.text_field)
     report = evaluate_classifier(classifier, data, whole=config.whole, text_field=data.text_field)
-    shared = sorted(set(classifier.data.data) & set(data.data) - {SYNTHETIC})
+    trained = places(classifier.data.data) - {SYNTHETIC}
+    shared = sorted(word for word in data.data if places([word]) <= trained)
     if report["split"] == "all" and shared:
         print(f"warning: the model was trained on a part of {', '.join(shared)}", file=sys.stderr, flush=True)
     return report, partial(plot_confusion, report["confusion_matrix"], classifier.class_names)
@@ -129,15 +130,8 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """Return lines of a table: the first column on the left, numbers on the right."""
     cells = [[LABELS.get(name, name) for name in header], *([_shown(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    return [
-        "  ".join(
-            [
-                f"{row[0]:{widths[0]}}",
-                *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in cells
-    ]
+    first, *others = widths
+    return ["  ".join([name.ljust(first), *map(str.rjust, row, others)]) for name, *row in cells]
 
 
 def _shown(value: Any) -> str:

@@ -181,6 +181,8 @@ def test_a_classifier_is_measured_in_a_table_with_a_line_for_each_class(
     assert [line.rsplit(maxsplit=4)[0] for line in lines[8:]] == ["bad", "good", "so, so"]
     assert [line.split()[-1] for line in lines[8:]] == ["4", "4", "3"]
     assert len({len(line) for line in lines[7:]}) == 1
+    assert main(["evaluate", "outputs/best", "--data", "./reviews.csv", "--whole"]) == 0
+    assert "warning: the model was trained on a part of ./reviews.csv" in capsys.readouterr().err
 
 
 def test_a_language_model_becomes_a_classifier(day: Path) -> None:

@@ -185,6 +185,7 @@ def test_what_is_no_classifier_or_no_text_is_a_sentence(tmp_path: Path) -> None:
         (b"x", "input 1 must be a text, got bytes"),
         (["x", None], "input 2 must be a text, got NoneType"),
         (["x", ["y"]], "input 2 must be a text, got list"),
+        (np.array([["x", "y"]]), "input 1 must be a text, got ndarray"),
         ([1.5], "input 1 must be a text, got float"),
     ):
         with pytest.raises(DataError, match=sentence):

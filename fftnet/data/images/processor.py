@@ -21,6 +21,8 @@ WHITE = 255.0
 MIN_STD = 1e-6
 """Lower limit of a standard deviation; float32 pixels would overflow far below it."""
 READ_AT_ONCE = 256
+MAX_VALUES = 2**24
+"""Maximum channel values that are read at the same time to measure mean and standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,9 @@ def measured(pixels: Pixels, rows: np.ndarray, size: int, channels: int) -> Imag
     """
     total_C = np.zeros(channels)
     squares_C = np.zeros(channels)
-    for first in range(0, len(rows), READ_AT_ONCE):
-        images = pixels.read(rows[first : first + READ_AT_ONCE], size, channels) / WHITE
+    count = max(min(READ_AT_ONCE, MAX_VALUES // (size * size * channels)), 1)
+    for first in range(0, len(rows), count):
+        images = pixels.read(rows[first : first + count], size, channels) / WHITE
         total_C += images.sum(axis=(0, 1, 2))
         squares_C += np.square(images).sum(axis=(0, 1, 2))
     mean_C = total_C / (len(rows) * size**2)

@@ -71,6 +71,12 @@ def test_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((9, 4, 6), dtype=np.uint8), y=np.arange(9) % 2)
     with pytest.raises(DataError, match="are of 6 x 4 pixels"):
         load(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", x=np.zeros((9, 1025, 1025), dtype=np.uint8), y=np.arange(9) % 2)
+    with pytest.raises(
+        DataError, match=r"are of 1025 x 1025 pixels: say with --image_classification.image_s"
+    ):
+        load(tmp_path / "a.npz")
+    assert load(tmp_path / "a.npz", image_size=8)
 
 
 def test_a_class_that_training_lacks(tmp_path: Path) -> None:

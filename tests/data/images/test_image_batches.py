@@ -132,6 +132,24 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: 
     assert len(decoded) == 4 + 5
 
 
+def test_few_large_images_are_measured_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, _ = pictures(10)
+    pixels = ImageArray(images, "a")
+    whole = measured(pixels, np.arange(10), 8, 3)
+    counts: list[int] = []
+    read = ImageArray.read
+
+    def counted(self: ImageArray, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
+        counts.append(len(indices))
+        return read(self, indices, size, channels)
+
+    monkeypatch.setattr(ImageArray, "read", counted)
+    monkeypatch.setattr("fftnet.data.images.processor.MAX_VALUES", 4 * 8 * 8 * 3)
+    again = measured(pixels, np.arange(10), 8, 3)
+    assert counts == [4, 4, 2]
+    np.testing.assert_allclose([*again.mean, *again.std], [*whole.mean, *whole.std], rtol=1e-12)
+
+
 def test_splits_share_nothing_and_evaluation_finds_the_same_test_images(tmp_path: Path) -> None:
     write_folder(tmp_path, 40)
     found = load(tmp_path, in_memory_mb=0.0)

@@ -13,7 +13,7 @@ from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.data.config import MAX_ROWS
 from fftnet.data.errors import DataError
 from fftnet.data.sources import resolve
-from fftnet.fields import check_whole
+from fftnet.fields import check_fields, check_range
 from fftnet.prediction import BATCH, Classifier, TextReader, load_classifier
 from fftnet.serialization import write_whole
 from fftnet.tasks.base import Inputs
@@ -45,7 +45,8 @@ class PredictConfig:
     """Inputs that are computed at once."""
 
     def __post_init__(self) -> None:
-        check_whole(self, 1, MAX_ROWS, "batch_size")
+        check_fields(self)
+        check_range(self, 1, MAX_ROWS, "batch_size")
         if self.file is not None and self.text is not None:
             raise ValueError(f"text and file exclude each other, got {self.text!r} and {self.file!r}")
         if self.output is None:

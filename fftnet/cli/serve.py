@@ -1,7 +1,12 @@
 """``fftnet serve``: flags for the server in ``fftnet.serving``."""
 
+import json
+import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
 
 import torch
 
@@ -10,10 +15,14 @@ from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.data.errors import import_extra
 from fftnet.serving.config import ServeConfig
 
+KEY = "FFTNET_API_KEY"
+"""Environment variable with the API key."""
+
 
 def run(argv: Sequence[str]) -> None:
     """Serve a trained model over HTTP, in the shape of OpenAI's interface."""
     (source, config), _ = parse("serve", argv, (ModelConfig, ServeConfig))
+    config = _with_key(config)
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         import_extra(package, "fftnet serve", "serve")
     # Imported here because it needs these packages, which not everybody has.
@@ -26,11 +35,40 @@ def run(argv: Sequence[str]) -> None:
             raise UsageError(f"{path} is bidirectional and can't write; train a model with causal=True")
         # oneDNN's GELU takes longer to set up than to compute at one token; see also fftnet generate.
         torch.backends.mkldnn.enabled = False  # pyright: ignore[reportAttributeAccessIssue]
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        address = f"http://{host}:{listener.getsockname()[1]}"
+        address, port = listener.getsockname()[:2]
 
         def ready() -> None:
             print(f"{path}: {model.num_parameters():,} parameters", file=sys.stderr)
-            print(f"serving {config.name} at {address}/v1 (Ctrl-C ends it)", file=sys.stderr, flush=True)
+            print("\n".join(_greeting(config, address, port)), file=sys.stderr, flush=True)
 
         serve(model, tokenizer, config, listener, ready)
+
+
+def _with_key(config: ServeConfig) -> ServeConfig:
+    if config.api_key is not None or not os.environ.get(KEY):
+        return config
+    try:
+        return replace(config, api_key=os.environ[KEY])
+    except ValueError as error:
+        raise UsageError(f"the environment variable {KEY} is wrong: {error}") from error
+
+
+def _greeting(config: ServeConfig, address: str, port: int) -> Iterator[str]:
+    """Yield the lines of the start: address, commands to copy, what to know."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    key = "none" if config.api_key is None else "KEY"
+    header = "" if config.api_key is None else f" -H 'Authorization: Bearer {key}'"
+    program = (
+        f'from openai import OpenAI; print(OpenAI(base_url="{url}", api_key="{key}").completions.create('
+        f'model={json.dumps(config.name)}, prompt="Once", max_tokens=100).choices[0].text)'
+    )
+    yield f"serving {config.name} at {url} (Ctrl-C ends it)"
+    yield (
+        f"try: curl {url}/completions -H 'Content-Type: application/json'{header} "
+        """-d '{"prompt": "Once", "max_tokens": 100}'"""
+    )
+    yield f"  or: python -c {shlex.quote(program)}"
+    yield "note: the model continues text and is not tuned for chats; it reads them as text (--chat_template)"
+    if config.api_key is None and not ip_address(address).is_loopback:
+        yield f"warning: anyone who reaches port {port} of this machine can use it: set --api_key or {KEY}"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.responses import JSONResponse
+
 from fftnet.serving.jobs import Job, Piece, Refusal, TokenScores
 from fftnet.utils.tokenizer import Tokenizer
 
@@ -24,6 +26,11 @@ def error_headers(refusal: Refusal) -> dict[str, str]:
     if refusal.retry_after is None:
         return {"x-should-retry": "false"}
     return {"Retry-After": str(refusal.retry_after), "x-should-retry": "true"}
+
+
+def error_response(refusal: Refusal) -> JSONResponse:
+    """Return an error as a whole answer."""
+    return JSONResponse(error_body(refusal), refusal.status, error_headers(refusal))
 
 
 def event(value: Mapping[str, Any] | str) -> bytes:
@@ -58,20 +65,18 @@ class Shape:
     """Fields of a choice that hold a whole text."""
     part: Callable[[str], dict[str, Any]]
     """Fields of a choice that hold a part of a text."""
-    scores: Callable[[Tokenizer, Sequence[TokenScores], int], dict[str, Any]]
-    """``logprobs`` of tokens of which the first begins at a character of the reply."""
+    scores: Callable[[Tokenizer, Sequence[TokenScores]], dict[str, Any]]
+    """Makes the field ``logprobs`` of a choice."""
     role_first: bool = False
     """Whether a stream begins with a chunk that names the role."""
 
 
-def _completion_scores(tokenizer: Tokenizer, scores: Sequence[TokenScores], start: int) -> dict[str, Any]:
-    texts = [tokenizer.decode([score.token]) for score in scores]
-    offsets = [start + sum(map(len, texts[:index])) for index in range(len(texts))]
+def _completion_scores(tokenizer: Tokenizer, scores: Sequence[TokenScores]) -> dict[str, Any]:
     return {
-        "tokens": texts,
+        "tokens": [tokenizer.decode([score.token]) for score in scores],
         "token_logprobs": [score.logprob for score in scores],
         "top_logprobs": [_by_text(tokenizer, score) for score in scores],
-        "text_offset": offsets,
+        "text_offset": [score.start for score in scores],
     }
 
 
@@ -83,7 +88,7 @@ def _by_text(tokenizer: Tokenizer, score: TokenScores) -> dict[str, float]:
     return found
 
 
-def _chat_scores(tokenizer: Tokenizer, scores: Sequence[TokenScores], start: int) -> dict[str, Any]:
+def _chat_scores(tokenizer: Tokenizer, scores: Sequence[TokenScores]) -> dict[str, Any]:
     def entry(token: int, logprob: float) -> dict[str, Any]:
         content = tokenizer.decode_bytes([token])
         text = content.decode("utf-8", errors="replace")
@@ -145,7 +150,7 @@ class Answer:
     def body(self) -> dict[str, Any]:
         """The whole of it."""
         choices = [
-            self._choice(self.shape.whole(self._texts[choice]), choice, self._scores[choice], 0)
+            self._choice(self.shape.whole(self._texts[choice]), choice, self._scores[choice])
             | {"finish_reason": self._finish[choice]}
             for choice in sorted(self._texts)
         ]
@@ -164,19 +169,15 @@ class Answer:
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
         """A part of a reply as a chunk of a stream."""
-        start = len(self._texts.get(piece.choice, ""))
-        self._texts[piece.choice] = self._texts.get(piece.choice, "") + piece.text
-        choice = self._choice(self.shape.part(piece.text), piece.choice, piece.scores, start)
+        choice = self._choice(self.shape.part(piece.text), piece.choice, piece.scores)
         return self._chunk(choice | {"finish_reason": piece.finish})
 
     def usage_chunk(self) -> dict[str, Any]:
         """The last chunk of a stream, where it was asked for."""
         return self._head(self.shape.chunk_kind) | {"choices": [], "usage": usage(self.jobs)}
 
-    def _choice(
-        self, text: dict[str, Any], choice: int, scores: Sequence[TokenScores], start: int
-    ) -> dict[str, Any]:
-        logprobs = self.shape.scores(self.tokenizer, scores, start) if self.with_scores else None
+    def _choice(self, text: dict[str, Any], choice: int, scores: Sequence[TokenScores]) -> dict[str, Any]:
+        logprobs = self.shape.scores(self.tokenizer, scores) if self.with_scores else None
         return {"index": choice, **text, "logprobs": logprobs}
 
     def _head(self, kind: str) -> dict[str, Any]:

@@ -1,19 +1,22 @@
 """The application: the paths of OpenAI's interface, and the server that runs it."""
 
+import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fftnet.errors import UserError
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.serving.answers import error_body, error_headers
+from fftnet.serving.access import Connection, Gate
+from fftnet.serving.answers import error_response
 from fftnet.serving.config import ServeConfig
 from fftnet.serving.engine import Engine
 from fftnet.serving.jobs import Refusal
@@ -21,7 +24,16 @@ from fftnet.serving.metrics import Metrics
 from fftnet.serving.service import Service
 from fftnet.utils.tokenizer import Tokenizer
 
-PATHS = {"/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"}
+PATHS = {
+    "/": "this text, also at /docs",
+    "/v1/completions": "POST: continue a prompt",
+    "/v1/chat/completions": "POST: the next message of a chat",
+    "/v1/models": "GET: the model",
+    "/health": "GET: 200, or 503 while the server stops",
+    "/metrics": "GET: metrics for Prometheus",
+}
+LINGER = 1.0
+"""Time for the last replies to be sent before the remaining connections are closed, seconds."""
 
 
 class ServeError(UserError):
@@ -57,6 +69,17 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # The port stays open while requests run, so that new ones are answered with 503.
+        while self._engine.state == "stopping" and not self.force_exit:
+            await asyncio.sleep(0.05)
+        asyncio.get_running_loop().call_later(LINGER, self._abort)
+        await super().shutdown(sockets)
+
+    def _abort(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not noted down as the base class does: it would send itself the signal again in the end, and a
         # server that was asked to end has not failed.
@@ -91,10 +114,16 @@ def bind(config: ServeConfig) -> socket.socket:
     return listener
 
 
-def make_app(service: Service) -> ASGIApp:
+def make_app(service: Service, config: ServeConfig) -> ASGIApp:
     """The application, with errors in OpenAI's shape."""
+
+    async def overview() -> Response:
+        return PlainTextResponse(_overview(config))
+
     # FastAPI's own pages of documentation load scripts from elsewhere.
-    app = FastAPI(title="fftnet", openapi_url=None)
+    app = FastAPI(title="fftnet", openapi_url=None, docs_url=None, redoc_url=None)
+    for path in ("/", "/docs"):
+        app.add_api_route(path, overview, methods=["GET"], response_model=None)
     app.add_api_route("/v1/completions", service.completions, methods=["POST"], response_model=None)
     app.add_api_route("/v1/chat/completions", service.chat, methods=["POST"], response_model=None)
     app.add_api_route("/v1/models", service.models, methods=["GET"])
@@ -103,7 +132,7 @@ def make_app(service: Service) -> ASGIApp:
     app.add_api_route("/metrics", service.prometheus, methods=["GET"], response_model=None)
     for kind in (Refusal, HTTPException, Exception):
         app.add_exception_handler(kind, _refused)
-    return _Counting(app, service.metrics)
+    return _Counting(Gate(app, config), service.metrics)
 
 
 def serve(
@@ -127,11 +156,13 @@ def serve(
     service = Service(engine, tokenizer, model.config.vocab_size, config, metrics)
     engine.start()
     settings = uvicorn.Config(
-        make_app(service),
+        make_app(service, config),
+        http=partial(Connection, limits=config),  # pyright: ignore[reportArgumentType]
+        ws="none",
         log_config=None,
         access_log=False,
         lifespan="off",
-        timeout_graceful_shutdown=int(config.grace_seconds) + 2,
+        timeout_graceful_shutdown=2 + int(LINGER),
     )
     try:
         _Server(settings, engine, ready).run([listener])
@@ -149,4 +180,13 @@ async def _refused(request: Request, error: Exception) -> Response:
         refusal = error
     else:
         refusal = Refusal(500, f"the server failed ({type(error).__name__}): see its log")
-    return JSONResponse(error_body(refusal), status_code=refusal.status, headers=error_headers(refusal))
+    return error_response(refusal)
+
+
+def _overview(config: ServeConfig) -> str:
+    """Return the paths and an example, as plain text."""
+    lines = [f"fftnet serve: the model {config.name!r} over HTTP, for clients of OpenAI's API", ""]
+    lines += [f"  {path:22}{about}" for path, about in PATHS.items()]
+    lines += ["", 'A completion: {"prompt": "Once", "max_tokens": 100}, as application/json']
+    lines += ["Fields and limits: docs/serving.md"]
+    return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """What a server may do, and how a chat is put into text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 CONTENT = "{content}"
@@ -25,11 +25,17 @@ class ServeConfig:
     """
 
     host: str = "127.0.0.1"
-    """Address to listen at; 0.0.0.0 is every network interface. There are no passwords."""
+    """Address to listen at; 0.0.0.0 is every network interface, which needs an api_key."""
     port: int = 8000
     """Port to listen at; 0 takes a free one and prints it."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further host names under which the server is asked, and from whose web pages (default: loopback names
+    and --host); * allows all."""
+    api_key: str | None = field(default=None, repr=False)
+    """Key that requests have to send. Other users of this machine see flags: the environment variable
+    FFTNET_API_KEY hides it (default: that variable, or no key)."""
     name: str = "fftnet"
-    """Name of the model, which requests have to give."""
+    """Name of the model; requests may leave it out."""
     max_prompt_tokens: int = 16384
     """Tokens of a prompt at most; longer ones are refused."""
     max_new_tokens: int = 2048
@@ -42,6 +48,11 @@ class ServeConfig:
     """Requests that wait for their turn; more are refused with status 429."""
     max_body_bytes: int = 4 * 2**20
     """Bytes of a request at most."""
+    max_connections: int = 512
+    """Open connections at most; more are refused with status 503."""
+    request_seconds: float = 30.0
+    """Time for a client to send a request, from its first byte, and to take what was sent of the reply;
+    slower connections are closed."""
     cache_bytes: int = 256 * 2**20
     """Memory for the states of texts that were read before; 0 keeps none."""
     grace_seconds: float = 10.0
@@ -51,12 +62,16 @@ class ServeConfig:
     a reply ends where the next message of the user would begin. A \\n is a line break."""
 
     def __post_init__(self) -> None:
-        for field in ("max_prompt_tokens", "max_new_tokens", "max_rows", "max_body_bytes"):
-            _check_least(field, getattr(self, field), 1)
-        for field in ("max_queue", "cache_bytes", "grace_seconds"):
-            _check_least(field, getattr(self, field), 0)
-        if not 0 < self.max_seconds < float("inf"):
-            raise ValueError(f"max_seconds must be above 0, got {self.max_seconds}")
+        for name in ("max_prompt_tokens", "max_new_tokens", "max_rows", "max_body_bytes", "max_connections"):
+            _check_least(name, getattr(self, name), 1)
+        for name in ("max_queue", "cache_bytes", "grace_seconds"):
+            _check_least(name, getattr(self, name), 0)
+        for name in ("max_seconds", "request_seconds"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        key = self.api_key
+        if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
+            raise ValueError("api_key must be printable ASCII characters without spaces, at least one")
         if not 0 <= self.port < 2**16:
             raise ValueError(f"port must lie between 0 and 65535, got {self.port}")
         if not self.name:

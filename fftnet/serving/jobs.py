@@ -53,6 +53,8 @@ class TokenScores(NamedTuple):
     """A token that was written, and how likely it was."""
 
     token: int
+    start: int
+    """Index of its first character in the reply."""
     logprob: float
     """Natural logarithm of its probability, before temperature, top_k and top_p."""
     likeliest: tuple[tuple[int, float], ...]
@@ -188,7 +190,8 @@ class Reply:
         text = self._decoder.push(token)
         self._pushed += len(text)
         if self.job.top_logprobs is not None:
-            self._scores.append((self._pushed, _scores(token, logits_V, self.job.top_logprobs)))
+            scores = _scores(token, self._decoder.start, logits_V, self.job.top_logprobs)
+            self._scores.append((self._pushed, scores))
         certain, stopped = self._stops.push(text)
         if stopped:
             return self._end((certain, True), "stop")
@@ -212,9 +215,9 @@ class Reply:
         return Piece(self.choice, text, tuple(ready), finish)
 
 
-def _scores(token: int, logits_V: Tensor, count: int) -> TokenScores:
+def _scores(token: int, start: int, logits_V: Tensor, count: int) -> TokenScores:
     # JSON has no infinity; this is OpenAI's number for what can't be.
     scores_V = logits_V.float().log_softmax(dim=-1).clamp(min=-9999.0)
     best = scores_V.topk(min(count, len(scores_V)))
     likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return TokenScores(token, float(scores_V[token]), tuple(likeliest))
+    return TokenScores(token, start, float(scores_V[token]), tuple(likeliest))

@@ -12,6 +12,7 @@ from fftnet.serving.config import Message, ServeConfig
 from fftnet.serving.jobs import Refusal
 from fftnet.utils.tokenizer import Tokenizer
 
+MAX_MESSAGES = 4096
 MAX_STOPS = 4
 MAX_LOGPROBS = 20
 COMPLETION_TOKENS = 16
@@ -42,7 +43,6 @@ IGNORED = {
 }
 """Fields that change nothing in a reply."""
 SENTENCES = {
-    "extra_forbidden": "is no field of this request",
     "missing": "is missing",
     "too_short": "must not be empty",
 }
@@ -53,11 +53,18 @@ Request = TypeVar("Request", bound="BaseRequest")
 
 def _stops(value: Any) -> Any:
     stops = [value] if isinstance(value, str) else [] if value is None else value
+    if isinstance(stops, list) and len(stops) > MAX_STOPS:
+        raise ValueError(f"must be at most {MAX_STOPS} texts, got {len(stops)}")
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         raise ValueError("must be a text or a list of texts, none of them empty")
-    if len(stops) > MAX_STOPS:
-        raise ValueError(f"must be at most {MAX_STOPS} texts, got {len(stops)}")
     return stops
+
+
+def _messages(value: Any) -> Any:
+    # Counted before pydantic validates each of them, which takes seconds for a million.
+    if isinstance(value, list) and len(value) > MAX_MESSAGES:
+        raise ValueError(f"must be at most {MAX_MESSAGES} messages, got {len(value)}")
+    return value
 
 
 def _content(value: Any) -> Any:
@@ -100,8 +107,8 @@ class ChatMessage(BaseModel):
 class BaseRequest(BaseModel):
     """Fields that completions and chats share; None is as good as left out."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    model: str
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    model: str | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -138,6 +145,11 @@ class BaseRequest(BaseModel):
             seed=seed,
         )
 
+    @property
+    def num_prompts(self) -> int:
+        """Number of prompts."""
+        return 1
+
     def prompts(self, config: ServeConfig, tokenizer: Tokenizer) -> list[list[int]]:
         """Ids of the prompts."""
         raise NotImplementedError
@@ -156,6 +168,11 @@ class CompletionRequest(BaseRequest):
 
     prompt: Annotated[list[Any], BeforeValidator(_prompts)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @property
+    def num_prompts(self) -> int:
+        """As ``BaseRequest``."""
+        return len(self.prompt)
 
     def prompts(self, config: ServeConfig, tokenizer: Tokenizer) -> list[list[int]]:
         """Ids of the prompts; texts begin with the end-of-text token, as in ``fftnet generate``."""
@@ -176,7 +193,7 @@ class CompletionRequest(BaseRequest):
 class ChatRequest(BaseRequest):
     """Body of ``/v1/chat/completions``."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1), BeforeValidator(_messages)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -211,30 +228,35 @@ def parse_request(kind: type[Request], body: bytes, config: ServeConfig) -> Requ
             value = fields.pop(name)
             if not any(value == neutral for neutral in NEUTRAL[name]):
                 raise Refusal(400, f"{name} is not there in this server: leave it out", param=name)
+        # Looked for before validation: pydantic would report each of a million unknown fields.
+        known = kind.model_fields.keys() | IGNORED
+        unknown = next((name for name in fields if name not in known), None)
+        if unknown is not None:
+            raise Refusal(400, f"{unknown[:100]} is no field of this request", param=unknown[:100])
         request = kind.model_validate({name: fields[name] for name in fields.keys() - IGNORED})
     except ValidationError as error:
         raise _refusal(error) from error
-    if request.model != config.name:
+    if request.model is not None and request.model != config.name:
         raise Refusal(
             404,
             f"there is no model {request.model[:100]!r} here: this server has {config.name!r}",
             code="model_not_found",
             param="model",
         )
-    return request
-
-
-def check_prompts(prompts: Sequence[Sequence[int]], copies: int, config: ServeConfig, vocab: int) -> None:
-    """Refuse prompts that the server does not read.
-
-    Raises:
-        Refusal: saying which limit they are beyond.
-    """
-    rows = len(prompts) * copies
+    rows = request.num_prompts * (request.n or 1)
     if rows > config.max_rows:
         raise Refusal(
             400, f"{rows} replies are asked for, and this server writes {config.max_rows} at once", param="n"
         )
+    return request
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], config: ServeConfig, vocab: int) -> None:
+    """Refuse prompts that the server does not read.
+
+    Raises:
+        Refusal: naming the limit that they exceed.
+    """
     for prompt in prompts:
         if len(prompt) > config.max_prompt_tokens:
             raise Refusal(

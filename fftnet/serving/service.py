@@ -18,6 +18,9 @@ from fftnet.serving.metrics import Metrics
 from fftnet.serving.requests import BaseRequest, ChatRequest, CompletionRequest, check_prompts, parse_request
 from fftnet.utils.tokenizer import Tokenizer, TokenizerError
 
+PARSERS = 2
+"""Number of bodies that are parsed at once; further ones wait."""
+
 
 class _Work:
     """A request in work: its jobs, and what the engine says of them."""
@@ -114,6 +117,7 @@ class Service:
         self._vocab_size = vocab_size
         self._config = config
         self._created = int(time.time())
+        self._parsers = asyncio.Semaphore(PARSERS)
 
     async def completions(self, request: Request) -> Response:
         """Continue prompts."""
@@ -146,10 +150,20 @@ class Service:
         return {"id": self._config.name, "object": "model", "created": self._created, "owned_by": "fftnet"}
 
     async def _answer(self, request: Request, kind: type[BaseRequest], shape: Shape) -> Response:
-        wanted = parse_request(kind, await self._body(request), self._config)
+        content_type = request.headers.get("content-type", "")
+        if content_type.partition(";")[0].strip().lower() != "application/json":
+            given = repr(content_type[:100]) if content_type else "nothing"
+            sentence = f"the body needs the header Content-Type: application/json, got {given}"
+            raise Refusal(415, sentence, code="unsupported_media_type")
         work = _Work(self.engine, self.metrics)
-        # Encoding a long text takes a while, in which others shall be served.
-        work.jobs = await asyncio.to_thread(self._jobs, wanted, work)
+        try:
+            body = await self._body(request)
+        except ClientDisconnect:
+            return self._left(work)
+        # A large body takes a while, in which others are served.
+        async with self._parsers:
+            wanted = await asyncio.to_thread(parse_request, kind, body, self._config)
+            work.jobs = await asyncio.to_thread(self._jobs, wanted, work)
         answer = Answer(
             shape, self._config.name, self._tokenizer, work.jobs, wanted.scores_wanted is not None
         )
@@ -160,17 +174,21 @@ class Service:
         try:
             return await _unless_left(request, self._whole(work, answer))
         except ClientDisconnect:
-            work.close(hung_up=True)
-            # Nobody is there to read it.
-            return Response(status_code=499)
+            return self._left(work)
         finally:
             work.close()
+
+    @staticmethod
+    def _left(work: _Work) -> Response:
+        """Answer a client that has left, which nobody reads."""
+        work.close(hung_up=True)
+        return Response(status_code=499)
 
     @staticmethod
     async def _whole(work: _Work, answer: Answer) -> Response:
         async for piece in work.pieces():
             answer.add(piece)
-        return JSONResponse(answer.body())
+        return await asyncio.to_thread(lambda: JSONResponse(answer.body()))
 
     def _jobs(self, wanted: BaseRequest, work: _Work) -> list[Job]:
         sampling = wanted.sampling(self._config)
@@ -179,7 +197,7 @@ class Service:
             prompts = wanted.prompts(self._config, self._tokenizer)
         except TokenizerError as error:
             raise Refusal(400, str(error), param="prompt") from error
-        check_prompts(prompts, copies, self._config, self._vocab_size)
+        check_prompts(prompts, self._config, self._vocab_size)
         return [
             Job(
                 prompt=prompt,

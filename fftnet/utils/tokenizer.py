@@ -45,10 +45,20 @@ class StreamDecoder:
     def __init__(self, tokenizer: "Tokenizer") -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._length = 0
+        self.start = 0
+        """Index of the character that holds the first byte of the last token."""
 
     def push(self, token: int) -> str:
         """The characters that this token completes, often one, sometimes none."""
-        return self._decoder.decode(self._tokenizer.decode_bytes([token]))
+        content = self._tokenizer.decode_bytes([token])
+        text = self._decoder.decode(content[:1])
+        unfinished, _ = self._decoder.getstate()
+        # The first byte belongs to the last character so far, or to the unfinished one behind it.
+        self.start = self._length + len(text) - bool(content and not unfinished)
+        text += self._decoder.decode(content[1:])
+        self._length += len(text)
+        return text
 
     def finish(self) -> str:
         """A replacement character if the text ends within a character, else nothing."""

@@ -91,6 +91,25 @@ def test_a_stream_of_any_ids_equals_decode(tokenizer: Tokenizer, data: st.DataOb
     assert "".join([stream.push(token) for token in tokens]) + stream.finish() == tokenizer.decode(tokens)
 
 
+@BOTH
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_stream_knows_the_character_that_each_token_starts_in(
+    tokenizer: Tokenizer, data: st.DataObject
+) -> None:
+    ids = st.one_of(st.integers(0, tokenizer.vocab_size - 1), st.integers(0x80, 0xFF), st.just(tokenizer.eot))
+    written = tokenizer.encode(data.draw(st.text(alphabet="aé漢🙂", max_size=9)))
+    tokens = [*written, *data.draw(st.lists(ids, max_size=20))]
+    stream = tokenizer.stream()
+    read = b""
+    for token in tokens:
+        stream.push(token)
+        content = tokenizer.decode_bytes([token])
+        if content:
+            assert stream.start == len((read + content[:1]).decode("utf-8", errors="replace")) - 1
+        read += content
+
+
 def test_a_broken_character_is_replaced_and_an_end_inside_a_character_is_nothing() -> None:
     first, second = "é".encode()
     assert BYTES.decode([first, BYTES.eot, second]) == "é"

@@ -13,9 +13,10 @@ from fftnet.generation import SamplingConfig, generate
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serving import batch as batch_module
+from fftnet.serving.answers import COMPLETION, Answer
 from fftnet.serving.config import Message, ServeConfig
 from fftnet.serving.engine import Engine
-from fftnet.serving.jobs import Job, Piece, Refusal, StopFinder
+from fftnet.serving.jobs import Job, Piece, Refusal, Reply, StopFinder
 from fftnet.serving.metrics import Metrics
 from fftnet.serving.prefix_cache import Prefix, PrefixCache
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
@@ -370,6 +371,24 @@ def test_extreme_sampling_is_greedy_and_disturbs_nobody(desks: Any, extreme: dic
     desk.engine.submit([job for job, _ in jobs])
     assert texts(*jobs[0])[0] == greedy
     assert texts(*jobs[1])[0] == alone(model, ids("cd"), seed=2, max_new_tokens=20)
+
+
+@pytest.mark.parametrize("stops", [(), ("zz",)])
+def test_offsets_count_characters_whole_and_streamed(stops: tuple[str, ...]) -> None:
+    job = Job(prompt=[1], sampling=SamplingConfig(), emit=print, stops=stops, top_logprobs=1)
+    reply = Reply(job, 0, TOKENIZER, torch.device("cpu"))
+    tokens = [*"aé漢z🙂b".encode(), 0xE2, *b"cz", TOKENIZER.eot]
+    pieces = [reply.take(token, torch.zeros(TOKENIZER.vocab_size)) for token in tokens]
+    expected = [0, 1, 1, 2, 2, 2, 3, 4, 4, 4, 4, 5, 6, 7, 8]
+    answers = [Answer(COMPLETION, "m", TOKENIZER, [job], True) for _ in range(2)]
+    streamed: list[int] = []
+    for piece in pieces:
+        if piece is not None:
+            answers[0].add(piece)
+            streamed += answers[1].chunk(piece)["choices"][0]["logprobs"]["text_offset"]
+    (choice,) = answers[0].body()["choices"]
+    assert choice["text"] == "aé漢z🙂b\N{REPLACEMENT CHARACTER}cz"
+    assert choice["logprobs"]["text_offset"] == streamed == expected
 
 
 def test_damaged_weights_end_in_a_sentence(desks: Any) -> None:

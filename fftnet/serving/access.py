@@ -1,0 +1,167 @@
+"""Access control: connections and their deadlines, allowed hosts and origins, the API key."""
+
+import asyncio
+import hmac
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from fftnet.serving.answers import error_response
+from fftnet.serving.config import ServeConfig
+from fftnet.serving.jobs import Refusal
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+OPEN_PATHS = ("/", "/docs", "/health")
+"""Paths that need no API key."""
+
+
+class Gate:
+    """Refuses requests for a foreign host, from a foreign origin, or without the API key.
+
+    A web page can send requests to servers on its reader's machine. It shows itself by its Origin or, if it
+    has pointed a name of its own at the machine (DNS rebinding), by the Host.
+
+    Args:
+        app: application behind the gate.
+        config: address, allowed hosts and key.
+    """
+
+    def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
+        self._app = app
+        self._hosts = {host.lower() for host in (*LOOPBACK, config.host, *config.allowed_hosts)}
+        self._everywhere = config.host in ("0.0.0.0", "::")
+        self._key = None if config.api_key is None else f"Bearer {config.api_key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a refused request, and hand on any other."""
+        if scope["type"] == "http":
+            try:
+                self._check(scope["path"], Headers(scope=scope))
+            except Refusal as refusal:
+                await error_response(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        host = _hostname("//" + headers.get("host", ""))
+        # DNS rebinding needs a name; clients of a server on all interfaces use any of its addresses.
+        if not self._allows(host) and not (self._everywhere and _is_address(host)):
+            raise _foreign("Host", host)
+        origin = headers.get("origin")
+        if origin is not None and not self._allows(_hostname(origin)):
+            raise _foreign("Origin", origin)
+        if self._key is not None and path not in OPEN_PATHS:
+            given = headers.get("authorization", "").encode()
+            if not hmac.compare_digest(given, self._key):
+                sentence = "the API key is missing or wrong: send the header Authorization: Bearer KEY"
+                raise Refusal(401, sentence, code="invalid_api_key")
+
+    def _allows(self, host: str) -> bool:
+        return host in self._hosts or "*" in self._hosts
+
+
+class Connection(H11Protocol):
+    """A connection that closes if its client neither sends its request nor takes the reply in time.
+
+    uvicorn itself limits the idle time between two requests only.
+    """
+
+    def __init__(self, *args: Any, limits: ServeConfig, **fields: Any) -> None:
+        super().__init__(*args, **fields)
+        self._limits = limits
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore
+        """Start the deadline; refuse a connection above the limit."""
+        super().connection_made(transport)
+        # Writing counts as paused as long as the client has not taken everything.
+        transport.set_write_buffer_limits(high=0)
+        self._watch()
+        if len(self.connections) > self._limits.max_connections:
+            sentence = f"{self._limits.max_connections} connections are open: try again in a few seconds"
+            self._close(Refusal(503, sentence, retry_after=5))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the deadline."""
+        super().connection_lost(exc)
+        self._stop()
+
+    def data_received(self, data: bytes) -> None:
+        """Stop the deadline when the request is complete."""
+        super().data_received(data)
+        self._watch()
+
+    def pause_writing(self) -> None:
+        """Start the deadline."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """Stop the deadline."""
+        super().resume_writing()
+        self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are not HTTP."""
+        self._close(Refusal(400, "this is not a valid HTTP request"))
+
+    def _watch(self) -> None:
+        """Run the deadline while the client has to act; progress does not extend it."""
+        if not self.flow.write_paused and self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._stop()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self._limits.request_seconds, self._overdue)
+
+    def _stop(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _overdue(self) -> None:
+        self._deadline = None
+        if self.flow.write_paused:
+            self.transport.abort()
+        else:
+            sentence = f"the request was not complete after {self._limits.request_seconds:g} seconds"
+            self._close(Refusal(408, sentence, code="timeout"))
+
+    def _close(self, refusal: Refusal) -> None:
+        """Close the connection, with an answer if none has been started."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            answer = error_response(refusal)
+            headers = [*answer.raw_headers, (b"connection", b"close")]
+            head = h11.Response(status_code=refusal.status, headers=headers)
+            for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
+def _hostname(url: str) -> str:
+    """Return the host of a URL in lower case, without its port; empty if there is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _foreign(header: str, value: str) -> Refusal:
+    sentence = (
+        f"the {header} {value[:100]!r} is not allowed: if it is yours, start the server with --allowed_hosts"
+    )
+    return Refusal(403, sentence, code="host_not_allowed")

@@ -1,0 +1,508 @@
+"""The server under attack, in this process: odd bodies, raw sockets, deadlines, hosts, the key, the end."""
+
+import asyncio
+import http.client
+import json
+import logging
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
+from typing import Any
+
+import pytest
+import torch
+from conftest import randomise
+from openai import AuthenticationError, OpenAI
+from starlette.responses import Response
+
+from fftnet.cli import serve as command
+from fftnet.errors import UserError
+from fftnet.model.config import FFTNetConfig
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.serving import app, service
+from fftnet.serving.access import Gate
+from fftnet.serving.config import ServeConfig
+from fftnet.serving.jobs import Refusal
+from fftnet.serving.requests import ChatRequest, CompletionRequest, parse_request
+from fftnet.utils.tokenizer import load_tokenizer
+
+TOKENIZER = load_tokenizer("bytes")
+JSON = {"Content-Type": "application/json"}
+BODY = {"prompt": "a", "max_tokens": 2}
+CHAT = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    10**400,
+    1e308,
+    1e-320,
+    "",
+    "\0",
+    "é" * 9,
+    [],
+    [[]],
+    [None],
+    {},
+    {"a": [{}]},
+]
+"""Values of types and sizes that nobody expects."""
+
+
+class Site:
+    """A server in a thread."""
+
+    def __init__(self, **fields: Any) -> None:
+        torch.manual_seed(3)
+        sizes: dict[str, Any] = {"vocab_size": TOKENIZER.vocab_size, "d_model": 16, "num_layers": 1}
+        model = randomise(FFTNet(FFTNetConfig(**sizes)), 0.1)
+        self.config = ServeConfig(**({"port": 0, "max_new_tokens": 10**6, "grace_seconds": 0.5} | fields))
+        self.servers: list[Any] = []
+        servers = self.servers
+
+        class Server(app._Server):
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args)
+                servers.append(self)
+
+        listener = app.bind(self.config)
+        self.port = listener.getsockname()[1]
+        ready = threading.Event()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(app, "_Server", Server)
+            self.thread = threading.Thread(
+                target=app.serve, args=(model, TOKENIZER, self.config, listener, ready.set)
+            )
+            self.thread.start()
+            assert ready.wait(60)
+
+    def stop(self) -> None:
+        self.servers[0].handle_exit(signal.SIGTERM, None)
+
+    def close(self) -> None:
+        self.stop()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    def ask(
+        self, method: str = "GET", path: str = "/health", body: Any = None, **headers: str
+    ) -> tuple[int, Message, Any]:
+        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request(method, path, content, {**(JSON if content else {}), **headers})
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        is_json = response.headers.get_content_type() == "application/json"
+        return response.status, response.headers, json.loads(text) if is_json else text
+
+    def complete(self, body: Any = BODY, **headers: str) -> tuple[int, Message, Any]:
+        return self.ask("POST", "/v1/completions", body, **headers)
+
+    def connect(self, content: bytes = b"") -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        connection.sendall(content)
+        return connection
+
+
+@pytest.fixture
+def sites(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
+    opened: list[Site] = []
+
+    def start(**fields: Any) -> Site:
+        opened.append(Site(**fields))
+        return opened[-1]
+
+    yield start
+    for site in opened:
+        site.close()
+    failures = [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
+    assert not failures, [record.getMessage() for record in failures]
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What a server sends until it closes the connection."""
+    received = b""
+    try:
+        while part := connection.recv(65536):
+            received += part
+    except ConnectionResetError:
+        pass
+    connection.close()
+    return received
+
+
+def assert_error(status: int, answer: Any) -> None:
+    assert status < 500, answer
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    assert "\n" not in answer["error"]["message"]
+
+
+def test_no_body_ends_in_an_error_of_the_server(sites: Any) -> None:
+    site = sites(max_new_tokens=4)
+    fields = ("temperature", "top_p", "top_k", "n", "seed", "stop", "logprobs", "model")
+    bodies = [("/v1/completions", BODY | {name: value}) for name in fields for value in ODD[1:7]]
+    bodies += [("/v1/completions", BODY | {"prompt": value}) for value in ODD]
+    bodies += [("/v1/chat/completions", CHAT | {"messages": value}) for value in ODD[3:]]
+    bodies += [
+        ("/v1/chat/completions", CHAT | {"messages": [{"role": "user", "content": v}]}) for v in ODD[7:]
+    ]
+    bodies += [("/v1/completions", value) for value in ODD[:7]]
+    bodies += [("/v1/completions", BODY | {"temperature": value}) for value in (1e-40, 1e-300, 5e-324)]
+    bodies += [("/v1/completions", BODY | {"top_p": 1e-300, "logprobs": 3})]
+    bodies += [("/v1/completions", b"[" * 10**5), ("/v1/completions", b'{"a":' * 10**5)]
+    assert len(bodies) >= 95
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=30)
+    for path, body in bodies:
+        connection.request("POST", path, body if isinstance(body, bytes) else json.dumps(body), JSON)
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+        if response.status == 200:
+            assert answer["choices"][0]["finish_reason"] in ("length", "stop")
+        else:
+            assert_error(response.status, answer)
+    connection.close()
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+CONTENT = json.dumps(BODY).encode()
+WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(CONTENT) + CONTENT
+LAST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+RAW: dict[str, tuple[bytes, bytes]] = {
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01", b"400"),
+    "NUL bytes": (b"\0" * 100 + b"\r\n\r\n", b"400"),
+    "NUL in a header": (b"GET /health HTTP/1.1\r\nHost: local\0host\r\n\r\n", b"400"),
+    "NUL in a path": (b"GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400"),
+    "NUL as an escape": (LAST.replace(b"/health", b"/%00"), b"404"),
+    "not UTF-8 as an escape": (LAST.replace(b"/health", b"/v1/models/%ff%fe"), b"404"),
+    "no host": (b"GET /health HTTP/1.1\r\n\r\n", b"400"),
+    "HTTP/1.0 without a host": (b"GET /health HTTP/1.0\r\n\r\n", b"403"),
+    "two hosts": (b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n", b"400"),
+    "huge header": (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000, b"400"),
+    "many headers": (b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X: a\r\n" * 20_000, b"400"),
+    "no length": (HEAD + b"Connection: close\r\n\r\n" + CONTENT, b"400"),
+    "negative length": (HEAD + b"Content-Length: -5\r\n\r\n" + CONTENT, b"400"),
+    "length no number": (HEAD + b"Content-Length: 0x10\r\n\r\n" + CONTENT, b"400"),
+    "two lengths": (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n" + CONTENT, b"400"),
+    "length too small": (HEAD + b"Content-Length: 5\r\nConnection: close\r\n\r\n" + CONTENT, b"400"),
+    "length beyond the limit": (
+        HEAD + b"Connection: close\r\nContent-Length: 99999\r\n\r\n" + b"[" * 9000,
+        b"413",
+    ),
+    "a bad chunk": (CHUNKED + b"zz\r\n" + CONTENT + b"\r\n0\r\n\r\n", b"400"),
+    "a huge chunk size": (CHUNKED + b"f" * 40 + b"\r\n", b"400"),
+    "an unknown coding": (HEAD + b"Transfer-Encoding: gzip\r\n\r\n" + CONTENT, b"400"),
+    "an upgrade": (LAST.replace(b"close", b"Upgrade\r\nUpgrade: websocket\r\nConnection: close"), b"200"),
+    "two requests at once": (WHOLE + LAST, b"200"),
+    "a hundred requests at once": (LAST.replace(b"close", b"keep-alive") * 99 + LAST, b"200"),
+}
+
+
+def test_no_raw_request_ends_in_an_error_of_the_server(sites: Any, caplog: pytest.LogCaptureFixture) -> None:
+    site = sites(max_body_bytes=5000)
+    for name, (content, status) in RAW.items():
+        answer = everything(site.connect(content))
+        assert answer.startswith(b"HTTP/1.1 " + status), (name, answer[:200])
+        if status != b"200":
+            assert b'{"error":{"message":"' in answer, name
+    # What follows after the answer cannot be answered again.
+    connection = site.connect(CHUNKED + b"1f40\r\n" + b"[" * 8000)
+    assert connection.recv(9).endswith(b" ")
+    connection.sendall(b"\r\nzz\r\n")
+    assert b"HTTP/1.1" not in everything(connection)
+    # Clients that leave in the middle of a request.
+    for content in (HEAD, CHUNKED + b"5\r\n{", WHOLE[:-3], WHOLE):
+        for _ in range(3):
+            site.connect(content).close()
+    assert site.complete()[0] == 200
+    assert "Traceback" not in caplog.text
+
+
+def test_half_sent_requests_are_closed_and_others_served_meanwhile(sites: Any) -> None:
+    site = sites(request_seconds=1.0)
+    begun = time.monotonic()
+    # The first one is the second request of its connection.
+    held = [site.connect(LAST.replace(b"close", b"keep-alive"))]
+    while b"}" not in held[0].recv(65536):
+        pass
+    held[0].sendall(b"POST /v1")
+    for part in (b"", b"GET /hea", HEAD, WHOLE[:-1], CHUNKED + b"5\r\n{"):
+        held += [site.connect(part) for _ in range(5)]
+    # A byte now and then does not help.
+    held.append(site.connect(b"GET / HTTP/1.1\r\nX: "))
+    while time.monotonic() < begun + 0.8:
+        held[-1].send(b"a")
+        assert site.complete()[0] == 200
+        time.sleep(0.1)
+    for connection in held:
+        answer = everything(connection)
+        assert answer.startswith(b"HTTP/1.1 408"), answer
+        assert b"the request was not complete after 1 seconds" in answer
+    assert time.monotonic() < begun + 10
+    assert not site.servers[0].server_state.connections
+
+
+def test_a_client_that_takes_no_reply_is_left(sites: Any) -> None:
+    site = sites(request_seconds=1.0)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", site.port))
+    one = HEAD.replace(b"POST /v1/completions", b"GET /metrics") + b"\r\n"
+    connection.setblocking(False)
+    until = time.monotonic() + 20
+    closed = False
+    while not closed and time.monotonic() < until:
+        try:
+            if select.select([], [connection], [], 0.05)[1]:
+                connection.send(one * 50)
+        except (ConnectionResetError, BrokenPipeError):
+            closed = True
+        time.sleep(0.01)
+    connection.close()
+    assert closed
+    assert site.ask()[0] == 200
+
+
+def test_connections_above_the_limit_are_told_to_come_back(sites: Any) -> None:
+    site = sites(max_connections=3)
+    held = [site.connect() for _ in range(3)]
+    status, headers, answer = site.ask()
+    assert (status, headers["Retry-After"]) == (503, "5")
+    assert answer["error"]["message"] == "3 connections are open: try again in a few seconds"
+    held.pop().close()
+    until = time.monotonic() + 10
+    while site.ask()[0] != 200:
+        assert time.monotonic() < until
+    for connection in held:
+        connection.close()
+
+
+def test_bodies_are_counted_before_they_are_validated() -> None:
+    empty = b'{"messages": [{}%s]}' % (b",{}" * 899_999)
+    bodies: list[tuple[Any, Any, str]] = [
+        (
+            ChatRequest,
+            empty,
+            "messages must be at most 4096 messages, got 900000",
+        ),
+        (ChatRequest, CHAT | {"messages": [{"role": "user", "content": ""}] * 5000}, "got 5000"),
+        (ChatRequest, CHAT | {"stop": ["a"] * 20_000}, "stop must be at most 4 texts, got 20000"),
+        (
+            CompletionRequest,
+            BODY | {"prompt": ["a"] * 20_000},
+            "20000 replies are asked for, .* writes 64 at once",
+        ),
+        (CompletionRequest, BODY | {"prompt": [[1]] * 20_000}, "20000 replies are asked for"),
+        (CompletionRequest, {f"k{n}": 0 for n in range(20_000)}, "k0 is no field of this request"),
+        (
+            CompletionRequest,
+            BODY | {"stream_options": {f"k{n}": 0 for n in range(20_000)}, "n": 0},
+            "n must be",
+        ),
+    ]
+    for kind, body, sentence in bodies:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        begun = time.process_time()
+        with pytest.raises(Refusal, match=sentence):
+            parse_request(kind, content, ServeConfig())
+        assert time.process_time() - begun < 2.0, sentence
+
+
+def test_others_are_answered_while_bodies_are_parsed(sites: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = sites()
+    parse = service.parse_request
+    free = threading.Event()
+    parsing: list[int] = []
+
+    def slow(*args: Any) -> Any:
+        parsing.append(1)
+        assert free.wait(30)
+        return parse(*args)
+
+    monkeypatch.setattr(service, "parse_request", slow)
+    with ThreadPoolExecutor(5) as pool:
+        asked = [pool.submit(site.complete) for _ in range(5)]
+        until = time.monotonic() + 20
+        while len(parsing) < service.PARSERS:
+            assert time.monotonic() < until
+        assert site.ask()[0] == 200
+        assert len(parsing) == service.PARSERS
+        free.set()
+        assert [answer.result()[0] for answer in asked] == [200] * 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers", "status"),
+    [
+        ({}, {"Host": "localhost"}, 200),
+        ({}, {"Host": "LOCALHOST:9"}, 200),
+        ({}, {"Host": "[::1]:8000"}, 200),
+        ({}, {"Host": "evil.example"}, 403),
+        ({}, {"Host": "evil.example:8000"}, 403),
+        ({}, {"Host": "localhost.evil.example"}, 403),
+        ({}, {"Host": "192.168.0.9"}, 403),
+        ({}, {"Host": "[::1"}, 403),
+        ({}, {"Origin": "http://localhost:3000"}, 200),
+        ({}, {"Origin": "http://evil.example"}, 403),
+        ({}, {"Origin": "null"}, 403),
+        ({}, {"Origin": "http://127.0.0.1.evil.example"}, 403),
+        (
+            {"allowed_hosts": ("Good.example",)},
+            {"Host": "good.example:80", "Origin": "https://good.example"},
+            200,
+        ),
+        ({"allowed_hosts": ("good.example",)}, {"Host": "evil.example"}, 403),
+        ({"allowed_hosts": ("*",)}, {"Host": "evil.example", "Origin": "null"}, 200),
+        ({"host": "0.0.0.0"}, {"Host": "192.168.0.9:8000"}, 200),
+        ({"host": "0.0.0.0"}, {"Host": "evil.example"}, 403),
+        ({"host": "0.0.0.0"}, {"Host": "192.168.0.9", "Origin": "http://192.168.0.8"}, 403),
+    ],
+)
+def test_foreign_hosts_and_origins_are_refused(
+    fields: dict[str, Any], headers: dict[str, str], status: int
+) -> None:
+    """Without a server: the application as uvicorn calls it."""
+    assert gate_status(ServeConfig(**fields), "/v1/models", headers) == status
+
+
+def gate_status(config: ServeConfig, path: str, headers: dict[str, str]) -> int:
+    """Status that the gate gives to a request; 200 where it is let through."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    given = [
+        (name.lower().encode(), value.encode()) for name, value in ({"Host": "localhost"} | headers).items()
+    ]
+    scope = {"type": "http", "method": "GET", "path": path, "headers": given}
+    asyncio.run(Gate(Response(), config)(scope, receive, send))
+    if sent[0]["status"] == 403:
+        assert b"is not allowed: if it is yours, start the server with --allowed_hosts" in sent[1]["body"]
+    return sent[0]["status"]
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "status"),
+    [
+        ("/v1/models", None, 401),
+        ("/v1/models", "Bearer wrong", 401),
+        ("/v1/models", "Bearer secret", 200),
+        ("/v1/models", "secret", 401),
+        ("/v1/completions", "Bearer secretx", 401),
+        ("/metrics", None, 401),
+        ("/metrics", "Bearer secret", 200),
+        ("/health", None, 200),
+        ("/", None, 200),
+    ],
+)
+def test_the_key_is_asked_for(path: str, key: str | None, status: int) -> None:
+    headers = {} if key is None else {"Authorization": key}
+    assert gate_status(ServeConfig(api_key="secret"), path, headers) == status
+
+
+def test_openais_client_sends_the_key(sites: Any) -> None:
+    site = sites(api_key="secret")
+    url = f"http://127.0.0.1:{site.port}/v1"
+    with OpenAI(base_url=url, api_key="secret", max_retries=0) as client:
+        assert client.models.list().data[0].id == "fftnet"
+        assert client.completions.create(model="fftnet", prompt="a", max_tokens=2).choices[0].text is not None
+    with OpenAI(base_url=url, api_key="wrong", max_retries=0) as client:
+        with pytest.raises(AuthenticationError, match="the API key is missing or wrong") as refused:
+            client.models.list()
+        assert refused.value.code == "invalid_api_key"
+    assert site.ask()[0] == 200
+    assert site.ask(path="/metrics")[0] == 401
+
+
+def test_the_key_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FFTNET_API_KEY", "hidden")
+    assert command._with_key(ServeConfig()).api_key == "hidden"
+    assert command._with_key(ServeConfig(api_key="flag")).api_key == "flag"
+    assert "hidden" not in repr(command._with_key(ServeConfig()))
+    monkeypatch.setenv("FFTNET_API_KEY", "")
+    assert command._with_key(ServeConfig()).api_key is None
+    monkeypatch.setenv("FFTNET_API_KEY", "two words")
+    with pytest.raises(UserError, match="the environment variable FFTNET_API_KEY is wrong: api_key must be"):
+        command._with_key(ServeConfig())
+
+
+def test_the_start_names_commands_to_copy_and_warns_of_open_doors() -> None:
+    lines = list(command._greeting(ServeConfig(), "127.0.0.1", 80))
+    assert lines[0] == "serving fftnet at http://127.0.0.1:80/v1 (Ctrl-C ends it)"
+    assert lines[1].startswith(
+        "try: curl http://127.0.0.1:80/v1/completions -H 'Content-Type: application/json'"
+    )
+    assert lines[2].startswith("  or: python -c 'from openai import OpenAI; ")
+    assert lines[3].startswith("note: the model continues text and is not tuned for chats")
+    assert len(lines) == 4
+    lines = list(command._greeting(ServeConfig(host="0.0.0.0"), "0.0.0.0", 80))
+    assert lines[-1] == (
+        "warning: anyone who reaches port 80 of this machine can use it: set --api_key or FFTNET_API_KEY"
+    )
+    lines = list(command._greeting(ServeConfig(host="::", api_key="secret"), "::", 80))
+    assert len(lines) == 4
+    assert "http://[::1]:80/v1/completions" in lines[1]
+    assert "-H 'Authorization: Bearer KEY'" in lines[1]
+    assert "secret" not in "".join(lines)
+
+
+def test_only_json_is_read(sites: Any) -> None:
+    site = sites()
+    for given in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""):
+        status, _, answer = site.complete(**{"Content-Type": given})
+        assert status == 415
+        assert answer["error"]["message"].startswith(
+            "the body needs the header Content-Type: application/json"
+        )
+    assert site.complete(**{"Content-Type": "Application/JSON; charset=utf-8"})[0] == 200
+    assert site.ask("POST", "/v1/chat/completions", CHAT, **{"Content-Type": "text/plain"})[0] == 415
+
+
+def test_requests_need_no_model_and_the_root_names_the_paths(sites: Any) -> None:
+    site = sites(name="mine")
+    assert site.complete()[2]["model"] == "mine"
+    assert site.complete(BODY | {"model": None})[0] == 200
+    assert site.complete(BODY | {"model": "mine"})[0] == 200
+    assert site.complete(BODY | {"model": "other"})[0] == 404
+    assert site.ask("POST", "/v1/chat/completions", CHAT)[2]["model"] == "mine"
+    for path in ("/", "/docs"):
+        status, headers, text = site.ask(path=path)
+        assert (status, headers["content-type"]) == (200, "text/plain; charset=utf-8")
+        assert all(
+            name in text for name in ("'mine'", "/v1/chat/completions", "/health", '"max_tokens": 100')
+        )
+    # The example on the page works.
+    example = text[text.index("{") : text.index("}") + 1]
+    assert site.complete(example.encode())[0] == 200
+
+
+def test_new_requests_are_told_to_come_back_while_running_ones_end(sites: Any) -> None:
+    site = sites(grace_seconds=60.0)
+    endless = json.dumps({"prompt": "x", "max_tokens": 10**6, "temperature": 0}).encode()
+    running = site.connect(HEAD + b"Content-Length: %d\r\n\r\n" % len(endless) + endless)
+    until = time.monotonic() + 20
+    while "fftnet_writing 1.0" not in site.ask(path="/metrics")[2]:
+        assert time.monotonic() < until
+    site.stop()
+    status, headers, answer = site.complete()
+    assert (status, headers["Retry-After"]) == (503, "5")
+    assert answer["error"]["message"] == "the server is stopping: send the request again later"
+    assert site.ask()[::2] == (503, {"status": "stopping"})
+    half_sent = site.connect(HEAD)
+    assert site.thread.is_alive()
+    running.close()
+    site.thread.join(20)
+    assert everything(half_sent) == b""
+    with pytest.raises(ConnectionRefusedError):
+        site.connect()

@@ -1,15 +1,16 @@
 """Generation: read the prompts once, then one decode step a token, at a cost that does not grow."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from fftnet.evaluation.metrics import evaluation_mode
 from fftnet.fields import MAX_COUNT, check_fields, check_range
 from fftnet.model import State, concat_states, select_state
-from fftnet.model.state import num_rows
 
 if TYPE_CHECKING:
     from fftnet.utils.tokenizer import Tokenizer
@@ -133,7 +134,7 @@ class Generation:
     ``texts`` and ``state`` run to the end first.
 
     Args:
-        model: a causal model, in evaluation mode, or a runtime of one.
+        model: a causal model, or a runtime of one; in training mode it writes as in evaluation mode.
         prompts: one or more, of ids.
         config: how many tokens and how they are chosen.
         stop: id that ends a text and is no part of it.
@@ -189,7 +190,8 @@ class Generation:
         if self._unread is not None:
             token_B, before = self._unread
             self._unread = None
-            _, after = self._model.step(token_B, before)
+            with self._evaluating():
+                _, after = self._model.step(token_B, before)
             self._states = [
                 select_state(after, [row]) if state is None else state
                 for row, state in enumerate(self._states)
@@ -203,10 +205,12 @@ class Generation:
             torch.Generator(device).manual_seed(self._config.seed + row) for row in range(len(prompts))
         ]
         step = _compiled(self._model) if self._config.compile else self._model.step
-        logits_BV, state = _prefill(self._model, prompts, state, device)
+        with self._evaluating():
+            logits_BV, state = _prefill(self._model, prompts, state)
         for _ in range(self._config.max_new_tokens):
             if self._unread is not None:
-                logits_BV, state = step(*self._unread)
+                with self._evaluating():
+                    logits_BV, state = step(*self._unread)
             token_B = sample(logits_BV, self._config, generators)
             self._unread = (token_B, state)
             new = self._take(token_B.tolist(), state)
@@ -214,6 +218,12 @@ class Generation:
                 self._unread = None
                 return
             yield new
+
+    def _evaluating(self) -> AbstractContextManager[None]:
+        """Evaluation mode for one call: between two tokens, the caller may train the model."""
+        if isinstance(self._model, nn.Module) and self._model.training:
+            return evaluation_mode(self._model)
+        return nullcontext()
 
     def _take(self, tokens: list[int], state: State) -> list[int | None]:
         """Note what was drawn; a text that ends here keeps the state that it ends with."""
@@ -246,7 +256,7 @@ def generate(
         >>> generate(model, [" And then"], tokenizer=tokenizer, state=first.state)  # nothing is read again
 
     Args:
-        model: a causal model, in evaluation mode, or a runtime of one.
+        model: a causal model, or a runtime of one; in training mode it writes as in evaluation mode.
         prompts: texts, which need the tokenizer, or ids, at least one a prompt.
         config: how many tokens and how they are chosen.
         tokenizer: encodes and decodes texts. A new text starts with its end-of-text token, which also ends
@@ -283,35 +293,19 @@ def generate(
     return Generation(model, rows, config or SamplingConfig(), stop, state, tokenizer)
 
 
-def _prefill(
-    model: Writer, prompts: Sequence[Sequence[int]], state: State | None, device: torch.device
-) -> tuple[Tensor, State]:
-    """Logits (B, V) after each prompt, and the state there."""
+def _prefill(model: Writer, prompts: Sequence[Sequence[int]], state: State | None) -> tuple[Tensor, State]:
+    """Return logits (B, V) after each prompt, and the state there."""
     lengths = [len(prompt) for prompt in prompts]
-    if len(set(lengths)) == 1:
-        tokens_BT = torch.tensor([list(prompt) for prompt in prompts], device=device)
-        logits_BTV, state = model.prefill(tokens_BT, state, chunk_size=PREFILL_CHUNK, logits_to_keep=1)
-        return logits_BTV[:, -1], state
-    if state is not None:
-        if num_rows(state) != len(prompts):
-            raise ValueError(
-                f"the state is of {num_rows(state)} rows, there are {len(prompts)} prompts: expand_state "
-                "copies rows, select_state picks them"
-            )
-        # Padding in front of a prompt would let time pass between what was read and the prompt.
-        read = [
-            _prefill(model, [prompt], select_state(state, [row]), device)
-            for row, prompt in enumerate(prompts)
-        ]
-        return torch.cat([logits_BV for logits_BV, _ in read]), concat_states([after for _, after in read])
     tokens_BT = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
     mask_BT = torch.zeros_like(tokens_BT, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
         tokens_BT[row, -len(prompt) :] = torch.tensor(list(prompt))
         mask_BT[row, -len(prompt) :] = True
     logits_BTV, state = model.prefill(
-        tokens_BT.to(device),
-        attention_mask=mask_BT.to(device),
+        tokens_BT.to(model.device),
+        state,
+        # Without a mask, mixers take shorter ways.
+        attention_mask=None if len(set(lengths)) == 1 else mask_BT.to(model.device),
         chunk_size=PREFILL_CHUNK,
         logits_to_keep=1,
     )

@@ -175,7 +175,7 @@ def test_what_cannot_be_continued_is_refused() -> None:
         generate(make(causal=False), [[1]])
     with pytest.raises(ValueError, match="the state is of 1 row, the tokens of 2: expand_state copies it"):
         _ = generate(model, [[1], [2]], state=model.init_state(1)).tokens
-    with pytest.raises(ValueError, match="the state is of 3 rows, there are 2 prompts: expand_state copies"):
+    with pytest.raises(ValueError, match="the state is of 3 rows, the tokens of 2: expand_state copies"):
         _ = generate(model, [[1], [2, 3]], state=model.init_state(3)).tokens
     with torch.no_grad():
         model.embedding.weight.fill_(torch.nan)
@@ -184,3 +184,19 @@ def test_what_cannot_be_continued_is_refused() -> None:
     for field, value in (("max_new_tokens", 0), ("temperature", -1.0), ("top_k", 0), ("top_p", 0.0)):
         with pytest.raises(ValueError, match=field):
             SamplingConfig(**{field: value})  # pyright: ignore
+
+
+def test_a_model_in_training_mode_writes_as_in_evaluation_mode_and_keeps_its_modes() -> None:
+    model = make(dropout=0.5)
+    config = SamplingConfig(max_new_tokens=6, seed=3)
+    expected = generate(model, [[1, 2], [3]], config).tokens
+    model.train()
+    frozen = model.backbone.layers[0].eval()
+    generation = generate(model, [[1, 2], [3]], config)
+    next(iter(generation))
+    assert model.training, "between two tokens the caller may train"
+    assert not frozen.training
+    assert generation.tokens == expected
+    assert generation.state
+    assert model.training
+    assert not frozen.training

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fftnet.evaluation.metrics import evaluation_mode
 from fftnet.protocols import Batches
 
 
@@ -87,9 +88,7 @@ def evaluate_classes(model: nn.Module, batches: Batches, class_names: Sequence[s
     device = next(model.parameters()).device
     confusion = torch.zeros(len(class_names), len(class_names), dtype=torch.int64)
     loss = 0.0
-    training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for index in range(batches.num_batches):
             batch = batches.batch(0, index).to(device)
             masked = () if batch.attention_mask is None else (batch.attention_mask,)
@@ -98,8 +97,6 @@ def evaluate_classes(model: nn.Module, batches: Batches, class_names: Sequence[s
             loss += float(F.cross_entropy(logits_BK, targets_B, reduction="sum"))
             answers_B = logits_BK.argmax(dim=1)
             confusion += confusion_matrix(targets_B.cpu(), answers_B.cpu(), len(class_names))
-    finally:
-        model.train(training)
     rows = int(confusion.sum())
     return {"rows": rows, "loss": loss / max(rows, 1), **class_report(confusion, class_names)}
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.evaluation.metrics import MAX_EXPONENT, average
+from fftnet.evaluation.metrics import MAX_EXPONENT, average, evaluation_mode
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.tasks.text import token_losses
 
@@ -85,13 +85,9 @@ def evaluate_documents(
     if not (ends - starts > 1).any():
         raise ValueError("there is no document to read")
     totals = torch.zeros(BUCKETS, 4, dtype=torch.float64)
-    training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for group in _groups(ends - starts, batch_size):
             _read(model, tokens, starts[group], ends[group], chunk_size, token_bytes or [0], totals)
-    finally:
-        model.train(training)
     return _summary(totals, ends - starts - 1)
 
 

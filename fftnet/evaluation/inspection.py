@@ -6,8 +6,6 @@ numbers.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.evaluation.documents import PositionLoss, evaluate_documents
+from fftnet.evaluation.metrics import evaluation_mode
 from fftnet.model.components import gain
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
@@ -88,7 +87,7 @@ def inspect_tokens(model: FFTNet, tokens: Tensor) -> Inspection:
         mixer.register_forward_pre_hook(lambda mixer, arguments: seen.append((mixer, arguments[0])))
         for mixer in mixers
     ]
-    with _evaluating(model):
+    with evaluation_mode(model):
         try:
             logits_1TV = model(tokens[None].to(model.embedding.weight.device))
         finally:
@@ -209,13 +208,3 @@ def _weights(reads_THF: Tensor, writes_THF: Tensor, time_TH: Tensor, rate_HF: Te
 def _wide(x: Tensor) -> Tensor:
     """On the CPU, in double precision."""
     return x.detach().cpu().to(torch.complex128 if x.is_complex() else torch.float64)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

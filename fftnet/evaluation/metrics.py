@@ -1,7 +1,8 @@
 """Averages of an objective over data: its loss and the metrics that it names."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -38,6 +39,18 @@ def average(total: float, weight: float, exponential: bool = False) -> float | N
     return math.exp(min(mean, MAX_EXPONENT)) if exponential else mean
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Turn training mode, and with it dropout, off; afterwards each module has its own mode again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -63,9 +76,7 @@ def evaluate(
     sums: list[float] = []
     counts: Tensor | None = None
     metrics: Mapping[str, Mean] = {}
-    training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for index in range(min(batches.num_batches, max_batches or batches.num_batches)):
             losses = objective(model, batches.batch(0, index).to(device))
             metrics = losses.metrics
@@ -75,8 +86,6 @@ def evaluate(
             sums = [so_far + float(one) for so_far, one in zip(sums or repeat(0.0), numbers, strict=False)]
             if losses.counts is not None:
                 counts = losses.counts.cpu().double() + (0.0 if counts is None else counts)
-    finally:
-        model.train(training)
     if not sums:
         raise ValueError("there is no batch to evaluate")
     further = [] if counts is None else counts.flatten().tolist()

@@ -45,7 +45,7 @@ class Tokens(NamedTuple):
         embeddings = torch.cat([self.embeddings, later.embeddings.to(self.embeddings)], dim=1)
         if self.mask is None and later.mask is None:
             return Tokens(embeddings, None)
-        return Tokens(embeddings, torch.cat([self._full_mask(), later._full_mask()], dim=1))
+        return Tokens(embeddings, torch.cat([self.full_mask(), later.full_mask()], dim=1))
 
     def select(self, rows: Tensor) -> "Tokens":
         """Rows, in the order given."""
@@ -53,7 +53,8 @@ class Tokens(NamedTuple):
         mask = None if self.mask is None else self.mask.index_select(0, rows)
         return Tokens(self.embeddings.index_select(0, rows), mask)
 
-    def _full_mask(self) -> Tensor:
+    def full_mask(self) -> Tensor:
+        """The mask (B, T), also where all are read."""
         if self.mask is not None:
             return self.mask
         return torch.ones(self.embeddings.shape[:2], dtype=torch.bool, device=self.embeddings.device)
@@ -158,6 +159,24 @@ class FFTNetCache(cache_utils.Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens read, padding included."""
         return int(self._seen)
+
+    def has_read(self, attention_mask: Tensor) -> bool:
+        """Tell whether the cache has read the tokens that a mask keeps, and no others.
+
+        A row that ends before the others is filled up with padding, which the model reads: a state can't
+        forget it. Only the number of tokens is compared.
+
+        Args:
+            attention_mask: (B, seen or more), 0 at padding; the first ``seen`` positions count.
+        """
+        state = self._layer_states()
+        counted_B = None if state is None else getattr(state[0], "count", None)
+        if counted_B is None:
+            return True
+        if self._pending is not None:
+            counted_B = counted_B + self._pending.full_mask().sum(dim=1).to(counted_B.device)
+        kept_B = attention_mask[:, : self.get_seq_length()].bool().sum(dim=1)
+        return torch.equal(kept_B.cpu(), counted_B.cpu())
 
     def begin(self, tokens: Tokens) -> tuple[Tokens, State | None]:
         """What must be read now (tokens that stay of those taken back, then the new) and the state before.

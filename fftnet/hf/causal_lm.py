@@ -114,6 +114,10 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
         cache = model_kwargs.get(CACHE_NAME)
         if cache is not None:
             cache._is_user_defined = True
+            mask = model_kwargs.get("attention_mask")
+            if mask is not None and isinstance(cache, FFTNetCache) and not cache.has_read(mask):
+                # A row ended early in the turn before, so padding is in the state: all is read again.
+                cache.reset()
             return
         if generation_config.use_cache is False:
             return

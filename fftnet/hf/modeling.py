@@ -182,6 +182,11 @@ def _mask_of(embeddings: Tensor, attention_mask: Tensor | None, cache: FFTNetCac
     if not fits:
         expected = f"({rows}, {count})" if seen == 0 else f"({rows}, {count}) or ({rows}, {seen + count})"
         raise ValueError(f"attention_mask must be of shape {expected}, as the tokens are, got {shape}")
+    if cache is not None and shape[1] == seen + count > count and not cache.has_read(attention_mask):
+        raise ValueError(
+            "the cache has read tokens that attention_mask leaves out, such as the padding behind a row that "
+            "ended: leave the cache out, so that the text is read again"
+        )
     mask = attention_mask[:, shape[1] - count :].to(embeddings.device, torch.bool)
     # Without a mask the mixers take shorter ways; a compiled graph can't look at it.
     return None if not compiling and bool(mask.all()) else mask

@@ -6,6 +6,31 @@ import torch
 from torch import Tensor
 
 
+def tokens_first(x: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Move the tokens of each row to its front, in their order, and all padding behind them.
+
+    A causal mixer then needs no mask for its outputs: nothing that stands behind a token can reach it.
+
+    Args:
+        x: tokens (B, T, D).
+        attention_mask: boolean (B, T), False at padding; any pattern.
+
+    Returns:
+        The moved tokens (B, T, D), zero at padding; their mask (B, T); and int64 (B, T), the new place of
+        every old position, for ``reorder``.
+    """
+    order_BT = (~attention_mask).byte().argsort(dim=1, stable=True)
+    mask_BT = attention_mask.gather(1, order_BT)
+    # Padding may hold anything, and 0 times NaN would be NaN.
+    moved_BTD = reorder(x, order_BT).masked_fill(~mask_BT[..., None], 0.0)
+    return moved_BTD, mask_BT, order_BT.argsort(dim=1)
+
+
+def reorder(x: Tensor, place: Tensor) -> Tensor:
+    """Take position ``place[b, t]`` of ``x`` (B, T, D) for position t of row b."""
+    return x.gather(1, place[..., None].expand_as(x))
+
+
 def by_length(x: Tensor, attention_mask: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply ``mix`` to every row at its own length, so that padding and batch-mates change nothing.
 

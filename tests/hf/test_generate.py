@@ -9,6 +9,7 @@ import torch
 from hf_models import both, write
 from models import HYBRIDS, MODELS, VOCAB, make, tokens
 from torch._dynamo.utils import counters
+from torch.nn import functional as F
 from transformers import CompileConfig
 
 from fftnet.generation import SamplingConfig, generate
@@ -153,3 +154,45 @@ def test_a_compiled_step_is_one_graph_for_every_prompt(padded: bool) -> None:
 
 def _fields(config: Any) -> dict[str, Any]:
     return {each.name: getattr(config, each.name) for each in fields(config)}
+
+
+@pytest.mark.parametrize("fields", MODELS, ids=str)
+@pytest.mark.parametrize("ends", [False, True], ids=["all rows go on", "a row ends early"])
+def test_a_second_turn_of_unequal_lengths_is_written_as_each_row_alone(
+    fields: dict[str, Any], ends: bool, tmp_path: Path
+) -> None:
+    native, model = both(tmp_path, **fields)
+    prompts = [tokens(1, length)[0] for length in (5, 2, 4)]
+    ids = torch.stack([F.pad(prompt, (5 - len(prompt), 0)) for prompt in prompts])
+    mask = torch.stack([F.pad(torch.ones_like(prompt), (5 - len(prompt), 0)) for prompt in prompts])
+    end = int(write(model, ids, attention_mask=mask, max_new_tokens=6)[1, 7]) if ends else None
+    first = write(model, ids, attention_mask=mask, max_new_tokens=6, eos_token_id=end, **RICH)
+    written = first.sequences[:, 5:]
+    ended = (written == (-1 if end is None else end)).long()
+    # What comes behind the end of a row is padding.
+    read = ended.cumsum(dim=1) - ended == 0
+    assert read.all() != ends
+    more = [tokens(1, length)[0] for length in (1, 6, 3)]
+    later = torch.stack([F.pad(turn, (6 - len(turn), 0)) for turn in more])
+    later_mask = torch.stack([F.pad(torch.ones_like(turn), (6 - len(turn), 0)) for turn in more])
+    whole = torch.cat([first.sequences, later], dim=1)
+    whole_mask = torch.cat([mask, read.long(), later_mask], dim=1)
+    given = {CACHE_NAME: first[CACHE_NAME], "output_logits": True, "eos_token_id": None, "max_new_tokens": 6}
+    second = write(model, whole, attention_mask=whole_mask, **given, **RICH)
+    for row in range(3):
+        text = whole[row][whole_mask[row].bool()].tolist()
+        config = SamplingConfig(max_new_tokens=6, temperature=0)
+        assert second.sequences[row, whole.shape[1] :].tolist() == generate(native, [text], config).tokens[0]
+        with torch.no_grad():
+            expected = native(torch.tensor([text]))[0, -1]
+        torch.testing.assert_close(second.logits[0][row], expected.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_padding_that_a_cache_has_read_is_refused_by_name(tmp_path: Path) -> None:
+    _, model = both(tmp_path)
+    cache = FFTNetCache(model.config)
+    model(tokens(2, 5), **{CACHE_NAME: cache})
+    mask = torch.ones(2, 8)
+    mask[1, 3:5] = 0
+    with pytest.raises(ValueError, match="the cache has read tokens that attention_mask leaves out"):
+        model(tokens(2, 3), mask, **{CACHE_NAME: cache})

@@ -14,6 +14,7 @@ from fftnet.model.mixers.base import SteppingMixer, device_of, packed
 from fftnet.ops import decode
 from fftnet.ops.addresses import addresses
 from fftnet.ops.addresses.export import read_filter
+from fftnet.ops.convolution import state_after
 from fftnet.ops.gated_norm import gated_norm
 from fftnet.ops.keyed_mix import keyed_mix
 from fftnet.ops.keyed_mix.torch import keyed_spectrum
@@ -177,7 +178,7 @@ class AddressedSpectralMixer(SteppingMixer):
         state = self.init_state(x.shape[0], x.device)
         context, _, _ = self.context(self.project_context(x), state.mean, state.count)
         decay, frequency = self.transform()
-        values_BTHd, key, filter_, _ = self._write_and_read(x, context, None, decay, state.conv_state)
+        values_BTHd, key, filter_, _ = self._write_and_read(x, self.project_in(x), context, decay, state)
         clock_BTH = self.clock(x)
         key_BTHF = torch.complex(*key.unbind(dim=3))
         filter_BTHF = torch.complex(*filter_.unbind(dim=3))
@@ -207,10 +208,17 @@ class AddressedSpectralMixer(SteppingMixer):
             self.project_context(x_BTD), state.mean, state.count, mask_BT
         )
         decay, frequency = self.transform()
+        projected_BTC = self.project_in(x_BTD)
         values, key, filter_, conv_state = self._write_and_read(
-            x_BTD, context_BTC, mask_BT, decay, state.conv_state
+            x_BTD, projected_BTC, context_BTC, decay, state
         )
-        mixed, spectrum = keyed_mix(values, key, filter_, self.clock(x_BTD), decay, frequency, state.spectrum)
+        clock_BTH = self.clock(x_BTD)
+        if mask_BT is not None:
+            # Padding writes nothing and takes no time, so the spectrum stays that of the last token.
+            key = key * mask_BT[..., None, None, None]
+            clock_BTH = clock_BTH * mask_BT[..., None]
+            conv_state = state_after(projected_BTC, state.conv_state, mask_BT.sum(dim=1))
+        mixed, spectrum = keyed_mix(values, key, filter_, clock_BTH, decay, frequency, state.spectrum)
         state = AddressedSpectralState(packed(spectrum), packed(mean_BM), count_B, packed(conv_state))
         return self._finish(x_BTD, mixed), state
 
@@ -242,17 +250,14 @@ class AddressedSpectralMixer(SteppingMixer):
     def _write_and_read(
         self,
         x_BTD: Tensor,
+        projected_BTC: Tensor,
         context_BTC: Tensor,
-        mask_BT: Tensor | None,
         decay_HF: Tensor,
-        conv_state: Tensor,
+        state: AddressedSpectralState,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values (B, T, H, d), keys and filters (B, T, H, 2, F), and the convolution's new state."""
-        projected_BTC = self.project_in(x_BTD)
-        if mask_BT is not None:
-            projected_BTC = projected_BTC * mask_BT[..., None]
+        """Compute values (B, T, H, d), keys and filters (B, T, H, 2, F), and the new convolution state."""
         values_BTD, raw_key_BTC, conv_state = short_conv(
-            projected_BTC, self.conv_weight, conv_state, width=self.d_model
+            projected_BTC, self.conv_weight, state.conv_state, width=self.d_model
         )
         shape = (self.num_heads, 2, self.num_bins)
         base_filter, modulation = self.filter(context_BTC)
@@ -266,8 +271,6 @@ class AddressedSpectralMixer(SteppingMixer):
             gain(decay_HF),
             eps=self.activation.eps,
         )
-        if mask_BT is not None:
-            key = key * mask_BT[..., None, None, None]
         return values_BTD.unflatten(-1, (self.num_heads, -1)), key, filter_, conv_state
 
     def _finish(self, x_BTD: Tensor, mixed_BTHd: Tensor) -> Tensor:

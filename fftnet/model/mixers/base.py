@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.model.checks import check_input
+from fftnet.ops import padding
 
 
 class Mixer(nn.Module):
@@ -68,8 +69,9 @@ class Mixer(nn.Module):
 class SteppingMixer(Mixer):
     """A causal mixer with a state of fixed size, which has a form of its own for one token.
 
-    A subclass makes states (``init_state``) and reads: ``_read(x (B, T, D), attention_mask, state)`` and
-    ``_step(x (B, D), state)``, both of which return the mixed tokens and the new state.
+    A subclass makes states (``init_state``) and reads: ``_read(x (B, T, D), mask, state)`` and
+    ``_step(x (B, D), state)``, both of which return the mixed tokens and the new state. The mask is None, or
+    boolean (B, T) with all padding behind the tokens of its row, where it must not change the state.
     """
 
     causal = True
@@ -82,8 +84,8 @@ class SteppingMixer(Mixer):
 
         Args:
             x: tokens (B, T, D), T >= 1; with a state also one token (B, D).
-            attention_mask: boolean (B, T); a False token writes nothing into the state. Padding before the
-                first token or after the last one changes nothing; between two tokens, time passes.
+            attention_mask: boolean (B, T). A False token is not read, wherever it stands: the others and the
+                state are what they would be without it.
             state: from ``init_state`` or an earlier call; None starts a text.
 
         Returns:
@@ -95,13 +97,22 @@ class SteppingMixer(Mixer):
         if state is not None and x.ndim == 2 and x.shape[1] == self.d_model and attention_mask is None:
             return self._step(x, state)
         check_input(x, self.d_model, attention_mask)
+        if attention_mask is not None:
+            return self._read_masked(x, attention_mask, state)
         if state is None:
-            mixed, _ = self._read(x, attention_mask, self.init_state(x.shape[0], x.device))
-            return mixed
-        if attention_mask is None and x.shape[1] == 1:
+            return self._read(x, None, self.init_state(x.shape[0], x.device))[0]
+        if x.shape[1] == 1:
             mixed, state = self._step(x[:, 0], state)
             return mixed[:, None], state
-        return self._read(x, attention_mask, state)
+        return self._read(x, None, state)
+
+    def _read_masked(self, x_BTD: Tensor, mask_BT: Tensor, state: Any | None) -> Tensor | tuple[Tensor, Any]:
+        x_BTD, mask_BT, place_BT = padding.tokens_first(x_BTD, mask_BT)
+        if state is None:
+            mixed_BTD, _ = self._read(x_BTD, None, self.init_state(x_BTD.shape[0], x_BTD.device))
+            return padding.reorder(mixed_BTD, place_BT)
+        mixed_BTD, state = self._read(x_BTD, mask_BT, state)
+        return padding.reorder(mixed_BTD, place_BT), state
 
     def _read(self, x_BTD: Tensor, mask_BT: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         raise NotImplementedError

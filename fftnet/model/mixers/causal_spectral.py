@@ -18,8 +18,9 @@ from fftnet.model.components import (
     gain,
 )
 from fftnet.model.mixers.base import SteppingMixer, device_of, packed
-from fftnet.ops import decode
+from fftnet.ops import decode, padding
 from fftnet.ops.causal_mix import HeadParameters, causal_mix
+from fftnet.ops.convolution import state_after
 from fftnet.ops.gated_conv import causal_conv, gated_conv
 
 EPS = 0.03
@@ -175,19 +176,22 @@ class CausalSpectralMixer(SteppingMixer):
     ) -> tuple[Tensor, CausalSpectralState]:
         context_BTC, mean_BD, count_B = self.context(x_BTD, state.mean, state.count, mask_BT)
         projected_BTC = self.project_in(x_BTD)
-        if mask_BT is not None:
-            projected_BTC = projected_BTC * mask_BT[..., None]
         values_BTD, conv_state = self._values(projected_BTC, state.conv_state)
-        if mask_BT is not None:
-            values_BTD = values_BTD * mask_BT[..., None]
         parameters = self._head_parameters()
-        mixed_BTHd, spectrum = causal_mix(
-            values_BTD.unflatten(-1, (self.num_heads, self.head_dim)),
-            self.filter(context_BTC) * gain(parameters.decay),
-            parameters,
-            state.spectrum,
-            eps=self.activation.eps,
-        )
+        filter_BTHF = self.filter(context_BTC) * gain(parameters.decay)
+
+        def mix(values_BTD: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+            values_BTHd = values_BTD.unflatten(-1, (self.num_heads, self.head_dim))
+            return causal_mix(values_BTHd, filter_BTHF, parameters, start, eps=self.activation.eps)
+
+        mixed_BTHd, spectrum = mix(values_BTD, state.spectrum)
+        if mask_BT is not None:
+            # Time passes at every position, padding included. So the values are moved to the end of their
+            # rows, where the last one is the newest, and what was there before ages by the tokens alone.
+            read_B = mask_BT.sum(dim=1)
+            conv_state = state_after(projected_BTC, state.conv_state, read_B)
+            _, written = mix(_at_the_end(values_BTD, mask_BT), torch.zeros_like(state.spectrum))
+            spectrum = _aged(state.spectrum, parameters, read_B) + written
         state = CausalSpectralState(packed(spectrum), packed(mean_BD), count_B, packed(conv_state))
         return self.project_out(mixed_BTHd.flatten(2)), state
 
@@ -225,3 +229,20 @@ class CausalSpectralMixer(SteppingMixer):
             return gated_conv(projected_BTC, self.conv_weight, conv_state)
         values_BTD, conv_state = causal_conv(projected_BTC, self.conv_weight, conv_state)
         return nn.functional.silu(values_BTD), conv_state
+
+
+def _at_the_end(values_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """Move the tokens of each row from its front to its end; the places before them are zero."""
+    tokens = mask_BT.shape[1]
+    padding_B1 = tokens - mask_BT.sum(dim=1, keepdim=True)
+    place_BT = torch.arange(tokens, device=mask_BT.device) - padding_B1
+    moved_BTD = padding.reorder(values_BTD, place_BT % tokens)
+    return moved_BTD.masked_fill((place_BT < 0)[..., None], 0.0)
+
+
+def _aged(spectrum: Tensor, parameters: HeadParameters, count_B: Tensor) -> Tensor:
+    """Decay and turn a spectrum (B, F, 2, H, d) by ``count`` tokens of each row."""
+    rate_FH = torch.complex(-parameters.decay, parameters.frequency).T.to(spectrum.dtype.to_complex())
+    pole_BFH1 = torch.exp(count_B[:, None, None] * rate_FH)[..., None]
+    aged_BFHd = torch.complex(*spectrum.unbind(dim=2)) * pole_BFH1
+    return torch.stack([aged_BFHd.real, aged_BFHd.imag], dim=2)

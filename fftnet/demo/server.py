@@ -1,8 +1,12 @@
 """A page over HTTP, from the standard library: for a look at it, not for the world."""
 
+import os
 import socket
+import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any, BinaryIO
 
 from fftnet.demo.config import DemoConfig
 from fftnet.demo.errors import DemoError
@@ -38,8 +42,15 @@ class PageServer(ThreadingHTTPServer):
         host, port = self.server_address[:2]
         return f"http://[{host!s}]:{port}/" if ":" in str(host) else f"http://{host!s}:{port}/"
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print the traceback of a failure, but not of a client that has left or is too slow."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(SimpleHTTPRequestHandler):
+    timeout = 30
+    """Time for a client to send its request, in seconds. Without it half a request holds a thread forever."""
     # What the system says of file names differs, and a browser insists on these.
     extensions_map = SimpleHTTPRequestHandler.extensions_map | {
         ".js": "text/javascript",
@@ -47,6 +58,24 @@ class _Handler(SimpleHTTPRequestHandler):
         ".json": "application/json",
         ".svg": "image/svg+xml",
     }
+
+    def send_head(self) -> BytesIO | BinaryIO | None:
+        """Answer 404 to paths that are invalid, or that leave the folder through a link."""
+        try:
+            path = os.path.realpath(self.translate_path(self.path))
+            folder = os.path.realpath(self.directory)
+            inside = os.path.commonpath([path, folder]) == folder
+        except ValueError:
+            # The path holds a NUL byte or a lone surrogate.
+            inside = False
+        if inside:
+            return super().send_head()
+        self.send_error(404)
+        return None
+
+    def list_directory(self, path: str | os.PathLike[str]) -> None:
+        """Answer 404: the folder is not listed."""
+        self.send_error(404)
 
     def end_headers(self) -> None:
         """Have the browser ask again, since the page may have been made anew."""

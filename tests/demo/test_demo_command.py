@@ -1,8 +1,10 @@
 """fftnet demo, as a user runs it: the folder of the page, its server, and mistakes."""
 
+import http.client
 import json
 import re
 import socket
+import threading
 import urllib.error
 import urllib.request
 from importlib.metadata import metadata
@@ -18,6 +20,7 @@ from fftnet.cli.main import main
 from fftnet.demo import DemoConfig, make_page
 from fftnet.demo.page import README_FILE, STATIC
 from fftnet.demo.runtime_files import find_runtime
+from fftnet.demo.server import PageServer
 from fftnet.export import ExportConfig
 from fftnet.export.runtime import OnnxWriter
 
@@ -66,6 +69,42 @@ def test_the_page_is_whole_and_served(served_demo: Served) -> None:
         sizes[spectrum["axes"][0]] /= spectrum["parts"]
         bins = facts["filters"]["bins"][spectrum["layer"]]
         assert (sizes["2"], sizes["H"], sizes["F"]) == (2, facts["filters"]["heads"], bins)
+
+
+def test_the_server_shows_the_files_of_its_folder_only(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page"
+    (page / "model").mkdir(parents=True)
+    (tmp_path / "secret.txt").write_text("secret")
+    (page / "model" / "step.onnx").write_text("step")
+    (page / "inside").symlink_to(page / "model")
+    (page / "file").symlink_to(tmp_path / "secret.txt")
+    (page / "folder").symlink_to(tmp_path)
+    (page / "loop").symlink_to(page / "loop")
+    folders = ["", "model/", "inside/"]
+    links = ["file", "folder/secret.txt", "folder/", "../secret.txt", "%2e%2e/secret.txt", "loop"]
+    odd = ["%00", "model/%00", "a%00b/", "%ff%fe", "%ed%a0%80", "%", "a" * 5000, "nowhere"]
+    with PageServer(DemoConfig(output=str(page), port=0)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        address = server.socket.getsockname()
+        for name, status in {"model/step.onnx": 200, "inside/step.onnx": 200}.items() | {
+            (name, 404) for name in [*folders, *links, *odd]
+        }:
+            connection = http.client.HTTPConnection(*address, timeout=20)
+            connection.request("GET", "/" + name)
+            answer = connection.getresponse()
+            assert (answer.status, name) == (status, name)
+            assert b"secret" not in answer.read()
+            connection.close()
+        # A client that leaves in the middle of its request.
+        with socket.create_connection(address) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            client.sendall(b"GET /model")
+        server.shutdown()
+        thread.join()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_its_decode_step_reads_prompts_alone(served_demo: Served) -> None:

@@ -34,6 +34,8 @@ class Arm:
     """Fields of the mixer's own configuration; what is left out has its default."""
     experiments: tuple[str, ...]
     """Names of the experiments that run it unless told otherwise."""
+    label: str = ""
+    """Name in tables and legends (default: the name of the arm)."""
 
     def definition(self) -> dict[str, Any]:
         """What decides its results."""
@@ -47,23 +49,52 @@ RIVALS = (*TASKS, *LANGUAGE, "recall_rewritten", "language_time", "language_long
 ABLATIONS = ("ablation_recall", "ablation_language")
 ARMS: dict[str, Arm] = {
     "attention": Arm(mixer="conv_attention", experiments=RIVALS),
-    "addressed": Arm(mixer="addressed_spectral", num_heads=2, experiments=(*RIVALS, *ABLATIONS)),
-    "attention_matched": Arm(mixer="conv_attention", config={"matched": True}, experiments=RECALL),
-    "causal_spectral": Arm(mixer="causal_spectral", num_heads=16, experiments=(*TASKS, *LANGUAGE)),
-    "gated_linear": Arm(mixer="gated_linear", config={"key_dim": 32}, experiments=TASKS),
+    "addressed": Arm(
+        label="FFTNet", mixer="addressed_spectral", num_heads=2, experiments=(*RIVALS, *ABLATIONS)
+    ),
+    "attention_matched": Arm(
+        label="attention, matched start",
+        mixer="conv_attention",
+        config={"matched": True},
+        experiments=RECALL,
+    ),
+    "causal_spectral": Arm(
+        label="FFTNet without keys",
+        mixer="causal_spectral",
+        num_heads=16,
+        experiments=(*TASKS, *LANGUAGE),
+    ),
+    "gated_linear": Arm(
+        label="gated linear attention", mixer="gated_linear", config={"key_dim": 32}, experiments=TASKS
+    ),
     "gated_linear_matched": Arm(
+        label="gated linear attention, matched start",
         mixer="gated_linear",
         num_heads=2,
         config={"key_dim": 32, "matched": True},
         experiments=(*RECALL, "recall_rewritten", *LANGUAGE),
     ),
-    "min_gru": Arm(mixer="min_gru", experiments=(*TASKS, *LANGUAGE)),
-    "gru": Arm(mixer="gru", experiments=(*TASKS, *LANGUAGE)),
-    "addressed_4": Arm(mixer="addressed_spectral", num_heads=2, config={"num_bins": 4}, experiments=RECALL),
-    "addressed_8": Arm(mixer="addressed_spectral", num_heads=2, config={"num_bins": 8}, experiments=RECALL),
-    "addressed_32": Arm(mixer="addressed_spectral", num_heads=2, config={"num_bins": 32}, experiments=RECALL),
-    "gated_linear_8": Arm(mixer="gated_linear", config={"key_dim": 8}, experiments=RECALL),
-    "gated_linear_64": Arm(mixer="gated_linear", config={"key_dim": 64}, experiments=RECALL),
+    "min_gru": Arm(label="minGRU", mixer="min_gru", experiments=(*TASKS, *LANGUAGE)),
+    "gru": Arm(label="GRU", mixer="gru", experiments=(*TASKS, *LANGUAGE)),
+    **{
+        f"addressed_{bins}": Arm(
+            label=f"FFTNet, {bins} bins",
+            mixer="addressed_spectral",
+            num_heads=2,
+            config={"num_bins": bins},
+            experiments=RECALL,
+        )
+        for bins in (4, 8, 32)
+    },
+    **{
+        f"gated_linear_{width}": Arm(
+            label=f"gated linear attention, keys of {width}",
+            mixer="gated_linear",
+            config={"key_dim": width},
+            experiments=RECALL,
+        )
+        for width in (8, 64)
+    },
     **{
         f"without {part}": Arm(mixer="ablated", num_heads=2, config={"without": part}, experiments=ABLATIONS)
         for part in PARTS

@@ -145,6 +145,10 @@ class Experiment(ABC):
         """
         return arms.arm(name)
 
+    def label(self, arm: str) -> str:
+        """Return the name of an arm in tables and legends."""
+        return self.arms_table[arm].label or arm
+
     def configuration(self, arm: str, case: str) -> dict[str, Any]:
         """What decides a run beside sweep and seed, as it comes back from JSON."""
         return as_json({"arm": self.find_arm(arm).definition(), "settings": asdict(self.settings)})

@@ -136,8 +136,8 @@ class ClassificationExperiment(Experiment):
         """An arm a row, a data set a column: accuracy on the test split."""
         shown = [case for case in self.cases if self.reported(lines, case)]
         names = [arm for arm in self.arms_table if any(self.best(lines, arm, case) for case in shown)]
-        rows = [[arm, *(self._cell(lines, arm, case) for case in shown)] for arm in names]
-        parts = [markdown.table(["arm", *shown], rows)]
+        rows = [[self.label(arm), *(self._cell(lines, arm, case) for case in shown)] for arm in names]
+        parts = [markdown.table(["model", *shown], rows)]
         parts += [self._caption(lines, case) for case in shown]
         return "\n\n".join([*parts, self.published] if self.published else parts)
 
@@ -175,10 +175,11 @@ class ClassificationExperiment(Experiment):
                 for line in self.seeds(lines, arm, case):
                     curve = line["results"]["curve"]
                     steps = [row["step"] for row in curve]
-                    label = arm if line["seed"] == self.sweep.seeds[0] else None
+                    label = self.label(arm) if line["seed"] == self.sweep.seeds[0] else None
                     axes.plot(steps, [row["valid"] for row in curve], color=pictures.colour(arm), label=label)
             axes.set(xlabel="steps", ylabel="accuracy, validation", title=case)
             axes.locator_params(axis="x", nbins=5)
+            axes.xaxis.set_major_formatter("{x:,.0f}")
         pictures.legend(figure)
         return {"curves": figure} | pictures.over_learning_rates(self, lines, "accuracy, validation")
 

@@ -22,6 +22,7 @@ LONG = ("lra", "images")
 BRIEF = ("lra_brief",)
 ALL = (*LONG, *BRIEF)
 ABLATION = ("ablation_paper",)
+BIDIRECTIONAL = "FFTNet (bidirectional)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class Encoder:
     """A part of the paper's layer that is taken out, a name in ``PARTS``."""
     experiments: tuple[str, ...] = ALL
     """Names of the experiments that run it unless told otherwise."""
+    label: str = ""
+    """Name in tables and legends (default: the name of the arm)."""
 
     def definition(self) -> dict[str, Any]:
         """What decides its results."""
@@ -76,19 +79,35 @@ PARTS: dict[str, Callable[[SpectralMixer], None]] = {
 
 ENCODERS: dict[str, Encoder] = {
     "attention": Encoder(mixers=("bidirectional_attention",)),
-    "spectral": Encoder(mixers=("spectral",), experiments=(*ALL, *ABLATION)),
-    "causal_spectral": Encoder(mixers=("causal_spectral",), causal=True),
-    "addressed": Encoder(mixers=("addressed_spectral",), causal=True),
-    "fnet": Encoder(mixers=("fnet",)),
-    "spectral with attention": Encoder(mixers=("spectral", "bidirectional_attention")),
-    "spectral with causal_spectral": Encoder(mixers=("spectral", "causal_spectral"), experiments=BRIEF),
-    "spectral with addresses": Encoder(mixers=("spectral", "addressed_spectral"), experiments=LONG),
+    "spectral": Encoder(label=BIDIRECTIONAL, mixers=("spectral",), experiments=(*ALL, *ABLATION)),
+    "causal_spectral": Encoder(label="FFTNet without keys", mixers=("causal_spectral",), causal=True),
+    "addressed": Encoder(label="FFTNet (causal)", mixers=("addressed_spectral",), causal=True),
+    "fnet": Encoder(label="FNet", mixers=("fnet",)),
+    "spectral with attention": Encoder(
+        label=f"{BIDIRECTIONAL} + attention", mixers=("spectral", "bidirectional_attention")
+    ),
+    "spectral with causal_spectral": Encoder(
+        label=f"{BIDIRECTIONAL} + FFTNet without keys",
+        mixers=("spectral", "causal_spectral"),
+        experiments=BRIEF,
+    ),
+    "spectral with addresses": Encoder(
+        label=f"{BIDIRECTIONAL} + FFTNet (causal)",
+        mixers=("spectral", "addressed_spectral"),
+        experiments=LONG,
+    ),
     "spectral with three addressed": Encoder(
-        mixers=("spectral", *("addressed_spectral",) * 3), experiments=LONG
+        label=f"{BIDIRECTIONAL} + 3 FFTNet (causal)",
+        mixers=("spectral", *("addressed_spectral",) * 3),
+        experiments=LONG,
     ),
     **{
         f"causal_spectral without {part}": Encoder(
-            mixers=("causal_spectral",), causal=True, config={"causal_spectral": field}, experiments=BRIEF
+            label=f"FFTNet without keys or {part}",
+            mixers=("causal_spectral",),
+            causal=True,
+            config={"causal_spectral": field},
+            experiments=BRIEF,
         )
         for part, field in (("convolution", {"conv_size": 0}), ("gate", {"input_gate": False}))
     },

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-COLUMNS = ["arm", "parameters", "state", "lr", "seeds", "bits per byte", "tokens", "minutes", "on"]
+COLUMNS = ["model", "parameters", "state", "lr", "seeds", "bits per byte", "tokens", "minutes", "on"]
 """Of the tables of results; the last names the processor."""
 READ_AT_ONCE = 4096
 """Held-out tokens."""
@@ -192,7 +192,7 @@ class Language(Experiment):
         minutes = [line["results"]["training_seconds"] / 60 for line in seeds]
         tokens = [line["results"]["tokens"] for line in seeds]
         return [
-            arm,
+            self.label(arm),
             f"{best['parameters']:,}",
             markdown.count(best["state_numbers"]),
             f"{best['learning_rate']:g}",
@@ -221,7 +221,7 @@ class Language(Experiment):
         for axes, unit in zip(panels, units, strict=True):
             for line in shown:
                 curve = line["results"]["curve"]
-                label = line["arm"] if line["seed"] == self.sweep.seeds[0] else None
+                label = self.label(line["arm"]) if line["seed"] == self.sweep.seeds[0] else None
                 axes.plot(
                     [row[unit] for row in curve],
                     [row["held_out"] / math.log(2) for row in curve],

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from experiments.arms import ARMS
 from experiments.base import FINISHED
 from experiments.encoders import ENCODERS
 from experiments.results import Line
+from fftnet.evaluation.plots import plain_number, plain_ticks
 
 if TYPE_CHECKING:
     from experiments.base import Experiment
@@ -43,8 +44,8 @@ COLOURS = {
 """Arm to colour; those that are not named take them in turn, but for those of ``WHOLE``."""
 WHOLE = ("addressed", "spectral")
 """The layers that parts are taken out of, whose colours stand beside those of what is left."""
-LEGEND_WIDTH = 1.9
-"""Inches."""
+COLUMNS = 3
+"""Panels side by side; with more of them a page makes their text too small to read."""
 
 
 def colour(arm: str) -> str:
@@ -57,20 +58,24 @@ def colour(arm: str) -> str:
 
 
 def panels(count: int, width: float = 3.4, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """A picture with so many panels beside each other."""
-    figure = Figure(figsize=(max(width * count, 6.0), height), layout="constrained")
-    found = figure.subplots(1, count, squeeze=False)[0]
-    for axes in found:
+    """Return a picture and its panels, in rows of at most ``COLUMNS`` and of equal length if possible."""
+    rows = -(-count // COLUMNS)
+    columns = -(-count // rows)
+    figure = Figure(figsize=(max(width * columns, 6.0), height * rows), layout="constrained")
+    found = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for axes in found[count:]:
+        axes.remove()
+    for axes in found[:count]:
         axes.grid(alpha=0.3)
-    return figure, list(found)
+    return figure, found[:count]
 
 
 def widen(axes: Axes) -> None:
-    """Make the axis of x logarithmic, with numbers such as 2 M at 1, 2 and 5 of each power of ten."""
+    """Make the axis of x logarithmic, with numbers such as 0.5, 2,000 and 2M."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(EngFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(axes.xaxis)
+    large = EngFormatter(sep="")
+    axes.xaxis.set_major_formatter(lambda x, _: large(x) if x >= 10_000 else plain_number(x))
 
 
 def legend(figure: Figure) -> None:
@@ -81,7 +86,8 @@ def legend(figure: Figure) -> None:
         found |= dict(zip(labels, handles, strict=True))
     if found:
         width, height = figure.get_size_inches()
-        figure.set_size_inches(width + LEGEND_WIDTH, height)
+        # Inches of a line of the small font, with the sign before it.
+        figure.set_size_inches(width + 0.6 + 0.06 * max(map(len, found)), height)
         figure.legend(list(found.values()), list(found), loc="outside right upper", fontsize="x-small")
 
 
@@ -120,7 +126,7 @@ def over_learning_rates(experiment: "Experiment", lines: Sequence[Line], score: 
                     markersize=4,
                     markerfacecolor=colour(arm) if decay == first else "white",
                     color=colour(arm),
-                    label=arm if decay == first else None,
+                    label=experiment.label(arm) if decay == first else None,
                 )
         hollow = "".join(f"; hollow: weight decay {decay:g}" for decay in others)
         axes.set(xscale="log", xlabel=f"peak learning rate{hollow}", ylabel=score, title=case)

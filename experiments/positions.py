@@ -16,6 +16,7 @@ from experiments.errors import ExperimentError
 from experiments.language import Language
 from experiments.results import Line, key_of
 from fftnet import serialization
+from fftnet.evaluation.plots import plain_ticks
 from fftnet.serialization import as_json
 
 if TYPE_CHECKING:
@@ -142,10 +143,10 @@ class Positions(Experiment):
             if not found:
                 continue
             buckets = next(iter(found.values()))["results"]["buckets"]
-            head = ["arm", *(f"{bucket['first']:,} to {bucket['last']:,}" for bucket in buckets)]
+            head = ["model", *(f"{bucket['first']:,} to {bucket['last']:,}" for bucket in buckets)]
             rows = [
                 [
-                    arm,
+                    self.label(arm),
                     *(
                         f"{bucket['carried']:.3f} / {bucket['fresh']:.3f}"
                         for bucket in line["results"]["buckets"]
@@ -165,10 +166,13 @@ class Positions(Experiment):
                 buckets = self.of(lines, arm, case)[-1]["results"]["buckets"]
                 middles = [(bucket["first"] + bucket["last"]) / 2 + 1 for bucket in buckets]
                 gains = [bucket["carried"] - bucket["fresh"] for bucket in buckets]
-                axes.plot(middles, gains, marker=".", color=pictures.colour(arm), label=arm)
+                axes.plot(middles, gains, marker=".", color=pictures.colour(arm), label=self.label(arm))
             axes.axhline(0, color="black", linestyle=":")
             axes.set_xscale("log", base=2)
-            axes.set(xlabel="position, from 1", ylabel="carried less fresh, nats per token", title=case)
+            plain_ticks(axes.xaxis, base=2)
+            axes.set(
+                xlabel="position, from 1", ylabel="carried minus fresh state, nats per token", title=case
+            )
         pictures.legend(figure)
         return {"difference": figure}
 

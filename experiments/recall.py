@@ -147,8 +147,8 @@ class Recall(Experiment):
             ]
             size = [f"{best['parameters']:,}", markdown.count(best["state_numbers"])]
             choice = f"{best['learning_rate']:g} / {best['weight_decay']:g}"
-            rows.append([arm, *size, choice, str(len(seeds)), *cells])
-        head = ["arm", "parameters", "state", "lr / weight decay", "seeds", *labels]
+            rows.append([self.label(arm), *size, choice, str(len(seeds)), *cells])
+        head = ["model", "parameters", "state", "lr / weight decay", "seeds", *labels]
         caption = "The whole sweep, mean accuracy over the trained sizes:"
         return "\n\n".join([markdown.table(head, rows), caption, self._sweep_table(lines)])
 
@@ -162,8 +162,8 @@ class Recall(Experiment):
                 else line["outcome"]
                 for line in self.swept(lines, arm)
             }
-            rows.append([arm, *(found.get(pair, "") for pair in pairs)])
-        return markdown.table(["arm", *(f"{rate:g} / {decay:g}" for rate, decay in pairs)], rows)
+            rows.append([self.label(arm), *(found.get(pair, "") for pair in pairs)])
+        return markdown.table(["model", *(f"{rate:g} / {decay:g}" for rate, decay in pairs)], rows)
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
         """Accuracy over learning rates and over the numbers of the state, where these differ."""
@@ -181,13 +181,14 @@ class Recall(Experiment):
                 state = seeds[0]["state_numbers"]
                 colour = pictures.colour(arm)
                 if state is None:
-                    axes.axhline(float(np.mean(values)), color=colour, label=f"{arm} (grows)")
+                    label = f"{self.label(arm)} (state grows)"
+                    axes.axhline(float(np.mean(values)), color=colour, label=label)
                 else:
-                    axes.plot([state] * len(values), values, "o", color=colour, label=arm)
+                    axes.plot([state] * len(values), values, "o", color=colour, label=self.label(arm))
             axes.axhline(1 / size[1], color="black", linestyle=":", label="a guess among the row's values")
-            axes.set(ylim=(-0.02, 1.02), title=_label(size), xlabel="state, numbers a layer")
+            axes.set(ylim=(-0.02, 1.02), title=_label(size))
+            axes.set(xlabel="state, numbers a layer", ylabel="accuracy")
             pictures.widen(axes)
-        panels[0].set_ylabel("accuracy")
         pictures.legend(figure)
         return figure
 

@@ -15,7 +15,8 @@ PICTURES = "results"
 HEAD = """# Results
 
 Made from the lines in `experiments/results/` by `python -m experiments report`; `python -m experiments NAME`
-repeats an experiment. In brackets: the smallest and the largest seed."""
+repeats an experiment. In brackets: the smallest and the largest seed. "FFTNet" alone is the causal layer.
+`experiments/arms.py` and `experiments/encoders.py` list the names that `--arm` takes."""
 
 
 def experiment_class(name: str) -> type[Experiment]:
@@ -78,6 +79,7 @@ def _section(
         parts.append(f"**{void[0].upper()}{void[1:]}.**")
     parts.append(experiment.tables(current))
     for name, figure in experiment.pictures(current).items():
+        figure.suptitle(experiment.title)
         path = output / PICTURES / f"{experiment.name}_{name}.png"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -112,8 +112,8 @@ class TaskExperiment(Experiment):
             cells = [markdown.spread(values[case]) if case in values else "" for case in self.cases]
             means = [sum(found) / len(found) for found in values.values()]
             total = f"{sum(means) / len(means):.3f}" if len(means) == len(self.cases) else ""
-            rows.append([arm, markdown.count(first["state_numbers"]), *cells, total])
-        return markdown.table(["arm", "state", *self.cases, "mean"], rows)
+            rows.append([self.label(arm), markdown.count(first["state_numbers"]), *cells, total])
+        return markdown.table(["model", "state", *self.cases, "mean"], rows)
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
         """The score over learning rates, a panel for each task."""

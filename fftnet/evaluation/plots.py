@@ -113,13 +113,14 @@ def plain_ticks(axis: "XAxis | YAxis", base: int = 10) -> None:
 
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
+    # Labels side by side need more room than those above each other.
+    most_ticks, most_decades = (7, 2.5) if axis.axis_name == "x" else (12, 4)
     if base == 10 and decades < 1:
-        locator = MaxNLocator(7, steps=[1, 2, 5, 10])
+        locator = MaxNLocator(most_ticks // 2 + 1, steps=[1, 2, 5, 10])
+    elif base == 10 and decades < most_decades:
+        locator = LogLocator(subs=(1.0, 2.0, 5.0), numticks=most_ticks)
     else:
-        # Three ticks a decade, or a single one where they would overlap; labels are wider than high.
-        is_short = decades < (2.5 if axis.axis_name == "x" else 4)
-        subs = (1.0, 2.0, 5.0) if base == 10 and is_short else (1.0,)
-        locator = LogLocator(base=base, subs=subs, numticks=12)
+        locator = LogLocator(base=base, numticks=most_ticks)
     axis.set_major_locator(locator)
     axis.set_major_formatter(lambda x, _: plain_number(x))
     axis.set_minor_locator(NullLocator())

@@ -33,16 +33,19 @@ def tick_labels(axis: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "labels"),
+    ("side", "low", "high", "labels"),
     [
-        (0.9, 3.6, ["1", "1.5", "2", "2.5", "3", "3.5"]),
-        (1.25, 1.33, ["1.26", "1.28", "1.3", "1.32"]),
-        (0.02, 3, ["0.02", "0.05", "0.1", "0.2", "0.5", "1", "2"]),
-        (2, 30_000, ["10", "100", "1,000", "10,000"]),
-        (9e-6, 2, ["0.00001", "0.0001", "0.001", "0.01", "0.1", "1"]),
+        ("y", 0.9, 3.6, ["1", "1.5", "2", "2.5", "3", "3.5"]),
+        ("y", 1.25, 1.33, ["1.26", "1.28", "1.3", "1.32"]),
+        ("y", 0.019, 3, ["0.02", "0.05", "0.1", "0.2", "0.5", "1", "2"]),
+        ("y", 2, 3000, ["2", "5", "10", "20", "50", "100", "200", "500", "1,000", "2,000"]),
+        ("y", 2, 30_000, ["10", "100", "1,000", "10,000"]),
+        ("x", 0.9, 3.6, ["1", "2", "3"]),
+        ("x", 0.019, 3, ["0.02", "0.05", "0.1", "0.2", "0.5", "1", "2"]),
+        ("x", 2, 3000, ["10", "100", "1,000"]),
+        ("x", 9e-6, 2, ["0.00001", "0.0001", "0.001", "0.01", "0.1", "1"]),
     ],
 )
-@pytest.mark.parametrize("side", ["x", "y"])
 def test_a_logarithmic_axis_has_plain_numbers(side: str, low: float, high: float, labels: list[str]) -> None:
     axes = Figure().subplots()
     axes.set(**{f"{side}scale": "log", f"{side}lim": (low, high)})
@@ -86,7 +89,7 @@ def test_the_confusion_matrix_says_which_side_is_true(drawn: list[Any]) -> None:
 
 
 def test_inspection_pictures_have_titles_and_the_names_of_layers(drawn: list[Any]) -> None:
-    model = make().float()
+    model = make(num_layers=1).float()
     tokens = torch.arange(9)
     seen = inspect_tokens(model, tokens)
     labels = [str(token) for token in tokens.tolist()]

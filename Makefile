@@ -21,8 +21,8 @@ $(DOCS)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: .venv/.ready
-	$(BIN)/fftnet train --config recipes/python_docs.yaml
-	$(BIN)/fftnet generate --prompt '$(PROMPT)'
+	$(BIN)/fftnet train --config recipes/python_docs.yaml --output_dir outputs/demo --overwrite
+	$(BIN)/fftnet generate outputs/demo --prompt '$(PROMPT)'
 	$(BIN)/fftnet generate models/shakespeare --prompt 'ROMEO.' --temperature 0.6
 
 test: .venv/.ready

@@ -1,5 +1,6 @@
 """Trained models from Python: loaded, and measured. Training is in ``fftnet.run``."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     folder = Path("outputs" if path is None else path)
     if path is None or (folder.is_dir() and not (folder / CONFIG_FILE).is_file()):
         folder = newest_checkpoint(folder)
-    if (folder / MANIFEST_FILE).is_file():
+    if os.path.lexists(folder / MANIFEST_FILE):
         verify(folder)
     return folder
 

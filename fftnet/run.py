@@ -1,6 +1,6 @@
 """Training from Python: one configuration in, a trained model out."""
 
-import os
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fftnet.api import RUN_FILE
+from fftnet.api import CLASSIFIERS, RUN_FILE
 from fftnet.devices import pick_device
 from fftnet.evaluation.metrics import evaluate
 from fftnet.generation import SamplingConfig, generate
@@ -20,14 +20,15 @@ from fftnet.serialization import read_json, write_json
 from fftnet.start import StartConfig, load_start
 from fftnet.tasks import TASKS, task_class
 from fftnet.tasks.base import Prepared, Request
-from fftnet.training.accelerator import AcceleratorConfig
+from fftnet.training.accelerator import AcceleratorConfig, launched_rank
 from fftnet.training.budget import BudgetConfig
-from fftnet.training.callbacks import Callbacks, RunMetadata, write_line
+from fftnet.training.callbacks import Callbacks, RunMetadata
 from fftnet.training.checkpointer import SaveConfig
 from fftnet.training.config import TrainConfig
-from fftnet.training.manifest import BEST
+from fftnet.training.manifest import BEST, LAST
 from fftnet.training.optim import OptimConfig
-from fftnet.training.results import METRICS_FILE, listed
+from fftnet.training.progress import listed
+from fftnet.training.run_folder import METRICS_FILE, claimed
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
 from fftnet.utils.trainer import Trainer
@@ -119,8 +120,15 @@ def train(config: RunConfig) -> TrainingResult:
 
     Raises:
         ValueError: if model, task and data do not fit together.
-        UserError: if data can't be read, a checkpoint can't be written, or training can't go on.
+        UserError: if data can't be read, a checkpoint can't be written, another run is in the output folder,
+            or training can't go on.
     """
+    # Before data are read, which may take long.
+    with claimed(config.save, main=launched_rank() == 0):
+        return _train(config)
+
+
+def _train(config: RunConfig) -> TrainingResult:
     task = task_class(config.task.task)
     prepared = task.prepare(Request(model=config.model, data=config.data, settings=config.task.settings))
     tokenizer, splits = prepared.tokenizer, prepared.splits
@@ -159,15 +167,18 @@ def train(config: RunConfig) -> TrainingResult:
     )
     history = trainer.train()
     model.eval()
-    folder = Path(config.save.output_dir)
     if prepared.measure_test:
-        test = _measure_test(model, prepared, config, folder)
+        test = _measure_test(model, prepared, config, trainer)
         history[-1] |= {} if test is None else {"test": test}
-    return TrainingResult(model, tokenizer, history, folder)
+    if config.save.save_model:
+        best = trainer.checkpointer.best()
+        example = example_command(model, best)
+        trainer.report(f"saved to {best}" + (f"; try: {example}" if example else ""))
+    return TrainingResult(model, tokenizer, history, trainer.output)
 
 
 def _measure_test(
-    model: PretrainedModel, prepared: Prepared, config: RunConfig, folder: Path
+    model: PretrainedModel, prepared: Prepared, config: RunConfig, trainer: Trainer
 ) -> dict[str, Any] | None:
     """Measure the test split with the best weights, or the last where none are kept; on one process.
 
@@ -176,19 +187,29 @@ def _measure_test(
         are spread over several and none are kept.
     """
     spread = config.accelerator.strategy == "fsdp" and not config.save.save_model
-    if spread or os.environ.get("RANK", "0") != "0":
+    if spread or launched_rank() != 0:
         return None
-    kept = "last"
+    kept = LAST
     if config.save.save_model:
-        kept = BEST
-        model = type(model).from_pretrained(folder / BEST).to(pick_device(config.accelerator.device))
+        folder = trainer.checkpointer.best()
+        kept = BEST if folder.name == BEST else LAST
+        model = type(model).from_pretrained(folder).to(pick_device(config.accelerator.device))
     metrics = evaluate(model, prepared.objective, prepared.splits.test)
     test = {"weights": kept, "targets": int(metrics.count), **metrics.named()}
-    results = folder / METRICS_FILE
+    results = trainer.output / METRICS_FILE
     write_json(results, read_json(results) | {"test": test})
-    if config.train.progress:
-        write_line(f"test split, {kept} weights: {listed(metrics.named())}")
+    trainer.report(f"test split, {kept} weights: {listed(metrics.named())}")
     return test
+
+
+def example_command(model: nn.Module, checkpoint: Path) -> str | None:
+    """Return a command that uses a trained model, None if there is none for its kind."""
+    words = shlex.quote(str(checkpoint))
+    if isinstance(model, CLASSIFIERS):
+        return f"fftnet predict {words} FILE"
+    if isinstance(model, FFTNet):
+        return f"fftnet generate {words}" if model.config.causal else f"fftnet evaluate {words} --data FILE"
+    return None
 
 
 def _sampler(model: nn.Module, tokenizer: Tokenizer | None) -> Callable[[dict[str, Tensor]], str] | None:

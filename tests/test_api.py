@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import fftnet
 from fftnet.evaluation.report import EvaluationConfig
 from fftnet.generation import SamplingConfig
-from fftnet.model.config import BackboneConfig
-from fftnet.run import RunConfig, TaskConfig, TrainingResult
+from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
+from fftnet.model.config import BackboneConfig, FFTNetConfig
+from fftnet.model.fftnet_model import FFTNet
+from fftnet.run import RunConfig, TaskConfig, TrainingResult, example_command
 from fftnet.serialization import CheckpointError
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
@@ -58,6 +61,27 @@ def test_a_run_is_told_as_history(trained: TrainingResult) -> None:
     assert [row["step"] for row in trained.history] == sorted({row["step"] for row in trained.history})
     assert trained.history[-1]["step"] == 3
     assert not trained.model.training
+
+
+@pytest.mark.parametrize(
+    ("model", "command"),
+    [
+        (FFTNet(FFTNetConfig(vocab_size=9, d_model=8, num_layers=1)), "fftnet generate 'my run/best'"),
+        (
+            FFTNet(FFTNetConfig(vocab_size=9, d_model=8, num_layers=1, causal=False, mixers="spectral")),
+            "fftnet evaluate 'my run/best' --data FILE",
+        ),
+        (
+            FFTNetForSequenceClassification(
+                SequenceClassifierConfig(vocab_size=9, d_model=8, num_layers=1, num_classes=2)
+            ),
+            "fftnet predict 'my run/best' FILE",
+        ),
+        (nn.Linear(1, 1), None),
+    ],
+)
+def test_a_run_ends_with_a_command_for_its_kind_of_model(model: nn.Module, command: str | None) -> None:
+    assert example_command(model, Path("my run/best")) == command
 
 
 def test_a_bidirectional_model_is_measured_on_its_own_objective(tmp_path: Path) -> None:

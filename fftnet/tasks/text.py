@@ -119,9 +119,9 @@ class TextTask:
         nats = loss.detach()
         count = loss_mask.sum()
         metrics = {
-            "perplexity": Mean(nats, count, exponential=True),
-            "accuracy": Mean(each.correct.sum(), count),
             "bits_per_byte": Mean(nats / math.log(2), self._bytes(targets, loss_mask)),
+            "accuracy": Mean(each.correct.sum(), count),
+            "perplexity": Mean(nats, count, exponential=True),
             "first_position_loss": Mean(each.loss[:, 0].detach().sum(), loss_mask[:, 0].sum()),
         }
         return Losses(loss, count, metrics)

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
+from accelerate.utils.environment import get_int_from_env
 from torch import nn
 
 from fftnet.devices import pick_device
@@ -63,6 +64,11 @@ class AcceleratorConfig:
         if self.trackers == ["auto"]:
             return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
         return [name for name in self.trackers if name != "none"]
+
+
+def launched_rank() -> int:
+    """Return the rank that a launcher has given to this process, before the processes have met."""
+    return get_int_from_env(("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"), 0)
 
 
 def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) -> Accelerator:

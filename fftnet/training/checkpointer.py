@@ -1,59 +1,51 @@
-"""The folder of a run: checkpoints are written into it whole or not at all, found again, and gone on from."""
+"""The checkpoints of a run: written whole or not at all, found again, and gone on from."""
 
+import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fftnet import serialization
-from fftnet.fields import check_fields
-from fftnet.serialization import CheckpointError
+from fftnet.errors import UserError
+from fftnet.serialization import WEIGHTS_FILE, CheckpointError
 from fftnet.training.accelerator import TrainingError
 from fftnet.training.carry import Carried
 from fftnet.training.distributed import Distributed
 from fftnet.training.ema import EMA
-from fftnet.training.manifest import BEST, LAST, age, flush, seal, verify
-from fftnet.training.state import Snapshot, TrainingState, capture, read_settings, restore
+from fftnet.training.manifest import (
+    BEST,
+    LAST,
+    UNFINISHED,
+    checkpoints,
+    flush,
+    is_sealed,
+    seal,
+    step_of,
+    verify,
+)
+from fftnet.training.run_folder import AUTO, SaveConfig, claimed, finish_replacements, set_aside
+from fftnet.training.state import (
+    TENSORS_FILE,
+    VALUES_FILE,
+    Snapshot,
+    TrainingState,
+    capture,
+    read_settings,
+    restore,
+)
 
-
-@dataclass(frozen=True, kw_only=True)
-class SaveConfig:
-    """Where the checkpoints of a run are written, how often, and whether a run is resumed.
-
-    Raises:
-        ValueError: if a field is out of range.
-    """
-
-    output_dir: str = "outputs"
-    """Folder of the checkpoints, the loss curve and the metrics."""
-    save_model: bool = True
-    """Write checkpoints: at every evaluation, and in between as the next two fields say."""
-    save_every: int | None = None
-    """Steps between two checkpoints beside those of evaluations."""
-    save_minutes: float = 15.0
-    """Minutes after which a checkpoint is written anyway."""
-    keep_last: int = 2
-    """Newest checkpoints that are kept, beside the best one."""
-    resume: str | None = field(default=None, metadata={"alone": "auto"})
-    """Go on exactly where a run stopped: auto, the newest intact checkpoint in output_dir if there is one,
-    or the folder of a checkpoint. The flag alone means auto."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("save_every", "save_minutes", "keep_last"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+RESUMABLE = (WEIGHTS_FILE, TENSORS_FILE, VALUES_FILE)
+"""Files without which a run can't go on."""
 
 
 class Checkpointer:
     """Saves a run as folders ``step-<number>``, with links ``last`` and ``best``, and brings it back.
 
-    Every process calls ``prepare``, ``save`` and ``resume`` at the same time; the other methods
+    Every process calls ``claimed``, ``save`` and ``resume`` at the same time; the other methods
     are for the main process.
 
     Args:
@@ -83,24 +75,33 @@ class Checkpointer:
         self.folder = Path(config.output_dir)
         self.newest: Path | None = None
         """The newest checkpoint of this run."""
+        self._own: set[str] = set()
+        """Names of checkpoints of this run; no other one may be deleted."""
+        self._replaced: list[Path] = []
+        """Checkpoints of the run that this one replaces."""
         self.saved_step = 0
         self.saved_at = time.perf_counter()
 
-    def prepare(self) -> None:
-        """Make the folder, and look at the checkpoint to go on from if one is named.
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the folder, and look at the checkpoint to go on from if one is named.
 
         Raises:
             CheckpointError: if the folder can't be written, or there is no such checkpoint.
+            TrainingError: if another run is in the folder, or writes into it at this moment.
         """
+        with ExitStack() as stack:
 
-        def probe() -> None:
-            if self._config.resume not in (None, "auto"):
-                verify(Path(self._config.resume))
-            with serialization.writing(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                tempfile.TemporaryFile(dir=self.folder).close()
+            def claim() -> None:
+                if self._config.resume not in (None, AUTO):
+                    verify(Path(self._config.resume), RESUMABLE)
+                stack.enter_context(claimed(self._config, message=self._message))
+                if self._config.overwrite and (found := checkpoints(self.folder)):
+                    self._replaced = [path for path in found if is_sealed(path)]
+                    self._message(f"{self.folder}: this run replaces another one with its first checkpoint")
 
-        self._distributed.main_process_only(probe)
+            self._distributed.main_process_only(claim)
+            yield
 
     def save(self, state: TrainingState, carried: Carried | None = None) -> None:
         """Write a checkpoint, with what the rows leave for the next step where they go on.
@@ -127,7 +128,6 @@ class Checkpointer:
         if folder is None:
             self._message(f"nothing to resume in {self.folder}: a new run starts")
             return None
-        self._check_settings(folder)
         state, carried = restore(self._distributed, self._ema, folder)
         self.newest = folder
         self.saved_step = state.counters.steps
@@ -151,40 +151,62 @@ class Checkpointer:
         temporary = path.with_name(f"{path.name}.tmp")
         try:
             for left in self.folder.glob("step-*.tmp"):
-                shutil.rmtree(left, ignore_errors=True)
+                if UNFINISHED.fullmatch(left.name):
+                    shutil.rmtree(left, ignore_errors=True)
             temporary.mkdir(parents=True)
             fill(temporary)
             seal(temporary)
-            if path.exists():
-                shutil.rmtree(path)
+            self._make_way(path)
             temporary.rename(path)
             flush(self.folder)
+            finish_replacements(self.folder)
         except (OSError, CheckpointError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            kept = "; all earlier ones are kept" if self.all() else ""
+            with suppress(OSError):
+                finish_replacements(self.folder)
+            kept = "; all earlier ones are kept" if checkpoints(self.folder) else ""
             raise CheckpointError(
                 f"the checkpoint {path} could not be saved: {self._reason(error, size)}{kept}"
             ) from error
+        self._own.add(path.name)
+        self.newest = path
         self.link(LAST, path)
         return path
+
+    def _make_way(self, path: Path) -> None:
+        """Rename what has the name of a new checkpoint, so that it is there until that one is."""
+        if path.name in self._own or path in self._replaced:
+            path.rename(path.with_name(f"{path.name}.replaced"))
+        elif os.path.lexists(path):
+            set_aside(path, self._message)
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is or would be."""
         return self.folder / f"step-{step:08d}"
 
-    def all(self) -> list[Path]:
-        """Checkpoints, the newest first; none of them has been checked."""
-        found = (path for path in self.folder.glob("step-*") if path.suffix != ".tmp" and path.is_dir())
-        return sorted(found, key=age, reverse=True)
+    def best(self) -> Path:
+        """Return the checkpoint with the lowest validation loss, or the newest one if that is not here."""
+        best = self.folder / BEST
+        return best if best.is_dir() else self.newest or best
 
-    def newest_intact(self) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint that is whole, if any, and why the newer ones are not."""
-        problems = []
-        for path in self.all():
+    def newest_intact(
+        self, check: Callable[[Path], None] = lambda path: None
+    ) -> tuple[Path | None, dict[Path, UserError]]:
+        """Find the checkpoint of the highest step that is whole and passes a check.
+
+        Args:
+            check: raises a ``UserError`` for a checkpoint that can't be taken.
+
+        Returns:
+            The checkpoint, None if there is none, and the problem of each one of a higher step.
+        """
+        problems: dict[Path, UserError] = {}
+        for path in checkpoints(self.folder):
             try:
-                verify(path)
-            except CheckpointError as error:
-                problems.append(str(error))
+                verify(path, RESUMABLE)
+                check(path)
+            except (CheckpointError, TrainingError) as error:
+                problems[path] = error
             else:
                 return path, problems
         return None, problems
@@ -195,22 +217,36 @@ class Checkpointer:
         temporary = self.folder / f".{name}.tmp"
         # Some file systems have no links; there, checkpoints go by their own names only.
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            if temporary.is_symlink():
+                temporary.unlink()
             temporary.symlink_to(path.name, target_is_directory=True)
-            if place.is_dir() and not place.is_symlink():
-                place.rename(place.with_name(f"{name}.old"))
+            if os.path.lexists(place) and self._linked(name) is None:
+                set_aside(place, self._message)
             temporary.replace(place)
 
-    def drop(self, best: str | None, others: bool = False) -> None:
-        """Delete the oldest checkpoints, or all but the newest.
+    def _linked(self, name: str) -> str | None:
+        """Name of the checkpoint that a link names; None if it is no link to a checkpoint in the folder."""
+        place = self.folder / name
+        target = os.readlink(place) if place.is_symlink() else ""
+        return None if step_of(target) is None else target
+
+    def drop(self, best: str | None) -> None:
+        """Delete the oldest checkpoints of this run, and all of a run that it replaces.
+
+        The one that was just written stays, and so do those that links name.
 
         Args:
             best: name of the one that stays however old it is.
-            others: whether all but the newest are of another run.
         """
-        for path in self.all()[1 if others else self._config.keep_last :]:
-            if path.name != best:
+        newest = "" if self.newest is None else self.newest.name
+        kept = {best, newest, self._linked(BEST), self._linked(LAST)}
+        # One of a higher step is damaged, or the run would have gone on from it.
+        own = [path for path in checkpoints(self.folder) if path.name in self._own]
+        past = [path for path in own if (step_of(path.name) or 0) <= (step_of(newest) or 0)]
+        for path in [*past[self._config.keep_last :], *self._replaced]:
+            if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+        self._replaced = []
 
     def _write_and_link(self, snapshot: Snapshot, state: TrainingState) -> None:
         fill = partial(snapshot.write, save_files=self._save_files)
@@ -218,36 +254,51 @@ class Checkpointer:
         best = self.path(state.best["step"]) if state.best else path
         if best.is_dir():
             self.link(BEST, best)
-        self.drop(best.name, others=self.newest is None)
+        self.drop(best.name)
 
     def _chosen(self) -> Path | None:
-        if self._config.resume not in (None, "auto"):
-            # prepare has verified it.
-            return Path(self._config.resume)
-        found, problems = self.newest_intact()
-        for problem in problems:
+        if self._config.resume not in (None, AUTO):
+            # It has been verified when the folder was claimed.
+            folder = Path(self._config.resume)
+            self._check_settings(folder)
+            problems = {}
+        else:
+            folder, problems = self.newest_intact(self._check_settings)
+        others = {path: problem for path, problem in problems.items() if isinstance(problem, TrainingError)}
+        if folder is None and others:
+            raise next(iter(others.values()))
+        for problem in problems.values():
             self._message(f"skipped: {problem}")
-        if found is None and problems:
-            raise TrainingError(f"no checkpoint in {self.folder} is intact: train anew in another output_dir")
-        return found
+        if folder is None and problems:
+            raise TrainingError(
+                f"no checkpoint in {self.folder} is intact: train anew in another output_dir, or with "
+                "--overwrite"
+            )
+        if folder is not None and folder.resolve().parent == self.folder.resolve():
+            found = checkpoints(self.folder)
+            self._own = {path.name for path in found if is_sealed(path) and path not in others}
+        return folder
 
     def _check_settings(self, folder: Path) -> None:
         stored = read_settings(folder)
         asked = dict(self.settings)
+        changes = []
         # The stable part of this schedule does not know the end, so that a run may be made longer.
         if asked["optim"]["schedule"] == "wsd" and stored["budget"] != asked["budget"]:
-            self._message(f"the budget changes from {stored['budget']} to {asked['budget']}")
+            changes.append(f"the budget changes from {stored['budget']} to {asked['budget']}")
             stored["budget"] = asked["budget"]
         # A run may move to a machine that computes in other numbers, but not without a word.
         before = stored.pop("precision", "one that was not recorded")
         now = asked.pop("precision")
         if before != now:
-            self._message(f"the precision changes from {before} to {now}: --precision chooses another")
+            changes.append(f"the precision changes from {before} to {now}: --precision chooses another")
         if others := list(differences(stored, asked)):
             raise TrainingError(
                 f"{folder} was trained with other settings ({', '.join(others)}); resume with the flags of "
                 "its start, or train anew in another output_dir"
             )
+        for change in changes:
+            self._message(change)
 
     def _reason(self, error: Exception, size: int) -> str:
         while not isinstance(error, OSError) and isinstance(error.__cause__, Exception):

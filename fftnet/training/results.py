@@ -1,6 +1,5 @@
 """Results of a run for people to read, beside its checkpoints: metrics.json and a picture of the losses."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,10 +8,8 @@ from fftnet import serialization
 from fftnet.evaluation.plots import plot_losses
 from fftnet.training.callbacks import RunMetadata
 from fftnet.training.distributed import Distributed
+from fftnet.training.run_folder import METRICS_FILE, PLOT_FILE
 from fftnet.training.state import TrainingState
-
-METRICS_FILE = "metrics.json"
-PLOT_FILE = "loss_plot.png"
 
 
 def write_results(
@@ -46,9 +43,3 @@ def write_results(
     plot = folder / PLOT_FILE
     with serialization.writing(plot):
         plot_losses(state.history, metadata.entropy_floor, plot, unit, state.logged)
-
-
-def listed(values: Mapping[str, float | None]) -> str:
-    """The values that are known, as ``loss 1.234, bits per byte 0.567``."""
-    known = {name.replace("_", " "): value for name, value in values.items() if value is not None}
-    return ", ".join(f"{name} {value:.3f}" for name, value in known.items())

@@ -227,6 +227,6 @@ def _without(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _values(folder: Path) -> dict[str, Any]:
     values = serialization.read_json(folder / VALUES_FILE)
-    if not isinstance(values, dict) or "settings" not in values:
+    if not isinstance(values, dict) or not isinstance(values.get("settings"), dict):
         raise CheckpointError(f"{folder / VALUES_FILE} is of an earlier version: it can be used, not resumed")
     return values

@@ -24,7 +24,8 @@ from fftnet.training.distributed import Distributed
 from fftnet.training.dry_run import dry_run, memory_in_use, run_summary
 from fftnet.training.ema import EMA
 from fftnet.training.optim import OptimConfig
-from fftnet.training.results import listed, write_results
+from fftnet.training.progress import evaluation_line, paused
+from fftnet.training.results import write_results
 from fftnet.training.sharding import Interrupted, ShardedBatches
 from fftnet.training.signals import StopRequest, deferred_signals
 from fftnet.training.state import Interval, TrainingState
@@ -98,6 +99,7 @@ class Trainer:
             self.distributed, self.ema, self.save_config, settings, self.callbacks.save_files, self._message
         )
         self.state = TrainingState()
+        self._stop = StopRequest()
         self.carried: Carried | None = None
 
     @property
@@ -114,28 +116,33 @@ class Trainer:
     def train(self) -> list[dict[str, Any]]:
         """Train to the end of the budget and return the history, one row for each evaluation.
 
-        The first Ctrl-C or SIGTERM ends the step and saves a checkpoint if checkpoints are written; then
-        KeyboardInterrupt or SystemExit(143) is raised.
+        The first Ctrl-C, SIGTERM or SIGHUP ends the step and saves a checkpoint if checkpoints are written;
+        then KeyboardInterrupt or SystemExit is raised. A closed terminal or pipe behind the output does, too.
 
         Raises:
-            TrainingError: if too many updates in a row were skipped, or the run to resume is another one.
+            TrainingError: if too many updates in a row were skipped, the run to resume is another one, or
+                another run is in output_dir.
             CheckpointError: if output_dir or a file in it can't be read or written.
         """
+        with self.checkpointer.claimed():
+            return self._train()
+
+    def _train(self) -> list[dict[str, Any]]:
         distributed = self.distributed
-        self.checkpointer.prepare()
+        self._stop = StopRequest()
         distributed.model.train()
         self.forecast = dry_run(distributed, self.objective, self.train_data.batch(0, 0))
         steps = self.budget.steps(self.forecast.targets, self.forecast.seconds)
         self.state.eval_every = self.config.eval_every or self._default_interval(steps)
         torch.manual_seed(self.config.seed + distributed.rank)
         self.state, self.carried = self.checkpointer.resume() or (self.state, None)
-        self._progress(
+        self.report(
             *run_summary(distributed, self.forecast, steps, self.train_data, self.valid_data, self.unit)
         )
         distributed.start_trackers(self.checkpointer.settings)
         hidden = not (self.config.progress and distributed.is_main)
         bar = tqdm(total=steps, initial=self.step, disable=hidden, unit="step", dynamic_ncols=True)
-        with deferred_signals() as stop, bar, closing(distributed):
+        with deferred_signals(self._stop) as stop, bar, closing(distributed):
             self._run(stop, bar)
             distributed.barrier()
         return self.state.history
@@ -143,7 +150,11 @@ class Trainer:
     def _run(self, stop: StopRequest, bar: tqdm) -> None:
         self._started = time.perf_counter() - self.state.counters.seconds
         while not self.finished or self._evaluation_due():
-            asked = self._evaluate(stop) if self._evaluation_due() else self._update(stop, bar)
+            if self._evaluation_due():
+                with paused(bar):
+                    asked = self._evaluate(stop)
+            else:
+                asked = self._update(stop, bar)
             if asked:
                 if self.checkpointer.saved_step != self.step:
                     self._save()
@@ -182,9 +193,10 @@ class Trainer:
             if self.ema is not None:
                 self.ema.update()
             state.interval.add(total, int(count), time.perf_counter() - start)
-        bar.update()
         speed = state.interval.targets_per_second
-        bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} {self.unit}/s", refresh=False)
+        with stop.on_lost_output():
+            bar.update()
+            bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} {self.unit}/s", refresh=False)
         state.last = {"train_loss": loss, "learning_rate": lr, "gradient_norm": norm}
         if self.step % self.config.log_every == 0:
             state.log_loss(loss, self.config.log_every)
@@ -264,7 +276,7 @@ class Trainer:
         self.state.evaluations_waited = waited
         self._record(metrics, sample)
         if self._out_of_patience(waited):
-            self._progress(f"stopped early: {waited} evaluations in a row without a lower validation loss")
+            self.report(f"stopped early: {waited} evaluations in a row without a lower validation loss")
         self._save()
         results = partial(write_results, self.output, self.state, self.metadata, distributed, self.unit)
         distributed.main_process_only(results)
@@ -293,10 +305,10 @@ class Trainer:
         logged = {f"evaluation/{name}": value for name, value in state.history[-1].items()}
         self.distributed.log({name: value for name, value in logged.items() if value is not None}, self.step)
         losses = {"train": row["train_loss"], "valid": metrics.loss}
-        shown = losses | {"entropy floor": self.metadata.entropy_floor} | metrics.values
-        self._progress(f"step {self.step}: {listed(shown)}, {speed:,.0f} {self.unit}/s")
+        further = {"entropy floor": self.metadata.entropy_floor} | metrics.values
+        self.report(evaluation_line(self.step, losses, further, f"{speed:,.0f} {self.unit}/s"))
         if sample is not None:
-            self._progress(f"    {sample!r}")
+            self.report(f"    sample: {sample!r}")
 
     def _sample(self) -> str | None:
         if self.callbacks.sample is None:
@@ -304,10 +316,12 @@ class Trainer:
         weights = self.distributed.weights()
         return self.callbacks.sample(weights) if self.distributed.is_main else None
 
-    def _progress(self, *lines: str) -> None:
+    def report(self, *lines: str) -> None:
+        """Show lines to a person, on the main process and if progress is shown."""
         for line in lines if self.config.progress else ():
             self._message(line)
 
     def _message(self, line: str) -> None:
         if self.distributed.is_main:
-            self.callbacks.message(line)
+            with self._stop.on_lost_output():
+                self.callbacks.message(line)

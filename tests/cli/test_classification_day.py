@@ -191,7 +191,7 @@ def test_a_language_model_becomes_a_classifier(day: Path) -> None:
     (day / "texts" / "all.txt").write_text("what a film, I want my money back\n" * 300)
     read, train = COMMANDS[3:]
     run(f"{read} {TINY}", day)
-    shown = run(f"{train} --max_steps 4 --trackers none --no_progress --output_dir started", day).stderr
+    shown = run(f"{train} --max_steps 4 --trackers none --no_progress", day).stderr
     assert "starts from reading/best; anew: score.weight\n" in shown
 
 

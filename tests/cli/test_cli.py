@@ -29,6 +29,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run(f"python main.py {TINY} --save_model", folder)
     assert "parameters" in done.stderr
     assert "tokens/s" in done.stderr
+    assert done.stderr.endswith("saved to outputs/best; try: fftnet generate outputs/best\n")
+    assert [line for line in done.stderr.splitlines() if re.match(r" +sample: '.*'$", line)]
     return folder
 
 
@@ -39,6 +41,7 @@ def test_training_leaves_what_it_promises(trained: Path) -> None:
         "last",
         "step-00000002",
         "step-00000003",
+        ".fftnet.lock",
         "logs",
         "loss_plot.png",
         "metrics.json",
@@ -104,9 +107,10 @@ def test_another_tokenizer_and_a_text_file(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The quick brown fox jumps over the lazy dog. " * 200)
     (tmp_path / "b.txt").write_text("Pack my box with five dozen liquor jugs. " * 200)
     tiny = TINY.replace("--max_seq_length 160", "--max_seq_length 32")
-    run(f"fftnet train --data a.txt b.txt --tokenizer bpe --vocab_size 300 {tiny} --no_save_model", tmp_path)
+    flags = "--tokenizer bpe --vocab_size 300"
+    run(f"fftnet train --data a.txt b.txt {flags} {tiny} --no_save_model", tmp_path)
     assert not (tmp_path / "outputs" / "last").exists()
-    run(f"fftnet train --data *.txt --tokenizer bpe --vocab_size 300 {tiny}", tmp_path)
+    run(f"fftnet train --data *.txt {flags} {tiny} --overwrite", tmp_path)
     assert (tmp_path / "outputs" / "last" / "tokenizer.tiktoken").is_file()
     run("fftnet generate --max_new_tokens 5", tmp_path)
     report = json.loads(run("fftnet evaluate --data a.txt --json", tmp_path).stdout)
@@ -122,7 +126,10 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("python example.py", r"no checkpoint under outputs/; make one with: python main\.py"),
+        (
+            "python example.py",
+            r"no checkpoint under outputs/: train a model with fftnet train --data my\.txt",
+        ),
         ("python example.py --checkpoint nowhere", r"nowhere"),
         ("fftnet train --d_modle 4", r"d_modle"),
         ("fftnet train --d_model four", r"d_model"),
@@ -140,6 +147,11 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
         ("fftnet train --mixers magic", r"unknown mixer 'magic'; choose from"),
         ("fftnet train --config nowhere.yaml", r"nowhere\.yaml"),
         ("fftnet train --resume nowhere", r"nowhere is not there"),
+        (
+            "fftnet train --data nowhere.txt --output_dir old",
+            r"^error: old holds the checkpoints of another run: add --resume to continue it, --overwrite to",
+        ),
+        ("fftnet train --resume --overwrite", r"resume continues a run and overwrite replaces it: leave one"),
         ("fftnet train --precision fp16 --device cpu", r"fp16 needs a GPU: choose --precision bf16"),
         ("fftnet train --strategy fsdp", r"fsdp needs several processes: start them with torchrun"),
         ("fftnet train --trackers nothing", r"tracker 'nothing' is not installed: pip install nothing"),
@@ -177,6 +189,8 @@ def test_a_users_mistake_ends_in_a_sentence(tmp_path: Path, command: str, messag
     (tmp_path / "blank.txt").write_text("\n")
     (tmp_path / "short.txt").write_text("A short text.")
     (tmp_path / "long.txt").write_text("A text that is long enough. " * 30)
+    (tmp_path / "old" / "step-00000001").mkdir(parents=True)
+    (tmp_path / "old" / "step-00000001" / "manifest.json").touch()
     done = run(command, tmp_path, code=2)
     assert re.search(message, done.stderr), done.stderr
     assert len(done.stderr.splitlines()) < 4

@@ -148,7 +148,7 @@ def test_nothing_refers_to_another_host() -> None:
         ),
         ("own --port 70000", "port must lie between 0 and 65535, got 70000"),
         ("own --host nowhere.invalid", "of nowhere.invalid can't be listened at"),
-        ("--no_serve", r"no checkpoint under outputs/; make one with"),
+        ("--no_serve", r"no checkpoint under outputs/: train a model with"),
     ],
 )
 def test_a_mistake_ends_in_a_sentence(

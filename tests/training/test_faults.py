@@ -1,17 +1,19 @@
 """Nothing is lost: kills at any instant, signals, full disks; each run goes on as if nothing had been."""
 
 import json
+import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from runs import Chain, losses, make, next_token, resumed, saved_step, weights
+from runs import Chain, at_step, losses, make, next_token, resumed, saved_step, weights
 
 from fftnet import serialization
 from fftnet.training.manifest import verify
@@ -95,9 +97,10 @@ def test_a_second_interrupt_is_raised_at_once_and_a_late_sigterm_is_not() -> Non
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
-    with pytest.raises(SystemExit) as left:
-        StopRequest(signal.SIGTERM).leave()
-    assert left.value.code == 143
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (None, 143)):
+        with pytest.raises(SystemExit) as left:
+            StopRequest(number).leave()
+        assert left.value.code == code
 
 
 def test_handlers_of_others_are_left_alone() -> None:
@@ -109,6 +112,48 @@ def test_handlers_of_others_are_left_alone() -> None:
             assert signal.getsignal(signal.SIGTERM) is own
     finally:
         signal.signal(signal.SIGTERM, usual)
+
+
+def test_a_hangup_is_held_back_and_stays_ignored_under_nohup() -> None:
+    usual = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with deferred_signals() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.number == signal.SIGHUP
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with deferred_signals() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.number is None
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+
+
+@pytest.mark.parametrize(("open_output", "last_step"), [(os.pipe, 5), (os.openpty, 7)])
+def test_a_run_whose_output_nobody_reads_ends_the_step_and_saves(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    open_output: Callable[[], tuple[int, int]],
+    last_step: int,
+) -> None:
+    """The progress bar finds the closed pipe; a closed terminal does not stop the bar, but the next line."""
+    reader, writer = open_output()
+    trainer = make(tmp_path, max_steps=12, eval_every=6, progress=True)
+
+    def lose_output() -> None:
+        os.close(reader)
+        # The bar is drawn every tenth of a second.
+        time.sleep(0.15)
+
+    at_step(trainer, 3, lose_output)
+    with open(writer, "w", buffering=1, encoding="utf-8") as output:
+        monkeypatch.setattr(sys, "stderr", output)
+        with pytest.raises(SystemExit) as left:
+            trainer.train()
+        monkeypatch.undo()
+    assert left.value.code == 141
+    assert saved_step(tmp_path / "last") == trainer.step == last_step
+    verify(tmp_path / "last")
 
 
 def test_a_signal_during_an_evaluation_leaves_it_out_and_resume_makes_up_for_it(tmp_path: Path) -> None:

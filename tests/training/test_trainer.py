@@ -128,7 +128,7 @@ def test_an_interrupt_saves_the_step_and_resume_is_exact(
 
 def test_an_interrupt_before_the_first_evaluation_leaves_no_best_of_an_older_run(tmp_path: Path) -> None:
     make(tmp_path, max_steps=4, eval_every=4).train()
-    trainer = make(tmp_path, max_steps=4, eval_every=4, learning_rate=0.01)
+    trainer = make(tmp_path, max_steps=4, eval_every=4, learning_rate=0.01, overwrite=True)
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     at_step(trainer, 0, lambda: signal.raise_signal(signal.SIGINT))
     try:
@@ -188,7 +188,11 @@ def test_progress_goes_to_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[st
 
 def test_without_save_model_no_checkpoint_is_written(tmp_path: Path) -> None:
     make(tmp_path, max_steps=2, save_model=False).train()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["loss_plot.png", "metrics.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".fftnet.lock",
+        "loss_plot.png",
+        "metrics.json",
+    ]
 
 
 def test_tensorboard_gets_every_number_and_the_text(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_run_is_told_as_history(trained: TrainingResult) -> None:
     [
         (FFTNet(FFTNetConfig(vocab_size=9, d_model=8, num_layers=1)), "fftnet generate 'my run/best'"),
         (
-            FFTNet(FFTNetConfig(vocab_size=9, d_model=8, num_layers=1, causal=False, mixers="spectral")),
+            FFTNet(FFTNetConfig(vocab_size=9, d_model=8, num_layers=1, causal=False, mixers=("spectral",))),
             "fftnet evaluate 'my run/best' --data FILE",
         ),
         (

@@ -5,7 +5,7 @@ picked from and concatenated like these (``fftnet.model.state``), though their t
 """
 
 from collections import namedtuple
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,9 @@ import torch
 from torch import Tensor
 
 from fftnet.export.errors import ExportError, import_onnx
-from fftnet.export.onnx import STATE_FILE, VERSION
+from fftnet.export.state_file import MAKE, StateTensor, read_facts
 from fftnet.model.checks import check_ids
 from fftnet.model.state import State, check_state, concat_states, layout_of, select_state
-from fftnet.serialization import CheckpointError, read_json
-
-NAME = "onnx"
-MAKE = "fftnet export CHECKPOINT --output"
 
 
 class OnnxWriter:
@@ -42,34 +38,30 @@ class OnnxWriter:
 
     def __init__(self, folder: str | Path, *, int8: bool = False, threads: int | None = None) -> None:
         self.folder = Path(folder)
-        self.facts = read_facts(self.folder)
+        self.facts, described = read_facts(self.folder)
         self.device = torch.device("cpu")
-        self.vocab_size: int = self.facts["vocab_size"]
-        files = self.facts["files"]
+        self.vocab_size = described.vocab_size
+        files = described.files
         if "step" not in files:
             raise ExportError(f"{self.folder} holds a bidirectional model, which can't write")
         if int8 and "step_int8" not in files:
             raise ExportError(f"{self.folder} was exported without 8 bits: {MAKE} {self.folder} --int8")
-        self._entries: list[dict[str, Any]] = self.facts["state"]
+        self._entries: tuple[StateTensor, ...] = described.state
         self._kinds = _kinds(self._entries)
-        self._inputs = [entry["input"] for entry in self._entries]
-        self._outputs = ["logits", *(entry["output"] for entry in self._entries)]
+        self._inputs = [entry.input for entry in self._entries]
+        self._outputs = ["logits", *(entry.output for entry in self._entries)]
         self._layout = layout_of(self.init_state(1))
         self._newest: tuple[State | None, dict[str, np.ndarray]] = (None, {})
         """The state that the last call returned, kept, and its arrays."""
         # 0: it was exported without a program that reads blocks.
-        self._block: int = self.facts["block_length"] if "prefill" in files else 0
+        self._block = described.block_length if "prefill" in files else 0
         self._threads = torch.get_num_threads() if threads is None else threads
         self._step = self._open(files["step_int8" if int8 else "step"])
         self._prefill: Any = None
 
     def init_state(self, batch_size: int) -> State:
         """The state before the first token, of so many rows."""
-        tensors = []
-        for entry in self._entries:
-            initial = torch.tensor(entry["initial"], dtype=getattr(torch, entry["dtype"]))
-            tensors.append(initial.expand(batch_size, *entry["shape"]).contiguous())
-        return self._unflatten(tensors)
+        return self._unflatten([entry.start(batch_size).contiguous() for entry in self._entries])
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token.
@@ -155,7 +147,12 @@ class OnnxWriter:
         ids = tokens.contiguous().numpy()
         self._check(ids)
         feeds = self._arrays(state, len(ids))
-        found = session.run([*self._outputs, *extra], {**feeds, name: ids})
+        try:
+            found = session.run([*self._outputs, *extra], {**feeds, name: ids})
+        # Each failure has a class of its own there, without a common one.
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ExportError(f"{self.folder} can't be run, export the model again: {reason}") from error
         tensors = [torch.from_numpy(array) for array in found]
         size = len(self._entries)
         after = self._unflatten(tensors[1 : size + 1])
@@ -203,33 +200,15 @@ class OnnxWriter:
             raise ExportError(f"{path} is damaged, export it again: {reason}") from error
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What ``state.json`` says of an exported folder.
-
-    Raises:
-        ExportError: if it is missing, damaged or of another version.
-    """
-    path = folder / STATE_FILE
-    if not path.is_file():
-        raise ExportError(f"{path} is missing: make the folder with: {MAKE} {folder}")
-    try:
-        facts = read_json(path)
-    except CheckpointError as error:
-        raise ExportError(f"{path} is damaged, export the model again") from error
-    if not isinstance(facts, Mapping) or facts.get("version") != VERSION or facts.get("format") != NAME:
-        raise ExportError(f"{path} is not of format {NAME}, version {VERSION}: export the model again")
-    return dict(facts)
-
-
-def _kinds(entries: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _kinds(entries: Sequence[StateTensor]) -> list[Any]:
     """The types of the parts of a state: tensors that belong to the same layers are one part."""
-    layers: dict[tuple[int, ...], list[Mapping[str, Any]]] = {}
+    layers: dict[tuple[int, ...], list[StateTensor]] = {}
     for entry in entries:
-        layers.setdefault(tuple(entry["layers"]), []).append(entry)
+        layers.setdefault(entry.layers, []).append(entry)
     return [
         _kind(
-            tuple(entry["field"] for entry in own),
-            tuple((entry["field"], entry["grows"] + 1) for entry in own if entry["grows"] is not None),
+            tuple(entry.field for entry in own),
+            tuple((entry.field, entry.grows + 1) for entry in own if entry.grows is not None),
         )
         for own in layers.values()
     ]

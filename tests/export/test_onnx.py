@@ -220,6 +220,19 @@ def test_a_folder_that_is_not_whole_is_refused(causal: Exported, tmp_path: Path)
         OnnxWriter(tmp_path)
 
 
+def test_programs_that_state_json_does_not_describe_end_in_a_sentence(
+    causal: Exported, tmp_path: Path
+) -> None:
+    for file in ("step.onnx", "prefill.onnx"):
+        (tmp_path / file).hardlink_to(causal.folder / file)
+    facts = json.loads((causal.folder / "state.json").read_text())
+    entry = facts["state"][0]
+    for change in ({"block_length": BLOCK - 1}, {"state": [entry]}, {"state": [entry | {"input": "s99"}]}):
+        (tmp_path / "state.json").write_text(json.dumps(facts | change))
+        with pytest.raises(ExportError, match=r"can't be run, export the model again: "):
+            OnnxWriter(tmp_path).prefill(tokens(1, BLOCK))
+
+
 def test_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     model = randomise(make(num_layers=1))
@@ -228,5 +241,5 @@ def test_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="unknown format 'gguf'; choose from onnx"):
         export_model(model, None, ExportConfig(format="gguf", output=str(tmp_path)))
     for field in ("block_length", "encoder_length"):
-        with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
+        with pytest.raises(ValueError, match=f"{field} must be at least 1.*, got 0"):
             ExportConfig(**{field: 0})  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,160 @@
+"""The file ``state.json`` of an exported folder: read, and every field checked before it is used."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from keyword import iskeyword
+from pathlib import Path, PureWindowsPath
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from fftnet.export.errors import ExportError
+from fftnet.export.onnx import STATE_FILE, VERSION
+from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range
+from fftnet.serialization import CheckpointError, read_json
+
+FORMAT = "onnx"
+MAKE = "fftnet export CHECKPOINT --output"
+DTYPES = {"float32": torch.float32, "int64": torch.int64}
+"""Dtypes that the tensors of a state may have."""
+MAX_NUMBERS = 2**28
+"""Largest size of one row of a tensor of the state: 1 GB in float32."""
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateTensor:
+    """Entry of ``state.json`` for one tensor of the state.
+
+    Raises:
+        ValueError: if a field is of another type or out of range.
+    """
+
+    input: str
+    """Name among the inputs of the programs."""
+    output: str
+    """Name among the outputs of the programs."""
+    layers: tuple[int, ...]
+    """Numbers of the layers whose states it holds."""
+    field: str
+    """Name of the field in the states of these layers."""
+    shape: tuple[int, ...]
+    """Shape of one row."""
+    dtype: str
+    """float32 or int64."""
+    initial: Any
+    """Value before the first token: one number, or an array of ``shape``."""
+    grows: int | None
+    """Dimension of ``shape`` that grows with the text."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.field.isidentifier() or iskeyword(self.field) or self.field.startswith("_"):
+            raise ValueError(f"field must be a name, got {self.field!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be {' or '.join(DTYPES)}, got {self.dtype!r}")
+        if min(self.shape, default=0) < 0 or math.prod(self.shape) > MAX_NUMBERS:
+            raise ValueError(f"shape must have from 0 to {MAX_NUMBERS} numbers, got {self.shape}")
+        check_range(self, 0, len(self.shape) - 1, "grows")
+        try:
+            self.start(1)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"initial does not fit shape {self.shape}: {error}") from error
+
+    def start(self, rows: int) -> Tensor:
+        """Return the tensor before the first token; its rows share memory."""
+        return torch.tensor(self.initial, dtype=DTYPES[self.dtype]).expand(rows, *self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Sizes of the output ``filters`` of a decode step."""
+
+    layers: tuple[int, ...]
+    """Numbers of the layers that have a filter."""
+    bins: tuple[int, ...]
+    """Number of bins of each of these layers."""
+    heads: int
+    """Number of heads of each of these layers."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Fields of ``state.json`` that are needed to run the programs.
+
+    Raises:
+        ValueError: if a field is of another type or out of range.
+    """
+
+    files: dict[str, str]
+    """Names of the programs' files by their purpose."""
+    num_parameters: int
+    """Number of parameters of the model."""
+    vocab_size: int
+    """Number of token ids."""
+    block_length: int = 1
+    """Number of tokens that the program ``prefill`` reads at once."""
+    state: tuple[Any, ...] = ()
+    """Tensors of the state of a causal model, as ``StateTensor``."""
+    filters: Any = field(default_factory=lambda: {"layers": [], "bins": [], "heads": 1})
+    """Filters of a causal model, as ``Filters``."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_range(self, 0, None, "num_parameters")
+        check_range(self, 1, MAX_VOCAB_SIZE, "vocab_size")
+        check_range(self, 1, MAX_SIZE, "block_length")
+        for name in self.files.values():
+            # A path of Windows knows all separators and drives: a file lies in the folder itself.
+            if PureWindowsPath(name).name != name:
+                raise ValueError(f"files must name files of the folder, got {name!r}")
+        if "step" in self.files and not self.state:
+            raise ValueError("state must have an entry for each tensor, got none")
+        object.__setattr__(self, "state", tuple(_of_json(StateTensor, entry) for entry in self.state))
+        seen = set()
+        for entry in self.state:
+            if (entry.layers, entry.field) in seen:
+                raise ValueError(f"two tensors of the same layers have the field {entry.field!r}")
+            seen.add((entry.layers, entry.field))
+        object.__setattr__(self, "filters", _of_json(Filters, self.filters))
+
+
+def read_facts(folder: Path) -> tuple[dict[str, Any], Facts]:
+    """Read ``state.json`` of an exported folder.
+
+    Returns:
+        The content of the file, and the fields that were checked.
+
+    Raises:
+        ExportError: if the file is missing, damaged or of another version.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise ExportError(f"{path} is missing: make the folder with: {MAKE} {folder}")
+    try:
+        values = read_json(path)
+    except CheckpointError as error:
+        raise ExportError(f"{path} is damaged, export the model again") from error
+    if not isinstance(values, Mapping) or values.get("version") != VERSION or values.get("format") != FORMAT:
+        raise ExportError(f"{path} is not of format {FORMAT}, version {VERSION}: export the model again")
+    try:
+        return dict(values), _of_json(Facts, values)
+    except ValueError as error:
+        raise ExportError(f"{path} is damaged, export the model again: {error}") from error
+
+
+def _of_json(kind: type[Kind], values: Any) -> Kind:
+    """Make a dataclass of a JSON object, whose other fields are left out."""
+    known = [each.name for each in fields(kind)]  # pyright: ignore[reportArgumentType]
+    if not isinstance(values, Mapping):
+        raise ValueError(f"an object with {', '.join(known)} is expected, got {values!r}")
+    try:
+        return kind(**{name: values[name] for name in known if name in values})
+    except TypeError as error:
+        raise ValueError(f"a field is missing: {error}") from error

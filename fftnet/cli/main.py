@@ -1,10 +1,13 @@
 """The command line: ``fftnet COMMAND``, with the commands of ``fftnet.cli.commands``."""
 
+import errno
+import io
 import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
@@ -15,6 +18,9 @@ from fftnet.errors import UserError, suggestion
 
 SPEAKING_SECONDS = 2.0
 """For which a process that fails in silence stays, while another tells the same mistake."""
+
+LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Errors of an output that cannot be written; files that a command writes have sentences of their own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +33,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 after one sentence on what was wrong; 130 after Ctrl-C; 141 where nobody reads
         the output any more.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A generated text may hold any character, the encoding of a file or a terminal not.
+        sys.stdout.reconfigure(errors="replace")
+    status = 2
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        lost = _flush_output()
+    except SystemExit:
+        lost = _flush_output()
+        if lost is None:
+            raise
+    except OSError as error:
+        if error.errno not in LOST:
+            raise
+        _flush_output()
+        lost = error
+    if lost is None:
+        return status
+    if isinstance(lost, BrokenPipeError):
+        return 141
+    with suppress(OSError):
+        print(f"error: the output could not be written: {lost.strerror}", file=sys.stderr)
+    return 2
+
+
+def _run(words: Sequence[str]) -> int:
     if not words or words[0] not in COMMANDS:
         return _without_command(words)
     set_wait_policy()
@@ -45,11 +76,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Whoever read the output has left, as `head` does. Python would complain once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     return 0
+
+
+def _flush_output() -> OSError | None:
+    """Write what is left of the output, and return the error if that fails."""
+    lost = None
+    # A stream is None if it was closed when the process started.
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError as error:
+            lost = lost or error
+            # Otherwise Python would try again at the end, and print a traceback.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return lost
 
 
 def console(argv: Sequence[str] | None = None) -> NoReturn:

@@ -10,10 +10,10 @@ A backend is a module of that name in the operator's folder:
   an operator has no such module, its ``torch`` does it.
 
 ``auto`` takes the fastest for the device of the tensors, and ``export`` while ``torch.export`` or
-``torch.onnx.export`` traces. The environment variable ``FFTNET_BACKEND``, which
-is read when this file is imported, names another for the whole process, ``use_backend`` for a block of
-code, and the argument ``backend`` of an operator for one call. An operator that lacks the one that is named,
-or can't use it for the tensors at hand, takes ``torch``.
+``torch.onnx.export`` traces and within the transforms of ``torch.func``. The environment variable
+``FFTNET_BACKEND``, which is read when this file is imported, names another for the whole process,
+``use_backend`` for a block of code, and the argument ``backend`` of an operator for one call. An operator
+that lacks the one that is named, or can't use it for the tensors at hand, takes ``torch``.
 """
 
 import importlib
@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fftnet.errors import UserError
 from fftnet.ops.checks import Signature
@@ -44,6 +45,11 @@ FASTEST = {"cpu": "numba", "cuda": "triton"}
 """Kind of device to its fastest backend."""
 PROBES = {"numba": ("numba", "fftnet.ops.cpu.vector"), "triton": ("triton",)}
 """Backend to the modules whose import shows that the package behind it is here, and that it works."""
+
+FIRST_ORDER = (
+    "{} on the backend {!r} has first derivatives in reverse mode only; for second derivatives, forward mode "
+    f"and torch.func, set {VARIABLE}={EXPORT} or call the model within fftnet.ops.use_backend({EXPORT!r})"
+)
 
 _log = logging.getLogger("fftnet")
 _named = os.environ.get(VARIABLE) or AUTO
@@ -118,6 +124,9 @@ class Backends:
         if torch.compiler.is_compiling():
             signature.check(*tensors)
             return self.choose(name, *tensors)
+        if _is_transformed():
+            signature.check(*tensors)
+            return self._transformable(name, *tensors)
         # Most calls are like one before: a decode step feels every microsecond.
         sizes = [None if x is None else (x.shape, x.dtype, x.device) for x in tensors]
         key = (name, signature, torch.is_grad_enabled(), *sizes)
@@ -150,6 +159,13 @@ class Backends:
             _require(name)
         takes = self._takes.get(name)
         return name if takes is not None and takes(*tensors) else TORCH
+
+    def _transformable(self, name: str, *tensors: Tensor | None) -> str:
+        """Return the backend for a call within a transform: a registered operator would drop its tangents."""
+        name = self.choose(EXPORT if name == AUTO else name, *tensors)
+        if name in FASTEST.values() or hasattr(self.load(name), "forward"):
+            raise BackendError(FIRST_ORDER.format(self._package.rpartition(".")[2], name))
+        return name
 
     def load(self, backend: str, *tensors: Tensor) -> ModuleType:
         """The module of a backend, for the registered operator: there is no falling back from it.
@@ -187,6 +203,11 @@ def on_cpu(x: Tensor, *others: Tensor | None) -> bool:
 def on_gpu(x: Tensor, *others: Tensor | None) -> bool:
     """For a Triton backend: tensors on a GPU, or on a CPU if Triton interprets its kernels there."""
     return x.device.type == "cuda" or (x.device.type == "cpu" and _triton_interprets())
+
+
+def _is_transformed() -> bool:
+    """Return if a transform of torch.func or forward-mode differentiation is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _require(name: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fftnet.ops.checks import Signature
+from fftnet.ops.dispatch import FIRST_ORDER, BackendError
 
 
 def register(
@@ -61,7 +62,14 @@ def register(
         found = adjoint(*tensors, *taken, *ctx.constants)
         return *found, *[None] * (len(signature) + len(ctx.constants) - len(found))
 
+    def refuse(ctx, *grads) -> None:  # pyright: ignore[reportMissingParameterType]
+        raise BackendError(FIRST_ORDER.format(name, ctx.backend))
+
+    def set_up_refusal(ctx, inputs, output) -> None:  # pyright: ignore[reportMissingParameterType]
+        ctx.backend = inputs[-1]
+
     operator.register_autograd(differentiate, setup_context=set_up)
+    adjoint.register_autograd(refuse, setup_context=set_up_refusal)
     return operator
 
 

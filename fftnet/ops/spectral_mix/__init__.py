@@ -76,8 +76,7 @@ def spectral_mix(
 ) -> Tensor:
     """Steps 1 and 4-7 of the published layer (docs/maths.md): from tokens to mixed tokens.
 
-    ``X = rfft(x)``, ``A = modReLU(filter X; bias)``, ``y = irfft(A)``, orthonormal, over the tokens. First
-    derivatives only: where a second one is needed, take ``backend="reference"`` or the modules one by one.
+    ``X = rfft(x)``, ``A = modReLU(filter X; bias)``, ``y = irfft(A)``, orthonormal, over the tokens.
 
     Args:
         x: tokens of any floating dtype, (B, T, D), T >= 1; float16 and bfloat16 are computed in float32.

@@ -1,8 +1,9 @@
 """Texts with a label each: read from tables, divided class by class, cut to a length and put into batches."""
 
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fftnet.data.chunks import read_chunks
+from fftnet.data.digest import digest_items
 from fftnet.data.errors import DataError, listed
 from fftnet.data.permutation import EpochOrder
 from fftnet.data.sources import resolve
@@ -122,14 +124,24 @@ def class_indices(rows: LabelledTexts, class_names: Sequence[str]) -> np.ndarray
 
 
 def stratified_split(
-    labels: Sequence[str], *, valid_fraction: float, test_fraction: float, seed: int
+    labels: Sequence[str],
+    keys: Iterable[bytes],
+    *,
+    valid_fraction: float,
+    test_fraction: float,
+    seed: int,
 ) -> np.ndarray:
-    """The split of each row, so that every class has its fraction in each split, one row at least.
+    """Assign each row to a split, so that every class has about its fraction in each, and one row at least.
+
+    A hash of the key decides. Rows with equal keys share a split, and rows that are added or removed move no
+    other one. The exception are classes so small that a split would be empty: it gets the row with the
+    nearest hash, which another row may replace later.
 
     Args:
-        labels: the class of each row.
-        valid_fraction: of the rows of a class, that validate; 0: none.
-        test_fraction: of the rows of a class, that test; 0: none.
+        labels: class of each row.
+        keys: content of each row, or a name that stays.
+        valid_fraction: fraction of the rows of a class for validation; 0: none.
+        test_fraction: fraction of the rows of a class for the test; 0: none.
         seed: chooses which.
 
     Returns:
@@ -153,17 +165,42 @@ def stratified_split(
             "test_data"
         )
     split = np.full(len(labels), TRAIN, dtype=np.uint8)
+    place = _hash_places(keys, seed)
     _, class_of, sizes = np.unique(np.array(labels), return_inverse=True, return_counts=True)
-    by_class = np.split(class_of.argsort(kind="stable"), sizes.cumsum()[:-1])
-    for number, of_class in enumerate(by_class):
-        rows = np.random.default_rng((seed, number)).permutation(of_class)
-        left = len(rows) - needed
-        test = (test_fraction > 0) + min(max(round(len(rows) * test_fraction) - 1, 0), left)
-        left -= max(test - 1, 0)
-        valid = (valid_fraction > 0) + min(max(round(len(rows) * valid_fraction) - 1, 0), left)
-        split[rows[:test]] = TEST
-        split[rows[test : test + valid]] = VALID
+    for rows in np.split(class_of.argsort(kind="stable"), sizes.cumsum()[:-1]):
+        places, order = np.unique(place[rows], return_inverse=True)
+        if len(places) < needed:
+            # So many of its rows are equal that they have to be divided.
+            places = np.sort(place[rows])
+            order = place[rows].argsort(kind="stable").argsort()
+        tests = int(np.searchsorted(places, test_fraction))
+        tests = min(max(tests, test_fraction > 0), len(places) - needed + (test_fraction > 0))
+        held_out = int(np.searchsorted(places, test_fraction + valid_fraction))
+        held_out = min(max(held_out, tests + (valid_fraction > 0)), len(places) - 1)
+        split[rows[order < held_out]] = VALID
+        split[rows[order < tests]] = TEST
     return split
+
+
+def _hash_places(keys: Iterable[bytes], seed: int) -> np.ndarray:
+    """Return a number in [0, 1) for each key, spread evenly."""
+    seeded = hashlib.blake2b(b"%d/" % seed, digest_size=8)
+    digests = []
+    for key in keys:
+        each = seeded.copy()
+        each.update(key)
+        digests.append(each.digest())
+    return (np.frombuffer(b"".join(digests), "<u8") >> np.uint64(11)) * 2.0**-53
+
+
+def digest_rows(*tables: LabelledTexts) -> str:
+    """Return a digest of the texts and labels of all rows, in their order."""
+    return digest_items(
+        value.encode()
+        for table in tables
+        for row in zip(table.texts, table.labels, strict=True)
+        for value in row
+    )
 
 
 def encode_texts(

@@ -175,6 +175,7 @@ def divide(data: DataConfig, settings: ClassificationConfig) -> Parts:
     find_classes(rows.labels)
     split = stratified_split(
         rows.labels,
+        (text.encode() for text in rows.texts),
         valid_fraction=0.0 if settings.valid_data else data.valid_fraction,
         test_fraction=0.0 if settings.test_data else data.test_fraction,
         seed=data.data_seed,

@@ -39,7 +39,8 @@ def config_of(found: Prepared) -> Any:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_model_has_the_images_form_and_the_folders_classes(channels: int, tmp_path: Path) -> None:
-    write_folder(tmp_path, 20, channels=channels)
+    for split, count in (("train", 16), ("valid", 4), ("test", 4)):
+        write_folder(tmp_path / split, count, channels=channels)
     found = prepared(tmp_path)
     model = found.build_model()
     assert isinstance(model, FFTNetViT)

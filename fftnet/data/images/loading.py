@@ -147,6 +147,7 @@ def _divided(
     splits = {split: images.named_as(names) for split, images in found.items()}
     part_N = stratified_split(
         [names[label] for label in train.labels.tolist()],
+        map(train.pixels.key, range(len(train.pixels))),
         valid_fraction=0.0 if VALID in splits else config.valid_fraction,
         test_fraction=0.0 if TEST in splits else config.test_fraction,
         seed=config.data_seed,

@@ -1,5 +1,6 @@
 """Images by their number, read when they are asked for: files, arrays in memory, parts of either."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,13 @@ class Pixels(ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """What a message calls an image."""
+
+    @abstractmethod
+    def key(self, index: int) -> bytes:
+        """Return what tells an image from others and stays when others are added.
+
+        It is the content of an image in memory, and folder, name and size of a file.
+        """
 
     @abstractmethod
     def image(self, index: int) -> np.ndarray:
@@ -75,6 +83,11 @@ class ImageFiles(Pixels):
     def name(self, index: int) -> str:
         """The path."""
         return str(self._paths[index])
+
+    def key(self, index: int) -> bytes:
+        """Return the names of folder and file and the size; reading every file would take long."""
+        path = self._paths[index]
+        return os.fsencode(f"{path.parent.name}/{path.name}/{path.stat().st_size}")
 
     def image(self, index: int) -> np.ndarray:
         """One image as it is; DataError if it can't be read."""
@@ -123,6 +136,10 @@ class ImageArray(Pixels):
         """Source and row, counted from 0."""
         return f"{self._source} row {index}"
 
+    def key(self, index: int) -> bytes:
+        """Return the pixels."""
+        return self._images[index].tobytes()
+
     def image(self, index: int) -> np.ndarray:
         """One image as it is, on white where it is not opaque."""
         return without_alpha(self._images[index])
@@ -157,6 +174,10 @@ class ChosenImages(Pixels):
         """Their name among the others."""
         return self._pixels.name(int(self._rows[index]))
 
+    def key(self, index: int) -> bytes:
+        """Return their key among the others."""
+        return self._pixels.key(int(self._rows[index]))
+
     def image(self, index: int) -> np.ndarray:
         """One image as it is; DataError if it can't be read."""
         return self._pixels.image(int(self._rows[index]))
@@ -188,6 +209,11 @@ class JoinedImages(Pixels):
         """Their name in their part."""
         part, place = self._place(index)
         return part.name(place)
+
+    def key(self, index: int) -> bytes:
+        """Return their key in their part."""
+        part, place = self._place(index)
+        return part.key(place)
 
     def image(self, index: int) -> np.ndarray:
         """One image as it is; DataError if it can't be read."""

@@ -44,9 +44,12 @@ def same(left: Batch, right: Batch) -> bool:
 def test_the_training_images_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
     write_folder(tmp_path, 40)
     found = load(tmp_path)
-    assert [len(images.labels) for images in found[:3]] == [28, 8, 4]
-    inputs = torch.cat([batches(found, None, ()).batch(0, n).inputs for n in range(6)])
-    assert inputs.shape == (28, 3, 8, 8)
+    train, valid, test = (len(images.labels) for images in found[:3])
+    assert train + valid + test == 40
+    assert min(train - 16, valid - 1, test - 1) > 0
+    source = batches(found, None, ())
+    inputs = torch.cat([source.batch(0, n).inputs for n in range(source.num_batches)])
+    assert inputs.shape == (train, 3, 8, 8)
     torch.testing.assert_close(inputs.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(inputs.std(dim=(0, 2, 3), correction=0), torch.ones(3))
 
@@ -59,7 +62,8 @@ def test_a_channel_that_never_changes_stays_finite() -> None:
 
 
 def test_an_epoch_has_every_image_once_in_another_order(tmp_path: Path) -> None:
-    write_folder(tmp_path, 40)
+    for split, count in (("train", 28), ("valid", 4), ("test", 4)):
+        write_folder(tmp_path / split, count)
     train = batches(load(tmp_path), names=())
     plain = batches(load(tmp_path), None)
     assert train.num_batches == 6
@@ -179,8 +183,26 @@ def test_what_is_held_out_to_test_is_found_again_where_validation_is_named(tmp_p
     held_out = load(tmp_path / "data", in_memory_mb=0.0, **named).test.pixels
     data = DataConfig(data=[str(tmp_path / "data")], valid_fraction=0.2, test_fraction=0.1)
     again = load_test_images(data, ("below", "left"), **named, whole=False).pixels
-    assert len(again) == 6
-    assert [again.name(n) for n in range(6)] == [held_out.name(n) for n in range(6)]
+    assert len(again) == len(held_out) > 1
+    assert [again.name(n) for n in range(len(again))] == [held_out.name(n) for n in range(len(again))]
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_images_that_are_added_move_no_other_image_to_another_split(kind: str, tmp_path: Path) -> None:
+    splits: list[list[set[bytes]]] = []
+    for count in (80, 100):
+        path = tmp_path / f"{count}.npz"
+        if kind == "npz":
+            images, labels = pictures(count)
+            np.savez(path, images=images, labels=labels)
+        else:
+            path = write_folder(tmp_path / "images", count)
+        parts = load(path, in_memory_mb=0.0)[:3]
+        splits.append([{part.pixels.key(n) for n in range(len(part.pixels))} for part in parts])
+    few, many = splits
+    assert sum(map(len, few)) == 80
+    assert sum(map(len, many)) == 100
+    assert all(before <= after for before, after in zip(few, many, strict=True))
 
 
 def test_flips_and_crops_move_pixels_and_nothing_else() -> None:

@@ -104,7 +104,7 @@ def test_images_of_pillow_are_read_as_files_are(tmp_path: Path) -> None:
         (np.zeros(8, np.uint8), r"input 1: images must be .* got uint8 of shape \(\)"),
         (np.uint8(3), "inputs must be one input or a list of inputs, got uint8"),
         ("photo.png", "input 1 must be a uint8 array or tensor or an image of Pillow, got str"),
-        (Path("photo.png"), "input 1 must be a uint8 array or tensor or an image of Pillow, got PosixPath"),
+        (Path("photo.png"), "input 1 must be a uint8 array or tensor or an image of Pillow, got .*Path"),
         ([[1, 2], [3, 4]], "input 1 must be a uint8 array or tensor or an image of Pillow, got list"),
         ([np.zeros((8, 8), np.uint8), None], "input 2 must be a uint8 array .*, got NoneType"),
         (5, "inputs must be one input or a list of inputs, got int"),
@@ -148,7 +148,7 @@ def test_a_processor_with_impossible_values_is_refused(changes: dict[str, object
         fftnet.load_classifier(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["[1]", "3", "{}", "", "{"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "3", "{}", "", "{"], ids=range(6))
 def test_a_processor_that_is_no_object_of_json_is_refused(text: str, tmp_path: Path) -> None:
     saved(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(text)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Condition
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,34 +39,6 @@ def _pillow(name: str) -> Any:
     return import_extra(f"PIL.{name}", "reading and resizing images", "images")
 
 
-class PixelBudget:
-    """Limit on the pixels that all threads decode at the same time.
-
-    Args:
-        pixels: the limit.
-    """
-
-    def __init__(self, pixels: int) -> None:
-        self._free = pixels
-        self._changed = Condition()
-
-    @contextmanager
-    def take(self, pixels: int) -> Iterator[None]:
-        """Wait until so many pixels are free, and hold them."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= pixels)
-            self._free -= pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += pixels
-                self._changed.notify_all()
-
-
-BUDGET = PixelBudget(MAX_PIXELS)
-
-
 def read_header(path: Path) -> Header:
     """Read size and mode of an image, without its pixels.
 
@@ -85,17 +56,9 @@ def decode(path: Path) -> np.ndarray:
         DataError: if the file is missing, damaged, cut short, too large or no image.
     """
     with _opened(path) as image:
-        return _turned_array(image)
-
-
-def decode_fitted(path: Path, size: int, channels: int) -> np.ndarray:
-    """Read an image in the form of a model, as ``fitted`` gives it; threads share a budget of pixels.
-
-    Raises:
-        DataError: as ``decode``.
-    """
-    with _opened(path) as image, BUDGET.take(image.width * image.height):
-        return fitted(_turned_array(image), size, channels)
+        # In place, which saves a copy of most images.
+        _pillow("ImageOps").exif_transpose(image, in_place=True)
+        return _array(image)
 
 
 def image_array(image: "Image", name: str) -> np.ndarray:
@@ -151,12 +114,6 @@ def _check_size(image: "Image", name: str) -> None:
 
 def _too_large(name: str) -> DataError:
     return DataError(f"{name} has more than {MAX_PIXELS / 1e6:.0f} million pixels: make it smaller")
-
-
-def _turned_array(image: "Image") -> np.ndarray:
-    # In place, which saves a copy of most images.
-    _pillow("ImageOps").exif_transpose(image, in_place=True)
-    return _array(image)
 
 
 def _array(image: "Image") -> np.ndarray:

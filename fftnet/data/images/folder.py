@@ -76,10 +76,4 @@ def _read_classes(path: Path) -> LabelledImages:
 
 def _files(paths: Sequence[Path]) -> ImageFiles:
     with ThreadPoolExecutor() as pool:
-        headers = list(pool.map(read_header, paths))
-    sizes = {header.size for header in headers}
-    return ImageFiles(
-        paths,
-        size=sizes.pop() if len(sizes) == 1 else None,
-        grey=all(header.grey for header in headers),
-    )
+        return ImageFiles(paths, list(pool.map(read_header, paths)))

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from fftnet.data.errors import DataError
-from fftnet.data.images.decoding import decode, decode_fitted, fitted, without_alpha
+from fftnet.data.images.decoding import MAX_PIXELS, Header, decode, fitted, without_alpha
 
+READ_AT_ONCE = 256
+MAX_THREADS = min((os.cpu_count() or 1) + 4, 32)
 CHANNELS = (1, 3, 4)
 """Numbers of channels of an image: grey, colours, colours and opacity."""
 
@@ -67,14 +69,15 @@ class ImageFiles(Pixels):
 
     Args:
         paths: of the images.
-        size: height and width of all of them, None where they differ.
-        grey: whether all of them are grey.
+        headers: of the same images.
     """
 
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int] | None, grey: bool) -> None:
+    def __init__(self, paths: Sequence[Path], headers: Sequence[Header]) -> None:
         self._paths = paths
-        self.size = size
-        self.grey = grey
+        self._areas = np.array([height * width for (height, width), _ in headers])
+        sizes = {header.size for header in headers}
+        self.size = sizes.pop() if len(sizes) == 1 else None
+        self.grey = all(header.grey for header in headers)
 
     def __len__(self) -> int:
         """Images."""
@@ -94,14 +97,22 @@ class ImageFiles(Pixels):
         return decode(self._paths[index])
 
     def read(self, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
-        """Images of one form, as ``Pixels.read``; decoding leaves Python's lock, so that threads share it."""
+        """Images of one form, as ``Pixels.read``; decoding leaves Python's lock, so that threads share it.
+
+        They take the smallest images first, and are so few that they decode at most ``MAX_PIXELS`` pixels at
+        the same time.
+        """
         images = np.empty((len(indices), size, size, channels), dtype=np.uint8)
 
         def read_one(row: int) -> None:
-            images[row] = decode_fitted(self._paths[int(indices[row])], size, channels)
+            images[row] = fitted(self.image(int(indices[row])), size, channels)
 
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(read_one, range(len(indices))))
+        order = np.argsort(self._areas[indices], kind="stable")
+        for start in range(0, len(order), READ_AT_ONCE):
+            rows = order[start : start + READ_AT_ONCE]
+            largest = max(int(self._areas[indices[rows[-1]]]), 1)
+            with ThreadPoolExecutor(max(min(MAX_THREADS, MAX_PIXELS // largest), 1)) as pool:
+                list(pool.map(read_one, rows.tolist()))
         return images
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.data.images.pixels import Pixels
+from fftnet.data.images.pixels import READ_AT_ONCE, Pixels
 from fftnet.fields import MAX_SIDE, check_fields, check_range
 from fftnet.serialization import CheckpointError, read_json, write_json
 
@@ -20,7 +20,6 @@ BILINEAR = 2
 WHITE = 255.0
 MIN_STD = 1e-6
 """Lower limit of a standard deviation; float32 pixels would overflow far below it."""
-READ_AT_ONCE = 256
 MAX_VALUES = 2**24
 """Maximum channel values that are read at the same time to measure mean and standard deviation."""
 

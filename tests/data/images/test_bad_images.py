@@ -211,33 +211,41 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(
 ) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png_of(*size))
-    for read_one in (decoding.read_header, decoding.decode, lambda path: decoding.decode_fitted(path, 8, 3)):
+    for read_one in (decoding.read_header, decoding.decode):
         with pytest.raises(DataError, match=r"bomb.png has more than 67 million pixels: make it smaller"):
             read_one(path)
 
 
-def test_threads_decode_no_more_pixels_at_the_same_time_than_the_budget_has(
+def test_threads_decode_no_more_pixels_at_the_same_time_than_are_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_folder(tmp_path, 20)
-    decode = decoding._turned_array
+    write_folder(tmp_path, 20, size=8)
+    for number in range(3):
+        Image.new("RGB", (16, 16)).save(tmp_path / "left" / f"large{number}.png")
+    decode = decoding._array
     lock = threading.Lock()
-    running = [0, 0]
+    running = 0
+    seen: dict[int, int] = {}
 
     def watched(image: Image.Image) -> np.ndarray:
+        nonlocal running
+        pixels = image.width * image.height
         with lock:
-            running[0] += 1
-            running[1] = max(running)
+            running += pixels
+            seen[pixels] = max(seen.get(pixels, 0), running)
         time.sleep(0.005)
         with lock:
-            running[0] -= 1
+            running -= pixels
         return decode(image)
 
-    monkeypatch.setattr(decoding, "_turned_array", watched)
-    monkeypatch.setattr(decoding, "BUDGET", decoding.PixelBudget(3 * 64 - 1))
+    monkeypatch.setattr(decoding, "_array", watched)
+    monkeypatch.setattr("fftnet.data.images.pixels.MAX_PIXELS", 3 * 64 - 1)
+    monkeypatch.setattr("fftnet.data.images.pixels.READ_AT_ONCE", 5)
     pixels = find_kind(str(tmp_path)).read_pixels(tmp_path)
-    assert pixels.read(np.arange(20), 8, 3).shape == (20, 8, 8, 3)
-    assert running == [0, 2]
+    images = pixels.read(np.arange(23), 8, 3)
+    assert seen == {64: 2 * 64, 256: 256}
+    for number in range(23):
+        assert np.array_equal(images[number], decoding.fitted(pixels.image(number), 8, 3))
 
 
 def test_a_format_that_is_no_image_of_a_camera_or_the_web_is_refused(tmp_path: Path) -> None:

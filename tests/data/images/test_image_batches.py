@@ -17,7 +17,6 @@ from fftnet.data.images.augmentation import (
     check_installed,
 )
 from fftnet.data.images.batches import ImageBatches
-from fftnet.data.images.decoding import decode_fitted
 from fftnet.data.images.loading import ImageData, load_images, load_test_images
 from fftnet.data.images.pixels import ImageArray, ImageFiles
 from fftnet.data.images.processor import ImageProcessor, measured
@@ -123,13 +122,9 @@ def test_reading_from_files_gives_what_memory_gives(tmp_path: Path) -> None:
 def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path, 40)
     monkeypatch.setattr("fftnet.data.images.loading.MEASURED", 4)
-    decoded: list[Path] = []
-
-    def counted(path: Path, size: int, channels: int) -> np.ndarray:
-        decoded.append(path)
-        return decode_fitted(path, size, channels)
-
-    monkeypatch.setattr("fftnet.data.images.pixels.decode_fitted", counted)
+    decoded: list[int] = []
+    image = ImageFiles.image
+    monkeypatch.setattr(ImageFiles, "image", lambda self, index: decoded.append(index) or image(self, index))
     found = load(tmp_path, in_memory_mb=0.0)
     assert len(decoded) == 4
     batches(found).batch(0, 0)

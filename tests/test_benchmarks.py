@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from benchmarks import __main__ as command
 from benchmarks import baselines, busy, encoders, jobs, measure, parity, report, runtimes, suites
@@ -112,6 +114,31 @@ def test_a_suite_alone_keeps_what_the_others_found(tmp_path: Path) -> None:
     assert list(found) == ["op", "train"]
     assert found["train"] == earlier
     assert found["op"]["command"].endswith("--only op")
+
+
+def test_the_stored_results_are_drawn_again_with_the_names_of_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = Path(__file__).parents[1] / "docs" / command.FILE
+    figures: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: figures.append(figure))
+    monkeypatch.setattr(parity, "check", pytest.fail)
+    shutil.copy(stored, tmp_path)
+    assert command.main(["--output", str(tmp_path), "--only"]) == 0
+    assert (tmp_path / command.FILE).read_text() == stored.read_text()
+    length, decode = figures
+    assert (length.get_suptitle(), decode.get_suptitle()) == (
+        "Time and peak memory over sequence length",
+        "Decoding speed",
+    )
+    shown = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in length.axes]
+    assert shown[0][0] == shown[1][0] == "FFTNet"
+    assert shown[2][0] == "FFTNet (bidirectional)"
+    assert shown[3] == ["FFTNet", "attention"]
+    decode.draw_without_rendering()
+    assert [label.get_text() for label in decode.axes[0].get_yticklabels()][-1].isascii()
+    for axes in (*length.axes, *decode.axes):
+        assert not any("ours" in text.get_text() for text in axes.get_legend().get_texts())
 
 
 def wrong_gradient(right: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

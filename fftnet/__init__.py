@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fftnet.api import evaluate, load
-    from fftnet.generation import generate
-    from fftnet.model.config import FFTNetConfig
+    from fftnet.evaluation.report import EvaluationConfig
+    from fftnet.generation import SamplingConfig, generate
+    from fftnet.model.config import BackboneConfig, FFTNetConfig
     from fftnet.model.fftnet_layer import FFTNetLayer
     from fftnet.model.fftnet_model import FFTNet
     from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
@@ -19,16 +20,36 @@ if TYPE_CHECKING:
     from fftnet.model.mixers.spectral import SpectralMixer
     from fftnet.prediction import load_classifier
     from fftnet.run import train
+    from fftnet.run_config import RunConfig, TaskConfig
+    from fftnet.start import StartConfig
     from fftnet.testing import assert_causal
+    from fftnet.training.accelerator import AcceleratorConfig
+    from fftnet.training.budget import BudgetConfig
+    from fftnet.training.checkpointer import SaveConfig
+    from fftnet.training.config import TrainConfig
+    from fftnet.training.optim import OptimConfig
+    from fftnet.utils.dataset import DataConfig
     from fftnet.utils.tokenizer import load_tokenizer
 
 __all__ = [
+    "AcceleratorConfig",
     "AddressedSpectralMixer",
+    "BackboneConfig",
+    "BudgetConfig",
     "CausalSpectralMixer",
+    "DataConfig",
+    "EvaluationConfig",
     "FFTNet",
     "FFTNetConfig",
     "FFTNetLayer",
+    "OptimConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "SaveConfig",
     "SpectralMixer",
+    "StartConfig",
+    "TaskConfig",
+    "TrainConfig",
     "__version__",
     "assert_causal",
     "evaluate",
@@ -40,12 +61,24 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AcceleratorConfig": "fftnet.training.accelerator",
     "AddressedSpectralMixer": "fftnet.model.mixers.addressed_spectral",
+    "BackboneConfig": "fftnet.model.config",
+    "BudgetConfig": "fftnet.training.budget",
     "CausalSpectralMixer": "fftnet.model.mixers.causal_spectral",
+    "DataConfig": "fftnet.utils.dataset",
+    "EvaluationConfig": "fftnet.evaluation.report",
     "FFTNet": "fftnet.model.fftnet_model",
     "FFTNetConfig": "fftnet.model.config",
     "FFTNetLayer": "fftnet.model.fftnet_layer",
+    "OptimConfig": "fftnet.training.optim",
+    "RunConfig": "fftnet.run_config",
+    "SamplingConfig": "fftnet.generation",
+    "SaveConfig": "fftnet.training.checkpointer",
     "SpectralMixer": "fftnet.model.mixers.spectral",
+    "StartConfig": "fftnet.start",
+    "TaskConfig": "fftnet.run_config",
+    "TrainConfig": "fftnet.training.config",
     "assert_causal": "fftnet.testing",
     "evaluate": "fftnet.api",
     "generate": "fftnet.generation",

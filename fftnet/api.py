@@ -1,11 +1,13 @@
 """Trained models from Python: loaded, and measured. Training is in ``fftnet.run``."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fftnet.devices import pick_device
 from fftnet.evaluation.report import EvaluationConfig, evaluation_report
+from fftnet.fields import check_config
 from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.exchange import architecture_of
 from fftnet.model.fftnet_model import FFTNet
@@ -20,7 +22,7 @@ from fftnet.utils.tokenizer import Tokenizer
 CLASSIFIERS: tuple[type[PretrainedModel], ...] = (FFTNetForSequenceClassification, FFTNetViT)
 """Kinds of classifiers; what each reads is in ``fftnet.prediction.READERS``."""
 RUN_FILE = "run.json"
-"""In a checkpoint: the model, data and task of its training, as JSON."""
+"""In a checkpoint: the model, data and task of its training, and a prompt to start with if any, as JSON."""
 
 
 def find_checkpoint(path: str | Path | None = None) -> Path:
@@ -51,6 +53,13 @@ def classifier_kind(folder: Path) -> type[PretrainedModel] | None:
     return next((kind for kind in CLASSIFIERS if name in (kind.__name__, *kind.other_names)), None)
 
 
+def default_prompt(folder: Path) -> str:
+    """Return the prompt that comes with a checkpoint, the optional ``prompt`` of its ``run.json``."""
+    run = read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
+    prompt = run.get("prompt") if isinstance(run, dict) else None
+    return prompt if isinstance(prompt, str) else ""
+
+
 def load(path: str | Path | None = None, *, device: str = "auto") -> tuple[FFTNet, Tokenizer]:
     """Load a trained model and its tokenizer.
 
@@ -61,7 +70,8 @@ def load(path: str | Path | None = None, *, device: str = "auto") -> tuple[FFTNe
         device: cpu, cuda, or auto: cuda where there is one.
 
     Returns:
-        The model in evaluation mode, and the tokenizer that it was trained with.
+        The model in evaluation mode, and the tokenizer that it was trained with, also as
+        ``model.tokenizer``.
 
     Raises:
         UserError: naming the file that is missing or damaged, or the device that can't be used.
@@ -92,27 +102,26 @@ def load_checkpoint(folder: Path, *, device: str = "auto") -> tuple[FFTNet, Toke
             f"{folder} holds a tokenizer of {tokenizer.vocab_size} tokens and a model of "
             f"{model.config.vocab_size}: put back the tokenizer files that were saved with the model"
         )
+    model.tokenizer = tokenizer
     return model.to(pick_device(device)), tokenizer
 
 
 def evaluate(
     model: FFTNet,
     tokenizer: Tokenizer,
-    data: DataConfig,
+    data: DataConfig | str | Path | Sequence[str | Path],
     config: EvaluationConfig | None = None,
     *,
     task: str | None = None,
 ) -> dict[str, Any]:
     """Measure a model on a text: in windows of its training length, and on whole documents by position.
 
-        >>> from fftnet.evaluation.report import EvaluationConfig
-        >>> from fftnet.utils.dataset import DataConfig
-        >>> evaluate(model, tokenizer, DataConfig(data=["book.txt"]), EvaluationConfig(whole=True))["loss"]
+        >>> fftnet.evaluate(model, tokenizer, "book.txt", fftnet.EvaluationConfig(whole=True))["loss"]
 
     Args:
         model: its mode is put back afterwards.
         tokenizer: that of the model.
-        data: the text, and how it is split.
+        data: the text, and how it is split; or only its file or files.
         config: which part is measured.
         task: name of the objective; None: next_token of a causal model, masked_token of another.
 
@@ -122,8 +131,12 @@ def evaluate(
 
     Raises:
         DataError: if the data can't be read or are too short.
-        ValueError: if there is no such task, or the model can't have it.
+        ValueError: if there is no such task, the model can't have it, or an argument is of another class.
     """
+    if not isinstance(data, DataConfig):
+        data = DataConfig(data=data)  # pyright: ignore[reportArgumentType]
+    config = config or EvaluationConfig()
+    check_config("config", config, EvaluationConfig)
     name = ("next_token" if model.config.causal else "masked_token") if task is None else task
     objective = language_task(name)(tokenizer.token_bytes())
-    return evaluation_report(model, objective, tokenizer, config or EvaluationConfig(), data)
+    return evaluation_report(model, objective, tokenizer, config, data)

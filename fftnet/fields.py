@@ -79,6 +79,18 @@ def check_range(config: Any, least: float, most: float | None, *names: str) -> N
         raise ValueError(f"{name} must be {limit}{' or left out' * optional}, got {value}")
 
 
+def check_config(name: str, value: object, kind: type) -> None:
+    """Refuse a configuration that is not of its class, such as a dictionary.
+
+    Raises:
+        ValueError: naming the argument, the class and the value.
+    """
+    if not isinstance(value, kind):
+        fields = "**values" if isinstance(value, dict) else "..."
+        given = f"{_shown(value)}: use {kind.__name__}({fields})"
+        raise ValueError(f"{name} must be of class {kind.__name__}, got {given}")
+
+
 def string_list(name: str, value: object) -> list[str]:
     """Return a list field as strings; a single string or path becomes a list of one.
 

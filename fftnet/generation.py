@@ -1,18 +1,21 @@
 """Generation: read the prompts once, then one decode step a token, at a cost that does not grow."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import torch
 from torch import Tensor, nn
 
+from fftnet.errors import suggestion
 from fftnet.evaluation.metrics import evaluation_mode
-from fftnet.fields import MAX_COUNT, check_fields, check_range
+from fftnet.fields import MAX_COUNT, check_config, check_fields, check_range
 from fftnet.model import State, concat_states, select_state
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fftnet.utils.tokenizer import Tokenizer
 
 PREFILL_CHUNK = 4096
@@ -163,6 +166,10 @@ class Generation:
     def __iter__(self) -> Iterator[list[int | None]]:
         return self._steps
 
+    def close(self) -> None:
+        """End the texts here: ``tokens``, ``texts`` and ``state`` are those of what is written so far."""
+        self._steps.close()
+
     @property
     def tokens(self) -> list[list[int]]:
         """Ids written after each prompt."""
@@ -199,7 +206,7 @@ class Generation:
         return concat_states([state for state in self._states if state is not None])
 
     @torch.inference_mode()
-    def _write(self, prompts: Sequence[Sequence[int]], state: State | None) -> Iterator[list[int | None]]:
+    def _write(self, prompts: Sequence[Sequence[int]], state: State | None) -> Generator[list[int | None]]:
         device = self._model.device
         generators = [
             torch.Generator(device).manual_seed(self._config.seed + row) for row in range(len(prompts))
@@ -239,50 +246,87 @@ class Generation:
         return new
 
 
-def generate(
+@overload
+def generate(  # pyright: ignore[reportOverlappingOverload]
     model: Writer,
-    prompts: Sequence[str] | Sequence[Sequence[int]],
+    prompts: str,
     config: SamplingConfig | None = None,
     *,
     tokenizer: "Tokenizer | None" = None,
     stop: int | None = None,
     state: State | None = None,
-) -> Generation:
+    **sampling: Any,
+) -> str: ...
+@overload
+def generate(
+    model: Writer,
+    prompts: "Sequence[str] | Sequence[Sequence[int]] | Tensor | np.ndarray",
+    config: SamplingConfig | None = None,
+    *,
+    tokenizer: "Tokenizer | None" = None,
+    stop: int | None = None,
+    state: State | None = None,
+    **sampling: Any,
+) -> Generation: ...
+def generate(
+    model: Writer,
+    prompts: Any,
+    config: SamplingConfig | None = None,
+    *,
+    tokenizer: "Tokenizer | None" = None,
+    stop: int | None = None,
+    state: State | None = None,
+    **sampling: Any,
+) -> Generation | str:
     """Write after one or more prompts of any lengths.
 
-        >>> for tokens in generate(model, [[5, 3, 8]]): ...           # token by token
-        >>> generate(model, ["Once", "The for statement"], tokenizer=tokenizer).texts
-        >>> first = generate(model, ["Hello."], tokenizer=tokenizer)
-        >>> generate(model, [" And then"], tokenizer=tokenizer, state=first.state)  # nothing is read again
+        >>> model, tokenizer = fftnet.load("models/shakespeare")
+        >>> generate(model, "ROMEO.\\n", temperature=0.6, max_new_tokens=200)   # the text
+        >>> generate(model, ["Once", "The for statement"]).texts
+        >>> for tokens in generate(model, [[5, 3, 8]]): ...                   # token by token
+        >>> first = generate(model, ["Hello."])
+        >>> generate(model, [" And then"], state=first.state)                 # nothing is read again
 
     Args:
         model: a causal model, or a runtime of one; in training mode it writes as in evaluation mode.
-        prompts: texts, which need the tokenizer, or ids, at least one a prompt.
-        config: how many tokens and how they are chosen.
-        tokenizer: encodes and decodes texts. A new text starts with its end-of-text token, which also ends
-            what is written.
-        stop: id that ends a text and is no part of it (default: end of text where there is a tokenizer).
+        prompts: a text; or a list of texts, or of lists of ids, at least one id a prompt.
+        config: number of tokens, and how they are chosen.
+        tokenizer: encodes and decodes texts (default: the one that ``fftnet.load`` found with the model). A
+            new text starts with its end-of-text token, which also ends what is written.
+        stop: id that ends a text and is no part of it (default: the tokenizer's end of text, if texts are
+            given or a tokenizer).
         state: the ``state`` of an earlier generation or of ``model.prefill``, one row a prompt.
+        **sampling: fields of ``SamplingConfig``, which win over ``config``.
 
     Returns:
-        The texts in the making.
+        The text after the prompt, if a single text is given; else the texts being written.
 
     Raises:
+        TypeError: if a keyword is not a field of ``SamplingConfig``.
         ValueError: if there is no prompt or one is empty, the model is bidirectional, or a runtime should be
             compiled. While writing: if the model is damaged, or compiling fails.
     """
+    config = _sampling(config, sampling)
+    if isinstance(prompts, str):
+        texts = generate(model, [prompts], config, tokenizer=tokenizer, stop=stop, state=state).texts
+        return texts[0]
     if not model.causal:
         raise ValueError("a bidirectional model can't write: it needs causal=True")
-    if config is not None and config.compile and not isinstance(model, nn.Module):
+    if config.compile and not isinstance(model, nn.Module):
         raise ValueError("only a PyTorch model can be compiled, this is one of a runtime: leave out compile")
-    if isinstance(prompts, str) or not prompts:
-        raise ValueError("prompts must be a list of at least one text or list of ids")
+    prompts = prompts.tolist() if hasattr(prompts, "tolist") else prompts
+    if not isinstance(prompts, Sequence) or not prompts:
+        raise ValueError(
+            f"prompts must be a text or a list of at least one text or list of ids, got {prompts!r}"
+        )
+    if tokenizer is None and any(isinstance(prompt, str) for prompt in prompts):
+        tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is not None and stop is None:
         stop = tokenizer.eot
     rows: list[list[int]] = []
     for prompt in prompts:
         if not isinstance(prompt, str):
-            rows.append(list(prompt))
+            rows.append(_ids(prompt))
         elif tokenizer is None:
             raise ValueError("a text needs a tokenizer: hand one to generate, or encode the prompts yourself")
         else:
@@ -290,7 +334,27 @@ def generate(
             rows.append([*start, *tokenizer.encode(prompt)])
     if not all(rows):
         raise ValueError("a prompt is empty: start with the tokenizer's end-of-text token")
-    return Generation(model, rows, config or SamplingConfig(), stop, state, tokenizer)
+    return Generation(model, rows, config, stop, state, tokenizer)
+
+
+def _sampling(config: SamplingConfig | None, given: dict[str, Any]) -> SamplingConfig:
+    """Return the configuration with the given fields in it."""
+    if config is not None:
+        check_config("config", config, SamplingConfig)
+    known = [field.name for field in fields(SamplingConfig)]
+    for name in given:
+        if name not in known:
+            close = suggestion(name, known) or f"; choose from {', '.join(known)}"
+            raise TypeError(f"generate() got an unexpected keyword {name!r}{close}")
+    return replace(config or SamplingConfig(), **given)
+
+
+def _ids(prompt: Any) -> list[int]:
+    """Return a prompt of ids, which may be a tensor or an array, as a list."""
+    prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    if not isinstance(prompt, Sequence):
+        raise ValueError(f"a prompt must be a text or a list of ids, as in [[1, 2], [3]], got {prompt!r}")
+    return list(prompt)
 
 
 def _prefill(model: Writer, prompts: Sequence[Sequence[int]], state: State | None) -> tuple[Tensor, State]:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,10 @@ from fftnet.generation import SamplingConfig, generate
 from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
+from fftnet.run_config import RunConfig, TaskConfig, configure
 from fftnet.serialization import read_json, write_json
 from fftnet.start import StartConfig, load_start
-from fftnet.tasks import TASKS, task_class
+from fftnet.tasks import task_class
 from fftnet.tasks.base import Prepared, Request
 from fftnet.training.accelerator import AcceleratorConfig, launched_rank
 from fftnet.training.budget import BudgetConfig
@@ -52,48 +53,6 @@ SAMPLE_TOKENS = 100
 """Of the text that is shown at every evaluation."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """What a run trains a model to do.
-
-    Raises:
-        ValueError: if there is no such task, or the settings are those of another.
-    """
-
-    task: str = field(default="next_token", metadata={"choices": lambda: TASKS})
-    """What is learned: next_token (causal models), masked_token (bidirectional ones), classification (of
-    texts) or image_classification."""
-    settings: Any = None
-    """The task's own settings, an instance of its ``Config``; None: the defaults."""
-
-    def __post_init__(self) -> None:
-        own = task_class(self.task).Config
-        if self.settings is None:
-            object.__setattr__(self, "settings", own())
-        if not isinstance(self.settings, own):
-            raise ValueError(f"settings of {self.task} must be of {own.__name__}, got {self.settings!r}")
-
-    def described(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it; a task without settings has its name alone."""
-        settings = asdict(self.settings)
-        return {"task": self.task} | ({"settings": settings} if settings else {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """A training run, one configuration for each concern."""
-
-    model: BackboneConfig = field(default_factory=BackboneConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    task: TaskConfig = field(default_factory=TaskConfig)
-    start: StartConfig = field(default_factory=StartConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    accelerator: AcceleratorConfig = field(default_factory=AcceleratorConfig)
-    save: SaveConfig = field(default_factory=SaveConfig)
-
-
 class TrainingResult(NamedTuple):
     """A finished run."""
 
@@ -108,21 +67,29 @@ class TrainingResult(NamedTuple):
     """Of the checkpoints, the metrics and the loss curve; ``fftnet.load`` takes it."""
 
 
-def train(config: RunConfig) -> TrainingResult:
+def train(config: RunConfig | None = None, **flags: Any) -> TrainingResult:
     """Train a model: read the data, make the tokenizer and the model, train to the end of the budget.
 
-        >>> from fftnet.run import BudgetConfig, DataConfig, RunConfig
+        >>> model, tokenizer, history, folder = fftnet.train(data="my.txt", d_model=64, max_steps=200)
         >>> config = RunConfig(data=DataConfig(data=["python-docs"]), budget=BudgetConfig(max_steps=360))
         >>> model, tokenizer, history, folder = fftnet.train(config)
 
     Args:
-        config: what is trained, on what, how and how long.
+        config: model, data, task, optimizer and budget of the run.
+        **flags: instead of ``config``, the flags of ``fftnet train``; settings of a mixer or a task are a
+            dictionary, such as ``addressed_spectral={"num_bins": 8}``.
 
     Raises:
+        TypeError: if there is no such flag.
         ValueError: if model, task and data do not fit together.
         UserError: if data can't be read, a checkpoint can't be written, another run is in the output folder,
             or training can't go on.
     """
+    if config is None:
+        config = configure(**flags)
+    elif flags or not isinstance(config, RunConfig):
+        given = f"both ({', '.join(flags)})" if flags else repr(config)
+        raise ValueError(f"train takes a RunConfig or keywords such as data='my.txt', got {given}")
     # Before data are read, which may take long.
     with claimed(config.save, main=launched_rank() == 0):
         return _train(config)
@@ -167,6 +134,8 @@ def _train(config: RunConfig) -> TrainingResult:
     )
     history = trainer.train()
     model.eval()
+    if isinstance(model, FFTNet):
+        model.tokenizer = tokenizer
     if prepared.measure_test:
         test = _measure_test(model, prepared, config, trainer)
         history[-1] |= {} if test is None else {"test": test}

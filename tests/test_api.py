@@ -1,5 +1,7 @@
 """The ways in from Python: train, load, evaluate, generate, and what ``import fftnet`` gives."""
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,14 @@ import torch
 from torch import nn
 
 import fftnet
+from fftnet.cli import train as command
 from fftnet.evaluation.report import EvaluationConfig
 from fftnet.generation import SamplingConfig
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.config import BackboneConfig, FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.run import RunConfig, TaskConfig, TrainingResult, example_command
+from fftnet.run_config import configure
 from fftnet.serialization import CheckpointError
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
@@ -106,11 +110,111 @@ def test_what_does_not_fit_together_is_refused_in_a_sentence(tmp_path: Path) -> 
         TaskConfig(task="guess")
 
 
+def test_keywords_train_like_the_flags_of_the_command(tmp_path: Path) -> None:
+    text = tmp_path / "my.txt"
+    text.write_text("An owl sings to the moon. " * 60)
+    result = fftnet.train(
+        data=text,
+        d_model=16,
+        num_layers=1,
+        max_seq_length=32,
+        max_steps=2,
+        addressed_spectral={"num_bins": 8},
+        output_dir=str(tmp_path / "run"),
+        device="cpu",
+        trackers="none",
+        progress=False,
+    )
+    assert result.history[-1]["step"] == 2
+    model, tokenizer = fftnet.load(result.folder, device="cpu")
+    assert model.config.d_model == 16
+    assert model.config.mixer_configs["addressed_spectral"].num_bins == 8
+    assert isinstance(result.model, FFTNet)
+    assert isinstance(fftnet.generate(result.model, "An owl", max_new_tokens=3), str)
+    by_path = fftnet.evaluate(model, tokenizer, text)
+    assert by_path == fftnet.evaluate(model, tokenizer, [str(text)])
+    assert by_path == fftnet.evaluate(model, tokenizer, DataConfig(data=[str(text)]))
+
+
+def test_keywords_and_flags_give_the_same_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--task image_classification --data a b --mixers fnet spectral --resume --num_epochs 3"
+    words += " --spectral.num_anchors 65 --image_classification.patch_size 4"
+    with pytest.MonkeyPatch.context() as patch:
+        seen: list[RunConfig] = []
+        patch.setattr("fftnet.cli.train.train", seen.append)
+        command.run(words.split())
+    given = configure(
+        task="image_classification",
+        data=["a", "b"],
+        mixers=["fnet", "spectral"],
+        resume=True,
+        num_epochs=3,
+        spectral={"num_anchors": 65},
+        image_classification={"patch_size": 4},
+    )
+    assert seen == [given]
+    assert not given.model.causal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rat": 1e-3}, "unexpected keyword 'learning_rat': did you mean learning_rate"),
+        ({"adressed_spectral": {}}, "'adressed_spectral': did you mean addressed_spectral"),
+        ({"addressed_spectral": {"num_bin": 8}}, "did you mean addressed_spectral.num_bins"),
+        ({"mixer_configs": {}}, "unexpected keyword 'mixer_configs'"),
+        ({"addressed_spectral": 8}, "addressed_spectral must be a dictionary of settings, got 8"),
+        ({"spectral": {"num_anchors": 9}}, "settings of --spectral change nothing: no layer has that mixer"),
+        ({"config": {"d_model": 64}}, "train takes a RunConfig or keywords .*, got {'d_model': 64}"),
+        ({"config": "my.txt"}, "train takes a RunConfig or keywords .*, got 'my.txt'"),
+        (
+            {"config": RunConfig(), "d_model": 64},
+            r"takes a RunConfig or keywords .*, got both \(d_model",
+        ),
+    ],
+)
+def test_wrong_keywords_of_train_end_in_a_sentence(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        fftnet.train(**arguments)
+
+
+def test_a_dictionary_as_a_configuration_ends_in_a_sentence(trained: TrainingResult) -> None:
+    model, tokenizer = trained.model, trained.tokenizer
+    assert isinstance(model, FFTNet)
+    assert tokenizer is not None
+    values: Any = {"max_tokens": 5}
+    with pytest.raises(
+        ValueError, match=r"config must be of class FFTNetConfig, got {.*}: use FFTNetConfig\(\*\*values\)"
+    ):
+        FFTNet(values)
+    with pytest.raises(ValueError, match="data must be a DataConfig, got {'max_tokens': 5}"):
+        RunConfig(data=values)
+    with pytest.raises(ValueError, match="config must be of class EvaluationConfig, got {'max_tokens': 5}"):
+        fftnet.evaluate(model, tokenizer, "a.txt", values)
+    with pytest.raises(ValueError, match="config must be of class SamplingConfig, got {'max_tokens': 5}"):
+        fftnet.generate(model, "a", values)
+    with pytest.raises(ValueError, match="data must be a string or a list of strings, got 3"):
+        fftnet.evaluate(model, tokenizer, 3)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_tokenizer_of_a_loaded_model_is_no_part_of_its_weights(trained: TrainingResult) -> None:
+    model, tokenizer = fftnet.load(trained.folder, device="cpu")
+    assert model.tokenizer is tokenizer
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert twin.state_dict().keys() == trained.model.state_dict().keys()
+        assert twin.tokenizer.fingerprint == tokenizer.fingerprint
+        text = fftnet.generate(twin, "Mira", max_new_tokens=4)
+        assert text == fftnet.generate(model, "Mira", max_new_tokens=4)
+
+
 def test_the_front_page_is_an_explicit_list() -> None:
     assert set(fftnet.__all__) == {
         *("FFTNet", "FFTNetConfig", "FFTNetLayer", "SpectralMixer", "CausalSpectralMixer"),
         *("AddressedSpectralMixer", "assert_causal", "__version__"),
         *("load_classifier", "load_tokenizer", "load", "train", "evaluate", "generate"),
+        *("RunConfig", "BackboneConfig", "DataConfig", "TaskConfig", "StartConfig", "OptimConfig"),
+        *("BudgetConfig", "TrainConfig", "AcceleratorConfig", "SaveConfig"),
+        *("SamplingConfig", "EvaluationConfig"),
     }
     assert all(getattr(fftnet, name) is not None for name in fftnet.__all__)
     assert set(fftnet.__all__) <= set(dir(fftnet))

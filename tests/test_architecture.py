@@ -53,12 +53,13 @@ LADDER: dict[str, set[str]] = {
     | {"fftnet.tasks", "fftnet.api", "fftnet.evaluation", "fftnet.generation"},
     "fftnet.serving": GROUND | MODEL | {"fftnet.generation", "fftnet.utils.tokenizer"},
     "fftnet.start": GROUND | MODEL | {"fftnet.tasks", "fftnet.api", "fftnet.utils.tokenizer"},
+    "fftnet.run_config": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.start"},
     "fftnet.run": GROUND
     | FREE
     | DATA
     | MODEL
     | TRAINING
-    | {"fftnet.tasks", "fftnet.api", "fftnet.start", "fftnet.generation"},
+    | {"fftnet.tasks", "fftnet.api", "fftnet.start", "fftnet.generation", "fftnet.run_config"},
     "fftnet.cli": {"fftnet"},
     "fftnet.__main__": {"fftnet.cli"},
     "fftnet": {"fftnet"},

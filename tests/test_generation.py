@@ -155,6 +155,32 @@ def test_texts_need_and_take_a_tokenizer() -> None:
         _ = generate(model, [[1]], config).texts
 
 
+def test_one_text_in_gives_one_text_out_and_keywords_are_fields_of_the_configuration() -> None:
+    tokenizer = load_tokenizer("bytes")
+    model = make(vocab_size=tokenizer.vocab_size)
+    config = SamplingConfig(max_new_tokens=5, temperature=0.5, seed=3)
+    (expected,) = generate(model, ["Once"], config, tokenizer=tokenizer).texts
+    given = {"max_new_tokens": 5, "temperature": 0.5, "seed": 3}
+    assert generate(model, "Once", tokenizer=tokenizer, **given) == expected
+    assert generate(model, "Once", config, tokenizer=tokenizer) == expected
+    hotter = SamplingConfig(max_new_tokens=5, seed=3)
+    assert generate(model, "Once", hotter, tokenizer=tokenizer, temperature=0.5) == expected
+    model.tokenizer = tokenizer
+    assert generate(model, "Once", **given) == expected
+    assert generate(model, ["Once"], config).texts == [expected]
+
+
+def test_ids_of_a_model_with_a_tokenizer_go_on_past_the_end_of_text() -> None:
+    tokenizer = load_tokenizer("bytes")
+    model = make(vocab_size=tokenizer.vocab_size)
+    ids = torch.tensor([[tokenizer.eot, 65], [tokenizer.eot, 66]])
+    config = SamplingConfig(max_new_tokens=40, temperature=3.0)
+    before = generate(model, ids.tolist(), config).tokens
+    model.tokenizer = tokenizer
+    assert generate(model, ids, config).tokens == before
+    assert generate(model, ids.numpy(), config).tokens == before
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 def test_the_compiled_step_writes_the_same() -> None:
     torch.compiler.reset()
@@ -169,8 +195,14 @@ def test_what_cannot_be_continued_is_refused() -> None:
         generate(model, [[1], []])
     with pytest.raises(ValueError, match="at least one text or list of ids"):
         generate(model, [])
-    with pytest.raises(ValueError, match="at least one text or list of ids"):
+    with pytest.raises(ValueError, match="a text needs a tokenizer"):
         generate(model, "Once")
+    with pytest.raises(ValueError, match=r"a list of ids, as in \[\[1, 2\], \[3\]\], got 1"):
+        generate(model, [1, 2])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="unexpected keyword 'temprature': did you mean temperature"):
+        generate(model, [[1]], temprature=1.0)
+    with pytest.raises(TypeError, match="unexpected keyword 'beams'; choose from max_new_tokens, temp"):
+        generate(model, [[1]], beams=4)
     with pytest.raises(ValueError, match="a bidirectional model can't write"):
         generate(make(causal=False), [[1]])
     with pytest.raises(ValueError, match="the state is of 1 row, the tokens of 2: expand_state copies it"):

@@ -23,10 +23,10 @@ from fftnet.cli.flags import ModelConfig
 from fftnet.cli.generate import PromptConfig
 from fftnet.cli.inspect import InspectionConfig
 from fftnet.cli.predict import PredictConfig
-from fftnet.cli.train import CONFIGS
 from fftnet.evaluation.report import EvaluationConfig
 from fftnet.generation import SamplingConfig
 from fftnet.model.mixers import MIXERS
+from fftnet.run_config import PARTS
 from fftnet.serving.config import ServeConfig
 from fftnet.tasks import TASKS
 from fftnet.tasks.classification import ClassificationConfig
@@ -304,7 +304,7 @@ def test_the_tree_of_the_readme_is_the_tree() -> None:
 
 
 def test_the_flags_that_the_readme_names_are_flags() -> None:
-    classes = [*CONFIGS.values(), ModelConfig, PromptConfig, EvaluationConfig, InspectionConfig]
+    classes = [*PARTS.values(), ModelConfig, PromptConfig, EvaluationConfig, InspectionConfig]
     classes += [SamplingConfig, ServeConfig, PredictConfig, OutputConfig]
     known = {field.name for cls in classes for field in fields(cls)} | {"help", "config", "print_config"}
     groups = [*MIXERS.items(), *TASKS.items()]

@@ -24,6 +24,8 @@ def check_input(x: Tensor, d_model: int, attention_mask: Tensor | None) -> None:
     Raises:
         ValueError: giving the shape or dtype that is expected and the one that came.
     """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x must be a tensor of shape (batch, tokens, {d_model}), got {given(x)}")
     if x.ndim != 3 or x.shape[2] != d_model:
         raise ValueError(f"x must be of shape (batch, tokens, {d_model}), got {tuple(x.shape)}")
     if attention_mask is not None:
@@ -36,6 +38,8 @@ def check_mask(attention_mask: Tensor, shape: tuple[int, ...]) -> None:
     Raises:
         ValueError: giving the shape or dtype that is expected and the one that came.
     """
+    if not isinstance(attention_mask, Tensor):
+        raise ValueError(f"attention_mask must be a boolean tensor, got {given(attention_mask)}")
     if attention_mask.shape != shape:
         expected = f"{tuple(shape)}, as the tokens are"
         raise ValueError(f"attention_mask must be of shape {expected}, got {tuple(attention_mask.shape)}")
@@ -47,12 +51,33 @@ def check_ids(tokens: Tensor) -> None:
     """Refuse anything but int64 ids (B, T).
 
     Raises:
-        ValueError: giving the shape or dtype that came.
+        ValueError: giving the kind, the shape or the dtype that came.
     """
+    if not isinstance(tokens, Tensor):
+        way = "torch.tensor([tokenizer.encode(text)])" if isinstance(tokens, str) else "torch.as_tensor(ids)"
+        raise ValueError(f"tokens must be a tensor of int64 ids, got {given(tokens)}: use {way}")
     if tokens.dtype != torch.int64:
         raise ValueError(f"tokens must be int64 ids, got {tokens.dtype}")
     if tokens.ndim != 2:
         raise ValueError(f"tokens must be of shape (batch, tokens), got {tuple(tokens.shape)}")
+
+
+def check_token(token: Tensor) -> None:
+    """Refuse anything but one token a row, of shape (B,).
+
+    Raises:
+        ValueError: giving the kind or the shape that came.
+    """
+    if not isinstance(token, Tensor) or token.ndim != 1:
+        place = f"a tensor of ids of shape (batch,), one a row, got {given(token)}"
+        raise ValueError(f"token must be {place}: prefill reads several")
+
+
+def given(value: object) -> str:
+    """Return the shape of a tensor, or the type of something else, for a message."""
+    return (
+        str(tuple(value.shape)) if isinstance(value, Tensor) else f"an object of type {type(value).__name__}"
+    )
 
 
 def check_keep(logits_to_keep: int) -> None:

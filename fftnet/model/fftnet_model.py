@@ -1,10 +1,12 @@
 """The model over tokens: embedding, backbone, tied head."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fftnet.model.backbone import Backbone
-from fftnet.model.checks import check_ids, check_keep, check_mask
+from fftnet.model.checks import check_ids, check_keep, check_mask, check_token
 from fftnet.model.components import TiedEmbedding
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.exchange import CAUSAL_ARCHITECTURE, LANGUAGE, MASKED_ARCHITECTURE
@@ -23,6 +25,8 @@ class FFTNet(PretrainedModel):
 
     config_class = FFTNetConfig
     config: FFTNetConfig
+    tokenizer: Any = None
+    """Tokenizer of the model, set by ``fftnet.load`` and ``fftnet.train``; no part of a checkpoint."""
     other_names = LANGUAGE.natives
 
     def __init__(self, config: FFTNetConfig) -> None:
@@ -147,6 +151,7 @@ class FFTNet(PretrainedModel):
         Raises:
             ValueError: as ``forward``.
         """
+        check_token(token)
         logits, state = self(token[:, None], None, state)
         return logits[:, 0], state
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fftnet import serialization
+from fftnet.fields import check_config
 from fftnet.model.exchange import LANGUAGE, LIBRARY_FIELDS, Family, architecture_of, native_names
 from fftnet.model.labels import FIELDS, from_file, to_file
 from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
@@ -39,6 +40,7 @@ class PretrainedModel(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
+        check_config("config", config, self.config_class)
         self.config = config
 
     @property

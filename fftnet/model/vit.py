@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fftnet.fields import MAX_SIDE, MAX_SIZE, check_range
 from fftnet.model.backbone import Backbone
+from fftnet.model.checks import given
 from fftnet.model.config import BackboneConfig
 from fftnet.model.exchange import IMAGE_ARCHITECTURE, IMAGES
 from fftnet.model.labels import check_class_names
@@ -153,11 +154,11 @@ class Patches(nn.Module):
             ValueError: on another number of channels, or sides that are no multiple of a patch.
         """
         size = self.patch_size
-        fits = images.ndim == 4 and images.shape[1] == self.num_channels
+        fits = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == self.num_channels
         if not fits or images.shape[2] % size or images.shape[3] % size or 0 in images.shape:
             raise ValueError(
                 f"images must be of shape (batch, {self.num_channels}, height, width), sides multiples of "
-                f"{size}, got {tuple(images.shape)}"
+                f"{size}, got {given(images)}"
             )
         patches_BTP = F.unfold(images, size, stride=size).transpose(1, 2)
         grid = (images.shape[2] // size, images.shape[3] // size)

@@ -245,6 +245,10 @@ def test_tokens_and_masks_that_cannot_be_read_are_refused(causal: bool) -> None:
     for arguments, message in (
         ((text.int(),), "tokens must be int64 ids, got torch.int32"),
         ((text.double(),), "tokens must be int64 ids, got torch.float64"),
+        ((text.tolist(),), r"got a value of type list: use torch.as_tensor\(ids\)"),
+        ((text.numpy(),), r"got a value of type ndarray: use torch.as_tensor\(ids\)"),
+        (("Once",), r"got a value of type str: use torch.tensor\(\[tokenizer.encode\(text\)\]\)"),
+        ((text, mask.numpy()), "attention_mask must be a boolean tensor, got a value of type ndarray"),
         ((text[0],), r"tokens must be of shape \(batch, tokens\), got \(5,\)"),
         ((text + VOCAB,), "lies outside the vocabulary of 11"),
         ((text - VOCAB,), "id -11 lies outside|id -[0-9]+ lies outside the vocabulary of 11"),
@@ -265,8 +269,21 @@ def test_tokens_and_masks_that_cannot_be_read_are_refused(causal: bool) -> None:
         model.prefill(text, attention_mask=mask[:, :4], chunk_size=4)
     with pytest.raises(ValueError, match="logits_to_keep must be 0 or more"):
         model.prefill(text, logits_to_keep=-1)
-    with pytest.raises(ValueError, match="tokens must be of shape"):
-        model.step(text, model.init_state(2))
+    for given in (text.tolist(), "Once", text.numpy()):
+        with pytest.raises(ValueError, match="tokens must be a tensor of int64 ids, got a value of type"):
+            model.prefill(given)  # pyright: ignore[reportArgumentType]
+    for given, told in ((text, r"\(2, 5\)"), ([1, 2], "a value of type list"), (3, "a value of type int")):
+        with pytest.raises(ValueError, match=rf"token must be .* shape \(batch,\), .*, got {told}: prefill"):
+            model.step(given, model.init_state(2))  # pyright: ignore[reportArgumentType]
+
+
+def test_layers_and_mixers_refuse_what_is_no_tensor() -> None:
+    model = make()
+    for module in (model.backbone, model.backbone.layers[0].mixer):
+        with pytest.raises(
+            ValueError, match=r"x must be a tensor of shape \(batch, tokens, 8\), got a value"
+        ):
+            module([[0.0] * 8])
 
 
 def test_logits_that_nobody_wants_are_not_made() -> None:

@@ -35,6 +35,7 @@ COMMANDS = {
         "Continue a prompt with a trained language model.",
         (
             r'fftnet generate models/shakespeare --prompt "JULIET.\n" --temperature 0.6',
+            "fftnet generate models/shakespeare -i",
             "cat beginning.txt | fftnet generate outputs --max_new_tokens 100",
         ),
         positional=("checkpoint",),

@@ -1,38 +1,53 @@
 """``fftnet generate``: flags for ``fftnet.generate``."""
 
+import os
+import re
+import stat
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 
-from fftnet.api import find_checkpoint, load_checkpoint
+from fftnet.api import default_prompt, find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.export import ExportConfig
 from fftnet.export.runtime import OnnxWriter
-from fftnet.generation import SamplingConfig, Writer, generate
+from fftnet.generation import Generation, SamplingConfig, Writer, generate
 from fftnet.utils.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
-    """The text to continue."""
+    """The text to continue.
 
-    prompt: str = ""
-    """Text to continue; empty starts a new one."""
+    Raises:
+        ValueError: if standard input is asked for twice.
+    """
+
+    prompt: str | None = None
+    """Text to continue; \\n is a line break, \\\\n a literal \\n; - is standard input (default: piped text,
+    or else the prompt that comes with the model)."""
+    interactive: bool = field(default=False, metadata={"short": "-i"})
+    """Read line after line and continue each; an empty line ends, Ctrl-C ends a reply. Short form: -i."""
+
+    def __post_init__(self) -> None:
+        if self.interactive and self.prompt == "-":
+            raise ValueError("interactive reads lines from standard input: leave out --prompt -")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """What computes the model.
+    """Runtime that computes the model.
 
     Raises:
         ValueError: if there is no such runtime, or it has no weights of 8 bits.
     """
 
     runtime: str = field(default="torch", metadata={"choices": lambda: RUNTIMES})
-    """What computes: torch, or onnx, whose checkpoint is a folder from fftnet export (default: exported)."""
+    """torch, or onnx, whose checkpoint is a folder from fftnet export (default: exported)."""
     int8: bool = False
     """Take the exported decode step with weights of 8 bits."""
 
@@ -43,50 +58,141 @@ class RuntimeConfig:
             raise ValueError("int8 is for an exported model: add --runtime onnx")
 
 
-def _torch(source: ModelConfig, runtime: RuntimeConfig) -> tuple[Writer, Tokenizer, str]:
+class Loaded(NamedTuple):
+    """A model that writes."""
+
+    model: Writer
+    tokenizer: Tokenizer
+    about: str
+    """A line about the model."""
+    prompt: str = ""
+    """Prompt that comes with the model."""
+
+
+def _torch(source: ModelConfig, runtime: RuntimeConfig) -> Loaded:
     path = find_checkpoint(source.checkpoint)
     model, tokenizer = load_checkpoint(path, device=source.device)
     if not model.causal:
         raise UsageError(f"{path} is bidirectional and can't write; train a model with causal=True")
-    return model, tokenizer, f"{path}: {model.num_parameters():,} parameters"
+    return Loaded(model, tokenizer, f"{path}: {model.num_parameters():,} parameters", default_prompt(path))
 
 
-def _onnx(source: ModelConfig, runtime: RuntimeConfig) -> tuple[Writer, Tokenizer, str]:
+def _onnx(source: ModelConfig, runtime: RuntimeConfig) -> Loaded:
     if source.device not in ("auto", "cpu"):
         raise UsageError(f"the runtime onnx computes on the CPU: leave out --device {source.device}")
     model = OnnxWriter(source.checkpoint or ExportConfig().output, int8=runtime.int8)
     parameters = model.facts["num_parameters"]
-    return model, Tokenizer.load(model.folder), f"{model.folder}: {parameters:,} parameters in ONNX Runtime"
+    about = f"{model.folder}: {parameters:,} parameters in ONNX Runtime"
+    return Loaded(model, Tokenizer.load(model.folder), about)
 
 
-RUNTIMES: dict[str, Callable[[ModelConfig, RuntimeConfig], tuple[Writer, Tokenizer, str]]] = {
+RUNTIMES: dict[str, Callable[[ModelConfig, RuntimeConfig], Loaded]] = {
     "torch": _torch,
     "onnx": _onnx,
 }
-"""Name to a function that loads what writes, its tokenizer, and a line about it."""
+"""Name to a function that loads a model."""
 
 
 def run(argv: Sequence[str]) -> None:
     """Continue a prompt with a trained model, printing the text as it is made."""
     classes = (ModelConfig, PromptConfig, RuntimeConfig, SamplingConfig)
     (source, prompt, runtime, sampling), _ = parse("generate", argv, classes)
-    model, tokenizer, about = RUNTIMES[runtime.runtime](source, runtime)
-    print(about, file=sys.stderr, flush=True)
+    text = _text(prompt)
+    loaded = RUNTIMES[runtime.runtime](source, runtime)
+    print(loaded.about, file=sys.stderr, flush=True)
     if runtime.runtime == "torch":
         # oneDNN's GELU takes longer to set up than to compute at one token, PyTorch's own a sixth of it.
         torch.backends.mkldnn.enabled = sampling.compile  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        if prompt.interactive:
+            _converse(loaded, text, sampling)
+            return
+        text = loaded.prompt if text is None else text
+        generation = generate(loaded.model, [text], sampling, tokenizer=loaded.tokenizer)
+        print(text, end="", flush=True)
+        speed = _print(generation, loaded.tokenizer)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(flush=True)
+    print(speed, file=sys.stderr, flush=True)
+
+
+def _text(config: PromptConfig) -> str | None:
+    """Return the prompt of the flag or of standard input, None if there is neither."""
+    if config.prompt is not None and config.prompt != "-":
+        return _with_line_breaks(config.prompt)
+    if config.interactive or (config.prompt is None and not _is_piped()):
+        return None
+    print("reading the prompt from standard input", file=sys.stderr, flush=True)
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 text (byte {error.start}): convert it") from error
+    # An empty pipe, as of a scheduler, is no prompt unless it was asked for.
+    return None if not text and config.prompt is None else text
+
+
+def _is_piped() -> bool:
+    """Return whether standard input is a pipe or a file, and not a terminal, closed or /dev/null."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _with_line_breaks(text: str) -> str:
+    """Turn a backslash and an n into a line break, and two backslashes and an n into one and an n."""
+    return re.sub(r"\\(\\?)n", lambda found: r"\n" if found[1] else "\n", text)
+
+
+def _print(generation: Generation, tokenizer: Tokenizer) -> str:
+    """Print a text as it is made, and return a line on the speed."""
     decoder = tokenizer.stream()
     count = 0
     start = 0.0
-    try:
-        generation = generate(model, [prompt.prompt], sampling, tokenizer=tokenizer)
-        print(prompt.prompt, end="", flush=True)
-        for tokens in generation:
-            print("".join(decoder.push(token) for token in tokens if token is not None), end="", flush=True)
-            count += 1
-            start = start or time.perf_counter()
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    print(decoder.finish(), flush=True)
+    for tokens in generation:
+        print("".join(decoder.push(token) for token in tokens if token is not None), end="", flush=True)
+        count += 1
+        start = start or time.perf_counter()
+    print(decoder.finish(), end="", flush=True)
     speed = (count - 1) / (time.perf_counter() - start) if count > 1 else 0.0
-    print(f"{count} tokens, {speed:.0f} tokens/s after the first", file=sys.stderr, flush=True)
+    return f"{count} tokens, {speed:.0f} tokens/s after the first"
+
+
+def _converse(loaded: Loaded, first: str | None, sampling: SamplingConfig) -> None:
+    """Continue line after line from the state of the one before.
+
+    The model reads what the terminal shows: each line with its line break, and one after a reply.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
+    state = None
+    before = ""
+    for turn, line in enumerate(_lines(first)):
+        config = replace(sampling, seed=sampling.seed + turn)
+        generation = generate(model, [before + line], config, tokenizer=tokenizer, state=state)
+        try:
+            _print(generation, tokenizer)
+        except KeyboardInterrupt:
+            generation.close()
+            if not generation.tokens[0]:
+                print(flush=True)
+                continue  # The line was not read to its end: the next one goes on from the state before it.
+        state = generation.state
+        before = "" if generation.texts[0].endswith("\n") else "\n"
+        print(before, end="", flush=True)
+
+
+def _lines(first: str | None) -> Iterator[str]:
+    """Yield the prompt, then lines of standard input up to its end, an empty line or Ctrl-C."""
+    if first is not None:
+        print(first, end="", flush=True)
+        yield first
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            line = ""
+        if not line:
+            return
+        yield _with_line_breaks(line) + "\n"

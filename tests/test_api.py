@@ -183,16 +183,15 @@ def test_a_dictionary_as_a_configuration_ends_in_a_sentence(trained: TrainingRes
     assert isinstance(model, FFTNet)
     assert tokenizer is not None
     values: Any = {"max_tokens": 5}
-    with pytest.raises(
-        ValueError, match=r"config must be of class FFTNetConfig, got {.*}: use FFTNetConfig\(\*\*values\)"
-    ):
+    use = r"config must be of class {0}, got \{{'max_tokens': 5\}}: use {0}\(\*\*values\)"
+    with pytest.raises(ValueError, match=use.format("FFTNetConfig")):
         FFTNet(values)
-    with pytest.raises(ValueError, match="data must be a DataConfig, got {'max_tokens': 5}"):
-        RunConfig(data=values)
-    with pytest.raises(ValueError, match="config must be of class EvaluationConfig, got {'max_tokens': 5}"):
+    with pytest.raises(ValueError, match=use.format("EvaluationConfig")):
         fftnet.evaluate(model, tokenizer, "a.txt", values)
-    with pytest.raises(ValueError, match="config must be of class SamplingConfig, got {'max_tokens': 5}"):
+    with pytest.raises(ValueError, match=use.format("SamplingConfig")):
         fftnet.generate(model, "a", values)
+    with pytest.raises(ValueError, match=r"data must be a DataConfig, got \{'max_tokens': 5\}"):
+        RunConfig(data=values)
     with pytest.raises(ValueError, match="data must be a string or a list of strings, got 3"):
         fftnet.evaluate(model, tokenizer, 3)  # pyright: ignore[reportArgumentType]
 

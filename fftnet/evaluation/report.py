@@ -101,7 +101,7 @@ def evaluation_report(
         DataError: if the data can't be read, are too short, or all of the synthetic ones are asked for.
     """
     length = model.config.max_seq_length
-    batches, documents = load_evaluation_data(data, tokenizer, length, whole=config.whole)
+    batches, documents, _ = load_evaluation_data(data, tokenizer, length, whole=config.whole)
     most = config.max_tokens and -(-config.max_tokens // (data.batch_size * length))
     metrics = evaluate(model, objective, batches, max_batches=most)
     report = {"split": "all" if config.whole else "test", **metrics.named()}

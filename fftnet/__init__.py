@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from fftnet.testing import assert_causal
     from fftnet.training.accelerator import AcceleratorConfig
     from fftnet.training.budget import BudgetConfig
-    from fftnet.training.checkpointer import SaveConfig
     from fftnet.training.config import TrainConfig
     from fftnet.training.optim import OptimConfig
+    from fftnet.training.run_folder import SaveConfig
     from fftnet.utils.dataset import DataConfig
     from fftnet.utils.tokenizer import load_tokenizer
 
@@ -74,7 +74,7 @@ _HOMES = {
     "OptimConfig": "fftnet.training.optim",
     "RunConfig": "fftnet.run_config",
     "SamplingConfig": "fftnet.generation",
-    "SaveConfig": "fftnet.training.checkpointer",
+    "SaveConfig": "fftnet.training.run_folder",
     "SpectralMixer": "fftnet.model.mixers.spectral",
     "StartConfig": "fftnet.start",
     "TaskConfig": "fftnet.run_config",

@@ -13,9 +13,9 @@ from fftnet.start import StartConfig, flag_defaults
 from fftnet.tasks import TASKS, model_defaults, task_class
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig
-from fftnet.training.checkpointer import SaveConfig
 from fftnet.training.config import TrainConfig
 from fftnet.training.optim import OptimConfig
+from fftnet.training.run_folder import SaveConfig
 from fftnet.utils.dataset import DataConfig
 
 

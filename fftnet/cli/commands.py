@@ -28,7 +28,7 @@ COMMANDS = {
         common=(
             *("data", "tokenizer", "task", "d_model", "num_layers", "num_heads", "mixers"),
             *("max_seq_length", "batch_size", "learning_rate", "num_epochs", "max_steps", "max_minutes"),
-            *("device", "seed", "init_from", "output_dir", "resume"),
+            *("device", "seed", "init_from", "output_dir", "resume", "overwrite"),
         ),
     ),
     "generate": Command(

@@ -75,9 +75,7 @@ def check_token(token: Tensor) -> None:
 
 def given(value: object) -> str:
     """Return the shape of a tensor, or the type of something else, for a message."""
-    return (
-        str(tuple(value.shape)) if isinstance(value, Tensor) else f"an object of type {type(value).__name__}"
-    )
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a value of type {type(value).__name__}"
 
 
 def check_keep(logits_to_keep: int) -> None:

@@ -75,10 +75,15 @@ def _language_model(path: Path, source: ModelConfig, config: EvaluationConfig, d
     model, tokenizer = load_checkpoint(path, device=source.device)
     if config.plot is not None and (data.synthetic or not model.config.causal):
         raise UsageError("plot needs a causal model and documents: name a real text with --data")
-    task, trained = trained_with(model, tokenizer, path / RUN_FILE)
+    run_file = path / RUN_FILE
+    if run_file.is_file():
+        task, trained = trained_with(model, tokenizer, run_file)
+    else:
+        task, trained = None, {}
+        _warn(f"{run_file} is missing: the model may have been trained on what is measured")
     data = replace(data, text_field=data.text_field or trained.get("text_field", DataConfig().text_field))
     if warning := seen_in_training(trained, data, config.whole):
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
+        _warn(warning)
     report = evaluate(model, tokenizer, data, config, task=task)
 
     def draw(picture: Path) -> None:
@@ -97,8 +102,12 @@ def _classifier(path: Path, source: ModelConfig, config: EvaluationConfig, data:
     trained = places(classifier.data.data) - {SYNTHETIC}
     shared = sorted(word for word in data.data if places([word]) <= trained)
     if report["split"] == "all" and shared:
-        print(f"warning: the model was trained on a part of {', '.join(shared)}", file=sys.stderr, flush=True)
+        _warn(f"the model was trained on a part of {', '.join(shared)}")
     return report, partial(plot_confusion, report["confusion_matrix"], classifier.class_names)
+
+
+def _warn(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def _table(report: dict[str, Any]) -> Iterator[str]:

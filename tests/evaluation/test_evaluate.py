@@ -44,6 +44,7 @@ COMMANDS = {
     "another split": "run/best --data story.txt --test_fraction 0.2 --data_seed 3",
     "seen whole": "run/best --data story.txt --whole",
     "bidirectional": "both --data other.txt --whole",
+    "bare": "bare --data other.txt --whole",
     "no plot": "run/best --data other.txt --whole --max_tokens 9 --plot taken.png",
 }
 MISTAKES = {
@@ -60,7 +61,6 @@ MISTAKES = {
     "run/best --data other.txt --plot no/a.png": r"plot must lie in a folder that exists, got 'no/a\.png'",
     "run/best --data other.txt --max_tokens 0": r"max_tokens must be at least 1, got 0",
     "misfit --data other.txt": r"misfit holds a tokenizer of 257 tokens and a model of 300: put back the tok",
-    "bare --data other.txt": r"bare/run\.json is missing: is bare a checkpoint\?",
     "guess --data other.txt": r"guess/run\.json is not that of this model, take another checkpoint",
     "nan --data other.txt": r"the losses of nan are not finite: its weights are damaged",
 }
@@ -269,6 +269,11 @@ def test_a_text_that_the_model_has_seen_is_warned_of(answers: dict[str, Answer])
     assert expected in answers["another split"].err
     assert answers["another split"].report["loss"] > 1
     assert "warning: the model was trained on a part of story.txt" in answers["seen whole"].err
+
+
+def test_a_model_without_its_run_is_measured_with_a_warning(answers: dict[str, Answer]) -> None:
+    assert answers["bare"].report == answers["bpe"].report | {"checkpoint": "bare"}
+    assert answers["bare"].err.startswith("warning: bare/run.json is missing: the model may have been")
 
 
 def test_a_bidirectional_model_has_no_whole_documents(answers: dict[str, Answer]) -> None:

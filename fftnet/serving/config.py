@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from fftnet.fields import check_fields, check_range
 
 CONTENT = "{content}"
 ROLES = ("system", "developer", "user", "assistant")
@@ -62,12 +64,12 @@ class ServeConfig:
     a reply ends where the next message of the user would begin. A \\n is a line break."""
 
     def __post_init__(self) -> None:
-        for name in ("max_prompt_tokens", "max_new_tokens", "max_rows", "max_body_bytes", "max_connections"):
-            _check_least(name, getattr(self, name), 1)
-        for name in ("max_queue", "cache_bytes", "grace_seconds"):
-            _check_least(name, getattr(self, name), 0)
+        check_fields(self)
+        check_range(self, 1, None, "max_prompt_tokens", "max_new_tokens", "max_rows", "max_body_bytes")
+        check_range(self, 1, None, "max_connections")
+        check_range(self, 0, None, "max_queue", "cache_bytes", "grace_seconds")
         for name in ("max_seconds", "request_seconds"):
-            if not 0 < getattr(self, name) < float("inf"):
+            if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         key = self.api_key
         if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
@@ -104,8 +106,3 @@ class ServeConfig:
     def _around(self, role: str) -> tuple[str, str]:
         before, _, after = self.chat_template.partition(CONTENT)
         return before.replace("{role}", role), after.replace("{role}", role)
-
-
-def _check_least(field: str, value: Any, least: int) -> None:
-    if not value >= least or value == float("inf"):
-        raise ValueError(f"{field} must be at least {least}, got {value}")

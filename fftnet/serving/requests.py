@@ -127,7 +127,7 @@ class BaseRequest(BaseModel):
         """How tokens are drawn, and how many.
 
         Raises:
-            Refusal: if more tokens are asked for than the server writes.
+            Refusal: if more tokens are asked for than the server writes, or a value is out of range.
         """
         count = self._count(config)
         if count > config.max_new_tokens:
@@ -136,14 +136,16 @@ class BaseRequest(BaseModel):
                 f"max_tokens is {count}, and this server writes {config.max_new_tokens} at most",
                 param="max_tokens",
             )
-        seed = secrets.randbits(62) if self.seed is None else self.seed
-        return SamplingConfig(
-            max_new_tokens=count,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=self.top_k,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            seed=seed,
-        )
+        try:
+            return SamplingConfig(
+                max_new_tokens=count,
+                temperature=1.0 if self.temperature is None else self.temperature,
+                top_k=self.top_k,
+                top_p=1.0 if self.top_p is None else self.top_p,
+                seed=secrets.randbits(62) if self.seed is None else self.seed,
+            )
+        except ValueError as error:
+            raise Refusal(400, str(error)) from error
 
     @property
     def num_prompts(self) -> int:

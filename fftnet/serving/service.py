@@ -20,6 +20,8 @@ from fftnet.utils.tokenizer import Tokenizer, TokenizerError
 
 PARSERS = 2
 """Number of bodies that are parsed at once; further ones wait."""
+MAX_BODIES = 64
+"""Number of bodies of the maximum size that memory is reserved for."""
 
 
 class _Work:
@@ -118,6 +120,7 @@ class Service:
         self._config = config
         self._created = int(time.time())
         self._parsers = asyncio.Semaphore(PARSERS)
+        self._body_bytes = 0
 
     async def completions(self, request: Request) -> Response:
         """Continue prompts."""
@@ -157,13 +160,9 @@ class Service:
             raise Refusal(415, sentence, code="unsupported_media_type")
         work = _Work(self.engine, self.metrics)
         try:
-            body = await self._body(request)
+            wanted = await self._read(request, kind, work)
         except ClientDisconnect:
             return self._left(work)
-        # A large body takes a while, in which others are served.
-        async with self._parsers:
-            wanted = await asyncio.to_thread(parse_request, kind, body, self._config)
-            work.jobs = await asyncio.to_thread(self._jobs, wanted, work)
         answer = Answer(
             shape, self._config.name, self._tokenizer, work.jobs, wanted.scores_wanted is not None
         )
@@ -190,6 +189,30 @@ class Service:
             answer.add(piece)
         return await asyncio.to_thread(lambda: JSONResponse(answer.body()))
 
+    async def _read(self, request: Request, kind: type[BaseRequest], work: _Work) -> BaseRequest:
+        """Read a body and make its jobs."""
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                self._body_bytes += len(chunk)
+                self._check_size(len(body))
+            # A large body takes a while, in which others are served.
+            async with self._parsers:
+                wanted = await asyncio.to_thread(parse_request, kind, bytes(body), self._config)
+                work.jobs = await asyncio.to_thread(self._jobs, wanted, work)
+        finally:
+            self._body_bytes -= len(body)
+        return wanted
+
+    def _check_size(self, size: int) -> None:
+        most = self._config.max_body_bytes
+        if size > most:
+            raise Refusal(413, f"the body has more than {most} bytes: send a shorter request")
+        if self._body_bytes > MAX_BODIES * most:
+            sentence = "too many large requests arrive at once: send the request again in a second"
+            raise Refusal(503, sentence, retry_after=1)
+
     def _jobs(self, wanted: BaseRequest, work: _Work) -> list[Job]:
         sampling = wanted.sampling(self._config)
         copies = wanted.n or 1
@@ -210,16 +233,6 @@ class Service:
             )
             for number, prompt in enumerate(prompts)
         ]
-
-    async def _body(self, request: Request) -> bytes:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._config.max_body_bytes:
-                raise Refusal(
-                    413, f"the body has more than {self._config.max_body_bytes} bytes: send a shorter request"
-                )
-        return bytes(body)
 
 
 async def _unless_left(request: Request, answer: Any) -> Response:

@@ -80,14 +80,14 @@ class Site:
                 target=app.serve, args=(model, TOKENIZER, self.config, listener, ready.set)
             )
             self.thread.start()
-            assert ready.wait(60)
+            assert ready.wait(300)
 
     def stop(self) -> None:
         self.servers[0].handle_exit(signal.SIGTERM, None)
 
     def close(self) -> None:
         self.stop()
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
     def ask(
@@ -282,6 +282,23 @@ def test_connections_above_the_limit_are_told_to_come_back(sites: Any) -> None:
         assert time.monotonic() < until
     for connection in held:
         connection.close()
+
+
+def test_the_memory_of_all_bodies_together_is_bounded(sites: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_BODIES", 2)
+    site = sites(max_body_bytes=1000)
+    held = [site.connect(CHUNKED + b"384\r\n" + b"[" * 900) for _ in range(2)]
+    body = json.dumps(BODY | {"user": "a" * 500}).encode()
+    until = time.monotonic() + 10
+    while (answer := site.complete(body))[0] == 200:
+        assert time.monotonic() < until
+    assert (answer[0], answer[1]["Retry-After"]) == (503, "1")
+    assert answer[2]["error"]["message"].startswith("too many large requests arrive at once")
+    assert site.complete()[0] == 200
+    for connection in held:
+        connection.close()
+    while site.complete(body)[0] != 200:
+        assert time.monotonic() < until
 
 
 def test_bodies_are_counted_before_they_are_validated() -> None:

@@ -420,8 +420,11 @@ def test_the_ids_of_a_chat_begin_with_those_of_the_chat_before() -> None:
     ("fields", "sentence"),
     [
         ({"max_rows": 0}, "max_rows must be at least 1, got 0"),
-        ({"max_queue": -1}, "max_queue must be at least 0, got -1"),
-        ({"max_seconds": float("nan")}, "max_seconds must be above 0, got nan"),
+        ({"max_queue": -1}, "max_queue must be 0 or more, got -1"),
+        ({"max_seconds": float("nan")}, "max_seconds must be a finite number, got nan"),
+        ({"request_seconds": 0.0}, "request_seconds must be above 0, got 0.0"),
+        ({"max_connections": 0}, "max_connections must be at least 1, got 0"),
+        ({"api_key": "two words"}, "api_key must be printable ASCII characters without spaces"),
         ({"port": 65536}, "port must lie between 0 and 65535"),
         ({"name": ""}, "name must not be empty"),
         ({"chat_template": "{role}: "}, r"chat_template must hold \{content\} once, and something before"),

@@ -66,7 +66,7 @@ class TrainingState:
     logged: list[list[float]] = field(default_factory=list)
     """Step and training loss of logged steps, for the plot."""
     logged_every: int = 1
-    """Share of the logged steps that are kept: one in so many, doubled when the list is full."""
+    """Thinning factor n: every n-th logged step is kept; doubled when the list is full."""
     skipped: int = 0
     skipped_in_row: int = 0
     eval_every: int | None = None

@@ -12,7 +12,7 @@ const SHOWN = 20000;
 // Tokens after which a text pauses.
 const PASSAGE = 500;
 // Distance to the end, in pixels, from which a reader who scrolls down follows the text again.
-const CATCH = 60;
+const NEAR_END = 60;
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 const byId = (name) => document.getElementById(name);
 const nextFrame = () => new Promise((resolve) => { requestAnimationFrame(resolve); });
@@ -206,16 +206,17 @@ export class Writer {
   }
 
   // Learn from scrolling whether the reader wants to see the end. The distance to the end after text was added does
-  // not tell: a few short lines at once exceed any threshold.
+  // not tell: a few short lines added at once exceed any threshold.
   followText() {
     const box = byId("text");
     this.following = true;
     this.top = 0;
     box.addEventListener("scroll", () => {
       const below = box.scrollHeight - box.clientHeight - box.scrollTop;
-      // Upward scrolls only the reader, or a box that became wider and ends where it stands; heights are rounded.
+      // Text that grows never scrolls up. The reader does, or a box that became wider: it stands at its end, give or
+      // take a rounded pixel.
       if (box.scrollTop < this.top) this.following = below < 2;
-      else if (below < CATCH) this.following = true;
+      else if (below < NEAR_END) this.following = true;
       this.top = box.scrollTop;
     });
     new ResizeObserver(() => this.follow()).observe(box);

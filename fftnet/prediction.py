@@ -233,7 +233,7 @@ def load_classifier(path: str | Path | None = None, *, device: str = "auto") -> 
 
 def evaluate_classifier(
     classifier: Classifier,
-    data: DataConfig | None = None,
+    data: DataConfig | str | Path | Sequence[str | Path] | None = None,
     *,
     whole: bool = False,
     text_field: str | None = None,
@@ -245,20 +245,22 @@ def evaluate_classifier(
 
     Args:
         classifier: from ``load_classifier``.
-        data: the labelled data, and rows of a batch; its ``text_field`` counts where it is not the default.
+        data: the labelled data, and rows of a batch; or only a file, a folder or files.
         whole: all of the data, also of those that it was trained on.
-        text_field: column that holds the text; None: as ``data`` says, or the one of the training.
+        text_field: column that holds the text; None: the one of ``data`` if it is not the default, else
+            the one of the training.
 
     Returns:
         ``split`` (test or all), and what ``fftnet.evaluation.classes.evaluate_classes`` says.
 
     Raises:
         DataError: if the data can't be read, or a label is none of the classes.
+        ValueError: if ``data`` is of another class.
     """
     trained = classifier.data
     asked = DataConfig() if data is None else data
     if not isinstance(asked, DataConfig):
-        raise DataError(f"data must be a DataConfig such as DataConfig(data='new.csv'), got {data!r}")
+        asked = DataConfig(data=asked)  # pyright: ignore[reportArgumentType]
     own = asked.synthetic or places(asked.data) == places(trained.data)
     if own and trained.synthetic:
         raise DataError("it is not known what this model was trained on: name labelled data with data")

@@ -59,7 +59,7 @@ MISTAKES = {
     "run/best --whole": r"synthetic data are samples, not documents: name a real text",
     "run/best --data other.txt --plot a.xyz": r"plot must name a \.png file, got 'a\.xyz'",
     "run/best --data other.txt --plot no/a.png": r"plot must lie in a folder that exists, got 'no/a\.png'",
-    "run/best --data other.txt --max_tokens 0": r"max_tokens must be at least 1, got 0",
+    "run/best --data other.txt --max_tokens 0": r"max_tokens must be at least 1 or left out, got 0",
     "misfit --data other.txt": r"misfit holds a tokenizer of 257 tokens and a model of 300: put back the tok",
     "guess --data other.txt": r"guess/run\.json is not that of this model, take another checkpoint",
     "nan --data other.txt": r"the losses of nan are not finite: its weights are damaged",

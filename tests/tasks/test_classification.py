@@ -194,8 +194,9 @@ def test_what_is_no_classifier_or_no_text_is_a_sentence(tmp_path: Path) -> None:
         classifier.predict("x", names=["a", "b"])
     with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got 0"):
         classifier.predict("x", batch_size=0)
-    with pytest.raises(DataError, match=r"data must be a DataConfig such as .* got 'new.csv'"):
-        evaluate_classifier(classifier, "new.csv")  # pyright: ignore[reportArgumentType]
+    assert evaluate_classifier(classifier, tmp_path / "a.jsonl", whole=True)["rows"] == 30
+    with pytest.raises(ValueError, match=r"data must be .* got 5"):
+        evaluate_classifier(classifier, 5)  # pyright: ignore[reportArgumentType]
     (folder / "run.json").unlink()
     (folder / "manifest.json").unlink(missing_ok=True)
     bare = fftnet.load_classifier(folder)

@@ -11,6 +11,11 @@ class UserError(Exception):
     """
 
 
+def install_command(extra: str) -> str:
+    """Return how to install an extra: from a clone, because no release is published yet."""
+    return f"pip install '.[{extra}]' in a clone of the repository"
+
+
 def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return ``: did you mean NAME?`` for the known name that resembles ``name``, or an empty string."""
     close = get_close_matches(name.replace("-", "_"), list(known), n=1)

@@ -188,7 +188,7 @@ def test_the_command_of_a_core_installation_says_what_else_it_needs(tmp_path: Pa
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert "fftnet[all]" in done.stderr
+    assert "is not installed: pip install '.[all]' in a clone of the repository" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -14,11 +14,13 @@ from typing import NoReturn
 from fftnet import __version__
 from fftnet.cli.commands import COMMANDS, overview
 from fftnet.cli.wait_policy import set_wait_policy
-from fftnet.errors import UserError, suggestion
+from fftnet.errors import UserError, install_command, suggestion
 
 SPEAKING_SECONDS = 2.0
 """For which a process that fails in silence stays, while another tells the same mistake."""
 
+CPU_WHEELS = "; torch for the CPU alone: add --extra-index-url https://download.pytorch.org/whl/cpu"
+"""End of the hint where PyTorch is missing, whose default wheels for Linux bring CUDA."""
 LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Errors of an output that cannot be written; files that a command writes have sentences of their own."""
 
@@ -126,8 +128,7 @@ def _without_command(words: Sequence[str]) -> int:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return (
-            f"{error.name} is not installed: pip install 'fftnet[all]', or in a clone run `make demo` once "
-            "and then .venv/bin/python in place of python"
-        )
+        wheels = CPU_WHEELS if error.name == "torch" else ""
+        clone = f"{install_command('all')}, or run `make demo` there and use .venv/bin/python"
+        return f"{error.name} is not installed: {clone}{wheels}"
     return str(error)

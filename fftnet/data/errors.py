@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from fftnet.errors import UserError
+from fftnet.errors import UserError, install_command
 
 
 class DataError(UserError, ValueError):
@@ -39,4 +39,4 @@ def import_extra(module: str, user: str, extra: str) -> Any:
         return import_module(module)
     except ImportError as missing:
         package = module.partition(".")[0]
-        raise MissingPackageError(f"{user} needs {package}: pip install 'fftnet[{extra}]'") from missing
+        raise MissingPackageError(f"{user} needs {package}: {install_command(extra)}") from missing

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fftnet.errors import UserError
+from fftnet.errors import UserError, install_command
 from fftnet.serialization import is_full
 
 
@@ -23,7 +23,7 @@ def import_onnx(module: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        raise ExportError(f"{error.name} is not installed: pip install 'fftnet[onnx]'") from error
+        raise ExportError(f"{error.name} is not installed: {install_command('onnx')}") from error
 
 
 @contextmanager

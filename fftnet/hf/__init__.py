@@ -1,4 +1,4 @@
-"""FFTNet in Hugging Face Transformers: ``pip install fftnet[hf]``, then ``import fftnet.hf``.
+"""FFTNet in Hugging Face Transformers: ``pip install '.[hf]'``, then ``import fftnet.hf``.
 
 The import registers the classes, after which ``AutoModelForCausalLM.from_pretrained`` and its kin read and
 write the folders that ``FFTNet.from_pretrained`` does. They wrap the native modules: nothing is computed

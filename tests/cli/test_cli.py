@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -194,6 +195,18 @@ def test_a_users_mistake_ends_in_a_sentence(tmp_path: Path, command: str, messag
     done = run(command, tmp_path, code=2)
     assert re.search(message, done.stderr), done.stderr
     assert len(done.stderr.splitlines()) < 4
+
+
+def test_a_missing_pytorch_names_its_wheels_without_cuda(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package, named in ("torch", True), ("accelerate", False):
+        missing = ModuleNotFoundError(f"No module named {package!r}", name=package)
+        monkeypatch.setattr("fftnet.cli.main.import_module", Mock(side_effect=missing))
+        assert main(["train"]) == 2
+        told = capsys.readouterr().err
+        assert f"error: {package} is not installed: pip install '.[all]' in a clone" in told
+        assert ("--extra-index-url https://download.pytorch.org/whl/cpu" in told) == named
 
 
 def test_what_is_written_obeys_the_grammar_most_of_the_time(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_missing_extra_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, f"{package}.parquet", None)
-    with pytest.raises(DataError, match=rf"which needs {package}: pip install 'fftnet\[corpora\]'"):
+    with pytest.raises(DataError, match=rf"which needs {package}: pip install '\.\[corpora\]'"):
         texts_of(source)
 
 

@@ -75,6 +75,7 @@ class Connection(H11Protocol):
         super().__init__(*args, **fields)
         self._limits = limits
         self._deadline: asyncio.TimerHandle | None = None
+        self._unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore
         """Start the deadline; refuse a connection above the limit."""
@@ -111,10 +112,11 @@ class Connection(H11Protocol):
         self._close(Refusal(400, "this is not a valid HTTP request"))
 
     def _watch(self) -> None:
-        """Run the deadline while the client has to act; progress does not extend it."""
+        """Run the deadline while the client has to act."""
         if not self.flow.write_paused and self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._stop()
         elif self._deadline is None:
+            self._unsent = self.transport.get_write_buffer_size()
             self._deadline = self.loop.call_later(self._limits.request_seconds, self._overdue)
 
     def _stop(self) -> None:
@@ -124,7 +126,10 @@ class Connection(H11Protocol):
 
     def _overdue(self) -> None:
         self._deadline = None
-        if self.flow.write_paused:
+        if self.flow.write_paused and self.transport.get_write_buffer_size() < self._unsent:
+            # A large reply over a slow network.
+            self._watch()
+        elif self.flow.write_paused:
             self.transport.abort()
         else:
             sentence = f"the request was not complete after {self._limits.request_seconds:g} seconds"

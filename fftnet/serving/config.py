@@ -27,15 +27,15 @@ class ServeConfig:
     """
 
     host: str = "127.0.0.1"
-    """Address to listen at; 0.0.0.0 is every network interface, which needs an api_key."""
+    """Address to listen at; 0.0.0.0 is every network interface: set an api_key then."""
     port: int = 8000
     """Port to listen at; 0 takes a free one and prints it."""
     allowed_hosts: tuple[str, ...] = ()
-    """Further host names under which the server is asked, and from whose web pages (default: loopback names
-    and --host); * allows all."""
+    """Host names that requests may give as their Host or Origin, next to those of the loopback and --host;
+    * allows all."""
     api_key: str | None = field(default=None, repr=False)
-    """Key that requests have to send. Other users of this machine see flags: the environment variable
-    FFTNET_API_KEY hides it (default: that variable, or no key)."""
+    """Key that requests must send (default: the environment variable FFTNET_API_KEY, which other users of
+    this machine do not see; without both, no key)."""
     name: str = "fftnet"
     """Name of the model; requests may leave it out."""
     max_prompt_tokens: int = 16384
@@ -53,8 +53,8 @@ class ServeConfig:
     max_connections: int = 512
     """Open connections at most; more are refused with status 503."""
     request_seconds: float = 30.0
-    """Time for a client to send a request, from its first byte, and to take what was sent of the reply;
-    slower connections are closed."""
+    """Time for a client to send a whole request, seconds. A client that takes nothing of its reply for as
+    long is disconnected, too."""
     cache_bytes: int = 256 * 2**20
     """Memory for the states of texts that were read before; 0 keeps none."""
     grace_seconds: float = 10.0

@@ -270,6 +270,24 @@ def test_a_client_that_takes_no_reply_is_left(sites: Any) -> None:
     assert site.ask()[0] == 200
 
 
+def test_a_slow_client_that_takes_its_reply_gets_all_of_it(sites: Any) -> None:
+    site = sites(request_seconds=1.0, name="x" * 12_000_000)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", site.port))
+    connection.settimeout(20)
+    connection.sendall(LAST.replace(b"/health", b"/"))
+    begun = time.monotonic()
+    received = 0
+    while part := connection.recv(65536):
+        received += len(part)
+        # All of it takes two deadlines; the system's own buffers hold some megabytes.
+        time.sleep(max(0.0, begun + 2.0 * received / 12_000_000 - time.monotonic()))
+    connection.close()
+    assert received > 12_000_000
+    assert time.monotonic() > begun + 2
+
+
 def test_connections_above_the_limit_are_told_to_come_back(sites: Any) -> None:
     site = sites(max_connections=3)
     held = [site.connect() for _ in range(3)]

@@ -171,6 +171,7 @@ class Classifier:
 
         Raises:
             DataError: naming an input that can't be read, such as an empty text.
+            CheckpointError: if a probability is not finite.
             ValueError: if ``batch_size`` is no positive integer, or there are not as many names as inputs.
         """
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -189,6 +190,10 @@ class Classifier:
             arguments = self.reader.batch([encoded[n] for n in chosen])
             logits = self.model(*(tensor.to(device) for tensor in arguments))
             found[chosen] = logits.float().softmax(dim=1).cpu()
+        if not bool(found.isfinite().all()):
+            raise CheckpointError(
+                "the probabilities are not finite: the weights are damaged, take another checkpoint"
+            )
         return found
 
 

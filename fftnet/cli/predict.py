@@ -48,7 +48,7 @@ class PredictConfig:
         check_fields(self)
         check_range(self, 1, MAX_ROWS, "batch_size")
         if self.file is not None and self.text is not None:
-            raise ValueError(f"text and file exclude each other, got {self.text!r} and {self.file!r}")
+            raise ValueError(f"give text {self.text!r} or file {self.file!r}, not both")
         if self.output is None:
             return
         if Path(self.output).suffix.lower() not in FORMATS:
@@ -169,9 +169,8 @@ def _delimited(answers: Answers) -> str:
 
 def _cell(value: Any) -> Any:
     """Return a value of a table as a field: nested ones and booleans as JSON."""
-    return (
-        json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (bool, dict, list)) else value
-    )
+    nested = isinstance(value, (bool, dict, list))
+    return json.dumps(value, ensure_ascii=False, default=str) if nested else value
 
 
 FORMATS: dict[str, Callable[[Answers], str]] = {".jsonl": _json_lines, ".csv": _delimited}

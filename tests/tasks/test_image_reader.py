@@ -169,6 +169,15 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     assert classifier.predict([]).shape == (0, 3)
 
 
+def test_damaged_weights_give_no_probabilities(tmp_path: Path) -> None:
+    saved(tmp_path)
+    classifier = fftnet.load_classifier(tmp_path, device="cpu")
+    with torch.no_grad():
+        next(classifier.model.parameters()).fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="the probabilities are not finite: the weights are damaged"):
+        classifier.predict(pictures(1)[0])
+
+
 def test_a_processor_of_another_model_is_refused(tmp_path: Path) -> None:
     saved(tmp_path)
     ImageProcessor(9, (0.4,) * 3, (0.2,) * 3).save(tmp_path)

@@ -105,6 +105,8 @@ def _promised(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> 
             f"{path} holds an array of Python objects, as images of several sizes make one: resize them to "
             "one size, or save them as files in a folder for each class"
         )
+    if min(shape, default=0) < 0 or not dtype.itemsize:
+        raise ValueError(f"{member.filename} has the shape {shape} of {dtype}, which no array has")
     count = math.prod(shape) * dtype.itemsize
     if count > member.file_size - start:
         raise ValueError(f"{member.filename} promises {count} bytes, {member.file_size - start} follow")

@@ -22,6 +22,7 @@ SPLIT_WORDS: Mapping[str, tuple[str, ...]] = {
 UNPACKED_BYTES = 2**29
 """Maximum size of an unpacked file, in bytes, if it is more than ``UNPACKED_RATIO`` times the packed size."""
 UNPACKED_RATIO = 32
+"""Maximum ratio of unpacked to packed size of larger files."""
 
 
 class LabelledImages(NamedTuple):

@@ -16,7 +16,7 @@ from fftnet.data.labelled import stratified_split
 
 MEASURED = 4096
 """Of more images that are not held in memory, so many tell mean and standard deviation."""
-MAX_SIDE = 1024
+MAX_OWN_SIDE = 1024
 """Maximum pixels of a side of images that are read as they are; larger ones need an image size."""
 
 
@@ -160,7 +160,7 @@ def _divided(
 
 
 def _size(pixels: Pixels, source: str) -> int:
-    if pixels.size is None or pixels.size[0] != pixels.size[1] or pixels.size[0] > MAX_SIDE:
+    if pixels.size is None or pixels.size[0] != pixels.size[1] or pixels.size[0] > MAX_OWN_SIDE:
         shape = "several sizes" if pixels.size is None else f"{pixels.size[1]} x {pixels.size[0]} pixels"
         raise DataError(
             f"the images of {source} are of {shape}: say with --image_classification.image_size to which "

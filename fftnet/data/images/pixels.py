@@ -12,7 +12,9 @@ from fftnet.data.errors import DataError
 from fftnet.data.images.decoding import MAX_PIXELS, Header, decode, fitted, without_alpha
 
 READ_AT_ONCE = 256
+"""Images that are read as a group: to be measured, or from files of similar sizes."""
 MAX_THREADS = min((os.cpu_count() or 1) + 4, 32)
+"""Threads that decode small images."""
 CHANNELS = (1, 3, 4)
 """Numbers of channels of an image: grey, colours, colours and opacity."""
 
@@ -99,8 +101,7 @@ class ImageFiles(Pixels):
     def read(self, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
         """Images of one form, as ``Pixels.read``; decoding leaves Python's lock, so that threads share it.
 
-        They take the smallest images first, and are so few that they decode at most ``MAX_PIXELS`` pixels at
-        the same time.
+        Large images get fewer threads: together these decode at most ``MAX_PIXELS`` pixels at a time.
         """
         images = np.empty((len(indices), size, size, channels), dtype=np.uint8)
 

@@ -104,7 +104,7 @@ class ImageProcessor:
             if size["height"] != size["width"] or not (values["do_rescale"] and values["do_normalize"]):
                 raise ValueError("images are square, scaled and normalised here")
             return cls(size["height"], tuple(values["image_mean"]), tuple(values["image_std"]))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is not that of an image model of ours: {error}") from error
 
 

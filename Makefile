@@ -23,7 +23,7 @@ $(DOCS)/.ready: pyproject.toml constraints.txt
 demo: .venv/.ready
 	$(BIN)/fftnet train --config recipes/python_docs.yaml --output_dir outputs/demo --overwrite
 	$(BIN)/fftnet generate outputs/demo --prompt '$(PROMPT)'
-	$(BIN)/fftnet generate models/shakespeare --prompt 'ROMEO.' --temperature 0.6
+	$(BIN)/fftnet generate models/shakespeare --prompt 'ROMEO.\n' --temperature 0.6
 
 test: .venv/.ready
 	$(BIN)/ruff check .

@@ -1,14 +1,19 @@
 """The models that come with the repository: small, whole, described, and able to write."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.nn import functional
 
 import fftnet
+from fftnet.api import RUN_FILE
+from fftnet.evaluation.report import trained_with
 from fftnet.generation import SamplingConfig
+from fftnet.model.config import FFTNetConfig
 
 MODELS = Path(__file__).parents[1] / "models"
 SHIPPED = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
@@ -47,6 +52,17 @@ def test_a_shipped_model_knows_its_language(name: str) -> None:
         logits = model(ids[:, :-1])
     nats = functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum").item()
     assert nats / len(VERSES[name].encode()) / torch.tensor(2.0).log().item() < BITS[name]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_tells_its_training_as_fftnet_evaluate_needs_it(name: str) -> None:
+    model, tokenizer = fftnet.load(MODELS / name, device="cpu")
+    task, data = trained_with(model, tokenizer, MODELS / name / RUN_FILE)
+    recipe = yaml.safe_load((MODELS.parent / "recipes" / f"{name}.yaml").read_text())
+    assert task == "next_token"
+    assert data["data"] == recipe["data"]
+    run = json.loads((MODELS / name / RUN_FILE).read_text())
+    assert model.config == FFTNetConfig(**run["model"])
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.baselines.short_conv import ShortConv, check_whole_rows, start_matched
-from fftnet.model.checks import check_at_least, head_dim
+from fftnet.fields import check_fields, check_range
+from fftnet.model.checks import head_dim
 from fftnet.model.mixers.base import Mixer
 from fftnet.ops.numerics import NORM_EPS
 
@@ -31,7 +32,8 @@ class GatedLinearConfig:
     """Start as fftnet's mixer with addresses does: queries equal to keys, keys that see the token before."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "key_dim")
+        check_fields(self)
+        check_range(self, 1, None, "key_dim")
 
 
 class GatedLinearState(NamedTuple):

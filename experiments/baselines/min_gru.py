@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.baselines.short_conv import ShortConv, check_whole_rows
-from fftnet.model.checks import check_at_least
+from fftnet.fields import check_fields, check_range
 from fftnet.model.mixers.base import Mixer
 
 
@@ -19,7 +19,8 @@ class MinGRUConfig:
     """Numbers that it carries (None: d_model)."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "hidden_dim", optional=True)
+        check_fields(self)
+        check_range(self, 1, None, "hidden_dim")
 
 
 class MinGRUState(NamedTuple):

@@ -56,8 +56,8 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_table_becomes_a_model_that_answers_and_is_measured(day: Path) -> None:
     metrics = json.loads((day / "outputs" / "metrics.json").read_text())
     assert metrics["final"].keys() >= {"loss", "accuracy", "macro_f1"}
-    # A twentieth of the 30 rows of each class, rounded, is two.
-    assert metrics["test"]["targets"] == 6
+    # About a twentieth of the 30 rows of each class, and one at least.
+    assert 3 <= metrics["test"]["targets"] <= 12
     assert metrics["test"]["weights"] == "best"
     with (day / "answers.csv").open(newline="", encoding="utf-8") as stream:
         answers = list(csv.DictReader(stream))
@@ -203,7 +203,8 @@ def test_the_code_of_the_page_runs(day: Path, monkeypatch: pytest.MonkeyPatch) -
         exec(block, found)
     assert found["classify"]("what a film")[0]["label"] == found["labels"][0]
     assert found["report"]["split"] == "test"
-    assert found["report"]["rows"] == 6
+    metrics = json.loads((day / "outputs" / "metrics.json").read_text())
+    assert found["report"]["rows"] == metrics["test"]["targets"]
 
 
 def test_lines_of_standard_input_that_are_no_texts_are_named(
@@ -276,6 +277,7 @@ def test_what_can_not_be_done_is_one_sentence_and_leaves_no_file(
     Path("empty.txt").write_text("")
     Path("latin.csv").write_bytes("text\nun café\n".encode("latin-1"))
     Path("ugly.csv").write_text("text,label\nhm,ugly\n")
+    words += " --output_dir mistakes" * words.startswith("train")
     assert main(words.replace("SHIPPED", str(ROOT / "models" / "shakespeare")).split()) == 2
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("error: ")

@@ -42,7 +42,8 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_folder_becomes_a_model_that_answers_and_is_measured(day: Path) -> None:
     metrics = json.loads((day / "outputs" / "metrics.json").read_text())
     assert metrics["final"].keys() >= {"loss", "accuracy", "macro_f1"}
-    assert metrics["test"]["targets"] == 4
+    rows = metrics["test"]["targets"]
+    assert 2 <= rows <= 12
     assert metrics["test"]["accuracy"] == 1.0
     with (day / "answers.csv").open(newline="", encoding="utf-8") as stream:
         answers = list(csv.DictReader(stream))
@@ -52,8 +53,10 @@ def test_a_folder_becomes_a_model_that_answers_and_is_measured(day: Path) -> Non
     assert len(found) == 4
     assert all(Path(name).parent.name == label for name, label in found.items())
     report = json.loads((day / "report.json").read_text())
-    assert (report["split"], report["rows"], report["accuracy"]) == ("test", 4, 1.0)
-    assert report["confusion_matrix"] == [[2, 0], [0, 2]]
+    assert (report["split"], report["rows"], report["accuracy"]) == ("test", rows, 1.0)
+    (left, wrong), (other, below) = report["confusion_matrix"]
+    assert min(left, below) >= 1
+    assert (left + below, wrong, other) == (rows, 0, 0)
     assert (day / "confusion.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((day / "outputs" / "best" / "config.json").read_text())
     assert (config["id2label"], config["causal"]) == ({"0": "below", "1": "left"}, False)
@@ -174,6 +177,7 @@ def test_what_can_not_be_done_is_one_sentence(
     whole = Path("new/more/left/000.png").read_bytes()
     Path("cut.png").write_bytes(whole[: len(whole) // 2])
     write_folder(Path("other"), 4, classes=("left", "cat"))
+    words += " --output_dir mistakes" * words.startswith("train")
     assert main(words.replace("SHIPPED", str(ROOT / "models" / "shakespeare")).split()) == 2
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("error: ")

@@ -115,26 +115,26 @@ class Ablated(AddressedSpectralMixer):
     def _write_and_read(
         self,
         x_BTD: Tensor,
+        projected_BTC: Tensor,
         context_BTC: Tensor,
-        mask_BT: Tensor | None,
         decay_HF: Tensor,
-        conv_state: Tensor,
+        state: AddressedSpectralState,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        values, key, filter_, conv_state_after = super()._write_and_read(
-            x_BTD, context_BTC, mask_BT, decay_HF, conv_state
+        values, key, filter_, conv_state = super()._write_and_read(
+            x_BTD, projected_BTC, context_BTC, decay_HF, state
         )
         if self.without == "write keys":
             key = (gain(decay_HF)[:, None] * self.key()).expand_as(key)
         elif self.without == "norm of keys and filters":
-            key, filter_ = self._unnormalised(x_BTD, context_BTC, gain(decay_HF), conv_state)
-        return values, key, filter_, conv_state_after
+            convolved_BTC, _ = causal_conv(projected_BTC, self.conv_weight, state.conv_state)
+            key, filter_ = self._unnormalised(x_BTD, convolved_BTC, context_BTC, gain(decay_HF))
+        return values, key, filter_, conv_state
 
     def _unnormalised(
-        self, x_BTD: Tensor, context_BTC: Tensor, scale_HF: Tensor, conv_state: Tensor
+        self, x_BTD: Tensor, convolved_BTC: Tensor, context_BTC: Tensor, scale_HF: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Keys and filters of the size that the projections give them."""
         shape = (self.num_heads, 2, self.num_bins)
-        convolved_BTC, _ = causal_conv(self.project_in(x_BTD), self.conv_weight, conv_state)
         raw_key = convolved_BTC[..., self.d_model :].unflatten(-1, shape)
         raw_filter = self.project_filter(x_BTD).unflatten(-1, shape)
         base_filter, modulation = self.filter(context_BTC)

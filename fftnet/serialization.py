@@ -92,9 +92,18 @@ def stored_numbers(path: Path) -> int:
     return total
 
 
+def has_weights(path: Path) -> bool:
+    """Return whether there is a file of weights, or an index of shards instead."""
+    return path.exists() or _index_of(path).exists()
+
+
+def _index_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.index.json")
+
+
 def _shards(path: Path) -> list[Path]:
     """The files of weights: ``path``, or the shards that Transformers writes with an index instead."""
-    index = path.with_name(f"{path.name}.index.json")
+    index = _index_of(path)
     if path.exists() or not index.exists():
         return [path]
     values = read_json(index)
@@ -199,17 +208,23 @@ def read_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> dict
             problem = f"holds {name}, which this model lacks"
         elif stored[name].shape != wanted[name].shape:
             problem = f"holds {name} of shape {tuple(stored[name].shape)}, not {tuple(wanted[name].shape)}"
-        elif not _converts(stored[name].dtype, wanted[name].dtype):
-            found, own = (str(tensor.dtype).removeprefix("torch.") for tensor in (stored[name], wanted[name]))
-            raise CheckpointError(f"{path} holds {name} as {found}, not {own}: take another checkpoint")
         else:
+            check_dtype(path, name, stored[name], wanted[name])
             continue
         raise CheckpointError(f"{path} {problem}: the checkpoint was made with another configuration")
     return stored
 
 
-def _converts(stored: torch.dtype, wanted: torch.dtype) -> bool:
-    return stored == wanted or (wanted.is_floating_point and stored in FLOATS)
+def check_dtype(path: Path, name: str, stored: Tensor, wanted: Tensor) -> None:
+    """Refuse a tensor of a file that cannot be converted to the dtype that is wanted.
+
+    Raises:
+        CheckpointError: naming the file, the tensor and both dtypes.
+    """
+    if stored.dtype == wanted.dtype or (wanted.is_floating_point() and stored.dtype in FLOATS):
+        return
+    found, own = (str(tensor.dtype).removeprefix("torch.") for tensor in (stored, wanted))
+    raise CheckpointError(f"{path} holds {name} as {found}, not {own}: take another checkpoint")
 
 
 def load_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> None:

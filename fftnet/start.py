@@ -50,7 +50,8 @@ def flag_defaults(path: str | Path) -> dict[str, Any]:
         CheckpointError: if there is no checkpoint, or its configuration is damaged.
     """
     folder = find_checkpoint(path)
-    config = _kind(folder).read_config(folder)
+    # Loaded, so that sizes that its weights do not have are refused before a model of them is made.
+    config = _kind(folder).from_pretrained(folder).config
     found = sizes_of(config)
     mixers = found.pop("mixer_configs")
     found |= {f"{name}.{field}": value for name in mixers for field, value in asdict(mixers[name]).items()}

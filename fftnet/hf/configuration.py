@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from fftnet.fields import string_list
 from fftnet.model.config import BackboneConfig
 from fftnet.model.config import FFTNetConfig as NativeConfig
 from fftnet.model.exchange import IMAGES, LANGUAGE, Family
@@ -51,6 +52,8 @@ class ExchangedConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
+        if self.architectures is not None:
+            self.architectures = string_list("architectures", self.architectures)
         native = asdict(self.native())
         self.mixers = list(native["mixers"])
         self.mixer_configs = native["mixer_configs"]

@@ -15,6 +15,8 @@ from fftnet.hf.configuration import ExchangedConfig, FFTNetConfig
 from fftnet.model.backbone import Backbone
 from fftnet.model.components import TiedEmbedding
 from fftnet.model.fftnet_layer import FFTNetLayer
+from fftnet.model.pretrained import at_most
+from fftnet.serialization import WEIGHTS_FILE, has_weights, stored_numbers
 
 
 class FFTNetBlock(GradientCheckpointingLayer, FFTNetLayer):
@@ -60,6 +62,20 @@ class FFTNetPreTrainedModel(PreTrainedModel):
         with torch.no_grad():
             for parameter, value in kept:
                 parameter.copy_(value)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as the library does.
+
+        Raises:
+            ValueError: if the configuration in a folder describes a far larger model than the weights.
+        """
+        path = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "", WEIGHTS_FILE)
+        if not has_weights(path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        # The library makes the model on the meta device, and then takes memory for what does not fit, too.
+        with at_most(stored_numbers(path), on_meta=True):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Write the folder of a checkpoint, which ``fftnet.FFTNet.from_pretrained`` reads, too.

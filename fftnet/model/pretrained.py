@@ -87,7 +87,7 @@ class PretrainedModel(nn.Module):
         path = Path(directory) / WEIGHTS_FILE
         numbers = serialization.stored_numbers(path)
         try:
-            with _at_most(numbers):
+            with at_most(numbers):
                 model = cls(config)
         # PyTorch reports sizes that overflow and memory that is not there as a RuntimeError.
         except (TypeError, ValueError, RuntimeError) as error:
@@ -123,11 +123,18 @@ class PretrainedModel(nn.Module):
 
 
 @contextmanager
-def _at_most(numbers: int) -> Iterator[None]:
+def at_most(numbers: int, *, on_meta: bool = False) -> Iterator[None]:
     """Refuse parameters made in this thread that have far more numbers than ``numbers`` in total.
 
     A configuration may ask for any size. A parameter takes no memory before it gets its start values, and it
     is counted earlier. Models that are only somewhat larger pass: ``load_weights`` names what differs.
+
+    Args:
+        numbers: numbers in the file of the weights.
+        on_meta: count the parameters on the meta device only.
+
+    Raises:
+        ValueError: naming the parameter and its shape.
     """
     total = 0
     most = 2 * numbers + SLACK
@@ -135,13 +142,14 @@ def _at_most(numbers: int) -> Iterator[None]:
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal total
-        if parameter is not None and threading.get_ident() == thread:
-            total += parameter.numel()
-            if total > most:
-                raise ValueError(
-                    f"a model with {name} of shape {tuple(parameter.shape)} is larger than the {numbers:,} "
-                    f"numbers in {WEIGHTS_FILE}"
-                )
+        if parameter is None or threading.get_ident() != thread or on_meta > parameter.is_meta:
+            return
+        total += parameter.numel()
+        if total > most:
+            raise ValueError(
+                f"a model with {name} of shape {tuple(parameter.shape)} is larger than the {numbers:,} "
+                f"numbers in {WEIGHTS_FILE}"
+            )
 
     handle = register_module_parameter_registration_hook(count)
     try:
@@ -157,7 +165,9 @@ def _check_kind(path: Path, values: dict[str, Any], family: Family, names: tuple
         raise CheckpointError(f"{path} is that of a model of type {model_type!r}, not {family.model_type!r}")
     architecture = architecture_of(values, path) or names[0]
     if architecture not in names:
-        raise CheckpointError(f"{path} is that of {architecture}, not of {names[0]}: load it with that class")
+        raise CheckpointError(
+            f"{path} is that of {[architecture]}, not of {names[0]}: load it with that class"
+        )
     if values.get("tie_word_embeddings") is False:
         raise CheckpointError(
             f"{path} is that of a head with weights of its own, which {names[0]} has not: load it with "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fftnet import serialization
+from fftnet.fields import MAX_COUNT
 from fftnet.serialization import CheckpointError
 
 State = tuple[Any, ...]
@@ -139,12 +140,24 @@ def load_state(path: str | Path, model: Stateful) -> State:
         if (name in stored) != (name in wanted):
             problem = "holds" if name in stored else "lacks"
             raise CheckpointError(f"{path} is the state of another model: it {problem} {name}")
+        serialization.check_dtype(Path(path), name, stored[name], wanted[name])
     state = state_of_tensors(stored, start)
     try:
         check_state(state, layout_of(start), num_rows(state))
+        _check_counts(state)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit: {error}") from error
     return state
+
+
+def _check_counts(state: State) -> None:
+    """Refuse numbers of tokens that can't be: negative ones, and more than the slots of tensors that grow."""
+    for index, layer in enumerate(state):
+        growing = getattr(layer, "growing", {})
+        most = min((getattr(layer, field).shape[dim] for field, dim in growing.items()), default=MAX_COUNT)
+        for field, tensor in layer._asdict().items():
+            if not tensor.is_floating_point() and bool(((tensor < 0) | (tensor > most)).any()):
+                raise ValueError(f"{field} of layer {index} must lie between 0 and {most}")
 
 
 def state_tensors(state: State) -> dict[str, Tensor]:
@@ -176,7 +189,8 @@ def state_of_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
 
 def num_rows(state: State) -> int:
     """Rows B of a state."""
-    return state[0][0].shape[0]
+    shape = state[0][0].shape
+    return shape[0] if shape else 0
 
 
 def layout_of(state: State) -> Layout:

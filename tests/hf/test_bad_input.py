@@ -69,6 +69,23 @@ def test_a_configuration_that_can_not_be_is_refused(
         transformers.AutoConfig.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("value", [5, {"a": 1}, [["FFTNet"]]])
+def test_architectures_of_a_wrong_type_are_refused(model: Any, tmp_path: Path, value: Any) -> None:
+    change(tmp_path, architectures=value)
+    with pytest.raises(ValueError, match=r"^architectures must be a string or a list of strings, got"):
+        FFTNetForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [{"d_model": 2**20}, {"num_layers": 4096, "d_model": 256}])
+def test_sizes_that_the_weights_do_not_have_are_refused_before_memory_is_taken(
+    model: Any, tmp_path: Path, sizes: dict[str, Any]
+) -> None:
+    change(tmp_path, **sizes)
+    for load in (FFTNetForCausalLM.from_pretrained, transformers.AutoModel.from_pretrained):
+        with pytest.raises(ValueError, match=r"is larger than the [\d,]+ numbers in model\.safetensors$"):
+            load(tmp_path)
+
+
 def test_a_head_of_its_own_weights_is_not_native(model: Any, tmp_path: Path) -> None:
     change(tmp_path, tie_word_embeddings=False)
     with pytest.raises(

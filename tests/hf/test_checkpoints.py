@@ -51,6 +51,17 @@ def test_the_library_reads_what_the_native_model_wrote_and_back(
     assert (tmp_path / "library" / SHIM_FILE).read_bytes() == (tmp_path / "native" / SHIM_FILE).read_bytes()
 
 
+@torch.no_grad()
+def test_the_native_model_reads_shards_of_the_library(tmp_path: Path) -> None:
+    native, model = both(tmp_path / "native", torch.float32)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="2KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
+    again = FFTNet.from_pretrained(tmp_path / "shards")
+    assert torch.equal(logits(again, tokens(2, 9)), logits(native, tokens(2, 9)))
+    other = fftnet.hf.FFTNetForCausalLM.from_pretrained(tmp_path / "shards").eval()
+    assert torch.equal(logits(other, tokens(2, 9)), logits(native, tokens(2, 9)))
+
+
 def test_a_folder_of_the_base_model_and_heads_on_a_language_model(tmp_path: Path) -> None:
     native, _ = both(tmp_path, torch.float32)
     base = transformers.AutoModel.from_pretrained(tmp_path).eval()

@@ -230,7 +230,7 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
         (
             '"FFTNetForCausalLM"\n',
             '"Other"\n',
-            r"is that of Other, not of FFTNet: load it with that class",
+            r"is that of \['Other'\], not of FFTNet: load it with that class",
         ),
         ('"num_bins"', '"taps"', "does not describe a model: mixer 'addressed_spectral' has no field 'taps'"),
         ('"d_model": 8', '"d_model": "8"', "does not describe a model"),

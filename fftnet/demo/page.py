@@ -81,8 +81,8 @@ def make_page(model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime
         facts |= {"files": {"step": step}, "spectra": _spectra(model, facts["state"])}
         text = json.dumps(facts, indent=2) + "\n"
         (folder / MODEL_FOLDER / STATE_FILE).write_text(text, encoding="utf-8")
-        for path in (folder / MODEL_FOLDER).iterdir():
-            if path.name not in (step, LIBRARY_FILE, STATE_FILE):
+        for path in (folder / MODEL_FOLDER).glob("*.onnx"):
+            if path.name != step:
                 path.unlink()
     return folder
 

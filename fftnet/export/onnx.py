@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.export.config import ExportConfig
-from fftnet.export.errors import import_onnx, writing
+from fftnet.export.errors import ExportError, import_onnx, writing
 from fftnet.export.graph import simplify
 from fftnet.export.packing import Packing
 from fftnet.export.programs import EncoderProgram, PrefillProgram, StepProgram
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.ops import use_backend
+from fftnet.serialization import CheckpointError, read_json
 
 STATE_FILE = "state.json"
 """Written last: a folder that holds it is whole."""
@@ -44,7 +45,7 @@ def write(model: FFTNet, config: ExportConfig) -> list[Path]:
     """Write the programs of a model and ``state.json``; see ``fftnet.export.export_model``.
 
     Raises:
-        ExportError: if a package is not installed, or a file can't be written.
+        ExportError: if a package is not installed, a file can't be written, or ``state.json`` is the user's.
     """
     for package in ("onnx", "onnxscript"):
         import_onnx(package)
@@ -53,7 +54,7 @@ def write(model: FFTNet, config: ExportConfig) -> list[Path]:
     folder = Path(config.output)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / STATE_FILE).unlink(missing_ok=True)
+        _remove_older(folder / STATE_FILE)
         model = copy.deepcopy(model).to("cpu", torch.float32).eval()
         facts = {"format": "onnx", "version": VERSION, "model": asdict(model.config)}
         facts |= {"num_parameters": model.num_parameters(), "vocab_size": model.config.vocab_size}
@@ -62,6 +63,19 @@ def write(model: FFTNet, config: ExportConfig) -> list[Path]:
         )
         (folder / STATE_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return [folder / name for name in facts["files"].values()] + [folder / STATE_FILE]
+
+
+def _remove_older(path: Path) -> None:
+    """Delete the ``state.json`` of an older export; refuse to delete any other file of that name."""
+    if not path.exists():
+        return
+    try:
+        values = read_json(path)
+    except CheckpointError:
+        values = None
+    if not isinstance(values, dict) or values.get("format") != "onnx":
+        raise ExportError(f"{path} was not written by fftnet export: choose another --output")
+    path.unlink()
 
 
 def _write_encoder(model: FFTNet, folder: Path, config: ExportConfig) -> dict[str, Any]:

@@ -199,9 +199,10 @@ def test_weights_of_eight_bits_replace_others(
 
     monkeypatch.setattr("fftnet.demo.page.export_model", export)
     old_page(tmp_path / "page")
+    (tmp_path / "page" / "model" / "notes.txt").write_text("of the user")
     config = DemoConfig(output=str(tmp_path / "page"), int8=True)
     model, tokenizer = fftnet.load(folder / "own", device="cpu")
     page = make_page(model, tokenizer, config, find_runtime(str(folder / "dist")))
     written = {path.name for path in (page / "model").iterdir()}
-    assert written == {"state.json", "step_int8.onnx", "tokenizer.json"}
+    assert written == {"state.json", "step_int8.onnx", "tokenizer.json", "notes.txt"}
     assert json.loads((page / "model" / "state.json").read_text())["files"] == {"step": "step_int8.onnx"}

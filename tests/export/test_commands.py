@@ -76,6 +76,7 @@ def test_eight_bits_write(
         ("export nowhere", "nowhere"),
         ("export other", r"other/config.json is that of \['Classifier'\], not of FFTNet"),
         ("export own --output own/config.json", "own/config.json could not be written"),
+        ("export own --output mine", "mine/state.json was not written by fftnet export: choose another"),
         ("export own --block_length 0", "block_length must be at least 1, got 0"),
         ("generate --runtime jax", "unknown runtime 'jax'; choose from torch, onnx"),
         ("generate --runtime onnx", "exported/state.json is missing: make the folder with: fftnet export"),
@@ -94,7 +95,9 @@ def test_a_mistake_ends_in_a_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(exported)
-    (exported / "other").mkdir(exist_ok=True)
+    for name in ("other", "mine"):
+        (exported / name).mkdir(exist_ok=True)
+    (exported / "mine" / "state.json").write_text("of a thesis")
     text = (exported / "own" / "config.json").read_text()
     (exported / "other" / "config.json").write_text(text.replace('"FFTNetForCausalLM"', '"Classifier"'))
     (exported / "bare").mkdir(exist_ok=True)
@@ -104,6 +107,7 @@ def test_a_mistake_ends_in_a_sentence(
     assert main(words.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert re.search(message, line), line
+    assert (exported / "mine" / "state.json").read_text() == "of a thesis"
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])

@@ -1,5 +1,6 @@
 """Trained classifiers: loaded, asked for classes, and measured on labelled data."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -11,20 +12,23 @@ import torch
 from torch import Tensor
 
 from fftnet.api import RUN_FILE, classifier_kind, find_checkpoint
+from fftnet.data.digest import DIGEST, UNVERIFIED
 from fftnet.data.errors import DataError
-from fftnet.data.labelled import encode_texts, pad_tokens, read_text_rows
+from fftnet.data.labelled import LabelledData, encode_texts, pad_tokens, read_text_rows
+from fftnet.data.walk import places
 from fftnet.devices import pick_device
 from fftnet.evaluation.classes import evaluate_classes
 from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.model.vit import FFTNetViT
-from fftnet.protocols import Batches
 from fftnet.serialization import CheckpointError, read_json
 from fftnet.tasks.base import Inputs, Request
 from fftnet.tasks.classification import ClassificationConfig, labelled_batches, tell_cut
 from fftnet.tasks.image_reader import ImageReader
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 BATCH = 32
 """Inputs that are classified at once, if nobody says otherwise."""
@@ -72,8 +76,8 @@ class Reader(Protocol):
         """Arguments of the model for several of what ``encode`` gave."""
         ...
 
-    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> Batches:
-        """Labelled data in their order: all of them, or the test split of the training.
+    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> LabelledData:
+        """Return labelled data in their order: all of them, or the test split of the training.
 
         Raises:
             DataError: if they can't be read, or a label is none of the classes.
@@ -122,8 +126,8 @@ class TextReader:
         tokens, mask = pad_tokens(encoded)
         return (tokens,) if mask is None else (tokens, mask)
 
-    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> Batches:
-        """All rows of the tables, or those that test."""
+    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> LabelledData:
+        """Return all rows of the tables, or those that test."""
         return labelled_batches(request, class_names, self.tokenizer, whole=whole)
 
 
@@ -148,6 +152,7 @@ class Classifier:
         self.reader = reader
         run = run or {}
         self.data = DataConfig(**run.get("data", {}))
+        self.digest: str | None = run.get(DIGEST)
         self.settings = reader.Config(**run.get("task", {}).get("settings", {}))
 
     @property
@@ -266,7 +271,7 @@ def evaluate_classifier(
     asked = DataConfig() if data is None else data
     if not isinstance(asked, DataConfig):
         asked = DataConfig(data=asked)  # pyright: ignore[reportArgumentType]
-    own = asked.synthetic or places(asked.data) == places(trained.data)
+    own = asked.synthetic or set(places(asked.data)) == set(places(trained.data))
     if own and trained.synthetic:
         raise DataError("it is not known what this model was trained on: name labelled data with data")
     whole = whole or not own
@@ -279,11 +284,16 @@ def evaluate_classifier(
         batch_size=asked.batch_size,
     )
     request = Request(model=classifier.model.config, data=taken, settings=classifier.settings)
-    batches = classifier.reader.labelled(request, classifier.class_names, whole=whole)
-    report = evaluate_classes(classifier.model, batches, classifier.class_names)
-    return {"split": "all" if whole else "test", **report}
-
-
-def places(words: Sequence[str]) -> set[str]:
-    """Return the words of ``--data``, with one spelling for each path."""
-    return {os.path.realpath(word) if os.path.exists(word) else word for word in words}
+    read = classifier.reader.labelled(request, classifier.class_names, whole=whole)
+    report = evaluate_classes(classifier.model, read.batches, classifier.class_names)
+    names = ", ".join(taken.data)
+    same = read.digest == classifier.digest
+    if whole and (same or set(places(taken.data)) & set(places(trained.data))):
+        logger.warning("the model was trained on a part of %s: the results are too good", names)
+    elif not whole and not same:
+        logger.warning(
+            "%s has changed since training, or an earlier version trained the model and divided the data by "
+            "another rule: it may have been trained on rows of this test split",
+            names,
+        )
+    return {"split": "all" if whole else "test" if same else UNVERIFIED, **report}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.api import CLASSIFIERS, RUN_FILE
+from fftnet.data.digest import DIGEST
 from fftnet.devices import pick_device
 from fftnet.evaluation.metrics import evaluate
 from fftnet.generation import SamplingConfig, generate
@@ -17,11 +18,11 @@ from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.run_config import RunConfig, TaskConfig, configure
-from fftnet.serialization import read_json, write_json
+from fftnet.serialization import as_json, read_json, write_json
 from fftnet.start import StartConfig, load_start
-from fftnet.tasks import task_class
+from fftnet.tasks import LANGUAGE_TASKS, task_class
 from fftnet.tasks.base import Prepared, Request
-from fftnet.training.accelerator import AcceleratorConfig, launched_rank
+from fftnet.training.accelerator import AcceleratorConfig, TrainingError, launched_rank
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.callbacks import Callbacks, RunMetadata
 from fftnet.training.checkpointer import SaveConfig
@@ -116,7 +117,10 @@ def _train(config: RunConfig) -> TrainingResult:
         if tokenizer is not None:
             tokenizer.save(directory)
         prepared.save_files(directory)
-        write_json(directory / RUN_FILE, described)
+        write_json(directory / RUN_FILE, described | {DIGEST: splits.digest})
+
+    def check_files(directory: Path) -> str | None:
+        return check_data(directory, described, splits.digest)
 
     read = {} if tokenizer is None else {"tokenizer": tokenizer.fingerprint}
     trainer = Trainer(
@@ -130,7 +134,9 @@ def _train(config: RunConfig) -> TrainingResult:
         accelerator_config=config.accelerator,
         save_config=config.save,
         metadata=RunMetadata(entropy_floor=splits.entropy_floor, fingerprint=described | read),
-        callbacks=Callbacks(save_files=save_files, sample=_sampler(model, tokenizer)),
+        callbacks=Callbacks(
+            save_files=save_files, check_files=check_files, sample=_sampler(model, tokenizer)
+        ),
     )
     history = trainer.train()
     model.eval()
@@ -144,6 +150,39 @@ def _train(config: RunConfig) -> TrainingResult:
         example = example_command(model, best)
         trainer.report(f"saved to {best}" + (f"; try: {example}" if example else ""))
     return TrainingResult(model, tokenizer, history, trainer.output)
+
+
+def check_data(folder: Path, described: dict[str, Any], digest: str | None) -> str | None:
+    """Refuse a checkpoint to resume if the data under the same names have changed since.
+
+    Args:
+        folder: folder of the checkpoint.
+        described: model, data and task of the run that resumes.
+        digest: digest of what it has read; None if that is unknown.
+
+    Returns:
+        A line for the user if it can't be told, else None.
+
+    Raises:
+        TrainingError: if the data have changed.
+    """
+    run = folder / RUN_FILE
+    stored = read_json(run) if run.is_file() else {}
+    asked = as_json(described)
+    # Other data or another task are other settings, which are compared elsewhere.
+    if any(stored.get(name) != asked[name] for name in ("data", "task")) or stored.get(DIGEST) == digest:
+        return None
+    names = ", ".join(asked["data"]["data"])
+    if stored.get(DIGEST) is None or digest is None:
+        unknown = f"{folder} holds no digest of its data: changes of {names} since are not noticed"
+        if asked["task"]["task"] in LANGUAGE_TASKS:
+            return unknown
+        return (
+            f"{unknown}, and held-out rows may train now, because an earlier version divided them otherwise"
+        )
+    raise TrainingError(
+        f"{names} has changed since this run began: put it back as it was, or train in another output_dir"
+    )
 
 
 def _measure_test(

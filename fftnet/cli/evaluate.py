@@ -10,10 +10,10 @@ from typing import Any
 
 from fftnet.api import RUN_FILE, classifier_kind, evaluate, find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, UsageError, parse
-from fftnet.data.sources import SYNTHETIC
+from fftnet.data.digest import DIGEST, UNVERIFIED
 from fftnet.evaluation.plots import plot_confusion, plot_loss_by_position
-from fftnet.evaluation.report import EvaluationConfig, seen_in_training, trained_with
-from fftnet.prediction import evaluate_classifier, load_classifier, places
+from fftnet.evaluation.report import EvaluationConfig, Training, seen_in_training, trained_with
+from fftnet.prediction import evaluate_classifier, load_classifier
 from fftnet.serialization import CheckpointError
 from fftnet.training.memory import keep_freed_memory
 from fftnet.utils.dataset import DataConfig
@@ -77,14 +77,16 @@ def _language_model(path: Path, source: ModelConfig, config: EvaluationConfig, d
         raise UsageError("plot needs a causal model and documents: name a real text with --data")
     run_file = path / RUN_FILE
     if run_file.is_file():
-        task, trained = trained_with(model, tokenizer, run_file)
+        trained = trained_with(model, tokenizer, run_file)
     else:
-        task, trained = None, {}
+        trained = Training(None, {}, None)
         _warn(f"{run_file} is missing: the model may have been trained on what is measured")
-    data = replace(data, text_field=data.text_field or trained.get("text_field", DataConfig().text_field))
-    if warning := seen_in_training(trained, data, config.whole):
+    field = data.text_field or trained.data.get("text_field", DataConfig().text_field)
+    data = replace(data, text_field=field)
+    report = evaluate(model, tokenizer, data, config, task=trained.task)
+    if warning := seen_in_training(trained, data, report.pop(DIGEST, None), whole=config.whole):
         _warn(warning)
-    report = evaluate(model, tokenizer, data, config, task=task)
+        report["split"] = "all" if config.whole else UNVERIFIED
 
     def draw(picture: Path) -> None:
         rows = report["whole_documents"]["by_position"]
@@ -99,10 +101,6 @@ def _classifier(path: Path, source: ModelConfig, config: EvaluationConfig, data:
     classifier = load_classifier(path, device=source.device)
     data = replace(data, text_field=data.text_field or classifier.data.text_field)
     report = evaluate_classifier(classifier, data, whole=config.whole, text_field=data.text_field)
-    trained = places(classifier.data.data) - {SYNTHETIC}
-    shared = sorted(word for word in data.data if places([word]) <= trained)
-    if report["split"] == "all" and shared:
-        _warn(f"the model was trained on a part of {', '.join(shared)}")
     return report, partial(plot_confusion, report["confusion_matrix"], classifier.class_names)
 
 

@@ -8,6 +8,10 @@ from collections.abc import Iterable, Iterator
 
 from fftnet.data.chunks import Chunk
 
+DIGEST = "data_digest"
+"""Field of ``run.json`` and of reports that holds the digest of the data."""
+UNVERIFIED = "test, not that of training"
+"""Name of a test split, in a report, that may hold text or rows which trained the model."""
 END_OF_DOCUMENT = b"\xff"
 """A byte that UTF-8 does not have."""
 

@@ -21,12 +21,20 @@ from fftnet.data.splits import TEST, TRAIN, VALID
 from fftnet.data.tables import read_rows
 from fftnet.data.tokenization import id_dtype
 from fftnet.data.windows import padded
-from fftnet.protocols import Batch, TextEncoder
+from fftnet.protocols import Batch, Batches, TextEncoder
 
 ENCODED = 1024
 """Texts that are encoded at once."""
 POOL = 8
 """Batches whose rows are sorted by length, so that rows of like length share a batch."""
+
+
+class LabelledData(NamedTuple):
+    """Labelled rows or images that a trained model is measured on."""
+
+    batches: Batches
+    digest: str
+    """Digest of all data, all splits included."""
 
 
 class LabelledTexts(NamedTuple):

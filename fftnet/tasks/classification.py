@@ -9,8 +9,10 @@ import numpy as np
 
 from fftnet.data.labelled import (
     LabelledBatches,
+    LabelledData,
     LabelledTexts,
     class_indices,
+    digest_rows,
     encode_texts,
     find_classes,
     read_labelled,
@@ -88,7 +90,7 @@ class Classification:
         """
         config, data, settings = request.model, request.data, request.settings
         check_data(data)
-        parts = divide(data, settings)
+        parts, digest = divide(data, settings)
         class_names = find_classes(parts.train.labels)
         classes = [class_indices(rows, class_names) for rows in parts]
         tokenizer = load_tokenizer(data.tokenizer, corpus=parts.train.texts, vocab_size=data.vocab_size)
@@ -120,7 +122,7 @@ class Classification:
                 label_smoothing=settings.label_smoothing,
                 class_weights=weights,
             ),
-            splits=Splits(train, valid, test),
+            splits=Splits(train, valid, test, digest=digest),
             tokenizer=tokenizer,
             measure_test=True,
         )
@@ -128,8 +130,8 @@ class Classification:
 
 def labelled_batches(
     request: Request, class_names: Sequence[str], tokenizer: TextEncoder, *, whole: bool
-) -> LabelledBatches:
-    """Rows that a trained model is measured on, in their order.
+) -> LabelledData:
+    """Return the rows that a trained model is measured on, in their order.
 
     Args:
         request: the model that was trained, the data, and the settings of its training.
@@ -144,11 +146,13 @@ def labelled_batches(
     check_data(data)
     if whole:
         rows = read_labelled(data.data, data.text_field, settings.label_field)
+        digest = digest_rows(rows)
     else:
-        rows = divide(data, settings).test
+        parts, digest = divide(data, settings)
+        rows = parts.test
     classes = class_indices(rows, class_names)
     (ids,) = encode_all([rows], tokenizer, request.model.max_seq_length)
-    return LabelledBatches(ids, classes, data.batch_size, None)
+    return LabelledData(LabelledBatches(ids, classes, data.batch_size, None), digest)
 
 
 def check_data(data: DataConfig) -> None:
@@ -165,8 +169,8 @@ def check_data(data: DataConfig) -> None:
         raise ValueError("reset_at_documents is for language models: here a text has its row, leave it out")
 
 
-def divide(data: DataConfig, settings: ClassificationConfig) -> Parts:
-    """The rows of all tables, in three parts that share none.
+def divide(data: DataConfig, settings: ClassificationConfig) -> tuple[Parts, str]:
+    """Divide the rows of all tables into three parts that share none, and return a digest of all rows.
 
     Raises:
         DataError: if a table can't be read, or a class has too few rows.
@@ -181,14 +185,15 @@ def divide(data: DataConfig, settings: ClassificationConfig) -> Parts:
         seed=data.data_seed,
     )
 
-    def held_out(words: Sequence[str], part: int) -> LabelledTexts:
-        if words:
-            return read_labelled(words, data.text_field, settings.label_field)
-        return rows.take(np.flatnonzero(split == part))
-
-    return Parts(
-        held_out((), TRAIN), held_out(settings.valid_data, VALID), held_out(settings.test_data, TEST)
+    named = {
+        part: read_labelled(words, data.text_field, settings.label_field)
+        for part, words in ((VALID, settings.valid_data), (TEST, settings.test_data))
+        if words
+    }
+    train, valid, test = (
+        named.get(part) or rows.take(np.flatnonzero(split == part)) for part in (TRAIN, VALID, TEST)
     )
+    return Parts(train, valid, test), digest_rows(rows, *named.values())
 
 
 def encode_all(

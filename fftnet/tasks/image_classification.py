@@ -164,6 +164,7 @@ def _splits(read: ImageData, data: DataConfig, augmentation: AugmentationConfig)
         train=ImageBatches(read.train, read.processor, size, data.data_seed, augmentation),
         valid=ImageBatches(read.valid, read.processor, size),
         test=ImageBatches(read.test, read.processor, size),
+        digest=read.digest,
     )
 
 

@@ -16,6 +16,7 @@ from fftnet.data.images.decoding import image_array
 from fftnet.data.images.loading import load_test_images
 from fftnet.data.images.pixels import CHANNELS, ImageArray
 from fftnet.data.images.processor import PROCESSOR_FILE, ImageProcessor
+from fftnet.data.labelled import LabelledData
 from fftnet.model.vit import FFTNetViT
 from fftnet.serialization import CheckpointError
 from fftnet.tasks.base import Inputs, Request
@@ -116,21 +117,21 @@ class ImageReader:
             images = np.concatenate(each)
         return (self._processor.normalised(images),)
 
-    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> ImageBatches:
-        """Images with their classes: all of them, or those that test.
+    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> LabelledData:
+        """Return images with their classes: all of them, or those that test.
 
         Raises:
             DataError: if they can't be read, or one is of no class of the model.
         """
         settings: ImageClassificationConfig = request.settings
-        images = load_test_images(
+        images, digest = load_test_images(
             request.data,
             class_names,
             valid_data=settings.valid_data,
             test_data=settings.test_data,
             whole=whole,
         )
-        return ImageBatches(images, self._processor, request.data.batch_size)
+        return LabelledData(ImageBatches(images, self._processor, request.data.batch_size), digest)
 
 
 def _is_pillow(given: Any) -> bool:

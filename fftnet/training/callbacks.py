@@ -31,6 +31,8 @@ class Callbacks:
 
     save_files: Callable[[Path], None] = lambda folder: None
     """Writes what belongs into a checkpoint beside the weights, into the folder it is given."""
+    check_files: Callable[[Path], str | None] = lambda folder: None
+    """Refuses a checkpoint to resume for what ``save_files`` wrote, or returns a line for a person."""
     sample: Callable[[dict[str, Tensor]], str] | None = None
     """Makes a text with the weights it is given, to be shown at every evaluation."""
     message: Callable[[str], None] = write_line

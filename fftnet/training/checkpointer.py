@@ -13,6 +13,7 @@ from fftnet import serialization
 from fftnet.errors import UserError
 from fftnet.serialization import WEIGHTS_FILE, CheckpointError
 from fftnet.training.accelerator import TrainingError
+from fftnet.training.callbacks import Callbacks
 from fftnet.training.carry import Carried
 from fftnet.training.distributed import Distributed
 from fftnet.training.ema import EMA
@@ -53,7 +54,7 @@ class Checkpointer:
         ema: the moving average of the weights, if one is kept.
         config: what is kept, where, and whether a run goes on.
         settings: JSON-able description of the run; going on with another one is refused.
-        save_files: writes what belongs into a checkpoint beside the weights.
+        callbacks: write and check what belongs into a checkpoint beside the weights.
         message: tells the user something.
     """
 
@@ -63,13 +64,13 @@ class Checkpointer:
         ema: EMA | None,
         config: SaveConfig,
         settings: dict[str, Any],
-        save_files: Callable[[Path], None],
+        callbacks: Callbacks,
         message: Callable[[str], None],
     ) -> None:
         self._distributed = distributed
         self._ema = ema
         self._config = config
-        self._save_files = save_files
+        self._callbacks = callbacks
         self._message = message
         self.settings = serialization.as_json(settings)
         self.folder = Path(config.output_dir)
@@ -249,7 +250,7 @@ class Checkpointer:
         self._replaced = []
 
     def _write_and_link(self, snapshot: Snapshot, state: TrainingState) -> None:
-        fill = partial(snapshot.write, save_files=self._save_files)
+        fill = partial(snapshot.write, save_files=self._callbacks.save_files)
         path = self.write(state.counters.steps, fill, snapshot.size)
         best = self.path(state.best["step"]) if state.best else path
         if best.is_dir():
@@ -282,7 +283,8 @@ class Checkpointer:
     def _check_settings(self, folder: Path) -> None:
         stored = read_settings(folder)
         asked = dict(self.settings)
-        changes = []
+        # First, because changed data may also change settings, such as the number of classes.
+        changes = [self._callbacks.check_files(folder)]
         # The stable part of this schedule does not know the end, so that a run may be made longer.
         if asked["optim"]["schedule"] == "wsd" and stored["budget"] != asked["budget"]:
             changes.append(f"the budget changes from {stored['budget']} to {asked['budget']}")
@@ -297,7 +299,7 @@ class Checkpointer:
                 f"{folder} was trained with other settings ({', '.join(others)}); resume with the flags of "
                 "its start, or train anew in another output_dir"
             )
-        for change in changes:
+        for change in filter(None, changes):
             self._message(change)
 
     def _reason(self, error: Exception, size: int) -> str:

@@ -96,7 +96,7 @@ class Trainer:
             "run": self.metadata.fingerprint,
         }
         self.checkpointer = Checkpointer(
-            self.distributed, self.ema, self.save_config, settings, self.callbacks.save_files, self._message
+            self.distributed, self.ema, self.save_config, settings, self.callbacks, self._message
         )
         self.state = TrainingState()
         self._stop = StopRequest()

@@ -1,5 +1,6 @@
 """From a word of ``--data`` to training, validation and test images in the form of a model."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 
 from fftnet.data import splits as parts
 from fftnet.data.config import DataConfig
+from fftnet.data.digest import digest_items
 from fftnet.data.errors import DataError
 from fftnet.data.images import TEST, TRAIN, VALID, LabelledImages, Pixels, describe_kinds, find_kind
 from fftnet.data.images.pixels import ImageArray, JoinedImages
@@ -28,6 +30,8 @@ class ImageData(NamedTuple):
     test: LabelledImages
     processor: ImageProcessor
     """The size and channels of all, with mean and standard deviation of the training images."""
+    digest: str
+    """Digest of all images and labels, see ``fftnet.data.images.pixels.Pixels.key``."""
 
 
 def load_images(
@@ -51,7 +55,9 @@ def load_images(
             a class that training lacks, or the images have no one size and none is asked for.
     """
     source = _only_source(config)
-    splits = _divided(_found(source, valid_data, test_data), config, source)
+    found = _found(source, valid_data, test_data)
+    digest = _digest(found)
+    splits = _divided(found, config, source)
     train = splits[TRAIN]
     if len(np.unique(train.labels)) < 2:
         raise DataError(f"{source} holds one class, {train.class_names[0]!r}: there is nothing to tell apart")
@@ -66,7 +72,7 @@ def load_images(
     if not held and len(rows) > MEASURED:
         rows = np.linspace(0, len(rows) - 1, MEASURED).astype(np.int64)
     processor = measured(pixels, rows, size, channels)
-    return ImageData(splits[TRAIN], splits[VALID], splits[TEST], processor)
+    return ImageData(splits[TRAIN], splits[VALID], splits[TEST], processor, digest)
 
 
 def load_test_images(
@@ -76,8 +82,8 @@ def load_test_images(
     valid_data: str | None = None,
     test_data: str | None = None,
     whole: bool,
-) -> LabelledImages:
-    """The images that a trained model is measured on, with its classes.
+) -> tuple[LabelledImages, str]:
+    """Return the images that a trained model is measured on, with its classes, and a digest of all images.
 
     Args:
         config: one source, and how it is divided: as in training, or images of training are among them.
@@ -92,10 +98,10 @@ def load_test_images(
     source = _only_source(config)
     if whole:
         found = find_kind(source).read(Path(source))
-        return _joined([images.named_as(class_names) for images in found.values()])
+        return _joined([images.named_as(class_names) for images in found.values()]), _digest(found)
     found = _found(source, valid_data, test_data)
     test = found[TEST] if TEST in found else _divided(found, config, source)[TEST]
-    return test.named_as(class_names)
+    return test.named_as(class_names), _digest(found)
 
 
 def in_memory(images: LabelledImages, size: int, channels: int) -> LabelledImages:
@@ -123,6 +129,19 @@ def _found(source: str, valid_data: str | None, test_data: str | None) -> dict[s
         if word is not None:
             found[split] = _of_split(find_kind(word).read(Path(word)), split, word)
     return found
+
+
+def _digest(found: Mapping[str, LabelledImages]) -> str:
+    return digest_items(
+        item
+        for split in sorted(found)
+        for number, label in enumerate(found[split].labels.tolist())
+        for item in (
+            split.encode(),
+            os.fsencode(found[split].class_names[label]),
+            found[split].pixels.key(number),
+        )
+    )
 
 
 def _of_split(found: Mapping[str, LabelledImages], split: str, word: str) -> LabelledImages:

@@ -155,9 +155,10 @@ def test_splits_share_nothing_and_evaluation_finds_the_same_test_images(tmp_path
     names = [{images.pixels.name(n) for n in range(len(images.labels))} for images in found[:3]]
     assert len(set().union(*names)) == sum(map(len, names)) == 40
     data = DataConfig(data=[str(tmp_path)], valid_fraction=0.2, test_fraction=0.1)
-    test = load_test_images(data, found.train.class_names, whole=False)
+    test, digest = load_test_images(data, found.train.class_names, whole=False)
+    assert digest == found.digest
     assert {test.pixels.name(n) for n in range(len(test.labels))} == names[2]
-    assert len(load_test_images(data, ("left", "below"), whole=True).labels) == 40
+    assert len(load_test_images(data, ("left", "below"), whole=True)[0].labels) == 40
 
 
 def test_given_splits_are_not_divided_further(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_given_splits_are_not_divided_further(tmp_path: Path) -> None:
     assert [len(images.labels) for images in load(tmp_path)[:3]] == [10, 10, 10]
     found = load(tmp_path, valid_data=str(tmp_path / "other"), test_data=str(tmp_path / "val"))
     assert [len(images.labels) for images in found[:3]] == [10, 6, 10]
-    whole = load_test_images(DataConfig(data=[str(tmp_path)]), ("left", "below"), whole=True)
+    whole, _ = load_test_images(DataConfig(data=[str(tmp_path)]), ("left", "below"), whole=True)
     assert len(whole.labels) == 30
     assert ("left", "below")[whole.labels[0]] == Path(whole.pixels.name(0)).parent.name
 
@@ -177,7 +178,7 @@ def test_what_is_held_out_to_test_is_found_again_where_validation_is_named(tmp_p
     named: dict[str, str] = {"valid_data": str(write_folder(tmp_path / "other", 6))}
     held_out = load(tmp_path / "data", in_memory_mb=0.0, **named).test.pixels
     data = DataConfig(data=[str(tmp_path / "data")], valid_fraction=0.2, test_fraction=0.1)
-    again = load_test_images(data, ("below", "left"), **named, whole=False).pixels
+    again = load_test_images(data, ("below", "left"), **named, whole=False)[0].pixels
     assert len(again) == len(held_out) > 1
     assert [again.name(n) for n in range(len(again))] == [held_out.name(n) for n in range(len(again))]
 

@@ -1,0 +1,161 @@
+"""Data that change under the same path: a resumed run refuses them, and an evaluation says so."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fftnet
+from fftnet.cli.main import main
+from fftnet.model.config import BackboneConfig
+from fftnet.prediction import evaluate_classifier
+from fftnet.run import (
+    AcceleratorConfig,
+    BudgetConfig,
+    DataConfig,
+    RunConfig,
+    SaveConfig,
+    TaskConfig,
+    TrainConfig,
+    train,
+)
+from fftnet.training.accelerator import TrainingError
+from fftnet.training.manifest import MANIFEST_FILE, seal
+
+STORY = " ".join(f"Owl {n % 7} sings {n * n % 11}." for n in range(200))
+ROWS = "text,label\n" + "".join(f"{'good' if n % 2 else 'bad'} day {n},{n % 2}\n" for n in range(60))
+
+
+def config(path: str, task: str = "next_token", *, steps: int = 2, **save: Any) -> RunConfig:
+    return RunConfig(
+        model=BackboneConfig(d_model=8, num_heads=1, num_layers=1, mixers=("attention",), max_seq_length=16),
+        data=DataConfig(data=[path], batch_size=4),
+        task=TaskConfig(task=task),
+        budget=BudgetConfig(max_steps=4),
+        train=TrainConfig(progress=True, eval_every=steps),
+        accelerator=AcceleratorConfig(device="cpu", trackers=["none"]),
+        save=SaveConfig(output_dir="run", **save),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fftnet.run.SAMPLE_TOKENS", 1)
+    (tmp_path / "a.txt").write_text(STORY)
+    (tmp_path / "a.csv").write_text(ROWS)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "more"),
+    [
+        ("a.txt", "next_token", " One more."),
+        ("a.csv", "classification", "a new row,2\nand another,2\nand more,2\n"),
+    ],
+)
+def test_a_run_is_not_resumed_on_changed_data(
+    name: str, task: str, more: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config(name, task))
+    (folder / "run" / "step-00000004").rename(folder / "later")
+    resumed = config(name, task, resume="auto")
+    whole = (folder / name).read_text()
+    (folder / name).write_text(whole + more)
+    with pytest.raises(TrainingError) as error:
+        train(resumed)
+    assert str(error.value) == (
+        f"{name} has changed since this run began: put it back as it was, or train in another output_dir"
+    )
+    # The same content from another place and time goes on.
+    (folder / name).unlink()
+    (folder / "elsewhere").write_text(whole)
+    shutil.copyfile(folder / "elsewhere", folder / name)
+    os.utime(folder / name, (0, 0))
+    capsys.readouterr()
+    train(resumed)
+    told = capsys.readouterr().err
+    assert "resuming run/step-00000002 at step 2" in told
+    assert "digest" not in told
+
+
+def test_a_run_without_a_digest_is_resumed_with_a_message(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, task in (("a.txt", "next_token"), ("a.csv", "classification")):
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        train(config(name, task))
+        shutil.rmtree(folder / "run" / "step-00000004")
+        checkpoint = folder / "run" / "step-00000002"
+        stored = json.loads((checkpoint / "run.json").read_text())
+        del stored["data_digest"]
+        (checkpoint / "run.json").write_text(json.dumps(stored))
+        (checkpoint / MANIFEST_FILE).unlink()
+        seal(checkpoint)
+        capsys.readouterr()
+        train(config(name, task, resume="auto"))
+        told = capsys.readouterr().err
+        assert f"holds no digest of its data: changes of {name} since are not noticed" in told
+        assert ("held-out rows may train now" in told) == (task == "classification")
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
+    """The split of the report, and what was said."""
+    capsys.readouterr()
+    assert main(["evaluate", "run/last", *words, "--json"]) == 0
+    told = capsys.readouterr()
+    report = json.loads(told.out)
+    assert "data_digest" not in report
+    return report["split"], told.err
+
+
+def test_an_evaluation_says_that_a_text_has_changed_since_training(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config("a.txt"))
+    shutil.copyfile("a.txt", "copy.txt")
+    (folder / "link.txt").symlink_to("a.txt")
+    assert evaluated(capsys, "--data", "./a.txt") == ("test", "")
+    assert evaluated(capsys, "--data", "copy.txt") == ("test", "")
+    for name in ("link.txt", "copy.txt"):
+        split, told = evaluated(capsys, "--data", name, "--whole")
+        assert split == "all"
+        assert f"warning: the model was trained on a part of {name}: the losses are too low" in told
+    (folder / "a.txt").write_text(STORY[100:])
+    for name in ("./a.txt", "link.txt"):
+        split, told = evaluated(capsys, "--data", name)
+        assert split == "test, not that of training"
+        assert f"warning: not the test split of training ({name} has changed since): the model may" in told
+
+
+def test_a_classifier_is_measured_on_its_test_split_only_if_the_table_is_the_same(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(config("a.csv", "classification"))
+    classifier = fftnet.load_classifier("run/last", device="cpu")
+    assert evaluate_classifier(classifier)["split"] == "test"
+    assert evaluate_classifier(classifier, DataConfig(data=["./a.csv"]))["split"] == "test"
+    assert not caplog.records
+    shutil.copyfile("a.csv", "copy.csv")
+    assert evaluate_classifier(classifier, DataConfig(data=["copy.csv"]))["split"] == "all"
+    assert caplog.messages == ["the model was trained on a part of copy.csv: the results are too good"]
+    with (folder / "a.csv").open("a") as file:
+        file.write("a good new day,1\n")
+    report = evaluate_classifier(classifier)
+    assert report["split"] == "test, not that of training"
+    assert "a.csv has changed since training, or an earlier version trained the model" in caplog.text
+
+
+def test_other_settings_are_told_before_changed_data(folder: Path) -> None:
+    train(config("a.txt"))
+    shutil.copyfile("a.txt", "b.txt")
+    (folder / "b.txt").write_text(STORY[50:])
+    with pytest.raises(TrainingError, match="was trained with other settings"):
+        train(config("b.txt", resume="auto"))
+    changed = replace(config("a.txt", resume="auto"), data=DataConfig(data=["a.txt"], batch_size=3))
+    with pytest.raises(TrainingError, match=r"other settings \(run.data.batch_size 4, not 3\)"):
+        train(changed)

@@ -21,6 +21,9 @@ GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|
 MAX_RANK = 2**24
 """Far above every published vocabulary: a wild rank would be a vocabulary that fills the memory."""
 
+MAX_BYTES = 2**26
+"""Largest rank file, in bytes; the largest published one has 4 million."""
+
 
 class Encoding(Protocol):
     """The part of an encoding that a tokenizer needs; ``tiktoken.Encoding`` has it."""
@@ -104,6 +107,7 @@ def build_encoding(name: str, definition: Definition) -> Encoding:
         MissingPackageError: if it needs TikToken, which is not installed.
         ValueError, TypeError, AttributeError, OverflowError: if TikToken can't make one of it.
     """
+    _check(name, definition)
     if definition == BYTES:
         return BytesEncoding()
     return load_tiktoken(name).Encoding(
@@ -112,6 +116,23 @@ def build_encoding(name: str, definition: Definition) -> Encoding:
         mergeable_ranks=definition.ranks,
         special_tokens=definition.special_tokens,
     )
+
+
+def _check(name: str, definition: Definition) -> None:
+    """Refuse what TikToken would panic at, or fill the memory with."""
+    if not isinstance(name, str) or not isinstance(definition.pattern, str):
+        raise ValueError(f"name and pattern must be strings, got {name!r} and {definition.pattern!r}")
+    # Lone surrogates raise here, as a ValueError.
+    "".join((name, definition.pattern, *definition.special_tokens)).encode()
+    if any(bytes([byte]) not in definition.ranks for byte in range(256)):
+        raise ValueError("it lacks single bytes")
+    numbers = [*definition.ranks.values(), *definition.special_tokens.values()]
+    # type, since True is an int.
+    wrong = [number for number in numbers if type(number) is not int or not 0 <= number < MAX_RANK]
+    if wrong:
+        raise ValueError(f"a token must have a number from 0 to {MAX_RANK - 1}, got {wrong[0]!r}")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("two tokens have the same number")
 
 
 def define(encoding: "Encoding | tiktoken.Encoding") -> Definition:
@@ -149,6 +170,11 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     Raises:
         TokenizerError: naming the file and the line that is damaged.
     """
+    # A device can be read without end.
+    if path.exists() and (not path.is_file() or path.stat().st_size > MAX_BYTES):
+        raise TokenizerError(
+            f"{path} is not a rank file: it must be a regular file of at most {MAX_BYTES:,} bytes"
+        )
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:

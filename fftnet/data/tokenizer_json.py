@@ -14,6 +14,7 @@ from typing import Any
 from fftnet.data.bpe import byte_stand_ins
 from fftnet.data.encodings import BYTES, END_OF_TEXT, Definition
 from fftnet.data.errors import TokenizerError
+from fftnet.serialization import CheckpointError, read_json
 
 LIBRARY_FILE = "tokenizer.json"
 LIBRARY_CONFIG_FILE = "tokenizer_config.json"
@@ -60,7 +61,7 @@ def read_library_files(directory: Path) -> tuple[str, Definition]:
     """
     path = directory / LIBRARY_FILE
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = read_json(path)
         stages = _stages(described["pre_tokenizer"])
         vocabulary = described["model"]["vocab"]
         added = described["added_tokens"]
@@ -85,7 +86,9 @@ def read_library_files(directory: Path) -> tuple[str, Definition]:
         pattern = _native_pattern(stages[0]["pattern"]["Regex"]) if len(stages) == 2 else BYTES.pattern
     except TokenizerError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except CheckpointError as error:
+        raise TokenizerError(str(error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise TokenizerError(f"{path} is damaged, take another checkpoint: {error!r}") from error
     return _name(directory), Definition(pattern, ranks, special)
 
@@ -167,7 +170,7 @@ def _native_pattern(pattern: str) -> str:
 
 def _name(directory: Path) -> str:
     try:
-        config = json.loads((directory / LIBRARY_CONFIG_FILE).read_text(encoding="utf-8"))
+        config = read_json(directory / LIBRARY_CONFIG_FILE)
         return str(config[NAME_FIELD])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (CheckpointError, KeyError, TypeError):
         return directory.resolve().name

@@ -27,6 +27,7 @@ from fftnet.data.encodings import (
 )
 from fftnet.data.errors import MissingPackageError, TokenizerError
 from fftnet.data.tokenizer_json import LIBRARY_FILE, library_files, read_library_files
+from fftnet.serialization import CheckpointError, read_json
 
 if TYPE_CHECKING:
     import tiktoken
@@ -199,13 +200,15 @@ class Tokenizer:
             raise TokenizerError(f"{path} is missing: is {directory} a checkpoint?")
         ranks = read_ranks(directory / RANK_FILE)
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_json(path)
             definition = Definition(config["pattern"], ranks, config["special_tokens"])
             tokenizer = cls(build_encoding(config["name"], definition))
             stored = config["fingerprint"]
         except MissingPackageError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except CheckpointError as error:
+            raise TokenizerError(str(error)) from error
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise TokenizerError(f"{path} is damaged, take another checkpoint: {error}") from error
         if tokenizer.fingerprint != stored:
             raise TokenizerError(

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import pytest
 import tiktoken
@@ -133,6 +134,82 @@ def test_a_changed_config_is_refused(saved: Path, key: str, value: object) -> No
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(TokenizerError, match=r"is not the one that .* was saved with"):
         Tokenizer.load(saved)
+
+
+ANYTHING = [None, True, 3, -1, 2.5, "x", "\ud800", "(", [], [1], ["x"], {}, {"a": 1}, {"a": [1]}, 10**30]
+DEEP = [b"[" * 10**5, b'{"a":' * 10**5, b"\xff", b"null", b"3", b"[]", b" " * (2**25 + 1)]
+
+
+def harmless(folder: Path) -> None:
+    """Load a tokenizer of any content: it works, or it is refused in a sentence."""
+    try:
+        loaded = Tokenizer.load(folder)
+        loaded.decode(loaded.encode("a text"))
+    except TokenizerError:
+        return
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *[("added_tokens",), ("pre_tokenizer",), ("normalizer",), ("model",)],
+        *[("model", "type"), ("model", "vocab"), ("model", "vocab", "a"), ("model", "vocab", "Ġ")],
+        *[("added_tokens", 0), ("added_tokens", 0, "content"), ("added_tokens", 0, "id")],
+        *[
+            ("pre_tokenizer", "type"),
+            ("pre_tokenizer", "pretokenizers"),
+            ("pre_tokenizer", "pretokenizers", 0),
+        ],
+        *[("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex")],
+    ],
+    ids=str,
+)
+def test_a_tokenizer_json_of_any_content_ends_in_a_sentence(saved: Path, keys: tuple[Any, ...]) -> None:
+    (saved / "fftnet_tokenizer.json").unlink()
+    path = saved / "tokenizer.json"
+    described = json.loads(path.read_text())
+    owner = described
+    for key in keys[:-1]:
+        owner = owner[key]
+    for value in ANYTHING:
+        owner[keys[-1]] = value
+        path.write_text(json.dumps(described))
+        harmless(saved)
+
+
+@pytest.mark.parametrize("name", ["fftnet_tokenizer.json", "tokenizer.json", "tokenizer.tiktoken"])
+def test_files_of_no_json_too_deep_or_too_large_are_refused(saved: Path, name: str) -> None:
+    if name == "tokenizer.json":
+        (saved / "fftnet_tokenizer.json").unlink()
+    for content in DEEP:
+        (saved / name).write_bytes(content)
+        with pytest.raises(TokenizerError, match=name):
+            Tokenizer.load(saved)
+
+
+def test_a_rank_file_that_is_a_device_or_too_large_is_not_read(tmp_path: Path) -> None:
+    for path, target in ((tmp_path / "a.tiktoken", "/dev/zero"), (tmp_path / "b.tiktoken", "large")):
+        path.symlink_to(target)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**40)
+    for name in ("a", "b"):
+        with pytest.raises(TokenizerError, match=r"must be a regular file of at most 67,108,864 bytes"):
+            load_tokenizer(str(tmp_path / f"{name}.tiktoken"))
+
+
+def test_vocabularies_that_tiktoken_panics_at_are_refused(saved: Path) -> None:
+    (saved / "fftnet_tokenizer.json").unlink()
+    path = saved / "tokenizer.json"
+    described = json.loads(path.read_text())
+    vocabulary = described["model"]["vocab"]
+    for changed, message in (
+        (vocabulary | {"a": 3}, "two tokens have the same number"),
+        (vocabulary | {"a": 2**40}, "a token must have a number from 0 to 16777215, got 1099511627776"),
+        ({"a": 1}, "it lacks single bytes"),
+    ):
+        path.write_text(json.dumps(described | {"model": described["model"] | {"vocab": changed}}))
+        with pytest.raises(TokenizerError, match=rf"tokenizer\.json is damaged, take another.*{message}"):
+            Tokenizer.load(saved)
 
 
 def test_missing_and_broken_files_are_named(saved: Path) -> None:

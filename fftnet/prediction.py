@@ -286,7 +286,7 @@ def evaluate_classifier(
     request = Request(model=classifier.model.config, data=taken, settings=classifier.settings)
     read = classifier.reader.labelled(request, classifier.class_names, whole=whole)
     report = evaluate_classes(classifier.model, read.batches, classifier.class_names)
-    names = ", ".join(taken.data)
+    names = ", ".join(trained.data if asked.synthetic else asked.data)
     same = read.digest == classifier.digest
     if whole and (same or set(places(taken.data)) & set(places(trained.data))):
         logger.warning("the model was trained on a part of %s: the results are too good", names)

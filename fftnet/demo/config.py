@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fftnet.fields import check_fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
@@ -26,5 +28,6 @@ class DemoConfig:
     """Port to serve at; 0 takes a free one and prints it."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.port < 2**16:
             raise ValueError(f"port must lie between 0 and {2**16 - 1}, got {self.port}")

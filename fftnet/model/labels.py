@@ -22,6 +22,10 @@ def check_class_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]
         ValueError: if they are not strings, there are not as many names as classes, or two are equal.
     """
     names = string_list("class_names", names)
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("class_names holds a lone surrogate, which cannot be printed: remove it") from error
     if not names:
         return tuple(default_name(index) for index in range(num_classes))
     if len(names) != num_classes:

@@ -98,6 +98,13 @@ def test_architectures_of_a_wrong_type_are_refused(folder: Path, value: Any) -> 
             load(folder)
 
 
+def test_a_class_name_that_cannot_be_printed_is_refused(tmp_path: Path) -> None:
+    FFTNetViT(MODELS[FFTNetViT]).save_pretrained(tmp_path)
+    change(tmp_path, id2label={"0": "a", "1": "b", "2": "\ud800"})
+    with pytest.raises(CheckpointError, match="class_names holds a lone surrogate"):
+        FFTNetViT.from_pretrained(tmp_path)
+
+
 def write_special(path: Path, kind: str) -> None:
     path.unlink()
     if kind == "pipe":

@@ -237,7 +237,7 @@ def load_classifier(path: str | Path | None = None, *, device: str = "auto") -> 
     trained = read_json(run) if run.is_file() else {}
     try:
         return Classifier(model.to(pick_device(device)), reader, trained)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{run} is not that of this model, take another checkpoint") from error
 
 

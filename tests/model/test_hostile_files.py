@@ -24,8 +24,10 @@ from fftnet.model import (
     load_state,
     save_state,
 )
+from fftnet.prediction import load_classifier
 from fftnet.serialization import MAX_JSON_BYTES, CheckpointError, read_json
 from fftnet.start import flag_defaults
+from fftnet.utils.tokenizer import load_tokenizer
 
 SMALL: dict[str, Any] = {"d_model": 8, "num_layers": 1}
 MODELS = {
@@ -103,6 +105,18 @@ def test_a_class_name_that_cannot_be_printed_is_refused(tmp_path: Path) -> None:
     change(tmp_path, id2label={"0": "a", "1": "b", "2": "\ud800"})
     with pytest.raises(CheckpointError, match="class_names holds a lone surrogate"):
         FFTNetViT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("run", [3, "x", [1], {"task": 3}, {"task": {}, "data": 3}])
+def test_a_run_file_of_a_wrong_type_is_refused(tmp_path: Path, run: Any) -> None:
+    tokenizer = load_tokenizer("bytes")
+    tokenizer.save(tmp_path)
+    config = SequenceClassifierConfig(vocab_size=tokenizer.vocab_size, **SMALL)
+    FFTNetForSequenceClassification(config).save_pretrained(tmp_path)
+    load_classifier(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    with pytest.raises(CheckpointError, match=r"run\.json is not that of this model, take another"):
+        load_classifier(tmp_path)
 
 
 def write_special(path: Path, kind: str) -> None:

@@ -198,7 +198,7 @@ def test_what_cannot_be_continued_is_refused() -> None:
     with pytest.raises(ValueError, match="a text needs a tokenizer"):
         generate(model, "Once")
     with pytest.raises(ValueError, match=r"a list of ids, as in \[\[1, 2\], \[3\]\], got 1"):
-        generate(model, [1, 2])  # pyright: ignore[reportArgumentType]
+        generate(model, [1, 2])  # pyright: ignore
     with pytest.raises(TypeError, match="unexpected keyword 'temprature': did you mean temperature"):
         generate(model, [[1]], temprature=1.0)
     with pytest.raises(TypeError, match="unexpected keyword 'beams'; choose from max_new_tokens, temp"):

@@ -283,7 +283,7 @@ def test_layers_and_mixers_refuse_what_is_no_tensor() -> None:
         with pytest.raises(
             ValueError, match=r"x must be a tensor of shape \(batch, tokens, 8\), got a value"
         ):
-            module([[0.0] * 8])
+            module([[0.0] * 8])  # pyright: ignore
 
 
 def test_logits_that_nobody_wants_are_not_made() -> None:

@@ -18,7 +18,7 @@ import torch
 from benchmarks import baselines, jobs
 from benchmarks.measure import TimeBudget, paired, quartiles, seconds_of
 from benchmarks.settings import Settings
-from fftnet.cli.wait_policy import WAIT_POLICY, WAIT_VARIABLES
+from fftnet.wait_policy import WAIT_POLICY, WAIT_VARIABLES
 
 POSITION = 256
 """Where tokens are written."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fftnet.cli.wait_policy import WAIT_VARIABLES
+from fftnet.wait_policy import WAIT_VARIABLES
 
 WARM_CACHE = 0.1
 """A call that takes less than so many seconds at first is timed with a warm cache."""

@@ -1,12 +1,14 @@
 """FFTNet: token mixing by an adaptive spectral filter in place of self-attention.
 
-Everything here is imported when it is first used, so that ``import fftnet`` takes no time and a command can
-set environment variables before PyTorch is loaded.
+Everything here is imported when it is first used, so that ``import fftnet`` takes no time. It sets one
+environment variable, the wait policy of PyTorch's threads, if PyTorch is not loaded yet.
 """
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from fftnet.wait_policy import set_wait_policy
 
 if TYPE_CHECKING:
     from fftnet.api import evaluate, load
@@ -87,6 +89,8 @@ _HOMES = {
     "load_tokenizer": "fftnet.utils.tokenizer",
     "train": "fftnet.run",
 }
+
+set_wait_policy()
 
 try:
     __version__ = version("fftnet")

@@ -64,8 +64,8 @@ def assert_causal(
     for the check, or dropout would look like a leak; afterwards all its parts have their modes back.
 
     An output may move by ``tolerance`` times its size, plus ten times what outputs move between runs on equal
-    inputs. Its size is its magnitude, or the lower quartile of its row if that is larger: so large outputs hide
-    no leak in others.
+    inputs. Its size is its magnitude, or the lower quartile of its row if that is larger: so large outputs
+    hide no leak in others.
 
     Args:
         model: maps ``inputs`` to outputs of shape (B, T, ...). Of a tuple the first element is taken, of any
@@ -205,7 +205,7 @@ def _perturb(inputs: Tensor, position: int, vocab_size: int | None, generator: t
 
 
 def _sizes(output_BTC: Tensor) -> Tensor:
-    """Size of each output: its magnitude, or the lower quartile of its row without zeros if that is larger."""
+    """Size of each output: its magnitude, or the lower quartile of its row (zeros left out) if larger."""
     magnitude_BTC = output_BTC.double().abs()
     rows_BN = magnitude_BTC.flatten(1)
     rows_BN = rows_BN.masked_fill(rows_BN == 0, torch.nan)

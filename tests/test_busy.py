@@ -11,7 +11,7 @@ import torch
 from benchmarks import baselines, busy, jobs, report
 from benchmarks.measure import OURS, TimeBudget
 from benchmarks.settings import Settings
-from fftnet.cli.wait_policy import WAIT_POLICY
+from fftnet.wait_policy import WAIT_POLICY
 
 TINY = Settings(
     time_budget=TimeBudget(seconds=0.0, slow=60.0, stop=60.0),

@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from fftnet import __version__
 from fftnet.cli.commands import COMMANDS, overview
-from fftnet.cli.wait_policy import set_wait_policy
 from fftnet.errors import UserError, install_command, suggestion
 
 SPEAKING_SECONDS = 2.0
@@ -63,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     if not words or words[0] not in COMMANDS:
         return _without_command(words)
-    set_wait_policy()
     # Of the processes of a run, the first one speaks, and of errors one on each machine.
     first, first_here = (os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
     logging.basicConfig(format="%(message)s", stream=sys.stderr)

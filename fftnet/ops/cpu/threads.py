@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from fftnet.wait_policy import warn_if_crowded
+
 SERIAL_WORK = 1 << 16
 """Up to this many values, waking a second thread costs more than it saves."""
 
@@ -53,6 +55,8 @@ class Threads:
         if threads <= 1:
             kernel(0, items, *arguments)
         else:
+            if self._team is not None:
+                warn_if_crowded()
             cuts = [items * n // threads for n in range(threads + 1)]
             self._share(kernel, list(pairwise(cuts)), arguments)
 

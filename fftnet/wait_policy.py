@@ -1,13 +1,15 @@
-"""How PyTorch's threads wait for each other, chosen by the commands before PyTorch is loaded.
+"""Wait policy of PyTorch's threads, chosen by ``import fftnet`` before PyTorch is loaded.
 
 This file imports nothing of the package: whatever runs before the choice must not load PyTorch.
 """
 
+import functools
+import logging
 import os
 import sys
 
 WAIT_POLICY = {"GOMP_SPINCOUNT": "4000"}
-"""The commands' choice, for GNU OpenMP: a waiting thread looks so many times and then sleeps.
+"""Our choice, for GNU OpenMP: number of looks of a waiting thread before it sleeps.
 
 GNU OpenMP's own number is 300,000, some milliseconds. Beside another process on the same cores, threads that
 wait so long keep a core from the one that they wait for, at every barrier, and a training step takes three
@@ -15,7 +17,7 @@ times as long. Threads that sleep at once (``OMP_WAIT_POLICY=PASSIVE``) do best 
 tenth slower on a quiet machine. This number costs nothing that could be measured when it is quiet.
 """
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""The variables by which a user chooses; one of them is enough for the commands to leave all alone."""
+"""The variables by which a user chooses; if one of them is set, nothing is changed."""
 
 
 def set_wait_policy() -> None:
@@ -27,3 +29,19 @@ def set_wait_policy() -> None:
     if "torch" in sys.modules or any(name in os.environ for name in WAIT_VARIABLES):
         return
     os.environ.update(WAIT_POLICY)
+
+
+@functools.cache
+def warn_if_crowded() -> None:
+    """Log a warning, at the first call only, if threads spin on a machine that has more to do than cores."""
+    if any(name in os.environ for name in WAIT_VARIABLES) or not hasattr(os, "getloadavg"):
+        return
+    load = os.getloadavg()[0]
+    cores = os.cpu_count() or 1
+    if load > cores:
+        logging.getLogger("fftnet").warning(
+            "the machine is busy (load %.1f on %d cores) and PyTorch's threads spin while they wait, which "
+            "can make a training step 3 to 15 times slower: import fftnet before torch, or set "
+            "GOMP_SPINCOUNT=4000 before Python starts",
+            *(load, cores),
+        )

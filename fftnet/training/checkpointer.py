@@ -176,9 +176,11 @@ class Checkpointer:
 
     def _make_way(self, path: Path) -> None:
         """Rename what has the name of a new checkpoint, so that it is there until that one is."""
+        if not os.path.lexists(path):
+            return
         if path.name in self._own or path in self._replaced:
             path.rename(path.with_name(f"{path.name}.replaced"))
-        elif os.path.lexists(path):
+        else:
             set_aside(path, self._message)
 
     def path(self, step: int) -> Path:

@@ -192,6 +192,9 @@ def test_what_was_just_written_and_what_links_name_is_never_deleted(tmp_path: Pa
     store.drop(best=None)
     names = {path.name for path in tmp_path.glob("step-*")}
     assert names == {"step-00000002", "step-00000005", "step-00000008"}
+    # Somebody has deleted the damaged one before the run comes to its step again.
+    shutil.rmtree(tmp_path / "step-00000008")
+    verify(store.write(8, fill, 10))
 
 
 def test_checkpoints_of_other_settings_are_passed_over_and_kept(

@@ -13,7 +13,7 @@ from fftnet.wait_policy import set_wait_policy
 if TYPE_CHECKING:
     from fftnet.api import evaluate, load
     from fftnet.evaluation.report import EvaluationConfig
-    from fftnet.generation import SamplingConfig, generate
+    from fftnet.generation import generate
     from fftnet.model.config import BackboneConfig, FFTNetConfig
     from fftnet.model.fftnet_layer import FFTNetLayer
     from fftnet.model.fftnet_model import FFTNet
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fftnet.prediction import load_classifier
     from fftnet.run import train
     from fftnet.run_config import RunConfig, TaskConfig
+    from fftnet.sampling import SamplingConfig
     from fftnet.start import StartConfig
     from fftnet.testing import assert_causal
     from fftnet.training.accelerator import AcceleratorConfig
@@ -75,7 +76,7 @@ _HOMES = {
     "FFTNetLayer": "fftnet.model.fftnet_layer",
     "OptimConfig": "fftnet.training.optim",
     "RunConfig": "fftnet.run_config",
-    "SamplingConfig": "fftnet.generation",
+    "SamplingConfig": "fftnet.sampling",
     "SaveConfig": "fftnet.training.run_folder",
     "SpectralMixer": "fftnet.model.mixers.spectral",
     "StartConfig": "fftnet.start",

@@ -44,7 +44,10 @@ LADDER: dict[str, set[str]] = {
     "fftnet.evaluation": GROUND | FREE | DATA | MODEL | {"fftnet.tasks"},
     "fftnet.training": GROUND | FREE,
     "fftnet.hf": GROUND | MODEL | {"fftnet.data", "fftnet.utils.tokenizer"},
-    "fftnet.generation": GROUND | MODEL | {"fftnet.evaluation.metrics", "fftnet.utils.tokenizer"},
+    "fftnet.sampling": {"fftnet.fields"},
+    "fftnet.generation": GROUND
+    | MODEL
+    | {"fftnet.evaluation.metrics", "fftnet.sampling", "fftnet.utils.tokenizer"},
     "fftnet.export": GROUND | MODEL | {"fftnet.utils.tokenizer"},
     "fftnet.demo": GROUND | MODEL | {"fftnet.data", "fftnet.export", "fftnet.utils.tokenizer"},
     "fftnet.api": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.evaluation"},

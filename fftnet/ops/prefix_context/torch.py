@@ -74,7 +74,11 @@ def prefix_mean(
         starts.append(torch.addcmul(local_BD, weight_B[:, None], starts[-1]))
     starts_BN1D = torch.stack(starts, dim=1)[:, :, None]
     means_BTD = torch.addcmul(local_BNLD, weight_BNL[..., None], starts_BN1D).flatten(1, 2)[:, :tokens]
-    return means_BTD.to(x.dtype), means_BTD[:, -1].clone(), total_BNL[:, -1, -1].clone()
+    # A plain clone keeps the strides of a slice, for which torch.compile would compile a step again.
+    last, total = (
+        end.clone(memory_format=torch.contiguous_format) for end in (means_BTD[:, -1], total_BNL[:, -1, -1])
+    )
+    return means_BTD.to(x.dtype), last, total
 
 
 def _counted_up_to(x: Tensor, counted: Tensor | None, x_BNLD: Tensor) -> Tensor:

@@ -274,8 +274,10 @@ def test_every_test_that_a_paper_names_is_in_the_file_that_is_named_before_it(pa
 
 
 def named_in_the_tree() -> set[Path]:
-    """Files and folders of the tree in the README: two spaces more are one folder deeper."""
-    tree = (ROOT / "README.md").read_text().partition("## The tree\n\n")[2].partition("\n\n")[0]
+    """Files and folders of the tree in docs/architecture.md: two spaces more are one folder deeper."""
+    tree = (
+        (ROOT / "docs" / "architecture.md").read_text().partition("## The tree\n\n")[2].partition("\n\n")[0]
+    )
     folders: list[str] = []
     named: set[Path] = set()
     for line in tree.splitlines():
@@ -290,7 +292,7 @@ def named_in_the_tree() -> set[Path]:
     return named
 
 
-def test_the_tree_of_the_readme_is_the_tree() -> None:
+def test_the_tree_in_the_architecture_is_the_tree() -> None:
     named = named_in_the_tree()
     assert [path for path in named if not path.exists()] == []
     package = ROOT / "fftnet"

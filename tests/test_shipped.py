@@ -57,10 +57,10 @@ def test_a_shipped_model_knows_its_language(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_tells_its_training_as_fftnet_evaluate_needs_it(name: str) -> None:
     model, tokenizer = fftnet.load(MODELS / name, device="cpu")
-    task, data = trained_with(model, tokenizer, MODELS / name / RUN_FILE)
+    trained = trained_with(model, tokenizer, MODELS / name / RUN_FILE)
     recipe = yaml.safe_load((MODELS.parent / "recipes" / f"{name}.yaml").read_text())
-    assert task == "next_token"
-    assert data["data"] == recipe["data"]
+    assert trained.task == "next_token"
+    assert trained.data["data"] == recipe["data"]
     run = json.loads((MODELS / name / RUN_FILE).read_text())
     assert model.config == FFTNetConfig(**run["model"])
 

@@ -1,5 +1,7 @@
 """Masked tokens are skipped: outputs, states and gradients are those of each row's tokens alone."""
 
+from typing import Any
+
 import pytest
 import torch
 from models import CAUSAL, ENCODERS, MODELS, make, tokens
@@ -23,6 +25,11 @@ SECOND = FIRST[[3, 2, 0, 4, 1], :5]
 """The mask of a second turn, read after the state of the first one."""
 
 
+def only_mixer(name: str) -> Any:
+    """The mixer of a model with one layer, randomised."""
+    return next(iter(make(mixers=(name,), num_layers=1).backbone.layers)).mixer
+
+
 @pytest.mark.parametrize("chunk_size", [None, 3])
 @pytest.mark.parametrize("fields", MODELS, ids=str)
 def test_two_masked_turns_and_a_step_are_read_as_each_row_alone(
@@ -31,7 +38,7 @@ def test_two_masked_turns_and_a_step_are_read_as_each_row_alone(
     model = make(**fields)
     turns = [(tokens(5, 7), FIRST), (tokens(5, 5), SECOND)]
     logits = []
-    state = None
+    state = model.init_state(5)
     for ids, mask in turns:
         found, state = model.prefill(ids, state, attention_mask=mask, chunk_size=chunk_size)
         logits.append(found)
@@ -67,7 +74,7 @@ def test_a_forward_pass_with_a_mask_is_that_of_each_row_alone(fields: dict[str, 
 @pytest.mark.parametrize("name", CAUSAL)
 @pytest.mark.parametrize("with_state", [False, True])
 def test_gradients_of_a_masked_mixer_are_those_of_each_row_alone(name: str, with_state: bool) -> None:
-    mixer = make(mixers=(name,), num_layers=1).backbone.layers[0].mixer
+    mixer = only_mixer(name)
     x = torch.randn(5, 7, 8, dtype=torch.float64, requires_grad=True)
     before = torch.randn(5, 3, 8, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(5, 8, dtype=torch.float64)
@@ -98,7 +105,7 @@ def test_gradients_of_a_masked_mixer_are_those_of_each_row_alone(name: str, with
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_padding_may_hold_anything(name: str) -> None:
-    mixer = make(mixers=(name,), num_layers=1).backbone.layers[0].mixer
+    mixer = only_mixer(name)
     x = torch.randn(5, 7, 8, dtype=torch.float64)
     start = mixer(torch.randn_like(x), None, mixer.init_state(5))[1]
     clean, after = mixer(x, FIRST, start)

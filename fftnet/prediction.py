@@ -18,6 +18,7 @@ from fftnet.data.labelled import LabelledData, encode_texts, pad_tokens, read_te
 from fftnet.data.walk import places
 from fftnet.devices import pick_device
 from fftnet.evaluation.classes import evaluate_classes
+from fftnet.evaluation.metrics import evaluation_mode
 from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.model.vit import FFTNetViT
@@ -190,11 +191,12 @@ class Classifier:
         found = torch.zeros(len(encoded), len(self.class_names))
         device = next(self.model.parameters()).device
         order = sorted(range(len(encoded)), key=lambda n: len(encoded[n]))
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            arguments = self.reader.batch([encoded[n] for n in chosen])
-            logits = self.model(*(tensor.to(device) for tensor in arguments))
-            found[chosen] = logits.float().softmax(dim=1).cpu()
+        with evaluation_mode(self.model):
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                arguments = self.reader.batch([encoded[n] for n in chosen])
+                logits = self.model(*(tensor.to(device) for tensor in arguments))
+                found[chosen] = logits.float().softmax(dim=1).cpu()
         if not bool(found.isfinite().all()):
             raise CheckpointError(
                 "the probabilities are not finite: the weights are damaged, take another checkpoint"

@@ -53,11 +53,11 @@ class StreamDecoder:
     def push(self, token: int) -> str:
         """The characters that this token completes, often one, sometimes none."""
         content = self._tokenizer.decode_bytes([token])
-        text = self._decoder.decode(content[:1])
         unfinished, _ = self._decoder.getstate()
-        # The first byte belongs to the last character so far, or to the unfinished one behind it.
-        self.start = self._length + len(text) - bool(content and not unfinished)
-        text += self._decoder.decode(content[1:])
+        # Bytes that are no UTF-8 may turn out to be several replacement characters.
+        begun = (unfinished + content[:1]).decode("utf-8", errors="replace")
+        self.start = self._length + (len(begun) - 1 if content else 0)
+        text = self._decoder.decode(content)
         self._length += len(text)
         return text
 

@@ -54,7 +54,7 @@ MISTAKES = {
     "causal --file causal": r"causal can't be read \(Is a directory\)",
     f"causal --prompt {'a' * 512}": r"the prompt has 512 tokens, and a picture shows 511: shorten it, or put",
     "causal --prompt abc --position 4": r"position 4 is not shown: the pictures have 4 tokens, from 0 on",
-    "causal --prompt abc --position -1": r"position must be 0 or more, got -1",
+    "causal --prompt abc --position -1": r"position must be 0 or more or left out, got -1",
     "causal --file story.txt --show 1": r"show must lie between 2 and 512, got 1",
     "causal --prompt abc --output story.txt": r"can't be written to story\.txt \(File exists\): choose an",
     "causal --prompt abc --output story.txt/a": r"can't be written to story\.txt/a \(Not a directory\)",

@@ -97,7 +97,10 @@ def test_a_stream_of_any_ids_equals_decode(tokenizer: Tokenizer, data: st.DataOb
 def test_a_stream_knows_the_character_that_each_token_starts_in(
     tokenizer: Tokenizer, data: st.DataObject
 ) -> None:
-    ids = st.one_of(st.integers(0, tokenizer.vocab_size - 1), st.integers(0x80, 0xFF), st.just(tokenizer.eot))
+    # ED A0 begins a surrogate, which UTF-8 does not have: two replacement characters, known only at the end.
+    ids = st.one_of(
+        st.integers(0, tokenizer.vocab_size - 1), st.sampled_from([0x80, 0xED, 0xA0, 0xFF, tokenizer.eot])
+    )
     written = tokenizer.encode(data.draw(st.text(alphabet="aé漢🙂", max_size=9)))
     tokens = [*written, *data.draw(st.lists(ids, max_size=20))]
     stream = tokenizer.stream()

@@ -181,7 +181,7 @@ def test_every_case_runs_and_is_reported(kind: type[Tracking] | type[Mad]) -> No
             {name: getattr(run, name) for name in run.__dataclass_fields__} | experiment.execute(run)
         )
     assert [line["case"] for line in lines] == list(experiment.cases)
-    assert experiment.tables(lines).splitlines()[-1].startswith("| min_gru | 64 |")
+    assert experiment.tables(lines).splitlines()[-1].startswith("| minGRU | 64 |")
     assert experiment.pictures(lines) == {}
     other = [line | {"learning_rate": 2 * line["learning_rate"]} for line in lines]
     assert set(experiment.pictures(lines + other)) == {"learning_rates"}

@@ -125,7 +125,7 @@ def test_language_and_positions_run_the_whole_way(tmp_path: Path) -> None:
     assert {line["outcome"] for line in lines} == {"finished"}
     assert len(lines[0]["results"]["curve"]) == 3
     assert len(list(tmp_path.glob("language-*.safetensors"))) == len(lines) == 4
-    assert "| min_gru |" in experiment.tables(lines)
+    assert "| minGRU |" in experiment.tables(lines)
     drawn = experiment.pictures(lines)
     assert set(drawn) == {"learning_rates", "curves_python-docs"}
     assert [axes.get_xlabel() for axes in drawn["curves_python-docs"].axes] == [
@@ -148,7 +148,7 @@ def test_language_and_positions_run_the_whole_way(tmp_path: Path) -> None:
     # Within the first window there is nothing to carry.
     assert first["carried"] == pytest.approx(first["fresh"], abs=1e-4)
     assert (first["first"], first["last"], last["last"]) == (0, 15, 255)
-    assert "| min_gru |" in positions.tables([line])
+    assert "| minGRU |" in positions.tables([line])
     assert set(positions.pictures([line])) == {"difference"}
 
 

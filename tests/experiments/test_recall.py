@@ -84,4 +84,4 @@ def test_quick_runs_the_whole_way() -> None:
     assert lines[0]["state_numbers"] is None
     assert lines[-1]["state_numbers"] > 0
     assert control.startswith("void: attention reaches")
-    assert any(line.startswith("| gated_linear_8 |") for line in table)
+    assert any(line.startswith("| gated linear attention, keys of 8 |") for line in table)

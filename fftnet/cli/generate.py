@@ -109,8 +109,7 @@ def run(argv: Sequence[str]) -> None:
             return
         text = loaded.prompt if text is None else text
         generation = generate(loaded.model, [text], sampling, tokenizer=loaded.tokenizer)
-        print(text, end="", flush=True)
-        speed = _print(generation, loaded.tokenizer)
+        speed = _print(generation, loaded.tokenizer, text)
     except ValueError as error:
         raise UsageError(str(error)) from error
     print(flush=True)
@@ -146,16 +145,20 @@ def _with_line_breaks(text: str) -> str:
     return re.sub(r"\\(\\?)n", lambda found: r"\n" if found[1] else "\n", text)
 
 
-def _print(generation: Generation, tokenizer: Tokenizer) -> str:
-    """Print a text as it is made, and return a line on the speed."""
+def _print(generation: Generation, tokenizer: Tokenizer, prompt: str = "") -> str:
+    """Print a prompt and the text behind it as it is made, and return a line on the speed."""
     decoder = tokenizer.stream()
+    # With the first token, so that no message about the compilation of kernels comes between them.
+    waiting = prompt
     count = 0
     start = 0.0
     for tokens in generation:
-        print("".join(decoder.push(token) for token in tokens if token is not None), end="", flush=True)
+        new = "".join(decoder.push(token) for token in tokens if token is not None)
+        print(waiting + new, end="", flush=True)
+        waiting = ""
         count += 1
         start = start or time.perf_counter()
-    print(decoder.finish(), end="", flush=True)
+    print(waiting + decoder.finish(), end="", flush=True)
     speed = (count - 1) / (time.perf_counter() - start) if count > 1 else 0.0
     return f"{count} tokens, {speed:.0f} tokens/s after the first"
 

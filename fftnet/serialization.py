@@ -97,6 +97,13 @@ def has_weights(path: Path) -> bool:
     return path.exists() or _index_of(path).exists()
 
 
+def is_file_name(name: str) -> bool:
+    """Return whether a name in a file can only be that of a file in the same folder."""
+    # A path of Windows has all separators; a name with one, or with a drive, could leave the folder.
+    # A null or a lone surrogate is no part of a file name.
+    return name.isprintable() and name not in ("", "..") and PureWindowsPath(name).name == name
+
+
 def _index_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.index.json")
 
@@ -110,8 +117,7 @@ def _shards(path: Path) -> list[Path]:
     weight_map = values.get("weight_map") if isinstance(values, dict) else None
     names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else {""}
     for name in sorted(names):
-        # A path of Windows has all separators; a name with one, or with a drive, could leave the folder.
-        if name in ("", "..") or PureWindowsPath(name).name != name:
+        if not is_file_name(name):
             raise CheckpointError(
                 f"{index} is damaged, take another checkpoint: weight_map must name files of its folder, "
                 f"got {name!r}"

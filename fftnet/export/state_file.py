@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from keyword import iskeyword
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from fftnet.export.errors import ExportError
 from fftnet.export.onnx import STATE_FILE, VERSION
 from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range
-from fftnet.serialization import CheckpointError, read_json
+from fftnet.serialization import CheckpointError, is_file_name, read_json
 
 FORMAT = "onnx"
 MAKE = "fftnet export CHECKPOINT --output"
@@ -111,8 +111,7 @@ class Facts:
         check_range(self, 1, MAX_VOCAB_SIZE, "vocab_size")
         check_range(self, 1, MAX_SIZE, "block_length")
         for name in self.files.values():
-            # A path of Windows knows all separators and drives: a file lies in the folder itself.
-            if PureWindowsPath(name).name != name:
+            if not is_file_name(name):
                 raise ValueError(f"files must name files of the folder, got {name!r}")
         if "step" in self.files and not self.state:
             raise ValueError("state must have an entry for each tensor, got none")

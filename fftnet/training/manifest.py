@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from fftnet import serialization
@@ -133,9 +133,7 @@ def _read_manifest(manifest: Path, required: Sequence[str]) -> dict[str, list[An
 
 def _is_entry(name: str, entry: Any) -> bool:
     """Whether a manifest can say this of a file; names lead nowhere else."""
-    # A null or a lone surrogate is no part of a file name. A path of Windows has all separators.
-    plain = name.isprintable() and PureWindowsPath(name).name == name != ".."
-    return plain and isinstance(entry, list) and len(entry) == 2
+    return serialization.is_file_name(name) and isinstance(entry, list) and len(entry) == 2
 
 
 def _size(path: Path) -> int:

@@ -26,7 +26,7 @@ from benchmarks.busy import COMMANDS
 from benchmarks.encoders import FNET
 from benchmarks.measure import OURS
 from benchmarks.runtimes import INT8, ONNX
-from fftnet.evaluation.plots import plain_ticks
+from fftnet.metrics.plots import plain_ticks
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Suite to its rows, as JSON."""

@@ -15,10 +15,10 @@ from torch import Tensor
 from benchmarks import baselines, parity
 from benchmarks.measure import OURS, paired, rows, seconds_of
 from benchmarks.settings import Settings
-from fftnet.api import load
+from fftnet.api.generate import Writer
+from fftnet.api.load import load
 from fftnet.export import ExportConfig, export_model
 from fftnet.export.runtime import OnnxWriter
-from fftnet.generation import Writer
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.state import State
 from fftnet.protocols import Batch

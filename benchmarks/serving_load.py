@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import fftnet
-from fftnet.generation import SamplingConfig, generate
+from fftnet.api.generate import SamplingConfig, generate
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer

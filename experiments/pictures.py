@@ -11,7 +11,7 @@ from experiments.arms import ARMS
 from experiments.base import FINISHED
 from experiments.encoders import ENCODERS
 from experiments.results import Line
-from fftnet.evaluation.plots import plain_number, plain_ticks
+from fftnet.metrics.plots import plain_number, plain_ticks
 
 if TYPE_CHECKING:
     from experiments.base import Experiment

@@ -16,7 +16,7 @@ from experiments.errors import ExperimentError
 from experiments.language import Language
 from experiments.results import Line, key_of
 from fftnet import serialization
-from fftnet.evaluation.plots import plain_ticks
+from fftnet.metrics.plots import plain_ticks
 from fftnet.serialization import as_json
 
 if TYPE_CHECKING:

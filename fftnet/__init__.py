@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Any
 from fftnet.wait_policy import set_wait_policy
 
 if TYPE_CHECKING:
-    from fftnet.api import evaluate, load
+    from fftnet.api.evaluate import evaluate
+    from fftnet.api.generate import generate
+    from fftnet.api.load import load
+    from fftnet.api.predict import load_classifier
+    from fftnet.api.run_config import RunConfig, TaskConfig
+    from fftnet.api.sampling import SamplingConfig
+    from fftnet.api.start import StartConfig
+    from fftnet.api.train import train
     from fftnet.evaluation.report import EvaluationConfig
-    from fftnet.generation import generate
     from fftnet.model.config import BackboneConfig, FFTNetConfig
     from fftnet.model.fftnet_layer import FFTNetLayer
     from fftnet.model.fftnet_model import FFTNet
     from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
     from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
     from fftnet.model.mixers.spectral import SpectralMixer
-    from fftnet.prediction import load_classifier
-    from fftnet.run import train
-    from fftnet.run_config import RunConfig, TaskConfig
-    from fftnet.sampling import SamplingConfig
-    from fftnet.start import StartConfig
     from fftnet.testing import assert_causal
     from fftnet.training.accelerator import AcceleratorConfig
     from fftnet.training.budget import BudgetConfig
@@ -75,20 +76,20 @@ _HOMES = {
     "FFTNetConfig": "fftnet.model.config",
     "FFTNetLayer": "fftnet.model.fftnet_layer",
     "OptimConfig": "fftnet.training.optim",
-    "RunConfig": "fftnet.run_config",
-    "SamplingConfig": "fftnet.sampling",
+    "RunConfig": "fftnet.api.run_config",
+    "SamplingConfig": "fftnet.api.sampling",
     "SaveConfig": "fftnet.training.run_folder",
     "SpectralMixer": "fftnet.model.mixers.spectral",
-    "StartConfig": "fftnet.start",
-    "TaskConfig": "fftnet.run_config",
+    "StartConfig": "fftnet.api.start",
+    "TaskConfig": "fftnet.api.run_config",
     "TrainConfig": "fftnet.training.config",
     "assert_causal": "fftnet.testing",
-    "evaluate": "fftnet.api",
-    "generate": "fftnet.generation",
-    "load": "fftnet.api",
-    "load_classifier": "fftnet.prediction",
+    "evaluate": "fftnet.api.evaluate",
+    "generate": "fftnet.api.generate",
+    "load": "fftnet.api.load",
+    "load_classifier": "fftnet.api.predict",
     "load_tokenizer": "fftnet.utils.tokenizer",
-    "train": "fftnet.run",
+    "train": "fftnet.api.train",
 }
 
 set_wait_policy()

@@ -18,10 +18,10 @@ from lm_eval.models.utils import (  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 from tqdm import tqdm
 
-from fftnet.api import load
+from fftnet.api.generate import SamplingConfig, generate
+from fftnet.api.load import load
 from fftnet.errors import UserError
 from fftnet.evaluation.documents import MAX_CHUNK, MAX_LOGITS
-from fftnet.generation import SamplingConfig, generate
 from fftnet.tasks.text import token_losses
 
 BATCH_SIZE = 16

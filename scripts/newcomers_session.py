@@ -74,7 +74,7 @@ class Session:
         """Greedy text is that of fftnet.generate."""
 
         import fftnet as package
-        from fftnet.generation import SamplingConfig
+        from fftnet.api.generate import SamplingConfig
 
         written = self.decode(self.write(PROMPT)[0])
         model, tokenizer = package.load(MODEL, device="cpu")

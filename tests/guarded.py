@@ -100,7 +100,7 @@ class GuardedKernel:
 
 def guard_triton() -> None:
     """Hand all kernels that are launched guarded copies."""
-    from fftnet.ops.causal_mix import triton as causal
+    from fftnet.ops.causal_mix import gpu as causal
     from fftnet.ops.causal_mix import triton_tiles as causal_tiles
     from fftnet.ops.keyed_mix import triton_kernels as keyed
     from fftnet.ops.keyed_mix import triton_tiles as keyed_tiles

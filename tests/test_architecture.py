@@ -19,8 +19,7 @@ GROUND = {
 DATA = {"fftnet.data", "fftnet.utils.dataset", "fftnet.utils.tokenizer"}
 TRAINING = {"fftnet.training", "fftnet.utils.trainer"}
 MODEL = {"fftnet.model", "fftnet.ops"}
-FREE = {"fftnet.evaluation.metrics", "fftnet.evaluation.classes", "fftnet.evaluation.plots"}
-"""The part of evaluation that knows the contracts only."""
+METRICS = {"fftnet.metrics"}
 LADDER: dict[str, set[str]] = {
     "fftnet.errors": set(),
     "fftnet.locks": set(),
@@ -35,35 +34,18 @@ LADDER: dict[str, set[str]] = {
     "fftnet.utils.tokenizer": GROUND | {"fftnet.data"},
     "fftnet.data": GROUND,
     "fftnet.utils.dataset": GROUND | DATA,
-    "fftnet.utils.trainer": GROUND | FREE | TRAINING,
+    "fftnet.metrics": GROUND,
+    "fftnet.training": GROUND | METRICS,
+    "fftnet.utils.trainer": GROUND | METRICS | TRAINING,
     "fftnet.utils": set(),
-    "fftnet.tasks": GROUND | FREE | DATA | MODEL,
-    "fftnet.evaluation.metrics": GROUND,
-    "fftnet.evaluation.classes": GROUND | {"fftnet.evaluation.metrics"},
-    "fftnet.evaluation.plots": set(),
-    "fftnet.evaluation": GROUND | FREE | DATA | MODEL | {"fftnet.tasks"},
-    "fftnet.training": GROUND | FREE,
+    "fftnet.tasks": GROUND | METRICS | DATA | MODEL,
+    "fftnet.evaluation": GROUND | METRICS | DATA | MODEL | {"fftnet.tasks"},
     "fftnet.hf": GROUND | MODEL | {"fftnet.data", "fftnet.utils.tokenizer"},
-    "fftnet.sampling": {"fftnet.fields"},
-    "fftnet.generation": GROUND
-    | MODEL
-    | {"fftnet.evaluation.metrics", "fftnet.sampling", "fftnet.utils.tokenizer"},
     "fftnet.export": GROUND | MODEL | {"fftnet.utils.tokenizer"},
     "fftnet.demo": GROUND | MODEL | {"fftnet.data", "fftnet.export", "fftnet.utils.tokenizer"},
-    "fftnet.api": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.evaluation"},
-    "fftnet.prediction": GROUND | FREE | DATA | MODEL | {"fftnet.tasks", "fftnet.api"},
-    "fftnet.lm_eval": GROUND
-    | MODEL
-    | {"fftnet.tasks", "fftnet.api", "fftnet.evaluation", "fftnet.generation"},
-    "fftnet.serving": GROUND | MODEL | {"fftnet.generation", "fftnet.utils.tokenizer"},
-    "fftnet.start": GROUND | MODEL | {"fftnet.tasks", "fftnet.api", "fftnet.utils.tokenizer"},
-    "fftnet.run_config": GROUND | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.start"},
-    "fftnet.run": GROUND
-    | FREE
-    | DATA
-    | MODEL
-    | TRAINING
-    | {"fftnet.tasks", "fftnet.api", "fftnet.start", "fftnet.generation", "fftnet.run_config"},
+    "fftnet.api": GROUND | METRICS | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.evaluation"},
+    "fftnet.lm_eval": GROUND | MODEL | {"fftnet.api", "fftnet.evaluation", "fftnet.hf", "fftnet.tasks"},
+    "fftnet.serving": GROUND | MODEL | {"fftnet.api", "fftnet.utils.tokenizer"},
     "fftnet.cli": {"fftnet"},
     "fftnet.__main__": {"fftnet.cli"},
     "fftnet": {"fftnet"},
@@ -123,7 +105,7 @@ def test_no_rung_stands_above_itself() -> None:
 def test_training_loads_neither_model_nor_data(module: str) -> None:
     loaded = {room(name) for name in reached(module)}
     assert "fftnet.training" in loaded
-    assert loaded <= GROUND | FREE | TRAINING | {"fftnet.evaluation", "fftnet.utils"}
+    assert loaded <= GROUND | METRICS | TRAINING | {"fftnet.utils"}
 
 
 def test_data_load_neither_model_nor_tasks() -> None:

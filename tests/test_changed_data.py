@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 import fftnet
-from fftnet.cli.main import main
-from fftnet.model.config import BackboneConfig
-from fftnet.prediction import evaluate_classifier
-from fftnet.run import (
+from fftnet.api.predict import evaluate_classifier
+from fftnet.api.train import (
     AcceleratorConfig,
     BudgetConfig,
     DataConfig,
@@ -23,6 +21,8 @@ from fftnet.run import (
     check_data,
     train,
 )
+from fftnet.cli.main import main
+from fftnet.model.config import BackboneConfig
 from fftnet.serialization import write_json
 from fftnet.training.accelerator import TrainingError
 
@@ -45,7 +45,7 @@ def config(path: str, task: str = "next_token", *, steps: int = 2, **save: Any) 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fftnet.run.SAMPLE_TOKENS", 1)
+    monkeypatch.setattr("fftnet.api.train.SAMPLE_TOKENS", 1)
     (tmp_path / "a.txt").write_text(STORY)
     (tmp_path / "a.csv").write_text(ROWS)
     return tmp_path

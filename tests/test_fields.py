@@ -9,19 +9,19 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from fftnet.api.generate import SamplingConfig
+from fftnet.api.train import AcceleratorConfig, BudgetConfig, OptimConfig, SaveConfig, TrainConfig
 from fftnet.cli.inspect import InspectionConfig
 from fftnet.data.images.augmentation import AugmentationConfig
 from fftnet.data.images.processor import ImageProcessor
 from fftnet.evaluation.report import EvaluationConfig
 from fftnet.export import ExportConfig
 from fftnet.fields import check_fields, check_range
-from fftnet.generation import SamplingConfig
 from fftnet.model import BackboneConfig, FFTNetConfig, SequenceClassifierConfig, ViTConfig
 from fftnet.model.labels import check_class_names
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralConfig
 from fftnet.model.mixers.causal_spectral import CausalSpectralConfig
 from fftnet.model.mixers.spectral import SpectralConfig
-from fftnet.run import AcceleratorConfig, BudgetConfig, OptimConfig, SaveConfig, TrainConfig
 from fftnet.tasks.classification import ClassificationConfig
 from fftnet.tasks.image_classification import ImageClassificationConfig
 

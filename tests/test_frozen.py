@@ -214,8 +214,8 @@ def freeze() -> None:
             shutil.rmtree(path, ignore_errors=True)
         for name in ("text.txt", "rows.jsonl"):
             Path(name).unlink()
-    arrays = {name: logits_of(name).double().numpy() for name in LOGITS}
-    np.savez_compressed(FROZEN / "logits.npz", run=run, **arrays)
+    arrays: Any = {name: logits_of(name).double().numpy() for name in LOGITS}
+    np.savez_compressed(FROZEN / "logits.npz", **arrays | {"run": run})
     (FROZEN / "names.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ import torch
 from conftest import randomise
 
 from fftnet import FFTNet, FFTNetConfig, load_tokenizer
-from fftnet.generation import SamplingConfig, generate, sample
+from fftnet.api.generate import SamplingConfig, generate, sample
 
 VOCAB = 7
 LOGITS = torch.tensor([[0.0, 3.0, 1.0, 2.0, -1.0, -2.0, -3.0]])

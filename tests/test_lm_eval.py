@@ -13,8 +13,8 @@ import torch
 from conftest import randomise
 from torch import Tensor
 
+from fftnet.api.generate import SamplingConfig, generate
 from fftnet.errors import UserError
-from fftnet.generation import SamplingConfig, generate
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer

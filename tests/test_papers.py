@@ -18,15 +18,15 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from fftnet.api.generate import SamplingConfig
+from fftnet.api.run_config import PARTS
 from fftnet.cli.evaluate import OutputConfig
 from fftnet.cli.flags import ModelConfig
 from fftnet.cli.generate import PromptConfig
 from fftnet.cli.inspect import InspectionConfig
 from fftnet.cli.predict import PredictConfig
 from fftnet.evaluation.report import EvaluationConfig
-from fftnet.generation import SamplingConfig
 from fftnet.model.mixers import MIXERS
-from fftnet.run_config import PARTS
 from fftnet.serving.config import ServeConfig
 from fftnet.tasks import TASKS
 from fftnet.tasks.classification import ClassificationConfig

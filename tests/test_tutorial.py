@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from fftnet.generation import SamplingConfig, generate
+from fftnet.api.generate import SamplingConfig, generate
 from scripts import tutorial
 
 PARAMETERS = {"STEPS": 20, "TOKENS": 20_000}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from fftnet.api import find_checkpoint, load_checkpoint
+from fftnet.api.load import find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, parse
 from fftnet.demo import DemoConfig, make_page
 from fftnet.demo.page import check_folder

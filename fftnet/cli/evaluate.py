@@ -1,4 +1,4 @@
-"""``fftnet evaluate``: flags for ``fftnet.evaluate`` and ``fftnet.prediction.evaluate_classifier``."""
+"""``fftnet evaluate``: flags for ``fftnet.evaluate`` and ``fftnet.api.predict.evaluate_classifier``."""
 
 import json
 import sys
@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fftnet.api import RUN_FILE, classifier_kind, evaluate, find_checkpoint, load_checkpoint
+from fftnet.api.evaluate import evaluate
+from fftnet.api.load import RUN_FILE, classifier_kind, find_checkpoint, load_checkpoint
+from fftnet.api.predict import evaluate_classifier, load_classifier
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.data.digest import DIGEST, UNVERIFIED
-from fftnet.evaluation.plots import plot_confusion, plot_loss_by_position
 from fftnet.evaluation.report import EvaluationConfig, Training, seen_in_training, trained_with
-from fftnet.prediction import evaluate_classifier, load_classifier
+from fftnet.metrics.plots import plot_confusion, plot_loss_by_position
 from fftnet.serialization import CheckpointError
 from fftnet.training.memory import keep_freed_memory
 from fftnet.utils.dataset import DataConfig

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from fftnet.api import find_checkpoint, load_checkpoint
+from fftnet.api.load import find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, parse
 from fftnet.export import ExportConfig, export_model
 

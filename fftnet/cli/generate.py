@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import torch
 
-from fftnet.api import default_prompt, find_checkpoint, load_checkpoint
+from fftnet.api.generate import Generation, SamplingConfig, Writer, generate
+from fftnet.api.load import default_prompt, find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.export import ExportConfig
 from fftnet.export.runtime import OnnxWriter
-from fftnet.generation import Generation, SamplingConfig, Writer, generate
 from fftnet.utils.tokenizer import Tokenizer
 
 

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fftnet.api import find_checkpoint, load_checkpoint
+from fftnet.api.load import find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.evaluation import inspection_plots
 from fftnet.evaluation.inspection import Inspection, LossByPosition, inspect_tokens, loss_by_position
 from fftnet.evaluation.inspection_plots import MAX_TOKENS
-from fftnet.evaluation.plots import plot_loss_by_position
 from fftnet.fields import check_fields, check_range
+from fftnet.metrics.plots import plot_loss_by_position
 from fftnet.utils.tokenizer import Tokenizer
 
 

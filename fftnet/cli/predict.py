@@ -1,4 +1,4 @@
-"""``fftnet predict``: flags for ``fftnet.prediction``."""
+"""``fftnet predict``: flags for ``fftnet.api.predict``."""
 
 import csv
 import io
@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fftnet.api.predict import BATCH, Classifier, TextReader, load_classifier
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.data.config import MAX_ROWS
 from fftnet.data.errors import DataError
 from fftnet.data.sources import resolve
 from fftnet.fields import check_fields, check_range
-from fftnet.prediction import BATCH, Classifier, TextReader, load_classifier
 from fftnet.serialization import write_whole
 from fftnet.tasks.base import Inputs
 from fftnet.training.memory import keep_freed_memory

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 import torch
 
-from fftnet.api import find_checkpoint, load_checkpoint
+from fftnet.api.load import find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.data.errors import import_extra
 from fftnet.serving.config import ServeConfig

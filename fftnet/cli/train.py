@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from fftnet.api.run_config import GROUPS, NOT_FLAGS, PARTS, assemble, default_flags
+from fftnet.api.train import train
 from fftnet.cli.flags import UsageError, parse
 from fftnet.errors import UserError
-from fftnet.run import train
-from fftnet.run_config import GROUPS, NOT_FLAGS, PARTS, assemble, default_flags
 from fftnet.training.memory import keep_freed_memory
 
 

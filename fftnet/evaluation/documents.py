@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.evaluation.metrics import MAX_EXPONENT, average, evaluation_mode
+from fftnet.metrics.averages import MAX_EXPONENT, average, evaluation_mode
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.tasks.text import token_losses
 

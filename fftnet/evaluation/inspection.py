@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.evaluation.documents import PositionLoss, evaluate_documents
-from fftnet.evaluation.metrics import evaluation_mode
+from fftnet.metrics.averages import evaluation_mode
 from fftnet.model.components import gain
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer

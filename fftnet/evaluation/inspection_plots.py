@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fftnet.evaluation.inspection import Inspection, MixerNumbers
-from fftnet.evaluation.plots import plain_ticks
+from fftnet.metrics.plots import plain_ticks
 from fftnet.utils.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from fftnet.data.digest import DIGEST
 from fftnet.data.sources import SYNTHETIC
 from fftnet.data.walk import places
 from fftnet.evaluation.documents import evaluate_documents
-from fftnet.evaluation.metrics import evaluate
 from fftnet.fields import check_fields, check_range, string_list
+from fftnet.metrics.averages import evaluate
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Objective
 from fftnet.serialization import CheckpointError, read_json

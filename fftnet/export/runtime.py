@@ -1,6 +1,6 @@
 """A causal model that ``fftnet export`` wrote, run by ONNX Runtime: it writes what the PyTorch model writes.
 
-It is a ``fftnet.generation.Writer``. Its states are values like those of a PyTorch model, and are expanded,
+It is a ``fftnet.api.generate.Writer``. Its states are values like those of a PyTorch model, and are expanded,
 picked from and concatenated like these (``fftnet.model.state``), though their types are not that model's.
 """
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.ops import fourier, numerics
-from fftnet.ops.causal_mix.torch import prefix_transform
+from fftnet.ops.causal_mix.eager import prefix_transform
 from fftnet.ops.numerics import PAPER_EPS
 from fftnet.ops.prefix_context import prefix_context
 from fftnet.ops.rms_norm import rms_norm

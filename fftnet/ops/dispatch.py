@@ -41,6 +41,8 @@ TORCH = "torch"
 EXPORT = "export"
 BACKENDS = [TORCH, "numba", "triton", "reference", EXPORT]
 """Names that may be asked for; a backend that an operator has beside these adds its own."""
+MODULES = {TORCH: "eager", "numba": "cpu", "triton": "gpu"}
+"""Backend to the name of its modules, if they differ."""
 FASTEST = {"cpu": "numba", "cuda": "triton"}
 """Kind of device to its fastest backend."""
 PROBES = {"numba": ("numba", "fftnet.ops.cpu.vector"), "triton": ("triton",)}
@@ -182,7 +184,7 @@ class Backends:
             _require(backend)
             if backend not in self._takes:
                 raise ValueError(f"{self._package} has no backend {backend!r}")
-            module = importlib.import_module(f"{self._package}.{backend}")
+            module = importlib.import_module(f"{self._package}.{MODULES.get(backend, backend)}")
             self._modules[backend] = module
         if tensors and not (hasattr(module, "forward") and self._takes[backend](*tensors)):
             name = self._package.rpartition(".")[2]

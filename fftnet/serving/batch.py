@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from fftnet.generation import sample
+from fftnet.api.generate import sample
 from fftnet.model import State, concat_states, select_state
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serving.jobs import Job, Refusal, Reply

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fftnet.generation import SamplingConfig
+from fftnet.api.generate import SamplingConfig
 from fftnet.utils.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from fftnet.generation import SamplingConfig
+from fftnet.api.generate import SamplingConfig
 from fftnet.serving.config import Message, ServeConfig
 from fftnet.serving.jobs import Refusal
 from fftnet.utils.tokenizer import Tokenizer

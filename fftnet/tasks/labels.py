@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fftnet.evaluation.classes import macro_f1
+from fftnet.metrics.classes import macro_f1
 from fftnet.protocols import Batch, Losses, Mean
 
 WEIGHTINGS = ("none", "balanced")
@@ -78,7 +78,7 @@ class LabelObjective:
         return Losses(loss, count, {"accuracy": Mean(hit_B.sum(), count)}, counts)
 
     def summary(self, counts: Tensor) -> Mapping[str, float | None]:
-        """The mean F1 over classes, each counting alike; see ``fftnet.evaluation.classes.macro_f1``."""
+        """The mean F1 over classes, each counting alike; see ``fftnet.metrics.classes.macro_f1``."""
         return {"macro_f1": macro_f1(counts)}
 
     def _per_class(self, label_B: Tensor, counted_B: Tensor) -> Tensor:

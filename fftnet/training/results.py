@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from fftnet import serialization
-from fftnet.evaluation.plots import plot_losses
+from fftnet.metrics.plots import plot_losses
 from fftnet.training.callbacks import RunMetadata
 from fftnet.training.distributed import Distributed
 from fftnet.training.run_folder import METRICS_FILE, PLOT_FILE

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from fftnet.evaluation.metrics import Metrics, evaluate
+from fftnet.metrics.averages import Metrics, evaluate
 from fftnet.protocols import Batches, Objective
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError
 from fftnet.training.budget import Budget, BudgetConfig, Counters

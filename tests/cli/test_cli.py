@@ -12,9 +12,9 @@ import pytest
 import yaml
 from commands import ROOT, run, run_as_user
 
+from fftnet.api.generate import SamplingConfig, generate
 from fftnet.cli.main import main
 from fftnet.data.grammar import violations
-from fftnet.generation import SamplingConfig, generate
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.utils.tokenizer import Tokenizer
 

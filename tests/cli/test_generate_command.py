@@ -12,9 +12,9 @@ import torch
 from conftest import randomise
 
 from fftnet import FFTNet, FFTNetConfig, load_tokenizer
+from fftnet.api.generate import Generation, SamplingConfig, generate
 from fftnet.cli import generate as command
 from fftnet.cli.flags import UsageError
-from fftnet.generation import Generation, SamplingConfig, generate
 from fftnet.serialization import write_json
 
 TOKENIZER = load_tokenizer("bytes")

@@ -11,8 +11,8 @@ import yaml
 from commands import ROOT, run
 
 import fftnet
+from fftnet.api.generate import SamplingConfig
 from fftnet.cli.commands import COMMANDS
-from fftnet.generation import SamplingConfig
 from fftnet.model.config import BackboneConfig
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig

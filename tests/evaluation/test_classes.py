@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fftnet.evaluation.classes import class_report, confusion_matrix, evaluate_classes, macro_f1
-from fftnet.evaluation.metrics import evaluate
+from fftnet.metrics.averages import evaluate
+from fftnet.metrics.classes import class_report, confusion_matrix, evaluate_classes, macro_f1
 from fftnet.protocols import Batch
 from fftnet.tasks.labels import LabelObjective, balanced_weights
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from runs import Chain, bigram, text
 
-from fftnet.evaluation.metrics import evaluate
+from fftnet.metrics.averages import evaluate
 from fftnet.protocols import Batch
 from fftnet.tasks.next_token import NextToken
 

@@ -10,7 +10,7 @@ from models import make
 
 from fftnet.evaluation import inspection_plots
 from fftnet.evaluation.inspection import inspect_tokens
-from fftnet.evaluation.plots import plain_ticks, plot_confusion, plot_loss_by_position, plot_losses
+from fftnet.metrics.plots import plain_ticks, plot_confusion, plot_loss_by_position, plot_losses
 
 HISTORY = [{"step": step, "train_loss": 40 / step, "loss": 44 / step} for step in range(10, 60, 10)]
 NOWHERE = Path("unused.png")

@@ -10,9 +10,9 @@ import torch
 from conftest import randomise
 from models import VOCAB, make, tokens
 
+from fftnet.api.generate import SamplingConfig, generate
 from fftnet.export import ExportConfig, ExportError, export_model
 from fftnet.export.runtime import OnnxWriter
-from fftnet.generation import SamplingConfig, generate
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.state import concat_states, expand_state, select_state
 

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 from transformers import CompileConfig
 
-from fftnet.generation import SamplingConfig, generate
+from fftnet.api.generate import SamplingConfig, generate
 from fftnet.hf import FFTNetCache, FFTNetConfig, FFTNetForCausalLM
 from fftnet.hf.cache import CACHE_NAME
 

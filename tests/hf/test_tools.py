@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fftnet import FFTNet, generate, load_tokenizer
-from fftnet.generation import SamplingConfig
+from fftnet.api.generate import SamplingConfig
 from fftnet.hf import FFTNetConfig, FFTNetForCausalLM, FFTNetForMaskedLM, FFTNetForSequenceClassification
 from fftnet.hf.cache import CACHE_NAME
 

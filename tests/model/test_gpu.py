@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from models import ENCODERS, MODELS, make, tokens
 
 from fftnet import FFTNet, generate
-from fftnet.generation import SamplingConfig
+from fftnet.api.generate import SamplingConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU with CUDA")
 

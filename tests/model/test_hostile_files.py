@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fftnet import FFTNet, FFTNetConfig
-from fftnet.api import classifier_kind
+from fftnet.api.load import classifier_kind
+from fftnet.api.predict import load_classifier
+from fftnet.api.start import flag_defaults
 from fftnet.model import (
     FFTNetForSequenceClassification,
     FFTNetViT,
@@ -24,9 +26,7 @@ from fftnet.model import (
     load_state,
     save_state,
 )
-from fftnet.prediction import load_classifier
 from fftnet.serialization import MAX_JSON_BYTES, CheckpointError, read_json
-from fftnet.start import flag_defaults
 from fftnet.utils.tokenizer import load_tokenizer
 
 SMALL: dict[str, Any] = {"d_model": 8, "num_layers": 1}

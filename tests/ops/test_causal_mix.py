@@ -8,7 +8,7 @@ from operators import CAUSAL_MIX, causal_inputs, compare, mix, results
 from torch import Tensor
 
 from fftnet.ops.causal_mix import reference
-from fftnet.ops.causal_mix.torch import prefix_transform
+from fftnet.ops.causal_mix.eager import prefix_transform
 
 FAST = CAUSAL_MIX.fast()
 IN_BLOCKS = [name for name in FAST if name != "export"]

@@ -43,10 +43,10 @@ def test_threads_cover_every_item_once(forked: bool) -> None:
 
 RUN = """
 import torch
-from fftnet.ops.prefix_context import numba, prefix_context
+from fftnet.ops.prefix_context import cpu, prefix_context
 x, zero = torch.ones(1, 2, 8), torch.zeros(1, 8)
 context, _, _ = prefix_context(x, zero, torch.zeros(1, dtype=torch.int64), backend="numba")
-stats = numba._forward.stats
+stats = cpu._forward.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), context[0, 1, 0].item())
 """
 

@@ -82,9 +82,9 @@ def test_float32_is_within_two_in_a_hundred_thousand() -> None:
 
 @kernels
 def test_a_head_wider_than_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fftnet.ops.causal_mix import triton, triton_tiles
+    from fftnet.ops.causal_mix import gpu, triton_tiles
 
-    monkeypatch.setattr(triton, "LANES", 2)
+    monkeypatch.setattr(gpu, "LANES", 2)
     monkeypatch.setattr(triton_tiles, "WARP", 2)
     inputs = mix_inputs(batch=1, length=20, heads=2, width=5, bins=1)
     compare(CAUSAL_MIX, inputs, "triton", device=DEVICE)

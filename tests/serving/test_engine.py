@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import randomise
 
-from fftnet.generation import SamplingConfig, generate
+from fftnet.api.generate import SamplingConfig, generate
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serving import batch as batch_module

@@ -22,7 +22,7 @@ from conftest import randomise
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-from fftnet.generation import SamplingConfig, generate
+from fftnet.api.generate import SamplingConfig, generate
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer

@@ -11,11 +11,8 @@ import pytest
 import torch
 
 import fftnet
-from fftnet.data.errors import DataError
-from fftnet.model.classifier import FFTNetForSequenceClassification
-from fftnet.model.config import BackboneConfig
-from fftnet.prediction import Classifier, evaluate_classifier
-from fftnet.run import (
+from fftnet.api.predict import Classifier, evaluate_classifier
+from fftnet.api.train import (
     AcceleratorConfig,
     BudgetConfig,
     DataConfig,
@@ -27,6 +24,9 @@ from fftnet.run import (
     TrainingResult,
     train,
 )
+from fftnet.data.errors import DataError
+from fftnet.model.classifier import FFTNetForSequenceClassification
+from fftnet.model.config import BackboneConfig
 from fftnet.serialization import CheckpointError, read_json
 from fftnet.tasks import TASKS
 from fftnet.tasks.base import Request

@@ -9,11 +9,11 @@ import pytest
 import torch
 from pictures import pictures, write_folder, write_mnist
 
+from fftnet.api.train import TaskConfig
 from fftnet.data.errors import DataError
 from fftnet.data.images.processor import ImageProcessor
 from fftnet.model.config import BackboneConfig
 from fftnet.model.vit import FFTNetViT, vit_config
-from fftnet.run import TaskConfig
 from fftnet.tasks.base import Prepared, Request
 from fftnet.tasks.image_classification import ImageClassification, ImageClassificationConfig
 from fftnet.utils.dataset import DataConfig

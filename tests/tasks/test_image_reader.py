@@ -165,7 +165,7 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="input 1: images must be uint8"):
         classifier.predict([images])
     with pytest.raises(DataError, match="is not known what this model was trained on"):
-        fftnet.prediction.evaluate_classifier(classifier)
+        fftnet.api.predict.evaluate_classifier(classifier)
     assert classifier.predict([]).shape == (0, 3)
 
 

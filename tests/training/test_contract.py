@@ -8,7 +8,7 @@ import torch
 from runs import at_step, configs, stop, weights
 from torch import nn
 
-from fftnet.evaluation.metrics import evaluate
+from fftnet.metrics.averages import evaluate
 from fftnet.protocols import Batch, Losses, Mean
 from fftnet.training.sharding import ShardedBatches
 from fftnet.utils.trainer import Trainer

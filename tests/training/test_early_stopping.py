@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from runs import Chain, at_step, losses, make, next_token, stop
 
-from fftnet.evaluation.metrics import evaluate
+from fftnet.metrics.averages import evaluate
 from fftnet.serialization import read_json
 from fftnet.utils.trainer import Trainer
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import randomise
 
+from fftnet.api.start import flag_defaults, load_start
 from fftnet.cli.main import main
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.config import FFTNetConfig
@@ -15,7 +16,6 @@ from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.model.vit import FFTNetViT, ViTConfig
 from fftnet.serialization import CheckpointError, read_tensors
-from fftnet.start import flag_defaults, load_start
 from fftnet.utils.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer("bytes")

@@ -29,7 +29,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from fftnet import serialization
-from fftnet.evaluation.metrics import Metrics
+from fftnet.metrics.averages import Metrics
 from fftnet.serialization import CheckpointError
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError
 from fftnet.training.budget import BudgetConfig, Counters

@@ -17,7 +17,7 @@ from fftnet.ops.addresses.export import read_filter
 from fftnet.ops.convolution import state_after
 from fftnet.ops.gated_norm import gated_norm
 from fftnet.ops.keyed_mix import keyed_mix
-from fftnet.ops.keyed_mix.torch import keyed_spectrum
+from fftnet.ops.keyed_mix.eager import keyed_spectrum
 from fftnet.ops.numerics import compute_dtype, for_products
 from fftnet.ops.short_conv import short_conv
 

@@ -12,10 +12,7 @@ seven tensors of ``addresses``:
 
 from torch import Tensor, contiguous_format, empty_like
 
-# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
-# why PyTorch's own names are imported one by one above.
-from fftnet.ops.addresses import reference
-from fftnet.ops.addresses import torch as portable
+from fftnet.ops.addresses import eager, reference
 from fftnet.ops.checks import Signature
 from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.dispatch import Backends, anything
@@ -35,7 +32,7 @@ BACKENDS = Backends(
     numba=_whole_vectors,
     reference=anything,
 )
-_DIFFERENTIABLE = {"torch": portable.addresses, "reference": reference.addresses}
+_DIFFERENTIABLE = {"torch": eager.addresses, "reference": reference.addresses}
 _INPUTS = {
     "raw_key": "B T H 2 F",
     "raw_filter": "B T H 2 F",

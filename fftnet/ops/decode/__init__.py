@@ -11,12 +11,9 @@ fifty small operations, and is left to inference without ``torch.compile``, whic
 
 from torch import Tensor, compiler, float32, float64, is_grad_enabled
 
-# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
-# why PyTorch's own names are imported one by one above.
 from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.checks import Signature, Sizes
-from fftnet.ops.decode import export, reference
-from fftnet.ops.decode import torch as portable
+from fftnet.ops.decode import eager, export, reference
 from fftnet.ops.decode.parameters import AddressedParameters
 from fftnet.ops.dispatch import Backends, anything
 from fftnet.ops.prefix_context import check_horizon
@@ -51,7 +48,7 @@ BACKENDS = Backends(
     reference=anything,
     export=anything,
 )
-_MODULES = {"torch": portable, "reference": reference, "export": export}
+_MODULES = {"torch": eager, "reference": reference, "export": export}
 _GATE_STEP = Signature(
     "gate_step",
     {

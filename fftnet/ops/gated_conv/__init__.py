@@ -11,15 +11,12 @@ is a module in this folder with two functions on contiguous tensors of one dtype
 
 from torch import Tensor, empty_like, promote_types
 
-# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
-# why PyTorch's own names are imported one by one above.
 from fftnet.ops.checks import Signature, Sizes
 from fftnet.ops.convolution import add_state_gradient, new_state
 from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.dispatch import Backends, anything
-from fftnet.ops.gated_conv import reference
-from fftnet.ops.gated_conv import torch as portable
-from fftnet.ops.gated_conv.torch import causal_conv
+from fftnet.ops.gated_conv import eager, reference
+from fftnet.ops.gated_conv.eager import causal_conv
 from fftnet.ops.numerics import compute_dtype
 from fftnet.ops.registration import register
 
@@ -40,7 +37,7 @@ BACKENDS = Backends(
     numba=_whole_vectors,
     reference=anything,
 )
-_DIFFERENTIABLE = {"torch": portable.gated_conv, "reference": reference.gated_conv}
+_DIFFERENTIABLE = {"torch": eager.gated_conv, "reference": reference.gated_conv}
 _INPUTS = {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"}
 _PAST = {"P": lambda sizes: sizes["W"] - 1}
 _SIGNATURE = Signature("gated_conv", _INPUTS, derived=_PAST, rule=_has_two_halves)

@@ -11,13 +11,10 @@ is a module in this folder with two functions on contiguous tensors of one dtype
 
 from torch import Tensor, contiguous_format, empty_like
 
-# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
-# why PyTorch's own names are imported one by one above.
 from fftnet.ops.checks import Signature
 from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.dispatch import Backends, anything
-from fftnet.ops.gated_norm import reference
-from fftnet.ops.gated_norm import torch as portable
+from fftnet.ops.gated_norm import eager, reference
 from fftnet.ops.numerics import compute_dtype
 from fftnet.ops.registration import register
 
@@ -34,7 +31,7 @@ BACKENDS = Backends(
     numba=_whole_vectors,
     reference=anything,
 )
-_DIFFERENTIABLE = {"torch": portable.gated_norm, "reference": reference.gated_norm}
+_DIFFERENTIABLE = {"torch": eager.gated_norm, "reference": reference.gated_norm}
 _INPUTS = {"x": "B T H d", "gate": "B T H d", "weight": "H d"}
 _SIGNATURE = Signature("gated_norm", _INPUTS)
 _BACKWARD_SIGNATURE = Signature("gated_norm_backward", _INPUTS | {"grad_out": "B T H d"})

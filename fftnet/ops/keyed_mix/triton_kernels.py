@@ -1,4 +1,4 @@
-"""The Triton kernels of keyed mixing; see ``fftnet.ops.keyed_mix.triton`` for how they make the operator.
+"""The Triton kernels of keyed mixing; see ``fftnet.ops.keyed_mix.gpu`` for how they make the operator.
 
 All take turned keys and filters, filters conjugate; ``time`` is the clock's sum since the beginning of a
 token's chunk, (B, T, H), ``decay`` is (H, F), and ``states`` those before every chunk, (B, N, H, 2, F, d).

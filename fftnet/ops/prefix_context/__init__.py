@@ -14,15 +14,12 @@ A horizon of 0 is none.
 
 from torch import Tensor, contiguous_format, empty_like
 
-# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
-# why PyTorch's own names are imported one by one above.
 from fftnet.ops.checks import Signature, Sizes
 from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.dispatch import Backends, anything
 from fftnet.ops.numerics import compute_dtype
-from fftnet.ops.prefix_context import export, reference
-from fftnet.ops.prefix_context import torch as portable
-from fftnet.ops.prefix_context.torch import check_horizon, prefix_mean
+from fftnet.ops.prefix_context import eager, export, reference
+from fftnet.ops.prefix_context.eager import check_horizon, prefix_mean
 from fftnet.ops.registration import register
 
 __all__ = ["BACKENDS", "check_horizon", "prefix_context", "prefix_mean"]
@@ -46,7 +43,7 @@ BACKENDS = Backends(
     export=anything,
 )
 _DIFFERENTIABLE = {
-    "torch": portable.prefix_context,
+    "torch": eager.prefix_context,
     "reference": reference.prefix_context,
     "export": export.prefix_context,
 }
@@ -70,7 +67,7 @@ def prefix_context(
     horizon: int | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``fftnet.ops.prefix_context.torch.prefix_mean`` beside the tokens.
+    """``fftnet.ops.prefix_context.eager.prefix_mean`` beside the tokens.
 
     Args:
         x: tokens (B, T, D) of any floating dtype, T >= 1.

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fftnet.ops.chunks import ages, chunked, joined, not_later
 from fftnet.ops.numerics import compute_dtype
-from fftnet.ops.prefix_context import torch as plain
+from fftnet.ops.prefix_context import eager as plain
 
 FORGOTTEN = 40.0
 """In place of minus the logarithm of 0: what is weighed with its exponential is below what float64 holds."""

@@ -13,15 +13,12 @@ is a module in this folder with two functions on contiguous tensors of one dtype
 
 from torch import Tensor, contiguous_format, empty_like
 
-# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
-# why PyTorch's own names are imported one by one above.
 from fftnet.ops.checks import Signature
 from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.dispatch import Backends, anything
 from fftnet.ops.numerics import compute_dtype
 from fftnet.ops.registration import register
-from fftnet.ops.rms_norm import reference
-from fftnet.ops.rms_norm import torch as portable
+from fftnet.ops.rms_norm import eager, reference
 
 __all__ = ["BACKENDS", "rms_norm"]
 
@@ -36,7 +33,7 @@ BACKENDS = Backends(
     numba=_whole_vectors,
     reference=anything,
 )
-_DIFFERENTIABLE = {"torch": portable.rms_norm, "reference": reference.rms_norm}
+_DIFFERENTIABLE = {"torch": eager.rms_norm, "reference": reference.rms_norm}
 _INPUTS = {"x": "B T D", "weight": "D"}
 _SIGNATURE = Signature("rms_norm", _INPUTS)
 _BACKWARD_SIGNATURE = Signature("rms_norm_backward", _INPUTS | {"grad_out": "B T D"})

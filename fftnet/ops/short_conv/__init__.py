@@ -12,16 +12,13 @@ is a module in this folder with two functions on contiguous tensors of one dtype
 
 from torch import Tensor, contiguous_format, empty_like, promote_types
 
-# An import of a submodule binds its name in this package: `torch` and `numba` are the backends here, which is
-# why PyTorch's own names are imported one by one above.
 from fftnet.ops.checks import Signature
 from fftnet.ops.convolution import add_state_gradient, new_state
 from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.dispatch import Backends, anything
 from fftnet.ops.numerics import compute_dtype
 from fftnet.ops.registration import register
-from fftnet.ops.short_conv import reference
-from fftnet.ops.short_conv import torch as portable
+from fftnet.ops.short_conv import eager, reference
 
 __all__ = ["BACKENDS", "short_conv"]
 
@@ -36,7 +33,7 @@ BACKENDS = Backends(
     numba=_whole_vectors,
     reference=anything,
 )
-_DIFFERENTIABLE = {"torch": portable.short_conv, "reference": reference.short_conv}
+_DIFFERENTIABLE = {"torch": eager.short_conv, "reference": reference.short_conv}
 _INPUTS = {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"}
 _PAST = {"P": lambda sizes: sizes["W"] - 1}
 _SIGNATURE = Signature("short_conv", _INPUTS, derived=_PAST)

@@ -18,8 +18,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from fftnet.ops.causal_mix.eager import powers
 from fftnet.ops.causal_mix.parameters import HeadParameters
-from fftnet.ops.causal_mix.torch import powers
 from fftnet.ops.causal_mix.triton_tiles import (
     BLOCK,
     kernel,

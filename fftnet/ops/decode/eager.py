@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from fftnet.ops.addresses.torch import addresses
+from fftnet.ops.addresses.eager import addresses
 from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.decode.parameters import AddressedParameters
-from fftnet.ops.gated_norm.torch import gated_norm
+from fftnet.ops.gated_norm.eager import gated_norm
 
 
 def gate_step(

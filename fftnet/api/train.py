@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fftnet.api import CLASSIFIERS, RUN_FILE
+from fftnet.api.generate import SamplingConfig, generate
+from fftnet.api.load import CLASSIFIERS, RUN_FILE
+from fftnet.api.run_config import RunConfig, TaskConfig, configure
+from fftnet.api.start import StartConfig, load_start
 from fftnet.data.digest import DIGEST
 from fftnet.devices import pick_device
-from fftnet.evaluation.metrics import evaluate
-from fftnet.generation import SamplingConfig, generate
+from fftnet.metrics.averages import evaluate
 from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
-from fftnet.run_config import RunConfig, TaskConfig, configure
 from fftnet.serialization import as_json, read_json, write_json
-from fftnet.start import StartConfig, load_start
 from fftnet.tasks import LANGUAGE_TASKS, task_class
 from fftnet.tasks.base import Prepared, Request
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError, launched_rank

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import torch
 from torch import Tensor, nn
 
+from fftnet.api.sampling import SamplingConfig, sample
 from fftnet.errors import suggestion
-from fftnet.evaluation.metrics import evaluation_mode
 from fftnet.fields import check_config
+from fftnet.metrics.averages import evaluation_mode
 from fftnet.model import State, concat_states, select_state
-from fftnet.sampling import SamplingConfig, sample
 
 if TYPE_CHECKING:
     import numpy as np

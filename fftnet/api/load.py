@@ -1,26 +1,21 @@
-"""Trained models from Python: loaded, and measured. Training is in ``fftnet.run``."""
+"""Trained models from Python: loaded, and measured. Training is in ``fftnet.api.train``."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fftnet.devices import pick_device
-from fftnet.evaluation.report import EvaluationConfig, evaluation_report
-from fftnet.fields import check_config
 from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.exchange import architecture_of
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.model.vit import FFTNetViT
 from fftnet.serialization import CONFIG_FILE, CheckpointError, read_json
-from fftnet.tasks import LANGUAGE_TASKS, language_task
+from fftnet.tasks import LANGUAGE_TASKS
 from fftnet.training.manifest import MANIFEST_FILE, newest_checkpoint, verify
-from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
 
 CLASSIFIERS: tuple[type[PretrainedModel], ...] = (FFTNetForSequenceClassification, FFTNetViT)
-"""Kinds of classifiers; what each reads is in ``fftnet.prediction.READERS``."""
+"""Kinds of classifiers; what each reads is in ``fftnet.api.predict.READERS``."""
 RUN_FILE = "run.json"
 """In a checkpoint: the model, data and task of its training, and a prompt to start with if any, as JSON."""
 
@@ -104,39 +99,3 @@ def load_checkpoint(folder: Path, *, device: str = "auto") -> tuple[FFTNet, Toke
         )
     model.tokenizer = tokenizer
     return model.to(pick_device(device)), tokenizer
-
-
-def evaluate(
-    model: FFTNet,
-    tokenizer: Tokenizer,
-    data: DataConfig | str | Path | Sequence[str | Path],
-    config: EvaluationConfig | None = None,
-    *,
-    task: str | None = None,
-) -> dict[str, Any]:
-    """Measure a model on a text: in windows of its training length, and on whole documents by position.
-
-        >>> fftnet.evaluate(model, tokenizer, "book.txt", fftnet.EvaluationConfig(whole=True))["loss"]
-
-    Args:
-        model: its mode is put back afterwards.
-        tokenizer: that of the model.
-        data: the text, and how it is split; or only its file or files.
-        config: which part is measured.
-        task: name of the objective; None: next_token of a causal model, masked_token of another.
-
-    Returns:
-        ``split``, the loss in nats, the metrics of the objective, and under ``whole_documents`` (a causal
-        model on documents) the fields of ``fftnet.evaluation.documents.DocumentMetrics``.
-
-    Raises:
-        DataError: if the data can't be read or are too short.
-        ValueError: if there is no such task, the model can't have it, or an argument is of another class.
-    """
-    if not isinstance(data, DataConfig):
-        data = DataConfig(data=data)  # pyright: ignore[reportArgumentType]
-    config = config or EvaluationConfig()
-    check_config("config", config, EvaluationConfig)
-    name = ("next_token" if model.config.causal else "masked_token") if task is None else task
-    objective = language_task(name)(tokenizer.token_bytes())
-    return evaluation_report(model, objective, tokenizer, config, data)

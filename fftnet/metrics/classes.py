@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fftnet.evaluation.metrics import evaluation_mode
+from fftnet.metrics.averages import evaluation_mode
 from fftnet.protocols import Batches
 
 

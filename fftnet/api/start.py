@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fftnet import serialization
-from fftnet.api import classifier_kind, find_checkpoint
+from fftnet.api.load import classifier_kind, find_checkpoint
 from fftnet.model.classifier import SequenceClassifierConfig
 from fftnet.model.exchange import native_names
 from fftnet.model.fftnet_model import FFTNet

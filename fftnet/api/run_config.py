@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fftnet.api.start import StartConfig, flag_defaults
 from fftnet.errors import suggestion
 from fftnet.fields import check_fields
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers import MIXERS
-from fftnet.start import StartConfig, flag_defaults
 from fftnet.tasks import TASKS, model_defaults, task_class
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.budget import BudgetConfig

@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from fftnet.api import RUN_FILE, classifier_kind, find_checkpoint
+from fftnet.api.load import RUN_FILE, classifier_kind, find_checkpoint
 from fftnet.data.digest import DIGEST, UNVERIFIED
 from fftnet.data.errors import DataError
 from fftnet.data.labelled import LabelledData, encode_texts, pad_tokens, read_text_rows
 from fftnet.data.walk import places
 from fftnet.devices import pick_device
-from fftnet.evaluation.classes import evaluate_classes
-from fftnet.evaluation.metrics import evaluation_mode
+from fftnet.metrics.averages import evaluation_mode
+from fftnet.metrics.classes import evaluate_classes
 from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.model.vit import FFTNetViT
@@ -136,7 +136,7 @@ READERS: dict[type[PretrainedModel], type[Reader]] = {
     FFTNetForSequenceClassification: TextReader,
     FFTNetViT: ImageReader,
 }
-"""Kind of classifier to what it reads; a new kind is a line here and in ``fftnet.api.CLASSIFIERS``."""
+"""Kind of classifier to what it reads; a new kind is a line here and in ``fftnet.api.load.CLASSIFIERS``."""
 
 
 class Classifier:
@@ -263,7 +263,7 @@ def evaluate_classifier(
             the one of the training.
 
     Returns:
-        ``split`` (test or all), and what ``fftnet.evaluation.classes.evaluate_classes`` says.
+        ``split`` (test or all), and what ``fftnet.metrics.classes.evaluate_classes`` says.
 
     Raises:
         DataError: if the data can't be read, or a label is none of the classes.

@@ -1,0 +1,1 @@
+"""Functions of the package: load, train, evaluate, predict and generate."""

@@ -1,4 +1,4 @@
-"""Check that what is compared agrees, measure it, write JSON and two pictures, print a table of targets."""
+"""Check that what is compared agrees, measure it, write JSON and three pictures, print a table of targets."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import parity, report
+from benchmarks import parity, pictures, report
 from benchmarks.measure import Row, machine, settled_heap
 from benchmarks.settings import FULL, QUICK, Settings
 from benchmarks.suites import SUITES
@@ -19,6 +19,7 @@ from fftnet.serialization import read_json, write_json
 FILE = "benchmarks.json"
 LENGTH_PICTURE = "benchmark_length.png"
 DECODE_PICTURE = "benchmark_decode.png"
+OVERVIEW_PICTURE = "images/overview.png"
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -110,8 +111,9 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
         _print_progress(f"error: {error}")
         return 1
     results = {name: section["rows"] for name, section in sections.items()}
-    report.plot_length(results, flags.output / LENGTH_PICTURE)
-    report.plot_decode(results, flags.output / DECODE_PICTURE)
+    pictures.plot_length(results, flags.output / LENGTH_PICTURE)
+    pictures.plot_decode(results, flags.output / DECODE_PICTURE)
+    pictures.plot_overview(sections, flags.output / OVERVIEW_PICTURE)
     print(report.table(results))
     return 0
 

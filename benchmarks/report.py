@@ -1,17 +1,12 @@
-"""Reports of the measurements: the targets, met or missed, and two pictures."""
+"""Report of the measurements: the targets, met or missed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from benchmarks.baselines import (
     ATTENTION,
     BOTH,
-    COPY,
     EAGER,
     FLOAT32,
     FORWARD,
@@ -23,37 +18,13 @@ from benchmarks.baselines import (
     TRAIN,
 )
 from benchmarks.busy import COMMANDS
-from benchmarks.encoders import FNET
 from benchmarks.measure import OURS
 from benchmarks.runtimes import INT8, ONNX
-from fftnet.metrics.plots import plain_ticks
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Suite to its rows, as JSON."""
 Value = tuple[float, float, float]
 """Lower quartile, median, upper quartile; all three alike where there is one number only."""
-
-COLOURS = {
-    OURS: "#1f4e79",
-    MORE_BINS: "#4f81bd",
-    PRODUCTS: "#4bacc6",
-    EAGER: "#c0504d",
-    ATTENTION: "#e0902f",
-    LINEAR: "#7a9a4e",
-    FNET: "#8064a2",
-    PAIR: "#8ab4d8",
-    COPY: "#9a9a9a",
-}
-NAMES = {
-    OURS: "FFTNet",
-    MORE_BINS: "FFTNet, 32 bins",
-    PRODUCTS: "FFTNet, linear layers alone",
-    EAGER: "FFTNet, eager PyTorch",
-    PAIR: "rfft + irfft",
-    COPY: "one pass over memory",
-}
-"""Side to its name in legends; the others have the same one."""
-BIDIRECTIONAL = {name: text.replace("FFTNet", "FFTNet (bidirectional)") for name, text in NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -232,99 +203,3 @@ def table(results: Results, targets: Sequence[Target] = TARGETS) -> str:
             f"read at {read['tokens'] / read['seconds']:,.0f} tokens/s"
         )
     return "\n".join(lines)
-
-
-def _curves(
-    axes: Axes,
-    rows: Sequence[Mapping[str, Any]],
-    of: Callable[[Mapping[str, Any]], Value],
-    names: Mapping[str, str] = NAMES,
-) -> None:
-    for side in dict.fromkeys(row["side"] for row in rows):
-        own = sorted((row for row in rows if row["side"] == side), key=lambda row: row["tokens"])
-        tokens = [row["tokens"] for row in own]
-        values = [of(row) for row in own]
-        medians = [median for _, median, _ in values]
-        axes.plot(tokens, medians, label=names.get(side, side), color=COLOURS[side], marker=".")
-        axes.fill_between(
-            tokens,
-            [low for low, _, _ in values],
-            [high for *_, high in values],
-            color=COLOURS[side],
-            alpha=0.2,
-        )
-    axes.set(xscale="log", yscale="log")
-    ticks = sorted({row["tokens"] for row in rows})
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.set_xticks([], minor=True)
-    axes.grid(alpha=0.3)
-    if rows:
-        plain_ticks(axes.yaxis)
-        low, high = axes.get_ylim()
-        axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
-        # A long legend stands above the lines.
-        is_long = len(axes.get_lines()) > 3
-        axes.set_ylim(low, high * (high / low) ** (0.45 * is_long))
-        axes.legend(fontsize="small", loc="upper left" if is_long else "best")
-
-
-def _milliseconds(row: Mapping[str, Any]) -> Value:
-    lower, upper = row["seconds_quartiles"]
-    return lower * 1e3, row["seconds"] * 1e3, upper * 1e3
-
-
-def plot_length(results: Results, path: Path) -> None:
-    """Draw time and memory over the length, log-log, of ours and the baselines.
-
-    Args:
-        results: of all suites; one that was not run leaves its panel empty.
-        path: of the PNG.
-    """
-    figure = Figure(figsize=(13, 7.8), layout="constrained")
-    figure.suptitle("Time and peak memory over sequence length")
-    grid = figure.subplots(2, 3)
-    for axes, suite, work, title in (
-        (grid[0, 0], "op", BOTH, "causal operator"),
-        (grid[0, 1], "mixer", BOTH, "causal mixer"),
-        (grid[0, 2], "bidirectional", BOTH, "bidirectional mixer"),
-        (grid[1, 0], "train", TRAIN, "training step, same number of tokens"),
-    ):
-        rows = [row for row in results.get(suite, ()) if row["work"] == work]
-        names = BIDIRECTIONAL if suite == "bidirectional" else NAMES
-        _curves(axes, [row for row in rows if row["batch"] == 1 or suite == "train"], _milliseconds, names)
-        unit = "milliseconds" if work == TRAIN else f"milliseconds, {work}"
-        axes.set(title=title, xlabel="tokens T", ylabel=unit)
-    for axes, of, title in (
-        (grid[1, 1], "mixer", "causal mixer, memory"),
-        (grid[1, 2], "train", "training step, one sequence, memory"),
-    ):
-        rows = [row for row in results.get("memory", ()) if row["of"] == of and row["growth_bytes"]]
-        _curves(axes, rows, lambda row: (row["growth_bytes"] / 1e6,) * 3)
-        axes.set(title=title, xlabel="tokens T", ylabel="MB")
-    figure.savefig(path, dpi=120)
-
-
-def plot_decode(results: Results, path: Path) -> None:
-    """Draw the speed of decoding over the context length, and over the number of sequences at once.
-
-    Args:
-        results: of all suites.
-        path: of the PNG.
-    """
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    figure.suptitle("Decoding speed")
-    position, batch = figure.subplots(1, 2)
-    rows = results.get("write", ())
-
-    def speed(row: Mapping[str, Any]) -> Value:
-        lower, upper = row["seconds_quartiles"]
-        return row["batch"] / upper, row["batch"] / row["seconds"], row["batch"] / lower
-
-    _curves(position, [row for row in rows if row["batch"] == 1], speed)
-    position.set(title="one sequence", xlabel="context length, tokens", ylabel="tokens per second")
-    first = min((row["tokens"] for row in rows), default=0)
-    together = [row | {"tokens": row["batch"]} for row in map(dict, rows) if row["tokens"] == first]
-    _curves(batch, together, speed)
-    unit = "tokens per second, all sequences"
-    batch.set(title=f"context length {first:,}", xlabel="sequences at once", ylabel=unit)
-    figure.savefig(path, dpi=120)

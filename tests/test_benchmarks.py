@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks import __main__ as command
-from benchmarks import baselines, busy, encoders, jobs, measure, parity, report, runtimes, suites
+from benchmarks import baselines, busy, encoders, jobs, measure, parity, pictures, report, runtimes, suites
 from benchmarks.settings import Settings
 from fftnet import FFTNetConfig, load_tokenizer, serialization
 from fftnet.model.fftnet_model import FFTNet
@@ -83,7 +83,7 @@ def test_all_suites_write_json_and_pictures(tmp_path: Path, capsys: pytest.Captu
         assert row["runs"] == 2
         assert row["seconds_quartiles"][0] <= row["seconds"] <= row["seconds_quartiles"][1]
         assert (row["times_ours"] is None) == (row["side"] == measure.OURS)
-    assert {row["side"] for row in found["op"]["rows"]} == set(report.COLOURS) - {
+    assert {row["side"] for row in found["op"]["rows"]} == set(pictures.COLOURS) - {
         "attention",
         "FNet",
         "own products",
@@ -98,7 +98,7 @@ def test_all_suites_write_json_and_pictures(tmp_path: Path, capsys: pytest.Captu
     assert read["state_bytes"] == read["state_bytes_at_start"] > 0
     assert len(found["memory"]["rows"]) == 4
     assert {row["runs"] for row in found["busy"]["rows"]} == {2}
-    for name in (command.LENGTH_PICTURE, command.DECODE_PICTURE):
+    for name in (command.LENGTH_PICTURE, command.DECODE_PICTURE, command.OVERVIEW_PICTURE):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "state after 70 tokens" in printed
@@ -126,7 +126,7 @@ def test_the_stored_results_are_drawn_again_with_the_names_of_the_readme(
     shutil.copy(stored, tmp_path)
     assert command.main(["--output", str(tmp_path), "--only"]) == 0
     assert (tmp_path / command.FILE).read_text() == stored.read_text()
-    length, decode = figures
+    length, decode, overview = figures
     assert (length.get_suptitle(), decode.get_suptitle()) == (
         "Time and peak memory over sequence length",
         "Decoding speed",
@@ -137,7 +137,10 @@ def test_the_stored_results_are_drawn_again_with_the_names_of_the_readme(
     assert shown[3] == ["FFTNet", "attention"]
     decode.draw_without_rendering()
     assert [label.get_text() for label in decode.axes[0].get_yticklabels()][-1].isascii()
-    for axes in (*length.axes, *decode.axes):
+    for axes in overview.axes:
+        assert axes.get_lines()[0].get_label() == "FFTNet"
+        assert axes.get_ylim()[0] == 0
+    for axes in (*length.axes, *decode.axes, *overview.axes):
         assert not any("ours" in text.get_text() for text in axes.get_legend().get_texts())
 
 

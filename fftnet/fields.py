@@ -1,13 +1,17 @@
-"""Checks of the fields of configurations: declared types, finite numbers, allowed ranges."""
+"""Fields of configuration classes: their docstrings at run time, types, finite numbers and ranges."""
 
+import ast
+import inspect
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
+from itertools import pairwise
 from numbers import Integral, Real
+from textwrap import dedent, indent
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -29,6 +33,61 @@ _NAMES = {
     dict: "a dictionary",
     NoneType: "None",
 }
+
+ConfigClass = TypeVar("ConfigClass", bound=type)
+
+
+def documented(config_class: ConfigClass) -> ConfigClass:
+    """Append the docstrings of a dataclass's fields to its ``__doc__``, which ``help`` and flags show.
+
+    The metadata of a field may hold ``placeholder``: a word of its docstring, and a function that returns the
+    text to put there.
+    """
+    if not isinstance(vars(config_class)["__doc__"], _Docstring):
+        config_class.__doc__ = _Docstring(config_class.__doc__)  # pyright: ignore[reportAttributeAccessIssue]
+    return config_class
+
+
+class _Docstring:
+    """A ``__doc__`` that reads the source when it is shown, so that imports do not pay for it."""
+
+    def __init__(self, summary: str | None) -> None:
+        self._summary = inspect.cleandoc(summary or "")
+
+    def __get__(self, instance: object, owner: type) -> str:
+        entries = [
+            f"{name}: {indent(text, '    ').lstrip()}" for name, text in field_docstrings(owner).items()
+        ]
+        if not entries:
+            return self._summary
+        return "\n".join([self._summary, "", "Attributes:", indent("\n".join(entries), "    ")])
+
+
+@cache
+def field_docstrings(config_class: type) -> dict[str, str]:
+    """Return the docstring of each field of a dataclass by name, inherited fields included.
+
+    Python keeps no docstrings of attributes, so that they are read from the source. Fields whose source is
+    unavailable are missing.
+    """
+    found: dict[str, str] = {}
+    # Bases first: a class may document an inherited field anew.
+    for base in reversed(config_class.__mro__):
+        try:
+            (definition,) = ast.parse(dedent(inspect.getsource(base))).body
+        except (OSError, TypeError, SyntaxError):
+            continue
+        for pair in pairwise(getattr(definition, "body", ())):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = inspect.cleandoc(text)
+    docstrings = {}
+    for field in fields(config_class):
+        if field.name in found:
+            word, replacement = field.metadata.get("placeholder", ("", str))
+            text = found[field.name]
+            docstrings[field.name] = text.replace(word, replacement()) if word else text
+    return docstrings
 
 
 def check_fields(config: Any) -> None:

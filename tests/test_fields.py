@@ -1,22 +1,28 @@
 """Fields of configurations: of the declared type, finite, within sane ranges."""
 
+import ast
 import math
+import pydoc
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+import fftnet
 from fftnet.api.generate import SamplingConfig
+from fftnet.api.run_config import PARTS
 from fftnet.api.train import AcceleratorConfig, BudgetConfig, OptimConfig, SaveConfig, TrainConfig
 from fftnet.cli.inspect import InspectionConfig
 from fftnet.data.images.augmentation import AugmentationConfig
 from fftnet.data.images.processor import ImageProcessor
 from fftnet.evaluation.report import EvaluationConfig
 from fftnet.export import ExportConfig
-from fftnet.fields import check_fields, check_range
+from fftnet.fields import check_fields, check_range, documented, field_docstrings
 from fftnet.model import BackboneConfig, FFTNetConfig, SequenceClassifierConfig, ViTConfig
 from fftnet.model.labels import check_class_names
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralConfig
@@ -153,3 +159,34 @@ def test_an_integer_passes_for_a_float_a_list_for_a_tuple_and_anything_for_any()
         check_fields(config)
         assert isinstance(config.names, tuple)
     check_range(Config(), 0, 1, "limit", "rate")
+
+
+def config_classes() -> list[type]:
+    """Every class of the package whose name ends in ``Config``, and the data of fftnet evaluate."""
+    package = Path(fftnet.__file__).parent
+    found = []
+    # The classes in hf/ are those of Transformers, with fields of its own.
+    for path in sorted({*package.rglob("*.py")} - {*package.glob("hf/*")}):
+        definitions = ast.parse(path.read_text(encoding="utf-8")).body
+        names = [node.name for node in definitions if isinstance(node, ast.ClassDef)]
+        if names := [name for name in names if name.endswith("Config") or name == "MeasuredData"]:
+            module = import_module(".".join(path.relative_to(package.parent).with_suffix("").parts))
+            found += [getattr(module, name) for name in names]
+    return found
+
+
+def test_help_shows_every_field_with_its_docstring() -> None:
+    classes = config_classes()
+    assert {*PARTS.values(), *CONFIGS} - {ImageProcessor} <= {*classes}
+    for config in classes:
+        shown = " ".join(pydoc.plain(pydoc.render_doc(config)).replace("|", " ").split())
+        for field in fields(config):
+            docstring = " ".join(field_docstrings(config)[field.name].replace("|", " ").split())
+            assert f" {field.name}: {docstring}" in shown, (config, field)
+
+
+def test_help_without_a_source_shows_the_docstring_of_the_class() -> None:
+    definition = "class Made:\n    'A class.'\n    size: int = 1\n    'Width.'"
+    names: dict[str, Any] = {"__name__": "typed_in"}
+    exec(definition, names)
+    assert documented(dataclass(names["Made"])).__doc__ == "A class."

@@ -7,7 +7,7 @@ from typing import Any
 
 from fftnet.api.start import StartConfig, flag_defaults
 from fftnet.errors import suggestion
-from fftnet.fields import check_fields
+from fftnet.fields import check_fields, documented
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers import MIXERS
 from fftnet.tasks import TASKS, model_defaults, task_class
@@ -19,6 +19,7 @@ from fftnet.training.run_folder import SaveConfig
 from fftnet.utils.dataset import DataConfig
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """What a run trains a model to do.
@@ -46,6 +47,7 @@ class TaskConfig:
         return {"task": self.task} | ({"settings": settings} if settings else {})
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A training run, one configuration for each concern.
@@ -55,14 +57,23 @@ class RunConfig:
     """
 
     model: BackboneConfig = field(default_factory=BackboneConfig)
+    """Sizes, mixers and sequence length of the model."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Training data, tokenizer, splits and batches."""
     task: TaskConfig = field(default_factory=TaskConfig)
+    """Task with its settings."""
     start: StartConfig = field(default_factory=StartConfig)
+    """Checkpoint whose weights a run starts from."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and learning-rate schedule."""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    """Limits on epochs, steps, tokens and minutes."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    """Evaluations, logging and safeguards."""
     accelerator: AcceleratorConfig = field(default_factory=AcceleratorConfig)
+    """Device, precision and processes."""
     save: SaveConfig = field(default_factory=SaveConfig)
+    """Output folder, checkpoints and resuming."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fftnet.fields import MAX_COUNT, check_fields, check_range
+from fftnet.fields import MAX_COUNT, check_fields, check_range, documented
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
     """How the next token is chosen.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fftnet import serialization
 from fftnet.api.load import classifier_kind, find_checkpoint
+from fftnet.fields import documented
 from fftnet.model.classifier import SequenceClassifierConfig
 from fftnet.model.exchange import native_names
 from fftnet.model.fftnet_model import FFTNet
@@ -27,6 +28,7 @@ OF_IMAGES = ("image_size", "patch_size", "pooling")
 """Fields of a model of images that are settings of its task."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class StartConfig:
     """Where the weights of a run begin."""

@@ -14,6 +14,7 @@ from fftnet.api.predict import evaluate_classifier, load_classifier
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.data.digest import DIGEST, UNVERIFIED
 from fftnet.evaluation.report import EvaluationConfig, Training, seen_in_training, trained_with
+from fftnet.fields import documented
 from fftnet.metrics.plots import plot_confusion, plot_loss_by_position
 from fftnet.serialization import CheckpointError
 from fftnet.training.memory import keep_freed_memory
@@ -25,6 +26,7 @@ LABELS = {"f1": "F1", "macro_f1": "macro F1"}
 """Names of numbers that are not their keys with spaces."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
     """Form of the report."""
@@ -33,6 +35,7 @@ class OutputConfig:
     """Print the whole report as JSON, instead of a table."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class MeasuredData(DataConfig):
     """Data that are measured."""
@@ -40,9 +43,6 @@ class MeasuredData(DataConfig):
     text_field: str = ""
     """Column that holds the text, in sources that have columns (default: the one of the training)."""
 
-
-# The help of --data is read from the docstring of the class.
-MeasuredData.__doc__ = DataConfig.__doc__
 
 Measured = tuple[dict[str, Any], Callable[[Path], None]]
 """A report, and what draws its picture."""

@@ -7,10 +7,11 @@ from copy import copy
 from dataclasses import Field, dataclass, fields
 from typing import Any, get_origin
 
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from fftnet.cli.commands import COMMANDS
 from fftnet.errors import UserError, suggestion
+from fftnet.fields import documented
 
 SHOWING = ("-h", "--help", "--print_config")
 """Beginnings of the words that end the reading of flags and show something."""
@@ -20,6 +21,7 @@ class UsageError(UserError):
     """A wrong flag or value: one sentence for the user."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The trained model that a command uses."""
@@ -104,7 +106,6 @@ def _parser(
     """Return a parser of all flags, with the usage line and the examples of the command."""
     command = COMMANDS[program]
     values = [f"{name.upper()}{' ...' * _takes_several(flags[name])}" for name in command.positional]
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog=f"fftnet {program}",
         usage=" ".join(["fftnet", program, *(f"[{value}]" for value in values), "[flags]"]),
@@ -117,10 +118,10 @@ def _parser(
         parser.add_argument("--help_all", action="help", help="Show all flags and exit.")
     parser.add_argument("--config", action="config", help="YAML file of flags; flags behind it win over it.")
     for cls in classes:
-        parser.add_class_arguments(cls, skip=set(without))
+        parser.add_class_arguments(documented(cls), skip=set(without))
     for name, cls in groups.items():
         if fields(cls):
-            parser.add_class_arguments(cls, name)
+            parser.add_class_arguments(documented(cls), name)
     for action in parser._actions:
         if action.dest in flags:
             action.metavar = _value(action.dest, flags[action.dest])

@@ -16,9 +16,11 @@ from fftnet.api.load import default_prompt, find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.export import ExportConfig
 from fftnet.export.runtime import OnnxWriter
+from fftnet.fields import documented
 from fftnet.utils.tokenizer import Tokenizer
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
     """The text to continue.
@@ -38,6 +40,7 @@ class PromptConfig:
             raise ValueError("interactive reads lines from standard input: leave out --prompt -")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """Runtime that computes the model.

@@ -15,11 +15,12 @@ from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.evaluation import inspection_plots
 from fftnet.evaluation.inspection import Inspection, LossByPosition, inspect_tokens, loss_by_position
 from fftnet.evaluation.inspection_plots import MAX_TOKENS
-from fftnet.fields import check_fields, check_range
+from fftnet.fields import check_fields, check_range, documented
 from fftnet.metrics.plots import plot_loss_by_position
 from fftnet.utils.tokenizer import Tokenizer
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class InspectionConfig:
     """The text that a model is watched with.

@@ -14,7 +14,7 @@ from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.data.config import MAX_ROWS
 from fftnet.data.errors import DataError
 from fftnet.data.sources import resolve
-from fftnet.fields import check_fields, check_range
+from fftnet.fields import check_fields, check_range, documented
 from fftnet.serialization import write_whole
 from fftnet.tasks.base import Inputs
 from fftnet.training.memory import keep_freed_memory
@@ -24,6 +24,7 @@ DIGITS = 4
 """Decimal places of a probability."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
     """What is classified, and where the answers go.

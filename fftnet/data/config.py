@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from fftnet.data.encodings import MAX_RANK
 from fftnet.data.sources import SYNTHETIC, describe_sources, find_source
-from fftnet.fields import check_fields, check_range
+from fftnet.fields import check_fields, check_range, documented
 from fftnet.protocols import Batches
 
 MAX_ROWS = 2**20
@@ -26,18 +26,19 @@ class Splits:
     """Digest of the content of all three, see ``fftnet.data.digest``; None: generated samples, or unknown."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which data are read, and how they are divided.
-
-    Args:
-        data: Sources: a list of files, folders, globs and names, or one of them as a string: SOURCES.
 
     Raises:
         ValueError: if a field is out of range.
     """
 
-    data: list[str] = field(default_factory=lambda: [SYNTHETIC])
+    data: list[str] = field(
+        default_factory=lambda: [SYNTHETIC], metadata={"placeholder": ("SOURCES", describe_sources)}
+    )
+    """Sources: a list of files, folders, globs and names, or one of them as a string: SOURCES."""
     text_field: str = "text"
     """Column that holds the text, in sources that have columns."""
     tokenizer: str = "bytes"
@@ -94,7 +95,3 @@ class DataConfig:
     def synthetic(self) -> bool:
         """Whether the data are generated samples, and no documents."""
         return self.data == [SYNTHETIC]
-
-
-# The help of --data is read from the docstring, and lists what the table knows.
-DataConfig.__doc__ = (DataConfig.__doc__ or "").replace("SOURCES", describe_sources())

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from fftnet.fields import check_fields
+from fftnet.fields import check_fields, documented
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """A page that runs a model in the browser.

@@ -8,7 +8,7 @@ from fftnet.data.digest import DIGEST
 from fftnet.data.sources import SYNTHETIC
 from fftnet.data.walk import places
 from fftnet.evaluation.documents import evaluate_documents
-from fftnet.fields import check_fields, check_range, string_list
+from fftnet.fields import check_fields, check_range, documented, string_list
 from fftnet.metrics.averages import evaluate
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.protocols import Objective
@@ -21,6 +21,7 @@ SPLIT_BY = ("text_field", "valid_fraction", "test_fraction", "data_seed")
 """Fields of the data that decide, beside the sources, which document is in which split."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """The part of a text that is measured, and a plot of it.

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from fftnet.fields import MAX_SIZE, check_fields, check_range
+from fftnet.fields import MAX_SIZE, check_fields, check_range, documented
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """An exported model.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fftnet.fields import MAX_SIZE, check_range
+from fftnet.fields import MAX_SIZE, check_range, documented
 from fftnet.model.backbone import Backbone
 from fftnet.model.checks import check_ids
 from fftnet.model.components import TiedEmbedding
@@ -17,6 +17,7 @@ from fftnet.model.pretrained import PretrainedModel
 POOLINGS = (MEAN, LAST)
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class SequenceClassifierConfig(FFTNetConfig):
     """A classifier of texts, or of any other sequence of ids.

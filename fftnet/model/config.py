@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range
+from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range, documented
 from fftnet.model.checks import head_dim
 from fftnet.model.components import EMBEDDING_STD
 from fftnet.model.mixers import MIXERS, mixer_class, mixer_config
@@ -14,6 +14,7 @@ MAX_WINDOW = 2**30
 """Longest training window, in tokens."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     """The stack of layers that every model has, whatever it reads and answers.
@@ -82,6 +83,7 @@ class BackboneConfig:
         return {name: given.get(name, mixer_config(name)) for name in self.mixer_pattern}
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class FFTNetConfig(BackboneConfig):
     """A whole model over tokens.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fftnet.fields import MAX_SIDE, MAX_SIZE, check_range
+from fftnet.fields import MAX_SIDE, MAX_SIZE, check_range, documented
 from fftnet.model.backbone import Backbone
 from fftnet.model.checks import given
 from fftnet.model.config import BackboneConfig
@@ -30,6 +30,7 @@ PRESETS: dict[str, dict[str, int]] = {
 """Name to sizes; the last three are the paper's."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(BackboneConfig):
     """An image classifier.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fftnet.fields import check_fields, check_range
+from fftnet.fields import check_fields, check_range, documented
 
 CONTENT = "{content}"
 ROLES = ("system", "developer", "user", "assistant")
@@ -18,6 +18,7 @@ class Message(NamedTuple):
     content: str
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """Address, limits and chat template of a server.

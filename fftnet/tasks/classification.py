@@ -19,7 +19,7 @@ from fftnet.data.labelled import (
     stratified_split,
 )
 from fftnet.data.splits import TEST, TRAIN, VALID
-from fftnet.fields import check_fields
+from fftnet.fields import check_fields, documented
 from fftnet.model.classifier import POOLINGS, FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.pooling import MEAN
 from fftnet.protocols import TextEncoder
@@ -38,6 +38,7 @@ from fftnet.utils.tokenizer import load_tokenizer
 logger = logging.getLogger(__name__)
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig:
     """Labels, and how they are learned; the texts are in ``text_field`` of the data.

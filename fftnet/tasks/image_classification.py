@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from fftnet.data.images.augmentation import AUGMENTATIONS, AugmentationConfig, check_installed
 from fftnet.data.images.batches import ImageBatches
 from fftnet.data.images.loading import ImageData, load_images
-from fftnet.fields import MAX_SIDE, check_fields, check_range
+from fftnet.fields import MAX_SIDE, check_fields, check_range, documented
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.model.vit import CLASS_TOKEN, POOLINGS, PRESETS, FFTNetViT, ViTConfig
@@ -35,6 +35,7 @@ OF_TEXT = (
 """Fields of the data that mean nothing for images."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ImageClassificationConfig:
     """Settings of image classification; ``--data`` names a folder with a folder of images for each class (or

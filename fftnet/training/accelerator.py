@@ -15,7 +15,7 @@ from torch import nn
 
 from fftnet.devices import pick_device
 from fftnet.errors import UserError
-from fftnet.fields import MAX_COUNT, check_fields, check_range
+from fftnet.fields import MAX_COUNT, check_fields, check_range, documented
 from fftnet.training.precision import AUTO, PRECISIONS, resolve
 
 STRATEGIES = ("ddp", "fsdp")
@@ -25,6 +25,7 @@ class TrainingError(UserError, RuntimeError):
     """Training can't start or go on; the message says why, what is kept, and what to do."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorConfig:
     """Device, precision and processes of a run.

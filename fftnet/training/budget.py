@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from fftnet.fields import check_fields
+from fftnet.fields import check_fields, documented
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class BudgetConfig:
     """When a run ends: after the first of the limits that are set, or else after the epochs.

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from fftnet.fields import check_fields
+from fftnet.fields import check_fields, documented
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Evaluations, logging and safeguards of a run.

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from fftnet.fields import check_fields, check_range
+from fftnet.fields import check_fields, check_range, documented
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW with a linear warm-up and a schedule that follows.

@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from fftnet import serialization
-from fftnet.fields import check_fields
+from fftnet.fields import check_fields, documented
 from fftnet.locks import locked
 from fftnet.training.accelerator import TrainingError
 from fftnet.training.manifest import REPLACED, checkpoints, is_sealed, step_of
@@ -23,6 +23,7 @@ AUTO = "auto"
 """Value of ``resume``: the latest checkpoint in the output folder."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class SaveConfig:
     """Where the checkpoints of a run are written, how often, and whether a run is resumed.

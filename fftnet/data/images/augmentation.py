@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fftnet.data.errors import import_extra
-from fftnet.fields import check_fields
+from fftnet.fields import check_fields, documented
 
 PADDED_PART = 8
 """A crop moves an image by up to its side divided by this, and by one pixel at least."""
@@ -23,6 +23,7 @@ class Examples(NamedTuple):
     """int64 labels (B,); once they are mixed, float32 probabilities (B, K)."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
     """Which changes are made.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fftnet.fields import MAX_COUNT, MAX_SIZE, check_fields, check_range
+from fftnet.fields import MAX_COUNT, MAX_SIZE, check_fields, check_range, documented
 from fftnet.model.addresses import Clock, ReadFilter, WriteKey
 from fftnet.model.checks import check_input, head_dim
 from fftnet.model.components import ModReLU, PrefixContext, PrefixFourierTransform, gain
@@ -27,6 +27,7 @@ SHORTEST_SCALE = 2.0
 """Time scale of the fastest bin at the start, in tokens."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class AddressedSpectralConfig:
     """The causal spectral mixer with addresses.

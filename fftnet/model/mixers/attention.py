@@ -6,12 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fftnet.fields import documented
 from fftnet.model.checks import check_input
 from fftnet.model.mixers.base import device_of
 from fftnet.model.mixers.rotary_attention import RotaryAttention
 from fftnet.ops import attention
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
     """Nothing to choose beside the heads."""

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fftnet.fields import documented
 from fftnet.model.checks import check_input
 from fftnet.model.mixers.rotary_attention import RotaryAttention
 from fftnet.ops import attention
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class BidirectionalAttentionConfig:
     """Nothing to choose beside the heads."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range
+from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range, documented
 from fftnet.model.checks import check_input, head_dim
 from fftnet.model.components import (
     AdaptiveSpectralFilter,
@@ -28,6 +28,7 @@ EPS = 0.03
 seldom above 0.2 after training."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class CausalSpectralConfig:
     """The causal spectral mixer.

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fftnet.fields import documented
 from fftnet.model.checks import check_input
 from fftnet.model.mixers.base import Mixer
 from fftnet.ops import fourier, padding
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class FNetConfig:
     """Nothing to choose."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range
+from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range, documented
 from fftnet.model.checks import check_input, head_dim
 from fftnet.model.components import (
     AdaptiveSpectralFilter,
@@ -19,6 +19,7 @@ from fftnet.ops.numerics import interpolate_anchors
 from fftnet.ops.spectral_mix import spectral_mix
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class SpectralConfig:
     """The bidirectional spectral mixer.

@@ -1,26 +1,29 @@
-"""The ladder of the package: imports run down it only, and what the trainer is handed it does not import."""
+"""Architecture of the package: which package may import which, on how many levels."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
-
-import fftnet.utils
 
 PACKAGE = Path(__file__).parents[1] / "fftnet"
 FILES = {
     ".".join(("fftnet", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-GROUND = {
+SHARED = {
     *("fftnet.devices", "fftnet.errors", "fftnet.fields", "fftnet.locks", "fftnet.protocols"),
     "fftnet.serialization",
 }
+"""Small modules that every package may import; together they are the lowest level."""
+ENTRY_POINTS = {"fftnet", "fftnet.__main__", "fftnet.cli"}
+"""The highest level, which may import everything below."""
 DATA = {"fftnet.data", "fftnet.utils.dataset", "fftnet.utils.tokenizer"}
 TRAINING = {"fftnet.training", "fftnet.utils.trainer"}
 MODEL = {"fftnet.model", "fftnet.ops"}
 METRICS = {"fftnet.metrics"}
-LADDER: dict[str, set[str]] = {
+MAX_LEVELS = 8
+ALLOWED: dict[str, set[str]] = {
     "fftnet.errors": set(),
     "fftnet.locks": set(),
     "fftnet.fields": set(),
@@ -30,49 +33,59 @@ LADDER: dict[str, set[str]] = {
     "fftnet.testing": set(),
     "fftnet.wait_policy": set(),
     "fftnet.ops": {"fftnet.errors", "fftnet.wait_policy"},
-    "fftnet.model": GROUND | {"fftnet.ops"},
-    "fftnet.utils.tokenizer": GROUND | {"fftnet.data"},
-    "fftnet.data": GROUND,
-    "fftnet.utils.dataset": GROUND | DATA,
-    "fftnet.metrics": GROUND,
-    "fftnet.training": GROUND | METRICS,
-    "fftnet.utils.trainer": GROUND | METRICS | TRAINING,
+    "fftnet.model": SHARED | {"fftnet.ops"},
+    "fftnet.data": SHARED,
+    "fftnet.utils.tokenizer": SHARED | {"fftnet.data"},
+    "fftnet.utils.dataset": SHARED | {"fftnet.data"},
+    "fftnet.metrics": SHARED,
+    "fftnet.training": SHARED | METRICS,
+    "fftnet.utils.trainer": SHARED | METRICS | {"fftnet.training"},
     "fftnet.utils": set(),
-    "fftnet.tasks": GROUND | METRICS | DATA | MODEL,
-    "fftnet.evaluation": GROUND | METRICS | DATA | MODEL | {"fftnet.tasks"},
-    "fftnet.hf": GROUND | MODEL | {"fftnet.data", "fftnet.utils.tokenizer"},
-    "fftnet.export": GROUND | MODEL | {"fftnet.utils.tokenizer"},
-    "fftnet.demo": GROUND | MODEL | {"fftnet.data", "fftnet.export", "fftnet.utils.tokenizer"},
-    "fftnet.api": GROUND | METRICS | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.evaluation"},
-    "fftnet.lm_eval": GROUND | MODEL | {"fftnet.api", "fftnet.evaluation", "fftnet.hf", "fftnet.tasks"},
-    "fftnet.serving": GROUND | MODEL | {"fftnet.api", "fftnet.utils.tokenizer"},
+    "fftnet.tasks": SHARED | METRICS | DATA | MODEL,
+    "fftnet.evaluation": SHARED | METRICS | DATA | MODEL | {"fftnet.tasks"},
+    "fftnet.hf": SHARED | MODEL | {"fftnet.data", "fftnet.utils.tokenizer"},
+    "fftnet.export": SHARED | MODEL | {"fftnet.utils.tokenizer"},
+    "fftnet.demo": SHARED | MODEL | {"fftnet.data", "fftnet.export", "fftnet.utils.tokenizer"},
+    "fftnet.api": SHARED | METRICS | DATA | MODEL | TRAINING | {"fftnet.tasks", "fftnet.evaluation"},
+    "fftnet.lm_eval": SHARED | MODEL | {"fftnet.api", "fftnet.evaluation", "fftnet.hf", "fftnet.tasks"},
+    "fftnet.serving": SHARED | MODEL | {"fftnet.api", "fftnet.utils.tokenizer"},
     "fftnet.cli": {"fftnet"},
     "fftnet.__main__": {"fftnet.cli"},
     "fftnet": {"fftnet"},
 }
-"""Room to the rooms that it may import, beside itself; the longest name that fits a module counts."""
+"""Package or module to those that it may import, in addition to itself."""
 
 
-def room(module: str) -> str:
-    return max((name for name in LADDER if module == name or module.startswith(f"{name}.")), key=len)
+def package(module: str) -> str:
+    """Return the entry of ``ALLOWED`` for a module: the longest name that is a prefix."""
+    return max((name for name in ALLOWED if module == name or module.startswith(f"{name}.")), key=len)
+
+
+@cache
+def level(name: str) -> int:
+    """Return the level of an entry of ``ALLOWED``, from 1; a circle of imports ends in a RecursionError."""
+    if name in SHARED:
+        return 1
+    below = ALLOWED.keys() - ENTRY_POINTS if name in ENTRY_POINTS else ALLOWED[name]
+    return 1 + max(map(level, below), default=0)
 
 
 def imports(module: str) -> set[str]:
-    """Modules of the package that a file names in an import, wherever in the file."""
+    """Modules of the package that a file imports, at its top or inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module} imports relatively"
-            # A name may be a module of its own, or something that the module defines.
+            # An imported name is a submodule, or something that the module defines.
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in FILES else str(node.module) for name in names}
     return {name for name in found if name.split(".")[0] == "fftnet"}
 
 
 def reached(module: str) -> set[str]:
-    """Everything that importing a module loads, but for the front page of the package."""
+    """Modules that importing a module loads, except the ``__init__`` of the package."""
     seen: set[str] = set()
     waiting = [module]
     while waiting:
@@ -84,58 +97,44 @@ def reached(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_imports_run_down_the_ladder(module: str) -> None:
-    own = room(module)
+def test_imports_are_allowed(module: str) -> None:
+    own = package(module)
     for name in imports(module):
-        assert name in FILES, f"{module} imports {name}, which is not there"
-        below = own == room(name) or any(name == top or name.startswith(f"{top}.") for top in LADDER[own])
-        assert below, f"{module} may not import {name}"
+        assert name in FILES, f"{module} imports {name}, which does not exist"
+        allowed = own == package(name) or any(name == p or name.startswith(f"{p}.") for p in ALLOWED[own])
+        assert allowed, f"{module} may not import {name}"
 
 
-def test_no_rung_stands_above_itself() -> None:
-    above = {name: {other for other in LADDER if name in LADDER[other] and other != name} for name in LADDER}
-    waiting = set(LADDER) - {"fftnet"}
-    while waiting:
-        tops = {name for name in waiting if not above[name] & waiting}
-        assert tops, f"a circle among {waiting}"
-        waiting -= tops
+def test_the_longest_chain_of_imports_has_eight_levels() -> None:
+    assert max(map(level, ALLOWED)) <= MAX_LEVELS
+    assert level("fftnet.cli") > level("fftnet.api") > level("fftnet.tasks") > level("fftnet.model")
 
 
 @pytest.mark.parametrize("module", ["fftnet.utils.trainer", "fftnet.training.checkpointer"])
 def test_training_loads_neither_model_nor_data(module: str) -> None:
-    loaded = {room(name) for name in reached(module)}
+    loaded = {package(name) for name in reached(module)}
     assert "fftnet.training" in loaded
-    assert loaded <= GROUND | METRICS | TRAINING | {"fftnet.utils"}
+    assert loaded <= SHARED | METRICS | TRAINING | {"fftnet.utils"}
 
 
 def test_data_load_neither_model_nor_tasks() -> None:
-    loaded = {room(name) for name in reached("fftnet.utils.dataset")}
-    assert loaded <= GROUND | DATA | {"fftnet.utils"}
+    loaded = {package(name) for name in reached("fftnet.utils.dataset")}
+    assert loaded <= SHARED | DATA | {"fftnet.utils"}
 
 
-def test_the_control_sees_a_forbidden_import() -> None:
+def test_the_search_for_imports_finds_indirect_ones() -> None:
     assert "fftnet.model.fftnet_model" in reached("fftnet.tasks")
     assert "fftnet.training.distributed" in reached("fftnet.cli.train")
 
 
-def test_the_package_knows_neither_benchmarks_nor_experiments() -> None:
+def test_the_package_imports_neither_benchmarks_nor_experiments_nor_tests() -> None:
     for path in FILES.values():
-        names = {
-            name.split(".")[0]
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, (ast.Import, ast.ImportFrom))
-            for name in (
-                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
-            )
-        }
-        assert not names & {"benchmarks", "experiments", "tests"}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"benchmarks", "experiments", "tests"}, path
 
 
-def test_utils_are_three_front_doors() -> None:
-    assert {path.name for path in (PACKAGE / "utils").glob("*.py")} == {
-        "__init__.py",
-        "tokenizer.py",
-        "dataset.py",
-        "trainer.py",
-    }
-    assert "front doors" in (fftnet.utils.__doc__ or "")
+def test_utils_holds_three_modules() -> None:
+    names = {path.name for path in (PACKAGE / "utils").glob("*.py")}
+    assert names == {"__init__.py", "tokenizer.py", "dataset.py", "trainer.py"}

@@ -1,4 +1,1 @@
-"""The three front doors of training on text: tokenizer, dataset and trainer.
-
-Nothing else comes in here: what serves only one of them has its home in ``data`` or in ``training``.
-"""
+"""Entry points to text, data and training; the packages ``data`` and ``training`` do the work."""

@@ -235,28 +235,6 @@ def test_a_printed_config_can_be_read_again(tmp_path: Path) -> None:
     assert yaml.safe_load(again) == values | {"num_layers": 2}
 
 
-def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
-    commands = re.findall(r"^    ((?:python \w+\.py|fftnet \w+)[^\n#]*)", readme, re.MULTILINE)
-    assert len(commands) >= 4
-    for command in commands:
-        if command.startswith(("fftnet serve", "fftnet demo")):
-            continue  # They serve until they are stopped; tests/serving and tests/demo run them.
-        small = f" {TINY}" if "main.py" in command or " train" in command else ""
-        limit = " --max_new_tokens 5" if "example.py" in command or " generate" in command else ""
-        for name in ("recipes", "models"):
-            command = command.replace(f"{name}/", f"{ROOT}/{name}/")
-        run_as_user(command + small + limit, tmp_path)
-
-
-def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
-    snippets = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert snippets
-    for snippet in snippets:
-        subprocess.run([sys.executable, "-W", "error", "-c", snippet], cwd=tmp_path, check=True, timeout=120)
-
-
 def test_the_commands_for_many_machines_have_the_right_flags(capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / "scaling.md").read_text()
     commands = re.findall(r"^ +.*(?:-m fftnet|fftnet) train (.*)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Package, licence, citation, guides, documentation site, and what one reads without the packages."""
+"""Wheel, metadata, licence, citation, and errors of an installation that lacks packages."""
 
 import importlib.metadata
 import os
@@ -8,7 +8,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import fields
 from email import message_from_string
 from email.message import Message
 from pathlib import Path
@@ -18,29 +17,13 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from fftnet.api.generate import SamplingConfig
-from fftnet.api.run_config import PARTS
-from fftnet.cli.evaluate import OutputConfig
-from fftnet.cli.flags import ModelConfig
-from fftnet.cli.generate import PromptConfig
-from fftnet.cli.inspect import InspectionConfig
-from fftnet.cli.predict import PredictConfig
-from fftnet.evaluation.report import EvaluationConfig
-from fftnet.model.mixers import MIXERS
-from fftnet.serving.config import ServeConfig
-from fftnet.tasks import TASKS
-from fftnet.tasks.classification import ClassificationConfig
-from fftnet.utils.dataset import DataConfig
-
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
-PAPERS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 CORE = {"torch", "numpy", "safetensors"}
 FOR_DEVELOPERS = {"dev", "docs"}
 HEAVY = {"augmentation", "eval"}
-BESIDE_TORCH = {"torchvision"}
-"""What is made for one version of PyTorch, whichever there is."""
 """Extras that ``all`` leaves out for their size."""
+TIED_TO_TORCH = {"torchvision"}
+"""Packages whose version follows that of the installed PyTorch."""
 
 # One process builds the wheel, and once.
 
@@ -123,7 +106,7 @@ def test_what_make_installs_meets_the_lower_bounds(metadata: Message) -> None:
         version = pinned.get(requirement.name.lower())
         assert version is None or requirement.specifier.contains(version), line
         if requirement.marker is None or "dev" not in str(requirement.marker):
-            assert version is not None or requirement.name in {"fftnet", *BESIDE_TORCH}, (
+            assert version is not None or requirement.name in {"fftnet", *TIED_TO_TORCH}, (
                 f"{line} is not in constraints.txt"
             )
 
@@ -215,105 +198,3 @@ def test_the_citation_names_the_paper_and_this_version(metadata: Message) -> Non
 def test_the_changelog_knows_this_version(metadata: Message) -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert changelog.index("## [Unreleased]") < changelog.index(metadata["Version"])
-
-
-def test_the_site_shows_every_page_and_no_other() -> None:
-    shown = re.findall(r'= "([\w/]+\.md)"', (ROOT / "zensical.toml").read_text())
-    assert sorted(shown) == sorted(page.relative_to(ROOT / "docs").as_posix() for page in PAGES)
-
-
-def test_the_site_loads_no_fonts_from_elsewhere() -> None:
-    settings = (ROOT / "zensical.toml").read_text()
-    assert re.search(r"^font = false", settings, re.MULTILINE)
-
-
-def test_the_api_pages_name_every_room() -> None:
-    named = re.findall(r"^::: ([\w.]+)$", "\n".join(page.read_text() for page in PAGES), re.MULTILINE)
-    for name in named:
-        path = ROOT / name.replace(".", "/")
-        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), name
-    rooms = {f"fftnet.{path.parent.name}" for path in (ROOT / "fftnet").glob("*/__init__.py")}
-    assert rooms <= set(named)
-
-
-@pytest.mark.parametrize("page", [*PAGES, *PAPERS], ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_between_papers_leads_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
-    assert [target for target in targets if not (page.parent / target).exists()] == []
-
-
-# The log tells of files as they were when an entry was written, the changelog also of those that are gone.
-CURRENT = [page for page in [*PAGES, *PAPERS] if page.name not in ("log.md", "CHANGELOG.md")]
-MADE = {"site/", "outputs/", "logs/"}
-"""Folders that commands make."""
-
-
-@pytest.mark.parametrize("page", CURRENT, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_path_that_a_paper_names_is_there(page: Path) -> None:
-    paths = set(re.findall(r"`((?:[\w-]+/)+[\w.]*)(?:::\w+)?`", page.read_text()))
-    assert page.name not in ("architecture.md", "reliability.md", "CONTRIBUTING.md") or len(paths) > 10
-    there = {path for path in paths if (ROOT / path).exists() or (ROOT / "fftnet" / path).exists()}
-    assert paths - there <= MADE
-
-
-TEST_FLAGS = {f.name for cls in (DataConfig, ClassificationConfig) for f in fields(cls)}
-"""Flags, some of which are called like tests."""
-
-
-@pytest.mark.parametrize("page", CURRENT, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_test_that_a_paper_names_is_in_the_file_that_is_named_before_it(page: Path) -> None:
-    anywhere = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    assert "test_" in page.read_text() or page.name not in ("architecture.md", "reliability.md")
-    for line in page.read_text().splitlines():
-        source = anywhere
-        for path, name in re.findall(r"(tests/[\w/]+\.py)|\b(test_\w+)\b(?!\.py)", line):
-            if path:
-                source = (ROOT / path).read_text()
-            elif name not in TEST_FLAGS:
-                assert f"def {name}(" in source, line
-
-
-def named_in_the_tree() -> set[Path]:
-    """Files and folders of the tree in docs/architecture.md: two spaces more are one folder deeper."""
-    tree = (
-        (ROOT / "docs" / "architecture.md").read_text().partition("## The tree\n\n")[2].partition("\n\n")[0]
-    )
-    folders: list[str] = []
-    named: set[Path] = set()
-    for line in tree.splitlines():
-        indent = len(line) - len(line.lstrip()) - 4
-        # Far to the right stands the rest of the line above, on what is in every folder beside it.
-        if indent < 20:
-            del folders[indent // 2 :]
-            if line.split()[0].endswith("/"):
-                folders.append(line.split()[0])
-                named.add(ROOT.joinpath(*folders))
-        named |= {ROOT.joinpath(*folders, name) for name in re.findall(r"\w+\.py\b", line)}
-    return named
-
-
-def test_the_tree_in_the_architecture_is_the_tree() -> None:
-    named = named_in_the_tree()
-    assert [path for path in named if not path.exists()] == []
-    package = ROOT / "fftnet"
-    folders = {path.parent for path in package.rglob("__init__.py")}
-    assert folders <= named
-    # One line tells what is in the folders of operators, of CPU kernels and of sources, whatever their files.
-    told = {path for path in folders if path.parent.name == "ops"} | {package / "data" / "sources"}
-    told |= {package / "model" / "mixers"}
-    files = {path for path in package.rglob("*.py") if path.parent not in told}
-    assert {path.name for path in files - named} == {"__init__.py", "__main__.py"}
-
-
-def test_the_flags_that_the_readme_names_are_flags() -> None:
-    classes = [*PARTS.values(), ModelConfig, PromptConfig, EvaluationConfig, InspectionConfig]
-    classes += [SamplingConfig, ServeConfig, PredictConfig, OutputConfig]
-    known = {field.name for cls in classes for field in fields(cls)} | {"help", "config", "print_config"}
-    groups = [*MIXERS.items(), *TASKS.items()]
-    known |= {f"{name}.{field.name}" for name, kind in groups for field in fields(kind.Config)}
-    pages = ("README.md", "docs/performance.md", "docs/serving.md", "docs/classification.md")
-    text = "".join((ROOT / name).read_text() for name in pages).replace("`--classification.`", "")
-    text = re.sub(r"python -m (benchmarks|experiments)[^`\n]*", "", text)
-    named = set(re.findall(r"--((?!no_)[a-z][\w.]*\w)", text))
-    assert len(named) > 10
-    assert named - known == {"full"}  # Of the benchmarks.

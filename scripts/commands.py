@@ -1,4 +1,4 @@
-"""The page docs/commands.md, from the help of every command: run `python -m scripts.commands` after a change of flags."""
+"""Write docs/commands.md from the help of every command: `python -m scripts.commands`."""
 
 import contextlib
 import io
@@ -11,15 +11,17 @@ from fftnet.cli.main import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 COLUMNS = "100"
+PASSED_ON = ("lm_eval",)
+"""Commands whose flags are those of another program."""
 INTRODUCTION = """\
 # Commands
 
-Look up a command or a flag here. The page is the help of the commands, put together by `python -m scripts.commands`.
+Look up a command or a flag here. `python -m scripts.commands` makes this page from the help of the commands.
 
-- Values without a flag go to the flags in the usage line: `fftnet train my.txt` is `fftnet train --data my.txt`.
+- Values without a flag go to the flags in the usage line: `fftnet train my.txt` means `--data my.txt`.
 - A switch is `--save_model` or `--no_save_model`. A list takes several words: `--data a.txt b.txt`.
 - Settings of a mixer or a task bear its name: `--addressed_spectral.num_bins 32`.
-- `--config FILE` reads flags from a YAML file, and `--print_config` writes one. Flags after `--config` win over the file.
+- `--config FILE` reads flags from a YAML file; flags after it win. `--print_config` writes such a file.
 """
 
 
@@ -28,16 +30,18 @@ def help_of(command: str) -> str:
     out = io.StringIO()
     option = "--help_all" if COMMANDS[command].common else "--help"
     # The width of the text is that of the terminal; a page needs a fixed one.
-    with mock.patch.dict(os.environ, COLUMNS=COLUMNS), contextlib.redirect_stdout(out):
-        with contextlib.suppress(SystemExit):
-            main([command, option])
+    terminal = mock.patch.dict(os.environ, COLUMNS=COLUMNS)
+    with terminal, contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([command, option])
     return "\n".join(line.rstrip() for line in out.getvalue().strip().splitlines())
 
 
 def page() -> str:
     """Return the text of docs/commands.md."""
     sections = [INTRODUCTION, f"## Overview\n\n```text\n{overview()}\n```\n"]
-    sections += [f"## fftnet {name}\n\n```text\n{help_of(name)}\n```\n" for name in COMMANDS]
+    sections += [
+        f"## fftnet {name}\n\n```text\n{help_of(name)}\n```\n" for name in COMMANDS if name not in PASSED_ON
+    ]
     return "\n".join(sections)
 
 

@@ -31,7 +31,8 @@ def test_the_api_pages_name_every_package() -> None:
         path = ROOT / name.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), name
     packages = {f"fftnet.{path.parent.name}" for path in (ROOT / "fftnet").glob("*/__init__.py")}
-    assert packages <= set(named)
+    shown = {".".join(name.split(".")[:2]) for name in named}
+    assert packages <= shown
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: str(page.relative_to(ROOT)))

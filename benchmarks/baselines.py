@@ -15,8 +15,7 @@ from benchmarks.measure import OURS
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet, State
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralConfig, AddressedSpectralMixer
-from fftnet.model.mixers.attention import AttentionMixer, AttentionState
-from fftnet.model.mixers.rotary_attention import RotaryAttention
+from fftnet.model.mixers.attention import AttentionMixer, AttentionState, RotaryAttention
 from fftnet.ops import attention
 from fftnet.ops.keyed_mix import keyed_mix
 from fftnet.training.optim import OptimConfig, make_optimizer

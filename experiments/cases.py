@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from experiments.training import FP32, Budget
-from fftnet.model.pooling import MEAN
+from fftnet.model.heads import MEAN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from experiments import markdown
 from experiments.cases import CaseSettings, Stage
 from experiments.classification import ClassificationExperiment
 from experiments.training import Budget
-from fftnet.model.pooling import LAST
+from fftnet.model.heads import LAST
 
 PUBLISHED = markdown.table(
     ["published, other budget", "ListOps", "Text", "Retrieval", "Image", "Pathfinder", "Path-X"],

@@ -3,7 +3,7 @@
 from experiments.cases import CaseSettings, Stage
 from experiments.classification import ClassificationExperiment
 from experiments.training import Budget
-from fftnet.model.pooling import LAST
+from fftnet.model.heads import LAST
 
 
 class BriefArena(ClassificationExperiment):

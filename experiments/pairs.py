@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fftnet.data.labelled import pad_tokens
 from fftnet.model.classifier import FFTNetForSequenceClassification
-from fftnet.model.pooling import pooled
+from fftnet.model.heads import pooled
 
 
 class PairClassifier(nn.Module):

@@ -24,7 +24,7 @@ from fftnet.evaluation.report import EvaluationConfig
 from fftnet.export import ExportConfig
 from fftnet.fields import check_fields, check_range, documented, field_docstrings
 from fftnet.model import BackboneConfig, FFTNetConfig, SequenceClassifierConfig, ViTConfig
-from fftnet.model.labels import check_class_names
+from fftnet.model.heads import check_class_names
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralConfig
 from fftnet.model.mixers.causal_spectral import CausalSpectralConfig
 from fftnet.model.mixers.spectral import SpectralConfig

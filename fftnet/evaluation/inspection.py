@@ -18,8 +18,8 @@ from fftnet.metrics.averages import evaluation_mode
 from fftnet.model.components import gain
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
+from fftnet.model.mixers.attention import RotaryAttention
 from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
-from fftnet.model.mixers.rotary_attention import RotaryAttention
 from fftnet.model.mixers.spectral import SpectralMixer
 from fftnet.ops.numerics import interpolate_anchors
 

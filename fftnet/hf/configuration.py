@@ -9,8 +9,7 @@ from transformers import PreTrainedConfig
 from fftnet.fields import string_list
 from fftnet.model.config import BackboneConfig
 from fftnet.model.config import FFTNetConfig as NativeConfig
-from fftnet.model.exchange import IMAGES, LANGUAGE, Family
-from fftnet.model.labels import to_file
+from fftnet.model.exchange import IMAGES, LANGUAGE, Family, labels_to_file
 from fftnet.model.vit import ViTConfig
 
 BYTES_VOCAB_SIZE = 257
@@ -88,7 +87,7 @@ class ExchangedConfig(PreTrainedConfig):
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What is written: all native fields, so that later defaults change no model; else what differs."""
-        return super().to_diff_dict() | to_file(self.native_values())
+        return super().to_diff_dict() | labels_to_file(self.native_values())
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:

@@ -10,7 +10,7 @@ from transformers.utils.generic import can_return_tuple
 from fftnet.hf.cache import CACHE_NAME, FFTNetCache
 from fftnet.hf.configuration import FFTNetConfig
 from fftnet.hf.modeling import FFTNetModel, FFTNetPreTrainedModel
-from fftnet.model.pooling import MEAN, pooled
+from fftnet.model.heads import MEAN, pooled
 
 
 class FFTNetForMaskedLM(FFTNetPreTrainedModel):

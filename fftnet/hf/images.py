@@ -9,7 +9,7 @@ from transformers.utils.generic import can_return_tuple
 from fftnet.hf.configuration import FFTNetViTConfig
 from fftnet.hf.modeling import FFTNetBlock, FFTNetPreTrainedModel
 from fftnet.model.backbone import Backbone
-from fftnet.model.pooling import pooled
+from fftnet.model.heads import pooled
 from fftnet.model.vit import Patches
 
 

@@ -1,8 +1,8 @@
-"""The parts of a layer with addresses (docs/maths.md, section 3), beside ``fftnet.model.components``.
+"""Write keys, read filters and clock of FFTNet (causal) (docs/maths.md, section 3).
 
-A *write key* says under which address a token is written into the spectrum of its prefix, a *read filter*
-where a later token looks. Both start from a base of 1 in every bin, with which a token is written and read
-whatever it is; so the layer begins as one that weighs near and far, and learns to tell tokens apart.
+Write keys decide under which address a token enters the spectrum of the prefix; read filters decide which
+address a later token reads. Both have a base of 1 in every bin, so that every token is written and read
+independently of its content: an untrained layer weighs near and far tokens as in section 2.
 """
 
 import math
@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fftnet.model.components import modulation_mlp
+
 
 def _fill_with_ones(planes_H2F: Tensor) -> None:
+    """Set complex numbers, stored as real and imaginary plane, to 1."""
     planes_H2F[:, 0] = 1
     planes_H2F[:, 1] = 0
 
 
 class WriteKey(nn.Module):
-    """What every token writes with, before its own part is added: complex, one number a head and bin.
+    """Base of the write keys, complex (step 2): ``fftnet.ops.addresses`` adds each token's own part.
 
     Args:
         num_heads: H.
@@ -32,16 +35,16 @@ class WriteKey(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start at 1."""
+        """Initialize the base to 1."""
         _fill_with_ones(self.base_key)
 
     def forward(self) -> Tensor:
-        """Real and imaginary plane (H, 2, F)."""
+        """Return real and imaginary plane, (H, 2, F)."""
         return self.base_key
 
 
 class ReadFilter(nn.Module):
-    """The adaptive filter, complex: a base filter, and the modulation that an MLP makes of the context.
+    """Adaptive filter, complex (steps 4 and 5): a base filter, and an MLP from context to modulation.
 
     Args:
         context_dim: width of the context.
@@ -53,30 +56,27 @@ class ReadFilter(nn.Module):
     def __init__(self, context_dim: int, hidden_dim: int, num_heads: int, num_bins: int) -> None:
         super().__init__()
         self.base_filter = nn.Parameter(torch.empty(num_heads, 2, num_bins))
-        self.modulation = nn.Sequential(
-            nn.Linear(context_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, 2 * num_heads * num_bins)
-        )
+        self.modulation = modulation_mlp(context_dim, hidden_dim, 2 * num_heads * num_bins)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start the base filter at 1; the MLP's layers reset themselves."""
+        """Initialize the base filter to 1; the MLP's layers reset themselves."""
         _fill_with_ones(self.base_filter)
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """The base filter (H, 2, F) and, for a context (..., context_dim), the modulation (..., H, 2, F).
+        """Return the base filter (H, 2, F) and the modulation (..., H, 2, F) of a context (..., context_dim).
 
-        ``fftnet.ops.addresses`` takes the modulation's tanh and adds the two up.
+        ``fftnet.ops.addresses`` adds the tanh of the modulation to the base filter.
         """
         shape = (*context.shape[:-1], *self.base_filter.shape)
         return self.base_filter, self.modulation(context).view(shape)
 
 
 class Clock(nn.Module):
-    """The time that passes at each token, for every head: ``softplus(W x + b)``, at the start about 1.
+    """Time step of each token for every head (step 3): ``softplus(W x + b)``, initially 1.
 
-    Not an ``nn.Linear``: adapters and quantisers put others in the place of those, and the softplus would be
-    lost.
+    Not an ``nn.Linear``: adapters and quantizers replace such layers, and the softplus would be lost.
 
     Args:
         d_model: width D of a token.
@@ -84,7 +84,7 @@ class Clock(nn.Module):
     """
 
     decays = True
-    """Whether the optimizer lets ``weight`` decay, as that of a linear layer."""
+    """True: the optimizer applies weight decay to ``weight``, as to that of a linear layer."""
 
     def __init__(self, d_model: int, num_heads: int) -> None:
         super().__init__()
@@ -94,10 +94,11 @@ class Clock(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start at one token, whatever the token."""
+        """Initialize the time step of every token to 1."""
         nn.init.zeros_(self.weight)
+        # softplus(log(e - 1)) = 1.
         nn.init.constant_(self.bias, math.log(math.e - 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to (..., H), above 0."""
+        """Map tokens (..., D) to time steps (..., H) > 0."""
         return functional.softplus(functional.linear(x, self.weight, self.bias))

@@ -1,4 +1,4 @@
-"""The stack that every model has: from embeddings or features to hidden states."""
+"""The stack of layers that every model has: from embeddings or features to hidden states."""
 
 from collections.abc import Iterator
 
@@ -14,15 +14,13 @@ from fftnet.ops.positions import sinusoids
 
 
 class Backbone(nn.Module):
-    """Dropout, layers, norm; before them sinusoidal positions where the model is bidirectional.
+    """Sinusoidal positions (bidirectional models only), dropout, layers, norm.
 
-    Positions are as large as what they are added to: see ``position_scale`` of the configuration.
-
-    A model is a way to make embeddings of what it reads, this, and a head on the hidden states.
+    A model is an embedding of its input, a backbone, and a head on the hidden states.
 
     Args:
         config: sizes, form and mixers.
-        layer_class: of the layers, ``FFTNetLayer`` or a subclass.
+        layer_class: class of the layers, ``FFTNetLayer`` or a subclass.
     """
 
     def __init__(self, config: BackboneConfig, layer_class: type[FFTNetLayer] = FFTNetLayer) -> None:
@@ -36,11 +34,11 @@ class Backbone(nn.Module):
         self._layout = layout_of(self.init_state(1, "meta")) if config.causal else ()
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
-        """The state before the first token.
+        """Return the state before the first token.
 
         Args:
             batch_size: rows B.
-            device: where it lies (None: where the weights of each layer do).
+            device: device of the state (None: that of each layer's weights).
 
         Raises:
             ValueError: if the model is bidirectional.
@@ -55,21 +53,20 @@ class Backbone(nn.Module):
         state: State | None = None,
         collected: list[Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, State]:
-        """Hidden states of T tokens; with a state, of tokens that follow what it has read.
+        """Return hidden states of T tokens; with a state, of tokens that follow those of the state.
 
         Args:
-            x: embeddings or features (B, T, D), T >= 1, of any length.
-            attention_mask: boolean (B, T), False at padding. What comes out for the other tokens does not
-                depend on padding.
-            state: from ``init_state`` or an earlier call, which is left as it was; None starts a text.
-            collected: a list that is given what each layer is handed (B, T, D), and what is returned.
+            x: embeddings or features (B, T, D), T >= 1.
+            attention_mask: boolean (B, T), False at padding, which changes no other hidden state.
+            state: from ``init_state`` or an earlier call; it stays unchanged. None starts a text.
+            collected: list to which the input of each layer (B, T, D) and the result are appended.
 
         Returns:
-            Hidden states (B, T, D) behind the last norm; with a state the pair of these and the new state.
+            Hidden states (B, T, D) after the last norm; with a state, the pair of them and the new state.
 
         Raises:
-            ValueError: on an empty sequence, shapes that do not belong together, a state of another model or
-                batch, or a state for a bidirectional model.
+            ValueError: on an empty sequence, shapes that do not match, a state of another model or batch, or
+                a state for a bidirectional model.
         """
         check_input(x, self.d_model, attention_mask)
         if self.dropout.training:
@@ -85,9 +82,9 @@ class Backbone(nn.Module):
             return hidden
         self._check_causal()
         check_state(state, self._layout, x.shape[0])
-        # One token has no dimension to spare: views of three dimensions cost a decode step a few percent.
-        alone = attention_mask is None and x.shape[1] == 1
-        if alone:
+        # A decode step drops the dimension of tokens: views of three dimensions would cost a few percent.
+        single = attention_mask is None and x.shape[1] == 1
+        if single:
             x = x[:, 0]
         states = []
         for layer, layer_state in zip(self.layers, state, strict=True):
@@ -95,7 +92,7 @@ class Backbone(nn.Module):
             x, layer_state = layer(x, attention_mask, layer_state)
             states.append(layer_state)
         hidden = self.norm(x)
-        if alone:
+        if single:
             hidden = hidden[:, None]
         _collect(collected, hidden)
         return hidden, tuple(states)
@@ -123,7 +120,7 @@ def _layers(config: BackboneConfig, layer_class: type[FFTNetLayer]) -> Iterator[
 
 
 def _positions(x_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-    """Sinusoids of each token's place among the tokens of its row."""
+    """Return sinusoids of each token's position among the tokens of its row: padding is not counted."""
     if mask_BT is None:
         mask_BT = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
     position_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)

@@ -1,14 +1,14 @@
-"""Sentences about values that can't be: sizes of configurations, shapes of what a module is handed."""
+"""Checks of what users pass to models: sizes, shapes and dtypes, with messages that name the way out."""
 
 import torch
 from torch import Tensor
 
 
 def head_dim(d_model: int, num_heads: int) -> int:
-    """Channels d = D // H of a head.
+    """Return the channels d = D // H of a head.
 
     Raises:
-        ValueError: if the heads do not share the width evenly, or a size is below 1.
+        ValueError: if the heads do not divide the width, or a size is below 1.
     """
     for name, value in (("d_model", d_model), ("num_heads", num_heads)):
         if value < 1:
@@ -19,10 +19,10 @@ def head_dim(d_model: int, num_heads: int) -> int:
 
 
 def check_input(x: Tensor, d_model: int, attention_mask: Tensor | None) -> None:
-    """Refuse anything but tokens (B, T, ``d_model``) and a boolean mask (B, T) or None.
+    """Check tokens (B, T, ``d_model``) and a boolean mask (B, T) or None.
 
     Raises:
-        ValueError: giving the shape or dtype that is expected and the one that came.
+        ValueError: naming the expected shape or dtype and the given one.
     """
     if not isinstance(x, Tensor):
         raise ValueError(f"x must be a tensor of shape (batch, tokens, {d_model}), got {given(x)}")
@@ -33,10 +33,10 @@ def check_input(x: Tensor, d_model: int, attention_mask: Tensor | None) -> None:
 
 
 def check_mask(attention_mask: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse anything but a boolean mask of that shape.
+    """Check a boolean mask.
 
     Raises:
-        ValueError: giving the shape or dtype that is expected and the one that came.
+        ValueError: naming the expected shape or dtype and the given one.
     """
     if not isinstance(attention_mask, Tensor):
         raise ValueError(f"attention_mask must be a boolean tensor, got {given(attention_mask)}")
@@ -48,10 +48,10 @@ def check_mask(attention_mask: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def check_ids(tokens: Tensor) -> None:
-    """Refuse anything but int64 ids (B, T).
+    """Check int64 ids (B, T).
 
     Raises:
-        ValueError: giving the kind, the shape or the dtype that came.
+        ValueError: naming the given type, shape or dtype.
     """
     if not isinstance(tokens, Tensor):
         way = "torch.tensor([tokenizer.encode(text)])" if isinstance(tokens, str) else "torch.as_tensor(ids)"
@@ -62,27 +62,6 @@ def check_ids(tokens: Tensor) -> None:
         raise ValueError(f"tokens must be of shape (batch, tokens), got {tuple(tokens.shape)}")
 
 
-def check_token(token: Tensor) -> None:
-    """Refuse anything but one token a row, of shape (B,).
-
-    Raises:
-        ValueError: giving the kind or the shape that came.
-    """
-    if not isinstance(token, Tensor) or token.ndim != 1:
-        place = f"a tensor of ids of shape (batch,), one a row, got {given(token)}"
-        raise ValueError(f"token must be {place}: prefill reads several")
-
-
 def given(value: object) -> str:
-    """Return the shape of a tensor, or the type of something else, for a message."""
+    """Return the shape of a tensor, or the type of another value, for a message."""
     return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a value of type {type(value).__name__}"
-
-
-def check_keep(logits_to_keep: int) -> None:
-    """Refuse a negative number of logits.
-
-    Raises:
-        ValueError: giving the number.
-    """
-    if logits_to_keep < 0:
-        raise ValueError(f"logits_to_keep must be 0 or more, or left out, got {logits_to_keep}")

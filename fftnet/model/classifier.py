@@ -1,17 +1,16 @@
-"""A class of a whole sequence of tokens: embedding, backbone, pooling, one linear layer."""
+"""The classifier of token sequences: embedding, backbone, pooling, one linear layer."""
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fftnet.fields import MAX_SIZE, check_range, documented
+from fftnet.fields import documented
 from fftnet.model.backbone import Backbone
 from fftnet.model.checks import check_ids
 from fftnet.model.components import TiedEmbedding
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.exchange import SEQUENCE_ARCHITECTURE
-from fftnet.model.labels import check_class_names
-from fftnet.model.pooling import LAST, MEAN, pooled
+from fftnet.model.heads import LAST, MEAN, check_classifier, pooled
 from fftnet.model.pretrained import PretrainedModel
 
 POOLINGS = (MEAN, LAST)
@@ -20,30 +19,28 @@ POOLINGS = (MEAN, LAST)
 @documented
 @dataclass(frozen=True, kw_only=True)
 class SequenceClassifierConfig(FFTNetConfig):
-    """A classifier of texts, or of any other sequence of ids.
+    """Configuration of a classifier of texts or other sequences of ids.
 
     Raises:
-        ValueError: if a field is out of range, the pooling is unknown, or names and classes do not go
-            together.
+        ValueError: if a field is out of range, the pooling is unknown, or ``class_names`` does not match
+            ``num_classes``.
     """
 
     num_classes: int = 2
-    """Classes K that are told apart."""
+    """Number of classes K."""
     class_names: tuple[str, ...] = ()
-    """Their names in order (empty: LABEL_0, LABEL_1, ...)."""
+    """Class names in order (empty: LABEL_0, LABEL_1, ...)."""
     pooling: str = MEAN
-    """What is classified: mean, of all tokens, or last, which of a causal model alone has seen the whole."""
+    """Vector that is classified: mean of all tokens, or last token, the only one that has seen the whole text
+    in a causal model."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, 1, MAX_SIZE, "num_classes")
-        object.__setattr__(self, "class_names", check_class_names(self.class_names, self.num_classes))
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
+        check_classifier(self, POOLINGS)
 
 
 class FFTNetForSequenceClassification(PretrainedModel):
-    """Token ids to classes, without attention; causal or bidirectional, of any length.
+    """Classifier of token ids without attention, causal or bidirectional, for any length.
 
     Args:
         config: sizes, form, mixers, classes and pooling.
@@ -61,19 +58,19 @@ class FFTNetForSequenceClassification(PretrainedModel):
         self.score = nn.Linear(config.d_model, config.num_classes, bias=False)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits (B, num_classes) of int64 ids (B, T), T >= 1, of any length.
+        """Return logits (B, num_classes).
 
         Args:
-            tokens: ids.
-            attention_mask: boolean (B, T), False at padding, on which nothing depends.
+            tokens: int64 ids (B, T), T >= 1.
+            attention_mask: boolean (B, T), False at padding, which changes no logit.
 
         Raises:
-            ValueError: on an empty sequence, ids that are not int64 or on a CPU not in the vocabulary, or
-                shapes that do not belong together.
+            ValueError: on an empty sequence, ids that are not int64 or (checked on a CPU) outside the
+                vocabulary, or shapes that do not match.
         """
         check_ids(tokens)
         return self.classify(self.backbone(self.embedding(tokens), attention_mask), attention_mask)
 
     def classify(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits (B, num_classes) of the backbone's hidden states (B, T, D), pooled."""
+        """Return logits (B, num_classes) of the backbone's hidden states (B, T, D)."""
         return self.score(pooled(hidden, self.config.pooling, attention_mask))

@@ -1,4 +1,4 @@
-"""Configurations of the backbone and of the language model."""
+"""Configurations of the backbone and of models over tokens."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,41 +11,41 @@ from fftnet.model.mixers import MIXERS, mixer_class, mixer_config
 
 MAX_LAYERS = 4096
 MAX_WINDOW = 2**30
-"""Longest training window, in tokens."""
+"""Maximum training window, in tokens."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """The stack of layers that every model has, whatever it reads and answers.
+    """Configuration of the stack of layers, shared by all models.
 
     Raises:
-        ValueError: if a field is out of range, a mixer is unknown, or one that is not causal stands in a
-            causal model.
+        ValueError: if a field is out of range, a mixer is unknown, or a causal model has a mixer that is not
+            causal.
     """
 
     position_scale: ClassVar[float] = 1.0
-    """Amplitude of the sinusoids that tell a bidirectional model positions: as large as what it reads."""
+    """Amplitude of the sinusoidal positions of a bidirectional model, as large as its input."""
 
     d_model: int = 128
     """Width D of a token."""
     num_heads: int = 2
-    """Heads H that share the width; must divide d_model."""
+    """Number of heads H; must divide d_model."""
     num_layers: int = 4
-    """Residual blocks."""
+    """Number of residual blocks."""
     ffn_dim: int | None = None
-    """Hidden width of the position-wise feed-forward (None: 4 * d_model; 0: none, the bare mixing layer)."""
+    """Hidden width of the position-wise feed-forward (None: 4 * d_model; 0: no feed-forward)."""
     dropout: float = 0.0
     """Probability of dropping a value after the embedding and in every residual branch."""
     causal: bool = True
-    """Every position sees only its past, as a language model must; False sees the whole sequence (the default
-    of --task image_classification)."""
+    """Every position sees only its past, as a language model must (False: the whole sequence, the default of
+    --task image_classification)."""
     mixers: tuple[str, ...] = field(default=(), metadata={"choices": lambda: MIXERS})
-    """Names of mixers, repeated over the layers (empty: addressed_spectral when causal, else spectral)."""
+    """Names of mixers, repeated over the layers (empty: addressed_spectral if causal, else spectral)."""
     mixer_configs: dict[str, Any] = field(default_factory=dict)
-    """Name of a mixer to its own configuration or a dictionary of its fields (left out: the defaults)."""
+    """Configurations of mixers by name, instances or dictionaries of fields (missing: defaults)."""
     max_seq_length: int = 256
-    """Tokens of a training window. No limit: a model reads any length afterwards."""
+    """Length of a training window, in tokens. Not a limit: a trained model reads any length."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -63,20 +63,20 @@ class BackboneConfig:
 
     @property
     def mixer_pattern(self) -> tuple[str, ...]:
-        """Names of the mixers in use, before they are repeated over the layers."""
+        """Names of the mixers, before they are repeated over the layers."""
         return self.mixers or (("addressed_spectral",) if self.causal else ("spectral",))
 
     @property
     def layer_mixers(self) -> list[str]:
-        """The mixer's name of every layer."""
+        """Name of the mixer of every layer."""
         pattern = self.mixer_pattern
         return [pattern[index % len(pattern)] for index in range(self.num_layers)]
 
     def _completed(self) -> dict[str, Any]:
-        """A configuration for every mixer in use, and for no other."""
+        """Return a configuration for every mixer in use, and for no other."""
         given = {name: mixer_config(name, values) for name, values in self.mixer_configs.items()}
         for name, config in given.items():
-            # The defaults of an idle mixer say nothing; anything else was meant to have an effect.
+            # Defaults of an unused mixer are ignored; any other value was meant to have an effect.
             if name not in self.mixer_pattern and config != mixer_config(name):
                 used = ", ".join(dict.fromkeys(self.mixer_pattern))
                 raise ValueError(f"mixer_configs sets fields of {name!r}, but the layers use {used}")
@@ -86,17 +86,17 @@ class BackboneConfig:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class FFTNetConfig(BackboneConfig):
-    """A whole model over tokens.
+    """Configuration of a model over tokens.
 
     Raises:
         ValueError: if a field is out of range.
     """
 
-    # As large as a fresh embedding: at 1 a fresh model would see little but positions.
+    # As large as a new embedding: with 1, an untrained model would see little but positions.
     position_scale: ClassVar[float] = math.sqrt(2) * EMBEDDING_STD
 
     vocab_size: int
-    """Tokens V that the model knows."""
+    """Number of ids V."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,7 @@
-"""What a checkpoint holds so that Hugging Face Transformers reads it, and what that library leaves in one.
+"""Exchange of checkpoints with Hugging Face Transformers, without importing the library.
 
-Both sides write one folder: ``config.json`` with the fields of the native configuration, and weights under
-the names of the native modules, which the library's models with a head put ``model.`` in front of. Nothing
-here imports the library; ``fftnet.hf`` is where it does.
+Both sides use one folder: ``config.json`` with the fields of the native configuration, and weights under the
+names of the native modules. The library's models with a head put ``model.`` in front of these names.
 """
 
 from collections.abc import Mapping
@@ -11,12 +10,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from fftnet.model.heads import CLASS_FIELDS
 from fftnet.serialization import CheckpointError, writing
 
 BASE_PREFIX = "model."
-"""In front of all weights but the head's, where a model with a head was saved by the library."""
+"""Prefix of all weights except the head's, if a model with a head was saved by the library."""
 TIED_HEAD = "lm_head.weight"
-"""The library's name for the embedding where it serves as the head."""
+"""Name of the embedding in the library when it is the head."""
 CAUSAL_ARCHITECTURE = "FFTNetForCausalLM"
 MASKED_ARCHITECTURE = "FFTNetForMaskedLM"
 SEQUENCE_ARCHITECTURE = "FFTNetForSequenceClassification"
@@ -26,14 +26,14 @@ SHIM_FILE = f"{SHIM_MODULE}.py"
 
 
 class Family(NamedTuple):
-    """Models of one configuration, as the library tells them apart."""
+    """Models with one configuration class, as the library distinguishes them."""
 
     model_type: str
-    """The configuration's name there."""
+    """Name of the configuration in the library."""
     natives: tuple[str, ...]
-    """Names under which the native model may stand in ``architectures``."""
+    """Allowed names of the native model in ``architectures``."""
     auto_classes: Mapping[str, str]
-    """The library's classes to those of ``fftnet.hf``."""
+    """Auto classes of the library to classes of ``fftnet.hf``."""
 
     @property
     def auto_map(self) -> dict[str, str]:
@@ -41,7 +41,7 @@ class Family(NamedTuple):
         return {auto: f"{SHIM_MODULE}.{name}" for auto, name in self.auto_classes.items()}
 
     def write_shim(self, directory: Path) -> None:
-        """Write the module that ``auto_map`` points at: with ``trust_remote_code=True`` it is imported.
+        """Write the module that ``auto_map`` names; the library imports it with ``trust_remote_code=True``.
 
         Raises:
             CheckpointError: if it can't be written.
@@ -72,33 +72,46 @@ IMAGES = Family(
 )
 LIBRARY_FIELDS = frozenset(
     {
-        "_name_or_path",
-        "architectures",
-        "auto_map",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "dtype",
-        "eos_token_id",
-        "id2label",
-        "is_encoder_decoder",
-        "label2id",
-        "model_type",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "problem_type",
-        "return_dict",
-        "tie_word_embeddings",
-        "transformers_version",
-        "use_cache",
+        *("_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward", "dtype"),
+        *("eos_token_id", "id2label", "is_encoder_decoder", "label2id", "model_type", "output_attentions"),
+        *("output_hidden_states", "pad_token_id", "problem_type", "return_dict", "tie_word_embeddings"),
+        *("transformers_version", "use_cache"),
     }
 )
 """Fields of ``config.json`` that belong to the library: they do not change what a native model computes."""
 
 
 def native_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names of the native modules, whichever side has saved them."""
+    """Return weights under the names of the native modules, whichever side saved them."""
     return {name.removeprefix(BASE_PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def labels_to_file(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace a native configuration's fields of classes by the library's ``id2label`` and ``label2id``."""
+    if "class_names" not in values:
+        return values
+    names = values["class_names"]
+    kept = {name: value for name, value in values.items() if name not in CLASS_FIELDS}
+    return kept | {
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
+def labels_from_file(values: dict[str, Any]) -> dict[str, Any]:
+    """Add the native fields of classes to the fields of ``config.json``, if it has labels.
+
+    Raises:
+        ValueError: if the classes are not numbered from 0.
+    """
+    found = values.get("id2label")
+    if found is None:
+        return values
+    try:
+        names = tuple(str(found[str(index)]) for index in range(len(found)))
+    except (KeyError, TypeError) as error:
+        raise ValueError("its id2label does not number the classes from 0") from error
+    return values | {"num_classes": len(names), "class_names": names}
 
 
 def architecture_of(values: Any, path: Path) -> str | None:
@@ -106,7 +119,7 @@ def architecture_of(values: Any, path: Path) -> str | None:
 
     Args:
         values: content of the file.
-        path: of the file, for the message.
+        path: path of the file, for the message.
 
     Raises:
         CheckpointError: if the content is not an object, or ``architectures`` is not a list of one name.

@@ -11,11 +11,11 @@ from fftnet.model.mixers import build_mixer
 
 
 class FeedForward(nn.Module):
-    """Position-wise: ``contract(gelu(expand(norm(x))))``.
+    """Position-wise feed-forward: ``contract(gelu(expand(norm(x))))``.
 
     Args:
         d_model: width D of a token.
-        hidden_dim: width in between.
+        hidden_dim: hidden width.
     """
 
     def __init__(self, d_model: int, hidden_dim: int) -> None:
@@ -25,7 +25,7 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(hidden_dim, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., D) to the same shape."""
+        """Map tokens (..., D) to the same shape."""
         return self.contract(F.gelu(self.expand(self.norm(x))))
 
 
@@ -34,17 +34,17 @@ class FFTNetLayer(nn.Module):
 
     Args:
         d_model: width D of a token.
-        mixer: a name in ``fftnet.model.mixers.MIXERS``, or a module that maps
-            ``(x, attention_mask)`` to mixed tokens and, to carry a state, ``(x, attention_mask, state)`` to
-            mixed tokens and a new state; see ``fftnet.model.mixers.base.Mixer``.
-        num_heads: H of a mixer that is made by name.
-        mixer_config: its configuration, or a dictionary of its fields (None: the defaults).
-        ffn_dim: hidden width of the feed-forward (None: 4 * d_model; 0: none).
+        mixer: a name in ``fftnet.model.mixers.MIXERS``, or a module with the interface of
+            ``fftnet.model.mixers.base.Mixer``.
+        num_heads: H of a mixer that is given by name.
+        mixer_config: configuration of a mixer that is given by name, or a dictionary of its fields (None: the
+            defaults).
+        ffn_dim: hidden width of the feed-forward (None: 4 * d_model; 0: no feed-forward).
         dropout: probability of dropping a value in a residual branch.
 
     Raises:
-        ValueError: if there is no mixer of that name, it can't have these sizes, or a finished mixer comes
-            with a configuration.
+        ValueError: if the mixer's name is unknown, the sizes do not fit it, or ``mixer_config`` is given with
+            a mixer instance.
     """
 
     def __init__(
@@ -59,30 +59,28 @@ class FFTNetLayer(nn.Module):
     ) -> None:
         super().__init__()
         if mixer_config is not None and not isinstance(mixer, str):
-            raise ValueError("mixer_config belongs to a mixer that is named; this one is made already")
+            raise ValueError("mixer_config can be given only with a mixer name, not with a mixer instance")
         self.mixer_norm = RMSNorm(d_model)
         self.mixer: Any = mixer
         if isinstance(mixer, str):
             self.mixer = build_mixer(mixer, d_model, num_heads, mixer_config)
         self.dropout = nn.Dropout(dropout)
-        self.feed_forward = None
         hidden_dim = 4 * d_model if ffn_dim is None else ffn_dim
-        if hidden_dim:
-            self.feed_forward = FeedForward(d_model, hidden_dim)
+        self.feed_forward = FeedForward(d_model, hidden_dim) if hidden_dim else None
 
     @property
     def causal(self) -> bool:
-        """Whether no position sees a later one."""
+        """True if no position sees a later one."""
         return bool(getattr(self.mixer, "causal", False))
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> Any:
-        """The mixer's state before the first token, on a device (None: that of the weights)."""
+        """Return the mixer's state before the first token, on a device (None: that of the weights)."""
         return self.mixer.init_state(batch_size, device)
 
     def forward(
         self, x: Tensor, attention_mask: Tensor | None = None, state: Any = None
     ) -> Tensor | tuple[Tensor, Any]:
-        """The block on T tokens; with a state, on tokens that follow what it has read.
+        """Apply the block to T tokens; with a state, to tokens that follow those of the state.
 
         Args:
             x: (B, T, D); with a state also one token (B, D).
@@ -90,11 +88,11 @@ class FFTNetLayer(nn.Module):
             state: from ``init_state`` or an earlier call; None starts a text.
 
         Returns:
-            A tensor of the shape of ``x``; with a state the pair of these and the new state.
+            A tensor of the shape of ``x``; with a state, the pair of it and the new state.
         """
-        if state is None:
-            return self._finish(x, self.mixer(self.mixer_norm(x), attention_mask))
         normed = self.mixer_norm(x)
+        if state is None:
+            return self._finish(x, self.mixer(normed, attention_mask))
         if x.ndim == 2 and not getattr(self.mixer, "reads_one_token", False):
             mixed, state = self.mixer(normed[:, None], attention_mask, state)
             return self._finish(x, mixed[:, 0]), state
@@ -103,10 +101,8 @@ class FFTNetLayer(nn.Module):
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self._drop(mixed)
-        if self.feed_forward is None:
-            return x
-        return x + self._drop(self.feed_forward(x))
+        return x if self.feed_forward is None else x + self._drop(self.feed_forward(x))
 
     def _drop(self, x: Tensor) -> Tensor:
-        # A decode step feels every call, so one that would change nothing is left out.
+        # Every call costs time at a decode step, so dropout is not called in evaluation mode.
         return self.dropout(x) if self.dropout.training else x

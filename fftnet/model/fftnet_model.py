@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fftnet.model.backbone import Backbone
-from fftnet.model.checks import check_ids, check_keep, check_mask, check_token
+from fftnet.model.checks import check_ids, check_mask, given
 from fftnet.model.components import TiedEmbedding
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.exchange import CAUSAL_ARCHITECTURE, LANGUAGE, MASKED_ARCHITECTURE
@@ -15,9 +15,9 @@ from fftnet.model.state import State
 
 
 class FFTNet(PretrainedModel):
-    """A language model (``causal=True``, the default) or an encoder (``causal=False``) without attention.
+    """Language model (``causal=True``, the default) or encoder (``causal=False``) without attention.
 
-    Neither form has a length limit: ``max_seq_length`` is the window it was trained on.
+    Neither has a length limit: ``max_seq_length`` is the training window.
 
     Args:
         config: sizes, form and mixers.
@@ -26,7 +26,7 @@ class FFTNet(PretrainedModel):
     config_class = FFTNetConfig
     config: FFTNetConfig
     tokenizer: Any = None
-    """Tokenizer of the model, set by ``fftnet.load`` and ``fftnet.train``; no part of a checkpoint."""
+    """Tokenizer of the model, set by ``fftnet.load`` and ``fftnet.train``; not part of a checkpoint."""
     other_names = LANGUAGE.natives
 
     def __init__(self, config: FFTNetConfig) -> None:
@@ -36,25 +36,25 @@ class FFTNet(PretrainedModel):
 
     @property
     def causal(self) -> bool:
-        """Whether the model sees the past only, so that it can write."""
+        """True if the model sees only the past, so that it can generate."""
         return self.config.causal
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
         return self.embedding.weight.device
 
     @property
     def architecture(self) -> str:
-        """Name of the class of ``fftnet.hf`` that computes the same."""
+        """Name of the equivalent class of ``fftnet.hf``."""
         return CAUSAL_ARCHITECTURE if self.config.causal else MASKED_ARCHITECTURE
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
-        """The state before the first token.
+        """Return the state before the first token.
 
         Args:
             batch_size: rows B.
-            device: where it lies (None: where the weights do).
+            device: device of the state (None: that of the weights).
 
         Raises:
             ValueError: if the model is bidirectional.
@@ -68,25 +68,24 @@ class FFTNet(PretrainedModel):
         state: State | None = None,
         logits_to_keep: int | None = None,
     ) -> Tensor | tuple[Tensor, State]:
-        """Logits of the next token (causal) or of the token itself (bidirectional).
+        """Return logits of the next token (causal) or of the token itself (bidirectional).
 
         Args:
-            tokens: int64 ids (B, T), T >= 1, of any length.
-            attention_mask: boolean (B, T), False at padding. Logits of the other tokens do not depend on it.
-            state: what was read before, from ``init_state`` or an earlier call; it is left as it was.
-                None starts a text.
-            logits_to_keep: return the logits of the last so many tokens only (None: of all).
+            tokens: int64 ids (B, T), T >= 1.
+            attention_mask: boolean (B, T), False at padding, which changes no other logit.
+            state: state before the tokens, from ``init_state`` or an earlier call; it stays unchanged. None
+                starts a text.
+            logits_to_keep: number of last positions whose logits are returned (None: all).
 
         Returns:
-            Logits (B, T or logits_to_keep, V); with a state the pair of these and the new state.
+            Logits (B, T or logits_to_keep, V); with a state, the pair of them and the new state.
 
         Raises:
-            ValueError: on an empty sequence, ids that are not int64 or on a CPU not in the vocabulary, shapes
-                that do not belong together, or a state of another model or batch.
+            ValueError: on an empty sequence, ids that are not int64 or (checked on a CPU) outside the
+                vocabulary, shapes that do not match, or a state of another model or batch.
         """
         check_ids(tokens)
-        if logits_to_keep is not None:
-            check_keep(logits_to_keep)
+        _check_keep(logits_to_keep)
         x = self.embedding(tokens)
         if state is None:
             return self.embedding(_last(self.backbone(x, attention_mask), logits_to_keep))
@@ -102,29 +101,29 @@ class FFTNet(PretrainedModel):
         chunk_size: int | None = None,
         logits_to_keep: int | None = None,
     ) -> tuple[Tensor, State]:
-        """Read T tokens that follow what ``state`` has read; any split of a text gives the same logits.
+        """Read T tokens after those of the state; any split of a text gives the same logits.
 
         Args:
             tokens: int64 ids (B, T), T >= 1.
-            state: from ``init_state`` or an earlier call; None starts a text.
-            attention_mask: boolean (B, T); a False token is not read. For prompts padded on the left.
-            chunk_size: read in chunks of this many tokens, so that memory does not grow with T.
-            logits_to_keep: return the logits of the last so many tokens only (None: of all).
+            state: from ``init_state`` or an earlier call; it stays unchanged. None starts a text.
+            attention_mask: boolean (B, T), False at tokens to skip, for example left padding of prompts.
+            chunk_size: tokens read at once, which bounds memory (None: all).
+            logits_to_keep: number of last positions whose logits are returned (None: all).
 
         Returns:
-            Logits (B, T or logits_to_keep, V) and the new state; the one handed in is left as it was.
+            Logits (B, T or logits_to_keep, V) and the new state.
 
         Raises:
-            ValueError: on a chunk size below 1, a bidirectional model, or as ``forward``.
+            ValueError: if ``chunk_size`` is below 1, the model is bidirectional, or as in ``forward``.
         """
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
         check_ids(tokens)
         if attention_mask is not None:
             check_mask(attention_mask, tokens.shape)
+        _check_keep(logits_to_keep)
         num_tokens = tokens.shape[1]
         keep = num_tokens if logits_to_keep is None else logits_to_keep
-        check_keep(keep)
         read = self.init_state(tokens.shape[0], tokens.device) if state is None else state
         size = chunk_size or max(num_tokens, 1)
         kept = []
@@ -133,31 +132,36 @@ class FFTNet(PretrainedModel):
             mask = None if attention_mask is None else attention_mask[:, piece]
             later = max(num_tokens - piece.stop, 0)
             logits, read = self(tokens[:, piece], mask, read, max(keep - later, 0))
-            # What is empty is not kept either: thousands of small tensors would break up the heap.
+            # Empty logits are dropped: thousands of small tensors would fragment the heap.
             if logits.shape[1] or later == 0:
                 kept.append(logits)
         return torch.cat(kept, dim=1) if len(kept) > 1 else kept[0], read
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read one token.
+        """Read one token; the cost is independent of the tokens read before, except with attention.
 
         Args:
             token: int64 ids (B,).
-            state: what was read before; it is left as it was.
+            state: state before the token; it stays unchanged.
 
         Returns:
-            Logits (B, V) of the next token and the new state. The cost grows with attention only.
+            Logits (B, V) of the next token and the new state.
 
         Raises:
-            ValueError: as ``forward``.
+            ValueError: as in ``forward``.
         """
-        check_token(token)
+        if not isinstance(token, Tensor) or token.ndim != 1:
+            place = f"a tensor of ids of shape (batch,), one a row, got {given(token)}"
+            raise ValueError(f"token must be {place}: prefill reads several")
         logits, state = self(token[:, None], None, state)
         return logits[:, 0], state
 
 
+def _check_keep(logits_to_keep: int | None) -> None:
+    if logits_to_keep is not None and logits_to_keep < 0:
+        raise ValueError(f"logits_to_keep must be 0 or more, or left out, got {logits_to_keep}")
+
+
 def _last(hidden_BTD: Tensor, count: int | None) -> Tensor:
-    """The last ``count`` tokens: the head on all the others would cost more than their layers."""
-    if count is None:
-        return hidden_BTD
-    return hidden_BTD[:, max(hidden_BTD.shape[1] - count, 0) :]
+    """Return the last ``count`` tokens. The head runs on these only: it can cost more than the layers."""
+    return hidden_BTD if count is None else hidden_BTD[:, max(hidden_BTD.shape[1] - count, 0) :]

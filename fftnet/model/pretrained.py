@@ -1,4 +1,4 @@
-"""The base class of models with different heads: their files, and the start values of their weights."""
+"""Base class of all models: their files, and the initialization of their weights."""
 
 import threading
 from collections.abc import Iterator
@@ -12,30 +12,38 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fftnet import serialization
 from fftnet.fields import check_config
-from fftnet.model.exchange import LANGUAGE, LIBRARY_FIELDS, Family, architecture_of, native_names
-from fftnet.model.labels import FIELDS, from_file, to_file
+from fftnet.model.exchange import (
+    LANGUAGE,
+    LIBRARY_FIELDS,
+    Family,
+    architecture_of,
+    labels_from_file,
+    labels_to_file,
+    native_names,
+)
+from fftnet.model.heads import CLASS_FIELDS
 from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
 
 Model = TypeVar("Model", bound="PretrainedModel")
 
 SLACK = 2**20
-"""Numbers by which a model may always be larger than its file of weights before it is built in full."""
+"""Numbers by which a model may exceed its file of weights before ``at_most`` refuses it."""
 
 
 class PretrainedModel(nn.Module):
-    """A model that is built from one configuration and saved as ``config.json`` and ``model.safetensors``.
+    """Model that is built from one configuration and saved as ``config.json`` and ``model.safetensors``.
 
     A subclass names its dataclass in ``config_class`` and takes an instance as its only argument.
     """
 
     config_class: ClassVar[type[Any]]
     family: ClassVar[Family] = LANGUAGE
-    """Whose model types ``config.json`` names."""
+    """Model type in ``config.json``, and classes of Transformers."""
     other_names: ClassVar[tuple[str, ...]] = ()
-    """Names beside the class's own under which ``config.json`` may call this model."""
+    """Names in ``config.json``, besides that of the class, that mean this model."""
     head_prefixes: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of the names of weights that belong to the classes it tells apart."""
-    # Where several devices split the model: PyTorch's and Hugging Face's name for "never inside these".
+    """Prefixes of the weights that belong to the classes of a classifier."""
+    # Read by PyTorch and Accelerate when several devices share a model: layers are never split.
     _no_split_modules = ("FFTNetLayer",)
 
     def __init__(self, config: Any) -> None:
@@ -45,11 +53,11 @@ class PretrainedModel(nn.Module):
 
     @property
     def architecture(self) -> str:
-        """Name under which ``config.json`` calls this model."""
+        """Name of this model in ``config.json``."""
         return type(self).__name__
 
     def num_parameters(self) -> int:
-        """Learned numbers in the model."""
+        """Return the number of learned numbers."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -62,8 +70,7 @@ class PretrainedModel(nn.Module):
         serialization.write_tensors(Path(directory) / WEIGHTS_FILE, self.state_dict())
 
     def save_config(self, directory: str | Path) -> None:
-        """Write ``config.json`` and what leads Transformers to ``fftnet.hf``, for a trainer that writes the
-        weights itself.
+        """Write ``config.json``, and the module that leads Transformers to ``fftnet.hf``, without weights.
 
         Raises:
             CheckpointError: if the folder can't be written.
@@ -72,13 +79,14 @@ class PretrainedModel(nn.Module):
         known = self.architecture in self.other_names
         if known:
             kind["auto_map"] = self.family.auto_map
-        serialization.write_json(Path(directory) / CONFIG_FILE, kind | to_file(asdict(self.config)))
+        values = kind | labels_to_file(asdict(self.config))
+        serialization.write_json(Path(directory) / CONFIG_FILE, values)
         if known:
             self.family.write_shim(Path(directory))
 
     @classmethod
     def from_pretrained(cls: type[Model], directory: str | Path) -> Model:
-        """Read what ``save_pretrained`` wrote, here or in ``fftnet.hf``, in evaluation mode, on the CPU.
+        """Load a folder of ``save_pretrained``, here or in ``fftnet.hf``, in evaluation mode, on the CPU.
 
         Raises:
             CheckpointError: naming the file that is missing, damaged, of another model or of another shape.
@@ -91,14 +99,13 @@ class PretrainedModel(nn.Module):
                 model = cls(config)
         # PyTorch reports sizes that overflow and memory that is not there as a RuntimeError.
         except (TypeError, ValueError, RuntimeError) as error:
-            described = Path(directory) / CONFIG_FILE
-            raise CheckpointError(f"{described} does not describe a model: {error}") from error
+            raise _not_a_model(Path(directory) / CONFIG_FILE, error) from error
         serialization.load_weights(model, path, native_names)
         return model.eval()
 
     @classmethod
     def read_config(cls, directory: str | Path) -> Any:
-        """The configuration of a checkpoint, an instance of ``config_class``.
+        """Return the configuration of a checkpoint, an instance of ``config_class``.
 
         Raises:
             CheckpointError: naming the file that is missing, damaged or of another model.
@@ -108,10 +115,11 @@ class PretrainedModel(nn.Module):
         architecture_of(values, path)
         known = {field.name for field in fields(cls.config_class)}
         try:
-            values = from_file(values) if known.issuperset(FIELDS) else values
+            values = labels_from_file(values) if known.issuperset(CLASS_FIELDS) else values
         except ValueError as error:
-            raise CheckpointError(f"{path} does not describe a model: {error}") from error
-        _check_kind(path, values, cls.family, (cls.__name__, *cls.other_names))
+            raise _not_a_model(path, error) from error
+        cls._check_kind(path, values)
+        values = {name: value for name, value in values.items() if name not in LIBRARY_FIELDS}
         unknown = sorted(set(values) - known)
         if unknown:
             listed = ", ".join(unknown[:10]) + ", ..." * (len(unknown) > 10)
@@ -119,19 +127,42 @@ class PretrainedModel(nn.Module):
         try:
             return cls.config_class(**values)
         except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} does not describe a model: {error}") from error
+            raise _not_a_model(path, error) from error
+
+    @classmethod
+    def _check_kind(cls, path: Path, values: dict[str, Any]) -> None:
+        """Refuse the ``config.json`` of another kind of model."""
+        expected = cls.family.model_type
+        model_type = values.get("model_type", expected)
+        if model_type != expected:
+            raise CheckpointError(f"{path} is that of a model of type {model_type!r}, not {expected!r}")
+        name = cls.__name__
+        architecture = architecture_of(values, path) or name
+        if architecture not in (name, *cls.other_names):
+            raise CheckpointError(
+                f"{path} is that of {[architecture]}, not of {name}: load it with that class"
+            )
+        if values.get("tie_word_embeddings") is False:
+            raise CheckpointError(
+                f"{path} is that of a head with separate weights, which {name} does not have: load it with "
+                f"fftnet.hf.{architecture}"
+            )
+
+
+def _not_a_model(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} does not describe a model: {error}")
 
 
 @contextmanager
 def at_most(numbers: int, *, on_meta: bool = False) -> Iterator[None]:
-    """Refuse parameters made in this thread that have far more numbers than ``numbers`` in total.
+    """Refuse to create parameters, in this thread, with far more numbers than the file of the weights has.
 
-    A configuration may ask for any size. A parameter takes no memory before it gets its start values, and it
-    is counted earlier. Models that are only somewhat larger pass: ``load_weights`` names what differs.
+    A damaged configuration may ask for any size. A parameter takes no memory before it is initialized, and it
+    is counted earlier. Models that are only somewhat larger pass: ``load_weights`` names the difference.
 
     Args:
         numbers: numbers in the file of the weights.
-        on_meta: count the parameters on the meta device only.
+        on_meta: count only parameters on the meta device.
 
     Raises:
         ValueError: naming the parameter and its shape.
@@ -142,6 +173,7 @@ def at_most(numbers: int, *, on_meta: bool = False) -> Iterator[None]:
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal total
+        # The hook sees all modules of the process, also those that other threads create.
         if parameter is None or threading.get_ident() != thread or on_meta > parameter.is_meta:
             return
         total += parameter.numel()
@@ -158,31 +190,12 @@ def at_most(numbers: int, *, on_meta: bool = False) -> Iterator[None]:
         handle.remove()
 
 
-def _check_kind(path: Path, values: dict[str, Any], family: Family, names: tuple[str, ...]) -> None:
-    """Take what names the model and what is the library's out of the fields, and refuse another model."""
-    model_type = values.get("model_type", family.model_type)
-    if model_type != family.model_type:
-        raise CheckpointError(f"{path} is that of a model of type {model_type!r}, not {family.model_type!r}")
-    architecture = architecture_of(values, path) or names[0]
-    if architecture not in names:
-        raise CheckpointError(
-            f"{path} is that of {[architecture]}, not of {names[0]}: load it with that class"
-        )
-    if values.get("tie_word_embeddings") is False:
-        raise CheckpointError(
-            f"{path} is that of a head with weights of its own, which {names[0]} has not: load it with "
-            f"fftnet.hf.{architecture}"
-        )
-    for field in LIBRARY_FIELDS & values.keys():
-        del values[field]
-
-
 def reset_parameters(model: nn.Module) -> None:
-    """Give all parameters of a model new start values, each part its own.
+    """Initialize all parameters of a model again.
 
     For a model that was built on the meta device: ``model.to_empty(device=...)``, then this.
     """
-    # Parts before the whole, as they are built: a mixer may start one part like another.
+    # Parts before the whole, as they are built: a mixer initializes one part from another.
     for module in reversed(list(model.modules())):
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:

@@ -1,8 +1,8 @@
-"""States of causal models, as values: copied, picked from, written to files and read again.
+"""States of causal models as values: copied, selected, concatenated, saved and loaded.
 
-A state stands for everything that a model has read. It is a tuple with one entry a layer: a ``NamedTuple`` of
-tensors whose first dimension counts rows. The model makes it (``init_state``, ``prefill``) and never changes
-one that it was handed.
+A state represents everything that a model has read: a tuple with one ``NamedTuple`` of tensors for each
+layer. The first dimension of every tensor counts rows. The model creates states (``init_state``, ``prefill``)
+and never changes one that it was given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,42 +11,43 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fftnet import serialization
 from fftnet.fields import MAX_COUNT
 from fftnet.serialization import CheckpointError
 
 State = tuple[Any, ...]
-"""One state a layer. Its size does not depend on how much was read, but for attention."""
+"""One state per layer. Only states of attention grow with the number of tokens read."""
 
 ANY = -1
-"""In a layout: a dimension that grows with what was read."""
+"""Size, in a layout, of a dimension that grows with the number of tokens read."""
 
 
 class Stateful(Protocol):
-    """A model that makes states."""
+    """A model with states."""
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
-        """The state before the first token."""
+        """Return the state before the first token."""
         ...
 
 
 class LayerLayout(NamedTuple):
-    """The type and the shapes that the state of a layer must have."""
+    """Type and shapes of the state of a layer."""
 
     kind: type
     sizes: tuple[tuple[int, ...], ...]
-    """Shape of each tensor without its rows; ``ANY`` where it grows."""
+    """Shape of each tensor without the dimension of rows; ``ANY`` for a dimension that grows."""
 
 
 Layout = tuple[LayerLayout, ...]
 
 
 def expand_state(state: State, copies: int) -> State:
-    """Every row ``copies`` times, one after the other, as ``repeat_interleave`` does.
+    """Repeat every row, like ``repeat_interleave``.
 
     Args:
-        state: of B rows; it is left as it is.
+        state: state of B rows; it stays unchanged.
         copies: at least 1.
 
     Returns:
@@ -61,17 +62,17 @@ def expand_state(state: State, copies: int) -> State:
 
 
 def select_state(state: State, rows: Tensor | Sequence[int]) -> State:
-    """The rows that are asked for, in that order: beams that go on, prompts that are not finished.
+    """Select rows, in the given order, for example surviving beams or unfinished prompts.
 
     Args:
-        state: of B rows; it is left as it is.
+        state: state of B rows; it stays unchanged.
         rows: int64 indices (N,) in [0, B), which may repeat, or a boolean mask (B,) of the rows to keep.
 
     Returns:
-        A state of the rows asked for that shares no memory with ``state``.
+        A state of the selected rows that shares no memory with ``state``.
 
     Raises:
-        ValueError: if no row is asked for, or one that is not there.
+        ValueError: if no row is selected, or an index is out of range.
     """
     count = num_rows(state)
     index = rows if isinstance(rows, Tensor) else torch.tensor(rows, device="cpu")
@@ -83,8 +84,7 @@ def select_state(state: State, rows: Tensor | Sequence[int]) -> State:
         raise ValueError(f"rows must name at least one row in one dimension, got {tuple(index.shape)}")
     if index.is_floating_point() or index.is_complex():
         raise ValueError(f"rows must be integers or a boolean mask, got {index.dtype}")
-    lowest = int(index.min())
-    highest = int(index.max())
+    lowest, highest = int(index.min()), int(index.max())
     if lowest < 0 or highest >= count:
         wrong = lowest if lowest < 0 else highest
         raise ValueError(f"the state is of {_rows(count)}, so there is no row {wrong}")
@@ -95,17 +95,16 @@ def select_state(state: State, rows: Tensor | Sequence[int]) -> State:
 
 
 def concat_states(states: Sequence[State]) -> State:
-    """The rows of several states of one model in one, in their order.
+    """Concatenate the rows of several states of one model.
 
     Args:
-        states: at least one; they are left as they are. Where their tensors grow with what was read, shorter
-            ones are filled up with zeros.
+        states: at least one; they stay unchanged. Tensors that grow are padded with zeros to the longest.
 
     Returns:
-        A state of all their rows that shares no memory with them.
+        A state of all rows that shares no memory with ``states``.
 
     Raises:
-        ValueError: if there is none, or they are of different models.
+        ValueError: if ``states`` is empty, or they belong to different models.
     """
     if not states:
         raise ValueError("there is no state to concatenate")
@@ -125,10 +124,10 @@ def save_state(state: State, path: str | Path) -> None:
 
 
 def load_state(path: str | Path, model: Stateful) -> State:
-    """Read what ``save_state`` wrote, for the model that it was made by or one of the same sizes.
+    """Read a state that ``save_state`` wrote, for the same model or one of the same sizes.
 
     Returns:
-        The state on the device and in the precision of the model.
+        The state on the device and in the dtype of the model.
 
     Raises:
         CheckpointError: naming the file, if it is missing, damaged or of another model.
@@ -150,18 +149,8 @@ def load_state(path: str | Path, model: Stateful) -> State:
     return state
 
 
-def _check_counts(state: State) -> None:
-    """Refuse numbers of tokens that can't be: negative ones, and more than the slots of tensors that grow."""
-    for index, layer in enumerate(state):
-        growing = getattr(layer, "growing", {})
-        most = min((getattr(layer, field).shape[dim] for field, dim in growing.items()), default=MAX_COUNT)
-        for field, tensor in layer._asdict().items():
-            if not tensor.is_floating_point() and bool(((tensor < 0) | (tensor > most)).any()):
-                raise ValueError(f"{field} of layer {index} must lie between 0 and {most}")
-
-
 def state_tensors(state: State) -> dict[str, Tensor]:
-    """The tensors of a state themselves, named ``layer.field``."""
+    """Return the tensors of a state, not copied, by the name ``layer.field``."""
     return {
         f"{index}.{field}": tensor
         for index, layer in enumerate(state)
@@ -170,45 +159,46 @@ def state_tensors(state: State) -> dict[str, Tensor]:
 
 
 def state_of_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
-    """The state of which ``state_tensors`` gave these.
+    """Return the state with these tensors: the inverse of ``state_tensors``.
 
     Args:
-        tensors: left as they are, and part of the result where device and dtype are right.
-        like: a state of the same model, of any rows, which tells types, devices and dtypes.
+        tensors: by name; copied only if device or dtype differ.
+        like: a state of the same model with any rows, which defines types, devices and dtypes.
 
     Raises:
         KeyError: if a tensor is missing.
     """
-    wanted = state_tensors(like)
-    fitted = {name: tensors[name].to(tensor.device, tensor.dtype) for name, tensor in wanted.items()}
-    return tuple(
-        type(layer)(*(fitted[f"{index}.{field}"] for field in layer._fields))
-        for index, layer in enumerate(like)
-    )
+    layers = []
+    for index, layer in enumerate(like):
+        named = layer._asdict().items()
+        fields = {field: tensors[f"{index}.{field}"].to(x.device, x.dtype) for field, x in named}
+        layers.append(type(layer)(**fields))
+    return tuple(layers)
 
 
 def num_rows(state: State) -> int:
-    """Rows B of a state."""
+    """Return the number of rows B of a state."""
     shape = state[0][0].shape
     return shape[0] if shape else 0
 
 
 def layout_of(state: State) -> Layout:
-    """The layout that every state of the model which made ``state`` has.
+    """Return the layout that all states of the model have.
 
-    A state with tensors that grow names them in a class attribute ``growing``, field to dimension. Fields
-    that are the same in every layer may be named in another, ``common``; exported models hold them once.
+    The type of a state may have two class attributes. ``growing`` maps fields to the dimension that grows
+    with the number of tokens read. ``common`` names fields that are equal in all layers, which exported
+    models store once.
     """
     return tuple(LayerLayout(type(layer), tuple(_sizes(layer))) for layer in state)
 
 
 def check_state(state: State, layout: Layout, rows: int) -> None:
-    """Refuse a state that does not belong to the tokens or to the model.
+    """Refuse a state of another model or with another number of rows than the tokens.
 
     Raises:
-        ValueError: saying what differs and the way out.
+        ValueError: naming the difference and the way out.
     """
-    # This runs at every decode step: it compares, and looks for words only where something differs.
+    # This runs at every decode step. So it only compares shapes, and looks for words after a difference.
     if len(state) != len(layout):
         raise ValueError(f"the state is of another model: it has {len(state)} layers, not {len(layout)}")
     for index, (layer, expected) in enumerate(zip(state, layout, strict=True)):
@@ -220,22 +210,36 @@ def check_state(state: State, layout: Layout, rows: int) -> None:
                 raise ValueError(_misfit(index, layer, expected, rows))
 
 
+def _check_counts(state: State) -> None:
+    """Refuse negative numbers of tokens, and numbers above the slots of tensors that grow."""
+    for index, layer in enumerate(state):
+        growing = getattr(layer, "growing", {})
+        most = min((getattr(layer, field).shape[dim] for field, dim in growing.items()), default=MAX_COUNT)
+        for field, tensor in layer._asdict().items():
+            if not tensor.is_floating_point() and bool(((tensor < 0) | (tensor > most)).any()):
+                raise ValueError(f"{field} of layer {index} must lie between 0 and {most}")
+
+
 def _concat_layers(layers: Sequence[Any]) -> Any:
-    growing = getattr(layers[0], "growing", {})
+    kind = type(layers[0])
+    growing = getattr(kind, "growing", {})
     fields = []
-    for field, tensors in zip(layers[0]._fields, zip(*layers, strict=True), strict=True):
+    for field, tensors in zip(kind._fields, zip(*layers, strict=True), strict=True):
         if field in growing:
             dim = growing[field]
-            longest = max(tensor.shape[dim] for tensor in tensors)
-            tensors = [_lengthened(tensor, dim, longest) for tensor in tensors]
+            longest = max(x.shape[dim] for x in tensors)
+            after = tensors[0].ndim - 1 - dim
+            tensors = [functional.pad(x, (0, 0) * after + (0, longest - x.shape[dim])) for x in tensors]
         fields.append(torch.cat(list(tensors)))
-    return type(layers[0])(*fields)
+    return kind(*fields)
 
 
-def _lengthened(x: Tensor, dim: int, length: int) -> Tensor:
-    missing = list(x.shape)
-    missing[dim] = length - x.shape[dim]
-    return torch.cat([x, x.new_zeros(missing)], dim=dim)
+def _sizes(layer: Any) -> list[tuple[int, ...]]:
+    growing = getattr(layer, "growing", {})
+    return [
+        tuple(ANY if dim == growing.get(field) else size for dim, size in enumerate(tensor.shape))[1:]
+        for field, tensor in layer._asdict().items()
+    ]
 
 
 def _fits(shape: tuple[int, ...], rows: int, size: tuple[int, ...]) -> bool:
@@ -245,28 +249,19 @@ def _fits(shape: tuple[int, ...], rows: int, size: tuple[int, ...]) -> bool:
 
 
 def _misfit(index: int, layer: Any, expected: LayerLayout, rows: int) -> str:
+    """Describe the first difference between the state of a layer and its layout."""
     for field, tensor, size in zip(layer._fields, layer, expected.sizes, strict=True):
         shape = tuple(tensor.shape)
         if not _fits(shape, shape[0] if shape else 0, size):
             sizes = f"{_times(shape[1:])} a row, not {_times(size)}"
             return f"the state is of another model: {field} of layer {index} holds {sizes}"
     counts = [tensor.shape[0] for tensor in layer]
-    found = counts[0]
-    if counts != [found] * len(counts):
-        return (
-            f"the rows of the state are unequal: layer {index} holds {counts} in {', '.join(layer._fields)}"
-        )
-    remedy = "expand_state copies it" if found == 1 else "expand_state copies rows, select_state picks them"
-    return f"the state is of {_rows(found)}, the tokens of {rows}: {remedy}"
-
-
-def _sizes(layer: Any) -> list[tuple[int, ...]]:
-    growing = getattr(layer, "growing", {})
-    sizes = []
-    for field, tensor in zip(layer._fields, layer, strict=True):
-        grown = growing.get(field)
-        sizes.append(tuple(ANY if dim == grown else size for dim, size in enumerate(tensor.shape))[1:])
-    return sizes
+    if len(set(counts)) > 1:
+        fields = ", ".join(layer._fields)
+        return f"the rows of the state are unequal: layer {index} holds {counts} in {fields}"
+    several = "expand_state copies rows, select_state picks them"
+    remedy = "expand_state copies it" if counts[0] == 1 else several
+    return f"the state is of {_rows(counts[0])}, the tokens of {rows}: {remedy}"
 
 
 def _rows(count: int) -> str:

@@ -1,24 +1,24 @@
-"""The paper's image model (arXiv 2502.18394v2, section 4.2): patches, the bidirectional backbone, a class."""
+"""Image classifier of the paper (arXiv 2502.18394v2, section 4.2): patches, backbone, linear head."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fftnet.fields import MAX_SIDE, MAX_SIZE, check_range, documented
+from fftnet.fields import MAX_SIDE, check_range, documented
 from fftnet.model.backbone import Backbone
 from fftnet.model.checks import given
 from fftnet.model.config import BackboneConfig
 from fftnet.model.exchange import IMAGE_ARCHITECTURE, IMAGES
-from fftnet.model.labels import check_class_names
+from fftnet.model.heads import CLASS_TOKEN, MEAN, check_classifier, pooled
 from fftnet.model.mixers.spectral import SpectralConfig
-from fftnet.model.pooling import CLASS_TOKEN, MEAN, pooled
 from fftnet.model.pretrained import PretrainedModel
 
 POOLINGS = (CLASS_TOKEN, MEAN)
 START = 0.02
-"""Standard deviation of positions and class token at the start, as in the ViT."""
+"""Standard deviation of the initial positions and class token, as in the ViT."""
 
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"num_layers": 4, "d_model": 64, "num_heads": 4},
@@ -27,43 +27,41 @@ PRESETS: dict[str, dict[str, int]] = {
     "large": {"num_layers": 24, "d_model": 1024, "num_heads": 16},
     "huge": {"num_layers": 32, "d_model": 1280, "num_heads": 16},
 }
-"""Name to sizes; the last three are the paper's."""
+"""Sizes by name of the preset; the last three are the paper's."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(BackboneConfig):
-    """An image classifier.
+    """Configuration of an image classifier.
 
     Raises:
-        ValueError: if a field is out of range, the patches do not divide the image, or the pooling is
-            unknown.
+        ValueError: if a field is out of range, ``patch_size`` does not divide ``image_size``, or the pooling
+            is unknown.
     """
 
     causal: bool = False
-    """Every patch sees only those before it; False sees the whole image."""
+    """Every patch sees only the patches before it (False: the whole image)."""
     image_size: int = 224
-    """Pixels of a side of the square images that it is trained on; it reads other sizes afterwards."""
+    """Side of the square training images, in pixels; a trained model reads other sizes too."""
     patch_size: int = 16
-    """Pixels of a side of a patch; must divide image_size."""
+    """Side of a patch, in pixels; must divide image_size."""
     num_channels: int = 3
-    """Numbers of a pixel."""
+    """Channels of a pixel."""
     num_classes: int
-    """Classes that are told apart."""
+    """Number of classes K."""
     class_names: tuple[str, ...] = ()
-    """Their names in order (empty: LABEL_0, LABEL_1, ...)."""
+    """Class names in order (empty: LABEL_0, LABEL_1, ...)."""
     pooling: str = CLASS_TOKEN
-    """What is classified: class_token, a learned token in front of the patches, or mean, of all patches."""
+    """Vector that is classified: class_token (a learned token in front of the patches) or mean (of all
+    patches)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, 1, MAX_SIDE, "image_size", "patch_size", "num_channels")
-        check_range(self, 1, MAX_SIZE, "num_classes")
-        object.__setattr__(self, "class_names", check_class_names(self.class_names, self.num_classes))
+        check_classifier(self, POOLINGS)
         if self.image_size % self.patch_size:
             raise ValueError(f"patch_size={self.patch_size} must divide image_size={self.image_size}")
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
         if self.causal and self.pooling == CLASS_TOKEN:
             raise ValueError(
                 "in a causal model the class token in front sees no patch: pooling='mean' or causal=False"
@@ -71,58 +69,38 @@ class ViTConfig(BackboneConfig):
 
     @property
     def grid_size(self) -> int:
-        """Patches of a side of a training image."""
+        """Number of patches along a side of a training image."""
         return self.image_size // self.patch_size
 
     @property
     def num_tokens(self) -> int:
-        """Tokens T of a training image, the class token included."""
+        """Number of tokens T of a training image, including the class token."""
         return self.grid_size**2 + (self.pooling == CLASS_TOKEN)
 
 
-def vit_config(
-    preset: str,
-    *,
-    num_classes: int,
-    image_size: int = 224,
-    patch_size: int = 16,
-    num_channels: int = 3,
-    pooling: str = CLASS_TOKEN,
-) -> ViTConfig:
-    """The configuration of a preset, with the filter held at every frequency of its length, as published.
+def vit_config(preset: str, *, num_classes: int, image_size: int = 224, **fields: Any) -> ViTConfig:
+    """Return the configuration of a preset; as published, the filter has one value for every frequency.
 
         >>> FFTNetViT(vit_config("base", num_classes=1000)).num_parameters()
 
     Args:
-        preset: a name in ``PRESETS``; for other sizes ``dataclasses.replace`` the fields of what comes back.
-        num_classes: as the other arguments a field of ``ViTConfig``.
-        image_size: pixels of a side.
-        patch_size: pixels of a side of a patch.
-        num_channels: numbers of a pixel.
-        pooling: class_token or mean.
+        preset: a name in ``PRESETS``; use ``dataclasses.replace`` on the result for other sizes.
+        num_classes: number of classes.
+        image_size: side of the training images, in pixels.
+        **fields: patch_size, num_channels and pooling of ``ViTConfig``.
 
     Raises:
-        ValueError: if there is no such preset, or a field is out of range.
+        ValueError: if the preset is unknown or a field is out of range.
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}")
-    sizes = PRESETS[preset]
-    config = ViTConfig(
-        d_model=sizes["d_model"],
-        num_heads=sizes["num_heads"],
-        num_layers=sizes["num_layers"],
-        num_classes=num_classes,
-        image_size=image_size,
-        patch_size=patch_size,
-        num_channels=num_channels,
-        pooling=pooling,
-    )
+    config = ViTConfig(**PRESETS[preset], num_classes=num_classes, image_size=image_size, **fields)
     mixer = SpectralConfig(num_anchors=config.num_tokens // 2 + 1)
     return replace(config, mixer_configs={"spectral": mixer})
 
 
 class Patches(nn.Module):
-    """Images to tokens: squares of pixels through a linear layer, learned positions, a class token in front.
+    """Patch embedding: linear projection of patches, learned positions, optional class token.
 
     Args:
         config: sizes and pooling.
@@ -141,18 +119,16 @@ class Patches(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start positions and class token near 0; the linear layer resets itself."""
+        """Initialize positions and class token near 0; the linear layer resets itself."""
         nn.init.trunc_normal_(self.position, std=START)
         if self.class_token is not None:
             nn.init.trunc_normal_(self.class_token, std=START)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Tokens (B, T, D) of images (B, C, height, width), any multiples of a patch.
-
-        Positions of another grid than the trained one are interpolated.
+        """Return tokens (B, T, D) of images (B, C, height, width).
 
         Raises:
-            ValueError: on another number of channels, or sides that are no multiple of a patch.
+            ValueError: if the number of channels differs, or a side is not a multiple of ``patch_size``.
         """
         size = self.patch_size
         fits = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == self.num_channels
@@ -165,6 +141,7 @@ class Patches(nn.Module):
         grid = (images.shape[2] // size, images.shape[3] // size)
         position_1Dhw = self.position
         if grid != (self.grid_size, self.grid_size):
+            # Images of another size: the trained grid of positions is resampled.
             position_1Dhw = F.interpolate(position_1Dhw, grid, mode="bilinear")
         x_BTD = self.project(patches_BTP) + position_1Dhw.flatten(2).transpose(1, 2)
         if self.class_token is None:
@@ -173,10 +150,10 @@ class Patches(nn.Module):
 
 
 class FFTNetViT(PretrainedModel):
-    """Images to classes, without attention.
+    """Image classifier without attention.
 
     Args:
-        config: sizes, mixers and pooling; ``vit_config`` has the paper's.
+        config: sizes, mixers and pooling; ``vit_config`` returns the paper's.
     """
 
     config_class = ViTConfig
@@ -193,13 +170,13 @@ class FFTNetViT(PretrainedModel):
 
     @property
     def architecture(self) -> str:
-        """Name of the class of ``fftnet.hf`` that computes the same."""
+        """Name of the equivalent class of ``fftnet.hf``."""
         return IMAGE_ARCHITECTURE
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, num_channels, height, width), any multiples of a patch.
+        """Return logits (B, num_classes) of images (B, num_channels, height, width).
 
         Raises:
-            ValueError: on images of another shape.
+            ValueError: on images of another shape; sides must be multiples of ``patch_size``.
         """
         return self.head(pooled(self.backbone(self.patches(images)), self.config.pooling))

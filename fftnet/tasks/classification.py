@@ -21,7 +21,7 @@ from fftnet.data.labelled import (
 from fftnet.data.splits import TEST, TRAIN, VALID
 from fftnet.fields import check_fields, documented
 from fftnet.model.classifier import POOLINGS, FFTNetForSequenceClassification, SequenceClassifierConfig
-from fftnet.model.pooling import MEAN
+from fftnet.model.heads import MEAN
 from fftnet.protocols import TextEncoder
 from fftnet.tasks.base import Prepared, Request
 from fftnet.tasks.labels import (

@@ -27,8 +27,8 @@ from experiments.sequences.base import Rows, SequenceData, gather
 from experiments.training import Budget, OutOfTime
 from fftnet.data.windows import padded
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
+from fftnet.model.heads import LAST, MEAN
 from fftnet.model.mixers.spectral import SpectralMixer
-from fftnet.model.pooling import LAST, MEAN
 from fftnet.model.vit import ViTConfig, vit_config
 from fftnet.tasks.masked_token import MASKED_FRACTION
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fftnet.model.backbone import Backbone
 from fftnet.model.config import FFTNetConfig
-from fftnet.model.pooling import MEAN, pooled
+from fftnet.model.heads import MEAN, pooled
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.protocols import Batch, Losses, Mean
 from fftnet.tasks.base import Prepared, Request

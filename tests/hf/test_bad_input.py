@@ -89,7 +89,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused_before_memory_is_taken(
 def test_a_head_of_its_own_weights_is_not_native(model: Any, tmp_path: Path) -> None:
     change(tmp_path, tie_word_embeddings=False)
     with pytest.raises(
-        CheckpointError, match=r"weights of its own, .* load it with fftnet.hf.FFTNetForCausalLM"
+        CheckpointError, match=r"separate weights, .* load it with fftnet.hf.FFTNetForCausalLM"
     ):
         FFTNet.from_pretrained(tmp_path)
 

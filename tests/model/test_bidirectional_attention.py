@@ -8,7 +8,7 @@ from conftest import randomise
 from torch import Tensor
 
 from fftnet.model.mixers import build_mixer
-from fftnet.model.mixers.bidirectional_attention import BidirectionalAttentionMixer
+from fftnet.model.mixers.attention import BidirectionalAttentionMixer
 
 LENGTHS = [1, 2, 7, 12, 31]
 

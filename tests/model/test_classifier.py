@@ -10,7 +10,7 @@ from conftest import randomise
 from torch import Tensor
 
 from fftnet.model import FFTNet, FFTNetConfig, FFTNetForSequenceClassification, SequenceClassifierConfig
-from fftnet.model.pooling import pooled
+from fftnet.model.heads import pooled
 from fftnet.serialization import CheckpointError
 
 FORMS: list[dict[str, Any]] = [

@@ -81,7 +81,7 @@ def test_a_layer_takes_a_mixer_or_its_name() -> None:
     x = torch.randn(2, 9, 8)
     torch.testing.assert_close(named(x), made(x), rtol=0, atol=0)
     assert named.feed_forward is None
-    with pytest.raises(ValueError, match="mixer_config belongs to a mixer that is named"):
+    with pytest.raises(ValueError, match="mixer_config can be given only with a mixer name"):
         FFTNetLayer(8, FNetMixer(8), mixer_config={})
     with pytest.raises(ValueError, match="unknown mixer 'x'"):
         FFTNetLayer(8, "x")

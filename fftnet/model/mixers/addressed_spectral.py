@@ -1,4 +1,4 @@
-"""The causal mixer with addresses: complex write keys and read filters (docs/maths.md, section 3)."""
+"""FFTNet (causal), the default mixer: complex write keys and read filters (docs/maths.md, section 3)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,31 +22,31 @@ from fftnet.ops.numerics import compute_dtype, for_products
 from fftnet.ops.short_conv import short_conv
 
 EPS = 0.03
-"""Below this magnitude modReLU stops normalising a filter."""
+"""Magnitude below which modReLU no longer normalizes a filter."""
 SHORTEST_SCALE = 2.0
-"""Time scale of the fastest bin at the start, in tokens."""
+"""Initial time scale of the fastest bin, in tokens."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class AddressedSpectralConfig:
-    """The causal spectral mixer with addresses.
+    """Configuration of the mixer of FFTNet (causal).
 
     Raises:
         ValueError: if a field is out of range.
     """
 
     num_bins: int = 16
-    """Frequencies a head; with them grows how many things a head can tell apart."""
+    """Number of frequencies per head: the number of items a head can store grows with it."""
     longest_scale: float = 512.0
-    """Time scale of the slowest bin at the start, in tokens: about a training window, since a bin that does
-    not fill up in training holds later what the model has never seen."""
+    """Initial time scale of the slowest bin, in tokens: about the training window. A slower bin would reach
+    values on long texts that it never had in training."""
     context_dim: int = 32
-    """Width of the context, which is also that of the hidden layer of the modulation's MLP."""
+    """Width of the context and of the hidden layer of the modulation's MLP."""
     context_horizon: int = 256
-    """Tokens after which the context's running mean forgets."""
+    """Effective window of the context's running mean, in tokens."""
     conv_size: int = 4
-    """Tokens that the short convolution of values and keys sees; at least 2, so that a key sees the token
+    """Width of the short convolution of values and keys, in tokens; at least 2, so that a key sees the token
     before."""
 
     def __post_init__(self) -> None:
@@ -58,14 +58,17 @@ class AddressedSpectralConfig:
 
 
 class AddressedSpectralState(NamedTuple):
-    """The mixer's memory of what it has read: O(F D) numbers, however much that is."""
+    """State of the mixer: O(F D) numbers, independent of the number of tokens read.
+
+    Floating tensors are float32 (float64 in a model of float64), also in models of 16 bits.
+    """
 
     spectrum: Tensor
     """(B, H, 2, F, d), real and imaginary plane of the keyed spectrum of the prefix."""
     mean: Tensor
-    """(B, M), mean of the tokens read in the context's projection."""
+    """(B, M), running mean of the context's projection of the tokens."""
     count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
-    """int64 (B,), number of the tokens read."""
+    """int64 (B,), number of tokens read."""
     conv_state: Tensor
     """(B, conv_size - 1, D + 2 H F), the last projected values and keys."""
 
@@ -73,30 +76,30 @@ class AddressedSpectralState(NamedTuple):
 
 
 class AddressedSpectralView(NamedTuple):
-    """Intermediate results of the mixer, for every prefix."""
+    """Intermediate results of the mixer for every prefix."""
 
     context: Tensor
-    """(B, T, 2 M), from which the modulation is made."""
+    """(B, T, 2 M), running mean and projected token."""
     values: Tensor
-    """(B, T, H, d), what is written."""
+    """(B, T, H, d), values."""
     key: Tensor
-    """Complex (B, T, H, F), with what it is written."""
+    """Complex (B, T, H, F), write keys."""
     filter: Tensor
-    """Complex (B, T, H, F), with what the spectrum is read."""
+    """Complex (B, T, H, F), read filters."""
     clock: Tensor
-    """(B, T, H), how much time passes at each token."""
+    """(B, T, H), time step of each token."""
     spectrum: Tensor
     """Complex (B, T, H, F, d), the prefix transform of the keyed values."""
     mixed: Tensor
-    """(B, T, H, d), the spectrum as it is read."""
+    """(B, T, H, d), read-out of the spectrum."""
     output: Tensor
-    """(B, T, D), normed, gated and projected: what the mixer returns."""
+    """(B, T, D), output of the mixer: the normed, gated and projected read-out."""
 
 
 class AddressedSpectralMixer(SteppingMixer):
-    """Values under write keys; prefix transform; read filter made of token and context; norm and gate.
+    """Values under write keys, prefix transform, read filter made of token and context, norm and gate.
 
-    Exactly causal. Cost O(T F D) for a text and O(F D) for one more token.
+    Exactly causal. Cost O(T F D) for a text and O(F D) for a decode step.
 
     Args:
         d_model: width D of a token.
@@ -135,27 +138,27 @@ class AddressedSpectralMixer(SteppingMixer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start with filters that match the keys; the parts reset their own parameters.
-
-        The filter's projection is the conjugate of the keys': a token reads what a token like it has written
-        (in signal processing, a matched filter). And the keys' convolution passes this token and the one
-        before alike, so that what followed a token is written under that token's address.
-        """
+        """Initialize matched filters and keys; the parts reset their own parameters."""
         nn.init.ones_(self.norm_weight)
         width = self.d_model
+        # The filters' projection is the complex conjugate of the keys': a token reads what a token like it
+        # has written (in signal processing, a matched filter).
         planes = self.project_in.weight[width:].view(self.num_heads, 2, self.num_bins, width)
         matched = torch.stack([planes[:, 0], -planes[:, 1]], dim=1)
         self.project_filter.weight.copy_(matched.reshape(-1, width))
+        # Values: near the identity. Keys: the token and the previous one with about equal weight, so that the
+        # value of a token is also written under the address of the token before.
         self.conv_weight[:width].uniform_(-0.5, 0.5)
         self.conv_weight[:width, -1] += 1.0
         self.conv_weight[width:].uniform_(-0.1, 0.1)
         self.conv_weight[width:, -2:] += 0.7
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> AddressedSpectralState:
-        """The state before the first token, on a device (None: that of the weights)."""
+        """Return the state before the first token, on a device (None: that of the weights)."""
         weight = self.project_in.weight
         device = device or device_of(weight)
         shape = (batch_size, self.num_heads, 2, self.num_bins, self.head_dim)
+        # float32 also in models of 16 bits: sums over thousands of tokens would lose what each token adds.
         dtype = compute_dtype(weight)
         spectrum = torch.zeros(shape, dtype=dtype, device=device)
         context_dim = self.project_context.out_features
@@ -165,12 +168,12 @@ class AddressedSpectralMixer(SteppingMixer):
         return AddressedSpectralState(spectrum, mean, count, conv_state)
 
     def inspect(self, x: Tensor) -> AddressedSpectralView:
-        """Compute what ``forward`` does, part by part, to look at what is in between.
+        """Compute ``forward`` step by step and return the intermediate results.
 
-        It holds a spectrum for every token, 2 F times the size of ``x``.
+        Memory: a complex spectrum for every token, 2 F times the size of ``x``.
 
         Args:
-            x: tokens (B, T, D), T >= 1, none of them padding.
+            x: tokens (B, T, D), T >= 1, without padding.
 
         Raises:
             ValueError: on an empty sequence or another width.
@@ -191,7 +194,7 @@ class AddressedSpectralMixer(SteppingMixer):
         )
 
     def filter_at(self, x: Tensor, state: AddressedSpectralState) -> Tensor:
-        """Magnitude of the read filter at one token (B, D) after ``state``: (B, H, F)."""
+        """Return the magnitude of the read filter at one token, as ``Mixer.filter_at``."""
         context_BC, _, _ = decode.context_step(
             self.project_context(x), state.mean, state.count, horizon=self.context.horizon
         )
@@ -215,16 +218,18 @@ class AddressedSpectralMixer(SteppingMixer):
         )
         clock_BTH = self.clock(x_BTD)
         if mask_BT is not None:
-            # Padding writes nothing and takes no time, so the spectrum stays that of the last token.
+            # Padding has key 0 and time step 0, which leaves the spectrum as it is (section 3, "Padding").
+            # Masks are applied here, not to x: the projections of a zero token need not be zero.
             key = key * mask_BT[..., None, None, None]
             clock_BTH = clock_BTH * mask_BT[..., None]
             conv_state = state_after(projected_BTC, state.conv_state, mask_BT.sum(dim=1))
+        # Steps 3 and 6 in one operator, which stores no spectrum per token.
         mixed, spectrum = keyed_mix(values, key, filter_, clock_BTH, decay, frequency, state.spectrum)
         state = AddressedSpectralState(packed(spectrum), packed(mean_BM), count_B, packed(conv_state))
         return self._finish(x_BTD, mixed), state
 
     def _step(self, x_BD: Tensor, state: AddressedSpectralState) -> tuple[Tensor, AddressedSpectralState]:
-        """The same arithmetic for one token, in fewer and smaller calls; see ``fftnet.ops.decode``."""
+        """Compute the same for one token with fewer and smaller calls, see ``fftnet.ops.decode``."""
         context_BC, mean_BM, count_B = decode.context_step(
             self.project_context(x_BD), state.mean, state.count, horizon=self.context.horizon
         )
@@ -256,7 +261,8 @@ class AddressedSpectralMixer(SteppingMixer):
         decay_HF: Tensor,
         state: AddressedSpectralState,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Compute values (B, T, H, d), keys and filters (B, T, H, 2, F), and the new convolution state."""
+        """Return values (B, T, H, d), keys and filters (B, T, H, 2, F), and the new convolution state."""
+        # Steps 1, 2, 4 and 5 of section 3.
         values_BTD, raw_key_BTC, conv_state = short_conv(
             projected_BTC, self.conv_weight, state.conv_state, width=self.d_model
         )
@@ -275,5 +281,6 @@ class AddressedSpectralMixer(SteppingMixer):
         return values_BTD.unflatten(-1, (self.num_heads, -1)), key, filter_, conv_state
 
     def _finish(self, x_BTD: Tensor, mixed_BTHd: Tensor) -> Tensor:
+        """Apply read-out norm, gate and output projection (step 7)."""
         gate_BTHd = self.project_gate(x_BTD).unflatten(-1, (self.num_heads, -1))
         return self.project_out(gated_norm(mixed_BTHd, gate_BTHd, self.norm_weight).flatten(2))

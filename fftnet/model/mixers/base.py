@@ -1,4 +1,4 @@
-"""The base class of all mixers."""
+"""Base classes of all mixers."""
 
 from typing import Any, ClassVar
 
@@ -10,15 +10,20 @@ from fftnet.ops import padding
 
 
 class Mixer(nn.Module):
-    """Stands in the place of self-attention: maps (B, T, D) to (B, T, D).
+    """Replacement of self-attention: maps tokens (B, T, D), T >= 1, to mixed tokens (B, T, D).
 
-    Everything goes through ``__call__``, since the hooks of sharding, offloading and adapters fire there
-    only: ``mixer(x, attention_mask=None)`` gives the mixed tokens, and where a causal mixer is handed a
-    state, ``mixer(x, attention_mask, state)`` gives the mixed tokens and the state after them. A state is a
-    ``NamedTuple`` of tensors whose first dimension counts rows, and is never changed under its owner.
+    ``mixer(x, attention_mask=None)`` returns the mixed tokens in the dtype of ``x``. With a state, a causal
+    mixer reads tokens that follow those of the state: ``mixer(x, attention_mask, state)`` returns the pair of
+    mixed tokens and new state. A state is a ``NamedTuple`` of tensors whose first dimension counts rows; a
+    mixer never writes into one it was given.
 
-    A layer is handed a single token as (B, D) at a decode step. It hands that on as it is to a mixer with
-    ``reads_one_token``, and as (B, 1, D) to any other, so that a mixer need not know of the shortcut.
+    ``attention_mask`` is boolean (B, T), False at padding, which may stand anywhere and hold anything: mixed
+    tokens and states are those of each row's tokens alone.
+
+    Call a mixer only through ``__call__``: hooks of sharding, offloading and adapters run nowhere else.
+
+    At a decode step a layer holds a single token as (B, D). It passes this on to a mixer with
+    ``reads_one_token``, and (B, 1, D) to any other.
 
     Args:
         d_model: width D of a token.
@@ -27,14 +32,13 @@ class Mixer(nn.Module):
     """
 
     causal: ClassVar[bool] = False
-    """Whether no position sees a later one."""
+    """True if no position sees a later one."""
     reads_one_token: ClassVar[bool] = False
-    """Whether x may also be one token (B, D) where a state comes with it, and (B, D) is returned: a shortcut
-    for decode steps, in place of (B, 1, D)."""
+    """True if x may be one token (B, D) when a state is given, with a result (B, D): faster decode steps."""
     grows: ClassVar[bool] = False
-    """Whether its state grows with what was read."""
+    """True if the state grows with the number of tokens read."""
     Config: ClassVar[type[Any]]
-    """A frozen dataclass of the mixer's own fields, all with defaults; their docstrings explain flags."""
+    """Frozen dataclass of the mixer's fields, all with defaults; their docstrings are the help of flags."""
 
     def __init__(self, d_model: int, num_heads: int = 2, config: Any = None) -> None:
         super().__init__()
@@ -42,11 +46,11 @@ class Mixer(nn.Module):
         self.num_heads = num_heads
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> Any:
-        """The state before the first token.
+        """Return the state before the first token.
 
         Args:
             batch_size: rows B.
-            device: where the state lies (None: where the weights do).
+            device: device of the state (None: that of the weights).
 
         Raises:
             ValueError: if the mixer is not causal.
@@ -54,24 +58,46 @@ class Mixer(nn.Module):
         raise ValueError(f"{type(self).__name__} has no state: it sees the whole sequence at once")
 
     def filter_at(self, x: Tensor, state: Any) -> Tensor | None:
-        """Magnitude of the filter with which each head reads its bins at one token, for a picture of it.
+        """Return the magnitude of the filter that each head applies at one token, for plots.
 
         Args:
             x: the token, (B, D).
-            state: before the token.
+            state: the state before the token.
 
         Returns:
-            (B, H, F), or None of a mixer that has no such filter.
+            (B, H, F), or None if the mixer has no such filter.
         """
         return None
 
 
-class SteppingMixer(Mixer):
-    """A causal mixer with a state of fixed size, which has a form of its own for one token.
+class ByLengthMixer(Mixer):
+    """Bidirectional mixer whose result depends on the length of the row, such as a Fourier transform.
 
-    A subclass makes states (``init_state``) and reads: ``_read(x (B, T, D), mask, state)`` and
-    ``_step(x (B, D), state)``, both of which return the mixed tokens and the new state. The mask is None, or
-    boolean (B, T) with all padding behind the tokens of its row, where it must not change the state.
+    A subclass defines ``_mix``, which maps rows (B, T, D) without padding. Rows with padding are mixed at
+    their own length, so that padding and batch-mates change nothing; padding gives 0.
+    """
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Mix tokens (B, T, D), as ``Mixer`` describes.
+
+        Raises:
+            ValueError: on an empty sequence, or shapes that do not match.
+        """
+        check_input(x, self.d_model, attention_mask)
+        if attention_mask is None:
+            return self._mix(x)
+        return padding.by_length(x, attention_mask, self._mix)
+
+    def _mix(self, x_BTD: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class SteppingMixer(Mixer):
+    """Causal mixer with a state of fixed size and a separate, faster form for one token.
+
+    A subclass defines ``init_state``, ``_read(x (B, T, D), mask, state)`` and ``_step(x (B, D), state)``.
+    Both return the mixed tokens and the new state. The mask is None, or boolean (B, T) with all padding
+    behind the tokens of its row; then padding must not change the new state.
     """
 
     causal = True
@@ -80,19 +106,10 @@ class SteppingMixer(Mixer):
     def forward(
         self, x: Tensor, attention_mask: Tensor | None = None, state: Any | None = None
     ) -> Tensor | tuple[Tensor, Any]:
-        """Mix T tokens causally; with a state, tokens that follow what it has read.
-
-        Args:
-            x: tokens (B, T, D), T >= 1; with a state also one token (B, D).
-            attention_mask: boolean (B, T). A False token is not read, wherever it stands: the others and the
-                state are what they would be without it.
-            state: from ``init_state`` or an earlier call; None starts a text.
-
-        Returns:
-            Mixed tokens of the shape and dtype that came; with a state the pair of these and the new state.
+        """Mix tokens (B, T, D), with a state also one token (B, D), as ``Mixer`` describes.
 
         Raises:
-            ValueError: on an empty sequence, or shapes that do not belong together.
+            ValueError: on an empty sequence, or shapes that do not match.
         """
         if state is not None and x.ndim == 2 and x.shape[1] == self.d_model and attention_mask is None:
             return self._step(x, state)
@@ -109,6 +126,7 @@ class SteppingMixer(Mixer):
     def _read_masked(self, x_BTD: Tensor, mask_BT: Tensor, state: Any | None) -> Tensor | tuple[Tensor, Any]:
         x_BTD, mask_BT, place_BT = padding.tokens_first(x_BTD, mask_BT)
         if state is None:
+            # The mixer is causal, so padding behind the tokens can't change them: no mask is needed.
             mixed_BTD, _ = self._read(x_BTD, None, self.init_state(x_BTD.shape[0], x_BTD.device))
             return padding.reorder(mixed_BTD, place_BT)
         mixed_BTD, state = self._read(x_BTD, mask_BT, state)
@@ -122,14 +140,14 @@ class SteppingMixer(Mixer):
 
 
 def packed(x: Tensor) -> Tensor:
-    """``x`` in memory of its own size, with the strides of a new tensor, for a state that is kept.
+    """Return a contiguous copy with the default strides, for a state that is kept.
 
-    A slice of a larger tensor keeps all of that alive. And where a dimension is 1, a tensor may be contiguous
-    and yet have other strides, for which torch.compile would compile a step again.
+    A slice would keep the whole larger tensor in memory. And a tensor with a dimension of size 1 can be
+    contiguous with other strides, for which torch.compile would compile a decode step again.
     """
     return x.clone(memory_format=torch.contiguous_format)
 
 
 def device_of(weight: Tensor) -> torch.device | None:
-    """Where a state lies whose device nobody named: with the weights, or None where these are offloaded."""
+    """Return the default device of a new state: that of the weights, or None if these are offloaded."""
     return None if weight.is_meta else weight.device

@@ -1,4 +1,4 @@
-"""The causal mixer: the paper's layer on the spectrum of every prefix (docs/maths.md, section 2)."""
+"""FFTNet without keys: the paper's layer on the spectrum of every prefix (docs/maths.md, section 2)."""
 
 import math
 from dataclasses import dataclass
@@ -24,25 +24,25 @@ from fftnet.ops.convolution import state_after
 from fftnet.ops.gated_conv import causal_conv, gated_conv
 
 EPS = 0.03
-"""Below this magnitude modReLU stops normalising. There, b > 0 magnifies round-off by b / EPS; biases are
-seldom above 0.2 after training."""
+"""Magnitude below which modReLU no longer normalizes. There a bias b > 0 amplifies round-off by b / EPS;
+trained biases rarely exceed 0.2."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class CausalSpectralConfig:
-    """The causal spectral mixer.
+    """Configuration of the mixer of FFTNet without keys.
 
     Raises:
         ValueError: if a field is out of range.
     """
 
     num_bins: int = 4
-    """Frequencies a head."""
+    """Number of frequencies per head."""
     mlp_hidden_dim: int | None = None
-    """Hidden width of the MLP that turns the context into the modulation (None: d_model)."""
+    """Hidden width of the MLP that maps the context to the modulation (None: d_model)."""
     conv_size: int = 4
-    """Tokens that the causal depth-wise convolution before the prefix transform sees; 0 leaves it out."""
+    """Width of the causal depth-wise convolution before the transform, in tokens (0: no convolution)."""
     input_gate: bool = True
     """Multiply the values by a second projection before the prefix transform (v <- k * v)."""
 
@@ -54,45 +54,48 @@ class CausalSpectralConfig:
 
 
 class CausalSpectralState(NamedTuple):
-    """The mixer's memory of what it has read: O(F D) numbers, however much that is."""
+    """State of the mixer: O(F D) numbers, independent of the number of tokens read.
+
+    Floating tensors are float32 (float64 in a model of float64), also in models of 16 bits.
+    """
 
     spectrum: Tensor
-    """(B, F, 2, H, d), real and imaginary plane of the prefix spectrum, before the normalisation."""
+    """(B, F, 2, H, d), real and imaginary plane of the prefix spectrum, without the normalization g."""
     mean: Tensor
     """(B, D), mean of the tokens read."""
     count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
-    """int64 (B,), number of the tokens read."""
+    """int64 (B,), number of tokens read."""
     conv_state: Tensor
-    """(B, conv_size - 1, C), the last projected tokens, C = 2 D with the input gate."""
+    """(B, conv_size - 1, C), the last projected tokens; C = 2 D with the input gate, else D."""
 
     common = ("count",)
 
 
 class CausalSpectralView(NamedTuple):
-    """Intermediate results of the mixer, for every prefix."""
+    """Intermediate results of the mixer for every prefix."""
 
     context: Tensor
-    """(B, T, 2 D), from which the modulation is made."""
+    """(B, T, 2 D), running mean and token."""
     values: Tensor
-    """(B, T, H, d), gated and convolved: what is transformed."""
+    """(B, T, H, d), gated and convolved values."""
     filter: Tensor
-    """Real (B, T, H, F), the adaptive filter."""
+    """Real (B, T, H, F), adaptive filter."""
     spectrum: Tensor
-    """Complex (B, T, H, F, d), the prefix transform of the values."""
+    """Complex (B, T, H, F, d), prefix transform of the values."""
     filtered: Tensor
-    """Complex (B, T, H, F, d), filter times spectrum: what modReLU is given."""
+    """Complex (B, T, H, F, d), filter times spectrum."""
     activated: Tensor
-    """Complex (B, T, H, F, d), what modReLU makes of it."""
+    """Complex (B, T, H, F, d), modReLU of the filtered spectrum."""
     mixed: Tensor
-    """(B, T, H, d), the activated spectrum read out at the last token of its prefix."""
+    """(B, T, H, d), read-out of the activated spectrum at the last token of each prefix."""
     output: Tensor
-    """(B, T, D), its projection: what the mixer returns."""
+    """(B, T, D), output of the mixer: the projection of ``mixed``."""
 
 
 class CausalSpectralMixer(SteppingMixer):
-    """Values, gated and convolved; prefix transform; filter made of the prefix's context; modReLU; read-out.
+    """Gated and convolved values, prefix transform, filter made of the prefix's context, modReLU, read-out.
 
-    Exactly causal. Cost O(T F D) for a text and O(F D) for one more token.
+    Exactly causal. Cost O(T F D) for a text and O(F D) for a decode step.
 
     Args:
         d_model: width D of a token.
@@ -126,36 +129,36 @@ class CausalSpectralMixer(SteppingMixer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start the convolution near the identity; the parts reset their own parameters."""
+        """Initialize the convolution near the identity; the parts reset their own parameters."""
         if self.conv_weight is not None:
             bound = 1 / math.sqrt(self.conv_weight.shape[1])
             self.conv_weight.uniform_(-bound, bound)
             self.conv_weight[:, -1] += 1.0
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> CausalSpectralState:
-        """The state before the first token, on a device (None: that of the weights)."""
+        """Return the state before the first token, on a device (None: that of the weights)."""
         weight = self.project_in.weight
         device = device or device_of(weight)
         spectrum = self.transform.init_state(batch_size, self.head_dim, device)
         mean, count = self.context.init_state(batch_size, self.d_model, spectrum.dtype, device)
         past = 0 if self.conv_weight is None else self.conv_weight.shape[1] - 1
-        return CausalSpectralState(
-            spectrum, mean, count, spectrum.new_zeros(batch_size, past, weight.shape[0])
-        )
+        conv_state = spectrum.new_zeros(batch_size, past, weight.shape[0])
+        return CausalSpectralState(spectrum, mean, count, conv_state)
 
     def inspect(self, x: Tensor) -> CausalSpectralView:
-        """Compute what ``forward`` does, part by part, to look at what is in between.
+        """Compute ``forward`` step by step and return the intermediate results.
 
-        It holds a spectrum for every token, F times the size of ``x`` and complex.
+        Memory: a complex spectrum for every token, 2 F times the size of ``x``.
 
         Args:
-            x: tokens (B, T, D), T >= 1, none of them padding.
+            x: tokens (B, T, D), T >= 1, without padding.
 
         Raises:
             ValueError: on an empty sequence or another width.
         """
         check_input(x, self.d_model, None)
         state = self.init_state(x.shape[0], x.device)
+        # Steps 1 to 5 of docs/maths.md, section 2.
         context, _, _ = self.context(x, state.mean, state.count)
         values, _ = self._values(self.project_in(x), state.conv_state)
         values = values.unflatten(-1, (self.num_heads, self.head_dim))
@@ -168,7 +171,7 @@ class CausalSpectralMixer(SteppingMixer):
         return CausalSpectralView(context, values, filter_, spectrum, filtered, activated, mixed, output)
 
     def filter_at(self, x: Tensor, state: CausalSpectralState) -> Tensor:
-        """Magnitude of the adaptive filter at one token (B, D) after ``state``: (B, H, F)."""
+        """Return the magnitude of the adaptive filter at one token, as ``Mixer.filter_at``."""
         context_BC, _, _ = decode.context_step(x, state.mean, state.count)
         return self.filter(context_BC).abs()
 
@@ -179,6 +182,7 @@ class CausalSpectralMixer(SteppingMixer):
         projected_BTC = self.project_in(x_BTD)
         values_BTD, conv_state = self._values(projected_BTC, state.conv_state)
         parameters = self._head_parameters()
+        # The spectrum is kept without g; scaling the real filter by g gives the same product W Z.
         filter_BTHF = self.filter(context_BTC) * gain(parameters.decay)
 
         def mix(values_BTD: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,17 +191,18 @@ class CausalSpectralMixer(SteppingMixer):
 
         mixed_BTHd, spectrum = mix(values_BTD, state.spectrum)
         if mask_BT is not None:
-            # Time passes at every position, padding included. So the values are moved to the end of their
-            # rows, where the last one is the newest, and what was there before ages by the tokens alone.
+            # The operator lets the spectrum decay at every position, also at padding. So the new spectrum is
+            # computed in two parts: the values, moved to the end of their rows so that no padding follows
+            # them, and the old spectrum after as many steps as the row has tokens.
             read_B = mask_BT.sum(dim=1)
             conv_state = state_after(projected_BTC, state.conv_state, read_B)
             _, written = mix(_at_the_end(values_BTD, mask_BT), torch.zeros_like(state.spectrum))
-            spectrum = _aged(state.spectrum, parameters, read_B) + written
+            spectrum = _decayed(state.spectrum, parameters, read_B) + written
         state = CausalSpectralState(packed(spectrum), packed(mean_BD), count_B, packed(conv_state))
         return self.project_out(mixed_BTHd.flatten(2)), state
 
     def _step(self, x_BD: Tensor, state: CausalSpectralState) -> tuple[Tensor, CausalSpectralState]:
-        """The same arithmetic for one token, in fewer and smaller calls; see ``fftnet.ops.decode``."""
+        """Compute the same for one token with fewer and smaller calls, see ``fftnet.ops.decode``."""
         if self.conv_weight is None or not self.input_gate:
             mixed_BTD, state = self._read(x_BD[:, None], None, state)
             return mixed_BTD[:, 0], state
@@ -233,17 +238,17 @@ class CausalSpectralMixer(SteppingMixer):
 
 
 def _at_the_end(values_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """Move the tokens of each row from its front to its end; the places before them are zero."""
+    """Move the tokens of each row from its front to its end, behind zeros."""
     tokens = mask_BT.shape[1]
     padding_B1 = tokens - mask_BT.sum(dim=1, keepdim=True)
-    place_BT = torch.arange(tokens, device=mask_BT.device) - padding_B1
-    moved_BTD = padding.reorder(values_BTD, place_BT % tokens)
-    return moved_BTD.masked_fill((place_BT < 0)[..., None], 0.0)
+    source_BT = torch.arange(tokens, device=mask_BT.device) - padding_B1
+    moved_BTD = padding.reorder(values_BTD, source_BT % tokens)
+    return moved_BTD.masked_fill((source_BT < 0)[..., None], 0.0)
 
 
-def _aged(spectrum: Tensor, parameters: HeadParameters, count_B: Tensor) -> Tensor:
-    """Decay and turn a spectrum (B, F, 2, H, d) by ``count`` tokens of each row."""
+def _decayed(spectrum: Tensor, parameters: HeadParameters, count_B: Tensor) -> Tensor:
+    """Multiply a spectrum (B, F, 2, H, d) by lambda^count, count being each row's number of tokens."""
     rate_FH = torch.complex(-parameters.decay, parameters.frequency).T.to(spectrum.dtype.to_complex())
-    pole_BFH1 = torch.exp(count_B[:, None, None] * rate_FH)[..., None]
-    aged_BFHd = torch.complex(*spectrum.unbind(dim=2)) * pole_BFH1
-    return torch.stack([aged_BFHd.real, aged_BFHd.imag], dim=2)
+    factor_BFH1 = torch.exp(count_B[:, None, None] * rate_FH)[..., None]
+    decayed_BFHd = torch.complex(*spectrum.unbind(dim=2)) * factor_BFH1
+    return torch.stack([decayed_BFHd.real, decayed_BFHd.imag], dim=2)

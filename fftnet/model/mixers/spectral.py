@@ -1,4 +1,4 @@
-"""The mixer of the paper (arXiv 2502.18394v2, section 3): bidirectional, any length."""
+"""FFTNet (bidirectional): the layer of the paper, arXiv 2502.18394v2 (docs/maths.md, section 1)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,8 +13,7 @@ from fftnet.model.components import (
     InverseFourierTransform,
     ModReLU,
 )
-from fftnet.model.mixers.base import Mixer
-from fftnet.ops import padding
+from fftnet.model.mixers.base import ByLengthMixer
 from fftnet.ops.numerics import interpolate_anchors
 from fftnet.ops.spectral_mix import spectral_mix
 
@@ -22,17 +21,17 @@ from fftnet.ops.spectral_mix import spectral_mix
 @documented
 @dataclass(frozen=True, kw_only=True)
 class SpectralConfig:
-    """The bidirectional spectral mixer.
+    """Configuration of the mixer of FFTNet (bidirectional).
 
     Raises:
         ValueError: if a field is out of range.
     """
 
     num_anchors: int = 129
-    """Frequencies at which the filter is learned; others are interpolated. 129 is the published layer's
-    number at 256 tokens."""
+    """Number of frequencies with a learned filter; others are interpolated. The published layer has 129 at
+    256 tokens."""
     mlp_hidden_dim: int | None = None
-    """Hidden width of the MLP that turns the context into the modulation (None: d_model)."""
+    """Hidden width of the MLP that maps the context to the modulation (None: d_model)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -44,24 +43,24 @@ class SpectralView(NamedTuple):
     """Intermediate results of the mixer, with F = T // 2 + 1 bins."""
 
     context: Tensor
-    """(B, D), the mean of the tokens, from which the modulation is made."""
+    """(B, D), mean of the tokens."""
     filter: Tensor
-    """Real (B, H, F), the adaptive filter at the bins of the sequence."""
+    """Real (B, H, F), adaptive filter at the bins of the sequence."""
     spectrum: Tensor
-    """Complex (B, H, F, d), the Fourier transform of the tokens."""
+    """Complex (B, H, F, d), Fourier transform of the tokens."""
     filtered: Tensor
-    """Complex (B, H, F, d), filter times spectrum: what modReLU is given."""
+    """Complex (B, H, F, d), filter times spectrum."""
     activated: Tensor
-    """Complex (B, H, F, d), what modReLU makes of it."""
+    """Complex (B, H, F, d), modReLU of the filtered spectrum."""
     output: Tensor
-    """(B, T, D), back among the tokens: what the mixer returns."""
+    """(B, T, D), output of the mixer: the inverse transform."""
 
 
-class SpectralMixer(Mixer):
-    """Transform, context, modulation, filter, modReLU, inverse, over the whole sequence.
+class SpectralMixer(ByLengthMixer):
+    """Fourier transform, context, modulation, filter, modReLU and inverse transform of the whole sequence.
 
-    The filter lives at K anchor frequencies (``num_anchors``) and is interpolated to the T // 2 + 1 bins of
-    the sequence at hand; K = T // 2 + 1 is the published layer.
+    The filter has K anchor frequencies (``num_anchors``) and is interpolated to the T // 2 + 1 bins of the
+    sequence; with K = T // 2 + 1 it is that of the published layer.
 
     Args:
         d_model: width D of a token.
@@ -84,32 +83,17 @@ class SpectralMixer(Mixer):
         self.activation = ModReLU(num_heads, config.num_anchors)
         self.inverse = InverseFourierTransform()
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Mix (B, T, D) over T, in the dtype that came.
-
-        Args:
-            x: tokens, T >= 1.
-            attention_mask: boolean (B, T), False at padding. A row's result is that of its tokens alone, zero
-                at padding.
-
-        Raises:
-            ValueError: on an empty sequence, or shapes that do not belong together.
-        """
-        check_input(x, self.d_model, attention_mask)
-        if attention_mask is None:
-            return self._mix(x)
-        return padding.by_length(x, attention_mask, self._mix)
-
     def inspect(self, x: Tensor) -> SpectralView:
-        """Compute what ``forward`` does, part by part, to look at what is in between.
+        """Compute ``forward`` step by step and return the intermediate results.
 
         Args:
-            x: tokens (B, T, D), T >= 1, none of them padding.
+            x: tokens (B, T, D), T >= 1, without padding.
 
         Raises:
             ValueError: on an empty sequence or another width.
         """
         check_input(x, self.d_model, None)
+        # Steps 1 to 7 of docs/maths.md, section 1.
         spectrum = self.transform(x)
         context, filter_ = self._filter(x)
         filtered = filter_[..., None] * spectrum

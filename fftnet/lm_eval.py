@@ -21,7 +21,7 @@ from tqdm import tqdm
 from fftnet.api.generate import SamplingConfig, generate
 from fftnet.api.load import load
 from fftnet.errors import UserError
-from fftnet.evaluation.documents import MAX_CHUNK, MAX_LOGITS
+from fftnet.evaluation.documents import chunk_length
 from fftnet.tasks.text import token_losses
 
 BATCH_SIZE = 16
@@ -169,8 +169,7 @@ class FFTNetLM(TemplateLM):
         tokens_BT, counted_BT = _padded(rows)
         tokens_BT = tokens_BT.to(self._device)
         counted_BT = counted_BT.to(self._device)
-        vocabulary = self.model.embedding.num_embeddings
-        size = self._chunk_size or min(MAX_CHUNK, max(64, MAX_LOGITS // (vocabulary * len(rows))))
+        size = self._chunk_size or chunk_length(self.model, len(rows))
         state = self.model.init_state(len(rows))
         total_B = torch.zeros(len(rows), dtype=torch.float64)
         missed_B = torch.zeros(len(rows), dtype=torch.int64)

@@ -6,6 +6,9 @@ of the 60,000 training images after a fixed shuffle; there is no published one. 
 of Debian, which is unpacked and never installed.
 """
 
+import gzip
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,6 @@ import numpy as np
 from experiments.errors import ExperimentError
 from experiments.fetching import fetch_debian
 from experiments.sequences.base import SequenceData, Sizes, cut_all, same_length
-from fftnet.data.errors import DataError
-from fftnet.data.images.idx import read_idx
 
 PACKAGE = "dataset-fashion-mnist"
 PLACE = "usr/share/datasets/fashion-mnist"
@@ -37,10 +38,16 @@ CLASSES = (
 
 
 def _read(path: Path) -> np.ndarray:
+    """Read a gzipped IDX file: 0, 0, type 8 (uint8), number of dimensions, their sizes, the values."""
     try:
-        return read_idx(path)
-    except DataError as error:
-        raise ExperimentError(f"{error}: delete it to fetch it anew") from error
+        data = gzip.decompress(path.read_bytes())
+        if data[:3] != b"\0\0\x08":
+            raise ValueError("it does not begin like an IDX file of bytes")
+        start = 4 + 4 * data[3]
+        shape = struct.unpack(f">{data[3]}I", data[4:start])
+        return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    except (OSError, EOFError, IndexError, ValueError, struct.error, zlib.error) as error:
+        raise ExperimentError(f"{path} can't be read ({error}): delete it to fetch it anew") from error
 
 
 def fashion_mnist(cache: Path, sizes: Sizes | None = None) -> SequenceData:

@@ -1,4 +1,4 @@
-"""Measure a trained language model on a text."""
+"""Evaluation of a trained language model on a text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +25,11 @@ def evaluate(
         >>> fftnet.evaluate(model, tokenizer, "book.txt", fftnet.EvaluationConfig(whole=True))["loss"]
 
     Args:
-        model: its mode is put back afterwards.
-        tokenizer: that of the model.
-        data: the text, and how it is split; or only its file or files.
-        config: which part is measured.
-        task: name of the objective; None: next_token of a causal model, masked_token of another.
+        model: its mode is restored afterwards.
+        tokenizer: tokenizer of the model.
+        data: configuration of the text and its division, or only its file or files.
+        config: the part of the text that is measured.
+        task: name of the objective; None: next_token for a causal model, else masked_token.
 
     Returns:
         ``split``, the loss in nats, the metrics of the objective, and under ``whole_documents`` (a causal
@@ -37,7 +37,7 @@ def evaluate(
 
     Raises:
         DataError: if the data can't be read or are too short.
-        ValueError: if there is no such task, the model can't have it, or an argument is of another class.
+        ValueError: if the task is unknown, the model can't have it, or an argument is of another class.
     """
     if not isinstance(data, DataConfig):
         data = DataConfig(data=data)  # pyright: ignore[reportArgumentType]

@@ -4,18 +4,15 @@ import os
 from pathlib import Path
 
 from fftnet.devices import pick_device
-from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.exchange import architecture_of
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
-from fftnet.model.vit import FFTNetViT
 from fftnet.serialization import CONFIG_FILE, CheckpointError, read_json
 from fftnet.tasks import LANGUAGE_TASKS
+from fftnet.tasks.readers import READERS
 from fftnet.training.manifest import MANIFEST_FILE, newest_checkpoint, verify
 from fftnet.utils.tokenizer import Tokenizer
 
-CLASSIFIERS: tuple[type[PretrainedModel], ...] = (FFTNetForSequenceClassification, FFTNetViT)
-"""Kinds of classifiers; what each reads is in ``fftnet.api.predict.READERS``."""
 RUN_FILE = "run.json"
 """In a checkpoint: the model, data and task of its training, and a prompt to start with if any, as JSON."""
 
@@ -45,7 +42,7 @@ def classifier_kind(folder: Path) -> type[PretrainedModel] | None:
     """
     path = folder / CONFIG_FILE
     name = architecture_of(read_json(path), path)
-    return next((kind for kind in CLASSIFIERS if name in (kind.__name__, *kind.other_names)), None)
+    return next((kind for kind in READERS if name in (kind.__name__, *kind.other_names)), None)
 
 
 def default_prompt(folder: Path) -> str:

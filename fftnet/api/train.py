@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.api.generate import SamplingConfig, generate
-from fftnet.api.load import CLASSIFIERS, RUN_FILE
+from fftnet.api.load import RUN_FILE
 from fftnet.api.run_config import RunConfig, TaskConfig, configure
 from fftnet.api.start import StartConfig, load_start
 from fftnet.data.digest import DIGEST
@@ -22,6 +22,7 @@ from fftnet.model.pretrained import PretrainedModel
 from fftnet.serialization import as_json, read_json, write_json
 from fftnet.tasks import LANGUAGE_TASKS, task_class
 from fftnet.tasks.base import Prepared, Request
+from fftnet.tasks.readers import READERS
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError, launched_rank
 from fftnet.training.budget import BudgetConfig
 from fftnet.training.callbacks import Callbacks, RunMetadata
@@ -213,7 +214,7 @@ def _measure_test(
 def example_command(model: nn.Module, checkpoint: Path) -> str | None:
     """Return a command that uses a trained model, None if there is none for its kind."""
     words = shlex.quote(str(checkpoint))
-    if isinstance(model, CLASSIFIERS):
+    if isinstance(model, tuple(READERS)):
         return f"fftnet predict {words} FILE"
     if isinstance(model, FFTNet):
         return f"fftnet generate {words}" if model.config.causal else f"fftnet evaluate {words} --data FILE"

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fftnet.api.predict import BATCH, Classifier, TextReader, load_classifier
+from fftnet.api.predict import BATCH, Classifier, load_classifier
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.data.config import MAX_ROWS
 from fftnet.data.errors import DataError
 from fftnet.data.sources import resolve
 from fftnet.fields import check_fields, check_range, documented
 from fftnet.serialization import write_whole
-from fftnet.tasks.base import Inputs
+from fftnet.tasks.readers import Inputs, TextReader
 from fftnet.training.memory import keep_freed_memory
 
 STDIN = "-"
@@ -35,7 +35,7 @@ class PredictConfig:
 
     file: str | None = None
     """What is classified: a table with texts in rows, a .txt file with a text a line, - for lines of standard
-    input; an image, a folder of images, an .npz or IDX file. It may stand behind the checkpoint."""
+    input; an image, a folder of images or an .npz file. It may stand behind the checkpoint."""
     text: str | None = None
     """A single text to classify, instead of a file."""
     output: str | None = None

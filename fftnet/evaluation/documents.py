@@ -1,26 +1,33 @@
-"""A language model on whole documents of any length: the state is carried, losses are told by position."""
+"""A language model on whole documents of any length: the state is carried, losses are listed by position."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fftnet.metrics.averages import MAX_EXPONENT, average, evaluation_mode
+from fftnet.data.windows import padded
+from fftnet.metrics.averages import MAX_EXPONENT, Metrics, average, evaluate
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.tasks.text import token_losses
+from fftnet.model.state import state_of_tensors, state_tensors
+from fftnet.protocols import Batch, Losses, RowStates
+from fftnet.tasks.text import token_losses, unwrapped
 
 MAX_LOGITS = 2**26
-"""Logits that are held at once."""
+"""Maximum number of logits that are held at once."""
 MAX_CHUNK = 4096
+"""Maximum number of tokens of a row that are read at once."""
 BUCKETS = 64
+"""Ranges of positions, each twice as long as the one before."""
+POSITION = "position"
+"""Name of the position of the next token in the state of the rows."""
 
 
 @dataclass(frozen=True)
 class PositionLoss:
-    """The average over positions ``first`` to ``last``, which are a power of two apart."""
+    """Average over the positions ``first`` to ``last``; each range is twice as long as the one before."""
 
     first: int
     last: int
@@ -38,7 +45,7 @@ class DocumentMetrics:
     perplexity: float
     accuracy: float
     bits_per_byte: float | None
-    """Comparable across tokenizers; None where the bytes of a token are not known."""
+    """Bits per byte of text, comparable across tokenizers; None if the bytes of a token are unknown."""
     first_position_loss: float | None
     """Nats at position 0; far below the others, the model sees its target."""
     documents: int
@@ -46,10 +53,10 @@ class DocumentMetrics:
     longest: int
     """Tokens of the longest document."""
     by_position: list[PositionLoss]
-    """Position 0 is the first token of a document; where no document reaches, there is no entry."""
+    """Losses by position, from the first token of a document at 0; ranges that no document reaches are left
+    out."""
 
 
-@torch.no_grad()
 def evaluate_documents(
     model: FFTNet,
     tokens: np.ndarray,
@@ -61,18 +68,18 @@ def evaluate_documents(
     token_bytes: Sequence[int] | None = None,
     max_tokens: int | None = None,
 ) -> DocumentMetrics:
-    """Read documents from their start to their end, in chunks that hand on the state.
+    """Read documents from start to end, in chunks that carry the state.
 
     Args:
-        model: a causal model; its mode is put back afterwards.
+        model: a causal model; its mode is restored afterwards.
         tokens: ids, an array or a memory map.
-        starts: int64 (N,), the token before the first of a document, which is fed and not counted.
-        ends: int64 (N,), where documents end.
-        batch_size: documents read side by side.
-        chunk_size: tokens read at once, and all of a document that memory holds; None takes what memory
-            allows. The result does not depend on it.
-        token_bytes: bytes that each id stands for, for bits per byte.
-        max_tokens: stop after so many tokens, within a document if need be.
+        starts: int64 (N,), the token before the first one of a document, which is read and not counted.
+        ends: int64 (N,), the ends of the documents.
+        batch_size: documents that are read side by side.
+        chunk_size: tokens of a row read at once; None: as many as fit into memory. It does not change the
+            result.
+        token_bytes: bytes of text of each id, for bits per byte.
+        max_tokens: number of tokens to stop after, within a document if necessary.
 
     Raises:
         ValueError: if the model is bidirectional, there is nothing to read, or a size is below 1.
@@ -82,50 +89,83 @@ def evaluate_documents(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if max_tokens is not None:
         starts, ends = _first(starts, ends, max_tokens)
-    if not (ends - starts > 1).any():
+    lengths = ends - starts - 1
+    if not (lengths > 0).any():
         raise ValueError("there is no document to read")
-    totals = torch.zeros(BUCKETS, 4, dtype=torch.float64)
-    with evaluation_mode(model):
+    batches = _Chunks(tokens, starts, ends, batch_size, lambda rows: chunk_size or chunk_length(model, rows))
+    return _summary(evaluate(model, _PositionLosses(token_bytes), batches), lengths)
+
+
+def chunk_length(model: FFTNet, rows: int) -> int:
+    """Return the number of tokens that ``rows`` rows may read at once, by the memory of their logits."""
+    return min(MAX_CHUNK, max(64, MAX_LOGITS // (model.embedding.num_embeddings * rows)))
+
+
+class _Chunks:
+    """Batches of documents side by side, a chunk each; ``fresh`` marks the first chunk of its documents."""
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        starts: np.ndarray,
+        ends: np.ndarray,
+        batch_size: int,
+        size_of: Callable[[int], int],
+    ) -> None:
+        self._tokens, self._starts, self._ends = tokens, starts, ends
+        self._chunks: list[tuple[np.ndarray, int, int]] = []
         for group in _groups(ends - starts, batch_size):
-            _read(model, tokens, starts[group], ends[group], chunk_size, token_bytes or [0], totals)
-    return _summary(totals, ends - starts - 1)
+            size = size_of(len(group))
+            longest = int((ends - starts)[group].max())
+            self._chunks += [(group, first, size) for first in range(0, longest - 1, size)]
+        self.num_batches = len(self._chunks)
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        group, first, size = self._chunks[index]
+        spans = zip((self._starts[group] + first).tolist(), self._ends[group].tolist(), strict=True)
+        # A slice of a document that has ended is empty, and its row is padding.
+        rows, present = padded([self._tokens[start : min(start + size + 1, end)] for start, end in spans])
+        ids_BT, present_BT = torch.from_numpy(rows), torch.from_numpy(present)
+        return Batch(ids_BT[:, :-1], ids_BT[:, 1:], present_BT[:, 1:], fresh=first == 0)
 
 
-def _read(
-    model: FFTNet,
-    tokens: np.ndarray,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    chunk_size: int | None,
-    token_bytes: Sequence[int],
-    totals: Tensor,
-) -> None:
-    """Read documents side by side; add losses, tokens, correct ones and bytes to the totals by bucket."""
-    device = model.embedding.weight.device
-    sizes = torch.tensor(token_bytes, device=device)
-    longest = int((ends - starts).max())
-    size = chunk_size or min(MAX_CHUNK, max(64, MAX_LOGITS // (model.embedding.num_embeddings * len(starts))))
-    state = model.init_state(len(starts))
-    for at in range(0, longest - 1, size):
-        rows, present = _rows(tokens, starts + at, ends, min(size + 1, longest - at))
-        read_BT = rows.to(device)
-        targets_BT = read_BT[:, 1:]
-        counted_BT = present[:, 1:].to(device)
-        logits_BTV, state = model.prefill(read_BT[:, :-1], state)
-        each = token_losses(logits_BTV, targets_BT, counted_BT)
-        bytes_BT = sizes[targets_BT.clamp(max=len(sizes) - 1)] * counted_BT
-        sums = [part.cpu().double().sum(dim=0) for part in (each.loss, counted_BT, each.correct, bytes_BT)]
-        position_T = torch.arange(at, at + len(sums[0]))
-        totals.index_add_(0, bucket(position_T), torch.stack(sums, dim=1))
+class _PositionLosses:
+    """Objective with counts (BUCKETS, 4): nats, tokens, correct predictions and bytes by position."""
+
+    def __init__(self, token_bytes: Sequence[int] | None) -> None:
+        self._bytes = torch.tensor(token_bytes or [0])
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        return self.carry(model, batch, None)[0]
+
+    def carry(self, model: nn.Module, batch: Batch, state: RowStates | None) -> tuple[Losses, RowStates]:
+        """Return the counts of a chunk, and the state of its rows with the position of the next token."""
+        language_model = unwrapped(model)
+        before = language_model.init_state(batch.num_rows)
+        first = 0
+        if state is not None:
+            before, first = state_of_tensors(state, before), int(state[POSITION][0])
+        logits_BTV, after = language_model.prefill(batch.inputs, before)
+        each = token_losses(logits_BTV, batch.targets, batch.loss_mask)
+        bytes_V = self._bytes.to(batch.targets.device)
+        bytes_BT = bytes_V[batch.targets.clamp(max=len(bytes_V) - 1)] * batch.loss_mask
+        parts = (each.loss, batch.loss_mask, each.correct, bytes_BT)
+        sums_T4 = torch.stack([part.cpu().double().sum(dim=0) for part in parts], dim=1)
+        end = first + len(sums_T4)
+        counts = torch.zeros(BUCKETS, 4, dtype=torch.float64)
+        counts.index_add_(0, bucket(torch.arange(first, end)), sums_T4)
+        nats, count, _, _ = sums_T4.sum(dim=0)
+        rows = {POSITION: torch.full((batch.num_rows,), end), **state_tensors(after)}
+        return Losses(nats, count, {}, counts), rows
 
 
 def bucket(position: Tensor) -> Tensor:
-    """Number of the bucket of a position, int64: binary digits of the position, 0 for position 0."""
+    """Return the range of a position, int64: the number of its binary digits, 0 for position 0."""
     return torch.frexp(position.double()).exponent.long()
 
 
 def _groups(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Documents side by side, none shorter than half of another, so that little is padding."""
+    """Yield indices of documents of similar lengths: none is below half of another, to limit padding."""
     order = np.argsort(-lengths, kind="stable")
     first = 0
     while first < len(order):
@@ -136,7 +176,7 @@ def _groups(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def _first(starts: np.ndarray, ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first documents, of which the last is cut where it brings the tokens up to so many."""
+    """Return the first documents up to ``max_tokens`` tokens, the last one cut."""
     read = np.cumsum(ends - starts - 1)
     kept = int(np.searchsorted(read, max_tokens)) + 1
     ends = ends[:kept].copy()
@@ -144,29 +184,20 @@ def _first(starts: np.ndarray, ends: np.ndarray, max_tokens: int) -> tuple[np.nd
     return starts[:kept], ends
 
 
-def _rows(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> tuple[Tensor, Tensor]:
-    """int64 (N, width), tokens from the starts on and 0 from the ends on; boolean, where tokens are."""
-    rows = np.zeros((len(starts), width), dtype=np.int64)
-    for row, start, end in zip(rows, starts.tolist(), ends.tolist(), strict=True):
-        taken = tokens[start : min(start + width, end)]
-        row[: len(taken)] = taken
-    present = np.arange(width) < (ends - starts)[:, None]
-    return torch.from_numpy(rows), torch.from_numpy(present)
-
-
-def _summary(totals: Tensor, lengths: np.ndarray) -> DocumentMetrics:
-    nats, count, correct, bytes_ = totals.sum(dim=0).tolist()
+def _summary(metrics: Metrics, lengths: np.ndarray) -> DocumentMetrics:
+    assert metrics.counts is not None
+    nats, count, correct, bytes_ = metrics.counts.sum(dim=0).tolist()
     by_position = [
-        PositionLoss(2**number // 2, max(2**number - 1, 0), int(row[1]), row[0] / row[1])
-        for number, row in enumerate(totals.tolist())
-        if row[1]
+        PositionLoss(2**number // 2, max(2**number - 1, 0), int(tokens), loss / tokens)
+        for number, (loss, tokens, _, _) in enumerate(metrics.counts.tolist())
+        if tokens
     ]
     return DocumentMetrics(
         loss=nats / count,
         perplexity=math.exp(min(nats / count, MAX_EXPONENT)),
         accuracy=correct / count,
         bits_per_byte=average(nats / math.log(2), bytes_),
-        first_position_loss=average(float(totals[0, 0]), float(totals[0, 1])),
+        first_position_loss=by_position[0].loss if by_position[0].first == 0 else None,
         documents=len(lengths),
         tokens=int(count),
         longest=int(lengths.max()),

@@ -1,4 +1,4 @@
-"""Averages of an objective over data: its loss and the metrics that it names."""
+"""The evaluation loop: averages and counts of an objective over batches."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,10 +9,10 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from fftnet.protocols import Batches, CountingObjective, Mean, Objective
+from fftnet.protocols import Batches, CountingObjective, Mean, Objective, RowStates, StatefulObjective
 
 MAX_EXPONENT = 700.0
-"""Of a float64, about; a larger one would overflow."""
+"""Largest exponent for which ``exp`` stays finite in float64, rounded down."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,19 @@ class Metrics:
     loss: float
     """Mean loss of a target."""
     count: float
-    """Targets that counted."""
+    """Number of counted targets."""
     values: dict[str, float | None]
-    """The metrics that the objective names or sums up; None where nothing was counted for one."""
+    """Metrics of the objective by name; None for a metric without a counted target."""
+    counts: Tensor | None = None
+    """Sum of the objective's counts, float64 on the CPU; None if it has none."""
 
     def named(self) -> dict[str, float | None]:
-        """The loss and the metrics in one dictionary."""
+        """Return the loss and the metrics in one dictionary."""
         return {"loss": self.loss, **self.values}
 
 
 def average(total: float, weight: float, exponential: bool = False) -> float | None:
-    """A metric from its sums, see ``fftnet.protocols.Mean``; None where its weight is 0."""
+    """Return a metric from its sums, see ``fftnet.protocols.Mean``; None if its weight is 0."""
     if not weight:
         return None
     mean = total / weight
@@ -41,7 +43,7 @@ def average(total: float, weight: float, exponential: bool = False) -> float | N
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Turn training mode, and with it dropout, off; afterwards each module has its own mode again."""
+    """Switch off training mode, and with it dropout; afterwards each module has its earlier mode again."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -58,16 +60,17 @@ def evaluate(
     batches: Batches,
     *,
     max_batches: int | None = None,
-    all_reduce: Callable[..., Sequence[float]] = lambda *values: values,
+    all_reduce: Callable[..., Sequence[float]] | None = None,
 ) -> Metrics:
-    """Average an objective over (the first ``max_batches`` of) epoch 0, in evaluation mode.
+    """Average an objective over epoch 0, in evaluation mode.
 
     Args:
-        model: its mode is put back afterwards.
-        objective: losses of a batch.
+        model: its mode is restored afterwards.
+        objective: losses of a batch. Batches with ``fresh`` need a ``StatefulObjective``: the state of rows
+            is carried from batch to batch.
         batches: the data.
-        max_batches: None takes all.
-        all_reduce: adds numbers up over the processes that share the batches, if there are several.
+        max_batches: number of batches that are read; None: all.
+        all_reduce: adds numbers up over the processes that share the batches; None: one process.
 
     Raises:
         ValueError: if there is no batch.
@@ -76,26 +79,34 @@ def evaluate(
     sums: list[float] = []
     counts: Tensor | None = None
     metrics: Mapping[str, Mean] = {}
+    state: RowStates | None = None
     with evaluation_mode(model):
         for index in range(min(batches.num_batches, max_batches or batches.num_batches)):
-            losses = objective(model, batches.batch(0, index).to(device))
+            batch = batches.batch(0, index).to(device)
+            if batch.fresh is not None and isinstance(objective, StatefulObjective):
+                losses, state = objective.carry(model, batch, None if batch.fresh else state)
+            else:
+                losses = objective(model, batch)
             metrics = losses.metrics
             numbers = [losses.loss, losses.count]
             for mean in metrics.values():
                 numbers += [mean.total, mean.weight]
+            # Sums are kept in float64: float32 would lose small losses after many batches.
             sums = [so_far + float(one) for so_far, one in zip(sums or repeat(0.0), numbers, strict=False)]
             if losses.counts is not None:
                 counts = losses.counts.cpu().double() + (0.0 if counts is None else counts)
     if not sums:
         raise ValueError("there is no batch to evaluate")
-    further = [] if counts is None else counts.flatten().tolist()
-    reduced = list(all_reduce(*sums, *further))
-    loss, count, *rest = reduced[: len(sums)]
+    if all_reduce is not None:
+        further = [] if counts is None else counts.flatten().tolist()
+        reduced = list(all_reduce(*sums, *further))
+        sums, further = reduced[: len(sums)], reduced[len(sums) :]
+        counts = None if counts is None else torch.tensor(further, dtype=torch.float64).view(counts.shape)
+    loss, count, *rest = sums
     values = {
         name: average(rest[2 * number], rest[2 * number + 1], mean.exponential)
         for number, (name, mean) in enumerate(metrics.items())
     }
     if counts is not None and isinstance(objective, CountingObjective):
-        total = torch.tensor(reduced[len(sums) :], dtype=torch.float64).view(counts.shape)
-        values |= objective.summary(total)
-    return Metrics(average(loss, count) or 0.0, count, values)
+        values |= objective.summary(counts)
+    return Metrics(average(loss, count) or 0.0, count, values, counts)

@@ -1,4 +1,4 @@
-"""The table of tasks. A new one is a file here and a line in the table."""
+"""Tasks by name; a new one is a file here and a line in the table."""
 
 from typing import Any, TypeVar
 
@@ -21,34 +21,22 @@ TASKS: dict[str, type[Task]] = {
 LANGUAGE_TASKS: dict[str, type[TextTask]] = {
     name: task for name, task in TASKS.items() if issubclass(task, TextTask)
 }
-"""Those of language models."""
+"""Name to task of language models."""
 
 
 def task_class(name: str) -> type[Task]:
-    """The task of that name.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Return a task by name; ValueError if it is unknown."""
     return _found(name, TASKS)
 
 
-def model_defaults(name: str) -> dict[str, Any]:
-    """Fields of the backbone whose defaults are others where they are flags beside this task.
-
-    Raises:
-        ValueError: if there is no such task.
-    """
-    return dict(getattr(task_class(name), "model_defaults", {}))
-
-
 def language_task(name: str) -> type[TextTask]:
-    """The task of that name that trains language models.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Return a task of language models by name; ValueError if it is unknown."""
     return _found(name, LANGUAGE_TASKS)
+
+
+def model_defaults(name: str) -> dict[str, Any]:
+    """Return the fields of the backbone whose defaults differ for a task; ValueError if it is unknown."""
+    return dict(getattr(task_class(name), "model_defaults", {}))
 
 
 def _found(name: str, table: dict[str, Kind]) -> Kind:

@@ -14,17 +14,17 @@ from fftnet.utils.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class NoSettings:
-    """Settings of a task that has none of its own."""
+    """Settings of a task without any."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a task is handed: the configurations of a run that concern it."""
+    """The configurations of a run that a task needs."""
 
     model: BackboneConfig
     """Sizes of the layers."""
     data: DataConfig
-    """Which data are read, and how they are divided."""
+    """Sources of the data, and their division."""
     settings: Any
     """An instance of the task's ``Config``."""
 
@@ -34,26 +34,26 @@ def no_files(folder: Path) -> None:
 
 
 class Prepared(NamedTuple):
-    """What training needs of a task."""
+    """Everything that training needs from a task."""
 
     build_model: Callable[[], PretrainedModel]
-    """Called once, when the seed is set."""
+    """Function that is called once, after the seed is set."""
     objective: Objective
-    """Losses of a batch; its attribute ``unit``, where it has one, names what is counted: tokens, images."""
+    """Losses of a batch; its optional attribute ``unit`` names the counted targets: tokens, images."""
     splits: Splits
     tokenizer: Tokenizer | None
-    """Saved with the model; None: the task reads no text."""
+    """Tokenizer that is saved with the model; None: the task reads no text."""
     save_files: Callable[[Path], None] = no_files
-    """Writes what else belongs into a checkpoint, into the folder it is given."""
+    """Function that writes further files of a checkpoint into a folder."""
     measure_test: bool = False
-    """Measure the test split, once, when training has ended."""
+    """Measure the test split once after training."""
 
 
 class Task(Protocol):
-    """A kind of training: what is learned, by which model, from which data."""
+    """A kind of training: an objective with its model and data."""
 
     Config: ClassVar[type[Any]]
-    """Frozen dataclass of the task's own settings, all with defaults; as flags, ``--TASK.field``."""
+    """Frozen dataclass of the task's settings, all with defaults; their flags are ``--TASK.field``."""
 
     @staticmethod
     def prepare(request: Request) -> Prepared:
@@ -64,14 +64,3 @@ class Task(Protocol):
             DataError: if the data can't be read or used.
         """
         ...
-
-
-class Inputs(NamedTuple):
-    """Inputs of a file, one at least."""
-
-    names: list[str]
-    """Where each is from, for messages."""
-    values: list[Any]
-    """What ``Classifier.predict`` takes."""
-    columns: list[dict[str, Any]]
-    """What an answer repeats of each: the columns of its row, or the name of its file."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from fftnet.data.labelled import (
     LabelledBatches,
-    LabelledData,
     LabelledTexts,
     class_indices,
     digest_rows,
@@ -24,13 +23,7 @@ from fftnet.model.classifier import POOLINGS, FFTNetForSequenceClassification, S
 from fftnet.model.heads import MEAN
 from fftnet.protocols import TextEncoder
 from fftnet.tasks.base import Prepared, Request
-from fftnet.tasks.labels import (
-    WEIGHTINGS,
-    LabelObjective,
-    balanced_weights,
-    check_label_smoothing,
-    check_weighting,
-)
+from fftnet.tasks.labels import WEIGHTINGS, check_label_settings, label_objective
 from fftnet.tasks.text import sizes_of
 from fftnet.utils.dataset import DataConfig, Splits
 from fftnet.utils.tokenizer import load_tokenizer
@@ -41,7 +34,7 @@ logger = logging.getLogger(__name__)
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig:
-    """Labels, and how they are learned; the texts are in ``text_field`` of the data.
+    """Settings of text classification; the texts are in ``text_field`` of the data.
 
     Raises:
         ValueError: if a field is unknown or out of range.
@@ -50,26 +43,24 @@ class ClassificationConfig:
     label_field: str = "label"
     """Column that holds the label: a string, an integer or a boolean."""
     pooling: str = field(default=MEAN, metadata={"choices": lambda: POOLINGS})
-    """What is classified: mean, of all tokens, or last, which of a causal model alone has seen the whole."""
+    """Vector that is classified: the mean of all tokens, or the last token (causal models: it alone has seen
+    the whole text)."""
     label_smoothing: float = 0.0
-    """The part of a label that is spread evenly over all classes, against overconfidence."""
+    """Part of a label that is spread evenly over all classes, against overconfidence."""
     class_weights: str = field(default="none", metadata={"choices": lambda: WEIGHTINGS})
-    """Weights of the losses of each class: none, or balanced: all classes count alike, however rare."""
+    """Weights of the losses of each class: none, or balanced, with which rare classes weigh like others."""
     valid_data: list[str] = field(default_factory=list)
-    """Tables that validate (default: valid_fraction of each class, held out of the data)."""
+    """Tables for validation (default: valid_fraction of each class, held out of the data)."""
     test_data: list[str] = field(default_factory=list)
-    """Tables that test (default: test_fraction of each class, held out of the data)."""
+    """Tables for the test (default: test_fraction of each class, held out of the data)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_label_smoothing(self.label_smoothing)
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
-        check_weighting(self.class_weights)
+        check_label_settings(self, POOLINGS)
 
 
 class Parts(NamedTuple):
-    """Rows that train, validate and test."""
+    """Rows for training, validation and test."""
 
     train: LabelledTexts
     valid: LabelledTexts
@@ -77,7 +68,7 @@ class Parts(NamedTuple):
 
 
 class Classification:
-    """One label a text."""
+    """Task of one label per text."""
 
     Config: ClassVar[type[Any]] = ClassificationConfig
 
@@ -86,7 +77,7 @@ class Classification:
         """Read the tables, find the classes, learn or load the tokenizer and encode the texts.
 
         Raises:
-            ValueError: if the data are to be read in a way that texts with labels can't be.
+            ValueError: if the configuration of the data is that of a language model.
             DataError: if a table can't be read, a row lacks its text or label, or classes have too few rows.
         """
         config, data, settings = request.model, request.data, request.settings
@@ -96,14 +87,12 @@ class Classification:
         classes = [class_indices(rows, class_names) for rows in parts]
         tokenizer = load_tokenizer(data.tokenizer, corpus=parts.train.texts, vocab_size=data.vocab_size)
         rows = encode_all(parts, tokenizer, config.max_seq_length)
+        # Only training is shuffled.
         seeds = (data.data_seed, None, None)
         train, valid, test = (
             LabelledBatches(ids, labels, data.batch_size, seed)
             for ids, labels, seed in zip(rows, classes, seeds, strict=True)
         )
-        weights = None
-        if settings.class_weights == "balanced":
-            weights = balanced_weights(classes[0].tolist(), len(class_names))
 
         def build_model() -> FFTNetForSequenceClassification:
             sizes = SequenceClassifierConfig(
@@ -117,50 +106,18 @@ class Classification:
 
         return Prepared(
             build_model=build_model,
-            objective=LabelObjective(
-                len(class_names),
-                unit="texts",
-                label_smoothing=settings.label_smoothing,
-                class_weights=weights,
-            ),
+            objective=label_objective(settings, classes[0].tolist(), len(class_names), "texts"),
             splits=Splits(train, valid, test, digest=digest),
             tokenizer=tokenizer,
             measure_test=True,
         )
 
 
-def labelled_batches(
-    request: Request, class_names: Sequence[str], tokenizer: TextEncoder, *, whole: bool
-) -> LabelledData:
-    """Return the rows that a trained model is measured on, in their order.
-
-    Args:
-        request: the model that was trained, the data, and the settings of its training.
-        class_names: of the model.
-        tokenizer: of the model.
-        whole: all rows of the data, not those that tested in training.
-
-    Raises:
-        DataError: if a table can't be read, or a label is none of the classes.
-    """
-    data, settings = request.data, request.settings
-    check_data(data)
-    if whole:
-        rows = read_labelled(data.data, data.text_field, settings.label_field)
-        digest = digest_rows(rows)
-    else:
-        parts, digest = divide(data, settings)
-        rows = parts.test
-    classes = class_indices(rows, class_names)
-    (ids,) = encode_all([rows], tokenizer, request.model.max_seq_length)
-    return LabelledData(LabelledBatches(ids, classes, data.batch_size, None), digest)
-
-
 def check_data(data: DataConfig) -> None:
-    """Refuse what texts with labels can't be.
+    """Refuse settings of the data that texts with labels can't have.
 
     Raises:
-        ValueError: if rows are to go on from batch to batch, or there is no table.
+        ValueError: naming the setting.
     """
     if data.synthetic:
         raise ValueError("classification needs texts with labels: name a table with data")
@@ -171,7 +128,7 @@ def check_data(data: DataConfig) -> None:
 
 
 def divide(data: DataConfig, settings: ClassificationConfig) -> tuple[Parts, str]:
-    """Divide the rows of all tables into three parts that share none, and return a digest of all rows.
+    """Divide the rows of all tables into three parts without common rows, and return a digest of all rows.
 
     Raises:
         DataError: if a table can't be read, or a class has too few rows.
@@ -200,22 +157,17 @@ def divide(data: DataConfig, settings: ClassificationConfig) -> tuple[Parts, str
 def encode_all(
     parts: Sequence[LabelledTexts], tokenizer: TextEncoder, max_seq_length: int
 ) -> list[list[np.ndarray]]:
-    """The ids of all texts, and a line to the user where some are cut.
+    """Return the ids of all texts, part by part, and warn if some texts are cut.
 
     Raises:
         DataError: naming a text that can't be encoded.
     """
     encoded = [encode_texts(part.names, part.texts, tokenizer, max_seq_length) for part in parts]
-    tell_cut(sum(cut for _, cut in encoded), sum(len(rows) for rows, _ in encoded), max_seq_length)
-    return [rows for rows, _ in encoded]
-
-
-def tell_cut(cut: int, count: int, max_seq_length: int) -> None:
-    """Tell how many of so many texts were cut, if any was."""
-    if cut:
+    if cut := sum(number for _, number in encoded):
         logger.warning(
             "%d of %d texts are longer than max_seq_length %d tokens and are cut: only the beginning counts",
             cut,
-            count,
+            sum(len(rows) for rows, _ in encoded),
             max_seq_length,
         )
+    return [rows for rows, _ in encoded]

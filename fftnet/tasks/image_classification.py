@@ -1,93 +1,78 @@
-"""Classes of images: the paper's image model on images of a user's own."""
+"""Classification of images by the paper's image model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from fftnet.data.images.augmentation import AUGMENTATIONS, AugmentationConfig, check_installed
-from fftnet.data.images.batches import ImageBatches
-from fftnet.data.images.loading import ImageData, load_images
+from fftnet.data.images.loading import ImageBatches, ImageData, load_images
 from fftnet.fields import MAX_SIDE, check_fields, check_range, documented
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.model.vit import CLASS_TOKEN, POOLINGS, PRESETS, FFTNetViT, ViTConfig
 from fftnet.tasks.base import Prepared, Request
-from fftnet.tasks.labels import (
-    WEIGHTINGS,
-    LabelObjective,
-    balanced_weights,
-    check_label_smoothing,
-    check_weighting,
-)
+from fftnet.tasks.labels import WEIGHTINGS, check_label_settings, label_objective
 from fftnet.tasks.text import sizes_of
 from fftnet.utils.dataset import DataConfig, Splits
 
-OF_TEXT = (
-    "text_field",
-    "tokenizer",
-    "vocab_size",
-    "num_samples",
-    "pattern_complexity",
-    "reset_at_documents",
-    "carry_state",
-    "cache_dir",
+TEXT_FIELDS = (
+    *("text_field", "tokenizer", "vocab_size", "num_samples", "pattern_complexity"),
+    *("reset_at_documents", "carry_state", "cache_dir"),
 )
-"""Fields of the data that mean nothing for images."""
+"""Fields of ``DataConfig`` that have no meaning for images."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ImageClassificationConfig:
     """Settings of image classification; ``--data`` names a folder with a folder of images for each class (or
-    train, valid and test with such folders), an .npz file of images and labels, or IDX files.
+    train, valid and test with such folders), or an .npz file of images and labels.
 
     Raises:
-        ValueError: if a field is out of range, or there is no such preset or augmentation.
+        ValueError: if a field is out of range, or a preset or an augmentation is unknown.
     """
 
     preset: str | None = field(default=None, metadata={"choices": lambda: PRESETS})
     """Sizes by name: tiny, small, or the paper's base, large, huge (None: d_model, num_heads, num_layers)."""
     image_size: int | None = None
-    """Pixels of a side of the square that all images are stretched to (None: as they are, if all are squares
+    """Side in pixels of the square that all images are stretched to (None: their own size, if all are squares
     of one size)."""
     patch_size: int = 16
-    """Pixels of a side of a patch; must divide the image's."""
+    """Side of a patch in pixels; must divide the side of the image."""
     pooling: str = field(default=CLASS_TOKEN, metadata={"choices": lambda: POOLINGS})
-    """What is classified: class_token, a learned token in front of the patches, or mean, of all patches."""
+    """Vector that is classified: class_token, a learned token in front of the patches, or the mean of all
+    patches."""
     label_smoothing: float = 0.0
     """Part of a target that is spread evenly over all classes."""
     class_weights: str = field(default="none", metadata={"choices": lambda: WEIGHTINGS})
-    """none, or balanced: rare classes weigh more in the loss, so that all count alike."""
+    """none, or balanced: rare classes weigh more in the loss, so that all weigh alike."""
     augmentation: tuple[str, ...] = field(default=(), metadata={"choices": lambda: AUGMENTATIONS})
-    """Changes of the training images: flip, crop (moves by up to an eighth), mixup, and rand_augment, which
+    """Changes of the training images: flip, crop (shifts by up to an eighth), mixup, and rand_augment, which
     needs torchvision."""
     mixup_alpha: float = 0.2
-    """Mixup draws its weights from a beta distribution of this parameter: the larger, the more is mixed."""
+    """Parameter of the beta distribution of mixup weights: the larger, the more is mixed."""
     valid_data: str | None = None
-    """Images to validate with (None: the split of that name in data, or valid_fraction of each class)."""
+    """Images for validation (None: the split of that name in data, or valid_fraction of each class)."""
     test_data: str | None = None
     """Images for the final test (None: the split of that name in data, or test_fraction of each class)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, 1, MAX_SIDE, "patch_size", "image_size")
-        check_label_smoothing(self.label_smoothing)
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"unknown pooling {self.pooling!r}; choose from {', '.join(POOLINGS)}")
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; choose from {', '.join(PRESETS)}")
-        check_weighting(self.class_weights)
+        check_label_settings(self, POOLINGS)
         self.augmentation_of(1)
 
     def augmentation_of(self, num_classes: int) -> AugmentationConfig:
-        """The changes of training images of so many classes."""
+        """Return the augmentations of images of ``num_classes`` classes."""
         return AugmentationConfig(
             names=self.augmentation, mixup_alpha=self.mixup_alpha, num_classes=num_classes
         )
 
 
 class ImageClassification:
-    """One class of each image, by ``fftnet.model.FFTNetViT``."""
+    """Task of one class per image, by ``fftnet.model.FFTNetViT``."""
 
     Config: ClassVar[type[Any]] = ImageClassificationConfig
     model_defaults: ClassVar[Mapping[str, Any]] = {"causal": False}
@@ -112,16 +97,16 @@ class ImageClassification:
         classes = config.num_classes
         augmentation = settings.augmentation_of(classes)
         check_installed(augmentation)
-        weights = balanced_weights(read.train.labels.tolist(), classes)
+        size, seed = request.data.batch_size, request.data.data_seed
         return Prepared(
             build_model=lambda: FFTNetViT(config),
-            objective=LabelObjective(
-                classes,
-                unit="images",
-                label_smoothing=settings.label_smoothing,
-                class_weights=weights if settings.class_weights == "balanced" else None,
+            objective=label_objective(settings, read.train.labels.tolist(), classes, "images"),
+            splits=Splits(
+                train=ImageBatches(read.train, read.processor, size, seed, augmentation),
+                valid=ImageBatches(read.valid, read.processor, size),
+                test=ImageBatches(read.test, read.processor, size),
+                digest=read.digest,
             ),
-            splits=_splits(read, request.data, augmentation),
             tokenizer=None,
             save_files=read.processor.save,
             measure_test=True,
@@ -129,11 +114,11 @@ class ImageClassification:
 
 
 def vit_of(model: BackboneConfig, settings: ImageClassificationConfig, read: ImageData) -> ViTConfig:
-    """The model's configuration: sizes of a preset or of the backbone, images and classes of the data.
+    """Return the configuration of the model: sizes of a preset or of the backbone, images and classes.
 
     Raises:
-        ValueError: if the patches do not divide the images, a preset and the backbone both say how large the
-            model is, or the model is causal and looks at the class token.
+        ValueError: if the patches do not divide the images, sizes are given next to a preset, or a causal
+            model classifies the class token.
     """
     config = ViTConfig(
         **sizes_of(model),
@@ -159,20 +144,10 @@ def vit_of(model: BackboneConfig, settings: ImageClassificationConfig, read: Ima
     return replace(config, **sizes, mixer_configs=mixers)
 
 
-def _splits(read: ImageData, data: DataConfig, augmentation: AugmentationConfig) -> Splits:
-    size = data.batch_size
-    return Splits(
-        train=ImageBatches(read.train, read.processor, size, data.data_seed, augmentation),
-        valid=ImageBatches(read.valid, read.processor, size),
-        test=ImageBatches(read.test, read.processor, size),
-        digest=read.digest,
-    )
-
-
 def _check_unused(request: Request) -> None:
     """Refuse settings of text, which would change nothing."""
     defaults = {field.name: field.default for field in fields(DataConfig)}
-    changed = [name for name in OF_TEXT if getattr(request.data, name) != defaults[name]]
+    changed = [name for name in TEXT_FIELDS if getattr(request.data, name) != defaults[name]]
     if request.model.max_seq_length != BackboneConfig().max_seq_length:
         changed.append("max_seq_length")
     if changed:

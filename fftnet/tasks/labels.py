@@ -1,29 +1,27 @@
-"""The objective of classification, be it of texts or of images: cross-entropy, accuracy, F1."""
+"""Classification of texts or images: cross-entropy with smoothing and class weights, accuracy, F1."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fftnet.metrics.classes import macro_f1
+from fftnet.metrics.classes import class_logits, macro_f1
 from fftnet.protocols import Batch, Losses, Mean
 
 WEIGHTINGS = ("none", "balanced")
-"""Weights of the losses of each class: all 1, or such that all classes count alike."""
+"""Weights of the losses of each class: all 1, or such that all classes weigh alike."""
 
 
 class LabelObjective:
-    """One class of each row: cross-entropy in nats, its smoothing and weights in evaluation, too.
+    """Cross-entropy of one class per row, in nats; smoothing and weights apply to evaluation, too.
 
     Args:
         num_classes: K.
-        unit: name of what is counted, in the plural: texts, images.
-        label_smoothing: the part of a target that is spread evenly over all classes.
-        class_weights: K factors of the losses of rows of each class; None: 1.
-
-    Raises:
-        ValueError: if ``label_smoothing`` is out of range.
+        unit: name of the counted rows, in the plural: texts, images.
+        label_smoothing: part of a target that is spread evenly over all classes, in [0, 1).
+        class_weights: K factors of the losses of each class; None: 1.
     """
 
     def __init__(
@@ -34,26 +32,23 @@ class LabelObjective:
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | None = None,
     ) -> None:
-        check_label_smoothing(label_smoothing)
         self.unit = unit
         self._num_classes = num_classes
         self._label_smoothing = label_smoothing
         self._weights = None if class_weights is None else torch.tensor(class_weights)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        """Losses of a batch.
+        """Return the losses of a batch.
 
         Args:
-            model: maps inputs, with their attention mask where there is one, to logits (B, K).
-            batch: its targets are int64 labels (B,), or float probabilities (B, K) of mixed rows, of which
-                the likeliest class counts in the metrics.
+            model: maps inputs, with their attention mask if present, to logits (B, K).
+            batch: targets are int64 labels (B,), or float probabilities (B, K) of mixed rows, whose
+                likeliest class counts in the metrics.
 
         Returns:
-            Losses with the metric accuracy and counts (3, K): rows of each class that were found, rows that
-            were taken for it, and rows that are of it.
+            Losses with the metric accuracy and counts (3, K): hits, predicted and actual rows of each class.
         """
-        masked = () if batch.attention_mask is None else (batch.attention_mask,)
-        logits_BK = model(batch.inputs, *masked).float()
+        logits_BK = class_logits(model, batch)
         targets = batch.targets
         mask_B = batch.loss_mask
         if self._weights is not None:
@@ -69,49 +64,55 @@ class LabelObjective:
         actual_B = targets if targets.ndim == 1 else targets.argmax(dim=1)
         predicted_B = logits_BK.detach().argmax(dim=1)
         hit_B = (predicted_B == actual_B) & mask_B
-        hits, predicted, actual = (
-            self._per_class(label_B, counted_B)
-            for label_B, counted_B in ((actual_B, hit_B), (predicted_B, mask_B), (actual_B, mask_B))
-        )
+        pairs = ((actual_B, hit_B), (predicted_B, mask_B), (actual_B, mask_B))
+        counts = torch.stack([self._per_class(label_B, counted_B) for label_B, counted_B in pairs])
         count = mask_B.sum()
-        counts = torch.stack((hits, predicted, actual))
         return Losses(loss, count, {"accuracy": Mean(hit_B.sum(), count)}, counts)
 
     def summary(self, counts: Tensor) -> Mapping[str, float | None]:
-        """The mean F1 over classes, each counting alike; see ``fftnet.metrics.classes.macro_f1``."""
+        """Return the mean F1 over classes, see ``fftnet.metrics.classes.macro_f1``."""
         return {"macro_f1": macro_f1(counts)}
 
     def _per_class(self, label_B: Tensor, counted_B: Tensor) -> Tensor:
-        """Counted rows of each class, int64 (K,)."""
+        """Return the counted rows of each class, int64 (K,)."""
+        # Unlike bincount, this does not make the device wait for the host.
         is_class_BK = label_B[:, None] == torch.arange(self._num_classes, device=label_B.device)
         return (is_class_BK & counted_B[:, None]).sum(dim=0)
 
 
-def check_weighting(value: str) -> None:
-    """Refuse what is no way to weigh classes.
+def label_objective(settings: Any, labels: Sequence[int], num_classes: int, unit: str) -> LabelObjective:
+    """Return the objective that the settings of a task ask for.
+
+    Args:
+        settings: has the fields of ``check_label_settings``.
+        labels: labels of all training rows, every class among them.
+        num_classes: K.
+        unit: name of the counted rows.
+    """
+    weights = balanced_weights(labels, num_classes) if settings.class_weights == "balanced" else None
+    smoothing = settings.label_smoothing
+    return LabelObjective(num_classes, unit=unit, label_smoothing=smoothing, class_weights=weights)
+
+
+def check_label_settings(settings: Any, poolings: Collection[str]) -> None:
+    """Check ``label_smoothing``, ``pooling`` and ``class_weights`` of the settings of a task.
 
     Raises:
-        ValueError: if it is not in ``WEIGHTINGS``.
+        ValueError: naming the field that is out of range, or the choices of one that is unknown.
     """
-    if value not in WEIGHTINGS:
-        raise ValueError(f"unknown class_weights {value!r}; choose from {', '.join(WEIGHTINGS)}")
-
-
-def check_label_smoothing(value: float) -> None:
-    """Refuse what is no smoothing.
-
-    Raises:
-        ValueError: if it is below 0, or 1 and more.
-    """
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"label_smoothing must lie in [0, 1), got {value}")
+    if not 0.0 <= settings.label_smoothing < 1.0:
+        raise ValueError(f"label_smoothing must lie in [0, 1), got {settings.label_smoothing}")
+    for name, choices in (("pooling", poolings), ("class_weights", WEIGHTINGS)):
+        value = getattr(settings, name)
+        if value not in choices:
+            raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
 
 
 def balanced_weights(labels: Sequence[int], num_classes: int) -> list[float]:
-    """Weights with which all classes count alike: rows / (classes * rows of a class), over rows 1 on average.
+    """Return weights with which all classes weigh alike: rows / (K * rows of the class), 1 on average.
 
     Args:
-        labels: of all rows of training, each class among them.
+        labels: labels of all training rows, every class among them.
         num_classes: K.
     """
     rows_K = torch.bincount(torch.as_tensor(labels), minlength=num_classes)

@@ -9,34 +9,21 @@ from fftnet.tasks.text import TextTask, config_of, unwrapped
 
 
 class NextToken(TextTask):
-    """Every token is predicted from those before it."""
+    """Task of predicting each token from those before it."""
 
     @staticmethod
     def check_model(config: BackboneConfig) -> None:
-        """Refuse a bidirectional model.
-
-        Raises:
-            ValueError: if it is one.
-        """
+        """Raise ``ValueError`` for a bidirectional model."""
         _check_causal(config.causal)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        """Losses of a batch of text in nats.
-
-        Padding behind a text changes nothing for a causal model, so that no attention mask is passed on.
-
-        Raises:
-            ValueError: if the model is bidirectional.
-        """
+        """Return the losses of a batch of text, in nats; ValueError if the model is bidirectional."""
         _check_causal(getattr(config_of(model), "causal", True))
+        # Padding behind a text changes nothing before it in a causal model: no attention mask is needed.
         return self.losses(model(batch.inputs), batch.targets, batch.loss_mask)
 
     def carry(self, model: nn.Module, batch: Batch, state: RowStates | None) -> tuple[Losses, RowStates]:
-        """Losses of rows that go on from a state, and the state after them; see ``StatefulObjective``.
-
-        Raises:
-            ValueError: if the model is bidirectional, or the state is of another model or number of rows.
-        """
+        """Return the losses of rows that continue from a state, and the next state."""
         before = unwrapped(model).init_state(batch.num_rows, batch.inputs.device)
         if state is not None:
             before = state_of_tensors(state, before)

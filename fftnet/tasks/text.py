@@ -18,22 +18,23 @@ from fftnet.utils.tokenizer import load_tokenizer
 
 
 class TokenLosses(NamedTuple):
-    """Results of every token of a batch."""
+    """Losses and hits of every token of a batch."""
 
     loss: Tensor
-    """Nats, float32 (B, T); 0 where not counted."""
+    """Nats, float32 (B, T); 0 for tokens that do not count."""
     correct: Tensor
-    """Boolean (B, T), whether the likeliest token is the target; False where not counted."""
+    """Boolean (B, T), True for counted tokens whose target is the likeliest token."""
 
 
 def token_losses(logits: Tensor, targets: Tensor, loss_mask: Tensor) -> TokenLosses:
-    """Cross-entropy of every counted token, computed in float32.
+    """Return the cross-entropy of every counted token, computed in float32.
 
     Args:
         logits: (B, T, V), of any floating dtype.
-        targets: int64 ids (B, T), anything where not counted.
+        targets: int64 ids (B, T), arbitrary for tokens that do not count.
         loss_mask: boolean (B, T), the tokens that count.
     """
+    # Targets that do not count may lie outside the vocabulary, which cross_entropy refuses.
     targets_BT = targets.masked_fill(~loss_mask, 0)
     loss = F.cross_entropy(logits.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
     correct_BT = (logits.argmax(dim=-1) == targets_BT) & loss_mask
@@ -41,18 +42,18 @@ def token_losses(logits: Tensor, targets: Tensor, loss_mask: Tensor) -> TokenLos
 
 
 class TextTask:
-    """The base of tasks on text: windows of tokens, a language model, one loss a token; also the objective.
+    """Base of language-model tasks: windows of tokens, one loss per token; an instance is the objective.
 
     Args:
-        token_bytes: bytes of text that each id of the tokenizer stands for; None leaves bits per byte out.
+        token_bytes: bytes of text of each id of the tokenizer; None: bits per byte are not measured.
     """
 
     Config: ClassVar[type[Any]] = NoSettings
-    """The task's own settings."""
+    """Settings of the task."""
     unit = "tokens"
-    """Name of the things that are counted."""
+    """Name of the counted targets."""
     extra_tokens: ClassVar[int] = 0
-    """Ids that the model has beside those of the tokenizer."""
+    """Number of ids of the model that the tokenizer lacks."""
 
     def __init__(self, token_bytes: Sequence[int] | None = None) -> None:
         self._token_bytes = torch.tensor(token_bytes or [0])
@@ -62,7 +63,7 @@ class TextTask:
         """Learn or load the tokenizer and divide the text into windows.
 
         Raises:
-            ValueError: if the model can't have this objective, or rows of the data go on and it has no state.
+            ValueError: if the model can't have this objective, or carry_state is set and it has no state.
             DataError: if a source can't be read, or is too short to train on.
         """
         config, data = request.model, request.data
@@ -81,38 +82,34 @@ class TextTask:
 
     @classmethod
     def build_model(cls, config: BackboneConfig, vocab_size: int) -> FFTNet:
-        """A language model.
-
-        Args:
-            config: its sizes.
-            vocab_size: ids of the tokenizer.
+        """Return a language model for a tokenizer of ``vocab_size`` ids.
 
         Raises:
-            ValueError: if its sizes do not fit together, or it can't have this objective.
+            ValueError: if sizes do not fit together, or the model can't have this objective.
         """
         cls.check_model(config)
         return FFTNet(FFTNetConfig(vocab_size=vocab_size + cls.extra_tokens, **sizes_of(config)))
 
     @staticmethod
     def check_model(config: BackboneConfig) -> None:
-        """Refuse, with a ``ValueError``, a model that can't have this objective."""
+        """Raise ``ValueError`` for a model that can't have this objective."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        """Losses in nats and metrics of a batch of text."""
+        """Return the losses of a batch of text, in nats, and its metrics."""
         raise NotImplementedError
 
     def losses(self, logits: Tensor, targets: Tensor, loss_mask: Tensor) -> Losses:
-        """Sum of the losses of the counted tokens, and the metrics of text.
+        """Sum the losses of the counted tokens and compute the metrics of text.
 
         Args:
             logits: (B, T, V).
-            targets: int64 ids (B, T), anything where not counted.
-            loss_mask: boolean (B, T).
+            targets: int64 ids (B, T), arbitrary for tokens that do not count.
+            loss_mask: boolean (B, T), the tokens that count.
 
         Returns:
-            Losses in nats with the metrics perplexity, accuracy, bits_per_byte (where the bytes of tokens are
-            known) and first_position_loss (of position 0 alone, nats: far below the others, the model sees
-            its target).
+            Losses in nats with the metrics perplexity, accuracy, bits_per_byte (if the bytes of tokens are
+            known) and first_position_loss (nats at position 0: far below the others, the model sees its
+            target).
         """
         each = token_losses(logits, targets, loss_mask)
         loss = each.loss.sum()
@@ -133,15 +130,15 @@ class TextTask:
 
 
 def sizes_of(config: BackboneConfig) -> dict[str, Any]:
-    """The fields of a ``BackboneConfig``, for a configuration that has more of them."""
+    """Return the fields of a ``BackboneConfig``, for a configuration that extends it."""
     return {field.name: getattr(config, field.name) for field in fields(BackboneConfig)}
 
 
 def unwrapped(model: nn.Module) -> Any:
-    """The model itself, be it wrapped for several processes or not."""
+    """Return the model inside a wrapper for several processes, or the model itself."""
     return getattr(model, "module", model)
 
 
 def config_of(model: nn.Module) -> Any:
-    """The configuration of a model, be it wrapped for several processes or not; None where it has none."""
+    """Return the configuration of a model, wrapped for several processes or not; None if it has none."""
     return getattr(unwrapped(model), "config", None)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import randomise
@@ -11,14 +10,14 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import fftnet.hf
-from fftnet.data.images.pixels import ImageArray
+from fftnet.data.images.pixels import lazy_rows
 from fftnet.data.images.processor import ImageProcessor, measured
 from fftnet.model.vit import FFTNetViT, vit_config
 
 
 def saved(folder: Path, channels: int, size: int) -> tuple[FFTNetViT, ImageProcessor]:
     images, _ = pictures(20, 10, channels)
-    processor = measured(ImageArray(images, "images"), np.arange(20), size, channels)
+    processor = measured(lazy_rows(images, "images"), size, channels)
     config = vit_config("tiny", num_classes=3, image_size=size, patch_size=2, num_channels=channels)
     model = randomise(FFTNetViT(config), 0.05).float()
     model.save_pretrained(folder)
@@ -32,7 +31,7 @@ def saved(folder: Path, channels: int, size: int) -> tuple[FFTNetViT, ImageProce
 def test_the_library_gives_the_native_logits(channels: int, size: int, tmp_path: Path) -> None:
     model, processor = saved(tmp_path, channels, size)
     images, _ = pictures(4, 10, channels, seed=1)
-    native = model(processor.normalised(processor.read(ImageArray(images, "images"), np.arange(4))))
+    native = model(processor.normalised(processor.read(lazy_rows(images, "images"))))
     theirs = AutoImageProcessor.from_pretrained(tmp_path)
     assert type(theirs).__name__.startswith("ViTImageProcessor")
     shown = [Image.fromarray(image[..., 0] if channels == 1 else image) for image in images]
@@ -51,7 +50,7 @@ def test_grey_and_translucent_images_for_a_model_of_colours(tmp_path: Path) -> N
     for channels in (1, 4):
         images, _ = pictures(2, 10, channels, seed=2)
         stored = images[..., 0] if channels == 1 else images
-        native = processor.normalised(processor.read(ImageArray(stored, "images"), np.arange(2)))
+        native = processor.normalised(processor.read(lazy_rows(stored, "images")))
         got = theirs([Image.fromarray(image) for image in stored], return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(got, native)
 

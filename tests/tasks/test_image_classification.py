@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import pictures, write_folder, write_mnist
+from pictures import pictures, write_folder
 
 from fftnet.api.train import TaskConfig
 from fftnet.data.errors import DataError
@@ -76,10 +76,11 @@ def test_a_causal_image_model_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_images_are_stretched_to_the_size_that_is_asked_for(tmp_path: Path) -> None:
-    written = write_mnist(tmp_path)
+    write_folder(tmp_path / "train", 20, channels=1)
+    write_folder(tmp_path / "test", 6)
     found = prepared(tmp_path, image_size=12)
-    assert found.splits.test.batch(0, 0).inputs.shape == (len(written["t10k"][1]), 1, 12, 12)
-    assert config_of(found).class_names == ("3", "7")
+    assert found.splits.test.batch(0, 0).inputs.shape == (6, 1, 12, 12)
+    assert config_of(found).class_names == ("below", "left")
 
 
 def test_rare_classes_weigh_more_and_labels_are_smoothed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Changes of training images that leave their class, seeded so that a batch is always the same."""
+"""Random changes of training images that keep their class, seeded so that a batch is always the same."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ import torch
 from fftnet.data.errors import import_extra
 from fftnet.fields import check_fields, documented
 
-PADDED_PART = 8
-"""A crop moves an image by up to its side divided by this, and by one pixel at least."""
+MARGIN_FRACTION = 8
+"""Image side divided by the largest shift of a crop; a crop may always shift by one pixel."""
 
 
 class Examples(NamedTuple):
-    """A batch of images before they are normalised."""
+    """A batch of images before normalization."""
 
     images: np.ndarray
-    """(B, S, S, C) in [0, 255]: uint8, floats once they are mixed."""
+    """(B, S, S, C) in [0, 255]: uint8, or float32 after mixing."""
     targets: np.ndarray
-    """int64 labels (B,); once they are mixed, float32 probabilities (B, K)."""
+    """int64 labels (B,), or float32 probabilities (B, K) after mixing."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """Which changes are made.
+    """The augmentations of a run.
 
     Raises:
         ValueError: if one is unknown, or ``mixup_alpha`` is not above 0.
@@ -35,9 +35,9 @@ class AugmentationConfig:
     names: tuple[str, ...] = ()
     """Names in ``AUGMENTATIONS``, in whose order they are applied."""
     mixup_alpha: float = 0.2
-    """Of the beta distribution that weights of mixed images are drawn from."""
+    """Parameter of the beta distribution of mixup weights."""
     num_classes: int = 1
-    """Classes K, for the targets of mixed images."""
+    """Number of classes K, for the targets of mixed images."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -52,33 +52,31 @@ Augmentation = Callable[[Examples, np.random.Generator, AugmentationConfig], Exa
 
 
 def flip(examples: Examples, rng: np.random.Generator, config: AugmentationConfig) -> Examples:
-    """Mirror every other image, left to right."""
-    mirrored = rng.random(len(examples.images)) < 0.5
-    return examples._replace(images=flipped(examples.images, mirrored))
+    """Mirror each image left to right with probability 1/2."""
+    return examples._replace(images=flipped(examples.images, rng.random(len(examples.images)) < 0.5))
 
 
 def flipped(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Images (B, H, W, C), of which the chosen ones, boolean (B,), are mirrored left to right."""
+    """Return images (B, H, W, C), those of ``chosen`` (boolean (B,)) mirrored left to right."""
     return np.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
 def crop(examples: Examples, rng: np.random.Generator, config: AugmentationConfig) -> Examples:
-    """Move every image by some pixels; what comes into sight is black."""
-    images = examples.images
-    count, size = images.shape[:2]
-    margin = max(size // PADDED_PART, 1)
+    """Shift each image by some pixels; the uncovered border is black."""
+    count, size = examples.images.shape[:2]
+    margin = max(size // MARGIN_FRACTION, 1)
     top_B, left_B = rng.integers(0, 2 * margin + 1, size=(2, count))
-    return examples._replace(images=cropped(images, margin, top_B, left_B))
+    return examples._replace(images=cropped(examples.images, margin, top_B, left_B))
 
 
 def cropped(images: np.ndarray, margin: int, top: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Images (B, H, W, C) cut out of themselves with a black margin of so many pixels around them.
+    """Pad images (B, H, W, C) with a black margin and cut a window of their size out of each.
 
     Args:
         images: of any dtype.
-        margin: pixels.
-        top: integers (B,) from 0 to twice the margin, which is where each cut begins.
-        left: the same, from the left.
+        margin: width in pixels.
+        top: integers (B,) from 0 to twice the margin, the first row of each window.
+        left: integers (B,), the first columns.
     """
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
@@ -89,10 +87,10 @@ def cropped(images: np.ndarray, margin: int, top: np.ndarray, left: np.ndarray) 
 
 
 def rand_augment(examples: Examples, rng: np.random.Generator, config: AugmentationConfig) -> Examples:
-    """Two random changes of each image, of colours, contrast, angle and others: torchvision's RandAugment."""
+    """Apply torchvision's RandAugment: two random changes of colours, contrast, angle and others."""
     change = _rand_augment()
     images = torch.from_numpy(np.ascontiguousarray(examples.images.transpose(0, 3, 1, 2)))
-    # The library draws from the global generator, which goes on as if nobody had.
+    # torchvision draws from the global generator, whose state must not change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**63)))
         changed = torch.stack([change(image) for image in images])
@@ -105,7 +103,7 @@ def _rand_augment() -> Any:
 
 
 def mixup(examples: Examples, rng: np.random.Generator, config: AugmentationConfig) -> Examples:
-    """Blend every image with another of the batch, and their targets alike (arXiv 1710.09412)."""
+    """Blend each image with another one of the batch, and their targets alike (arXiv 1710.09412)."""
     weight = float(rng.beta(config.mixup_alpha, config.mixup_alpha))
     partner = rng.permutation(len(examples.images))
     images = examples.images.astype(np.float32)
@@ -116,25 +114,26 @@ def mixup(examples: Examples, rng: np.random.Generator, config: AugmentationConf
     )
 
 
+# Mixup comes last: the others need pixels in uint8 and leave targets alone.
 AUGMENTATIONS: dict[str, Augmentation] = {
     "rand_augment": rand_augment,
     "crop": crop,
     "flip": flip,
     "mixup": mixup,
 }
-"""Name to change, in the order in which they are applied."""
+"""Name to function, in the order in which they are applied."""
 
 
 def augmented(examples: Examples, config: AugmentationConfig, seed: Sequence[int]) -> Examples:
-    """Examples with all changes that are asked for.
+    """Return a batch with the augmentations of a configuration.
 
     Args:
         examples: a batch.
-        config: which changes.
-        seed: of the batch, such as (seed, epoch, index): the same gives the same.
+        config: the augmentations.
+        seed: integers of the batch, such as (seed, epoch, index); equal ones give equal results.
 
     Raises:
-        MissingPackageError: if a change needs a package that is not installed.
+        MissingPackageError: if an augmentation needs a package that is not installed.
     """
     rng = np.random.default_rng(seed)
     for name, change in AUGMENTATIONS.items():
@@ -144,10 +143,6 @@ def augmented(examples: Examples, config: AugmentationConfig, seed: Sequence[int
 
 
 def check_installed(config: AugmentationConfig) -> None:
-    """Refuse, before any work is done, what needs a package that is not installed.
-
-    Raises:
-        MissingPackageError: with the way out.
-    """
+    """Raise ``MissingPackageError`` before any work if an augmentation needs a missing package."""
     if "rand_augment" in config.names:
         _rand_augment()

@@ -1,59 +1,46 @@
-"""A folder for each class, in a folder for each split if you like."""
+"""Folders with a folder of images for each class, optionally in a folder for each split."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from fftnet.data.errors import DataError
-from fftnet.data.images.base import SPLIT_WORDS, TEST, TRAIN, VALID, ImageKind, LabelledImages
-from fftnet.data.images.decoding import SUFFIXES, read_header
-from fftnet.data.images.pixels import ImageFiles, Pixels
+from fftnet.data.images.base import SPLIT_WORDS, TRAIN, ImageKind, LabelledImages
+from fftnet.data.images.pixels import SUFFIXES, LazyImage, lazy_files
 from fftnet.data.walk import visible_children, walk_files
 
 
-class ImageFolder(ImageKind):
-    """``FOLDER/CLASS/*.png`` or ``FOLDER/train/CLASS/*.png`` beside ``valid`` and ``test``; or one image."""
-
-    label = "a folder with a folder of images for each class"
-
-    def recognises(self, path: Path) -> bool:
-        """Every folder, and files that are images by their names."""
-        return path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES)
-
-    def read(self, path: Path) -> dict[str, LabelledImages]:
-        """Split to its images; where there is no folder of that name, all are train.
-
-        Raises:
-            DataError: if there are no folders of classes with images, or an image is none.
-        """
-        if not path.is_dir():
-            raise DataError(f"{path} is one image: name a folder with a folder of images for each class")
-        folders = {split: found for split in (TRAIN, VALID, TEST) if (found := _split_folder(path, split))}
-        if not folders:
-            return {TRAIN: _read_classes(path)}
-        return {split: _read_classes(folder) for split, folder in folders.items()}
-
-    def read_pixels(self, path: Path) -> Pixels:
-        """All images of a folder, however deep, or one image.
-
-        Raises:
-            DataError: if there is none, or one is no image.
-        """
-        paths = walk_files(path, SUFFIXES) if path.is_dir() else [path]
-        if not paths:
-            raise DataError(f"the folder {path} holds no image ({' '.join(SUFFIXES)})")
-        return _files(paths)
+def _recognises(path: Path) -> bool:
+    return path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES)
 
 
-def _split_folder(path: Path, split: str) -> Path | None:
-    """The folder of a split: one with folders in it, that a class of the same name would not have."""
-    for word in SPLIT_WORDS[split]:
-        folder = path / word
-        if folder.is_dir() and _class_folders(folder):
-            return folder
-    return None
+def read_folder(path: Path) -> dict[str, LabelledImages]:
+    """Read ``PATH/CLASS/*.png``, or ``PATH/train/CLASS/*.png`` next to ``valid`` and ``test``.
+
+    Raises:
+        DataError: if there are no folders of classes with images, or a file is no image.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path} is one image: name a folder with a folder of images for each class")
+    folders = {}
+    for split, words in SPLIT_WORDS.items():
+        # A folder without folders in it is a class that has the name of a split.
+        named = (path / word for word in words if (path / word).is_dir() and _class_folders(path / word))
+        if folder := next(named, None):
+            folders[split] = folder
+    return {split: _read_classes(folder) for split, folder in (folders or {TRAIN: path}).items()}
+
+
+def read_all(path: Path) -> list[LazyImage]:
+    """Read all images below a folder, or one image.
+
+    Raises:
+        DataError: if the folder holds no image, or a file is no image.
+    """
+    paths = walk_files(path, SUFFIXES) if path.is_dir() else [path]
+    if not paths:
+        raise DataError(f"the folder {path} holds no image ({' '.join(SUFFIXES)})")
+    return lazy_files(paths)
 
 
 def _class_folders(path: Path) -> list[Path]:
@@ -61,19 +48,16 @@ def _class_folders(path: Path) -> list[Path]:
 
 
 def _read_classes(path: Path) -> LabelledImages:
-    found = {
-        folder.name: images for folder in _class_folders(path) if (images := walk_files(folder, SUFFIXES))
-    }
+    found = {folder.name: files for folder in _class_folders(path) if (files := walk_files(folder, SUFFIXES))}
     if not found:
         raise DataError(
             f"the folder {path} holds no classes: make a folder for each class in it, with its images "
             f"({' '.join(SUFFIXES)})"
         )
-    paths = [image for images in found.values() for image in images]
-    labels = np.repeat(np.arange(len(found)), [len(images) for images in found.values()])
-    return LabelledImages(_files(paths), labels.astype(np.int64), tuple(found))
+    labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(files) for files in found.values()])
+    return LabelledImages(
+        lazy_files([file for files in found.values() for file in files]), labels, tuple(found)
+    )
 
 
-def _files(paths: Sequence[Path]) -> ImageFiles:
-    with ThreadPoolExecutor() as pool:
-        return ImageFiles(paths, list(pool.map(read_header, paths)))
+FOLDER = ImageKind("a folder with a folder of images for each class", _recognises, read_folder, read_all)

@@ -1,4 +1,4 @@
-"""From a word of ``--data`` to training, validation and test images in the form of a model."""
+"""From a word of ``--data`` to training, validation and test images, and to batches of them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,32 +6,37 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from fftnet.data import splits as parts
 from fftnet.data.config import DataConfig
 from fftnet.data.digest import digest_items
 from fftnet.data.errors import DataError
-from fftnet.data.images import TEST, TRAIN, VALID, LabelledImages, Pixels, describe_kinds, find_kind
-from fftnet.data.images.pixels import ImageArray, JoinedImages
+from fftnet.data.images import describe_kinds, find_kind
+from fftnet.data.images.augmentation import AugmentationConfig, Examples, augmented
+from fftnet.data.images.base import TEST, TRAIN, VALID, LabelledImages
+from fftnet.data.images.pixels import lazy_rows, read_images
 from fftnet.data.images.processor import ImageProcessor, measured
 from fftnet.data.labelled import stratified_split
+from fftnet.data.permutation import EpochOrder
+from fftnet.protocols import Batch
 
 MEASURED = 4096
-"""Of more images that are not held in memory, so many tell mean and standard deviation."""
+"""Maximum images, of those not held in memory, that are read to measure mean and standard deviation."""
 MAX_OWN_SIDE = 1024
-"""Maximum pixels of a side of images that are read as they are; larger ones need an image size."""
+"""Maximum side in pixels of images that are read at their own size; larger ones need an image size."""
 
 
 class ImageData(NamedTuple):
-    """Images to train, validate and test with, which share nothing but their classes."""
+    """Images for training, validation and test, which have the same classes and share no image."""
 
     train: LabelledImages
     valid: LabelledImages
     test: LabelledImages
     processor: ImageProcessor
-    """The size and channels of all, with mean and standard deviation of the training images."""
+    """Size, channels, and the mean and standard deviation of the training images."""
     digest: str
-    """Digest of all images and labels, see ``fftnet.data.images.pixels.Pixels.key``."""
+    """Digest of all images and labels, see ``fftnet.data.images.pixels.LazyImage.key``."""
 
 
 def load_images(
@@ -41,18 +46,18 @@ def load_images(
     valid_data: str | None = None,
     test_data: str | None = None,
 ) -> ImageData:
-    """Read and divide what the configuration names.
+    """Read and divide the images of a configuration.
 
     Args:
-        config: one source, fractions and seed of what is held out where there is no such split, and how much
-            may be held in memory.
-        image_size: pixels of a side; None: that of the images.
-        valid_data: another source to validate with.
-        test_data: another source to test with.
+        config: one source, fractions and seed of held-out images if the source has no such split, and the
+            memory for pixels.
+        image_size: side in pixels; None: that of the images.
+        valid_data: another source for validation.
+        test_data: another source for the test.
 
     Raises:
         DataError: if a source can't be read, there are fewer than two classes, another split has images of
-            a class that training lacks, or the images have no one size and none is asked for.
+            a class that training lacks, or images of several sizes come without an image size.
     """
     source = _only_source(config)
     found = _found(source, valid_data, test_data)
@@ -61,17 +66,17 @@ def load_images(
     train = splits[TRAIN]
     if len(np.unique(train.labels)) < 2:
         raise DataError(f"{source} holds one class, {train.class_names[0]!r}: there is nothing to tell apart")
-    size = image_size or _size(train.pixels, source)
-    channels = 1 if train.pixels.grey else 3
+    size = image_size or _own_size(train, source)
+    channels = 1 if all(image.grey for image in train.images) else 3
     count = sum(len(images.labels) for images in splits.values())
-    held = count * size * size * channels <= config.in_memory_mb * 1e6
-    if held:
-        splits = {name: in_memory(images, size, channels) for name, images in splits.items()}
-    pixels = splits[TRAIN].pixels
-    rows = np.arange(len(pixels))
-    if not held and len(rows) > MEASURED:
-        rows = np.linspace(0, len(rows) - 1, MEASURED).astype(np.int64)
-    processor = measured(pixels, rows, size, channels)
+    if count * size * size * channels <= config.in_memory_mb * 1e6:
+        splits = {name: _in_memory(images, size, channels) for name, images in splits.items()}
+        sample = splits[TRAIN].images
+    else:
+        number = len(train.images)
+        rows = np.linspace(0, number - 1, min(number, MEASURED)).astype(np.int64)
+        sample = train.take(rows).images
+    processor = measured(sample, size, channels)
     return ImageData(splits[TRAIN], splits[VALID], splits[TEST], processor, digest)
 
 
@@ -83,35 +88,29 @@ def load_test_images(
     test_data: str | None = None,
     whole: bool,
 ) -> tuple[LabelledImages, str]:
-    """Return the images that a trained model is measured on, with its classes, and a digest of all images.
+    """Return the images that a trained model is measured on, and a digest of all images.
 
     Args:
-        config: one source, and how it is divided: as in training, or images of training are among them.
-        class_names: of the model.
+        config: the source and its division, which must be those of training: else the test images may have
+            been trained on.
+        class_names: class names of the model.
         valid_data: as in training.
         test_data: as in training.
-        whole: all images of the source, not the test split.
+        whole: all images of the source instead of its test split.
 
     Raises:
-        DataError: if a source can't be read, or an image is of no class of the model.
+        DataError: if a source can't be read, or an image has a class that the model lacks.
     """
     source = _only_source(config)
     if whole:
         found = find_kind(source).read(Path(source))
-        return _joined([images.named_as(class_names) for images in found.values()]), _digest(found)
+        named = [split.named_as(class_names) for split in found.values()]
+        images = [image for split in named for image in split.images]
+        labels = np.concatenate([split.labels for split in named])
+        return LabelledImages(images, labels, tuple(class_names)), _digest(found)
     found = _found(source, valid_data, test_data)
     test = found[TEST] if TEST in found else _divided(found, config, source)[TEST]
     return test.named_as(class_names), _digest(found)
-
-
-def in_memory(images: LabelledImages, size: int, channels: int) -> LabelledImages:
-    """The same images, read once and held in the form of the model.
-
-    Raises:
-        DataError: naming an image that can't be read.
-    """
-    pixels = images.pixels.read(np.arange(len(images.labels)), size, channels)
-    return images._replace(pixels=ImageArray(pixels, "images in memory"))
 
 
 def _only_source(config: DataConfig) -> str:
@@ -123,42 +122,33 @@ def _only_source(config: DataConfig) -> str:
 
 
 def _found(source: str, valid_data: str | None, test_data: str | None) -> dict[str, LabelledImages]:
-    """The splits that are named or lie in the source."""
+    """Read the splits of the source, and those from sources of their own."""
     found = find_kind(source).read(Path(source))
     for split, word in ((VALID, valid_data), (TEST, test_data)):
-        if word is not None:
-            found[split] = _of_split(find_kind(word).read(Path(word)), split, word)
+        if word is None:
+            continue
+        other = find_kind(word).read(Path(word))
+        if split not in other and len(other) > 1:
+            raise DataError(
+                f"{word} holds {' and '.join(other)} images, but no {split} ones: name the right part"
+            )
+        found[split] = other[split] if split in other else next(iter(other.values()))
     return found
 
 
 def _digest(found: Mapping[str, LabelledImages]) -> str:
     return digest_items(
         item
-        for split in sorted(found)
-        for number, label in enumerate(found[split].labels.tolist())
-        for item in (
-            split.encode(),
-            os.fsencode(found[split].class_names[label]),
-            found[split].pixels.key(number),
-        )
+        for split, (images, labels, class_names) in sorted(found.items())
+        for image, label in zip(images, labels.tolist(), strict=True)
+        for item in (split.encode(), os.fsencode(class_names[label]), image.key())
     )
-
-
-def _of_split(found: Mapping[str, LabelledImages], split: str, word: str) -> LabelledImages:
-    """The images of a source that is named for one split."""
-    if split in found:
-        return found[split]
-    if len(found) > 1:
-        raise DataError(
-            f"{word} holds {' and '.join(found)} images, but no {split} ones: name the right part"
-        )
-    return next(iter(found.values()))
 
 
 def _divided(
     found: Mapping[str, LabelledImages], config: DataConfig, source: str
 ) -> dict[str, LabelledImages]:
-    """All three splits: those that were found, and what is held out of the training images for the others."""
+    """Return all three splits; those that are missing are held out of the training images."""
     if TRAIN not in found:
         raise DataError(f"{source} has no training images: it holds those of {', '.join(found)} alone")
     train = found[TRAIN]
@@ -166,30 +156,79 @@ def _divided(
     splits = {split: images.named_as(names) for split, images in found.items()}
     part_N = stratified_split(
         [names[label] for label in train.labels.tolist()],
-        map(train.pixels.key, range(len(train.pixels))),
+        (image.key() for image in train.images),
         valid_fraction=0.0 if VALID in splits else config.valid_fraction,
         test_fraction=0.0 if TEST in splits else config.test_fraction,
         seed=config.data_seed,
     )
     for split, part in ((VALID, parts.VALID), (TEST, parts.TEST)):
         if split not in splits:
-            splits[split] = train.chosen(np.flatnonzero(part_N == part))
-    splits[TRAIN] = train.chosen(np.flatnonzero(part_N == parts.TRAIN))
+            splits[split] = train.take(np.flatnonzero(part_N == part))
+    splits[TRAIN] = train.take(np.flatnonzero(part_N == parts.TRAIN))
     return splits
 
 
-def _size(pixels: Pixels, source: str) -> int:
-    if pixels.size is None or pixels.size[0] != pixels.size[1] or pixels.size[0] > MAX_OWN_SIDE:
-        shape = "several sizes" if pixels.size is None else f"{pixels.size[1]} x {pixels.size[0]} pixels"
+def _own_size(images: LabelledImages, source: str) -> int:
+    """Return the side of images that are squares of one size."""
+    sizes = {image.size for image in images.images}
+    height, width = next(iter(sizes))
+    if len(sizes) > 1 or height != width or height > MAX_OWN_SIDE:
+        shape = "several sizes" if len(sizes) > 1 else f"{width} x {height} pixels"
         raise DataError(
             f"the images of {source} are of {shape}: say with --image_classification.image_size to which "
             "square they are stretched"
         )
-    return pixels.size[0]
+    return height
 
 
-def _joined(parts: Sequence[LabelledImages]) -> LabelledImages:
-    if len(parts) == 1:
-        return parts[0]
-    labels = np.concatenate([part.labels for part in parts])
-    return LabelledImages(JoinedImages([part.pixels for part in parts]), labels, parts[0].class_names)
+def _in_memory(images: LabelledImages, size: int, channels: int) -> LabelledImages:
+    """Read all images once and hold them in the form of the model."""
+    return images._replace(images=lazy_rows(read_images(images.images, size, channels), "images in memory"))
+
+
+class ImageBatches:
+    """Batches of labelled images, which are read when their batch is asked for.
+
+    Args:
+        images: N images with labels.
+        processor: the form that the model reads.
+        batch_size: B.
+        seed: seed of the order and of augmentations; None keeps the order and changes no image.
+        augmentation: random changes of the images; None: none.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        processor: ImageProcessor,
+        batch_size: int,
+        seed: int | None = None,
+        augmentation: AugmentationConfig | None = None,
+    ) -> None:
+        self._images = images
+        self._processor = processor
+        self._batch_size = batch_size
+        self._seed = seed
+        self._augmentation = augmentation or AugmentationConfig()
+        self._order = EpochOrder(len(images.labels), 1, seed)
+        self.num_batches = -(-len(images.labels) // batch_size)
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Return normalised images (B, C, S, S) and their labels, fewer in the last batch of an epoch.
+
+        Targets are int64 labels (B,), or float32 probabilities (B, K) of mixed images.
+
+        Raises:
+            DataError: naming an image that can't be read.
+        """
+        rows, _ = self._order.slice(epoch, index * self._batch_size, self._batch_size)
+        images, labels, _ = self._images.take(rows)
+        examples = Examples(self._processor.read(images), labels)
+        # Seeded by the place of the batch: a resumed run gets the same pixels.
+        if self._seed is not None:
+            examples = augmented(examples, self._augmentation, (self._seed, epoch, index))
+        return Batch(
+            inputs=self._processor.normalised(examples.images),
+            targets=torch.from_numpy(examples.targets),
+            loss_mask=torch.ones(len(rows), dtype=torch.bool),
+        )

@@ -1,238 +1,246 @@
-"""Images by their number, read when they are asked for: files, arrays in memory, parts of either."""
+"""Images from files and arrays, read when they are needed and converted to one form by Pillow."""
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fftnet.data.errors import DataError
-from fftnet.data.images.decoding import MAX_PIXELS, Header, decode, fitted, without_alpha
+from fftnet.data.errors import DataError, import_extra
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff"),
+    ".webp",
+)
+"""File extensions recognized as images; other files are ignored."""
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that are read, by Pillow's names; its other readers run programs or unpack containers."""
+MAX_PIXELS = 2**26
+"""Maximum pixels of an image, and of all images that are decoded at the same time: about 1 GB."""
 READ_AT_ONCE = 256
-"""Images that are read as a group: to be measured, or from files of similar sizes."""
+"""Maximum images that one pool of threads reads, and that are measured together."""
 MAX_THREADS = min((os.cpu_count() or 1) + 4, 32)
 """Threads that decode small images."""
 CHANNELS = (1, 3, 4)
 """Numbers of channels of an image: grey, colours, colours and opacity."""
+DEEP_MODES = frozenset(("I", "I;16", "I;16B", "I;16L"))
+"""Pillow's modes for grey values of 16 bits."""
+GREY_MODES = DEEP_MODES | {"1", "L", "LA", "La"}
+WHITE = 255
 
 
-class Pixels(ABC):
-    """Images by their number; they are read when they are asked for."""
+class LazyImage(NamedTuple):
+    """An image of which only name, size and colours are known until its pixels are needed."""
 
-    size: tuple[int, int] | None
-    """Height and width of all images; None where they differ."""
+    name: str
+    """Path, or source and row, for messages."""
+    content: Path | np.ndarray
+    """File, or uint8 pixels (H, W) or (H, W, C) with C of 3 or 4."""
+    size: tuple[int, int]
+    """Height and width in pixels, before the orientation of a photo is applied."""
     grey: bool
-    """Whether no image has colours."""
+    """True for an image without colours."""
 
-    @abstractmethod
-    def __len__(self) -> int:
-        """Images."""
+    def key(self) -> bytes:
+        """Return bytes that identify the image and stay the same when other images are added.
 
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """What a message calls an image."""
-
-    @abstractmethod
-    def key(self, index: int) -> bytes:
-        """Return what tells an image from others and stays when others are added.
-
-        It is the content of an image in memory, and folder, name and size of a file.
+        These are the pixels of an array. A file gives its folder, name and size, since reading every file
+        would take long.
         """
+        if isinstance(self.content, Path):
+            path = self.content
+            return os.fsencode(f"{path.parent.name}/{path.name}/{path.stat().st_size}")
+        return self.content.tobytes()
 
-    @abstractmethod
-    def image(self, index: int) -> np.ndarray:
-        """One image as it is, uint8 (H, W) or (H, W, 3); DataError if it can't be read."""
-
-    def read(self, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
-        """Images of one form.
-
-        Args:
-            indices: integers (B,).
-            size: pixels S of a side that they are resized to.
-            channels: C, 1 for grey or 3 for colours, to which they are converted.
-
-        Returns:
-            uint8 (B, S, S, C).
+    def pixels(self) -> np.ndarray:
+        """Return uint8 pixels (H, W) or (H, W, 3), upright and on white.
 
         Raises:
-            DataError: naming an image that can't be read.
+            DataError: naming the file, if it can't be read.
         """
-        images = np.empty((len(indices), size, size, channels), dtype=np.uint8)
-        for row, index in enumerate(indices.tolist()):
-            images[row] = fitted(self.image(index), size, channels)
-        return images
+        if not isinstance(self.content, Path):
+            has_alpha = self.content.ndim == 3 and self.content.shape[2] == 4
+            return _array(_pillow("Image").fromarray(self.content)) if has_alpha else self.content
+        with _opened(self.content) as image:
+            # In place, which saves a copy of most images.
+            _pillow("ImageOps").exif_transpose(image, in_place=True)
+            return _array(image)
 
 
-class ImageFiles(Pixels):
-    """Files, of which only the headers have been read.
+def lazy_files(paths: Sequence[Path]) -> list[LazyImage]:
+    """Return images of files, of which only the headers are read.
 
-    Args:
-        paths: of the images.
-        headers: of the same images.
+    Raises:
+        DataError: naming a file that is missing, no image, or has more than ``MAX_PIXELS`` pixels.
     """
 
-    def __init__(self, paths: Sequence[Path], headers: Sequence[Header]) -> None:
-        self._paths = paths
-        self._areas = np.array([height * width for (height, width), _ in headers])
-        sizes = {header.size for header in headers}
-        self.size = sizes.pop() if len(sizes) == 1 else None
-        self.grey = all(header.grey for header in headers)
+    def read_header(path: Path) -> LazyImage:
+        with _opened(path) as image:
+            return LazyImage(str(path), path, (image.height, image.width), image.mode in GREY_MODES)
 
-    def __len__(self) -> int:
-        """Images."""
-        return len(self._paths)
-
-    def name(self, index: int) -> str:
-        """The path."""
-        return str(self._paths[index])
-
-    def key(self, index: int) -> bytes:
-        """Return the names of folder and file and the size; reading every file would take long."""
-        path = self._paths[index]
-        return os.fsencode(f"{path.parent.name}/{path.name}/{path.stat().st_size}")
-
-    def image(self, index: int) -> np.ndarray:
-        """One image as it is; DataError if it can't be read."""
-        return decode(self._paths[index])
-
-    def read(self, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
-        """Images of one form, as ``Pixels.read``; decoding leaves Python's lock, so that threads share it.
-
-        Large images get fewer threads: together these decode at most ``MAX_PIXELS`` pixels at a time.
-        """
-        images = np.empty((len(indices), size, size, channels), dtype=np.uint8)
-
-        def read_one(row: int) -> None:
-            images[row] = fitted(self.image(int(indices[row])), size, channels)
-
-        order = np.argsort(self._areas[indices], kind="stable")
-        for start in range(0, len(order), READ_AT_ONCE):
-            rows = order[start : start + READ_AT_ONCE]
-            largest = max(int(self._areas[indices[rows[-1]]]), 1)
-            with ThreadPoolExecutor(max(min(MAX_THREADS, MAX_PIXELS // largest), 1)) as pool:
-                list(pool.map(read_one, rows.tolist()))
-        return images
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(read_header, paths))
 
 
-class ImageArray(Pixels):
-    """Images in memory.
+def lazy_rows(images: np.ndarray, source: str) -> list[LazyImage]:
+    """Return the images of an array, which are views of it.
 
     Args:
         images: uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4 (colours and opacity).
-        source: where they come from, for messages.
+        source: file or input for messages.
 
     Raises:
-        DataError: if there is none, or dtype or shape is another one.
+        DataError: if dtype or shape is another one, or the array is empty.
     """
-
-    def __init__(self, images: np.ndarray, source: str) -> None:
-        is_one = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in CHANNELS)
-        if images.dtype != np.uint8 or not is_one or 0 in images.shape:
-            raise DataError(
-                f"{source}: images must be uint8 of shape (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, got "
-                f"{images.dtype} of shape {images.shape}"
-            )
-        self._images = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
-        self._source = source
-        self.size = (images.shape[1], images.shape[2])
-        self.grey = self._images.ndim == 3
-
-    def __len__(self) -> int:
-        """Images."""
-        return len(self._images)
-
-    def name(self, index: int) -> str:
-        """Source and row, counted from 0."""
-        return f"{self._source} row {index}"
-
-    def key(self, index: int) -> bytes:
-        """Return the pixels."""
-        return self._images[index].tobytes()
-
-    def image(self, index: int) -> np.ndarray:
-        """One image as it is, on white where it is not opaque."""
-        return without_alpha(self._images[index])
-
-    def read(self, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
-        """Images of one form, as ``Pixels.read``; at once where they have it."""
-        own = 1 if self.grey else self._images.shape[3]
-        if self.size == (size, size) and own == channels:
-            return self._images[indices].reshape(len(indices), size, size, channels)
-        return super().read(indices, size, channels)
+    valid = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in CHANNELS)
+    if images.dtype != np.uint8 or not valid or 0 in images.shape:
+        raise DataError(
+            f"{source}: images must be uint8 of shape (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, got "
+            f"{images.dtype} of shape {images.shape}"
+        )
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    size = (images.shape[1], images.shape[2])
+    return [LazyImage(f"{source} row {n}", image, size, images.ndim == 3) for n, image in enumerate(images)]
 
 
-class ChosenImages(Pixels):
-    """Some of other images.
+def read_images(images: Sequence[LazyImage], size: int, channels: int) -> np.ndarray:
+    """Read images and convert them to one form.
 
     Args:
-        pixels: the others.
-        rows: integers, which of them.
+        images: B images.
+        size: side S in pixels; images are stretched to it.
+        channels: C, 1 for grey or 3 for colours.
+
+    Returns:
+        uint8 (B, S, S, C).
+
+    Raises:
+        DataError: naming an image that can't be read.
     """
+    shape = (size, size) if channels == 1 else (size, size, channels)
+    ready = [image.content for image in images if getattr(image.content, "shape", None) == shape]
+    if len(ready) == len(images) > 0:
+        return np.stack(ready).reshape(-1, size, size, channels)
+    pixels = np.empty((len(images), size, size, channels), dtype=np.uint8)
 
-    def __init__(self, pixels: Pixels, rows: np.ndarray) -> None:
-        self._pixels = pixels
-        self._rows = rows
-        self.size = pixels.size
-        self.grey = pixels.grey
+    def read_one(row: int) -> None:
+        pixels[row] = fitted(images[row].pixels(), size, channels)
 
-    def __len__(self) -> int:
-        """Images."""
-        return len(self._rows)
-
-    def name(self, index: int) -> str:
-        """Their name among the others."""
-        return self._pixels.name(int(self._rows[index]))
-
-    def key(self, index: int) -> bytes:
-        """Return their key among the others."""
-        return self._pixels.key(int(self._rows[index]))
-
-    def image(self, index: int) -> np.ndarray:
-        """One image as it is; DataError if it can't be read."""
-        return self._pixels.image(int(self._rows[index]))
-
-    def read(self, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
-        """Images of one form, as ``Pixels.read``."""
-        return self._pixels.read(self._rows[indices], size, channels)
+    # Decoding releases Python's lock, so that threads share the work. Images of like size are read together:
+    # the larger they are, the fewer threads run, so that these never hold more than MAX_PIXELS at a time.
+    areas = np.array([height * width for _, _, (height, width), _ in images], dtype=np.int64)
+    order = areas.argsort(kind="stable")
+    for start in range(0, len(order), READ_AT_ONCE):
+        rows = order[start : start + READ_AT_ONCE].tolist()
+        largest = max(int(areas[rows[-1]]), 1)
+        with ThreadPoolExecutor(max(min(MAX_THREADS, MAX_PIXELS // largest), 1)) as pool:
+            list(pool.map(read_one, rows))
+    return pixels
 
 
-class JoinedImages(Pixels):
-    """Images one after the other.
+def fitted(image: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """Convert an image to the form that a model reads.
 
     Args:
-        parts: at least one.
+        image: uint8 (H, W) or (H, W, 3).
+        size: side S in pixels; the image is stretched to it (bilinear, as the processors of Transformers do).
+        channels: C, 1 for grey or 3 for colours.
+
+    Returns:
+        uint8 (S, S, C).
     """
+    own_channels = 1 if image.ndim == 2 else image.shape[2]
+    if image.shape[:2] != (size, size) or own_channels != channels:
+        module = _pillow("Image")
+        picture = _converted(module.fromarray(image), "L" if channels == 1 else "RGB")
+        if picture.size != (size, size):
+            picture = picture.resize((size, size), module.Resampling.BILINEAR)
+        image = np.asarray(picture)
+    return image.reshape(size, size, channels)
 
-    def __init__(self, parts: Sequence[Pixels]) -> None:
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
-        sizes = {part.size for part in parts}
-        self.size = sizes.pop() if len(sizes) == 1 else None
-        self.grey = all(part.grey for part in parts)
 
-    def __len__(self) -> int:
-        """Images."""
-        return int(self._ends[-1])
+def image_array(image: "Image", name: str) -> np.ndarray:
+    """Convert an image of Pillow: upright, and on white where it is transparent.
 
-    def name(self, index: int) -> str:
-        """Their name in their part."""
-        part, place = self._place(index)
-        return part.name(place)
+    Args:
+        image: of any mode but floating-point.
+        name: name for messages.
 
-    def key(self, index: int) -> bytes:
-        """Return their key in their part."""
-        part, place = self._place(index)
-        return part.key(place)
+    Returns:
+        uint8 (H, W) of a grey image, else (H, W, 3).
 
-    def image(self, index: int) -> np.ndarray:
-        """One image as it is; DataError if it can't be read."""
-        part, place = self._place(index)
-        return part.image(place)
+    Raises:
+        DataError: if its file is damaged, or it has more than ``MAX_PIXELS`` pixels.
+    """
+    with _readable(name):
+        _check_size(image, name)
+        return _array(_pillow("ImageOps").exif_transpose(image))
 
-    def _place(self, index: int) -> tuple[Pixels, int]:
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        part = self._parts[number]
-        return part, index - int(self._ends[number]) + len(part)
+
+def _pillow(name: str) -> Any:
+    """Import a module of Pillow, which is an optional package."""
+    return import_extra(f"PIL.{name}", "reading and resizing images", "images")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator["Image"]:
+    """Open an image file, and check format and size before any pixel is decoded."""
+    with _readable(str(path)), _pillow("Image").open(path) as image:
+        if image.format not in FORMATS:
+            raise DataError(f"{path} is a {image.format} file: convert it to PNG or JPEG, or take it away")
+        _check_size(image, str(path))
+        yield image
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn every failure of a reader into a ``DataError`` that names the image."""
+    module = _pillow("Image")
+    try:
+        yield
+    except DataError:
+        raise
+    except module.UnidentifiedImageError as error:
+        raise DataError(f"{name} is no image: repair it or take it away") from error
+    except (module.DecompressionBombError, module.DecompressionBombWarning) as error:
+        raise _too_large(name) from error
+    # The readers of the many formats have no common error for damage.
+    except Exception as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+        raise DataError(f"{name} can't be read as an image ({reason}): repair it or take it away") from error
+
+
+def _check_size(image: "Image", name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(name)
+
+
+def _too_large(name: str) -> DataError:
+    return DataError(f"{name} has more than {MAX_PIXELS / 1e6:.0f} million pixels: make it smaller")
+
+
+def _array(image: "Image") -> np.ndarray:
+    """Return uint8 (H, W) of a grey image of Pillow, else (H, W, 3)."""
+    if image.mode in DEEP_MODES:
+        return np.clip(np.asarray(image) >> 8, 0, WHITE).astype(np.uint8)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, and their value of white is unknown")
+    grey = image.mode in GREY_MODES
+    if "A" in image.getbands() or image.mode == "La" or "transparency" in image.info:
+        # Transparency may be a palette entry or a colour: RGBA is the one mode that holds every kind.
+        module = _pillow("Image")
+        white = module.new("RGBA", image.size, (WHITE,) * 4)
+        image = module.alpha_composite(white, _converted(image, "RGBA"))
+    return np.asarray(_converted(image, "L" if grey else "RGB"))
+
+
+def _converted(image: "Image", mode: str) -> "Image":
+    """Convert to a mode, without a copy of an image that already has it."""
+    return image if image.mode == mode else image.convert(mode)

@@ -1,6 +1,7 @@
-"""From pixels to what an image model reads: its size and channels, and how pixels are normalised."""
+"""The form of a model's images: size, channels, and normalization of pixels."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,16 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.data.images.pixels import READ_AT_ONCE, Pixels
+from fftnet.data.images.pixels import READ_AT_ONCE, WHITE, LazyImage, read_images
 from fftnet.fields import MAX_SIDE, check_fields, check_range
 from fftnet.serialization import CheckpointError, read_json, write_json
 
 PROCESSOR_FILE = "preprocessor_config.json"
-"""Name that Transformers gives it; its ``AutoImageProcessor`` reads ours."""
+"""File name of an image processor in Transformers, whose ``AutoImageProcessor`` reads this one."""
 PROCESSOR_TYPE = "ViTImageProcessor"
 BILINEAR = 2
-"""Pillow's and the library's number."""
-WHITE = 255.0
+"""Number of bilinear resizing in Pillow and Transformers."""
 MIN_STD = 1e-6
 """Lower limit of a standard deviation; float32 pixels would overflow far below it."""
 MAX_VALUES = 2**24
@@ -34,11 +34,11 @@ class ImageProcessor:
     """
 
     size: int
-    """Pixels S of a side."""
+    """Side S in pixels."""
     mean: tuple[float, ...]
-    """Of each channel C, of pixels in [0, 1]."""
+    """Mean of each channel C, for pixels in [0, 1]."""
     std: tuple[float, ...]
-    """Standard deviation of each channel, as ``mean``."""
+    """Standard deviation of each channel, for pixels in [0, 1]."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -50,15 +50,15 @@ class ImageProcessor:
 
     @property
     def channels(self) -> int:
-        """C, 1 of a model for grey images, else 3."""
+        """Number of channels C: 1 for a model of grey images, else 3."""
         return len(self.mean)
 
-    def read(self, pixels: Pixels, indices: np.ndarray) -> np.ndarray:
-        """Images in the form of the model, uint8 (B, S, S, C); DataError if one can't be read."""
-        return pixels.read(indices, self.size, self.channels)
+    def read(self, images: Sequence[LazyImage]) -> np.ndarray:
+        """Return images in the form of the model, uint8 (B, S, S, C); DataError if one can't be read."""
+        return read_images(images, self.size, self.channels)
 
     def normalised(self, images: np.ndarray) -> Tensor:
-        """What the model reads.
+        """Return the input of the model.
 
         Args:
             images: (B, S, S, C) in [0, 255], uint8 or floats.
@@ -71,7 +71,7 @@ class ImageProcessor:
         return (scaled - mean) / std
 
     def save(self, folder: Path) -> None:
-        """Write it as the file that Transformers has for it.
+        """Write the file of an image processor in Transformers.
 
         Raises:
             CheckpointError: if it can't be written.
@@ -92,7 +92,7 @@ class ImageProcessor:
 
     @classmethod
     def load(cls, folder: Path) -> "ImageProcessor":
-        """Read what ``save`` wrote.
+        """Read the file that ``save`` wrote.
 
         Raises:
             CheckpointError: if the file is missing, damaged or of another kind of processor.
@@ -108,13 +108,12 @@ class ImageProcessor:
             raise CheckpointError(f"{path} is not that of an image model of ours: {error}") from error
 
 
-def measured(pixels: Pixels, rows: np.ndarray, size: int, channels: int) -> ImageProcessor:
-    """A processor with mean and standard deviation of some images.
+def measured(images: Sequence[LazyImage], size: int, channels: int) -> ImageProcessor:
+    """Return a processor with the mean and standard deviation of some images.
 
     Args:
-        pixels: of which they are.
-        rows: integers, which of them.
-        size: pixels S of a side.
+        images: images that are measured.
+        size: side S in pixels.
         channels: C, 1 or 3.
 
     Raises:
@@ -122,13 +121,14 @@ def measured(pixels: Pixels, rows: np.ndarray, size: int, channels: int) -> Imag
     """
     total_C = np.zeros(channels)
     squares_C = np.zeros(channels)
+    # Fewer at once if they are large, so that memory stays bounded.
     count = max(min(READ_AT_ONCE, MAX_VALUES // (size * size * channels)), 1)
-    for first in range(0, len(rows), count):
-        images = pixels.read(rows[first : first + count], size, channels) / WHITE
-        total_C += images.sum(axis=(0, 1, 2))
-        squares_C += np.square(images).sum(axis=(0, 1, 2))
-    mean_C = total_C / (len(rows) * size**2)
-    variance_C = squares_C / (len(rows) * size**2) - mean_C**2
-    # Of a channel that never changes nothing is left to scale.
+    for first in range(0, len(images), count):
+        pixels = read_images(images[first : first + count], size, channels) / float(WHITE)
+        total_C += pixels.sum(axis=(0, 1, 2))
+        squares_C += np.square(pixels).sum(axis=(0, 1, 2))
+    mean_C = total_C / (len(images) * size**2)
+    variance_C = squares_C / (len(images) * size**2) - mean_C**2
+    # A constant channel has no scale to divide by.
     std = tuple(math.sqrt(value) if value > 1e-9 else 1.0 for value in variance_C.tolist())
     return ImageProcessor(size, tuple(mean_C.tolist()), std)

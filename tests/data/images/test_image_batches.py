@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import pictures, read, write_folder
+from pictures import pictures, write_folder
 
 from fftnet.data.errors import MissingPackageError
 from fftnet.data.images.augmentation import (
@@ -16,9 +16,8 @@ from fftnet.data.images.augmentation import (
     augmented,
     check_installed,
 )
-from fftnet.data.images.batches import ImageBatches
-from fftnet.data.images.loading import ImageData, load_images, load_test_images
-from fftnet.data.images.pixels import ImageArray, ImageFiles
+from fftnet.data.images.loading import ImageBatches, ImageData, load_images, load_test_images
+from fftnet.data.images.pixels import LazyImage, lazy_rows, read_images
 from fftnet.data.images.processor import ImageProcessor, measured
 from fftnet.protocols import Batch
 from fftnet.serialization import CheckpointError
@@ -54,10 +53,10 @@ def test_the_training_images_have_mean_0_and_deviation_1(tmp_path: Path) -> None
 
 
 def test_a_channel_that_never_changes_stays_finite() -> None:
-    pixels = ImageArray(np.full((3, 4, 4, 3), 7, dtype=np.uint8), "grey")
-    processor = measured(pixels, np.arange(3), 4, 3)
+    images = lazy_rows(np.full((3, 4, 4, 3), 7, dtype=np.uint8), "constant")
+    processor = measured(images, 4, 3)
     assert processor.std == (1.0, 1.0, 1.0)
-    assert torch.allclose(processor.normalised(pixels.read(np.arange(3), 4, 3)), torch.zeros(1), atol=1e-6)
+    assert torch.allclose(processor.normalised(processor.read(images)), torch.zeros(1), atol=1e-6)
 
 
 def test_an_epoch_has_every_image_once_in_another_order(tmp_path: Path) -> None:
@@ -95,7 +94,7 @@ def test_every_batch_of_every_epoch_draws_its_own_changes(
     write_folder(tmp_path, 40)
     seeds: list[object] = []
     monkeypatch.setattr(
-        "fftnet.data.images.batches.augmented",
+        "fftnet.data.images.loading.augmented",
         lambda examples, config, seed: seeds.append(seed) or augmented(examples, config, seed),
     )
     train = batches(load(tmp_path))
@@ -111,9 +110,8 @@ def test_reading_from_files_gives_what_memory_gives(tmp_path: Path) -> None:
     write_folder(tmp_path, 40)
     held = load(tmp_path, image_size=6)
     lazy = load(tmp_path, in_memory_mb=0.0, image_size=6)
-    assert isinstance(read(tmp_path)["train"].pixels, ImageFiles)
-    assert isinstance(held.train.pixels, ImageArray)
-    assert not isinstance(lazy.train.pixels, ImageArray)
+    assert all(isinstance(image.content, np.ndarray) for image in held.train.images)
+    assert all(isinstance(image.content, Path) for image in lazy.train.images)
     assert lazy.processor == held.processor
     for epoch, index in ((0, 0), (3, 5)):
         assert same(batches(lazy).batch(epoch, index), batches(held).batch(epoch, index))
@@ -122,9 +120,9 @@ def test_reading_from_files_gives_what_memory_gives(tmp_path: Path) -> None:
 def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path, 40)
     monkeypatch.setattr("fftnet.data.images.loading.MEASURED", 4)
-    decoded: list[int] = []
-    image = ImageFiles.image
-    monkeypatch.setattr(ImageFiles, "image", lambda self, index: decoded.append(index) or image(self, index))
+    decoded: list[str] = []
+    pixels = LazyImage.pixels
+    monkeypatch.setattr(LazyImage, "pixels", lambda self: decoded.append(self.name) or pixels(self))
     found = load(tmp_path, in_memory_mb=0.0)
     assert len(decoded) == 4
     batches(found).batch(0, 0)
@@ -132,19 +130,15 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: 
 
 
 def test_few_large_images_are_measured_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, _ = pictures(10)
-    pixels = ImageArray(images, "a")
-    whole = measured(pixels, np.arange(10), 8, 3)
+    images = lazy_rows(pictures(10)[0], "a")
+    whole = measured(images, 8, 3)
     counts: list[int] = []
-    read = ImageArray.read
-
-    def counted(self: ImageArray, indices: np.ndarray, size: int, channels: int) -> np.ndarray:
-        counts.append(len(indices))
-        return read(self, indices, size, channels)
-
-    monkeypatch.setattr(ImageArray, "read", counted)
+    monkeypatch.setattr(
+        "fftnet.data.images.processor.read_images",
+        lambda images, size, channels: counts.append(len(images)) or read_images(images, size, channels),
+    )
     monkeypatch.setattr("fftnet.data.images.processor.MAX_VALUES", 4 * 8 * 8 * 3)
-    again = measured(pixels, np.arange(10), 8, 3)
+    again = measured(images, 8, 3)
     assert counts == [4, 4, 2]
     np.testing.assert_allclose([*again.mean, *again.std], [*whole.mean, *whole.std], rtol=1e-12)
 
@@ -152,12 +146,12 @@ def test_few_large_images_are_measured_at_the_same_time(monkeypatch: pytest.Monk
 def test_splits_share_nothing_and_evaluation_finds_the_same_test_images(tmp_path: Path) -> None:
     write_folder(tmp_path, 40)
     found = load(tmp_path, in_memory_mb=0.0)
-    names = [{images.pixels.name(n) for n in range(len(images.labels))} for images in found[:3]]
+    names = [{image.name for image in images.images} for images in found[:3]]
     assert len(set().union(*names)) == sum(map(len, names)) == 40
     data = DataConfig(data=[str(tmp_path)], valid_fraction=0.2, test_fraction=0.1)
     test, digest = load_test_images(data, found.train.class_names, whole=False)
     assert digest == found.digest
-    assert {test.pixels.name(n) for n in range(len(test.labels))} == names[2]
+    assert {image.name for image in test.images} == names[2]
     assert len(load_test_images(data, ("left", "below"), whole=True)[0].labels) == 40
 
 
@@ -170,17 +164,17 @@ def test_given_splits_are_not_divided_further(tmp_path: Path) -> None:
     assert [len(images.labels) for images in found[:3]] == [10, 6, 10]
     whole, _ = load_test_images(DataConfig(data=[str(tmp_path)]), ("left", "below"), whole=True)
     assert len(whole.labels) == 30
-    assert ("left", "below")[whole.labels[0]] == Path(whole.pixels.name(0)).parent.name
+    assert ("left", "below")[whole.labels[0]] == Path(whole.images[0].name).parent.name
 
 
 def test_what_is_held_out_to_test_is_found_again_where_validation_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path / "data", 60)
     named: dict[str, str] = {"valid_data": str(write_folder(tmp_path / "other", 6))}
-    held_out = load(tmp_path / "data", in_memory_mb=0.0, **named).test.pixels
+    held_out = load(tmp_path / "data", in_memory_mb=0.0, **named).test.images
     data = DataConfig(data=[str(tmp_path / "data")], valid_fraction=0.2, test_fraction=0.1)
-    again = load_test_images(data, ("below", "left"), **named, whole=False)[0].pixels
-    assert len(again) == len(held_out) > 1
-    assert [again.name(n) for n in range(len(again))] == [held_out.name(n) for n in range(len(again))]
+    again = load_test_images(data, ("below", "left"), **named, whole=False)[0].images
+    assert [image.name for image in again] == [image.name for image in held_out]
+    assert len(again) > 1
 
 
 @pytest.mark.parametrize("kind", ["folder", "npz"])
@@ -194,7 +188,7 @@ def test_images_that_are_added_move_no_other_image_to_another_split(kind: str, t
         else:
             path = write_folder(tmp_path / "images", count)
         parts = load(path, in_memory_mb=0.0)[:3]
-        splits.append([{part.pixels.key(n) for n in range(len(part.pixels))} for part in parts])
+        splits.append([{image.key() for image in part.images} for part in parts])
     few, many = splits
     assert sum(map(len, few)) == 80
     assert sum(map(len, many)) == 100

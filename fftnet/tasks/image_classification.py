@@ -25,8 +25,10 @@ TEXT_FIELDS = (
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ImageClassificationConfig:
-    """Settings of image classification; ``--data`` names a folder with a folder of images for each class (or
-    train, valid and test with such folders), or an .npz file of images and labels.
+    """Settings of image classification.
+
+    ``--data`` names a folder with a folder of images for each class (or train, valid and test with such
+    folders), or an .npz file of images and labels.
 
     Raises:
         ValueError: if a field is out of range, or a preset or an augmentation is unknown.

@@ -64,7 +64,7 @@ def read_images_alone(path: Path) -> list[LazyImage]:
         DataError: if the file is damaged or has no images.
     """
     arrays = _load(path)
-    for words in (("",), *reversed(SPLIT_WORDS.values())):
+    for words in (("",), *reversed(list(SPLIT_WORDS.values()))):
         images = _find(arrays, IMAGE_WORDS, words)
         if images is not None:
             return lazy_rows(images, str(path))

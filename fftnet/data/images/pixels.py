@@ -125,7 +125,8 @@ def read_images(images: Sequence[LazyImage], size: int, channels: int) -> np.nda
         DataError: naming an image that can't be read.
     """
     shape = (size, size) if channels == 1 else (size, size, channels)
-    ready = [image.content for image in images if getattr(image.content, "shape", None) == shape]
+    contents = [image.content for image in images]
+    ready = [content for content in contents if isinstance(content, np.ndarray) and content.shape == shape]
     if len(ready) == len(images) > 0:
         return np.stack(ready).reshape(-1, size, size, channels)
     pixels = np.empty((len(images), size, size, channels), dtype=np.uint8)

@@ -1,1 +1,1 @@
-"""An HTTP server in OpenAI's shape (extra ``serve``): one engine steps the texts of all users together."""
+"""HTTP server with OpenAI's API (extra ``serve``): one engine decodes the replies of all users together."""

@@ -1,4 +1,4 @@
-"""Access control: connections and their deadlines, allowed hosts and origins, the API key."""
+"""Access control: allowed hosts and origins, the API key, connections and their deadlines."""
 
 import asyncio
 import hmac
@@ -8,44 +8,67 @@ from urllib.parse import urlsplit
 
 import h11
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fftnet.serving.answers import error_response
 from fftnet.serving.config import ServeConfig
 from fftnet.serving.jobs import Refusal
+from fftnet.serving.metrics import Metrics
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+PATHS = {
+    "/": "this text, also at /docs",
+    "/v1/completions": "POST: continue a prompt",
+    "/v1/chat/completions": "POST: the next message of a chat",
+    "/v1/models": "GET: the model",
+    "/health": "GET: 200, or 503 while the server stops",
+    "/metrics": "GET: metrics for Prometheus",
+}
+"""Paths of the API, for the overview and for the metrics."""
 OPEN_PATHS = ("/", "/docs", "/health")
 """Paths that need no API key."""
 
 
 class Gate:
-    """Refuses requests for a foreign host, from a foreign origin, or without the API key.
+    """Middleware that refuses foreign hosts and origins and wrong API keys, and counts answers.
 
-    A web page can send requests to servers on its reader's machine. It shows itself by its Origin or, if it
-    has pointed a name of its own at the machine (DNS rebinding), by the Host.
+    A web page can send requests to a server on its reader's machine. Its Origin gives it away or, after DNS
+    rebinding (a foreign name that points to this machine), its Host.
 
     Args:
         app: application behind the gate.
-        config: address, allowed hosts and key.
+        config: address, allowed hosts and API key.
+        metrics: counts the answers by path and status.
     """
 
-    def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
+    def __init__(self, app: ASGIApp, config: ServeConfig, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
         self._hosts = {host.lower() for host in (*LOOPBACK, config.host, *config.allowed_hosts)}
         self._everywhere = config.host in ("0.0.0.0", "::")
         self._key = None if config.api_key is None else f"Bearer {config.api_key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a refused request, and hand on any other."""
-        if scope["type"] == "http":
-            try:
-                self._check(scope["path"], Headers(scope=scope))
-            except Refusal as refusal:
-                await error_response(refusal)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        """Answer a request that is refused, and pass on all others."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # Unknown paths share a label: each label costs memory.
+                label = path if path in PATHS else "other"
+                self._metrics.requests.labels(label, str(message["status"])).inc()
+            await send(message)
+
+        try:
+            self._check(path, Headers(scope=scope))
+        except Refusal as refusal:
+            await error_response(refusal)(scope, receive, counted)
+            return
+        await self._app(scope, receive, counted)
 
     def _check(self, path: str, headers: Headers) -> None:
         host = _hostname("//" + headers.get("host", ""))
@@ -55,20 +78,20 @@ class Gate:
         origin = headers.get("origin")
         if origin is not None and not self._allows(_hostname(origin)):
             raise _foreign("Origin", origin)
-        if self._key is not None and path not in OPEN_PATHS:
-            given = headers.get("authorization", "").encode()
-            if not hmac.compare_digest(given, self._key):
-                sentence = "the API key is missing or wrong: send the header Authorization: Bearer KEY"
-                raise Refusal(401, sentence, code="invalid_api_key")
+        given = headers.get("authorization", "").encode()
+        # compare_digest takes constant time: its duration does not tell how much of a key is right.
+        if self._key and path not in OPEN_PATHS and not hmac.compare_digest(given, self._key):
+            message = "the API key is missing or wrong: send the header Authorization: Bearer KEY"
+            raise Refusal(401, message, code="invalid_api_key")
 
     def _allows(self, host: str) -> bool:
         return host in self._hosts or "*" in self._hosts
 
 
 class Connection(H11Protocol):
-    """A connection that closes if its client neither sends its request nor takes the reply in time.
+    """HTTP connection that closes if its client does not send its request, or read its reply, in time.
 
-    uvicorn itself limits the idle time between two requests only.
+    uvicorn itself has a timeout between two requests only.
     """
 
     def __init__(self, *args: Any, limits: ServeConfig, **fields: Any) -> None:
@@ -80,12 +103,12 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore
         """Start the deadline; refuse a connection above the limit."""
         super().connection_made(transport)
-        # Writing counts as paused as long as the client has not taken everything.
+        # Writing counts as paused until the client has read everything.
         transport.set_write_buffer_limits(high=0)
         self._watch()
         if len(self.connections) > self._limits.max_connections:
-            sentence = f"{self._limits.max_connections} connections are open: try again in a few seconds"
-            self._close(Refusal(503, sentence, retry_after=5))
+            message = f"{self._limits.max_connections} connections are open: try again in a few seconds"
+            self._close(Refusal(503, message, retry_after=5))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the deadline."""
@@ -127,17 +150,18 @@ class Connection(H11Protocol):
     def _overdue(self) -> None:
         self._deadline = None
         if self.flow.write_paused and self.transport.get_write_buffer_size() < self._unsent:
-            # A large reply over a slow network.
+            # A large reply over a slow network: the client reads.
             self._watch()
         elif self.flow.write_paused:
             self.transport.abort()
         else:
-            sentence = f"the request was not complete after {self._limits.request_seconds:g} seconds"
-            self._close(Refusal(408, sentence, code="timeout"))
+            message = f"the request was not complete after {self._limits.request_seconds:g} seconds"
+            self._close(Refusal(408, message, code="timeout"))
 
     def _close(self, refusal: Refusal) -> None:
-        """Close the connection, with an answer if none has been started."""
+        """Close the connection; send the error first if no answer has been started."""
         if self.cycle is not None:
+            # The application must not answer, and must not wait for the rest of the body.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -150,7 +174,7 @@ class Connection(H11Protocol):
 
 
 def _hostname(url: str) -> str:
-    """Return the host of a URL in lower case, without its port; empty if there is none."""
+    """Return the host of a URL in lower case, without its port; an empty text if it has no host."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -166,7 +190,6 @@ def _is_address(host: str) -> bool:
 
 
 def _foreign(header: str, value: str) -> Refusal:
-    sentence = (
-        f"the {header} {value[:100]!r} is not allowed: if it is yours, start the server with --allowed_hosts"
-    )
-    return Refusal(403, sentence, code="host_not_allowed")
+    message = f"the {header} {value[:100]!r} is not allowed: "
+    message += "if it is yours, start the server with --allowed_hosts"
+    return Refusal(403, message, code="host_not_allowed")

@@ -1,11 +1,11 @@
-"""Replies in OpenAI's shape: whole ones, and the chunks of a stream."""
+"""Answers in OpenAI's format: whole ones, the chunks of a stream, and errors."""
 
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from starlette.responses import JSONResponse
 
@@ -14,174 +14,169 @@ from fftnet.utils.tokenizer import Tokenizer
 
 
 def error_body(refusal: Refusal) -> dict[str, Any]:
-    """The body of an answer with an error."""
+    """Return the JSON object of an error."""
     kinds = {429: "rate_limit_error", 408: "timeout_error"}
     kind = "server_error" if refusal.status >= 500 else kinds.get(refusal.status, "invalid_request_error")
     error = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
     return {"error": error}
 
 
-def error_headers(refusal: Refusal) -> dict[str, str]:
-    """Whether and when to try again, as headers; the second one is for OpenAI's own clients."""
-    if refusal.retry_after is None:
-        return {"x-should-retry": "false"}
-    return {"Retry-After": str(refusal.retry_after), "x-should-retry": "true"}
-
-
 def error_response(refusal: Refusal) -> JSONResponse:
     """Return an error as a whole answer."""
-    return JSONResponse(error_body(refusal), refusal.status, error_headers(refusal))
+    # OpenAI's clients retry by the second header, others by the first.
+    headers = {"x-should-retry": "false" if refusal.retry_after is None else "true"}
+    if refusal.retry_after is not None:
+        headers["Retry-After"] = str(refusal.retry_after)
+    return JSONResponse(error_body(refusal), refusal.status, headers)
 
 
 def event(value: Mapping[str, Any] | str) -> bytes:
-    """An event of a stream."""
+    """Return a server-sent event with a text or a JSON object."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
     return f"data: {text}\n\n".encode()
 
 
-def usage(jobs: Sequence[Job]) -> dict[str, Any]:
-    """How many tokens a request took, and how many of its prompts' were not read again."""
-    prompt = sum(len(job.prompt) for job in jobs)
-    written = sum(job.written for job in jobs)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": written,
-        "total_tokens": prompt + written,
-        "prompt_tokens_details": {"cached_tokens": sum(job.cached for job in jobs)},
-    }
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How an answer of one kind is put."""
-
-    kind: str
-    """``object`` of a whole answer."""
-    chunk_kind: str
-    """``object`` of a chunk."""
-    prefix: str
-    """Beginning of its id."""
-    whole: Callable[[str], dict[str, Any]]
-    """Fields of a choice that hold a whole text."""
-    part: Callable[[str], dict[str, Any]]
-    """Fields of a choice that hold a part of a text."""
-    scores: Callable[[Tokenizer, Sequence[TokenScores]], dict[str, Any]]
-    """Makes the field ``logprobs`` of a choice."""
-    role_first: bool = False
-    """Whether a stream begins with a chunk that names the role."""
-
-
-def _completion_scores(tokenizer: Tokenizer, scores: Sequence[TokenScores]) -> dict[str, Any]:
-    return {
-        "tokens": [tokenizer.decode([score.token]) for score in scores],
-        "token_logprobs": [score.logprob for score in scores],
-        "top_logprobs": [_by_text(tokenizer, score) for score in scores],
-        "text_offset": [score.start for score in scores],
-    }
-
-
-def _by_text(tokenizer: Tokenizer, score: TokenScores) -> dict[str, float]:
-    """The likeliest tokens by their text; of several with one text, as parts of characters, the first."""
-    found: dict[str, float] = {}
-    for token, logprob in score.likeliest:
-        found.setdefault(tokenizer.decode([token]), logprob)
-    return found
-
-
-def _chat_scores(tokenizer: Tokenizer, scores: Sequence[TokenScores]) -> dict[str, Any]:
-    def entry(token: int, logprob: float) -> dict[str, Any]:
-        content = tokenizer.decode_bytes([token])
-        text = content.decode("utf-8", errors="replace")
-        return {"token": text, "logprob": logprob, "bytes": list(content)}
-
-    return {
-        "content": [
-            entry(score.token, score.logprob)
-            | {"top_logprobs": [entry(token, logprob) for token, logprob in score.likeliest]}
-            for score in scores
-        ],
-        "refusal": None,
-    }
-
-
-COMPLETION = Shape(
-    kind="text_completion",
-    chunk_kind="text_completion",
-    prefix="cmpl-",
-    whole=lambda text: {"text": text},
-    part=lambda text: {"text": text},
-    scores=_completion_scores,
-)
-CHAT = Shape(
-    kind="chat.completion",
-    chunk_kind="chat.completion.chunk",
-    prefix="chatcmpl-",
-    whole=lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
-    part=lambda text: {"delta": {"content": text} if text else {}},
-    scores=_chat_scores,
-    role_first=True,
-)
-
-
-@dataclass
 class Answer:
-    """The answer to one request, as it comes in."""
+    """Builder of the answer to one request.
 
-    shape: Shape
-    model: str
-    tokenizer: Tokenizer
-    jobs: Sequence[Job]
-    with_scores: bool
-    id: str = ""
-    created: int = field(default_factory=lambda: int(time.time()))
+    Args:
+        model: name of the model.
+        tokenizer: tokenizer of the model.
+        jobs: jobs of the request.
+        with_scores: add log-probabilities.
+    """
 
-    def __post_init__(self) -> None:
-        self.id = self.shape.prefix + secrets.token_hex(12)
-        self._texts: dict[int, str] = {}
-        self._scores: dict[int, list[TokenScores]] = {}
-        self._finish: dict[int, str | None] = {}
+    kind: ClassVar[str]
+    """Field ``object`` of a whole answer."""
+    chunk_kind: ClassVar[str]
+    """Field ``object`` of a chunk."""
+    prefix: ClassVar[str]
+    """Beginning of the id."""
 
-    def add(self, piece: Piece) -> None:
-        """Take a part of a reply."""
-        self._texts[piece.choice] = self._texts.get(piece.choice, "") + piece.text
-        self._scores.setdefault(piece.choice, []).extend(piece.scores)
-        self._finish[piece.choice] = piece.finish
+    def __init__(self, model: str, tokenizer: Tokenizer, jobs: Sequence[Job], with_scores: bool) -> None:
+        self._tokenizer = tokenizer
+        self._jobs = jobs
+        self._with_scores = with_scores
+        self._head = {
+            "id": self.prefix + secrets.token_hex(12),
+            "created": int(time.time()),
+            "model": model,
+        }
 
-    def body(self) -> dict[str, Any]:
-        """The whole of it."""
-        choices = [
-            self._choice(self.shape.whole(self._texts[choice]), choice, self._scores[choice])
-            | {"finish_reason": self._finish[choice]}
-            for choice in sorted(self._texts)
-        ]
-        return self._head(self.shape.kind) | {"choices": choices, "usage": usage(self.jobs)}
+    def body(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """Return the whole answer from all pieces of its replies."""
+        replies: dict[int, list[Piece]] = defaultdict(list)
+        for piece in pieces:
+            replies[piece.choice].append(piece)
+        choices = []
+        for number, parts in sorted(replies.items()):
+            scores = [score for part in parts for score in part.scores]
+            text = self._whole("".join(part.text for part in parts))
+            choices.append(self._choice(number, text, scores, parts[-1].finish))
+        return {"object": self.kind, **self._head, "choices": choices, "usage": self._usage()}
 
     def first_chunks(self) -> list[dict[str, Any]]:
-        """What a stream begins with, before there is any text."""
-        if not self.shape.role_first:
-            return []
-        delta = {"delta": {"role": "assistant", "content": ""}}
-        return [
-            self._chunk({"index": choice, **delta, "logprobs": None, "finish_reason": None})
-            for job in self.jobs
-            for choice in job.choices
-        ]
+        """Return the chunks of a stream that precede its text."""
+        return []
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
-        """A part of a reply as a chunk of a stream."""
-        choice = self._choice(self.shape.part(piece.text), piece.choice, piece.scores)
-        return self._chunk(choice | {"finish_reason": piece.finish})
+        """Return a piece as a chunk of a stream."""
+        return self._chunk(self._choice(piece.choice, self._part(piece.text), piece.scores, piece.finish))
 
     def usage_chunk(self) -> dict[str, Any]:
-        """The last chunk of a stream, where it was asked for."""
-        return self._head(self.shape.chunk_kind) | {"choices": [], "usage": usage(self.jobs)}
+        """Return the last chunk of a stream, with the numbers of tokens."""
+        return {**self._chunk(), "usage": self._usage()}
 
-    def _choice(self, text: dict[str, Any], choice: int, scores: Sequence[TokenScores]) -> dict[str, Any]:
-        logprobs = self.shape.scores(self.tokenizer, scores) if self.with_scores else None
-        return {"index": choice, **text, "logprobs": logprobs}
+    def _chunk(self, *choices: dict[str, Any]) -> dict[str, Any]:
+        return {"object": self.chunk_kind, **self._head, "choices": list(choices)}
 
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+    def _choice(
+        self, number: int, text: dict[str, Any], scores: Sequence[TokenScores], finish: str | None
+    ) -> dict[str, Any]:
+        logprobs = self._logprobs(scores) if self._with_scores else None
+        return {"index": number, **text, "logprobs": logprobs, "finish_reason": finish}
 
-    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        return self._head(self.shape.chunk_kind) | {"choices": [choice]}
+    def _usage(self) -> dict[str, Any]:
+        prompt = sum(len(job.prompt) for job in self._jobs)
+        written = sum(job.written for job in self._jobs)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": written,
+            "total_tokens": prompt + written,
+            "prompt_tokens_details": {"cached_tokens": sum(job.cached for job in self._jobs)},
+        }
+
+    def _whole(self, text: str) -> dict[str, Any]:
+        """Return the fields of a choice that hold a whole reply."""
+        raise NotImplementedError
+
+    def _part(self, text: str) -> dict[str, Any]:
+        """Return the fields of a choice that hold a part of a reply."""
+        raise NotImplementedError
+
+    def _logprobs(self, scores: Sequence[TokenScores]) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class CompletionAnswer(Answer):
+    """Answer of ``/v1/completions``."""
+
+    kind = chunk_kind = "text_completion"
+    prefix = "cmpl-"
+
+    def _whole(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    _part = _whole
+
+    def _logprobs(self, scores: Sequence[TokenScores]) -> dict[str, Any]:
+        decode = self._tokenizer.decode
+        likeliest: list[dict[str, float]] = [{} for _ in scores]
+        for by_text, score in zip(likeliest, scores, strict=True):
+            for token, logprob in score.likeliest:
+                # Tokens that are parts of characters may decode to one text: the likeliest of them counts.
+                by_text.setdefault(decode([token]), logprob)
+        return {
+            "tokens": [decode([score.token]) for score in scores],
+            "token_logprobs": [score.logprob for score in scores],
+            "top_logprobs": likeliest,
+            "text_offset": [score.start for score in scores],
+        }
+
+
+class ChatAnswer(Answer):
+    """Answer of ``/v1/chat/completions``."""
+
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+    prefix = "chatcmpl-"
+
+    def first_chunks(self) -> list[dict[str, Any]]:
+        """Return a chunk for each reply that names the role."""
+        delta = {"delta": {"role": "assistant", "content": ""}}
+        choices = [choice for job in self._jobs for choice in job.choices]
+        return [
+            self._chunk({"index": choice, **delta, "logprobs": None, "finish_reason": None})
+            for choice in choices
+        ]
+
+    def _whole(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def _part(self, text: str) -> dict[str, Any]:
+        return {"delta": {"content": text} if text else {}}
+
+    def _logprobs(self, scores: Sequence[TokenScores]) -> dict[str, Any]:
+        def entry(token: int, logprob: float) -> dict[str, Any]:
+            content = self._tokenizer.decode_bytes([token])
+            text = content.decode("utf-8", errors="replace")
+            return {"token": text, "logprob": logprob, "bytes": list(content)}
+
+        return {
+            "content": [
+                entry(score.token, score.logprob)
+                | {"top_logprobs": [entry(token, logprob) for token, logprob in score.likeliest]}
+                for score in scores
+            ],
+            "refusal": None,
+        }

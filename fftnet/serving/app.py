@@ -1,4 +1,4 @@
-"""The application: the paths of OpenAI's interface, and the server that runs it."""
+"""The HTTP server: its socket, its routes, and its end."""
 
 import asyncio
 import socket
@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from fftnet.errors import UserError
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.serving.access import Connection, Gate
+from fftnet.serving.access import PATHS, Connection, Gate
 from fftnet.serving.answers import error_response
 from fftnet.serving.config import ServeConfig
 from fftnet.serving.engine import Engine
@@ -24,41 +24,16 @@ from fftnet.serving.metrics import Metrics
 from fftnet.serving.service import Service
 from fftnet.utils.tokenizer import Tokenizer
 
-PATHS = {
-    "/": "this text, also at /docs",
-    "/v1/completions": "POST: continue a prompt",
-    "/v1/chat/completions": "POST: the next message of a chat",
-    "/v1/models": "GET: the model",
-    "/health": "GET: 200, or 503 while the server stops",
-    "/metrics": "GET: metrics for Prometheus",
-}
 LINGER = 1.0
-"""Time for the last replies to be sent before the remaining connections are closed, seconds."""
+"""Time for sending the last replies before the remaining connections are closed, seconds."""
 
 
 class ServeError(UserError):
     """A server can't be started; the message says why and what to do."""
 
 
-class _Counting:
-    """Counts the answers of an application by path and status."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                path = scope["path"] if scope["path"] in PATHS else "other"
-                self._metrics.requests.labels(path, str(message["status"])).inc()
-            await send(message)
-
-        await self._app(scope, receive, counted if scope["type"] == "http" else send)
-
-
 class _Server(uvicorn.Server):
-    """Lets running requests end after the first signal, and leaves after the second."""
+    """Server that lets running requests end after the first signal, and stops at once after the second."""
 
     def __init__(self, config: uvicorn.Config, engine: Engine, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -81,18 +56,17 @@ class _Server(uvicorn.Server):
             connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Not noted down as the base class does: it would send itself the signal again in the end, and a
-        # server that was asked to end has not failed.
+        # The base class would send itself the signal again at the end: the exit status would be a failure.
         self.force_exit = self.should_exit
         self.should_exit = True
         self._engine.drain()
 
 
 def bind(config: ServeConfig) -> socket.socket:
-    """The socket to listen at, before anything takes time.
+    """Return a socket that is bound to the address, before the model is loaded.
 
     Raises:
-        ServeError: if the address can't be had.
+        ServeError: if the address is not available.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -107,32 +81,39 @@ def bind(config: ServeConfig) -> socket.socket:
             raise
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ServeError(
-            f"port {config.port} of {config.host} can't be listened at ({reason}): choose another --port or "
-            "--host"
-        ) from error
+        message = f"can't listen on port {config.port} of {config.host} ({reason}): "
+        raise ServeError(message + "choose another --port or --host") from error
     return listener
 
 
 def make_app(service: Service, config: ServeConfig) -> ASGIApp:
-    """The application, with errors in OpenAI's shape."""
+    """Return the application; its errors have OpenAI's format."""
+    about = [f"fftnet serve: the model {config.name!r} over HTTP, for clients of OpenAI's API", ""]
+    about += [f"  {path:22}{purpose}" for path, purpose in PATHS.items()]
+    about += ["", 'A completion: {"prompt": "Once", "max_tokens": 100}, as application/json']
+    about += ["Fields and limits: docs/serving.md", ""]
 
     async def overview() -> Response:
-        return PlainTextResponse(_overview(config))
+        return PlainTextResponse("\n".join(about))
 
-    # FastAPI's own pages of documentation load scripts from elsewhere.
+    # FastAPI's own pages of documentation would load scripts from other hosts.
     app = FastAPI(title="fftnet", openapi_url=None, docs_url=None, redoc_url=None)
-    for path in ("/", "/docs"):
-        app.add_api_route(path, overview, methods=["GET"], response_model=None)
-    app.add_api_route("/v1/completions", service.completions, methods=["POST"], response_model=None)
-    app.add_api_route("/v1/chat/completions", service.chat, methods=["POST"], response_model=None)
-    app.add_api_route("/v1/models", service.models, methods=["GET"])
-    app.add_api_route("/v1/models/{name:path}", service.model, methods=["GET"])
-    app.add_api_route("/health", service.health, methods=["GET"], response_model=None)
-    app.add_api_route("/metrics", service.prometheus, methods=["GET"], response_model=None)
+    routes: dict[str, Callable] = {
+        "/": overview,
+        "/docs": overview,
+        "/v1/completions": service.completions,
+        "/v1/chat/completions": service.chat,
+        "/v1/models": service.models,
+        "/v1/models/{name:path}": service.model,
+        "/health": service.health,
+        "/metrics": service.prometheus,
+    }
+    for path, endpoint in routes.items():
+        method = "POST" if path.endswith("completions") else "GET"
+        app.add_api_route(path, endpoint, methods=[method], response_model=None)
     for kind in (Refusal, HTTPException, Exception):
         app.add_exception_handler(kind, _refused)
-    return _Counting(Gate(app, config), service.metrics)
+    return Gate(app, config, service.metrics)
 
 
 def serve(
@@ -142,14 +123,14 @@ def serve(
     listener: socket.socket,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve a model until SIGTERM or Ctrl-C; requests that run then have the grace time to end in.
+    """Serve a model until SIGTERM or Ctrl-C; running requests then have the grace time to end.
 
     Args:
-        model: causal, in evaluation mode.
-        tokenizer: of the model.
+        model: causal model in evaluation mode.
+        tokenizer: tokenizer of the model.
         config: limits and chat template.
-        listener: from ``bind``; it is closed.
-        ready: called once requests are taken.
+        listener: socket from ``bind``; it is closed.
+        ready: called once requests are accepted.
     """
     metrics = Metrics()
     engine = Engine(model, tokenizer, config, metrics)
@@ -173,20 +154,9 @@ def serve(
 
 async def _refused(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        sentences = {404: "there is no such path here", 405: "this path takes another method"}
-        sentence = sentences.get(error.status_code, str(error.detail))
-        refusal = Refusal(error.status_code, f"{sentence}: {request.method} {request.url.path[:100]}")
-    elif isinstance(error, Refusal):
-        refusal = error
-    else:
-        refusal = Refusal(500, f"the server failed ({type(error).__name__}): see its log")
-    return error_response(refusal)
-
-
-def _overview(config: ServeConfig) -> str:
-    """Return the paths and an example, as plain text."""
-    lines = [f"fftnet serve: the model {config.name!r} over HTTP, for clients of OpenAI's API", ""]
-    lines += [f"  {path:22}{about}" for path, about in PATHS.items()]
-    lines += ["", 'A completion: {"prompt": "Once", "max_tokens": 100}, as application/json']
-    lines += ["Fields and limits: docs/serving.md"]
-    return "\n".join(lines) + "\n"
+        messages = {404: "there is no such path here", 405: "this path takes another method"}
+        message = messages.get(error.status_code, str(error.detail))
+        error = Refusal(error.status_code, f"{message}: {request.method} {request.url.path[:100]}")
+    elif not isinstance(error, Refusal):
+        error = Refusal(500, f"the server failed ({type(error).__name__}): see its log")
+    return error_response(error)

@@ -1,4 +1,4 @@
-"""Continuous batching: prompts are read in pieces, and all replies take their decode steps together."""
+"""Continuous batching: prompts are read in pieces, and all replies are decoded together."""
 
 import logging
 import time
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Reading(NamedTuple):
-    """A prompt that has been read up to a position."""
+    """A prompt that is read up to a position."""
 
     job: Job
     position: int
@@ -37,22 +37,22 @@ class _Reading(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """Replies that are stepped together; row i of the state has read all but the last token of reply i."""
+    """Replies that are decoded together; row i of the state has read all but the last token of reply i."""
 
     replies: list[Reply]
     state: State
 
 
 class Batcher:
-    """The model with the prompts it reads and the replies it writes; used by one thread only.
+    """The model, the prompts that it reads and the replies that it writes; for one thread only.
 
-    An error of a single row ends the job of this row and leaves the others alone.
+    An error in a single row ends the job of this row only.
 
     Args:
-        model: causal, in evaluation mode.
-        tokenizer: of the model.
-        cache_bytes: memory for states that are kept.
-        metrics: counted into.
+        model: causal model in evaluation mode.
+        tokenizer: tokenizer of the model.
+        cache_bytes: maximum memory of the prefix cache.
+        metrics: metrics of the server.
     """
 
     def __init__(self, model: FFTNet, tokenizer: Tokenizer, cache_bytes: int, metrics: Metrics) -> None:
@@ -67,13 +67,13 @@ class Batcher:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run a first step, which makes the kernels ready."""
+        """Run a first step, which compiles the kernels."""
         tokens_1T = torch.zeros(1, 2, dtype=torch.int64, device=self._device)
         _, state = self._model.prefill(tokens_1T)
         self._model.step(tokens_1T[:, 0], state)
 
     def begin(self, job: Job) -> None:
-        """Take a job, from the longest prefix of its prompt whose state is kept."""
+        """Start a job from the longest cached prefix of its prompt."""
         if job.over:
             return
         known = self.cache.longest(job.prompt)
@@ -87,7 +87,7 @@ class Batcher:
             self._readings.append(_Reading(job, job.cached, None if known is None else known.state))
 
     def read(self) -> None:
-        """Read pieces of the prompts in turn, about ``PIECE`` tokens in all."""
+        """Read pieces of the prompts in turn, about ``PIECE`` tokens in total."""
         self._readings = deque(reading for reading in self._readings if not reading.job.over)
         left = PIECE
         while self._readings and left > 0:
@@ -98,7 +98,7 @@ class Batcher:
                 self._read_piece(reading, end)
 
     def step(self) -> None:
-        """Step all replies once."""
+        """Decode one token of every reply."""
         batch = self._gather()
         self._batch = None
         if batch is None:
@@ -128,7 +128,7 @@ class Batcher:
         self._batch = None
 
     def gauge(self) -> None:
-        """Update the metrics that show the present state."""
+        """Update the gauges of the metrics."""
         self._metrics.cache_bytes.set(self.cache.num_bytes)
         self._metrics.cache_states.set(len(self.cache))
         self._metrics.reading.set(len(self._readings))
@@ -140,7 +140,7 @@ class Batcher:
         tokens_1T = torch.tensor([job.prompt[position:end]], device=self._device)
         logits_11V, state = self._model.prefill(tokens_1T, state, logits_to_keep=1)
         self._metrics.read_tokens.inc(end - position)
-        # A cached state must not keep alive the larger memory that it may be a view of.
+        # Copies: a cached state must not keep alive the larger memory that it may be a view of.
         state = select_state(state, [0])
         logits_1V = logits_11V[:, -1].clone()
         self.cache.put(job.prompt[:end], Prefix(end, state, logits_1V))
@@ -150,7 +150,7 @@ class Batcher:
             self._spawn(job, logits_1V, state)
 
     def _spawn(self, job: Job, logits_1V: Tensor, state: State) -> None:
-        """Draw the first token of each reply; replies that continue join the batch."""
+        """Draw the first token of each reply; unfinished replies join the batch."""
         count = len(job.choices)
         replies = [Reply(job, choice, self._tokenizer, self._device) for choice in job.choices]
         self._metrics.first_seconds.observe(time.monotonic() - job.submitted)
@@ -160,7 +160,7 @@ class Batcher:
             self._joining.append(_Batch(unfinished, select_state(state, [0] * len(unfinished))))
 
     def _gather(self) -> _Batch | None:
-        """Return the batch with the rows that join, without the rows that have ended."""
+        """Return the batch with new rows and without ended ones."""
         parts = self._joining
         self._joining = []
         if self._batch is not None:
@@ -175,13 +175,13 @@ class Batcher:
         return _join(parts) if parts else None
 
     def _advance(self, batch: _Batch, rows: Sequence[int]) -> tuple[Tensor, State]:
-        """Step some rows of the batch: their logits (B, V) and their state."""
+        """Decode some rows of the batch; return their logits (B, V) and state."""
         state = batch.state if len(rows) == len(batch.replies) else select_state(batch.state, rows)
         tokens = [batch.replies[row].tokens[-1] for row in rows]
         return self._model.step(torch.tensor(tokens, device=self._device), state)
 
     def _take(self, replies: Sequence[Reply], logits_BV: Tensor) -> None:
-        """Draw a token for each reply, and send the text that is certain now."""
+        """Draw a token for each reply, and send the text that is final."""
         tokens = self._draw(replies, logits_BV)
         for row, reply in enumerate(replies):
             job = reply.job
@@ -190,8 +190,8 @@ class Batcher:
             with job.guard():
                 token = tokens[row]
                 if token is None:
-                    sentence = "the logits are not finite: the model's weights are damaged, serve another"
-                    raise Refusal(500, sentence)
+                    message = "the logits are not finite: the model's weights are damaged, serve another"
+                    raise Refusal(500, message)
                 written = job.written
                 piece = reply.take(token, logits_BV[row])
                 self._metrics.written_tokens.inc(job.written - written)
@@ -201,7 +201,7 @@ class Batcher:
                     self._metrics.request_seconds.observe(time.monotonic() - job.submitted)
 
     def _draw(self, replies: Sequence[Reply], logits_BV: Tensor) -> list[int | None]:
-        """Draw a token for each row; None where the logits are not finite or the job has ended."""
+        """Draw a token for each row; None if the logits are not finite or the job has ended."""
         finite = torch.isfinite(logits_BV.amax(dim=-1)).tolist()
         groups: dict[tuple[float, int | None, float], list[int]] = {}
         for row, reply in enumerate(replies):
@@ -217,7 +217,7 @@ class Batcher:
 
 
 def _sample(replies: Sequence[Reply], logits_BV: Tensor, rows: Sequence[int]) -> Tensor:
-    """Draw a token for each of these rows, which share one sampling configuration."""
+    """Draw a token for each of these rows, which share temperature, top_k and top_p."""
     generators = [replies[row].generator for row in rows]
     return sample(logits_BV[list(rows)], replies[rows[0]].job.sampling, generators)
 
@@ -225,7 +225,7 @@ def _sample(replies: Sequence[Reply], logits_BV: Tensor, rows: Sequence[int]) ->
 def _together(
     replies: Sequence[Reply], rows: Sequence[int], compute: Callable[[Sequence[int]], Result]
 ) -> Iterator[tuple[Sequence[int], Result]]:
-    """Compute all rows at once; if that fails, one by one, so that only the jobs of failing rows end."""
+    """Compute all rows at once; if that fails, one by one, so that only the failing jobs end."""
     try:
         result = compute(rows)
     except Exception:
@@ -248,6 +248,6 @@ def _join(parts: Sequence[_Batch]) -> _Batch:
 
 
 def _piece_end(position: int, length: int) -> int:
-    """End of the piece that starts at a position, in a prompt of ``length`` tokens."""
+    """Return the end of the piece that starts at a position in a prompt of ``length`` tokens."""
     end = (position // PIECE + 1) * PIECE
     return length if length - end < SHORTEST else end

@@ -1,68 +1,56 @@
-"""What a server may do, and how a chat is put into text."""
+"""Configuration of the server: address, access, limits and chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from fftnet.fields import check_fields, check_range, documented
 
 CONTENT = "{content}"
-ROLES = ("system", "developer", "user", "assistant")
-"""Who may speak in a chat; the model is the assistant."""
-
-
-class Message(NamedTuple):
-    """One message of a chat."""
-
-    role: str
-    content: str
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Address, limits and chat template of a server.
+    """Configuration of ``fftnet serve``.
 
     Raises:
         ValueError: if a field is out of range, or the chat template lacks a part.
     """
 
     host: str = "127.0.0.1"
-    """Address to listen at; 0.0.0.0 is every network interface: set an api_key then."""
+    """Address to listen on; 0.0.0.0 is every network interface: set an api_key then."""
     port: int = 8000
-    """Port to listen at; 0 takes a free one and prints it."""
+    """Port to listen on; 0 takes a free one and prints it."""
     allowed_hosts: tuple[str, ...] = ()
-    """Host names that requests may give as their Host or Origin, next to those of the loopback and --host;
-    * allows all."""
+    """Host names allowed in the headers Host and Origin, next to the loopback and --host; * allows all."""
     api_key: str | None = field(default=None, repr=False)
-    """Key that requests must send (default: the environment variable FFTNET_API_KEY, which other users of
-    this machine do not see; without both, no key)."""
+    """API key that requests must send (default: the environment variable FFTNET_API_KEY, which other users of
+    the machine do not see; without both, no key)."""
     name: str = "fftnet"
-    """Name of the model; requests may leave it out."""
+    """Name of the model in the API; requests may leave it out."""
     max_prompt_tokens: int = 16384
-    """Tokens of a prompt at most; longer ones are refused."""
+    """Maximum length of a prompt, tokens; longer ones are refused."""
     max_new_tokens: int = 2048
-    """Tokens of a reply at most; requests for more are refused."""
+    """Maximum length of a reply, tokens; requests for more are refused."""
     max_seconds: float = 300.0
-    """Time for a request, waiting included; what takes longer is ended with an error."""
+    """Timeout of a request, queueing included, seconds."""
     max_rows: int = 64
-    """Texts that are written at the same time; a request for n replies is n texts."""
+    """Maximum number of replies written at the same time; a request with n = 3 counts three times."""
     max_queue: int = 256
-    """Requests that wait for their turn; more are refused with status 429."""
+    """Maximum number of prompts in the queue; more are refused with status 429."""
     max_body_bytes: int = 4 * 2**20
-    """Bytes of a request at most."""
+    """Maximum size of a request body, bytes."""
     max_connections: int = 512
-    """Open connections at most; more are refused with status 503."""
+    """Maximum number of open connections; more are refused with status 503."""
     request_seconds: float = 30.0
-    """Time for a client to send a whole request, seconds. A client that takes nothing of its reply for as
-    long is disconnected, too."""
+    """Timeout for a client to send its whole request, or to read from its reply, seconds."""
     cache_bytes: int = 256 * 2**20
-    """Memory for the states of texts that were read before; 0 keeps none."""
+    """Maximum memory of the prefix cache, bytes; 0 disables it."""
     grace_seconds: float = 10.0
-    """Time that running requests have to end in after SIGTERM or Ctrl-C; new ones are refused."""
+    """Time for running requests to end after SIGTERM or Ctrl-C, seconds; new ones are refused."""
     chat_template: str = "{role}:\n{content}\n\n"
-    """A message of a chat as text. Whatever stands before {content} also asks the model for its reply, and
-    a reply ends where the next message of the user would begin. A \\n is a line break."""
+    """Text of one chat message. The part before {content} also starts the model's reply, which ends where
+    the next message of the user would begin. A \\n is a line break."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -79,7 +67,7 @@ class ServeConfig:
             raise ValueError(f"port must lie between 0 and 65535, got {self.port}")
         if not self.name:
             raise ValueError("name must not be empty: requests give it")
-        # Typed on a command line, a line break arrives as two characters.
+        # On a command line, a line break arrives as the two characters \\n.
         template = self.chat_template.replace("\\n", "\n")
         if template.count(CONTENT) != 1 or not template.partition(CONTENT)[0]:
             raise ValueError(
@@ -87,21 +75,24 @@ class ServeConfig:
             )
         object.__setattr__(self, "chat_template", template)
 
-    def chat_parts(self, messages: Sequence[Message]) -> list[str]:
-        """A chat as pieces of text, up to where the reply begins.
+    def chat_parts(self, messages: Iterable[tuple[str, str]]) -> list[str]:
+        """Return a chat as pieces of text, up to the beginning of the reply.
 
-        Pieces are encoded one by one, so that the ids of a chat begin with those of the same chat a message
-        before, however the tokenizer joins characters.
+        Pieces are encoded one by one, so that the ids of a chat begin with the ids of the shorter chat before
+        it: the prefix cache then holds its state.
+
+        Args:
+            messages: role and content of each message.
         """
         parts: list[str] = []
-        for message in messages:
-            before, after = self._around(message.role)
-            parts += [before, message.content, after]
+        for role, content in messages:
+            before, after = self._around(role)
+            parts += [before, content, after]
         return [part for part in [*parts, self._around("assistant")[0]] if part]
 
     @property
     def chat_stop(self) -> str:
-        """Text that ends a reply: the end of a message, then the beginning of the user's next one."""
+        """Text that ends a reply: the end of a message and the beginning of the user's next one."""
         return self._around("assistant")[1] + self._around("user")[0]
 
     def _around(self, role: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The engine: one thread that owns the model and works through the jobs of all requests."""
+"""The engine: one thread that owns the model and processes the jobs of all requests."""
 
 import logging
 import threading
@@ -19,48 +19,48 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Writes the replies of many jobs at once.
+    """Continuous batching of the replies of all jobs.
 
-    Between two decode steps rows join and leave, and one piece of the prompts is read, so that nobody waits
-    for a long prompt of another. A reply depends on its prompt, its seed and its sampling alone, but for
+    Between two decode steps, rows join and leave the batch, and one piece of the prompts is read, so that a
+    long prompt does not block other users. A reply depends only on its prompt, seed and sampling, up to
     round-off (docs/serving.md).
 
     Args:
-        model: causal, in evaluation mode; used by the engine's thread only from ``start`` on.
-        tokenizer: of the model.
+        model: causal model in evaluation mode; after ``start`` only the engine's thread uses it.
+        tokenizer: tokenizer of the model.
         config: limits.
-        metrics: counted into.
+        metrics: metrics of the server.
     """
 
     def __init__(self, model: FFTNet, tokenizer: Tokenizer, config: ServeConfig, metrics: Metrics) -> None:
         self._config = config
         self._metrics = metrics
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        # The fields up to the next comment belong to all threads, under the lock of the condition.
+        # All threads use the queue and the set of admitted jobs, under the lock of the condition.
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._admitted: set[Job] = set()
         self._stop_at: float | None = None
-        # The rest belongs to the engine's thread.
+        # Only the engine's thread uses the batcher.
         self._batcher = Batcher(model, tokenizer, config.cache_bytes, metrics)
 
     def start(self) -> None:
-        """Begin to work, after a first step that makes the kernels ready."""
+        """Run a first step, which compiles the kernels, and start the thread."""
         self._batcher.warm_up()
         self._thread.start()
 
     @property
     def state(self) -> str:
-        """``ok``; ``stopping`` after ``drain``; ``dead`` where the thread has ended."""
+        """``ok``; ``stopping`` after ``drain``; ``dead`` once the thread has ended."""
         if not self._thread.is_alive():
             return "dead"
         return "ok" if self._stop_at is None else "stopping"
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Take all jobs of a request, or none.
+        """Queue all jobs of a request, or none.
 
         Raises:
-            Refusal: 503 where the engine stops, 429 where too many wait.
+            Refusal: 503 if the engine is stopping, 429 if the queue is full.
         """
         with self._changed:
             if self.state != "ok":
@@ -68,25 +68,23 @@ class Engine:
             in_work = [*self._admitted, *self._waiting]
             rows = sum(len(job.choices) for job in [*in_work, *jobs])
             if rows > self._config.max_rows and len(self._waiting) + len(jobs) > self._config.max_queue:
-                raise Refusal(
-                    429,
-                    f"{len(in_work)} prompts are being served or wait: send the request again in a second",
-                    code="rate_limit_exceeded",
-                    retry_after=1,
+                message = (
+                    f"{len(in_work)} prompts are being served or wait: send the request again in a second"
                 )
+                raise Refusal(429, message, code="rate_limit_exceeded", retry_after=1)
             self._waiting.extend(jobs)
             self._changed.notify()
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Drop what was not finished of these jobs: their client has left. Wakes the engine."""
+        """Drop the unfinished replies of these jobs, and wake the engine."""
         with self._changed:
             for job in jobs:
                 job.over = True
             self._changed.notify()
 
     def drain(self) -> None:
-        """Take no more jobs, and end when those in work have ended, at the latest after the grace time."""
-        # No lock: this is called by a handler of a signal, which may have come while the lock was held.
+        """Accept no more jobs, and end with the running ones or after the grace time."""
+        # A signal handler calls this, maybe while its thread holds the lock: the lock needs another thread.
         self._stop_at = time.monotonic() + self._config.grace_seconds
         threading.Thread(target=self.cancel, args=((),), daemon=True).start()
 
@@ -101,11 +99,10 @@ class Engine:
                 for job in new:
                     with job.guard():
                         self._batcher.begin(job)
-                self._end_overdue()
-                self._drop_over()
+                self._drop_ended()
                 self._batcher.read()
                 self._batcher.step()
-            # This thread must not end. The error of a single job does not arrive here: its guard ends it.
+            # The thread must survive. Errors of single jobs do not arrive here: their guard ends the job.
             except Exception as error:
                 logger.exception("the engine failed")
                 self._fail(failure(error))
@@ -113,7 +110,7 @@ class Engine:
             self._batcher.gauge()
 
     def _admit(self) -> list[Job] | None:
-        """Jobs for which there is room, waiting for one where there is nothing to do; None to end."""
+        """Move jobs that fit from the queue to the batch; wait while idle; return None at the end."""
         new: list[Job] = []
         with self._changed:
             while not self._admitted and not self._waiting:
@@ -121,28 +118,26 @@ class Engine:
                     return None
                 self._changed.wait()
             rows = sum(len(job.choices) for job in self._admitted)
-            while self._waiting:
-                rows += len(self._waiting[0].choices)
-                if rows > self._config.max_rows:
-                    break
+            while self._waiting and rows + len(self._waiting[0].choices) <= self._config.max_rows:
                 new.append(self._waiting.popleft())
                 self._admitted.add(new[-1])
+                rows += len(new[-1].choices)
         return new
 
-    def _end_overdue(self) -> None:
+    def _drop_ended(self) -> None:
+        """End jobs past their deadline, and drop all that have ended."""
         now = time.monotonic()
         stopping = self._stop_at is not None and now > self._stop_at
         with self._changed:
             jobs = [*self._admitted, *self._waiting]
+        # Without the lock: `refuse` calls code of the requests.
         for job in jobs:
             if stopping:
                 job.refuse(_stopping())
             elif now > job.deadline:
                 seconds = f"{self._config.max_seconds:g} seconds"
-                sentence = f"the request took longer than {seconds}: ask for fewer tokens"
-                job.refuse(Refusal(408, sentence, code="timeout"))
-
-    def _drop_over(self) -> None:
+                message = f"the request took longer than {seconds}: ask for fewer tokens"
+                job.refuse(Refusal(408, message, code="timeout"))
         with self._changed:
             self._waiting = deque(job for job in self._waiting if not job.over)
             self._admitted = {job for job in self._admitted if job.unfinished and not job.over}

@@ -1,4 +1,4 @@
-"""The server under attack, in this process: odd bodies, raw sockets, deadlines, hosts, the key, the end."""
+"""Attacks on a server in this process: odd bodies, raw sockets, deadlines, hosts, API keys, shutdown."""
 
 import asyncio
 import http.client
@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from typing import Any
@@ -28,6 +28,7 @@ from fftnet.serving import app, service
 from fftnet.serving.access import Gate
 from fftnet.serving.config import ServeConfig
 from fftnet.serving.jobs import Refusal
+from fftnet.serving.metrics import Metrics
 from fftnet.serving.requests import ChatRequest, CompletionRequest, parse_request
 from fftnet.utils.tokenizer import load_tokenizer
 
@@ -35,28 +36,13 @@ TOKENIZER = load_tokenizer("bytes")
 JSON = {"Content-Type": "application/json"}
 BODY = {"prompt": "a", "max_tokens": 2}
 CHAT = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
-ODD: list[Any] = [
-    None,
-    True,
-    -1,
-    0,
-    10**400,
-    1e308,
-    1e-320,
-    "",
-    "\0",
-    "é" * 9,
-    [],
-    [[]],
-    [None],
-    {},
-    {"a": [{}]},
-]
+ODD: list[Any] = [None, True, -1, 0, 10**400, 1e308, 1e-320, "", "\0", "é" * 9]
+ODD += [[], [[]], [None], {}, {"a": [{}]}]
 """Values of types and sizes that nobody expects."""
 
 
 class Site:
-    """A server in a thread."""
+    """Server in a thread."""
 
     def __init__(self, **fields: Any) -> None:
         torch.manual_seed(3)
@@ -127,7 +113,7 @@ def sites(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
 
 
 def everything(connection: socket.socket) -> bytes:
-    """What a server sends until it closes the connection."""
+    """Read until the server closes the connection."""
     received = b""
     try:
         while part := connection.recv(65536):
@@ -138,41 +124,44 @@ def everything(connection: socket.socket) -> bytes:
     return received
 
 
-def assert_error(status: int, answer: Any) -> None:
-    assert status < 500, answer
-    assert set(answer["error"]) == {"message", "type", "param", "code"}
-    assert "\n" not in answer["error"]["message"]
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_no_body_ends_in_an_error_of_the_server(sites: Any) -> None:
     site = sites(max_new_tokens=4)
     fields = ("temperature", "top_p", "top_k", "n", "seed", "stop", "logprobs", "model")
-    bodies = [("/v1/completions", BODY | {name: value}) for name in fields for value in ODD[1:7]]
-    bodies += [("/v1/completions", BODY | {"prompt": value}) for value in ODD]
-    bodies += [("/v1/chat/completions", CHAT | {"messages": value}) for value in ODD[3:]]
-    bodies += [
-        ("/v1/chat/completions", CHAT | {"messages": [{"role": "user", "content": v}]}) for v in ODD[7:]
-    ]
-    bodies += [("/v1/completions", value) for value in ODD[:7]]
-    bodies += [("/v1/completions", BODY | {"temperature": value}) for value in (1e-40, 1e-300, 5e-324)]
-    bodies += [("/v1/completions", BODY | {"top_p": 1e-300, "logprobs": 3})]
-    bodies += [("/v1/completions", b"[" * 10**5), ("/v1/completions", b'{"a":' * 10**5)]
+    completions = [BODY | {name: value} for name in fields for value in ODD[1:7]]
+    completions += [BODY | {"prompt": value} for value in ODD]
+    completions += ODD[:7]
+    completions += [BODY | {"temperature": value} for value in (1e-40, 1e-300, 5e-324)]
+    completions += [BODY | {"top_p": 1e-300, "logprobs": 3}, b"[" * 10**5, b'{"a":' * 10**5]
+    messages = [*ODD[3:], *([{"role": "user", "content": value}] for value in ODD[7:])]
+    bodies = [("completions", body) for body in completions]
+    bodies += [("chat/completions", CHAT | {"messages": value}) for value in messages]
     assert len(bodies) >= 95
     connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=30)
     for path, body in bodies:
-        connection.request("POST", path, body if isinstance(body, bytes) else json.dumps(body), JSON)
+        content = body if isinstance(body, bytes) else json.dumps(body)
+        connection.request("POST", f"/v1/{path}", content, JSON)
         response = connection.getresponse()
         answer = json.loads(response.read())
         if response.status == 200:
             assert answer["choices"][0]["finish_reason"] in ("length", "stop")
         else:
-            assert_error(response.status, answer)
+            assert response.status < 500, answer
+            assert set(answer["error"]) == {"message", "type", "param", "code"}
+            assert "\n" not in answer["error"]["message"]
     connection.close()
 
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 CONTENT = json.dumps(BODY).encode()
+MANY = b"[" * 9000
 WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(CONTENT) + CONTENT
 LAST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 RAW: dict[str, tuple[bytes, bytes]] = {
@@ -192,7 +181,7 @@ RAW: dict[str, tuple[bytes, bytes]] = {
     "length no number": (HEAD + b"Content-Length: 0x10\r\n\r\n" + CONTENT, b"400"),
     "two lengths": (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n" + CONTENT, b"400"),
     "length too small": (HEAD + b"Content-Length: 5\r\nConnection: close\r\n\r\n" + CONTENT, b"400"),
-    "length beyond the limit": (
+    "length above the limit": (
         HEAD + b"Connection: close\r\nContent-Length: 99999\r\n\r\n" + b"[" * 9000,
         b"413",
     ),
@@ -212,12 +201,12 @@ def test_no_raw_request_ends_in_an_error_of_the_server(sites: Any, caplog: pytes
         assert answer.startswith(b"HTTP/1.1 " + status), (name, answer[:200])
         if status != b"200":
             assert b'{"error":{"message":"' in answer, name
-    # What follows after the answer cannot be answered again.
+    # Bytes after the answer get no second answer.
     connection = site.connect(CHUNKED + b"1f40\r\n" + b"[" * 8000)
     assert connection.recv(9).endswith(b" ")
     connection.sendall(b"\r\nzz\r\n")
     assert b"HTTP/1.1" not in everything(connection)
-    # Clients that leave in the middle of a request.
+    # Clients leave in the middle of a request.
     for content in (HEAD, CHUNKED + b"5\r\n{", WHOLE[:-3], WHOLE):
         for _ in range(3):
             site.connect(content).close()
@@ -228,7 +217,7 @@ def test_no_raw_request_ends_in_an_error_of_the_server(sites: Any, caplog: pytes
 def test_half_sent_requests_are_closed_and_others_served_meanwhile(sites: Any) -> None:
     site = sites(request_seconds=1.0)
     begun = time.monotonic()
-    # The first one is the second request of its connection.
+    # The first one is a second request on its connection.
     held = [site.connect(LAST.replace(b"close", b"keep-alive"))]
     while b"}" not in held[0].recv(65536):
         pass
@@ -256,17 +245,17 @@ def test_a_client_that_takes_no_reply_is_left(sites: Any) -> None:
     connection.connect(("127.0.0.1", site.port))
     one = HEAD.replace(b"POST /v1/completions", b"GET /metrics") + b"\r\n"
     connection.setblocking(False)
-    until = time.monotonic() + 20
-    closed = False
-    while not closed and time.monotonic() < until:
+
+    def closed() -> bool:
         try:
             if select.select([], [connection], [], 0.05)[1]:
                 connection.send(one * 50)
         except (ConnectionResetError, BrokenPipeError):
-            closed = True
-        time.sleep(0.01)
+            return True
+        return False
+
+    wait_until(closed)
     connection.close()
-    assert closed
     assert site.ask()[0] == 200
 
 
@@ -281,7 +270,7 @@ def test_a_slow_client_that_takes_its_reply_gets_all_of_it(sites: Any) -> None:
     received = 0
     while part := connection.recv(65536):
         received += len(part)
-        # All of it takes two deadlines; the system's own buffers hold some megabytes.
+        # Reading takes two timeouts; the system's own buffers hold some megabytes.
         time.sleep(max(0.0, begun + 2.0 * received / 12_000_000 - time.monotonic()))
     connection.close()
     assert received > 12_000_000
@@ -295,9 +284,7 @@ def test_connections_above_the_limit_are_told_to_come_back(sites: Any) -> None:
     assert (status, headers["Retry-After"]) == (503, "5")
     assert answer["error"]["message"] == "3 connections are open: try again in a few seconds"
     held.pop().close()
-    until = time.monotonic() + 10
-    while site.ask()[0] != 200:
-        assert time.monotonic() < until
+    wait_until(lambda: site.ask()[0] == 200)
     for connection in held:
         connection.close()
 
@@ -307,47 +294,37 @@ def test_the_memory_of_all_bodies_together_is_bounded(sites: Any, monkeypatch: p
     site = sites(max_body_bytes=1000)
     held = [site.connect(CHUNKED + b"384\r\n" + b"[" * 900) for _ in range(2)]
     body = json.dumps(BODY | {"user": "a" * 500}).encode()
-    until = time.monotonic() + 10
-    while (answer := site.complete(body))[0] == 200:
-        assert time.monotonic() < until
-    assert (answer[0], answer[1]["Retry-After"]) == (503, "1")
-    assert answer[2]["error"]["message"].startswith("too many large requests arrive at once")
+    wait_until(lambda: site.complete(body)[0] != 200)
+    status, headers, answer = site.complete(body)
+    assert (status, headers["Retry-After"]) == (503, "1")
+    assert answer["error"]["message"].startswith("too many large requests arrive at once")
     assert site.complete()[0] == 200
     for connection in held:
         connection.close()
-    while site.complete(body)[0] != 200:
-        assert time.monotonic() < until
+    wait_until(lambda: site.complete(body)[0] == 200)
 
 
-def test_bodies_are_counted_before_they_are_validated() -> None:
-    empty = b'{"messages": [{}%s]}' % (b",{}" * 899_999)
-    bodies: list[tuple[Any, Any, str]] = [
-        (
-            ChatRequest,
-            empty,
-            "messages must be at most 4096 messages, got 900000",
-        ),
-        (ChatRequest, CHAT | {"messages": [{"role": "user", "content": ""}] * 5000}, "got 5000"),
-        (ChatRequest, CHAT | {"stop": ["a"] * 20_000}, "stop must be at most 4 texts, got 20000"),
-        (
-            CompletionRequest,
-            BODY | {"prompt": ["a"] * 20_000},
-            "20000 replies are asked for, .* writes 64 at once",
-        ),
-        (CompletionRequest, BODY | {"prompt": [[1]] * 20_000}, "20000 replies are asked for"),
-        (CompletionRequest, {f"k{n}": 0 for n in range(20_000)}, "k0 is no field of this request"),
-        (
-            CompletionRequest,
-            BODY | {"stream_options": {f"k{n}": 0 for n in range(20_000)}, "n": 0},
-            "n must be",
-        ),
-    ]
-    for kind, body, sentence in bodies:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        begun = time.process_time()
-        with pytest.raises(Refusal, match=sentence):
-            parse_request(kind, content, ServeConfig())
-        assert time.process_time() - begun < 2.0, sentence
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b'{"messages": [{}%s]}' % (b",{}" * 899_999), "messages.0.role is missing"),
+        (CHAT | {"messages": CHAT["messages"] * 5000}, "messages must have at most 4096 items, not 5000"),
+        (CHAT | {"stop": ["a"] * 20_000}, "stop must be a text or a list of at most 4 texts"),
+        (BODY | {"prompt": ["a"] * 20_000}, "20000 replies were requested, .* writes at most 64 at once"),
+        (BODY | {"prompt": [[1]] * 20_000}, "20000 replies were requested"),
+        (BODY | {"prompt": [None] * 20_000}, "prompt must be a text, a list of texts"),
+        ({f"k{n}": 0 for n in range(20_000)}, "unknown parameter k0: leave it out"),
+        (BODY | {"stream_options": {f"k{n}": 0 for n in range(20_000)}, "n": 0}, "n must be"),
+    ],
+    ids=range(8),
+)
+def test_a_body_with_many_mistakes_is_refused_at_the_first(body: Any, sentence: str) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    kind = ChatRequest if b"messages" in content else CompletionRequest
+    begun = time.process_time()
+    with pytest.raises(Refusal, match=sentence):
+        parse_request(kind, content, ServeConfig())
+    assert time.process_time() - begun < 2.0
 
 
 def test_others_are_answered_while_bodies_are_parsed(sites: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,9 +341,7 @@ def test_others_are_answered_while_bodies_are_parsed(sites: Any, monkeypatch: py
     monkeypatch.setattr(service, "parse_request", slow)
     with ThreadPoolExecutor(5) as pool:
         asked = [pool.submit(site.complete) for _ in range(5)]
-        until = time.monotonic() + 20
-        while len(parsing) < service.PARSERS:
-            assert time.monotonic() < until
+        wait_until(lambda: len(parsing) == service.PARSERS)
         assert site.ask()[0] == 200
         assert len(parsing) == service.PARSERS
         free.set()
@@ -403,12 +378,11 @@ def test_others_are_answered_while_bodies_are_parsed(sites: Any, monkeypatch: py
 def test_foreign_hosts_and_origins_are_refused(
     fields: dict[str, Any], headers: dict[str, str], status: int
 ) -> None:
-    """Without a server: the application as uvicorn calls it."""
     assert gate_status(ServeConfig(**fields), "/v1/models", headers) == status
 
 
 def gate_status(config: ServeConfig, path: str, headers: dict[str, str]) -> int:
-    """Status that the gate gives to a request; 200 where it is let through."""
+    """Return the status that the gate gives to a request; 200 if it passes it on."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -417,11 +391,10 @@ def gate_status(config: ServeConfig, path: str, headers: dict[str, str]) -> int:
     async def receive() -> Any:
         raise AssertionError
 
-    given = [
-        (name.lower().encode(), value.encode()) for name, value in ({"Host": "localhost"} | headers).items()
-    ]
+    names = {"Host": "localhost"} | headers
+    given = [(name.lower().encode(), value.encode()) for name, value in names.items()]
     scope = {"type": "http", "method": "GET", "path": path, "headers": given}
-    asyncio.run(Gate(Response(), config)(scope, receive, send))
+    asyncio.run(Gate(Response(), config, Metrics())(scope, receive, send))
     if sent[0]["status"] == 403:
         assert b"is not allowed: if it is yours, start the server with --allowed_hosts" in sent[1]["body"]
     return sent[0]["status"]
@@ -451,13 +424,11 @@ def test_openais_client_sends_the_key(sites: Any) -> None:
     url = f"http://127.0.0.1:{site.port}/v1"
     with OpenAI(base_url=url, api_key="secret", max_retries=0) as client:
         assert client.models.list().data[0].id == "fftnet"
-        assert client.completions.create(model="fftnet", prompt="a", max_tokens=2).choices[0].text is not None
     with OpenAI(base_url=url, api_key="wrong", max_retries=0) as client:
         with pytest.raises(AuthenticationError, match="the API key is missing or wrong") as refused:
             client.models.list()
         assert refused.value.code == "invalid_api_key"
     assert site.ask()[0] == 200
-    assert site.ask(path="/metrics")[0] == 401
 
 
 def test_the_key_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,33 +443,29 @@ def test_the_key_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch)
         command._with_key(ServeConfig())
 
 
-def test_the_start_names_commands_to_copy_and_warns_of_open_doors() -> None:
+def test_the_start_prints_commands_to_copy_and_warns_without_a_key() -> None:
     lines = list(command._greeting(ServeConfig(), "127.0.0.1", 80))
     assert lines[0] == "serving fftnet at http://127.0.0.1:80/v1 (Ctrl-C ends it)"
-    assert lines[1].startswith(
-        "try: curl http://127.0.0.1:80/v1/completions -H 'Content-Type: application/json'"
-    )
-    assert lines[2].startswith("  or: python -c 'from openai import OpenAI; ")
-    assert lines[3].startswith("note: the model continues text and is not tuned for chats")
-    assert len(lines) == 4
-    lines = list(command._greeting(ServeConfig(host="0.0.0.0"), "0.0.0.0", 80))
-    assert lines[-1] == (
-        "warning: anyone who reaches port 80 of this machine can use it: set --api_key or FFTNET_API_KEY"
-    )
-    lines = list(command._greeting(ServeConfig(host="::", api_key="secret"), "::", 80))
-    assert len(lines) == 4
-    assert "http://[::1]:80/v1/completions" in lines[1]
-    assert "-H 'Authorization: Bearer KEY'" in lines[1]
-    assert "secret" not in "".join(lines)
+    for line, beginning in zip(
+        lines[1:], ("try: curl http://127", "  or: python -c ", "note: "), strict=True
+    ):
+        assert line.startswith(beginning)
+    *_, last = command._greeting(ServeConfig(host="0.0.0.0"), "0.0.0.0", 80)
+    assert last.startswith("warning: anyone who reaches port 80 of this machine can use it")
+    text = "\n".join(command._greeting(ServeConfig(host="::", api_key="secret"), "::", 80))
+    assert "http://[::1]:80/v1/completions" in text
+    assert "-H 'Authorization: Bearer KEY'" in text
+    assert "secret" not in text
+    assert "warning" not in text
 
 
 def test_only_json_is_read(sites: Any) -> None:
     site = sites()
     for given in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""):
         status, _, answer = site.complete(**{"Content-Type": given})
-        assert status == 415
-        assert answer["error"]["message"].startswith(
-            "the body needs the header Content-Type: application/json"
+        assert (status, answer["error"]["message"][:46]) == (
+            415,
+            "the body needs the header Content-Type: applic",
         )
     assert site.complete(**{"Content-Type": "Application/JSON; charset=utf-8"})[0] == 200
     assert site.ask("POST", "/v1/chat/completions", CHAT, **{"Content-Type": "text/plain"})[0] == 415
@@ -514,9 +481,7 @@ def test_requests_need_no_model_and_the_root_names_the_paths(sites: Any) -> None
     for path in ("/", "/docs"):
         status, headers, text = site.ask(path=path)
         assert (status, headers["content-type"]) == (200, "text/plain; charset=utf-8")
-        assert all(
-            name in text for name in ("'mine'", "/v1/chat/completions", "/health", '"max_tokens": 100')
-        )
+        assert all(part in text for part in ("'mine'", "/v1/chat/completions", '"max_tokens": 100'))
     # The example on the page works.
     example = text[text.index("{") : text.index("}") + 1]
     assert site.complete(example.encode())[0] == 200
@@ -526,9 +491,7 @@ def test_new_requests_are_told_to_come_back_while_running_ones_end(sites: Any) -
     site = sites(grace_seconds=60.0)
     endless = json.dumps({"prompt": "x", "max_tokens": 10**6, "temperature": 0}).encode()
     running = site.connect(HEAD + b"Content-Length: %d\r\n\r\n" % len(endless) + endless)
-    until = time.monotonic() + 20
-    while "fftnet_writing 1.0" not in site.ask(path="/metrics")[2]:
-        assert time.monotonic() < until
+    wait_until(lambda: "fftnet_writing 1.0" in site.ask(path="/metrics")[2])
     site.stop()
     status, headers, answer = site.complete()
     assert (status, headers["Retry-After"]) == (503, "5")

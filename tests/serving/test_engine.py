@@ -1,8 +1,8 @@
-"""The engine without HTTP, in float64: replies against ``generate``, states kept, stops, who leaves."""
+"""The engine without HTTP, in float64: replies as from ``generate``, cached states, stops, cancellation."""
 
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,13 +13,13 @@ from fftnet.api.generate import SamplingConfig, generate
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serving import batch as batch_module
-from fftnet.serving.answers import COMPLETION, Answer
-from fftnet.serving.config import Message, ServeConfig
+from fftnet.serving.answers import CompletionAnswer
+from fftnet.serving.config import ServeConfig
 from fftnet.serving.engine import Engine
-from fftnet.serving.jobs import Job, Piece, Refusal, Reply, StopFinder
+from fftnet.serving.jobs import Job, Piece, Refusal, Reply, final_length
 from fftnet.serving.metrics import Metrics
 from fftnet.serving.prefix_cache import Prefix, PrefixCache
-from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
+from fftnet.utils.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer("bytes")
 
@@ -36,7 +36,7 @@ def model(request: pytest.FixtureRequest) -> FFTNet:
 
 
 class Desk:
-    """An engine with the replies of its jobs."""
+    """An engine without a server."""
 
     def __init__(self, model: FFTNet, **fields: Any) -> None:
         self.metrics = Metrics()
@@ -45,8 +45,8 @@ class Desk:
 
     def job(self, prompt: Sequence[int], **fields: Any) -> tuple[Job, "queue.Queue[Piece | Refusal]"]:
         pieces: queue.Queue[Piece | Refusal] = queue.Queue()
-        own = {name: fields.pop(name) for name in ("choices", "stops", "deadline") if name in fields}
-        own["top_logprobs"] = fields.pop("top_logprobs", None)
+        names = ("choices", "stops", "deadline", "top_logprobs")
+        own = {name: fields.pop(name) for name in names if name in fields}
         return Job(prompt=prompt, sampling=SamplingConfig(**fields), emit=pieces.put, **own), pieces
 
     def value(self, name: str) -> float:
@@ -60,7 +60,7 @@ class Desk:
 
 
 def texts(job: Job, pieces: "queue.Queue[Piece | Refusal]") -> dict[int, str]:
-    """Each reply of a job, once all have ended."""
+    """Wait for the replies of a job."""
     found = dict.fromkeys(job.choices, "")
     left = len(found)
     while left:
@@ -94,7 +94,7 @@ def alone(model: FFTNet, prompt: Sequence[int], **fields: Any) -> str:
     return generate(model, [prompt], SamplingConfig(**fields), tokenizer=TOKENIZER).texts[0]
 
 
-def test_a_reply_is_that_of_generate_whoever_is_beside_it(model: FFTNet, desks: Any) -> None:
+def test_a_reply_in_a_batch_is_that_of_generate(model: FFTNet, desks: Any) -> None:
     desk = desks(model, max_rows=7)
     wanted: list[dict[str, Any]] = [
         {"temperature": (0.0, 0.7, 1.3)[n % 3], "top_k": (None, 9)[n % 2], "top_p": (1.0, 0.6)[n // 6 % 2]}
@@ -107,7 +107,7 @@ def test_a_reply_is_that_of_generate_whoever_is_beside_it(model: FFTNet, desks: 
     for job, pieces in jobs:
         reply = generate(model, [job.prompt], job.sampling, tokenizer=TOKENIZER).texts[0]
         assert texts(job, pieces) == {0: reply}
-    # Each goes on from the state that was kept of its own row.
+    # Each continues from the cached state of its own row.
     read = desk.value("fftnet_read_tokens_total")
     for job, _ in jobs[4:12]:
         written = generate(model, [job.prompt], job.sampling, stop=TOKENIZER.eot).tokens[0]
@@ -122,7 +122,7 @@ def test_replies_to_one_prompt_have_the_seeds_that_follow(model: FFTNet, desks: 
     assert found == {n: alone(model, ids("ab"), seed=10 + n, max_new_tokens=9) for n in range(2, 6)}
 
 
-def test_a_long_prompt_is_read_in_pieces_beside_the_writing_of_others(
+def test_a_long_prompt_is_read_in_pieces_while_others_write(
     model: FFTNet, desks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_module, "PIECE", 128)
@@ -136,7 +136,7 @@ def test_a_long_prompt_is_read_in_pieces_beside_the_writing_of_others(
     assert texts(long, long_pieces) == {0: alone(model, long_prompt, max_new_tokens=5, seed=3)}
     assert desk.value("fftnet_first_token_seconds_count") == 2
     assert desk.value("fftnet_read_tokens_total") == len(long_prompt) + 2
-    # Its beginning is known now, up to the last whole piece that another text shares with it.
+    # Its beginning is cached, up to the last whole piece that another text shares.
     other = [*long_prompt[:1000], 0, 1, 2]
     assert desk.ask(other, seed=4, max_new_tokens=5) == {0: alone(model, other, seed=4, max_new_tokens=5)}
     assert desk.value("fftnet_cached_tokens_total") == 896
@@ -164,10 +164,10 @@ def test_a_conversation_goes_on_without_reading_anything_again(model: FFTNet, de
         assert desk.value("fftnet_read_tokens_total") - read_before == new
         config = SamplingConfig(seed=turn, max_new_tokens=12)
         written = generate(model, [prompt], config, stop=TOKENIZER.eot).tokens[0]
-        # The last token that was drawn has been read by nobody, be it written or the end of the text.
+        # The last token that was drawn has not been read, whether text or end of text.
         read = len(prompt) + min(len(written), 11)
         prompt = [*prompt, *written, *TOKENIZER.encode("\n\nuser:\nMore\n\nassistant:\n")]
-    # The same prompt again needs no reading at all.
+    # The same prompt again is not read at all.
     before = desk.value("fftnet_read_tokens_total")
     again = ids("user:\nHello\n\nassistant:\n")
     assert desk.ask(again, seed=0, max_new_tokens=12)[0] == alone(model, again, seed=0, max_new_tokens=12)
@@ -182,7 +182,7 @@ def test_without_memory_for_states_replies_are_the_same(model: FFTNet, desks: An
     assert desk.value("fftnet_cache_states") == 0
 
 
-def test_the_least_used_states_leave_first_and_the_bound_holds() -> None:
+def test_the_cache_drops_the_least_recently_used_states() -> None:
     model = make_model()
     state = model.init_state(1)
     size = Prefix(1, state).num_bytes
@@ -195,7 +195,7 @@ def test_the_least_used_states_leave_first_and_the_bound_holds() -> None:
     assert cache.longest([1, 9]) is None
     found = [cache.longest([number, number, 9]) for number in (0, 2, 3)]
     assert [prefix.length for prefix in found if prefix is not None] == [1, 1, 2]
-    # A whole text needs logits: the state alone does not tell what follows.
+    # A whole text needs logits: the state alone does not give the next token.
     assert cache.longest([0]) is None
     cache.put([0], Prefix(1, state, torch.zeros(1, 5)))
     assert cache.longest([0]) is not None
@@ -213,22 +213,23 @@ def test_the_least_used_states_leave_first_and_the_bound_holds() -> None:
         ("plain", [], ("plain", False)),
     ],
 )
-def test_text_ends_before_a_stop_however_it_arrives(
+def test_text_ends_before_a_stop_in_pieces_of_any_size(
     size: int, text: str, stops: list[str], expected: tuple[str, bool]
 ) -> None:
-    finder = StopFinder(stops)
-    certain = ""
+    final = held = ""
+    stopped = False
     for start in range(0, len(text), size):
-        part, stopped = finder.push(text[start : start + size])
-        certain += part
-        assert not any(stop in certain for stop in stops)
+        held += text[start : start + size]
+        length, stopped = final_length(held, stops)
+        final += held[:length]
+        held = held[length:]
+        assert not any(stop in final for stop in stops)
         if stopped:
-            assert (certain, True) == expected
-            return
-    assert (certain + finder.finish(), False) == expected
+            break
+    assert (final if stopped else final + held, stopped) == expected
 
 
-def test_a_job_that_is_left_makes_room_at_once(desks: Any) -> None:
+def test_a_cancelled_job_leaves_the_batch_at_once(desks: Any) -> None:
     desk = desks(make_model(), max_rows=1)
     first, _ = desk.job(ids("a"), max_new_tokens=10**6, temperature=0.0)
     # A text that never ends: the end-of-text token is not what this model writes.
@@ -256,82 +257,47 @@ def test_overdue_jobs_end_with_a_sentence_waiting_or_writing(desks: Any) -> None
     assert len(desk.ask(ids("a"), max_new_tokens=2)) == 1
 
 
-def test_a_model_that_fails_takes_nobody_else_with_it(desks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model()
-    desk = desks(model)
-    job, pieces = desk.job(ids("a"), max_new_tokens=5)
-    with monkeypatch.context() as patch:
-
-        def fail(*_: object) -> None:
-            raise MemoryError
-
-        patch.setattr(model, "step", fail)
-        desk.engine.submit([job])
-        with pytest.raises(Refusal, match=r"the model failed \(MemoryError\): see the server's log"):
-            texts(job, pieces)
-    assert desk.ask(ids("a"), max_new_tokens=5)[0] == alone(model, ids("a"), max_new_tokens=5)
-
-
 GUILTY = 0.123
 """Temperature of the job that fails."""
 
 
-def fail_in_prefill(patch: pytest.MonkeyPatch, model: FFTNet) -> None:
-    read = model.prefill
+def failing(function: Callable[..., Any], guilty: Callable[..., bool]) -> Callable[..., Any]:
+    def call(*args: Any, **fields: Any) -> Any:
+        if guilty(*args):
+            raise RuntimeError("in a test")
+        return function(*args, **fields)
 
-    def prefill(tokens: torch.Tensor, *rest: Any, **fields: Any) -> Any:
-        if 7 in tokens:
-            raise RuntimeError("prefill")
-        return read(tokens, *rest, **fields)
-
-    patch.setattr(model, "prefill", prefill)
+    return call
 
 
-def fail_in_sampling(patch: pytest.MonkeyPatch, model: FFTNet) -> None:
+def fail(patch: pytest.MonkeyPatch, model: FFTNet, place: str) -> None:
+    """Let the guilty job fail in one place; only this job has token 7."""
     draw = batch_module.sample
-
-    def sample(logits: torch.Tensor, config: SamplingConfig, generators: Any) -> torch.Tensor:
-        if config.temperature == GUILTY:
-            raise RuntimeError("sampling")
-        return draw(logits, config, generators)
-
-    patch.setattr(batch_module, "sample", sample)
-
-
-def fail_in_the_step(patch: pytest.MonkeyPatch, model: FFTNet) -> None:
-    """Fail for a batch with token 7, which only the guilty job draws."""
-    draw = batch_module.sample
-    step = model.step
 
     def sample(logits: torch.Tensor, config: SamplingConfig, generators: Any) -> torch.Tensor:
         drawn = draw(logits, config, generators)
         return torch.full_like(drawn, 7) if config.temperature == GUILTY else drawn.where(drawn != 7, 8)
 
-    def failing(tokens: torch.Tensor, state: Any) -> Any:
-        if 7 in tokens:
-            raise RuntimeError("step")
-        return step(tokens, state)
+    def has_seven(tokens: torch.Tensor, *_: Any) -> bool:
+        return 7 in tokens
 
-    patch.setattr(batch_module, "sample", sample)
-    patch.setattr(model, "step", failing)
-
-
-def fail_in_decoding(patch: pytest.MonkeyPatch, model: FFTNet) -> None:
-    take = batch_module.Reply.take
-
-    def taken(reply: Any, token: int, logits: torch.Tensor) -> Piece | None:
-        if reply.job.sampling.temperature == GUILTY:
-            raise RuntimeError("decoding")
-        return take(reply, token, logits)
-
-    patch.setattr(batch_module.Reply, "take", taken)
+    if place == "prefill":
+        patch.setattr(model, "prefill", failing(model.prefill, has_seven))
+    elif place == "sampling":
+        patch.setattr(
+            batch_module, "sample", failing(draw, lambda _, config, *__: config.temperature == GUILTY)
+        )
+    elif place == "step":
+        patch.setattr(batch_module, "sample", sample)
+        patch.setattr(model, "step", failing(model.step, has_seven))
+    elif place == "decoding":
+        take = failing(Reply.take, lambda reply, *_: reply.job.sampling.temperature == GUILTY)
+        patch.setattr(Reply, "take", take)
 
 
-@pytest.mark.parametrize(
-    "fail", [None, fail_in_prefill, fail_in_sampling, fail_in_the_step, fail_in_decoding]
-)
+@pytest.mark.parametrize("place", ["prefill", "sampling", "step", "decoding", "sending"])
 def test_a_failure_inside_one_request_ends_this_request_only(
-    fail: Any, desks: Any, monkeypatch: pytest.MonkeyPatch
+    place: str, desks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model()
     fields: list[dict[str, Any]] = [
@@ -342,16 +308,15 @@ def test_a_failure_inside_one_request_ends_this_request_only(
     desk = desks(model)
     others = [desk.job(ids("ab"), **own) for own in fields]
     bad, pieces = desk.job(ids("\7"), temperature=GUILTY, max_new_tokens=50, choices=range(2))
-    if fail is None:
+    if place == "sending":
 
         def emit(piece: Piece | Refusal) -> None:
             pieces.put(piece)
             raise RuntimeError("emit")
 
         bad.emit = emit
-    else:
-        fail(monkeypatch, model)
-    # All of them join in one step: the guilty rows stand between the others.
+    fail(monkeypatch, model, place)
+    # All join in one step: the guilty rows are between the others.
     desk.engine.submit([*[job for job, _ in others[:2]], bad, *[job for job, _ in others[2:]]])
     with pytest.raises(Refusal, match=r"the model failed \(RuntimeError\): see the server's log"):
         texts(bad, pieces)
@@ -380,13 +345,11 @@ def test_offsets_count_characters_whole_and_streamed(stops: tuple[str, ...]) -> 
     tokens = [*"aé漢z🙂b".encode(), 0xE2, *b"cz", TOKENIZER.eot]
     pieces = [reply.take(token, torch.zeros(TOKENIZER.vocab_size)) for token in tokens]
     expected = [0, 1, 1, 2, 2, 2, 3, 4, 4, 4, 4, 5, 6, 7, 8]
-    answers = [Answer(COMPLETION, "m", TOKENIZER, [job], True) for _ in range(2)]
-    streamed: list[int] = []
-    for piece in pieces:
-        if piece is not None:
-            answers[0].add(piece)
-            streamed += answers[1].chunk(piece)["choices"][0]["logprobs"]["text_offset"]
-    (choice,) = answers[0].body()["choices"]
+    answer = CompletionAnswer("m", TOKENIZER, [job], True)
+    sent = [piece for piece in pieces if piece is not None]
+    chunks = [answer.chunk(piece)["choices"][0] for piece in sent]
+    streamed = [offset for chunk in chunks for offset in chunk["logprobs"]["text_offset"]]
+    (choice,) = answer.body(sent)["choices"]
     assert choice["text"] == "aé漢z🙂b\N{REPLACEMENT CHARACTER}cz"
     assert choice["logprobs"]["text_offset"] == streamed == expected
 
@@ -400,13 +363,9 @@ def test_damaged_weights_end_in_a_sentence(desks: Any) -> None:
 
 
 def test_the_ids_of_a_chat_begin_with_those_of_the_chat_before() -> None:
-    texts_seen = ["Ab ab", "!ab ab ab", " ab?", "b ab"]
-    tokenizer: Tokenizer = load_tokenizer(
-        "bpe", corpus=["user:\n ab ab!\n\nassistant:\n" * 20], vocab_size=280
-    )
+    tokenizer = load_tokenizer("bpe", corpus=["user:\n ab ab!\n\nassistant:\n" * 20], vocab_size=280)
     config = ServeConfig(chat_template="{role}: {content}\\n")
-    roles = ("user", "assistant", "user", "assistant")
-    messages = [Message(role, text) for role, text in zip(roles, texts_seen, strict=True)]
+    messages = [("user", "Ab ab"), ("assistant", "!ab ab ab"), ("user", " ab?")]
 
     def encoded(count: int) -> list[int]:
         return [token for part in config.chat_parts(messages[:count]) for token in tokenizer.encode(part)]

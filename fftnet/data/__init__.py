@@ -1,2 +1,4 @@
-"""From sources to batches, downhill: sources (a table), chunks, splits (one rule), tokenization (in memory or
-once into a file of the cache), split views, windows. Beside them the synthetic language and the encodings."""
+"""From sources to batches: sources (a table), splits (one rule), tokens, the token cache, batches of windows.
+
+Generated samples, labelled texts, images and the encodings of tokenizers are here too.
+"""

@@ -1,113 +1,237 @@
-"""Token files in a cache folder: a text is tokenized once, and later runs open its file at once."""
+"""Token files: a large text is tokenized once into the cache folder, and later runs map it into memory.
+
+A token file is a header of 4096 bytes (magic, length and SHA-256 of the JSON behind them) and three arrays:
+ids as uint16 or uint32, and from the next multiple of 8 bytes on, as uint64, the ends of documents and of
+segments; see ``fftnet.data.tokens.TokenArrays``.
+"""
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fftnet.data.chunks import read_chunks
-from fftnet.data.digest import TextDigest
+import numpy as np
+from tqdm import tqdm
+
+from fftnet.data.config import DataConfig
 from fftnet.data.errors import DataError
 from fftnet.data.sources import TOKENS, SourceFile, resolve
-from fftnet.data.split_view import TokenArrays
-from fftnet.data.splits import segments
-from fftnet.data.token_file import TokenFile, open_tokens, write_tokens
-from fftnet.data.tokenization import progress_bar, tokenize_parts
+from fftnet.data.splits import read_chunks, segments
+from fftnet.data.tokens import TokenArrays, id_dtype, tokenize_parts
+from fftnet.fields import check_fields, check_range
 from fftnet.locks import locked
 from fftnet.protocols import TextEncoder
 
-DEFAULT_CACHE = "fftnet"
+MAGIC = b"FFTNETtk"
+VERSION = 2
+HEADER_BYTES = 4096
+DTYPES = ("uint16", "uint32")
+MAX_TOKENS = 2**48 - 1
+"""Largest count in a header; keeps sizes in bytes within 64 bits."""
+CHECKED = 2**20
+"""Number of ids that are checked at once."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TokenCache:
-    """The token file of some sources under one tokenizer."""
+class Header:
+    """The header of a token file.
 
-    sources: Sequence[str]
-    """Words of ``--data``."""
-    text_field: str
-    tokenizer: TextEncoder
-    directory: str | None = None
-    """None: fftnet in the user's cache folder, which XDG_CACHE_HOME names."""
+    Raises:
+        ValueError: if a field is of another type or out of range.
+    """
 
-    @cached_property
-    def path(self) -> Path:
-        """Where the token file is or will be; it depends on the names of sources and tokenizer only."""
-        places = [os.path.abspath(source) for source in self.sources]
-        key = json.dumps([places, self.sources, self.text_field, self.tokenizer.name])
-        stem = "".join(c if c.isalnum() else "-" for c in Path(self.sources[0]).stem)[:40]
-        name = f"{stem}-{self.tokenizer.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}{TOKENS}"
-        return (Path(self.directory) if self.directory else user_cache()) / name
+    version: int
+    tokenizer: str
+    """Fingerprint of the tokenizer."""
+    sources: str
+    """SHA-256 of names, sizes and times of the files that were read."""
+    dtype: str
+    """Dtype of the ids: uint16 or uint32."""
+    num_tokens: int
+    num_documents: int
+    num_segments: int
+    text: str | None = None
+    """Digest of the text, see ``TokenArrays``; None in a file of an earlier version."""
 
-    def resolve(self) -> list[SourceFile]:
-        """The files of the sources.
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_range(self, 1, MAX_TOKENS, "num_tokens", "num_documents", "num_segments")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
-        Raises:
-            DataError: if one is not there; if its tokens still are, the sentence says how to use them.
-        """
+    @property
+    def ends_at(self) -> int:
+        """Byte at which the ends of documents begin."""
+        end = HEADER_BYTES + self.num_tokens * np.dtype(self.dtype).itemsize
+        return -(-end // 8) * 8
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the complete file, in bytes."""
+        return self.ends_at + 8 * (self.num_documents + self.num_segments)
+
+
+def user_cache() -> Path:
+    """Return the folder ``fftnet`` in the user's cache folder, which XDG_CACHE_HOME names."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".cache") / "fftnet"
+
+
+def cache_path(config: DataConfig, tokenizer: TextEncoder) -> Path:
+    """Return the path of the token file of a configuration, from the names of sources and tokenizer alone."""
+    places = [os.path.abspath(source) for source in config.data]
+    key = json.dumps([places, config.data, config.text_field, tokenizer.name])
+    stem = "".join(c if c.isalnum() else "-" for c in Path(config.data[0]).stem)[:40]
+    name = f"{stem}-{tokenizer.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}{TOKENS}"
+    return (Path(config.cache_dir) if config.cache_dir else user_cache()) / name
+
+
+def resolve_or_explain(config: DataConfig, tokenizer: TextEncoder) -> list[SourceFile]:
+    """Return the files of the sources.
+
+    Raises:
+        DataError: if one is missing; the message says if the tokens are still in the cache.
+    """
+    try:
+        return resolve(config.data)
+    except DataError as error:
+        path = cache_path(config, tokenizer)
         try:
-            return resolve(self.sources)
-        except DataError as error:
-            try:
-                open_tokens(self.path, self.tokenizer)
-            except DataError:
-                raise error from None
-            raise DataError(
-                f"{error}; its tokens are still in {self.path}: put the text back, or use them with "
-                f"--data {self.path}"
-            ) from None
+            open_tokens(path, tokenizer)
+        except DataError:
+            raise error from None
+        raise DataError(
+            f"{error}; its tokens are still in {path}: put the text back, or use them with --data {path}"
+        ) from None
 
-    def open(self, files: Sequence[SourceFile]) -> TokenFile:
-        """Map the token file, after making it where there is none that fits; the log says which and why.
 
-        Raises:
-            DataError: if a source can't be read or the file not be written; nothing half-written is left.
-        """
-        identity = _identity(files, self.text_field)
-        with suppress(DataError):
-            return self._open(identity)
-        with _locked(self.path):
+def cached_tokens(config: DataConfig, files: Sequence[SourceFile], tokenizer: TextEncoder) -> TokenArrays:
+    """Open the token file of a configuration; make it first if no valid one exists. The log says why.
+
+    Raises:
+        DataError: if a source can't be read or the file can't be written; no incomplete file is left.
+    """
+    path = cache_path(config, tokenizer)
+    sources = _identity(files, config.text_field)
+    with suppress(DataError):
+        return open_tokens(path, tokenizer, sources)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One process makes the file; the others wait for the lock, and then find it.
+        with locked(path.with_name(f"{path.name}.lock"), wait=True):
             try:
-                return self._open(identity)
+                return open_tokens(path, tokenizer, sources)
             except DataError as error:
-                if self.path.exists():
+                if path.exists():
                     logger.info("%s: tokenizing again", error)
-            logger.info("tokenizing %s into %s", ", ".join(self.sources), self.path)
-            try:
-                text = TextDigest()
-                parts = self._parts(files, identity, text)
-                write_tokens(self.path, parts, self.tokenizer, identity, text.hexdigest)
-            except OSError as error:
-                raise _not_written(self.path, error) from error
-        return self._open(identity)
+            logger.info("tokenizing %s into %s", ", ".join(config.data), path)
+            write_tokens(path, _tokenize_files(config, files, tokenizer, sources), tokenizer, sources)
+    except OSError as error:
+        raise DataError(
+            f"the token file {path} could not be written ({error.strerror}): free some space or choose "
+            "another --cache_dir; nothing half-written is left"
+        ) from error
+    return open_tokens(path, tokenizer, sources)
 
-    def _open(self, identity: str) -> TokenFile:
-        file = open_tokens(self.path, self.tokenizer)
-        if file.header.sources != identity:
-            raise DataError(f"{self.path} was made before its sources changed")
-        if file.header.text is None:
-            raise DataError(f"{self.path} was made by an earlier version, without a digest of the text")
-        return file
 
-    def _parts(self, files: Sequence[SourceFile], identity: str, text: TextDigest) -> Iterator[TokenArrays]:
-        with progress_bar(total_bytes(files)) as advance:
-            chunks = text.follow(read_chunks(files, self.text_field, advance))
-            yield from tokenize_parts(segments(chunks), self.tokenizer)
-        if _identity(files, self.text_field) != identity:
-            raise DataError(f"{', '.join(self.sources)} changed while it was read: run again")
+def _tokenize_files(
+    config: DataConfig, files: Sequence[SourceFile], tokenizer: TextEncoder, sources: str
+) -> Iterator[TokenArrays]:
+    # A terminal is kept up to date; a log file gets a line a minute.
+    pause = 0.1 if sys.stderr.isatty() else 60.0
+    size = total_bytes(files)
+    with tqdm(total=size, unit="B", unit_scale=True, mininterval=pause, dynamic_ncols=True) as bar:
+        chunks = read_chunks(files, config.text_field, bar.update)
+        yield from tokenize_parts(segments(chunks), tokenizer)
+    # Raised before the file is complete, so that a mixture of two versions is never taken for either.
+    if _identity(files, config.text_field) != sources:
+        raise DataError(f"{', '.join(config.data)} changed while it was read: run again")
 
 
 def total_bytes(files: Sequence[SourceFile]) -> int | None:
-    """Bytes of all files, None where one does not say."""
+    """Return the size of all files in bytes; None if one of them is unknown."""
     sizes = [file.size for file in files]
     return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+def open_tokens(path: Path, tokenizer: TextEncoder, sources: str | None = None) -> TokenArrays:
+    """Map a token file into memory, after reading it once to check its ids.
+
+    Args:
+        path: the file.
+        tokenizer: the tokenizer that it must have been made with.
+        sources: see ``Header``; None: any, also without a digest of the text.
+
+    Raises:
+        DataError: if the file is missing, truncated, damaged, out of date, or of another tokenizer.
+    """
+    header = _read_header(path)
+    if header.tokenizer != tokenizer.fingerprint:
+        raise DataError(f"{path} was made with another tokenizer than {tokenizer.name!r}")
+    if sources is not None and header.sources != sources:
+        raise DataError(f"{path} was made before its sources changed")
+    if sources is not None and header.text is None:
+        raise DataError(f"{path} was made by an earlier version, without a digest of the text")
+    _check_ids(path, header, tokenizer)
+    tokens = np.memmap(path, header.dtype, "r", HEADER_BYTES, (header.num_tokens,))
+    num_ends = header.num_documents + header.num_segments
+    ends = np.memmap(path, np.uint64, "r", header.ends_at, (num_ends,))
+    document_ends, segment_ends = ends[: header.num_documents], ends[header.num_documents :]
+    for each in (document_ends, segment_ends):
+        if each[0] < 1 or each[-1] > header.num_tokens or (each[1:] < each[:-1]).any():
+            raise DataError(f"{path} is damaged: the ends of its documents or segments are not in order")
+    return TokenArrays(tokens, document_ends, segment_ends, header.text)
+
+
+def write_tokens(path: Path, parts: Iterable[TokenArrays], tokenizer: TextEncoder, sources: str) -> None:
+    """Write a token file; an older one stays until the new one is complete.
+
+    Args:
+        path: in a folder that exists.
+        parts: from ``fftnet.data.tokens.tokenize_parts``; their errors pass through.
+        tokenizer: the tokenizer that made them.
+        sources: see ``Header``.
+
+    Raises:
+        OSError: if it can't be written; no incomplete file is left.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    dtype = id_dtype(tokenizer)
+    document_ends: list[np.ndarray] = []
+    segment_ends: list[np.ndarray] = []
+    digest = None
+    try:
+        with temporary.open("wb") as file:
+            file.write(bytes(HEADER_BYTES))
+            for part in parts:
+                file.write(part.tokens.data)
+                document_ends.append(part.document_ends)
+                segment_ends.append(part.segment_ends)
+                digest = part.digest
+            ends = [np.concatenate(each) for each in (document_ends, segment_ends)]
+            num_tokens = (file.tell() - HEADER_BYTES) // dtype.itemsize
+            counts = (num_tokens, *map(len, ends))
+            header = Header(VERSION, tokenizer.fingerprint, sources, dtype.name, *counts, digest)
+            file.write(bytes(header.ends_at - file.tell()))
+            for each in ends:
+                file.write(each.data)
+            # The header comes last: without it, a file is not taken for a token file.
+            file.seek(0)
+            text = json.dumps(asdict(header)).encode()
+            file.write(MAGIC + len(text).to_bytes(8, "little") + hashlib.sha256(text).digest() + text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _identity(files: Sequence[SourceFile], text_field: str) -> str:
@@ -120,26 +244,49 @@ def _identity(files: Sequence[SourceFile], text_field: str) -> str:
     return digest.hexdigest()
 
 
-def user_cache() -> Path:
-    """The folder of this package in the cache folder of the user, which XDG_CACHE_HOME names."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".cache") / DEFAULT_CACHE
+def _read_header(path: Path) -> Header:
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEADER_BYTES)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
+    if not head.startswith(MAGIC):
+        raise DataError(f"{path} is not a token file or its header is damaged")
+    start = len(MAGIC) + 8 + 32
+    text = head[start : start + int.from_bytes(head[len(MAGIC) : len(MAGIC) + 8], "little")]
+    if hashlib.sha256(text).digest() != head[start - 32 : start]:
+        raise DataError(f"the header of {path} is damaged")
+    try:
+        values = json.loads(text)
+        version = values.get("version")
+        header = Header(**values) if version == VERSION else None
+    # JSON of another form, or fields that are missing, unknown or wrong.
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise DataError(f"the header of {path} is damaged: {error}") from error
+    if header is None:
+        raise DataError(f"{path} is a token file of version {version!r}, this is version {VERSION}")
+    if size != header.file_bytes:
+        raise DataError(f"{path} is truncated: it has {size} bytes of {header.file_bytes}")
+    return header
 
 
-def _not_written(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"the token file {path} could not be written ({error.strerror}): free some space or choose another "
-        "--cache_dir; nothing half-written is left"
-    )
+def _check_ids(path: Path, header: Header, tokenizer: TextEncoder) -> None:
+    """Refuse ids that the tokenizer does not have: they would crash a model.
 
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time make the file; the others wait and find it."""
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(path.with_name(f"{path.name}.lock"), wait=True))
-        except OSError as error:
-            raise _not_written(path, error) from error
-        yield
+    Raises:
+        DataError: naming the largest id of the first block with such ids.
+    """
+    if np.iinfo(header.dtype).max < tokenizer.vocab_size:
+        return
+    # Read, not mapped: pages of a map would count as memory of the process.
+    with path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        for start in range(0, header.num_tokens, CHECKED):
+            block = np.fromfile(file, header.dtype, min(CHECKED, header.num_tokens - start))
+            largest = int(block.max(initial=0))
+            if largest >= tokenizer.vocab_size:
+                raise DataError(
+                    f"{path} is damaged: it holds the id {largest}, and {tokenizer.name!r} has ids below "
+                    f"{tokenizer.vocab_size}; make it again from its text"
+                )

@@ -1,4 +1,4 @@
-"""Which data are read, and the three streams that come of them."""
+"""Configuration of the data of a run, and the three streams of batches that are made of them."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from fftnet.fields import check_fields, check_range, documented
 from fftnet.protocols import Batches
 
 MAX_ROWS = 2**20
-"""Largest batch size, and largest number of windows in a row: far above every use."""
+"""Largest batch size and number of consecutive windows: far above every use."""
 MAX_SAMPLES = 2**30
 
 
@@ -20,16 +20,15 @@ class Splits:
     valid: Batches
     test: Batches
     entropy_floor: float | None = None
-    """Entropy of the validation split in nats per token, which no honest model's loss passes; None where it
-    is not known."""
+    """Entropy of the validation split in nats per token, a lower bound of the loss; None if unknown."""
     digest: str | None = None
-    """Digest of the content of all three, see ``fftnet.data.digest``; None: generated samples, or unknown."""
+    """Digest of the content of all three, see ``fftnet.data.files``; None: generated samples, or unknown."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which data are read, and how they are divided.
+    """Sources of data, and their division into splits and batches.
 
     Raises:
         ValueError: if a field is out of range.
@@ -47,7 +46,7 @@ class DataConfig:
     vocab_size: int = 2048
     """Vocabulary size of the bpe tokenizer, the 256 bytes and the end of text included."""
     num_samples: int = 1000
-    """Synthetic samples in an epoch; every epoch draws new ones, so that none can be learned by heart."""
+    """Synthetic samples in an epoch; every epoch draws new ones, so that none can be memorized."""
     pattern_complexity: float = 0.5
     """Difficulty of the synthetic grammar, in [0, 1]."""
     batch_size: int = 16
@@ -59,13 +58,13 @@ class DataConfig:
     data_seed: int = 0
     """Seed of the splits, of the order of training windows and of the synthetic samples."""
     reset_at_documents: bool = False
-    """Start every document in a row of its own, with a fresh state; else rows run on over the ends."""
+    """Start every document in a new row with a fresh state; else rows continue over the ends of documents."""
     carry_state: int = 0
-    """Training rows read so many windows in a row of the same text, one a step, each from the state that the
-    last one left, without its gradient (truncated backpropagation); 0: every window starts afresh."""
+    """Number of consecutive windows of the same text that a training row reads, one a step, each from the
+    state of the last one without its gradient (truncated backpropagation); 0: every window starts afresh."""
     in_memory_mb: float = 32.0
-    """More text than so many megabytes is tokenized once, into cache_dir, and read from there; nothing else
-    depends on it."""
+    """Megabytes of text that are tokenized in memory; a larger text is tokenized once, into cache_dir. The
+    results are the same."""
     cache_dir: str | None = None
     """Folder of tokenized text (default: fftnet in the user's cache folder, see XDG_CACHE_HOME)."""
 
@@ -93,5 +92,5 @@ class DataConfig:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the data are generated samples, and no documents."""
+        """True if the data are generated samples instead of documents."""
         return self.data == [SYNTHETIC]

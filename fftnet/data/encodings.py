@@ -1,12 +1,12 @@
-"""Encodings under a tokenizer: their definition, and the rank files that hold it."""
+"""Encodings of tokenizers: their definition, rank files, and byte-pair encoding learned from a text."""
 
 import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,51 +14,23 @@ from fftnet.data.errors import TokenizerError, import_extra
 
 if TYPE_CHECKING:
     import tiktoken
+    import tokenizers
 
 END_OF_TEXT = "<|endoftext|>"
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-"""GPT-2's split of a text into pieces that no token crosses."""
+"""GPT-2's split of a text into pieces; no token spans two pieces."""
+MIN_VOCAB_SIZE = 257
+"""Number of all bytes and the end of text."""
 MAX_RANK = 2**24
-"""Far above every published vocabulary: a wild rank would be a vocabulary that fills the memory."""
-
+"""Upper limit of ids, above every published vocabulary; TikToken allocates memory up to the largest id."""
 MAX_BYTES = 2**26
-"""Largest rank file, in bytes; the largest published one has 4 million."""
+"""Maximum size of a rank file, in bytes; the largest published one has 4 million."""
 
-
-class Encoding(Protocol):
-    """The part of an encoding that a tokenizer needs; ``tiktoken.Encoding`` has it."""
-
-    @property
-    def name(self) -> str:
-        """Its name, in error texts and file names."""
-        ...
-
-    @property
-    def special_tokens_set(self) -> Collection[str]:
-        """Names of the tokens that stand for no text."""
-        ...
-
-    @property
-    def n_vocab(self) -> int:
-        """Number of ids."""
-        ...
-
-    @property
-    def eot_token(self) -> int:
-        """Id of ``<|endoftext|>``."""
-        ...
-
-    def encode_ordinary(self, text: str) -> list[int]:
-        """Ids of a text, in which names of special tokens are ordinary text."""
-        ...
-
-    def encode_to_numpy(self, text: str, *, disallowed_special: Collection[str]) -> np.ndarray:
-        """The same as uint32."""
-        ...
+Encoding: TypeAlias = "BytesEncoding | tiktoken.Encoding"
 
 
 class Definition(NamedTuple):
-    """Everything that decides how a text is cut."""
+    """Everything that decides how a text is cut into tokens."""
 
     pattern: str
     """Regular expression of the pieces that no token crosses."""
@@ -71,7 +43,8 @@ class Definition(NamedTuple):
         """SHA-256 of all of it."""
         digest = hashlib.sha256(self.pattern.encode())
         digest.update(json.dumps(sorted(self.special_tokens.items())).encode())
-        digest.update(rank_lines(self.ranks))
+        for piece, rank in sorted(self.ranks.items(), key=lambda item: item[1]):
+            digest.update(base64.b64encode(piece) + b" %d\n" % rank)
         return digest.hexdigest()
 
 
@@ -80,11 +53,11 @@ BYTES = Definition(
     ranks={bytes([byte]): byte for byte in range(256)},
     special_tokens={END_OF_TEXT: 256},
 )
-"""Bytes as they are; where they are cut into pieces changes no token."""
+"""Single bytes; the pattern changes no token."""
 
 
 class BytesEncoding:
-    """The encoding of ``BYTES``, which needs no package."""
+    """The encoding of ``BYTES``, with the part of ``tiktoken.Encoding`` that is in use, without TikToken."""
 
     name = "bytes"
     special_tokens_set = frozenset(BYTES.special_tokens)
@@ -92,34 +65,22 @@ class BytesEncoding:
     eot_token = 256
 
     def encode_ordinary(self, text: str) -> list[int]:
-        """The UTF-8 bytes of a text."""
+        """Return the UTF-8 bytes of a text."""
         return list(text.encode())
 
     def encode_to_numpy(self, text: str, *, disallowed_special: Collection[str]) -> np.ndarray:
-        """The same as uint32."""
+        """Return the UTF-8 bytes of a text as uint32."""
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32)
 
 
 def build_encoding(name: str, definition: Definition) -> Encoding:
-    """The encoding that a definition describes.
+    """Build the encoding that a definition describes.
 
     Raises:
         MissingPackageError: if it needs TikToken, which is not installed.
-        ValueError, TypeError, AttributeError, OverflowError: if TikToken can't make one of it.
+        ValueError, TypeError, AttributeError, OverflowError: if the definition is not valid.
     """
-    _check(name, definition)
-    if definition == BYTES:
-        return BytesEncoding()
-    return load_tiktoken(name).Encoding(
-        name,
-        pat_str=definition.pattern,
-        mergeable_ranks=definition.ranks,
-        special_tokens=definition.special_tokens,
-    )
-
-
-def _check(name: str, definition: Definition) -> None:
-    """Refuse what TikToken would panic at, or fill the memory with."""
+    # TikToken would panic at such values, or fill the memory.
     if not isinstance(name, str) or not isinstance(definition.pattern, str):
         raise ValueError(f"name and pattern must be strings, got {name!r} and {definition.pattern!r}")
     # Lone surrogates raise here, as a ValueError.
@@ -127,45 +88,36 @@ def _check(name: str, definition: Definition) -> None:
     if any(bytes([byte]) not in definition.ranks for byte in range(256)):
         raise ValueError("it lacks single bytes")
     numbers = [*definition.ranks.values(), *definition.special_tokens.values()]
-    # type, since True is an int.
+    # type instead of isinstance, because True is an int.
     wrong = [number for number in numbers if type(number) is not int or not 0 <= number < MAX_RANK]
     if wrong:
         raise ValueError(f"a token must have a number from 0 to {MAX_RANK - 1}, got {wrong[0]!r}")
     if len(set(numbers)) < len(numbers):
         raise ValueError("two tokens have the same number")
+    if definition == BYTES:
+        return BytesEncoding()
+    pattern, ranks, special_tokens = definition
+    return import_extra("tiktoken", f"the tokenizer {name!r}", "text").Encoding(
+        name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special_tokens
+    )
 
 
-def define(encoding: "Encoding | tiktoken.Encoding") -> Definition:
-    """The definition of an encoding."""
+def define(encoding: Encoding) -> Definition:
+    """Return the definition of an encoding."""
     if isinstance(encoding, BytesEncoding):
         return BYTES
-    # TikToken has no public way to the parts of an encoding; nothing else here takes the private one.
+    # TikToken has no public access to the parts of an encoding; only this function uses the private one.
     parts: Any = encoding
     return Definition(parts._pat_str, parts._mergeable_ranks, parts._special_tokens)
 
 
-def end_documents(name: str, ranks: dict[bytes, int]) -> Encoding:
-    """An encoding that cuts a text as GPT-2 does, with ``<|endoftext|>`` behind the last rank."""
+def gpt2_encoding(name: str, ranks: dict[bytes, int]) -> Encoding:
+    """Build an encoding with GPT-2's pattern and ``<|endoftext|>`` behind the last rank."""
     return build_encoding(name, Definition(GPT2_PATTERN, ranks, {END_OF_TEXT: max(ranks.values()) + 1}))
 
 
-def load_tiktoken(name: str) -> Any:
-    """The module.
-
-    Raises:
-        MissingPackageError: saying that the tokenizer of this name needs it, if it is not installed.
-    """
-    return import_extra("tiktoken", f"the tokenizer {name!r}", "text")
-
-
-def rank_lines(ranks: Mapping[bytes, int]) -> bytes:
-    """The content of a rank file, in TikToken's format."""
-    ordered = sorted(ranks.items(), key=lambda item: item[1])
-    return b"".join(base64.b64encode(piece) + b" %d\n" % rank for piece, rank in ordered)
-
-
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """Read a rank file.
+    """Read a rank file in TikToken's format: a line has the base64 of a token and its rank.
 
     Raises:
         TokenizerError: naming the file and the line that is damaged.
@@ -180,7 +132,6 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     except OSError as error:
         raise TokenizerError(f"{path} can't be read: {error.strerror}") from error
     ranks: dict[bytes, int] = {}
-    taken: set[int] = set()
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
@@ -190,10 +141,80 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             rank = int(digits)
         except (ValueError, binascii.Error):
             raise TokenizerError(f"{path} line {number} is not '<base64> <rank>': not a rank file") from None
-        if piece in ranks or rank in taken or not 0 <= rank < MAX_RANK:
+        if piece in ranks or not 0 <= rank < MAX_RANK:
             raise TokenizerError(f"{path} line {number} repeats a token or its rank is out of range: {rank}")
         ranks[piece] = rank
-        taken.add(rank)
     if any(bytes([byte]) not in ranks for byte in range(256)):
         raise TokenizerError(f"{path} is not a byte-level rank file: it lacks single bytes")
+    if len(set(ranks.values())) < len(ranks):
+        raise TokenizerError(f"{path} is damaged: two tokens have the same rank")
     return ranks
+
+
+def check_unicode(text: str) -> None:
+    """Refuse a string that is not Unicode text.
+
+    Raises:
+        TokenizerError: naming the place of the first lone surrogate.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        where = f"character {error.start}"
+        raise TokenizerError(f"{where} is a lone surrogate, which is not Unicode text: remove it") from None
+
+
+def train_bpe(corpus: Iterable[str], vocab_size: int | None) -> "tokenizers.Tokenizer":
+    """Learn merges from texts, with Hugging Face tokenizers.
+
+    Args:
+        corpus: read once; only counts of words are held.
+        vocab_size: number of ids, one of them reserved for ``<|endoftext|>``; a small corpus gives fewer.
+
+    Raises:
+        TokenizerError: if there is no text, the size is below 257, or the package is not installed.
+    """
+    if vocab_size is None or vocab_size < MIN_VOCAB_SIZE:
+        raise TokenizerError(
+            f"bpe needs vocab_size of at least {MIN_VOCAB_SIZE} (bytes and end), got {vocab_size}"
+        )
+    tokenizers = import_extra("tokenizers", "the tokenizer 'bpe'", "text")
+    read = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal read
+        for text in corpus:
+            check_unicode(text)
+            read += len(text)
+            yield text
+
+    stages = tokenizers.pre_tokenizers
+    pieces = stages.Split(tokenizers.Regex(GPT2_PATTERN), behavior="isolated")
+    as_bytes = stages.ByteLevel(add_prefix_space=False, use_regex=False)
+    trained = tokenizers.Tokenizer(tokenizers.models.BPE())
+    trained.pre_tokenizer = stages.Sequence([pieces, as_bytes])
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        initial_alphabet=sorted(stages.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    trained.train_from_iterator(texts(), trainer)
+    if not read:
+        raise TokenizerError("bpe found nothing to learn from: hand it a corpus of text, or use bytes")
+    return trained
+
+
+def ranks_of(trained: "tokenizers.Tokenizer") -> dict[bytes, int]:
+    """Return the bytes of each token and its rank: the 256 bytes, then the merges as they were learned."""
+    byte_of = byte_stand_ins()
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    for left, right in json.loads(trained.to_str())["model"]["merges"]:
+        ranks.setdefault(bytes(byte_of[character] for character in left + right), len(ranks))
+    return ranks
+
+
+def byte_stand_ins() -> dict[str, int]:
+    """Return GPT-2's printable characters and the byte that each stands for in byte-level merges."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and what to do where a package is not installed."""
+"""Errors that a user can cause, and messages about packages that are not installed."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -8,32 +8,37 @@ from fftnet.errors import UserError, install_command
 
 
 class DataError(UserError, ValueError):
-    """Data can't be read or used; the message names the source and the way out."""
+    """Data that can't be read or used; the message names the source and the way out."""
 
 
 class TokenizerError(UserError, ValueError):
-    """A tokenizer can't be made, loaded or used; the message says why and what to do."""
+    """A tokenizer that can't be made, loaded or used; the message says why and what to do."""
 
 
 class MissingPackageError(DataError, TokenizerError):
-    """A package is not installed; the message says what needs it and how to install it."""
+    """A package that is not installed; the message says what needs it and how to install it."""
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
-    """The first of many names, for a message."""
+    """Return the first names of many, for a message."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of a library's error, or the error's name if it has no text."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def import_extra(module: str, user: str, extra: str) -> Any:
-    """Import a module of a package that is not installed with every FFTNet.
+    """Import a module of an optional package.
 
     Args:
         module: such as ``pyarrow.parquet``.
-        user: what needs it, the beginning of a sentence that goes on with "needs".
+        user: the part of FFTNet that needs it, as the beginning of a sentence that continues with "needs".
         extra: name of the optional dependencies that hold the package.
 
     Raises:
-        MissingPackageError: with that sentence, where the package is missing.
+        MissingPackageError: with that sentence, if the package is not installed.
     """
     try:
         return import_module(module)

@@ -1,80 +1,41 @@
-"""A stochastic grammar that writes text with structure near and far, and knows its own entropy.
+"""A stochastic grammar of texts with short and long dependencies, whose entropy is known exactly.
 
     Mira counts 4: 1 2 3 4. Says "red owl sings". Packs ([]){}. It rains. Then Mira says
     "red owl sings" again.
 
-A name is introduced early and needed late, numbers count up to the one announced, brackets close, a phrase is
-repeated. Every text has one derivation only, so its probability is the product of the choices made, and the
-mean of ``-log p``, the entropy, is a floor under the loss of every honest model.
+A name is introduced early and needed late, numbers count up to the announced one, brackets close, a phrase is
+repeated. Every text has only one derivation, so its probability is the product of the probabilities of the
+choices. The mean of ``-log p``, the entropy, is a lower bound of the loss of every honest model.
 """
 
 import math
 import random
-import re
 from dataclasses import dataclass
 
-NAMES = [
-    "Mira",
-    "Oto",
-    "Lena",
-    "Finn",
-    "Ada",
-    "Karl",
-    "Nora",
-    "Emil",
-    "Ida",
-    "Theo",
-    "Vera",
-    "Hugo",
-    "Rosa",
-    "Anton",
-    "Clara",
-    "Jonas",
-]
-WORDS = [
-    "red",
-    "owl",
-    "sings",
-    "blue",
-    "fox",
-    "runs",
-    "old",
-    "cat",
-    "sleeps",
-    "tall",
-    "tree",
-    "falls",
-    "cold",
-    "star",
-    "shines",
-]
+# Samples are drawn from these lists by seed: their order is part of the language.
+NAMES = "Mira Oto Lena Finn Ada Karl Nora Emil Ida Theo Vera Hugo Rosa Anton Clara Jonas".split()  # noqa: SIM905
+WORDS = "red owl sings blue fox runs old cat sleeps tall tree falls cold star shines".split()  # noqa: SIM905
 WEATHER = ("rains", "snows", "clears", "storms", "thaws", "freezes", "dawns", "darkens")
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
 STOP_PACKING = 0.5
+"""Probability that no bracket follows when all are closed."""
 OPEN_DEEPER = 0.45
-
-_FORM = re.compile(
-    r"(?P<name>[A-Za-z]+) counts (?P<count>[0-9]): (?P<numbers>[0-9 ]*)\. "
-    r'Says "(?P<phrase>[a-z ]*)"\. Packs (?P<box>[()\[\]{}]*)\.(?P<weather>(?: It [a-z]+\.)*) '
-    r'Then (?P<again>[A-Za-z]+) says "(?P<repeat>[a-z ]*)" again\.'
-)
-
-
-class GrammarError(ValueError):
-    """A text is not in the language; the message says which rules it breaks."""
+"""Probability of a further bracket inside an open one."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A text and how likely it was."""
+    """A text and its probability."""
 
     text: str
     log_probability: float
-    """Natural logarithm."""
+    """Natural logarithm of the probability."""
 
 
 @dataclass(frozen=True)
-class _Limits:
+class Limits:
+    """Numbers of names, words a phrase, pairs of brackets and so on, at some complexity."""
+
     names: int
     top_count: int
     top_words: int
@@ -83,10 +44,15 @@ class _Limits:
     weather: int
 
 
-def _limits(complexity: float) -> _Limits:
+def limits_of(complexity: float) -> Limits:
+    """Return the limits at a complexity.
+
+    Raises:
+        ValueError: if the complexity lies outside [0, 1].
+    """
     if not 0.0 <= complexity <= 1.0:
         raise ValueError(f"pattern_complexity must lie in [0, 1], got {complexity}")
-    return _Limits(
+    return Limits(
         names=4 + round(12 * complexity),
         top_count=3 + round(6 * complexity),
         top_words=2 + round(2 * complexity),
@@ -97,12 +63,12 @@ def _limits(complexity: float) -> _Limits:
 
 
 def max_length(complexity: float) -> int:
-    """Characters of the longest text that can come.
+    """Return the number of characters of the longest possible text.
 
     Raises:
         ValueError: if the complexity lies outside [0, 1].
     """
-    limits = _limits(complexity)
+    limits = limits_of(complexity)
     name = max(map(len, NAMES[: limits.names]))
     numbers = 2 * limits.top_count - 1
     phrase = limits.top_words * (max(map(len, WORDS)) + 1) - 1
@@ -115,18 +81,19 @@ def sample(rng: random.Random, complexity: float) -> Sample:
     """Draw a text.
 
     Args:
-        rng: the only source of chance.
-        complexity: in [0, 1]: more names, higher counts, longer phrases, deeper brackets, more in between.
+        rng: the only source of randomness.
+        complexity: in [0, 1]; adds names, higher counts, longer phrases, deeper brackets, more in between.
 
     Raises:
         ValueError: if the complexity lies outside [0, 1].
     """
-    limits = _limits(complexity)
+    limits = limits_of(complexity)
     name = rng.choice(NAMES[: limits.names])
     count = rng.randint(2, limits.top_count)
     words = rng.choices(WORDS, k=rng.randint(1, limits.top_words))
     weather = rng.choices(WEATHER, k=limits.weather)
     box, box_log_probability = _pack(rng, limits)
+    # All but the brackets is chosen uniformly: a choice among n has the probability 1/n.
     choices = math.log(limits.names) + math.log(limits.top_count - 1) + math.log(limits.top_words)
     choices += len(words) * math.log(len(WORDS)) + len(weather) * math.log(len(WEATHER))
     phrase = " ".join(words)
@@ -136,7 +103,8 @@ def sample(rng: random.Random, complexity: float) -> Sample:
     return Sample(f'{text}Then {name} says "{phrase}" again.', box_log_probability - choices)
 
 
-def _pack(rng: random.Random, limits: _Limits) -> tuple[str, float]:
+def _pack(rng: random.Random, limits: Limits) -> tuple[str, float]:
+    """Draw balanced brackets; return them and the natural logarithm of their probability."""
     box = ""
     waiting: list[str] = []
     pairs = 0
@@ -162,70 +130,3 @@ def _pack(rng: random.Random, limits: _Limits) -> tuple[str, float]:
         box += opening
         waiting.append(BRACKETS[opening])
         pairs += 1
-
-
-def violations(text: str, complexity: float) -> list[str]:
-    """The rules that a text breaks, by name: ``[]`` for a text of the language, ``["form"]`` if unreadable.
-
-    ``name`` (known, and the same in the end), ``count``, ``phrase`` (known words, not too many), ``repeat``
-    (the phrase comes back), ``brackets`` (they close, not too many or deep), ``weather`` (known, as many as
-    due).
-    """
-    limits = _limits(complexity)
-    match = _FORM.fullmatch(text)
-    if match is None:
-        return ["form"]
-    count = int(match["count"])
-    words = match["phrase"].split(" ")
-    weather = re.findall(r" It ([a-z]+)\.", match["weather"])
-    rules = {
-        "name": match["name"] in NAMES[: limits.names] and match["again"] == match["name"],
-        "count": 2 <= count <= limits.top_count
-        and match["numbers"] == " ".join(map(str, range(1, count + 1))),
-        "phrase": len(words) <= limits.top_words and set(words) <= set(WORDS),
-        "repeat": match["repeat"] == match["phrase"],
-        "brackets": _box_log_probability(match["box"], limits) > -math.inf,
-        "weather": len(weather) == limits.weather and set(weather) <= set(WEATHER),
-    }
-    return [rule for rule, kept in rules.items() if not kept]
-
-
-def _box_log_probability(box: str, limits: _Limits) -> float:
-    waiting: list[str] = []
-    pairs = 0
-    total = 0.0
-    for character in box:
-        free = pairs < limits.top_pairs and len(waiting) < limits.depth
-        opens = character in BRACKETS
-        if opens and not free:
-            return -math.inf
-        if waiting and free:
-            total += math.log(OPEN_DEEPER if opens else 1 - OPEN_DEEPER)
-        elif pairs and not waiting:
-            total += math.log(1 - STOP_PACKING)
-        if opens:
-            waiting.append(BRACKETS[character])
-            pairs += 1
-            total -= math.log(len(BRACKETS))
-        elif not waiting or waiting.pop() != character:
-            return -math.inf
-    if waiting or not pairs:
-        return -math.inf
-    return total + (math.log(STOP_PACKING) if pairs < limits.top_pairs else 0.0)
-
-
-def log_probability(text: str, complexity: float) -> float:
-    """Natural logarithm of a text's probability, found by reading it.
-
-    Raises:
-        GrammarError: if the text is not in the language, naming the rules that it breaks.
-    """
-    broken = violations(text, complexity)
-    match = _FORM.fullmatch(text)
-    if broken or match is None:
-        raise GrammarError(f"not in the language, it breaks: {', '.join(broken)}")
-    limits = _limits(complexity)
-    words = match["phrase"].count(" ") + 1
-    uniform = limits.names * (limits.top_count - 1) * limits.top_words
-    chosen = words * math.log(len(WORDS)) + limits.weather * math.log(len(WEATHER))
-    return _box_log_probability(match["box"], limits) - math.log(uniform) - chosen

@@ -1,32 +1,30 @@
-"""Texts with a label each: read from tables, divided class by class, cut to a length and put into batches."""
+"""Labelled texts: read from tables, split class by class, truncated and put into batches."""
 
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.data.chunks import read_chunks
-from fftnet.data.digest import digest_items
 from fftnet.data.errors import DataError, listed
+from fftnet.data.files import digest_items
 from fftnet.data.permutation import EpochOrder
-from fftnet.data.sources import resolve
-from fftnet.data.sources.base import Row, text_of, unicode_of
-from fftnet.data.splits import TEST, TRAIN, VALID
-from fftnet.data.tables import read_rows
-from fftnet.data.tokenization import id_dtype
+from fftnet.data.sources import read_rows, resolve
+from fftnet.data.sources.tables import Row, text_of, unicode_of
+from fftnet.data.splits import TEST, TRAIN, VALID, read_chunks
+from fftnet.data.tokens import id_dtype
 from fftnet.data.windows import padded
 from fftnet.protocols import Batch, Batches, TextEncoder
 
 ENCODED = 1024
-"""Texts that are encoded at once."""
+"""Number of texts that are encoded at once."""
 POOL = 8
-"""Batches whose rows are sorted by length, so that rows of like length share a batch."""
+"""Number of batches whose rows are sorted by length, so that rows of similar length share a batch."""
 
 
 class LabelledData(NamedTuple):
@@ -41,12 +39,12 @@ class LabelledTexts(NamedTuple):
     """Rows of a table, in their order."""
 
     names: list[str]
-    """Where each is from, for messages."""
+    """File and line of each row, for messages."""
     texts: list[str]
     labels: list[str]
 
     def take(self, index: np.ndarray) -> "LabelledTexts":
-        """The rows of these numbers."""
+        """Return the rows with these numbers."""
         names, texts, labels = ([column[n] for n in index.tolist()] for column in self)
         return LabelledTexts(names, texts, labels)
 
@@ -55,37 +53,38 @@ def read_text_rows(word: str, text_field: str) -> list[Row]:
     """Read the rows of tables with all their columns, or the lines of a ``.txt`` file as rows with a text.
 
     Raises:
-        DataError: naming the row or line that has no text or an empty one, or if there is none.
+        DataError: naming the row or line whose text is missing or empty, or if there are no rows.
     """
     lines = Path(word).suffix.lower() == ".txt"
     rows = list(_lines(word, text_field) if lines else read_rows([word], ()))
     for row in rows:
         _text(row, text_field)
-    _check_any(rows, [word])
+    if not rows:
+        raise DataError(f"{word} has no rows")
     return rows
 
 
 def read_labelled(words: Sequence[str], text_field: str, label_field: str) -> LabelledTexts:
-    """All rows of the tables that ``words`` name.
+    """Read all rows of the tables that ``words`` name.
 
     Raises:
-        DataError: naming the row that has no text, an empty one, no label or a damaged one, or if there is no
-            row.
+        DataError: naming the row whose text or label is missing, empty or damaged, or if there are no rows.
     """
     rows = [
         (row.name, _text(row, text_field), label_of(row, label_field))
         for row in read_rows(words, [text_field, label_field])
     ]
-    _check_any(rows, words)
+    if not rows:
+        raise DataError(f"{', '.join(words)} has no rows")
     names, texts, labels = (list(column) for column in zip(*rows, strict=True))
     return LabelledTexts(names, texts, labels)
 
 
 def label_of(row: Row, label_field: str) -> str:
-    """The label in a row, as the name of its class: true and false of a boolean.
+    """Return the label of a row as the name of its class; a boolean is true or false.
 
     Raises:
-        DataError: naming the row, if it has no such field, or no label in it.
+        DataError: naming the row, if it has no such field or no label in it.
     """
     if label_field not in row.values:
         known = ", ".join(map(str, row.values)) or "none"
@@ -103,10 +102,10 @@ def label_of(row: Row, label_field: str) -> str:
 
 
 def find_classes(labels: Sequence[str]) -> tuple[str, ...]:
-    """The names of the classes, sorted: as numbers where all of them are integers.
+    """Return the names of the classes, sorted as numbers if all of them are integers.
 
     Raises:
-        DataError: if there is but one.
+        DataError: if there is only one.
     """
     names = set(labels)
     if len(names) < 2:
@@ -116,10 +115,10 @@ def find_classes(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def class_indices(rows: LabelledTexts, class_names: Sequence[str]) -> np.ndarray:
-    """The number of each row's class, int64.
+    """Return the number of each row's class, int64.
 
     Raises:
-        DataError: naming the row whose label is none of the classes.
+        DataError: naming the first row whose label is not a class.
     """
     known = {name: number for number, name in enumerate(class_names)}
     for name, label in zip(rows.names, rows.labels, strict=True):
@@ -139,24 +138,24 @@ def stratified_split(
     test_fraction: float,
     seed: int,
 ) -> np.ndarray:
-    """Assign each row to a split, so that every class has about its fraction in each, and one row at least.
+    """Assign each row to a split, so that each split has about its fraction of every class, at least one row.
 
-    A hash of the key decides. Rows with equal keys share a split, and rows that are added or removed move no
-    other one. The exception are classes so small that a split would be empty: it gets the row with the
-    nearest hash, which another row may replace later.
+    A hash of the key decides. Rows with equal keys share a split, and adding or removing rows moves no other
+    row. The exception are very small classes: a split that would be empty gets the row with the nearest hash,
+    which another row may replace later.
 
     Args:
         labels: class of each row.
-        keys: content of each row, or a name that stays.
+        keys: content of each row, or a stable name.
         valid_fraction: fraction of the rows of a class for validation; 0: none.
         test_fraction: fraction of the rows of a class for the test; 0: none.
-        seed: chooses which.
+        seed: seed of the hash.
 
     Returns:
         uint8 (rows,): TRAIN, VALID or TEST of ``fftnet.data.splits``.
 
     Raises:
-        DataError: naming a class that has too few rows for that.
+        DataError: naming a class that has too few rows.
     """
     needed = 1 + (valid_fraction > 0) + (test_fraction > 0)
     counts = Counter(labels)
@@ -172,13 +171,14 @@ def stratified_split(
             "to validate and to test; add rows, leave it out, or name files of your own with valid_data and "
             "test_data"
         )
+    # Rows whose place lies below the test fraction are the test split; the validation split follows.
     split = np.full(len(labels), TRAIN, dtype=np.uint8)
     place = _hash_places(keys, seed)
     _, class_of, sizes = np.unique(np.array(labels), return_inverse=True, return_counts=True)
     for rows in np.split(class_of.argsort(kind="stable"), sizes.cumsum()[:-1]):
         places, order = np.unique(place[rows], return_inverse=True)
         if len(places) < needed:
-            # So many of its rows are equal that they have to be divided.
+            # The class has fewer different rows than splits, so equal rows have to be divided.
             places = np.sort(place[rows])
             order = place[rows].argsort(kind="stable").argsort()
         tests = int(np.searchsorted(places, test_fraction))
@@ -214,7 +214,7 @@ def digest_rows(*tables: LabelledTexts) -> str:
 def encode_texts(
     names: Sequence[str], texts: Sequence[str], tokenizer: TextEncoder, max_length: int
 ) -> tuple[list[np.ndarray], int]:
-    """The ids of each text, the first ``max_length`` of them, and how many texts have more.
+    """Return the first ``max_length`` ids of each text, and the number of texts that were truncated.
 
     Raises:
         DataError: naming a text that can't be encoded.
@@ -230,13 +230,15 @@ def encode_texts(
 
 
 class LabelledBatches:
-    """Rows of ids with a class each; a batch is a pure function of seed, epoch and index.
+    """Batches of labelled rows of ids; each is a pure function of seed, epoch and index.
+
+    Each row comes once an epoch.
 
     Args:
-        rows: ids of each, one at least.
+        rows: ids of each row, at least one row.
         classes: int64 (rows,).
         batch_size: B.
-        seed: of the order; None keeps that of the rows. Either way each row comes once an epoch.
+        seed: seed of the order; None keeps the order of the rows.
     """
 
     def __init__(
@@ -251,7 +253,7 @@ class LabelledBatches:
         self.num_batches = -(-len(rows) // batch_size)
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """Ids (B, T), as long as the longest row, and classes (B,)."""
+        """Return ids (B, T), padded to the longest row, and classes (B,)."""
         chosen = self._chosen(epoch, index)
         inputs, mask = pad_tokens([self._rows[n] for n in chosen.tolist()])
         return Batch(
@@ -265,7 +267,8 @@ class LabelledBatches:
         size = self._batch_size
         if self._seed is None:
             return self._order.slice(epoch, index * size, size)[0]
-        # The rows of some batches in a row, sorted by length, then dealt out to these batches, shuffled.
+        # Rows of POOL consecutive batches are sorted by length, which saves padding. The batches are then
+        # shuffled, so that their lengths do not ascend.
         pool, place = divmod(index, POOL)
         rows, _ = self._order.slice(epoch, pool * POOL * size, POOL * size)
         rows = rows[np.argsort(self._lengths[rows], kind="stable")]
@@ -274,7 +277,7 @@ class LabelledBatches:
 
 
 def pad_tokens(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
-    """int64 ids (B, T) of rows of any lengths, and where they are, None if nowhere is padding."""
+    """Return int64 ids (B, T) of rows of any lengths, and the mask of the ids, None without padding."""
     tokens, present = padded(rows)
     return torch.from_numpy(tokens), None if present.all() else torch.from_numpy(present)
 
@@ -292,7 +295,7 @@ def _encoded(names: Sequence[str], texts: list[str], tokenizer: TextEncoder) -> 
 
 
 def _lines(word: str, text_field: str) -> Iterator[Row]:
-    """The lines of a text file as rows with a text; a line break at the end begins no further one."""
+    """Yield the lines of a text file as rows; a line break at the end begins no further line."""
     text = "".join(chunk.text for chunk in read_chunks(resolve([word]), text_field))
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         yield Row(f"{word} line {number}", {text_field: line.removesuffix("\r")})
@@ -303,8 +306,3 @@ def _text(row: Row, text_field: str) -> str:
     if not text.strip():
         raise DataError(f"{row.name} has an empty text: leave the row out")
     return text
-
-
-def _check_any(rows: Sequence[Any], words: Sequence[str]) -> None:
-    if not rows:
-        raise DataError(f"{', '.join(words)} has no rows")

@@ -1,20 +1,20 @@
-"""Pseudo-random numbers and orders that are computed from their place, never held or drawn one by one."""
+"""Pseudo-random numbers and orders that are functions of their index, so that any place can be sought."""
 
 import numpy as np
 
 MAX_SHUFFLED = 2**24
-"""Items whose shuffled order is held in memory; the order of more is computed place by place."""
+"""Largest number of items whose shuffled order is held in memory; a longer order is computed on demand."""
 GOLDEN = 0x9E3779B97F4A7C15
 FEISTEL_ROUNDS = 6
 
 
 class EpochOrder:
-    """The numbers 0 to ``count - 1`` in the order of an epoch, and by how much its windows are shifted.
+    """The order of the numbers 0 to ``count - 1`` in each epoch, and the shift of the epoch's windows.
 
     Args:
-        count: numbers.
+        count: number of items.
         shifts: shifts are drawn from 0 to ``shifts - 1``.
-        seed: of orders and shifts; None keeps the numbers as they are, without a shift.
+        seed: seed of orders and shifts; None: the numbers in ascending order, without a shift.
     """
 
     def __init__(self, count: int, shifts: int, seed: int | None) -> None:
@@ -25,7 +25,10 @@ class EpochOrder:
         self._held: tuple[int, np.ndarray, int] | None = None
 
     def slice(self, epoch: int, first: int, size: int) -> tuple[np.ndarray, int]:
-        """Numbers at places ``first`` to ``first + size - 1``, int64, fewer at the end; and the shift."""
+        """Return the numbers at places ``first`` to ``first + size - 1``, int64, and the shift.
+
+        Fewer numbers come at the end of the order.
+        """
         places = np.arange(first, min(first + size, self._count))
         if self._seed is None:
             return places, 0
@@ -40,18 +43,18 @@ class EpochOrder:
 
 
 def permute_indices(places: np.ndarray, count: int, key: int) -> np.ndarray:
-    """Where a pseudo-random permutation of 0 to ``count - 1`` puts these places, without holding it.
-
-    A Feistel network permutes the next power of four; what falls outside walks on until it is inside.
+    """Return the images of these places under a pseudo-random permutation of 0 to ``count - 1``.
 
     Args:
         places: int64, each below ``count``.
         count: at least 1.
-        key: chooses the permutation.
+        key: selects the permutation.
 
     Returns:
         int64, of the shape of ``places``.
     """
+    # A Feistel network permutes the next power of four. What falls outside is permuted again until it is
+    # inside (cycle walking), which keeps the map one-to-one and needs no table.
     half = np.uint64(max((count - 1).bit_length() + 1, 2) // 2)
     low = np.uint64(2 ** int(half) - 1)
     x = places.astype(np.uint64)
@@ -60,29 +63,24 @@ def permute_indices(places: np.ndarray, count: int, key: int) -> np.ndarray:
         left = x[outside] >> half
         right = x[outside] & low
         for turn in range(FEISTEL_ROUNDS):
-            mixed = left ^ hash64(right, key + turn * 0xD1B54A32D192ED03) & low
-            left = right
-            right = mixed
+            left, right = right, left ^ hash64(right, key + turn * 0xD1B54A32D192ED03) & low
         x[outside] = left << half | right
         outside = x >= count
     return x.astype(np.int64)
 
 
 def hash64(x: np.ndarray, key: int) -> np.ndarray:
-    """Well-spread 64 bits for every number and key (SplitMix64).
+    """Return well-spread 64 bits for every number and key (SplitMix64).
 
     Args:
         x: uint64.
-        key: of any size; chooses the hash function.
+        key: any integer; selects the hash function.
 
     Returns:
         uint64, of the shape of ``x``.
     """
-    z = (x + np.uint64(1)) * np.uint64(GOLDEN) ^ _hash_key(key)
+    seed = np.random.SeedSequence(key % 2**128).generate_state(1, np.uint64)[0]
+    z = (x + np.uint64(1)) * np.uint64(GOLDEN) ^ seed
     z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return z ^ z >> np.uint64(31)
-
-
-def _hash_key(key: int) -> np.uint64:
-    return np.uint64(np.random.SeedSequence(key % 2**128).generate_state(1, np.uint64)[0])

@@ -1,50 +1,99 @@
-"""Which part of a text trains, validates and tests: one rule, in one pass, whatever fits into memory.
+"""Documents in chunks and segments, and the split that each segment belongs to: one rule for every text.
 
-All documents in their order form one text. It is divided into segments, and of every 20 consecutive segments
-so many are held out as the fractions ask for, chosen by a hash of the seed. A segment ends where a document
-ends; only a document that is long beside the whole text is cut, so that even a single file of a few thousand
-characters has all three splits. The rule reads nothing but the text: neither sizes of files nor what is in
-memory.
+All documents in their order form one text. It is divided into segments. A fixed number of every 20
+consecutive segments is held out, chosen by a hash of the seed. A segment ends where a document ends; only a
+document that is long compared to the whole text is cut, so that even a single file of a few thousand
+characters has all three splits. The rule depends on the text alone, not on sizes of files or on memory.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
-from fftnet.data.chunks import Chunk, cut_place
+from fftnet.data.errors import DataError
 from fftnet.data.permutation import hash64
+from fftnet.data.sources import SourceFile
+from fftnet.data.sources.base import Advance, Document
 
 TRAIN, VALID, TEST = range(3)
+CHUNK = 2**18
+"""Characters at which a long document is divided into chunks; a chunk has at most twice as many."""
+SAFE_CUT = re.compile(r"(?<=\S)(?= [^\W\d_])")
+"""Place before a single space and a letter, which no token of any encoding spans."""
 MIN_SEGMENTS = 100
-"""A segment is at least this part of a text, and a document that is longer than it is cut."""
+"""Segments of a text at least; a longer document than the hundredth part of the text is cut."""
 SEGMENT = 2**15
-"""Characters of a segment at least, where the text is longer than 100 times as many."""
+"""Minimum number of characters of a segment in a text of at least ``MIN_SEGMENTS * SEGMENT`` characters."""
 LONGEST_DOCUMENT = 2**20
-"""Characters; a longer document is cut in any text."""
+"""Number of characters beyond which a document is cut in any text."""
 BLOCK = 20
-"""Segments of which a fixed number is held out."""
+"""Number of consecutive segments of which a fixed number is held out."""
+
+
+class Chunk(NamedTuple):
+    """A document or a part of one; most documents are a single chunk."""
+
+    name: str
+    """Name of the document, for messages."""
+    text: str
+    ends_document: bool
+    ends_segment: bool = False
+    """Set by ``segments``."""
+
+
+def read_chunks(
+    files: Sequence[SourceFile], text_field: str, advance: Advance = lambda count: None
+) -> Iterator[Chunk]:
+    """Yield the documents of all files in their order, in chunks; skip those without any text.
+
+    Args:
+        files: from ``fftnet.data.sources.resolve``.
+        text_field: column that holds the text of a table.
+        advance: called with the number of bytes read since the last call.
+
+    Raises:
+        DataError: naming a file that is empty, damaged, not UTF-8, or lacks the field.
+    """
+    for file in files:
+        empty = True
+        try:
+            for document in file.source.read(file, text_field, advance):
+                for chunk in _divide(document):
+                    empty = False
+                    yield chunk
+        except OSError as error:
+            raise DataError(f"{file.name} can't be read: {error.strerror or error}") from error
+        if empty:
+            raise DataError(f"{file.name} is empty: leave it out")
 
 
 def segments(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Mark where segments end, and cut documents that are longer than a segment may be.
+    """Mark the ends of segments, and cut documents that are longer than a segment may be.
 
-    A segment has at least S characters: 1/100 of the text, or 32,768 if that is less, so that a look ahead at
-    3 million characters tells S. A document is cut after S characters, or after 1/100 of the text before it
-    if that is more, and in any case after a million.
+    A segment has at least S characters: 1/100 of the text, but at most 32,768. A document is cut after S
+    characters, or after 1/100 of the text before it if that is more, and always after a million.
 
     Args:
-        chunks: of all documents, in their order.
+        chunks: all documents, in their order.
 
     Returns:
-        The same text, divided further; a segment ends with each chunk that says so, and with the last one.
+        The same text, divided further; a segment ends with each marked chunk, and with the last one.
     """
-    least, chunks = _look_ahead(chunks)
-    before = 0
-    piece = 0
-    segment = 0
-    for chunk in chunks:
+    stream = iter(chunks)
+    # S is at its maximum as soon as the text has 100 of the largest segments, so no more is read ahead.
+    ahead: list[Chunk] = []
+    size = 0
+    for chunk in stream:
+        ahead.append(chunk)
+        size += len(chunk.text)
+        if size >= MIN_SEGMENTS * SEGMENT:
+            break
+    least = min(max(size // MIN_SEGMENTS, 1), SEGMENT)
+    before = piece = segment = 0
+    for chunk in chain(ahead, stream):
         longest = max(least, min(before // MIN_SEGMENTS, LONGEST_DOCUMENT))
         for part in _cut(chunk, piece, longest):
             piece += len(part.text)
@@ -61,15 +110,15 @@ def segments(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
 def assign_splits(
     count: int, *, valid_fraction: float, test_fraction: float, seed: int, first: int = 0
 ) -> np.ndarray:
-    """The splits of segments ``first`` to ``first + count - 1``.
+    """Return the splits of segments ``first`` to ``first + count - 1``.
 
-    Of the first 20 segments, every split that has a fraction gets one at least.
+    The first 20 segments hold at least one of every split whose fraction is not 0.
 
     Args:
-        count: segments.
-        valid_fraction: of all segments, that validate.
-        test_fraction: of all segments, that test.
-        seed: chooses which.
+        count: number of segments.
+        valid_fraction: fraction of all segments for validation.
+        test_fraction: fraction of all segments for the test.
+        seed: seed of the choice.
         first: number of the first segment.
 
     Returns:
@@ -77,53 +126,69 @@ def assign_splits(
     """
     block_B = np.arange(first // BLOCK, -(-(first + count) // BLOCK))
     number_BS = block_B[:, None] * BLOCK + np.arange(BLOCK)
+    # Ranks of random numbers are a random order of the segments of each block; the first ones are held out.
     rank_BS = hash64(number_BS.astype(np.uint64), seed).argsort(axis=1).argsort(axis=1)
-    test_B = _due(block_B, test_fraction)
-    held_out_B = test_B + _due(block_B, valid_fraction)
+    test_B = _held_out(block_B, test_fraction)
+    held_out_B = test_B + _held_out(block_B, valid_fraction)
     split_BS = np.where(rank_BS < held_out_B[:, None], VALID, TRAIN)
     split_BS = np.where(rank_BS < test_B[:, None], TEST, split_BS).astype(np.uint8)
     return split_BS.ravel()[first % BLOCK :][:count]
 
 
-def _due(block_B: np.ndarray, fraction: float) -> np.ndarray:
-    """Segments of each block that a split gets: in all blocks so far, its fraction, rounded up."""
+def _held_out(block_B: np.ndarray, fraction: float) -> np.ndarray:
+    """Return the number of held-out segments of each block, int64.
 
-    def until(block: np.ndarray) -> np.ndarray:
-        # 20 times 3 times 0.05 is a little more than 3, which is not to be rounded up to 4.
+    All blocks up to one hold out their fraction of segments, rounded up.
+    """
+
+    def up_to(block: np.ndarray) -> np.ndarray:
+        # 20 * 3 * 0.05 is slightly more than 3 in float64, and must not be rounded up to 4.
         return np.ceil(np.round(BLOCK * block * fraction, 6)).astype(np.int64)
 
-    return until(block_B + 1) - until(block_B)
+    return up_to(block_B + 1) - up_to(block_B)
 
 
-def _look_ahead(chunks: Iterable[Chunk]) -> tuple[int, Iterator[Chunk]]:
-    """Characters of a segment at least, and all chunks."""
-    stream = iter(chunks)
-    held: deque[Chunk] = deque()
-    size = 0
-    for chunk in stream:
-        held.append(chunk)
-        size += len(chunk.text)
-        if size >= MIN_SEGMENTS * SEGMENT:
-            break
-    least = min(max(size // MIN_SEGMENTS, 1), SEGMENT)
-    return least, chain((held.popleft() for _ in range(len(held))), stream)
+def _divide(document: Document) -> Iterator[Chunk]:
+    buffer = ""
+    divided = False
+    for block in document.blocks:
+        buffer += block
+        while len(buffer) > 2 * CHUNK:
+            at = _cut_place(buffer, CHUNK, 2 * CHUNK) or CHUNK
+            yield Chunk(document.name, buffer[:at], ends_document=False)
+            buffer = buffer[at:]
+            divided = True
+    if divided or buffer.strip():
+        yield Chunk(document.name, buffer, ends_document=True)
 
 
 def _cut(chunk: Chunk, piece: int, longest: int) -> Iterator[Chunk]:
-    """A chunk in parts, of which all but the last end where the document is cut.
+    """Divide a chunk where its document is cut.
 
     Args:
-        chunk: to be cut.
-        piece: characters of its document before it, since the document began or was cut; below ``longest``.
-        longest: characters after which a document is cut.
+        chunk: the chunk to divide.
+        piece: characters of its document since the last cut or the beginning; below ``longest``.
+        longest: number of characters after which a document is cut.
     """
     text = chunk.text
     while piece + len(text) > longest:
-        at = cut_place(text, longest - piece, 2 * longest - piece)
+        at = _cut_place(text, longest - piece, 2 * longest - piece)
         if at is None:
             break
         yield Chunk(chunk.name, text[:at], ends_document=False, ends_segment=True)
         text = text[at:]
         piece = 0
+    # If the text ends before a safe place to cut, the document is cut at the end of the chunk, which is one.
     is_cut = not chunk.ends_document and piece + len(text) >= longest
     yield Chunk(chunk.name, text, chunk.ends_document, ends_segment=is_cut)
+
+
+def _cut_place(text: str, first: int, last: int) -> int | None:
+    """Return the first place from ``first`` to ``last`` that no token spans, else ``last``.
+
+    The result is None if the text ends before either.
+    """
+    place = SAFE_CUT.search(text, first, last)
+    if place is not None:
+        return place.start()
+    return last if len(text) > last else None

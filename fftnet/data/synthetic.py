@@ -13,41 +13,35 @@ from fftnet.protocols import Batch, TextEncoder
 class SyntheticBatches:
     """Samples of the grammar, one a row: end of text, the text, end of text.
 
+    Training samples are new in every epoch; the samples of the other splits never change.
+
     Args:
         config: seed, complexity and batch size.
-        tokenizer: encodes the samples.
-        split: name that sets this stream apart from the others of the same seed.
-        num_samples: rows in an epoch.
+        tokenizer: encoder of the samples.
+        split: name of the split: train, valid or test; part of the seed.
+        num_samples: rows of an epoch.
         max_seq_length: T, which every sample must fit.
-        fresh: draw other samples in every epoch.
     """
 
     def __init__(
-        self,
-        config: DataConfig,
-        tokenizer: TextEncoder,
-        split: str,
-        num_samples: int,
-        max_seq_length: int,
-        fresh: bool,
+        self, config: DataConfig, tokenizer: TextEncoder, split: str, num_samples: int, max_seq_length: int
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self._split = split
         self._num_samples = num_samples
         self._max_seq_length = max_seq_length
-        self._fresh = fresh
         self.num_batches = -(-num_samples // config.batch_size)
 
     def samples(self, epoch: int, index: int) -> list[grammar.Sample]:
-        """The samples behind a batch."""
+        """Return the samples of a batch."""
         first = index * self._config.batch_size
         last = min(first + self._config.batch_size, self._num_samples)
-        epoch = epoch if self._fresh else 0
+        epoch = epoch if self._split == "train" else 0
         return [_sample(self._config, self._split, epoch, number) for number in range(first, last)]
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """Rows as long as the longest sample needs.
+        """Return rows that are padded to the longest sample.
 
         Raises:
             DataError: if a sample does not fit max_seq_length.
@@ -66,31 +60,25 @@ class SyntheticBatches:
 
 
 def load_synthetic(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -> Splits:
-    """Three streams of samples that come from different seeds; those that are held out never change."""
+    """Make three streams of samples, with the entropy of the validation split."""
     held_out = max(config.num_samples // 5, config.batch_size)
-    train = SyntheticBatches(config, tokenizer, "train", config.num_samples, max_seq_length, fresh=True)
-    valid, test = (
-        SyntheticBatches(config, tokenizer, split, held_out, max_seq_length, fresh=False)
-        for split in ("valid", "test")
+    train, valid, test = (
+        SyntheticBatches(config, tokenizer, split, count, max_seq_length)
+        for split, count in (("train", config.num_samples), ("valid", held_out), ("test", held_out))
     )
-    return Splits(train, valid, test, _entropy(valid))
+    nats = 0.0
+    tokens = 0
+    for index in range(valid.num_batches):
+        nats -= sum(sample.log_probability for sample in valid.samples(0, index))
+        tokens += int(valid.batch(0, index).loss_mask.sum())
+    return Splits(train, valid, test, entropy_floor=nats / tokens)
 
 
 def training_samples(config: DataConfig) -> Iterator[str]:
-    """The texts of the first epoch's training split."""
+    """Return the texts of the first epoch of the training split."""
     return (_sample(config, "train", 0, number).text for number in range(config.num_samples))
 
 
 def _sample(config: DataConfig, split: str, epoch: int, number: int) -> grammar.Sample:
     seed = f"{config.data_seed}/{split}/{epoch}/{number}"
     return grammar.sample(random.Random(seed), config.pattern_complexity)
-
-
-def _entropy(batches: SyntheticBatches) -> float:
-    """Nats per token of the true distribution."""
-    nats = 0.0
-    tokens = 0
-    for index in range(batches.num_batches):
-        nats -= sum(sample.log_probability for sample in batches.samples(0, index))
-        tokens += int(batches.batch(0, index).loss_mask.sum())
-    return nats / tokens

@@ -1,8 +1,8 @@
-"""A tokenizer in the files of Hugging Face Tokenizers and Transformers, and read back from them.
+"""A tokenizer as ``tokenizer.json``, the file of Hugging Face Tokenizers, which a checkpoint holds.
 
-``tokenizer.json`` describes a byte-level BPE with one merge a token: the pair of tokens that TikToken joins
-last. Both then cut every text alike (tests/hf/test_tokenization.py). Writing and reading needs neither
-library.
+The file describes a byte-level BPE with one merge for each token: the pair of tokens that TikToken joins
+last. Both libraries then cut every text alike (tests/hf/test_tokenization.py). Neither is needed to write or
+read the file.
 """
 
 import json
@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fftnet.data.bpe import byte_stand_ins
-from fftnet.data.encodings import BYTES, END_OF_TEXT, Definition
+from fftnet.data.encodings import BYTES, END_OF_TEXT, Definition, byte_stand_ins
 from fftnet.data.errors import TokenizerError
 from fftnet.serialization import CheckpointError, read_json
 
@@ -21,16 +20,18 @@ LIBRARY_CONFIG_FILE = "tokenizer_config.json"
 GENERATION_FILE = "generation_config.json"
 NAME_FIELD = "fftnet_encoding"
 """Field of the library's configuration that keeps the name of the encoding."""
-# Repeated a bounded number of times and never given back: a + behind the braces, which means something else
-# to the library's engine of regular expressions.
-POSSESSIVE = re.compile(r"((?:\\p\{\^?\w+\}|\\.|\[(?:\\.|[^\]\\])*\]|[^\\{}()\[\]])\{\d+(?:,\d*)?\})\+")
+ATOM = r"(?:\\p\{\^?\w+\}|\\.|\[(?:\\.|[^\]\\])*\]|[^\\{}()\[\]])"
+"""A single item of a regular expression."""
+# A possessive count such as a{1,3}+ means something else to the library's engine, where it is (?>a{1,3}).
+POSSESSIVE = re.compile(rf"({ATOM}\{{\d+(?:,\d*)?\}})\+")
+ATOMIC = re.compile(rf"\(\?>({ATOM}\{{\d+(?:,\d*)?\}})\)")
 
 
 def library_files(name: str, definition: Definition) -> dict[str, str]:
-    """Names and contents of the files that describe a tokenizer to the libraries.
+    """Return names and contents of the files that describe a tokenizer to the libraries.
 
     Args:
-        name: of the encoding.
+        name: name of the encoding.
         definition: everything that decides how a text is cut.
     """
     end = definition.special_tokens[END_OF_TEXT]
@@ -47,14 +48,14 @@ def library_files(name: str, definition: Definition) -> dict[str, str]:
     }
     generation = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     return {
-        LIBRARY_FILE: json.dumps(_description(definition), ensure_ascii=False) + "\n",
+        LIBRARY_FILE: json.dumps(_describe(definition), ensure_ascii=False) + "\n",
         LIBRARY_CONFIG_FILE: json.dumps(config, indent=2) + "\n",
         GENERATION_FILE: json.dumps(generation, indent=2) + "\n",
     }
 
 
 def read_library_files(directory: Path) -> tuple[str, Definition]:
-    """The name of the encoding and its definition, from the libraries' files.
+    """Read the name of the encoding and its definition.
 
     Raises:
         TokenizerError: if a file is missing or damaged, or describes a tokenizer of another kind.
@@ -62,7 +63,8 @@ def read_library_files(directory: Path) -> tuple[str, Definition]:
     path = directory / LIBRARY_FILE
     try:
         described = read_json(path)
-        stages = _stages(described["pre_tokenizer"])
+        stage = described["pre_tokenizer"]
+        stages = stage["pretokenizers"] if stage["type"] == "Sequence" else [stage]
         vocabulary = described["model"]["vocab"]
         added = described["added_tokens"]
         known = described["model"]["type"] == "BPE" and described["normalizer"] is None
@@ -83,17 +85,22 @@ def read_library_files(directory: Path) -> tuple[str, Definition]:
             for piece, rank in vocabulary.items()
             if piece not in special
         }
-        pattern = _native_pattern(stages[0]["pattern"]["Regex"]) if len(stages) == 2 else BYTES.pattern
+        pattern = BYTES.pattern if len(stages) == 1 else ATOMIC.sub(r"\1+", stages[0]["pattern"]["Regex"])
     except TokenizerError:
         raise
     except CheckpointError as error:
         raise TokenizerError(str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise TokenizerError(f"{path} is damaged, take another checkpoint: {error!r}") from error
-    return _name(directory), Definition(pattern, ranks, special)
+    try:
+        name = str(read_json(directory / LIBRARY_CONFIG_FILE)[NAME_FIELD])
+    # Files of other tools do not have the field.
+    except (CheckpointError, KeyError, TypeError):
+        name = directory.resolve().name
+    return name, Definition(pattern, ranks, special)
 
 
-def _description(definition: Definition) -> dict[str, Any]:
+def _describe(definition: Definition) -> dict[str, Any]:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     stages: list[dict[str, Any]] = [byte_level]
     if definition != BYTES:
@@ -103,14 +110,15 @@ def _description(definition: Definition) -> dict[str, Any]:
     shown = {piece: "".join(stand_in[byte] for byte in piece) for piece in definition.ranks}
     special = sorted(definition.special_tokens.items(), key=lambda item: item[1])
     vocabulary = {shown[piece]: rank for piece, rank in definition.ranks.items()}
-    # The library numbers added tokens on from the vocabulary, except those that stand in it.
+    # The library numbers added tokens after the vocabulary, except for those that the vocabulary contains.
     if [number for _, number in special] != list(range(len(vocabulary), len(vocabulary) + len(special))):
         vocabulary |= dict(special)
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added(content, number) for content, number in special],
+        "added_tokens": [{"id": number, "content": content, **flags} for content, number in special],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": stages},
         "post_processor": None,
@@ -130,25 +138,20 @@ def _description(definition: Definition) -> dict[str, Any]:
     }
 
 
-def _added(content: str, number: int) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": number, "content": content, **flags}
-
-
 def _merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
-    """The two tokens that make each longer one, in the order of their ranks.
+    """Yield the two tokens that make each longer one, in the order of their ranks.
 
-    A token that no two others make is found only where it is a whole piece of text, which needs no merge.
+    A token that no two others make is found only as a whole piece of text, which needs no merge.
     """
     for piece, rank in sorted(ranks.items(), key=lambda item: item[1]):
         if len(piece) > 1:
-            parts = _parts(piece, rank, ranks)
+            parts = _split(piece, rank, ranks)
             if len(parts) == 2:
                 yield parts[0], parts[1]
 
 
-def _parts(piece: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[bytes]:
-    """What is left of a piece behind every merge below ``rank``, the lowest and leftmost first."""
+def _split(piece: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[bytes]:
+    """Return the parts of a piece after every merge below ``rank``, the lowest and leftmost first."""
     parts = [piece[index : index + 1] for index in range(len(piece))]
     while len(parts) > 2:
         pairs = [ranks.get(parts[index] + parts[index + 1], rank) for index in range(len(parts) - 1)]
@@ -158,19 +161,3 @@ def _parts(piece: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[bytes]:
         index = pairs.index(lowest)
         parts[index : index + 2] = [parts[index] + parts[index + 1]]
     return parts
-
-
-def _stages(stage: Any) -> list[Any]:
-    return list(stage["pretokenizers"]) if stage["type"] == "Sequence" else [stage]
-
-
-def _native_pattern(pattern: str) -> str:
-    return re.sub(r"\(\?>((?:\\.|\[(?:\\.|[^\]\\])*\]|[^()\\\[])*\{\d+(?:,\d*)?\})\)", r"\1+", pattern)
-
-
-def _name(directory: Path) -> str:
-    try:
-        config = read_json(directory / LIBRARY_CONFIG_FILE)
-        return str(config[NAME_FIELD])
-    except (CheckpointError, KeyError, TypeError):
-        return directory.resolve().name

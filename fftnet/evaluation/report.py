@@ -4,9 +4,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fftnet.data.digest import DIGEST
+from fftnet.data.files import DIGEST, places
 from fftnet.data.sources import SYNTHETIC
-from fftnet.data.walk import places
 from fftnet.evaluation.documents import evaluate_documents
 from fftnet.fields import check_fields, check_range, documented, string_list
 from fftnet.metrics.averages import evaluate

@@ -1,7 +1,7 @@
 """The tokenizer of a checkpoint in Transformers.
 
-A native tokenizer saves itself in the library's files, too (``fftnet.data.tokenizer_json``), which
-``AutoTokenizer`` reads without this package. The class here is for folders that lack them.
+A native tokenizer is saved in the library's files (``fftnet.data.tokenizer_json``), which ``AutoTokenizer``
+reads without this package.
 """
 
 import tempfile
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fftnet.data.errors import TokenizerError
 from fftnet.data.tokenizer_json import LIBRARY_FILE
-from fftnet.utils.tokenizer import TOKENIZER_FILE, Tokenizer
+from fftnet.utils.tokenizer import Tokenizer
 
 
 class FFTNetTokenizer(PreTrainedTokenizerFast):
@@ -30,13 +30,11 @@ class FFTNetTokenizer(PreTrainedTokenizerFast):
             TokenizerError: if the folder holds none.
         """
         folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir() or (folder / LIBRARY_FILE).is_file():
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        if not (folder / TOKENIZER_FILE).is_file():
+        if folder.is_dir() and not (folder / LIBRARY_FILE).is_file():
             raise TokenizerError(
                 f"{folder} holds no tokenizer: put back the tokenizer files that were saved with the model"
             )
-        return from_native(Tokenizer.load(folder), **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
 
 def from_native(tokenizer: Tokenizer, **kwargs: Any) -> Any:

@@ -1,47 +1,39 @@
-"""Text to tokens and back: a wrapper around TikToken that saves with a checkpoint."""
+"""Text to tokens and back: a wrapper around TikToken that is saved with a checkpoint."""
 
 import codecs
-import json
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fftnet.data.bpe import check_unicode, ranks_of, train_bpe
 from fftnet.data.encodings import (
     END_OF_TEXT,
     BytesEncoding,
     Definition,
     Encoding,
     build_encoding,
+    check_unicode,
     define,
-    end_documents,
-    load_tiktoken,
-    rank_lines,
+    gpt2_encoding,
+    ranks_of,
     read_ranks,
+    train_bpe,
 )
-from fftnet.data.errors import MissingPackageError, TokenizerError
+from fftnet.data.errors import TokenizerError, import_extra
 from fftnet.data.tokenizer_json import LIBRARY_FILE, library_files, read_library_files
-from fftnet.serialization import CheckpointError, read_json
 
-if TYPE_CHECKING:
-    import tiktoken
-
-__all__ = ["RANK_FILE", "TOKENIZER_FILE", "StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
+__all__ = ["StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
 
 MAX_GAP = 500_000
-"""Spaces in a row that TikToken gets at once; on a million its regex engine panics."""
-TOKENIZER_FILE = "fftnet_tokenizer.json"
-RANK_FILE = "tokenizer.tiktoken"
+"""Maximum number of consecutive spaces passed to TikToken; with a million, its regex engine panics."""
 
 
 class StreamDecoder:
-    """Decodes token by token and never hands out half a character."""
+    """Decoder of tokens one by one, which never returns half a character."""
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
         self._tokenizer = tokenizer
@@ -51,10 +43,10 @@ class StreamDecoder:
         """Index of the character that holds the first byte of the last token."""
 
     def push(self, token: int) -> str:
-        """The characters that this token completes, often one, sometimes none."""
+        """Return the characters that this token completes, often one, sometimes none."""
         content = self._tokenizer.decode_bytes([token])
         unfinished, _ = self._decoder.getstate()
-        # Bytes that are no UTF-8 may turn out to be several replacement characters.
+        # Bytes that are not UTF-8 may turn out to be several replacement characters.
         begun = (unfinished + content[:1]).decode("utf-8", errors="replace")
         self.start = self._length + (len(begun) - 1 if content else 0)
         text = self._decoder.decode(content)
@@ -62,7 +54,7 @@ class StreamDecoder:
         return text
 
     def finish(self) -> str:
-        """A replacement character if the text ends within a character, else nothing."""
+        """Return a replacement character if the text ends within a character, else nothing."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -70,20 +62,23 @@ class Tokenizer:
     """An encoding with an end-of-text token.
 
     Args:
-        encoding: of TikToken, or of bytes; must hold ``<|endoftext|>`` as a special token.
+        encoding: encoding of TikToken or of bytes; must have the special token ``<|endoftext|>``.
 
     Raises:
         TokenizerError: if it does not.
     """
 
-    def __init__(self, encoding: "Encoding | tiktoken.Encoding") -> None:
+    def __init__(self, encoding: Encoding) -> None:
         if END_OF_TEXT not in encoding.special_tokens_set:
             raise TokenizerError(f"the encoding {encoding.name!r} has no {END_OF_TEXT}, to end a document")
         self.encoding = encoding
 
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
+
     @property
     def name(self) -> str:
-        """The name of the encoding."""
+        """Name of the encoding."""
         return self.encoding.name
 
     @property
@@ -96,58 +91,9 @@ class Tokenizer:
         """Id of ``<|endoftext|>``."""
         return self.encoding.eot_token
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text; the name of a special token inside it is ordinary text.
-
-        Raises:
-            TokenizerError: if the text holds lone surrogates, which are no Unicode text.
-        """
-        check_unicode(text)
-        return [token for part in _parts(text) for token in self.encoding.encode_ordinary(part)]
-
-    def encode_array(self, text: str) -> np.ndarray:
-        """The same as uint32, three times as fast."""
-        check_unicode(text)
-        pieces = [self.encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """Ids of many texts, in parallel; see ``encode``."""
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(self.encode, texts))
-
-    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """The bytes behind ids; special tokens stand for none.
-
-        Raises:
-            TokenizerError: if an id stands for nothing.
-        """
-        table = self._bytes
-        try:
-            return b"".join(table[token] for token in tokens)
-        except KeyError as error:
-            known = f"{self.name!r} (0 to {self.vocab_size - 1})"
-            raise TokenizerError(f"token {error} is not one of {known}") from None
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """The text behind ids; bytes that are not UTF-8 become replacement characters."""
-        return self.decode_bytes(tokens).decode("utf-8", errors="replace")
-
-    def token_bytes(self) -> list[int]:
-        """Bytes that each id stands for, 0 for special and unused ids: the measure of bits per byte."""
-        return [len(self._bytes.get(token, b"")) for token in range(self.vocab_size)]
-
-    def stream(self) -> StreamDecoder:
-        """A decoder for tokens that arrive one by one."""
-        return StreamDecoder(self)
-
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides how a text is cut: equal for equal tokenizers only."""
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
         return self._definition.fingerprint
 
     @cached_property
@@ -163,61 +109,69 @@ class Tokenizer:
         special = dict.fromkeys(self._definition.special_tokens.values(), b"")
         return {rank: piece for piece, rank in self._definition.ranks.items()} | special
 
-    def save(self, directory: str | Path) -> None:
-        """Write ``fftnet_tokenizer.json`` and ``tokenizer.tiktoken``, enough for ``load`` anywhere.
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; the name of a special token inside it is ordinary text.
 
-        Beside them lie ``tokenizer.json``, ``tokenizer_config.json`` and ``generation_config.json``, with
-        which Hugging Face Transformers reads the same tokenizer.
+        Raises:
+            TokenizerError: if the text holds lone surrogates, which are not Unicode text.
         """
-        config = {
-            "name": self.name,
-            "pattern": self._definition.pattern,
-            "special_tokens": self._definition.special_tokens,
-            "num_ranks": len(self._definition.ranks),
-            "fingerprint": self.fingerprint,
-        }
+        check_unicode(text)
+        return [token for part in _parts(text) for token in self.encoding.encode_ordinary(part)]
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """Return the same as uint32, three times as fast."""
+        check_unicode(text)
+        pieces = [self.encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """Return the ids of many texts, computed in parallel; see ``encode``."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self.encode, texts))
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """Return the bytes of ids; special tokens have none.
+
+        Raises:
+            TokenizerError: if an id is not in use.
+        """
+        table = self._bytes
+        try:
+            return b"".join(table[token] for token in tokens)
+        except KeyError as error:
+            known = f"{self.name!r} (0 to {self.vocab_size - 1})"
+            raise TokenizerError(f"token {error} is not one of {known}") from None
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Return the text of ids; bytes that are not UTF-8 become replacement characters."""
+        return self.decode_bytes(tokens).decode("utf-8", errors="replace")
+
+    def token_bytes(self) -> list[int]:
+        """Return the number of bytes of each id, 0 for special and unused ids; for bits per byte."""
+        return [len(self._bytes.get(token, b"")) for token in range(self.vocab_size)]
+
+    def stream(self) -> StreamDecoder:
+        """Return a decoder for tokens that arrive one by one."""
+        return StreamDecoder(self)
+
+    def save(self, directory: str | Path) -> None:
+        """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``generation_config.json``.
+
+        Hugging Face Transformers reads the same tokenizer from them.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / RANK_FILE).write_bytes(rank_lines(self._definition.ranks))
-        (directory / TOKENIZER_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for name, content in self._library_files.items():
             (directory / name).write_text(content, encoding="utf-8")
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
-        """The tokenizer that was saved, to the last rank, without a network.
-
-        Where Transformers alone has written the folder, its ``tokenizer.json`` is read.
+        """Load a tokenizer that was saved, by this class or by Transformers, without a network.
 
         Raises:
             TokenizerError: naming the file that is missing or damaged, or the package that is not installed.
         """
         directory = Path(directory)
-        path = directory / TOKENIZER_FILE
-        if not path.is_file() and (directory / LIBRARY_FILE).is_file():
-            return cls._load_library_files(directory)
-        if not path.is_file():
-            raise TokenizerError(f"{path} is missing: is {directory} a checkpoint?")
-        ranks = read_ranks(directory / RANK_FILE)
-        try:
-            config = read_json(path)
-            definition = Definition(config["pattern"], ranks, config["special_tokens"])
-            tokenizer = cls(build_encoding(config["name"], definition))
-            stored = config["fingerprint"]
-        except MissingPackageError:
-            raise
-        except CheckpointError as error:
-            raise TokenizerError(str(error)) from error
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise TokenizerError(f"{path} is damaged, take another checkpoint: {error}") from error
-        if tokenizer.fingerprint != stored:
-            raise TokenizerError(
-                f"{directory / RANK_FILE} is not the one that {path} was saved with: take another checkpoint"
-            )
-        return tokenizer
-
-    @classmethod
-    def _load_library_files(cls, directory: Path) -> "Tokenizer":
         name, definition = read_library_files(directory)
         try:
             return cls(build_encoding(name, definition))
@@ -231,16 +185,16 @@ class Tokenizer:
 def load_tokenizer(
     name: str, *, corpus: Iterable[str] | None = None, vocab_size: int | None = None
 ) -> Tokenizer:
-    """Make a tokenizer.
+    """Make a tokenizer, or load one.
 
     Args:
         name: ``bytes`` (256 bytes and ``<|endoftext|>``; nothing to download or train), ``bpe`` (trained on
-            ``corpus``), a path to a ``.tiktoken`` rank file (cut as GPT-2 does) or to a checkpoint, whose it
-            is then, or the name of a TikToken encoding such as ``gpt2``, ``cl100k_base``, ``o200k_base``,
-            which is downloaded once.
+            ``corpus``), a path to a ``.tiktoken`` rank file (with GPT-2's pattern), a path to a checkpoint,
+            or the name of a TikToken encoding such as ``gpt2``, ``cl100k_base``, ``o200k_base``, which is
+            downloaded once.
         corpus: texts that ``bpe`` learns from.
-        vocab_size: ids that ``bpe`` learns, the 256 bytes and ``<|endoftext|>`` included; a small corpus
-            gives fewer.
+        vocab_size: number of ids that ``bpe`` learns, the 256 bytes and ``<|endoftext|>`` included; a small
+            corpus gives fewer.
 
     Raises:
         TokenizerError: if the name is unknown, the file damaged, the download impossible, the corpus empty,
@@ -249,16 +203,12 @@ def load_tokenizer(
     if name == "bytes":
         return Tokenizer(BytesEncoding())
     if name == "bpe":
-        return Tokenizer(end_documents(name, ranks_of(train_bpe(corpus or (), vocab_size))))
+        return Tokenizer(gpt2_encoding(name, ranks_of(train_bpe(corpus or (), vocab_size))))
     if name.endswith(".tiktoken"):
-        return Tokenizer(end_documents(Path(name).stem, read_ranks(Path(name))))
+        return Tokenizer(gpt2_encoding(Path(name).stem, read_ranks(Path(name))))
     if Path(name).is_dir():
         return Tokenizer.load(name)
-    return Tokenizer(_published_encoding(name))
-
-
-def _published_encoding(name: str) -> Encoding:
-    tiktoken = load_tiktoken(name)
+    tiktoken = import_extra("tiktoken", f"the tokenizer {name!r}", "text")
     if name not in tiktoken.list_encoding_names():
         known = ", ".join(tiktoken.list_encoding_names())
         raise TokenizerError(
@@ -266,8 +216,8 @@ def _published_encoding(name: str) -> Encoding:
             f"one of {known}"
         )
     try:
-        return tiktoken.get_encoding(name)
-    # A failed request is an OSError; a download that is not what was expected is a ValueError.
+        return Tokenizer(tiktoken.get_encoding(name))
+    # A failed request is an OSError; a download with unexpected content is a ValueError.
     except (OSError, ValueError) as error:
         raise TokenizerError(
             f"the ranks of {name!r} could not be downloaded ({type(error).__name__}); set TIKTOKEN_CACHE_DIR "

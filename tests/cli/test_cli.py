@@ -11,10 +11,10 @@ from unittest.mock import Mock
 import pytest
 import yaml
 from commands import ROOT, run, run_as_user
+from grammar_reader import violations
 
 from fftnet.api.generate import SamplingConfig, generate
 from fftnet.cli.main import main
-from fftnet.data.grammar import violations
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.utils.tokenizer import Tokenizer
 
@@ -112,7 +112,7 @@ def test_another_tokenizer_and_a_text_file(tmp_path: Path) -> None:
     run(f"fftnet train --data a.txt b.txt {flags} {tiny} --no_save_model", tmp_path)
     assert not (tmp_path / "outputs" / "last").exists()
     run(f"fftnet train --data *.txt {flags} {tiny} --overwrite", tmp_path)
-    assert (tmp_path / "outputs" / "last" / "tokenizer.tiktoken").is_file()
+    assert (tmp_path / "outputs" / "last" / "tokenizer.json").is_file()
     run("fftnet generate --max_new_tokens 5", tmp_path)
     report = json.loads(run("fftnet evaluate --data a.txt --json", tmp_path).stdout)
     assert report["bits_per_byte"] > 0

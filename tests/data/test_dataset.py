@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corpora import BYTES, rows_of, story
+from corpora import BYTES, load_views, load_whole, rows_of, story
+from grammar_reader import log_probability, violations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fftnet.data import grammar
 from fftnet.data.synthetic import SyntheticBatches
 from fftnet.data.windows import WindowBatches
 from fftnet.protocols import Batches
@@ -19,8 +19,6 @@ from fftnet.utils.dataset import (
     DataError,
     load_data,
     load_evaluation_data,
-    load_views,
-    load_whole,
     training_texts,
 )
 from fftnet.utils.tokenizer import load_tokenizer
@@ -48,7 +46,7 @@ def test_synthetic_rows_are_documents_of_the_grammar() -> None:
         for row in all_rows(split):
             tokens = [token for token in row if token >= 0]
             assert tokens[0] == tokens[-1] == BYTES.eot
-            assert grammar.violations(BYTES.decode(tokens), 0.5) == []
+            assert violations(BYTES.decode(tokens), 0.5) == []
     assert splits.train.num_batches == 3
     assert len(all_rows(splits.train)) == 20
 
@@ -75,13 +73,13 @@ def test_the_floor_is_the_mean_surprise_of_the_true_distribution(name: str) -> N
     tokens = 0
     for row in all_rows(splits.valid):
         known = [token for token in row if token >= 0]
-        nats -= grammar.log_probability(tokenizer.decode(known), 0.5)
+        nats -= log_probability(tokenizer.decode(known), 0.5)
         tokens += len(known) - 1
     assert splits.entropy_floor == pytest.approx(nats / tokens)
 
 
 def test_a_sample_that_does_not_fit_says_what_to_do() -> None:
-    splits = SyntheticBatches(DataConfig(), BYTES, "train", 16, 60, True)
+    splits = SyntheticBatches(DataConfig(), BYTES, "train", 16, 60)
     with pytest.raises(DataError, match=r"set max_seq_length to 142, which is enough for all"):
         splits.batch(0, 0)
 
@@ -92,8 +90,7 @@ def test_real_splits_do_not_overlap_and_lose_nothing(tmp_path: Path) -> None:
     config = DataConfig(data=write(tmp_path, **texts), valid_fraction=0.1, test_fraction=0.15)
     seen: list[set[str]] = []
     for view in load_views(config, BYTES):
-        tokens = view.run()
-        seen.append(set(BYTES.decode(tokens[0 : len(tokens)].tolist())))
+        seen.append(set(BYTES.decode(view[:].tolist())))
     assert sum(map(len, seen)) == len(set.union(*seen)) == 3000
     shares = [len(found) / 3000 for found in seen]
     assert shares == pytest.approx([0.75, 0.1, 0.15], abs=0.04)

@@ -37,7 +37,7 @@ def test_a_text_has_one_digest_however_and_wherever_it_is_read(
     moved = shutil.copyfile(path, tmp_path / "moved.txt")
     os.utime(moved, (0, 0))
     assert digest(moved) == whole
-    monkeypatch.setattr("fftnet.data.chunks.CHUNK", 100)
+    monkeypatch.setattr("fftnet.data.splits.CHUNK", 100)
     monkeypatch.setattr("fftnet.data.sources.text.READ_BYTES", 7)
     assert digest(path) == whole
 

@@ -7,6 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 import pytest
+from grammar_reader import log_probability, violations
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ def test_the_sampler_and_the_reader_agree(complexity: float) -> None:
     rng = random.Random(0)
     for _ in range(500):
         drawn = grammar.sample(rng, complexity)
-        assert grammar.log_probability(drawn.text, complexity) == pytest.approx(drawn.log_probability)
+        assert log_probability(drawn.text, complexity) == pytest.approx(drawn.log_probability)
         assert len(drawn.text) <= grammar.max_length(complexity)
 
 
@@ -48,14 +49,12 @@ def box_probability(box: str, complexity: float) -> float:
     limits = LIMITS[complexity]
     weather = " It rains." * limits.weather
     text = f'Mira counts 2: 1 2. Says "red". Packs {box}.{weather} Then Mira says "red" again.'
-    broken = grammar.violations(text, complexity)
+    broken = violations(text, complexity)
     if broken:
         assert broken == ["brackets"]
         return 0.0
     others = limits.names * limits.counts * limits.phrases * len(grammar.WORDS)
-    return (
-        math.exp(grammar.log_probability(text, complexity)) * others * len(grammar.WEATHER) ** limits.weather
-    )
+    return math.exp(log_probability(text, complexity)) * others * len(grammar.WEATHER) ** limits.weather
 
 
 @pytest.mark.parametrize("complexity", [0.0, 0.5])
@@ -116,16 +115,14 @@ EXAMPLE = (
     ],
 )
 def test_a_broken_rule_is_named(old: str, new: str, rule: str) -> None:
-    assert grammar.violations(EXAMPLE, 0.5) == []
+    assert violations(EXAMPLE, 0.5) == []
     broken = EXAMPLE.replace(old, new)
-    assert grammar.violations(broken, 0.5) == [rule]
-    with pytest.raises(grammar.GrammarError, match=rule):
-        grammar.log_probability(broken, 0.5)
+    assert violations(broken, 0.5) == [rule]
 
 
 @given(text=st.text(max_size=60))
 def test_any_text_can_be_judged(text: str) -> None:
-    assert grammar.violations(text, 0.5) == ["form"]
+    assert violations(text, 0.5) == ["form"]
 
 
 def test_texts_get_harder_and_seeds_repeat() -> None:

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora import BYTES, cached, expected, in_cache, story, texts_of, write_lines
+from corpora import BYTES, cached, expected, in_cache, load_views, load_whole, story, texts_of, write_lines
 
 from fftnet.cli.flags import parse
 from fftnet.data.labelled import read_labelled
 from fftnet.data.sources import SOURCES
-from fftnet.data.sources.base import Advance, Document, Source, SourceFile, path_of, read_lines
+from fftnet.data.sources.base import Advance, Document, Source, SourceFile, path_of
 from fftnet.data.sources.parquet import Parquet
-from fftnet.utils.dataset import DataConfig, DataError, load_views, load_whole, training_texts
+from fftnet.data.sources.tables import read_lines
+from fftnet.utils.dataset import DataConfig, DataError, training_texts
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_parquet_rows_are_documents(tmp_path: Path) -> None:
     texts = [story(n, 30) for n in range(600)]
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": texts, "id": list(range(600))}), path)
-    assert cached(tmp_path, path).arrays.tokens.tolist() == expected(BYTES, texts)
+    assert cached(tmp_path, path).tokens.tolist() == expected(BYTES, texts)
     with pytest.raises(DataError, match=r"t row 1 has no text in field 'body' \(its fields: text, id\)"):
         texts_of(path, text_field="body")
     path.write_bytes(path.read_bytes()[:-9])
@@ -87,7 +88,7 @@ def test_hugging_face_datasets_are_read(tmp_path: Path, monkeypatch: pytest.Monk
     import datasets
 
     datasets.Dataset.from_dict({"text": texts}).save_to_disk(tmp_path / "saved")
-    assert cached(tmp_path, f"hf:{tmp_path}/saved").arrays.tokens.tolist() == expected(BYTES, texts)
+    assert cached(tmp_path, f"hf:{tmp_path}/saved").tokens.tolist() == expected(BYTES, texts)
     with pytest.raises(DataError, match=r"hf:no/such@1,c could not be loaded .*hf:NAME\[@REVISION\]"):
         texts_of("hf:no/such@1,c")
 
@@ -267,15 +268,14 @@ def test_a_table_that_is_read_as_plain_text_is_told(
 def test_an_endless_line_or_field_is_named_and_not_read_whole(
     name: str, content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fftnet.data.sources.base.LONGEST_LINE", 100)
-    monkeypatch.setattr("fftnet.data.sources.delimited.LONGEST_LINE", 100)
+    monkeypatch.setattr("fftnet.data.sources.tables.LONGEST_LINE", 100)
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         read_labelled([str(tmp_path / name)], "text", "label")
 
 
 def test_no_more_than_the_limit_is_read_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fftnet.data.sources.base.LONGEST_LINE", 2**20)
+    monkeypatch.setattr("fftnet.data.sources.tables.LONGEST_LINE", 2**20)
 
     class Endless(io.RawIOBase):
         taken = 0

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import BYTES, bpe, expected, in_cache, story, write_lines
+from corpora import BYTES, bpe, expected, in_cache, load_views, load_whole, story, write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fftnet.data import splits
-from fftnet.data.chunks import Chunk
-from fftnet.data.split_view import SplitView
-from fftnet.data.splits import BLOCK, TEST, TRAIN, VALID, assign_splits, segments
+from fftnet.data.splits import BLOCK, TEST, TRAIN, VALID, Chunk, assign_splits, segments
+from fftnet.data.tokens import SplitView
 from fftnet.utils import dataset
-from fftnet.utils.dataset import load_views, load_whole, training_texts
+from fftnet.utils.dataset import training_texts
 from fftnet.utils.tokenizer import Tokenizer
 
 FRACTIONS = st.floats(0.01, 0.44)
@@ -29,8 +28,7 @@ def marked(lengths: list[int]) -> list[str]:
 
 
 def ids_of(view: SplitView) -> list[int]:
-    tokens = view.run()
-    return tokens[0 : len(tokens)].tolist()
+    return view[:].tolist()
 
 
 def text_of(view: SplitView, tokenizer: Tokenizer = BYTES) -> str:
@@ -106,11 +104,10 @@ def test_documents_that_are_short_beside_the_text_stay_whole(
     )
     seen: list[str] = []
     for view in load_views(config, BYTES):
-        tokens = view.run()
         ids = ids_of(view)
         found = BYTES.decode([32 if t == BYTES.eot else t for t in ids]).split()
         assert ids == expected(BYTES, found)
-        assert [tokens[n : n + length].tolist() for n in range(0, len(ids), length)] == [
+        assert [view[n : n + length].tolist() for n in range(0, len(ids), length)] == [
             ids[n : n + length] for n in range(0, len(ids), length)
         ]
         starts, ends = view.documents()

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
-from fftnet.data.bpe import byte_stand_ins, train_bpe
 from fftnet.data.encodings import BYTES as BYTES_DEFINITION
-from fftnet.data.encodings import BytesEncoding
+from fftnet.data.encodings import BytesEncoding, byte_stand_ins, train_bpe
 from fftnet.utils import tokenizer as module
 from fftnet.utils.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 

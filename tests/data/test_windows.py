@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fftnet.data import permutation
 from fftnet.data.permutation import permute_indices
-from fftnet.data.split_view import SplitView, TokenArrays, view_segments
+from fftnet.data.tokens import SplitView, TokenArrays, view_segments
 from fftnet.data.windows import DocumentBatches, StretchBatches, WindowBatches, text_batch
 
 

@@ -16,11 +16,11 @@ import torch
 from conftest import randomise
 from torch.nn import functional as F
 
-from fftnet.data.cache import TokenCache
+from fftnet.data.cache import cache_path
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serialization import WEIGHTS_FILE, read_tensors, write_json, write_tensors
-from fftnet.utils.dataset import DataConfig, load_views
+from fftnet.utils.dataset import DataConfig, load_tokens, split_views
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 
 FFTNET = str(Path(sys.executable).parent / "fftnet")
@@ -135,8 +135,8 @@ def save(model: FFTNet, tokenizer: Tokenizer, path: Path, task: str) -> None:
 @pytest.fixture(scope="module")
 def tokens(folder: Path) -> str:
     """Where the tokens of ``copy.txt`` are kept."""
-    cache = TokenCache([str(folder / "copy.txt")], "text", load_tokenizer("bytes"), "cache")
-    return str(cache.path)
+    config = DataConfig(data=[str(folder / "copy.txt")], cache_dir="cache")
+    return str(cache_path(config, load_tokenizer("bytes")))
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +200,8 @@ def test_the_test_split_and_its_plot(folder: Path, answers: dict[str, Answer]) -
     model = FFTNet.from_pretrained(folder / "run/best")
     tokenizer = Tokenizer.load(folder / "run/best")
     config = DataConfig(data=[str(folder / "story.txt")], test_fraction=0.2)
-    view = load_views(config, tokenizer)[2]
-    ids = view.run()[:].tolist()
+    view = split_views(load_tokens(config, tokenizer), config)[2]
+    ids = view[:].tolist()
     text = tokenizer.decode(ids)
     check(report, *windowed(model, ids), text)
     pieces = [view.tokens[start:end].tolist() for start, end in zip(*view.documents(), strict=True)]

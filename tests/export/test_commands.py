@@ -42,11 +42,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(told) == 1, done.stderr
     assert {path.name for path in (folder / "out").iterdir()} == {
         *listed,
-        "fftnet_tokenizer.json",
         "generation_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
-        "tokenizer.tiktoken",
     }
     return folder
 
@@ -81,7 +79,7 @@ def test_eight_bits_write(
         ("generate --runtime jax", "unknown runtime 'jax'; choose from torch, onnx"),
         ("generate --runtime onnx", "exported/state.json is missing: make the folder with: fftnet export"),
         ("generate --runtime onnx --checkpoint own", "own/state.json is missing"),
-        ("generate --runtime onnx --checkpoint bare", "bare/fftnet_tokenizer.json is missing"),
+        ("generate --runtime onnx --checkpoint bare", "bare/tokenizer.json is missing"),
         ("generate --runtime onnx --checkpoint out --compile", "only a PyTorch model can be compiled"),
         ("generate --runtime onnx --checkpoint out --device cuda", "leave out --device cuda"),
         ("generate --int8 --checkpoint own", "int8 is for an exported model: add --runtime onnx"),

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from fftnet.data.labelled import pad_tokens
-from fftnet.data.sources.base import text_of
-from fftnet.data.tables import read_rows
+from fftnet.data.sources import read_rows
+from fftnet.data.sources.tables import text_of
 from fftnet.protocols import Batch, TextEncoder
 from fftnet.utils.dataset import DataConfig, Splits
 

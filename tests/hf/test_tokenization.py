@@ -1,7 +1,6 @@
 """``AutoTokenizer`` on a folder of ours gives TikToken's ids, and the native side reads its files back."""
 
 import json
-from itertools import chain
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -14,9 +13,9 @@ from transformers import AutoTokenizer
 
 from fftnet.data.errors import TokenizerError
 from fftnet.data.tokenizer_json import POSSESSIVE
-from fftnet.hf import FFTNetConfig, FFTNetTokenizer
+from fftnet.hf import FFTNetTokenizer
 from fftnet.hf.tokenization import from_native
-from fftnet.utils.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer
+from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 
 DOCS = list(topics.values())
 CL100K = (
@@ -83,7 +82,6 @@ def test_a_folder_goes_through_both_sides_and_back(name: str, tmp_path: Path) ->
     assert special == (native.eot, native.eot, native.eot)
     assert (library.padding_side, list(library("a"))) == ("left", ["input_ids", "attention_mask"])
     library.save_pretrained(tmp_path / "library")
-    assert not (tmp_path / "library" / TOKENIZER_FILE).exists()
     again = Tokenizer.load(tmp_path / "library")
     assert (again.fingerprint, again.name, again.vocab_size) == (
         native.fingerprint,
@@ -102,13 +100,8 @@ def test_the_end_of_text_in_a_text_is_special_unless_told_otherwise() -> None:
         assert LIBRARY[name].decode([97, native.eot, 98], skip_special_tokens=True) == "ab"
 
 
-def test_a_folder_without_the_library_s_files_is_read_too(tmp_path: Path) -> None:
+def test_settings_of_the_library_override_those_of_the_folder(tmp_path: Path) -> None:
     BPE.save(tmp_path)
-    FFTNetConfig(vocab_size=1000).save_pretrained(tmp_path)
-    for path in chain(tmp_path.glob("tokenizer*.json"), tmp_path.glob("generation*.json")):
-        path.unlink()
-    library = AutoTokenizer.from_pretrained(tmp_path)
-    assert all(library(text).input_ids == BPE.encode(text) for text in DOCS[:20])
     assert FFTNetTokenizer.from_pretrained(tmp_path, padding_side="right").padding_side == "right"
 
 
@@ -134,7 +127,6 @@ def test_a_tokenizer_of_another_kind_is_not_taken_for_ours(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     BPE.save(tmp_path)
-    (tmp_path / TOKENIZER_FILE).unlink()
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(TokenizerError, match=message):

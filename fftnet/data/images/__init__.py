@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from fftnet.data.errors import DataError
+from fftnet.data.files import visible_children
 from fftnet.data.images.arrays import ARRAYS
 from fftnet.data.images.base import ImageKind
 from fftnet.data.images.folder import FOLDER
-from fftnet.data.walk import visible_children
 
 KINDS: dict[str, ImageKind] = {"npz": ARRAYS, "folder": FOLDER}
 """Kinds of image data by name; the first that recognises a file or folder reads it."""

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from fftnet.data.errors import DataError
+from fftnet.data.errors import DataError, first_line
 from fftnet.data.images.base import SPLIT_WORDS, TRAIN, ImageKind, LabelledImages, class_texts, labelled
 from fftnet.data.images.pixels import LazyImage, lazy_rows
-from fftnet.data.sources.base import first_line
 
 IMAGE_WORDS = ("images", "x", "image", "data")
 LABEL_WORDS = ("labels", "y", "label", "targets")

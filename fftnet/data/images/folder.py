@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from fftnet.data.errors import DataError
+from fftnet.data.files import visible_children, walk_files
 from fftnet.data.images.base import SPLIT_WORDS, TRAIN, ImageKind, LabelledImages
 from fftnet.data.images.pixels import SUFFIXES, LazyImage, lazy_files
-from fftnet.data.walk import visible_children, walk_files
 
 
 def _recognises(path: Path) -> bool:

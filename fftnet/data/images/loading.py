@@ -10,8 +10,8 @@ import torch
 
 from fftnet.data import splits as parts
 from fftnet.data.config import DataConfig
-from fftnet.data.digest import digest_items
 from fftnet.data.errors import DataError
+from fftnet.data.files import digest_items
 from fftnet.data.images import describe_kinds, find_kind
 from fftnet.data.images.augmentation import AugmentationConfig, Examples, augmented
 from fftnet.data.images.base import TEST, TRAIN, VALID, LabelledImages

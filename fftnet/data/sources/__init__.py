@@ -1,86 +1,96 @@
-"""The table of sources, and how the words of ``--data`` are looked up in it."""
+"""The table of sources, and the lookup of the words of ``--data`` in it."""
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fftnet.data.errors import DataError
-from fftnet.data.sources import text
-from fftnet.data.sources.base import Document, Source, SourceFile
-from fftnet.data.sources.builtin import PythonDocs, PythonSource
+from fftnet.data.files import walk_files
+from fftnet.data.sources.base import Source, SourceFile
 from fftnet.data.sources.hub import HuggingFace
-from fftnet.data.sources.jsonl import JsonLines
 from fftnet.data.sources.parquet import Parquet
-from fftnet.data.sources.special import Synthetic, Tokens
-from fftnet.data.walk import walk_files
-
-__all__ = [
-    "SOURCES",
-    "SYNTHETIC",
-    "TOKENS",
-    "Document",
-    "Source",
-    "SourceFile",
-    "describe_sources",
-    "find_source",
-    "resolve",
-]
+from fftnet.data.sources.tables import Delimited, JsonLines, Row, Table
+from fftnet.data.sources.text import SUFFIXES, PythonDocs, PythonSource, Synthetic, Text, Tokens
 
 SYNTHETIC = "synthetic"
 TOKENS = ".tokens"
-TEXT = text.Text()
+TEXT = Text()
 SOURCES: dict[str, Source] = {
     SYNTHETIC: Synthetic(),
     "python-docs": PythonDocs(),
     "python-source": PythonSource(),
     "hf:": HuggingFace(),
-    **dict.fromkeys(text.SUFFIXES, TEXT),
+    **dict.fromkeys(SUFFIXES, TEXT),
     ".jsonl": JsonLines(),
     ".parquet": Parquet(),
     TOKENS: Tokens(),
 }
-"""Kinds of sources by name, by prefix (which ends in a colon) or by suffix of their files (begins with a
-dot); a file of another suffix is text."""
+"""Kinds of sources by name, by prefix (ends in a colon) or by suffix of their files (begins with a dot).
+
+Files of all other suffixes are text.
+"""
+DELIMITED: dict[str, Table] = {".csv": Delimited(","), ".tsv": Delimited("\t")}
+"""Suffixes of tables that are read as plain text if only text is asked for."""
 
 
 def describe_sources() -> str:
-    """All kinds of sources in words, for help and error texts."""
+    """Return all kinds of sources in words, for help and error texts."""
     return ", ".join(dict.fromkeys(source.label for source in SOURCES.values()))
 
 
 def find_source(word: str) -> Source:
-    """The kind of source that a word of ``--data`` names."""
-    return _named(word) or _by_suffix(Path(word))
+    """Return the kind of source that a word of ``--data`` names."""
+    return _by_name(word) or _by_suffix(Path(word))
 
 
 def resolve(words: Sequence[str]) -> list[SourceFile]:
-    """Return the files that the words of ``--data`` name, each once, in a fixed order; nothing is read.
-
-    A file that is named twice, spelled otherwise or through a link, would lie in two splits.
+    """Return the files that the words of ``--data`` name, each once, in a fixed order, without reading them.
 
     Raises:
-        DataError: if one of them names nothing that is there.
+        DataError: if a word matches nothing.
     """
+    # A file that is named twice, spelled differently or through a link, would otherwise lie in two splits.
     files: dict[str, SourceFile] = {}
     for word in words:
-        source = _named(word)
-        found = source.resolve(word) if source else _resolve_paths(word)
+        source = _by_name(word)
+        if source:
+            found = source.resolve(word)
+        else:
+            found = [file for path in _paths(word) for file in _by_suffix(path).resolve(str(path))]
         for file in found:
             files.setdefault(file.name if file.path is None else os.path.realpath(file.path), file)
     return list(files.values())
 
 
-def _named(word: str) -> Source | None:
-    """The source that goes by this name, or by its prefix."""
+def read_rows(words: Sequence[str], columns: Sequence[str]) -> Iterator[Row]:
+    """Yield all rows of the tables that the words name, in a fixed order.
+
+    Args:
+        words: files, folders, globs and ``hf:`` datasets.
+        columns: names of the columns in use; empty: all.
+
+    Raises:
+        DataError: if a word matches nothing or something that is not a table, or a file is damaged.
+    """
+    for file in resolve(words):
+        source = file.source
+        table = source if isinstance(source, Table) else DELIMITED.get(Path(file.name).suffix.lower())
+        if table is None:
+            kinds = ".jsonl, .csv, .tsv, .parquet, or hf:NAME of a Hugging Face dataset"
+            raise DataError(f"{file.name} has no columns: name a table ({kinds})")
+        try:
+            yield from table.rows(file, columns, lambda count: None)
+        except OSError as error:
+            raise DataError(f"{file.name} could not be read: {error.strerror or error}") from error
+
+
+def _by_name(word: str) -> Source | None:
+    """Return the source with this name, or with the prefix of this word."""
     for key in (word, word.partition(":")[0] + ":"):
         if key in SOURCES and not key.startswith("."):
             return SOURCES[key]
     return None
-
-
-def _resolve_paths(word: str) -> list[SourceFile]:
-    return [file for path in _paths(word) for file in _by_suffix(path).resolve(str(path))]
 
 
 def _by_suffix(path: Path) -> Source:

@@ -1,34 +1,35 @@
-"""Hugging Face datasets, from their hub or from a disk."""
+"""Hugging Face datasets, from the hub or from a disk."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fftnet.data.errors import DataError, import_extra
-from fftnet.data.sources.base import Advance, Row, SourceFile, Table, first_line
+from fftnet.data.errors import DataError, first_line, import_extra
+from fftnet.data.sources.base import Advance, SourceFile
+from fftnet.data.sources.tables import Row, Table
 
 PREFIX = "hf:"
 LOADERS = {".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-"""How Hugging Face datasets calls the kinds of local files."""
+"""Suffixes of local files, and the names of their loaders in Hugging Face datasets."""
 
 
 class HuggingFace(Table):
-    """``hf:NAME[@REVISION][,CONFIGURATION[,SPLIT]]``; what is tokenized is known by this name alone."""
+    """``hf:NAME[@REVISION][,CONFIGURATION[,SPLIT]]``; this name alone identifies the cached tokens."""
 
     label = f"{PREFIX}NAME of a Hugging Face dataset"
 
     def resolve(self, word: str) -> list[SourceFile]:
-        """The dataset; its path is known where it is a single file."""
+        """Return the dataset, with a path if it is a single file."""
         path = Path(word.removeprefix(PREFIX))
         return [SourceFile(word, path if path.is_file() else None, self)]
 
     def rows(self, file: SourceFile, columns: Sequence[str], advance: Advance) -> Iterator[Row]:
-        """The rows, as they arrive."""
-        for number, values in enumerate(_rows(file), start=1):
+        """Yield the rows as they arrive."""
+        for number, values in enumerate(_stream(file), start=1):
             yield Row(f"{file.name} row {number}", values)
 
 
-def _rows(file: SourceFile) -> Iterator[Any]:
+def _stream(file: SourceFile) -> Iterator[Any]:
     user = f"{file.name} is a Hugging Face dataset, which"
     datasets = import_extra("datasets", user, "corpora")
     name, *rest = file.name.removeprefix(PREFIX).split(",")
@@ -45,14 +46,14 @@ def _rows(file: SourceFile) -> Iterator[Any]:
             found = datasets.load_dataset(
                 name, config or None, split=split or "train", revision=revision or None, streaming=True
             )
-        # Where the library numbers the classes of a column, the row is given the name.
+        # The library numbers the classes of a column; rows here hold their names.
         features = found.features or {}
         classes = {name: kind for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
         for row in found:
             yield row | {name: _class_name(kind, row[name]) for name, kind in classes.items()}
     except DataError:
         raise
-    # Loading runs code of many libraries, each with exceptions of its own, over a network.
+    # Loading runs code of many libraries with their own exceptions, over a network.
     except Exception as error:
         raise DataError(
             f"{file.name} could not be loaded ({first_line(error)}); a dataset is named "
@@ -61,5 +62,5 @@ def _rows(file: SourceFile) -> Iterator[Any]:
 
 
 def _class_name(kind: Any, number: int | None) -> str | None:
-    """The name of a class; None for -1, which says that a row has no label."""
+    """Return the name of a class; None for -1, the library's mark of a row without a label."""
     return None if number is None or number < 0 else kind.int2str(number)

@@ -1,26 +1,27 @@
-"""Parquet: a row is a row."""
+"""Parquet tables."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fftnet.data.errors import DataError, import_extra
-from fftnet.data.sources.base import Advance, Row, SourceFile, Table, check_unique, first_line, path_of
+from fftnet.data.errors import DataError, first_line, import_extra
+from fftnet.data.sources.base import Advance, SourceFile, path_of
+from fftnet.data.sources.tables import Row, Table, check_unique
 
 ROWS = 256
-"""Rows that are read at once, if none of them can be large."""
+"""Maximum number of rows that are read at once."""
 LARGEST_GROUP = 2**31
-"""Largest unpacked size of the columns of a row group, bytes."""
+"""Maximum unpacked size of the columns of a row group, in bytes."""
 UNPACKED = 2**29
-"""Bytes that rows read at once may unpack to, more than one row by itself."""
+"""Maximum unpacked size of rows that are read at once, in bytes, unless a single row is larger."""
 
 
 class Parquet(Table):
-    """A table, of which no more columns are read than are asked for."""
+    """A table of which only the columns in use are read."""
 
     label = "a .parquet file"
 
     def rows(self, file: SourceFile, columns: Sequence[str], advance: Advance) -> Iterator[Row]:
-        """The rows; where a column is missing, they have all others, without the values of the unread."""
+        """Yield the rows; if a column is missing, they name all others, with None for values not read."""
         parquet = import_extra("pyarrow.parquet", f"{file.name} is Parquet, which", "corpora")
         path = path_of(file)
         number = 0
@@ -30,7 +31,7 @@ class Parquet(Table):
                 check_unique(known, f"{file.name} ")
                 wanted = [name for name in columns or known if name in known]
                 others = {} if len(wanted) == len(columns) else dict.fromkeys(known)
-                # A value may be as large as its column: a dictionary holds it once, however often it comes.
+                # A value may be as large as its column: a dictionary holds it once, however often it occurs.
                 rows = UNPACKED // max(_unpacked(file, table.metadata, wanted), 1)
                 for batch in table.iter_batches(batch_size=min(max(rows, 1), ROWS), columns=wanted):
                     advance(path.stat().st_size * batch.num_rows // max(table.metadata.num_rows, 1))
@@ -39,21 +40,21 @@ class Parquet(Table):
                         yield Row(f"{file.name} row {number}", others | values)
         except DataError:
             raise
-        # What pyarrow raises on a damaged file is a ValueError or an OSError without a number.
+        # For a damaged file, pyarrow raises a ValueError or an OSError without a number.
         except ValueError as error:
             raise DataError(f"{file.name} is not a whole Parquet file: {first_line(error)}") from error
 
 
 def _unpacked(file: SourceFile, metadata: Any, columns: Sequence[str]) -> int:
-    """Return the bytes that the columns of the largest row group unpack to.
+    """Return the unpacked size of the columns of the largest row group, in bytes.
 
     Raises:
-        DataError: if they are more than may be held in memory.
+        DataError: if it is larger than allowed.
     """
     most = 0
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         parts = map(group.column, range(group.num_columns))
-        # A part of a nested column goes by the path to it.
+        # A part of a nested column has a path that begins with the column.
         wanted = [p for p in parts if any(f"{p.path_in_schema}.".startswith(f"{c}.") for c in columns)]
         most = max(most, sum(part.total_uncompressed_size for part in wanted))
     if most > LARGEST_GROUP:

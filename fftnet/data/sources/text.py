@@ -1,26 +1,94 @@
-"""Plain text: a file is one document."""
+"""Plain text, the texts that come with Python, and sources without text: samples and token files."""
 
 import codecs
+import sys
+import sysconfig
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 
 from fftnet.data.errors import DataError
 from fftnet.data.sources.base import Advance, Document, Source, SourceFile, path_of
 
 SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".json", ".html", ".xml", ".py", ".c", ".h")
-"""Files that are read as text in a folder; a file that is named on its own is text if nothing else fits."""
+"""Suffixes of files that are read as text in a folder; a file that is named is text by default."""
 READ_BYTES = 2**20
 BYTE_ORDER_MARK = "\ufeff"
-"""Character that some programs put in front of UTF-8 text; it is no part of the text."""
+"""Character that some programs put in front of UTF-8 text; it is not part of the text."""
+PACKAGES = (
+    "asyncio collections concurrent email http importlib json logging multiprocessing unittest urllib xml"
+)
+"""Packages of the standard library that ``python-source`` reads next to its modules."""
+SHORTEST = 100
+"""Size in bytes; shorter files of the standard library hold only a licence or nothing."""
 
 
 class Text(Source):
-    """UTF-8 text."""
+    """UTF-8 text: a file is a document."""
 
     label = "a text file"
 
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
-        """The file as a document, decoded block by block."""
+        """Yield the file as a document that is decoded block by block."""
         yield Document(file.name, _blocks(file, advance))
+
+
+class PythonDocs(Source):
+    """The topics of Python's documentation that ``help()`` shows: a topic is a document."""
+
+    label = "python-docs"
+    size = 0
+    version = sys.version
+
+    def resolve(self, word: str) -> list[SourceFile]:
+        """Return the corpus, which is not a file."""
+        return [SourceFile(word, None, self)]
+
+    def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
+        """Yield the topics in the order of their names."""
+        topics = import_module("pydoc_data.topics").topics
+        for name, text in sorted(topics.items()):
+            yield Document(f"{file.name}/{name}", [text])
+
+
+class PythonSource(Text):
+    """The source code of Python's standard library: a file is a document."""
+
+    label = "python-source"
+
+    def resolve(self, word: str) -> list[SourceFile]:
+        """Return the files, in the order of their folders and names."""
+        library = Path(sysconfig.get_paths()["stdlib"])
+        folders = [library, *(library / name for name in PACKAGES.split())]
+        files = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+        return [SourceFile(str(path), path, self) for path in files if path.stat().st_size > SHORTEST]
+
+
+class Synthetic(Source):
+    """Samples of ``fftnet.data.grammar``; ``fftnet.data.synthetic`` makes batches of them."""
+
+    label = "synthetic"
+    alone = True
+
+    def resolve(self, word: str) -> list[SourceFile]:
+        """Refuse: whoever can use samples asks for them before resolving sources."""
+        raise DataError(f"{word} data are samples, not documents: name a real text")
+
+    def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
+        """Refuse, as ``resolve``."""
+        raise DataError(f"{file.name} data are samples, not documents: name a real text")
+
+
+class Tokens(Source):
+    """A token file, which ``fftnet.data.cache`` opens."""
+
+    label = "a .tokens file that an earlier run left"
+    alone = True
+    in_folders = False
+
+    def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
+        """Refuse: the file holds no text."""
+        raise DataError(f"{file.name} holds no text to learn bpe from: name the tokenizer it was made with")
 
 
 def _blocks(file: SourceFile, advance: Advance) -> Iterator[str]:
@@ -30,6 +98,7 @@ def _blocks(file: SourceFile, advance: Advance) -> Iterator[str]:
     with path_of(file).open("rb") as stream:
         while block:
             block = stream.read(READ_BYTES)
+            # Bytes of a character that the end of the last block has cut.
             held = len(decoder.getstate()[0])
             try:
                 text = decoder.decode(block, final=not block)

@@ -1,0 +1,192 @@
+"""Tables: rows with columns, of which one holds the text. JSON lines and delimited text are read here."""
+
+import csv
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
+from typing import IO, Any, AnyStr, ClassVar, NamedTuple
+
+from fftnet.data.encodings import check_unicode
+from fftnet.data.errors import DataError, TokenizerError
+from fftnet.data.sources.base import Advance, Document, Source, SourceFile, path_of
+
+LONGEST_LINE = 2**28
+"""Maximum bytes or characters of a line or field; a longer one is damaged and would fill the memory."""
+DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
+"""Common delimiters of fields, and their names."""
+
+
+class Row(NamedTuple):
+    """A row of a table."""
+
+    name: str
+    """File and number of the row or line, from 1, for messages."""
+    values: dict[str, Any]
+    """Column to value."""
+
+
+class Table(Source):
+    """A kind of corpus in rows with columns, of which one holds the text."""
+
+    @abstractmethod
+    def rows(self, file: SourceFile, columns: Sequence[str], advance: Advance) -> Iterator[Row]:
+        """Yield the rows of a file one by one.
+
+        Args:
+            file: from ``resolve``.
+            columns: names of the columns in use; others may be left out. Empty: all. Rows may lack them.
+            advance: called with the number of bytes read since the last call.
+
+        Raises:
+            DataError: naming the part that is damaged.
+            OSError: unchanged; the caller adds the name of the file.
+        """
+
+    def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
+        """Yield each row as a document.
+
+        Raises:
+            DataError: as ``rows``, or if a row has no text.
+        """
+        for row in self.rows(file, [text_field], advance):
+            yield Document(row.name, [text_of(row, text_field)])
+
+
+class JsonLines(Table):
+    """Rows that are JSON objects, one a line."""
+
+    label = "a .jsonl file"
+
+    def rows(self, file: SourceFile, columns: Sequence[str], advance: Advance) -> Iterator[Row]:
+        """Yield the lines that are not blank."""
+        with path_of(file).open("rb") as stream:
+            for number, line in enumerate(read_lines(stream, file.name), start=1):
+                advance(len(line))
+                if line.strip():
+                    name = f"{file.name} line {number}"
+                    yield Row(name, _parse(line, name))
+
+
+class Delimited(Table):
+    """Rows of text fields; a field with a delimiter, a quotation mark or a line break is quoted.
+
+    Args:
+        delimiter: character between two fields.
+    """
+
+    label: ClassVar[str] = "a .csv or .tsv file"
+
+    def __init__(self, delimiter: str) -> None:
+        self._delimiter = delimiter
+
+    def rows(self, file: SourceFile, columns: Sequence[str], advance: Advance) -> Iterator[Row]:
+        """Yield the rows after the header, named by the line that they end in."""
+        csv.field_size_limit(LONGEST_LINE)
+        with path_of(file).open("rb") as raw, TextIOWrapper(raw, "utf-8-sig", newline="") as stream:
+            lines = read_lines(stream, file.name)
+            reader = csv.DictReader(lines, delimiter=self._delimiter, strict=True)
+            read = 0
+            try:
+                self._check_names(file, reader.fieldnames or ())
+                for values in reader:
+                    name = f"{file.name} line {reader.line_num}"
+                    # The reader puts surplus fields under None, and None into missing ones.
+                    if None in values or None in values.values():
+                        count = len(reader.fieldnames or ())
+                        raise DataError(f"{name} has not {count} fields as the first line: quote its text")
+                    advance(raw.tell() - read)
+                    read = raw.tell()
+                    yield Row(name, dict(values))
+            except UnicodeDecodeError as error:
+                where = f"{file.name} is not UTF-8 text after line {reader.line_num}"
+                raise DataError(f"{where}: convert it or leave it out") from error
+            except csv.Error as error:
+                raise DataError(f"{file.name} line {reader.reader.line_num} is no table: {error}") from error
+
+    def _check_names(self, file: SourceFile, names: Sequence[str]) -> None:
+        # Spreadsheets leave several columns without a name, which nobody can ask for.
+        check_unique([name for name in names if name], f"{file.name} ")
+        for delimiter, name in DELIMITERS.items():
+            if len(names) == 1 and delimiter in names[0]:
+                wanted = DELIMITERS[self._delimiter]
+                raise DataError(
+                    f"{file.name} has {name} between its fields, where {wanted} belongs: a .csv has commas, "
+                    "a .tsv tabs"
+                )
+
+
+def read_lines(stream: IO[AnyStr], name: str) -> Iterator[AnyStr]:
+    """Yield the lines of a file, reading no line beyond the maximum length.
+
+    Raises:
+        DataError: naming a line that is longer.
+    """
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise DataError(
+                f"{name} line {number} is longer than {LONGEST_LINE:,} characters: divide it into rows"
+            )
+        yield line
+
+
+def check_unique(names: Sequence[str], source: str = "") -> None:
+    """Refuse a table or an object that has a column twice, because only one of the two could be read.
+
+    Args:
+        names: names of the columns.
+        source: beginning of the message.
+
+    Raises:
+        DataError: naming the first such column.
+    """
+    if len(set(names)) < len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise DataError(f"{source}has the column {twice!r} twice: rename or remove one of the two")
+
+
+def text_of(row: Row, text_field: str) -> str:
+    """Return the text in a row.
+
+    Raises:
+        DataError: naming the row and its fields, if there is no text, or it is not Unicode text.
+    """
+    text = row.values.get(text_field)
+    if not isinstance(text, str):
+        known = ", ".join(map(str, row.values)) or "none"
+        raise DataError(
+            f"{row.name} has no text in field {text_field!r} (its fields: {known}); set text_field"
+        )
+    return unicode_of(row, text)
+
+
+def unicode_of(row: Row, text: str) -> str:
+    """Return a value of a row unchanged.
+
+    Raises:
+        DataError: naming the row, if the value holds lone surrogates, which can't be encoded or printed.
+    """
+    try:
+        check_unicode(text)
+    except TokenizerError as error:
+        raise DataError(f"{row.name}: {error}") from None
+    return text
+
+
+def _parse(line: bytes, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique)
+    except DataError as error:
+        raise DataError(f"{name} {error}") from None
+    except (ValueError, RecursionError) as error:
+        what = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"JSON ({error})"
+        raise DataError(f"{name} is not {what}: repair it or leave it out") from error
+    # Anything but an object has no fields: the error of the missing field says so.
+    return value if isinstance(value, dict) else {}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    check_unique([key for key, _ in pairs])
+    return dict(pairs)

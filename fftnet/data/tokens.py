@@ -1,0 +1,201 @@
+"""A tokenized text as arrays, and the part of it that a split owns."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from fftnet.data.errors import DataError
+from fftnet.data.splits import CHUNK, Chunk
+from fftnet.protocols import TextEncoder
+
+END_OF_DOCUMENT = b"\xff"
+"""Separator of documents in the digest; no UTF-8 text holds this byte."""
+
+
+class TokenArrays(NamedTuple):
+    """A tokenized text, in memory or memory-mapped; an end of text begins it and follows each document."""
+
+    tokens: np.ndarray
+    """uint16 or uint32 ids."""
+    document_ends: np.ndarray
+    """uint64, ascending: number of tokens up to the end of each document."""
+    segment_ends: np.ndarray
+    """uint64, ascending: number of tokens up to the end of each segment."""
+    digest: str | None = None
+    """SHA-256 of the text and its division into documents; None if unknown."""
+
+
+@dataclass(frozen=True)
+class SplitView:
+    """The part of a text that a split owns, as one run of tokens that starts with an end of text.
+
+    A slice of the view copies the tokens of the slice only. Strides are not supported.
+
+    Attributes:
+        tokens: ids of all splits, an array or a memory map.
+        document_ends: uint64, see ``TokenArrays``.
+        starts: int64 (N,), ascending, first token of each part; no part begins where another ends.
+        ends: int64 (N,), end of each part.
+    """
+
+    tokens: np.ndarray
+    document_ends: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    @cached_property
+    def _spans(self) -> tuple[np.ndarray, np.ndarray]:
+        """Starts of the spans, the first end of text included, and the number of tokens before each."""
+        starts = np.concatenate([[0], self.starts])
+        ends = np.concatenate([[1], self.ends])
+        return starts, np.concatenate([[0], np.cumsum(ends - starts)])
+
+    def __len__(self) -> int:
+        return int(self._spans[1][-1])
+
+    def __getitem__(self, span: slice, /) -> np.ndarray:
+        start, stop, _ = span.indices(len(self))
+        starts, before = self._spans
+        number = int(np.searchsorted(before, start, side="right")) - 1
+        pieces = [self.tokens[:0]]
+        while start < stop:
+            taken = min(stop, int(before[number + 1])) - start
+            offset = int(starts[number]) + start - int(before[number])
+            pieces.append(self.tokens[offset : offset + taken])
+            start += taken
+            number += 1
+        return np.concatenate(pieces)
+
+    def documents(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return starts and ends of the documents, int64, each with the token before its first.
+
+        Neighbouring pieces of a long document are one document again. Takes 16 bytes of memory a document.
+        """
+        if not len(self.starts):
+            return self.starts, self.ends
+        document_ends = self.document_ends.astype(np.int64)
+        owner = np.searchsorted(self.starts, document_ends, side="left") - 1
+        inside = document_ends[(owner >= 0) & (document_ends <= self.ends[owner])]
+        between = np.setdiff1d(inside, self.ends, assume_unique=True)
+        starts = np.union1d(self.starts, between)
+        return starts - 1, np.union1d(self.ends, between)
+
+
+def view_segments(text: TokenArrays, owned: np.ndarray | None = None) -> SplitView:
+    """Return the part of a text that lies in some of its segments.
+
+    Args:
+        text: the whole text.
+        owned: boolean (segments,); None takes all.
+    """
+    bounds = np.concatenate([[1], text.segment_ends]).astype(np.int64)
+    if owned is None:
+        owned = np.ones(len(text.segment_ends), dtype=bool)
+    # Neighbouring segments form one part: a part begins and ends where ``owned`` changes.
+    edges = np.flatnonzero(np.diff(owned.astype(np.int8), prepend=0, append=0))
+    return SplitView(text.tokens, text.document_ends, bounds[edges[::2]], bounds[edges[1::2]])
+
+
+def id_dtype(tokenizer: TextEncoder) -> np.dtype:
+    """Return uint16 if it holds all ids of a tokenizer, else uint32."""
+    return np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+
+
+def tokenize(chunks: Iterable[Chunk], tokenizer: TextEncoder) -> TokenArrays:
+    """Tokenize a text into memory.
+
+    Raises:
+        DataError: naming a document that can't be encoded.
+    """
+    parts = list(tokenize_parts(chunks, tokenizer))
+    tokens, document_ends, segment_ends, _ = zip(*parts, strict=True)
+    arrays = map(np.concatenate, (tokens, document_ends, segment_ends))
+    return TokenArrays(*arrays, digest=parts[-1].digest)
+
+
+def tokenize_parts(chunks: Iterable[Chunk], tokenizer: TextEncoder) -> Iterator[TokenArrays]:
+    """Tokenize a text part by part, without ever holding all of it.
+
+    Args:
+        chunks: from ``fftnet.data.splits.segments``.
+        tokenizer: encoder of the text.
+
+    Yields:
+        Parts, whose ends count from the beginning of the text; the last one has the digest.
+
+    Raises:
+        DataError: naming a document that can't be encoded.
+    """
+    dtype = id_dtype(tokenizer)
+    sha256 = hashlib.sha256()
+    none = np.array([], np.uint64)
+    yield TokenArrays(np.array([tokenizer.eot], dtype), none, none)
+    count = ended = 1
+    for tokens, document_ends, segment_ends, _ in _encode_groups(_group(chunks, sha256), tokenizer):
+        offset = np.uint64(count)
+        yield TokenArrays(tokens, document_ends + offset, segment_ends + offset)
+        if len(segment_ends):
+            ended = count + int(segment_ends[-1])
+        count += len(tokens)
+    # The last segment ends with the text, marked or not.
+    last = np.array([count], np.uint64) if ended < count else none
+    yield TokenArrays(np.array([], dtype), none, last, sha256.hexdigest())
+
+
+def _encode_groups(groups: Iterable[list[Chunk]], tokenizer: TextEncoder) -> Iterator[TokenArrays]:
+    workers = os.cpu_count() or 1
+    waiting: deque[Future[TokenArrays]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for group in groups:
+            waiting.append(pool.submit(_encode, group, tokenizer))
+            # ``pool.map`` would read all groups at once; here at most two per worker are held.
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _group(chunks: Iterable[Chunk], sha256: "hashlib._Hash") -> Iterator[list[Chunk]]:
+    """Yield lists of chunks that are long enough to be worth a task of a thread, and update the digest."""
+    group: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        sha256.update(chunk.text.encode() + (END_OF_DOCUMENT if chunk.ends_document else b""))
+        group.append(chunk)
+        size += len(chunk.text)
+        if size >= CHUNK:
+            yield group
+            group = []
+            size = 0
+    if group:
+        yield group
+
+
+def _encode(chunks: list[Chunk], tokenizer: TextEncoder) -> TokenArrays:
+    """Encode chunks; ends count from the beginning of the first one."""
+    dtype = id_dtype(tokenizer)
+    pieces: list[np.ndarray] = []
+    document_ends: list[int] = []
+    segment_ends: list[int] = []
+    count = 0
+    for chunk in chunks:
+        try:
+            pieces.append(tokenizer.encode_array(chunk.text).astype(dtype))
+        except ValueError as error:
+            raise DataError(f"{chunk.name}: {error}") from error
+        count += len(pieces[-1])
+        if chunk.ends_document:
+            pieces.append(np.array([tokenizer.eot], dtype))
+            count += 1
+            document_ends.append(count)
+        if chunk.ends_segment:
+            segment_ends.append(count)
+    ends = (np.array(each, np.uint64) for each in (document_ends, segment_ends))
+    return TokenArrays(np.concatenate(pieces), *ends)

@@ -1,8 +1,7 @@
 """FFTNet in Hugging Face Transformers: ``pip install '.[hf]'``, then ``import fftnet.hf``.
 
-The import registers the classes, after which ``AutoModelForCausalLM.from_pretrained`` and its kin read and
-write the folders that ``FFTNet.from_pretrained`` does. They wrap the native modules: nothing is computed
-twice.
+The import registers the classes: ``AutoModelForCausalLM.from_pretrained`` and the other Auto classes then
+read the same folders as ``FFTNet.from_pretrained``. The classes wrap the native modules.
 """
 
 import transformers
@@ -10,8 +9,12 @@ import transformers
 from fftnet.hf.cache import FFTNetCache
 from fftnet.hf.causal_lm import FFTNetForCausalLM
 from fftnet.hf.configuration import ExchangedConfig, FFTNetConfig, FFTNetViTConfig
-from fftnet.hf.heads import FFTNetForMaskedLM, FFTNetForSequenceClassification, FFTNetForTokenClassification
-from fftnet.hf.images import FFTNetForImageClassification
+from fftnet.hf.heads import (
+    FFTNetForImageClassification,
+    FFTNetForMaskedLM,
+    FFTNetForSequenceClassification,
+    FFTNetForTokenClassification,
+)
 from fftnet.hf.modeling import FFTNetModel, FFTNetPreTrainedModel
 from fftnet.hf.tokenization import FFTNetTokenizer
 from fftnet.model.exchange import IMAGES, LANGUAGE, Family

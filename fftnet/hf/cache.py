@@ -1,8 +1,8 @@
-"""The cache of Transformers, around native states.
+"""The cache of Transformers, which holds native states.
 
-A state is a value, so one of an earlier time is kept by keeping a reference. That is how a recurrent model
-can take tokens back, as assisted decoding does: the cache goes back to the state before the call that read
-them, and the tokens of that call which stay are read again with the next one.
+A state never changes, so an earlier one is kept by keeping a reference. That is how a recurrent model takes
+tokens back, as assisted decoding needs: the cache returns to the state before the call that read them. Tokens
+of that call that stay are read again, together with the next ones.
 """
 
 import copy
@@ -20,59 +20,59 @@ OLD_CACHE_NAME = "past_key_values"
 CACHE_NAME = (
     "cache" if "cache" in modeling_outputs.CausalLMOutputWithPast.__dataclass_fields__ else OLD_CACHE_NAME
 )
-"""What the library calls a cache among arguments and outputs: 5.24 renamed it."""
+"""Name of the cache in arguments and outputs of the library, which 5.24 changed."""
 
 
 class Tokens(NamedTuple):
-    """Tokens as they are read."""
+    """Embedded tokens with their mask."""
 
     embeddings: Tensor
     """(B, T, D)"""
     mask: Tensor | None
-    """Boolean (B, T), False at padding; None: all are read."""
+    """Boolean (B, T), False at padding; None: no padding."""
 
     @property
     def length(self) -> int:
-        """T."""
+        """Number of positions T."""
         return self.embeddings.shape[1]
 
     def first(self, count: int) -> "Tokens":
-        """The first so many."""
+        """Return the first ``count`` tokens."""
         return Tokens(self.embeddings[:, :count], None if self.mask is None else self.mask[:, :count])
 
     def before(self, later: "Tokens") -> "Tokens":
-        """These, followed by later ones."""
+        """Return these tokens followed by ``later``."""
         embeddings = torch.cat([self.embeddings, later.embeddings.to(self.embeddings)], dim=1)
         if self.mask is None and later.mask is None:
             return Tokens(embeddings, None)
         return Tokens(embeddings, torch.cat([self.full_mask(), later.full_mask()], dim=1))
 
     def select(self, rows: Tensor) -> "Tokens":
-        """Rows, in the order given."""
+        """Return the given rows."""
         rows = rows.to(self.embeddings.device)
         mask = None if self.mask is None else self.mask.index_select(0, rows)
         return Tokens(self.embeddings.index_select(0, rows), mask)
 
     def full_mask(self) -> Tensor:
-        """The mask (B, T), also where all are read."""
+        """Return the mask (B, T), all True if there is no padding."""
         if self.mask is not None:
             return self.mask
         return torch.ones(self.embeddings.shape[:2], dtype=torch.bool, device=self.embeddings.device)
 
 
 class Call(NamedTuple):
-    """A call that may be taken back."""
+    """Call of the model that can be taken back."""
 
     before: State
-    """What had been read before it."""
+    """State before the call."""
     tokens: Tokens
 
 
 class FFTNetCacheLayer(cache_utils.CacheLayerMixin):
-    """The state of one layer.
+    """Description of a layer for the library; the states are in the cache.
 
     Args:
-        is_compileable: whether a compiled step may carry it, since its size does not change.
+        is_compileable: True if a compiled step can carry the state, because its size is fixed.
     """
 
     is_croppable = True
@@ -80,10 +80,9 @@ class FFTNetCacheLayer(cache_utils.CacheLayerMixin):
     def __init__(self, is_compileable: bool = False) -> None:
         super().__init__()
         self.is_compileable = is_compileable
-        self.state: Any = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Refuse: there are no keys and values to hold."""
+        """Refuse: there are no keys and values."""
         raise NotImplementedError("a layer of FFTNet has a state, no keys and values: hand it to the model")
 
     def update(
@@ -94,29 +93,29 @@ class FFTNetCacheLayer(cache_utils.CacheLayerMixin):
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Sizes of a mask over the new tokens alone: earlier ones are in the state."""
+        """Return the sizes of a mask over the new tokens only: earlier ones are in the state."""
         return query_length, 0
 
     def get_seq_length(self) -> int:
-        """Refuse: the cache as a whole counts tokens."""
+        """Refuse: tokens are counted by the cache."""
         raise NotImplementedError("the cache counts tokens, not its layers: ask cache.get_seq_length()")
 
     def get_max_length(self) -> int:
-        """-1: a state holds a text of any length."""
+        """Return -1: no limit."""
         return -1
 
 
 class FFTNetCache(cache_utils.Cache):
-    """What a causal model has read, for ``generate`` and ``forward``.
+    """Tokens read by a causal model, for ``generate`` and ``forward``.
 
         >>> first = model.generate(ids, return_dict_in_generate=True, max_new_tokens=20)
         >>> later = torch.cat([first.sequences, more], dim=1)
         >>> model.generate(later, cache=first.cache.copy())  # past_key_values before Transformers 5.24
 
     Args:
-        config: of the model, native or of ``fftnet.hf``.
-        state: a native state to go on from; None starts a text.
-        seen: tokens that the state has read, padding included.
+        config: configuration of the model, native or of ``fftnet.hf``.
+        state: native state to continue from; None starts a text.
+        seen: number of tokens that the state has read, including padding.
         static: let ``generate`` compile the step, if no state of a layer grows.
     """
 
@@ -124,65 +123,62 @@ class FFTNetCache(cache_utils.Cache):
         self, config: Any, state: State | None = None, *, seen: int = 0, static: bool = False
     ) -> None:
         native = config if isinstance(config, BackboneConfig) else config.native()
-        steady = not any(mixer_class(name).grows for name in native.mixer_pattern)
-        layers: list[Any] = [FFTNetCacheLayer(static and steady) for _ in native.layer_mixers]
+        fixed = not any(mixer_class(name).grows for name in native.mixer_pattern)
+        layers: list[Any] = [FFTNetCacheLayer(static and fixed) for _ in native.layer_mixers]
         super().__init__(layers=layers)
-        # A number that changes would have a compiled step compiled again at each token, a tensor does not.
+        # A tensor: for a Python number, a compiled step would be compiled again at every token.
         self._seen = torch.tensor(seen, dtype=torch.int64)
+        self._state = state
         self._pending: Tokens | None = None
         self._calls: list[Call] | None = None
-        if state is not None:
-            self._put(state)
 
     @property
     def state(self) -> State | None:
-        """The native state, for ``FFTNet.step`` and the functions of ``fftnet.model``; None before a text.
+        """Native state for ``FFTNet.step`` and the functions of ``fftnet.model``; None before a text.
 
         Raises:
             ValueError: if tokens were taken back and the model has not been called since.
         """
         if self._pending is not None:
             raise ValueError("tokens of this cache were taken back: call the model once to get its state")
-        return self._layer_states()
+        return self._state
 
     @property
     def batch_size(self) -> int:
-        """Rows B, -1 before a text."""
-        state = self._layer_states()
-        return -1 if state is None else num_rows(state)
+        """Number of rows B, -1 before a text."""
+        return -1 if self._state is None else num_rows(self._state)
 
     @property
     def is_initialized(self) -> bool:
-        """Whether something was read."""
-        return self._layer_states() is not None
+        """True after the first call."""
+        return self._state is not None
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens read, padding included."""
+        """Return the number of tokens read, including padding."""
         return int(self._seen)
 
     def has_read(self, attention_mask: Tensor) -> bool:
-        """Tell whether the cache has read the tokens that a mask keeps, and no others.
+        """Return True if the cache has read the tokens of the mask, and no padding.
 
-        A row that ends before the others is filled up with padding, which the model reads: a state can't
-        forget it. Only the number of tokens is compared.
+        ``generate`` fills up a row that ends early with padding, which the model reads, and a state can't
+        forget it. Only numbers of tokens are compared.
 
         Args:
-            attention_mask: (B, seen or more), 0 at padding; the first ``seen`` positions count.
+            attention_mask: (B, seen or more), 0 at padding; only the first ``seen`` positions matter.
         """
-        state = self._layer_states()
-        counted_B = None if state is None else getattr(state[0], "count", None)
-        if counted_B is None:
+        count_B = None if self._state is None else getattr(self._state[0], "count", None)
+        if count_B is None:
             return True
         if self._pending is not None:
-            counted_B = counted_B + self._pending.full_mask().sum(dim=1).to(counted_B.device)
+            count_B = count_B + self._pending.full_mask().sum(dim=1).to(count_B.device)
         kept_B = attention_mask[:, : self.get_seq_length()].bool().sum(dim=1)
-        return torch.equal(kept_B.cpu(), counted_B.cpu())
+        return torch.equal(kept_B.cpu(), count_B.cpu())
 
     def begin(self, tokens: Tokens) -> tuple[Tokens, State | None]:
-        """What must be read now (tokens that stay of those taken back, then the new) and the state before.
+        """Return the tokens to read now (pending ones, then the new ones) and the state before them.
 
         Raises:
-            ValueError: if the tokens have another number of rows than what was read.
+            ValueError: if the number of rows differs from that of the cache.
         """
         rows = tokens.embeddings.shape[0]
         if self.batch_size not in (-1, rows):
@@ -190,92 +186,74 @@ class FFTNetCache(cache_utils.Cache):
                 f"the cache has {self.batch_size} rows, the tokens {rows}: cache.batch_repeat_interleave "
                 "copies rows, cache.batch_select_indices picks them"
             )
-        return tokens if self._pending is None else self._pending.before(tokens), self._layer_states()
+        return tokens if self._pending is None else self._pending.before(tokens), self._state
 
     def finish(self, tokens: Tokens, before: State, after: State, new: int) -> None:
-        """Take the state behind a call.
+        """Store the state after a call.
 
         Args:
-            tokens: as ``begin`` gave them.
-            before: the state before them.
-            after: the state behind them.
-            new: number of the tokens that were not pending.
+            tokens: tokens that ``begin`` returned.
+            before: state before them.
+            after: state after them.
+            new: number of tokens that were not pending.
         """
         if self._calls is not None:
             self._calls.append(Call(before, tokens))
         self._pending = None
         self._seen = self._seen.to(tokens.embeddings.device) + new
-        self._put(after)
+        self._state = after
 
     def activate_past_recording(self) -> None:
-        """Keep from now on what ``crop`` goes back to."""
+        """Record all calls from now on, so that ``crop`` can take them back."""
         if self._calls is None:
             self._calls = []
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take the last tokens back, and forget how to go back further.
+        """Take the last tokens back, and drop the record.
 
         Args:
             tokens_to_remove: 0 or the negative number of tokens.
 
         Raises:
-            ValueError: if it is positive, or more than was recorded.
+            ValueError: if it is positive, or more tokens than were recorded.
         """
         if tokens_to_remove > 0:
             raise ValueError(f"crop takes 0 or a negative number of tokens, got {tokens_to_remove}")
-        left = -tokens_to_remove
-        if left > self._recorded():
+        calls = self._calls or []
+        recorded = sum(part.length for part in [self._pending, *(call.tokens for call in calls)] if part)
+        remaining = -tokens_to_remove
+        if remaining > recorded:
             raise ValueError(
-                f"the cache can take back {self._recorded()} tokens, not {left}: call "
+                f"the cache can take back {recorded} tokens, not {remaining}: call "
                 "activate_past_recording before the model reads what is to be taken back"
             )
-        self._seen = self._seen - left
-        while left:
+        self._seen = self._seen - remaining
+        while remaining:
+            # A call is undone as a whole; those of its tokens that stay become pending.
             if self._pending is None:
-                call = self._calls.pop() if self._calls else None
-                assert call is not None
-                self._put(call.before)
-                self._pending = call.tokens
-            kept = max(self._pending.length - left, 0)
-            left -= self._pending.length - kept
+                self._state, self._pending = calls.pop()
+            kept = max(self._pending.length - remaining, 0)
+            remaining -= self._pending.length - kept
             self._pending = self._pending.first(kept) if kept else None
         if self._calls is not None:
             self._calls = []
 
     def copy(self) -> "FFTNetCache":
-        """A cache of the same text that goes its own way. It costs nothing: states are shared, not copied."""
+        """Return an independent cache of the same text, without copying tensors: states are shared."""
         other = copy.copy(self)
-        other.layers = [copy.copy(layer) for layer in self.layers]
         other._calls = None if self._calls is None else list(self._calls)
         return other
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Take these rows, in this order."""
-        self._select(beam_idx)
+        """Select rows, in the given order."""
+        self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Take these rows, in this order; a boolean mask keeps rows."""
-        self._select(indices.nonzero()[:, 0] if indices.dtype == torch.bool else indices)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Have every row so many times."""
-        if self.is_initialized:
-            self._select(torch.arange(self.batch_size).repeat_interleave(repeats))
-
-    def reset(self) -> None:
-        """Forget the text."""
-        for layer in self.layers:
-            layer.state = None  # pyright: ignore[reportAttributeAccessIssue]
-        self._seen = torch.zeros_like(self._seen)
-        self._pending = None
-        if self._calls is not None:
-            self._calls = []
-
-    def _select(self, rows: Tensor) -> None:
-        state = self._layer_states()
-        if state is None:
+        """Select rows, in the given order; a boolean mask keeps rows."""
+        if self._state is None:
             return
-        self._put(select_state(state, rows))
+        rows = indices.nonzero()[:, 0] if indices.dtype == torch.bool else indices
+        self._state = select_state(self._state, rows)
         if self._pending is not None:
             self._pending = self._pending.select(rows)
         if self._calls is not None:
@@ -283,14 +261,15 @@ class FFTNetCache(cache_utils.Cache):
                 Call(select_state(call.before, rows), call.tokens.select(rows)) for call in self._calls
             ]
 
-    def _recorded(self) -> int:
-        pending = 0 if self._pending is None else self._pending.length
-        return pending + sum(call.tokens.length for call in self._calls or [])
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row ``repeats`` times."""
+        if self._state is not None:
+            self.batch_select_indices(torch.arange(self.batch_size).repeat_interleave(repeats))
 
-    def _layer_states(self) -> State | None:
-        states: list[Any] = [getattr(layer, "state", None) for layer in self.layers]
-        return None if states[0] is None else tuple(states)
-
-    def _put(self, state: State) -> None:
-        for layer, layer_state in zip(self.layers, state, strict=True):
-            layer.state = layer_state  # pyright: ignore[reportAttributeAccessIssue]
+    def reset(self) -> None:
+        """Forget the text."""
+        self._state = None
+        self._seen = torch.zeros_like(self._seen)
+        self._pending = None
+        if self._calls is not None:
+            self._calls = []

@@ -1,4 +1,4 @@
-"""The language model, which writes with ``generate`` in all ways that the library knows."""
+"""The language model with the library's ``generate``."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from fftnet.hf.modeling import FFTNetModel, FFTNetPreTrainedModel
 
 
 class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
-    """``fftnet.FFTNet`` of a causal configuration: ids to logits of the next token.
+    """``fftnet.FFTNet`` with a causal configuration: ids to logits of the next token.
 
     Args:
         config: sizes and mixers.
@@ -46,22 +46,17 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
         cache: FFTNetCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits (B, T, V) of the next token, and with labels the loss.
+        """Return logits (B, T, V) of the next token, and with labels the loss.
+
+        Arguments that are not listed are those of ``FFTNetModel.forward``.
 
         Args:
-            input_ids: as of ``FFTNetModel.forward``, like all that is not named here.
-            attention_mask: see there.
-            past_key_values: see there.
-            inputs_embeds: see there.
-            labels: int64 ids (B, T), -100 where none counts; they are shifted here.
-            use_cache: see there.
-            output_hidden_states: see there.
-            logits_to_keep: return logits of the last so many tokens only (0: of all), or of these positions.
-            cache: see there.
+            labels: int64 ids (B, T), -100 at positions without loss; they are shifted here.
+            logits_to_keep: number of last positions whose logits are returned (0: all), or their indices.
             **kwargs: ``num_items_in_batch`` divides the summed loss.
 
         Raises:
-            ValueError: as ``FFTNetModel.forward``.
+            ValueError: as in ``FFTNetModel.forward``.
         """
         read = self.model(
             input_ids,
@@ -78,20 +73,18 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        kept_cache = {CACHE_NAME: read.get(CACHE_NAME)}
         return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            hidden_states=read.hidden_states,
-            **{CACHE_NAME: read.get(CACHE_NAME)},
+            loss=loss, logits=logits, hidden_states=read.hidden_states, **kept_cache
         )
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The library's, with the mask cut to the tokens that are new.
+        """Return the library's inputs, with the mask cut to the new tokens.
 
-        A mask that gets longer would have a compiled step compiled again, and a token that was just written
-        is never padding.
+        A mask whose length grows would let torch.compile compile a step again and again. After the first
+        step there is no mask: a token that was just generated is never padding.
         """
-        # Behind a decorator of the library that hides what it returns.
+        # A decorator of the library hides the return type.
         library: Any = super()
         inputs: dict[str, Any] = library.prepare_inputs_for_generation(input_ids, *args, **kwargs)
         mask = inputs.get("attention_mask")
@@ -99,13 +92,13 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
             return inputs
         given = inputs.get("input_ids")
         count = (inputs["inputs_embeds"] if given is None else given).shape[1]
-        written = count == 1 and not kwargs.get("is_first_iteration", False)
-        inputs["attention_mask"] = None if written else mask[:, -count:]
+        generated = count == 1 and not kwargs.get("is_first_iteration", False)
+        inputs["attention_mask"] = None if generated else mask[:, -count:]
         return inputs
 
     @staticmethod
     def create_masks_for_generate(attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-        """The mask as it is: there is no matrix of tokens by tokens."""
+        """Return the mask unchanged: there is no attention matrix."""
         return attention_mask
 
     def _prepare_cache_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -116,7 +109,7 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
             cache._is_user_defined = True
             mask = model_kwargs.get("attention_mask")
             if mask is not None and isinstance(cache, FFTNetCache) and not cache.has_read(mask):
-                # A row ended early in the turn before, so padding is in the state: all is read again.
+                # A row ended early in the turn before, so its state has read padding: read everything again.
                 cache.reset()
             return
         if generation_config.use_cache is False:

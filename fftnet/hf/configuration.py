@@ -1,4 +1,4 @@
-"""Configurations: the fields of the native ones, beside those that Transformers knows."""
+"""Configurations for Transformers, with the fields of the native ones."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields
@@ -13,7 +13,7 @@ from fftnet.model.exchange import IMAGES, LANGUAGE, Family, labels_to_file
 from fftnet.model.vit import ViTConfig
 
 BYTES_VOCAB_SIZE = 257
-"""Of the ``bytes`` tokenizer: the library wants a default of every field."""
+"""Vocabulary of the ``bytes`` tokenizer: the library needs a default for every field."""
 IMAGENET_CLASSES = 1000
 
 
@@ -26,11 +26,11 @@ IMAGE = _defaults(ViTConfig)
 
 
 class ExchangedConfig(PreTrainedConfig):
-    """What the configurations share: the backbone's fields, and one ``config.json`` for both sides."""
+    """Base class: the fields of the backbone, and one ``config.json`` for both sides."""
 
     family: ClassVar[Family]
     native_class: ClassVar[type[Any]]
-    # Not max_position_embeddings: harnesses would cut texts at the training window, which is no limit here.
+    # Not max_position_embeddings: evaluation harnesses would cut texts there, but there is no limit.
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "d_model",
         "num_hidden_layers": "num_layers",
@@ -59,11 +59,11 @@ class ExchangedConfig(PreTrainedConfig):
         self.auto_map = self.family.auto_map
 
     def native_values(self) -> dict[str, Any]:
-        """The native fields."""
+        """Return the native fields."""
         return {each.name: getattr(self, each.name) for each in fields(self.native_class)}
 
     def native(self) -> Any:
-        """The native configuration of the same model.
+        """Return the native configuration of the same model.
 
         Raises:
             ValueError: if a field is out of range, or a mixer is unknown.
@@ -72,10 +72,10 @@ class ExchangedConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
-        """A configuration of the fields in ``config.json``.
+        """Return the configuration with the fields of ``config.json``.
 
         Raises:
-            ValueError: if they are those of another model.
+            ValueError: if it is that of another model.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
@@ -86,12 +86,12 @@ class ExchangedConfig(PreTrainedConfig):
         return super().from_dict(dict(config_dict), **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is written: all native fields, so that later defaults change no model; else what differs."""
+        """Return what is written: all native fields, so that new defaults change no model."""
         return super().to_diff_dict() | labels_to_file(self.native_values())
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
-        """Do nothing: a folder leads to this package by a file of its own, into which no code is copied."""
+        """Do nothing: ``Family.write_shim`` leads the library to this package, no code is copied."""
 
 
 class FFTNetConfig(ExchangedConfig):
@@ -115,8 +115,7 @@ class FFTNetConfig(ExchangedConfig):
     pooling: str | None = None
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is written; of a pooling only where one was chosen, since models without it know no such
-        field."""
+        """Return what is written, without an unset pooling, which native language models refuse."""
         values = super().to_diff_dict()
         if self.pooling is None:
             values.pop("pooling", None)
@@ -155,7 +154,7 @@ class FFTNetViTConfig(ExchangedConfig):
         self.num_classes = int(self.num_labels or 0)
 
     def native_values(self) -> dict[str, Any]:
-        """The native fields, with as many classes as there are labels."""
+        """Return the native fields, with one class per label."""
         return super().native_values() | {"num_classes": self.num_labels}
 
     @property

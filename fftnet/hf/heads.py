@@ -1,20 +1,26 @@
-"""Models that answer about a text: masked tokens, a class of the whole, a class of every token."""
+"""Models with other heads: masked tokens, classes of texts, tokens and images."""
 
 from typing import Any
 
 from torch import Tensor, nn
 from transformers.modeling_layers import GenericForTokenClassification
-from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutputWithPast
+from transformers.modeling_outputs import (
+    ImageClassifierOutput,
+    MaskedLMOutput,
+    SequenceClassifierOutputWithPast,
+)
 from transformers.utils.generic import can_return_tuple
 
-from fftnet.hf.cache import CACHE_NAME, FFTNetCache
-from fftnet.hf.configuration import FFTNetConfig
-from fftnet.hf.modeling import FFTNetModel, FFTNetPreTrainedModel
+from fftnet.hf.cache import CACHE_NAME
+from fftnet.hf.configuration import FFTNetConfig, FFTNetViTConfig
+from fftnet.hf.modeling import FFTNetBlock, FFTNetModel, FFTNetPreTrainedModel
+from fftnet.model.backbone import Backbone
 from fftnet.model.heads import MEAN, pooled
+from fftnet.model.vit import Patches
 
 
 class FFTNetForMaskedLM(FFTNetPreTrainedModel):
-    """``fftnet.FFTNet`` of a bidirectional configuration: ids to logits of the tokens themselves.
+    """``fftnet.FFTNet`` with a bidirectional configuration: ids to logits of the tokens themselves.
 
     Args:
         config: sizes and mixers, with ``causal=False``.
@@ -43,7 +49,7 @@ class FFTNetForMaskedLM(FFTNetPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
-        """Logits (B, T, V), and with labels (B, T), -100 where none counts, the loss."""
+        """Return logits (B, T, V), and with labels (B, T), -100 at positions without loss, the loss."""
         read = self.model(
             input_ids,
             attention_mask,
@@ -59,11 +65,10 @@ class FFTNetForMaskedLM(FFTNetPreTrainedModel):
 
 
 class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
-    """A class of each text, or a number (``num_labels=1``).
+    """``fftnet.model.FFTNetForSequenceClassification``: a class of each text, or a number (``num_labels=1``).
 
-    The native model is ``fftnet.model.FFTNetForSequenceClassification``. The configuration's ``pooling`` says
-    what is classified: mean, also where there is none, or last. Padding is what the mask says, and
-    without a mask the configuration's ``pad_token_id`` at the ends.
+    The configuration's ``pooling`` is mean (the default) or last. Without a mask, the configuration's
+    ``pad_token_id`` at the ends of a row is padding.
 
     Args:
         config: sizes, form, mixers and labels.
@@ -82,34 +87,20 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: FFTNetCache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_hidden_states: bool | None = None,
-        cache: FFTNetCache | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutputWithPast:
-        """Scores (B, num_labels), and with labels the loss.
+        """Return logits (B, num_labels), and with labels the loss.
 
-        Labels are (B,) or, of several classes at once, (B, num_labels). All else is as in
+        Labels are (B,) or, for several classes per text, (B, num_labels). All other arguments are those of
         ``FFTNetModel.forward``.
         """
         mask = attention_mask
         if mask is None and input_ids is not None and self.config.pad_token_id is not None:
             mask = _without_ends(input_ids, self.config.pad_token_id)
-        read = self.model(
-            input_ids,
-            mask,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            output_hidden_states,
-            cache,
-            return_dict=True,
-        )
-        hidden = read.last_hidden_state
-        logits = self.score(pooled(hidden, self.pooling, mask))
+        read = self.model(input_ids, mask, inputs_embeds=inputs_embeds, return_dict=True, **kwargs)
+        logits = self.score(pooled(read.last_hidden_state, self.pooling, mask))
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -124,18 +115,71 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
 
 
 class FFTNetForTokenClassification(GenericForTokenClassification, FFTNetPreTrainedModel):
-    """A class of every token: the library's head over the native backbone.
+    """A class of every token: the library's head on the native backbone.
 
     Args:
         config: sizes, form, mixers and labels.
     """
 
 
+class FFTNetForImageClassification(FFTNetPreTrainedModel):
+    """``fftnet.model.FFTNetViT``: image classifier.
+
+    Args:
+        config: sizes, mixers and labels.
+    """
+
+    config_class = FFTNetViTConfig
+    config: FFTNetViTConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: FFTNetViTConfig) -> None:
+        super().__init__(config)
+        native = config.native()
+        self.num_labels = native.num_classes
+        self.patches = Patches(native)
+        self.backbone = Backbone(native, FFTNetBlock)
+        self.head = nn.Linear(native.d_model, native.num_classes)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """Return logits (B, num_labels) of images, and with labels the loss.
+
+        Args:
+            pixel_values: (B, num_channels, height, width), sides multiples of ``patch_size``.
+            labels: (B,) or, for several classes per image, (B, num_labels).
+            output_hidden_states: also return the input of each layer, and the output of the last norm.
+            **kwargs: arguments that the library passes to all models.
+
+        Raises:
+            ValueError: if images are missing or of another shape.
+        """
+        if pixel_values is None:
+            raise ValueError("pixel_values are missing: pass images (batch, channels, height, width)")
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        collected: list[Tensor] | None = [] if output_hidden_states else None
+        hidden = self.backbone(self.patches(pixel_values), None, None, collected)
+        logits = self.head(pooled(hidden, self.config.pooling))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels, logits, self.config, **kwargs)
+        states = None if collected is None else tuple(collected)
+        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=states)
+
+
 def _without_ends(input_ids: Tensor, pad_token_id: int) -> Tensor:
-    """A mask (B, T) that is False at padding before and behind a text, and nowhere in it."""
+    """Return a mask (B, T) that is False at padding before and after a text, but not inside it."""
     real = input_ids != pad_token_id
     started = real.cumsum(dim=1) > 0
-    goes_on = real.flip(1).cumsum(dim=1).flip(1) > 0
-    within = started & goes_on
-    # Of a row of nothing but padding all is read: there is no other answer to give.
+    continues = real.flip(1).cumsum(dim=1).flip(1) > 0
+    within = started & continues
+    # A row of padding only is read as it is: the class of an empty text is not defined.
     return within | ~within.any(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The base class of all models in Transformers, and the model without a head."""
+"""The base class of all models for Transformers, and the model without a head."""
 
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from fftnet.serialization import WEIGHTS_FILE, has_weights, stored_numbers
 
 
 class FFTNetBlock(GradientCheckpointingLayer, FFTNetLayer):
-    """A native layer whose activations the library can recompute in the backward pass."""
+    """Native layer with the library's activation checkpointing."""
 
 
 class FFTNetPreTrainedModel(PreTrainedModel):
-    """What all models share: start values, files, and what the library may do with them.
+    """Base class of all models: initialization, files, and features of the library.
 
     Raises:
-        ValueError: if the configuration is that of a class that is not here.
+        ValueError: if the configuration is that of a class outside ``fftnet.hf``.
     """
 
     config_class = FFTNetConfig
@@ -44,18 +44,19 @@ class FFTNetPreTrainedModel(PreTrainedModel):
         names = config.architectures or []
         if not known.intersection(names) and names:
             raise ValueError(
-                f"config.json is that of {names[0]}, which is none of fftnet.hf's models: load it with that "
+                f"config.json is that of {names[0]}, which is not a model of fftnet.hf: load it with that "
                 "class"
             )
         super().__init__(config, *inputs, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Give a module the start values of the native model, except for what was loaded."""
+        """Initialize a module as the native model does, except for weights that were loaded."""
         reset = getattr(module, "reset_parameters", None)
         if reset is None:
             super()._init_weights(module)
             return
-        # The parts come before the whole, which may start one part like another.
+        # Loaded weights are put back after the reset: a mixer initializes one part from another, so its parts
+        # can't be reset one by one.
         loaded = [each for each in module.parameters() if getattr(each, "_is_hf_initialized", False)]
         kept = [(each, each.detach().clone()) for each in loaded]
         reset()
@@ -68,19 +69,19 @@ class FFTNetPreTrainedModel(PreTrainedModel):
         """Load a model as the library does.
 
         Raises:
-            ValueError: if the configuration in a folder describes a far larger model than the weights.
+            ValueError: if ``config.json`` describes a far larger model than the file of weights.
         """
         path = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "", WEIGHTS_FILE)
         if not has_weights(path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        # The library makes the model on the meta device, and then takes memory for what does not fit, too.
+        # The library builds the model on the meta device, then takes memory also for weights that do not fit.
         with at_most(stored_numbers(path), on_meta=True):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """Write the folder of a checkpoint, which ``fftnet.FFTNet.from_pretrained`` reads, too.
+        """Write the folder of a checkpoint, which ``fftnet.FFTNet.from_pretrained`` also reads.
 
-        Beside what the library writes lies the file that leads it to this package.
+        The folder also gets the module that leads the library to this package.
         """
         result = super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True) and Path(save_directory).is_dir():
@@ -89,11 +90,11 @@ class FFTNetPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
-        """Do nothing, as ``FFTNetConfig.register_for_auto_class``."""
+        """Do nothing, as ``ExchangedConfig.register_for_auto_class``."""
 
 
 class FFTNetModel(FFTNetPreTrainedModel):
-    """The native embedding and backbone: ids to hidden states.
+    """Native embedding and backbone: ids to hidden states.
 
     Args:
         config: sizes, form and mixers.
@@ -108,11 +109,11 @@ class FFTNetModel(FFTNetPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The embedding."""
+        """Return the embedding."""
         return self.embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Take another embedding."""
+        """Replace the embedding."""
         self.embedding = value
 
     @can_return_tuple
@@ -127,21 +128,22 @@ class FFTNetModel(FFTNetPreTrainedModel):
         cache: FFTNetCache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states of T tokens.
+        """Return hidden states of T tokens.
 
         Args:
-            input_ids: int64 ids (B, T), T >= 1, of any length.
+            input_ids: int64 ids (B, T), T >= 1.
             attention_mask: (B, T), 0 at padding, or with a cache (B, tokens read + T).
-            past_key_values: the cache's name before Transformers 5.24.
-            inputs_embeds: embeddings (B, T, D) in place of ids.
-            use_cache: return a cache that has read the tokens (default: as the configuration says, and not
-                while training). A bidirectional model has none.
-            output_hidden_states: return what each layer is handed, and what the last norm gives.
-            cache: what was read before; it is changed.
-            **kwargs: what the library hands to all models.
+            past_key_values: name of ``cache`` before Transformers 5.24.
+            inputs_embeds: embeddings (B, T, D) instead of ids.
+            use_cache: return a cache that has read the tokens (None: as configured, but not in training);
+                causal models only.
+            output_hidden_states: also return the input of each layer, and the output of the last norm.
+            cache: cache of the tokens before, updated in place.
+            **kwargs: arguments that the library passes to all models.
 
         Raises:
-            ValueError: if ids and embeddings both come, or shapes or the cache do not belong to the tokens.
+            ValueError: if not exactly one of ids and embeddings is given, or shapes or the cache do not match
+                the tokens.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
@@ -187,7 +189,7 @@ class FFTNetModel(FFTNetPreTrainedModel):
 
 
 def _mask_of(embeddings: Tensor, attention_mask: Tensor | None, cache: FFTNetCache | None) -> Tensor | None:
-    """The boolean mask (B, T) of the new tokens, None where all are read."""
+    """Return the boolean mask (B, T) of the new tokens, None if there is no padding."""
     if attention_mask is None:
         return None
     rows, count = embeddings.shape[:2]
@@ -200,9 +202,9 @@ def _mask_of(embeddings: Tensor, attention_mask: Tensor | None, cache: FFTNetCac
         raise ValueError(f"attention_mask must be of shape {expected}, as the tokens are, got {shape}")
     if cache is not None and shape[1] == seen + count > count and not cache.has_read(attention_mask):
         raise ValueError(
-            "the cache has read tokens that attention_mask leaves out, such as the padding behind a row that "
-            "ended: leave the cache out, so that the text is read again"
+            "the cache has read tokens that attention_mask leaves out, such as the padding after a row that "
+            "ended: leave out the cache, so that the text is read again"
         )
     mask = attention_mask[:, shape[1] - count :].to(embeddings.device, torch.bool)
-    # Without a mask the mixers take shorter ways; a compiled graph can't look at it.
+    # Mixers are faster without a mask. A compiled graph can't look at values, so it keeps the mask.
     return None if not compiling and bool(mask.all()) else mask

@@ -16,10 +16,10 @@ from fftnet.utils.tokenizer import Tokenizer
 
 
 class FFTNetTokenizer(PreTrainedTokenizerFast):
-    """The native tokenizer, id by id, with padding on the left.
+    """The native tokenizer with the same ids, and padding on the left.
 
-    One thing differs on purpose: ``<|endoftext|>`` inside a text becomes the special token, as is usual in
-    the library; ``tokenizer(text, split_special_tokens=True)`` takes it for text, as the native one does.
+    One difference: ``<|endoftext|>`` inside a text becomes the special token, as usual in the library.
+    ``tokenizer(text, split_special_tokens=True)`` treats it as text, as the native tokenizer does.
     """
 
     @classmethod
@@ -27,21 +27,21 @@ class FFTNetTokenizer(PreTrainedTokenizerFast):
         """Load the tokenizer of a checkpoint.
 
         Raises:
-            TokenizerError: if the folder holds none.
+            TokenizerError: if the folder has no tokenizer.
         """
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir() and not (folder / LIBRARY_FILE).is_file():
             raise TokenizerError(
-                f"{folder} holds no tokenizer: put back the tokenizer files that were saved with the model"
+                f"{folder} has no tokenizer: put back the tokenizer files that were saved with the model"
             )
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
 
 def from_native(tokenizer: Tokenizer, **kwargs: Any) -> Any:
-    """A native tokenizer as one of the library.
+    """Convert a native tokenizer to one of the library.
 
     Args:
-        tokenizer: of bytes, or over an encoding of TikToken.
+        tokenizer: tokenizer of bytes or of a TikToken encoding.
         **kwargs: settings of the library's tokenizer, such as ``padding_side``.
     """
     with tempfile.TemporaryDirectory() as folder:

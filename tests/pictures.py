@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fftnet.data.images import find_kind
-from fftnet.data.images.base import LabelledImages
+from fftnet.data.images.kinds import LabelledImages, find_kind
 
 CLASSES = ("left", "below")
 

@@ -18,7 +18,6 @@ from fftnet.api.generate import SamplingConfig
 from fftnet.api.run_config import PARTS
 from fftnet.api.train import AcceleratorConfig, BudgetConfig, OptimConfig, SaveConfig, TrainConfig
 from fftnet.cli.inspect import InspectionConfig
-from fftnet.data.images.augmentation import AugmentationConfig
 from fftnet.data.images.processor import ImageProcessor
 from fftnet.evaluation.report import EvaluationConfig
 from fftnet.export import ExportConfig
@@ -49,7 +48,6 @@ CONFIGS: dict[type[Any], dict[str, Any]] = {
     InspectionConfig: {"prompt": "a"},
     ClassificationConfig: {},
     ImageClassificationConfig: {},
-    AugmentationConfig: {},
     ImageProcessor: {"size": 8, "mean": (0.5,), "std": (0.5,)},
 }
 """Every class to its fields without a default."""
@@ -59,7 +57,6 @@ LISTS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "valid_data": (lambda value: ClassificationConfig(valid_data=value).valid_data, "v.csv"),
     "test_data": (lambda value: ClassificationConfig(test_data=value).test_data, "t.csv"),
     "augmentation": (lambda value: ImageClassificationConfig(augmentation=value).augmentation, "flip"),
-    "names": (lambda value: AugmentationConfig(names=value).names, "flip"),
     "class_names": (lambda value: check_class_names(value, 1), "cat"),
 }
 """Name of a list field to a function that sets it and reads it back, and a value."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, ClassVar
 
-from fftnet.data.images.augmentation import AUGMENTATIONS, AugmentationConfig, check_installed
+from fftnet.data.images.augmentation import AUGMENTATIONS, Augmentation, rand_augment_of_torchvision
 from fftnet.data.images.loading import ImageBatches, ImageData, load_images
 from fftnet.fields import MAX_SIDE, check_fields, check_range, documented
 from fftnet.model.config import BackboneConfig
@@ -64,13 +65,20 @@ class ImageClassificationConfig:
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; choose from {', '.join(PRESETS)}")
         check_label_settings(self, POOLINGS)
-        self.augmentation_of(1)
+        for name in self.augmentation:
+            if name not in AUGMENTATIONS:
+                raise ValueError(f"unknown augmentation {name!r}; choose from {', '.join(AUGMENTATIONS)}")
+        if not self.mixup_alpha > 0:
+            raise ValueError(f"mixup_alpha must be above 0, got {self.mixup_alpha}")
 
-    def augmentation_of(self, num_classes: int) -> AugmentationConfig:
-        """Return the augmentations of images of ``num_classes`` classes."""
-        return AugmentationConfig(
-            names=self.augmentation, mixup_alpha=self.mixup_alpha, num_classes=num_classes
-        )
+    def augmentations(self, num_classes: int) -> list[Augmentation]:
+        """Return the augmentations in their order; ``MissingPackageError`` if one needs a missing package."""
+        if "rand_augment" in self.augmentation:
+            rand_augment_of_torchvision()
+        bound = AUGMENTATIONS | {
+            "mixup": partial(AUGMENTATIONS["mixup"], alpha=self.mixup_alpha, num_classes=num_classes)
+        }
+        return [change for name, change in bound.items() if name in self.augmentation]
 
 
 class ImageClassification:
@@ -97,14 +105,13 @@ class ImageClassification:
         )
         config = vit_of(request.model, settings, read)
         classes = config.num_classes
-        augmentation = settings.augmentation_of(classes)
-        check_installed(augmentation)
+        augmentations = settings.augmentations(classes)
         size, seed = request.data.batch_size, request.data.data_seed
         return Prepared(
             build_model=lambda: FFTNetViT(config),
             objective=label_objective(settings, read.train.labels.tolist(), classes, "images"),
             splits=Splits(
-                train=ImageBatches(read.train, read.processor, size, seed, augmentation),
+                train=ImageBatches(read.train, read.processor, size, seed, augmentations),
                 valid=ImageBatches(read.valid, read.processor, size),
                 test=ImageBatches(read.test, read.processor, size),
                 digest=read.digest,

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from fftnet.data.errors import DataError
-from fftnet.data.images import find_kind
+from fftnet.data.images.kinds import find_kind
 from fftnet.data.images.loading import ImageBatches, load_test_images
 from fftnet.data.images.pixels import CHANNELS, LazyImage, image_array, lazy_rows
 from fftnet.data.images.processor import PROCESSOR_FILE, ImageProcessor

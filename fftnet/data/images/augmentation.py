@@ -1,14 +1,12 @@
 """Random changes of training images that keep their class, seeded so that a batch is always the same."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from fftnet.data.errors import import_extra
-from fftnet.fields import check_fields, documented
 
 MARGIN_FRACTION = 8
 """Image side divided by the largest shift of a crop; a crop may always shift by one pixel."""
@@ -23,35 +21,10 @@ class Examples(NamedTuple):
     """int64 labels (B,), or float32 probabilities (B, K) after mixing."""
 
 
-@documented
-@dataclass(frozen=True, kw_only=True)
-class AugmentationConfig:
-    """The augmentations of a run.
-
-    Raises:
-        ValueError: if one is unknown, or ``mixup_alpha`` is not above 0.
-    """
-
-    names: tuple[str, ...] = ()
-    """Names in ``AUGMENTATIONS``, in whose order they are applied."""
-    mixup_alpha: float = 0.2
-    """Parameter of the beta distribution of mixup weights."""
-    num_classes: int = 1
-    """Number of classes K, for the targets of mixed images."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in self.names:
-            if name not in AUGMENTATIONS:
-                raise ValueError(f"unknown augmentation {name!r}; choose from {', '.join(AUGMENTATIONS)}")
-        if not self.mixup_alpha > 0:
-            raise ValueError(f"mixup_alpha must be above 0, got {self.mixup_alpha}")
+Augmentation = Callable[[Examples, np.random.Generator], Examples]
 
 
-Augmentation = Callable[[Examples, np.random.Generator, AugmentationConfig], Examples]
-
-
-def flip(examples: Examples, rng: np.random.Generator, config: AugmentationConfig) -> Examples:
+def flip(examples: Examples, rng: np.random.Generator) -> Examples:
     """Mirror each image left to right with probability 1/2."""
     return examples._replace(images=flipped(examples.images, rng.random(len(examples.images)) < 0.5))
 
@@ -61,7 +34,7 @@ def flipped(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return np.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
-def crop(examples: Examples, rng: np.random.Generator, config: AugmentationConfig) -> Examples:
+def crop(examples: Examples, rng: np.random.Generator) -> Examples:
     """Shift each image by some pixels; the uncovered border is black."""
     count, size = examples.images.shape[:2]
     margin = max(size // MARGIN_FRACTION, 1)
@@ -80,15 +53,13 @@ def cropped(images: np.ndarray, margin: int, top: np.ndarray, left: np.ndarray) 
     """
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    moved = np.empty_like(images)
-    for row, (y, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
-        moved[row] = padded[row, y : y + height, x : x + width]
-    return moved
+    rows = zip(padded, top.tolist(), left.tolist(), strict=True)
+    return np.stack([image[y : y + height, x : x + width] for image, y, x in rows])
 
 
-def rand_augment(examples: Examples, rng: np.random.Generator, config: AugmentationConfig) -> Examples:
+def rand_augment(examples: Examples, rng: np.random.Generator) -> Examples:
     """Apply torchvision's RandAugment: two random changes of colours, contrast, angle and others."""
-    change = _rand_augment()
+    change = rand_augment_of_torchvision()
     images = torch.from_numpy(np.ascontiguousarray(examples.images.transpose(0, 3, 1, 2)))
     # torchvision draws from the global generator, whose state must not change.
     with torch.random.fork_rng(devices=[]):
@@ -97,52 +68,42 @@ def rand_augment(examples: Examples, rng: np.random.Generator, config: Augmentat
     return examples._replace(images=changed.numpy().transpose(0, 2, 3, 1))
 
 
-def _rand_augment() -> Any:
+def rand_augment_of_torchvision() -> Any:
+    """Return the transform of torchvision; ``MissingPackageError`` if it is not installed."""
     transforms = import_extra("torchvision.transforms.v2", "the augmentation rand_augment", "augmentation")
     return transforms.RandAugment()
 
 
-def mixup(examples: Examples, rng: np.random.Generator, config: AugmentationConfig) -> Examples:
+def mixup(examples: Examples, rng: np.random.Generator, alpha: float, num_classes: int) -> Examples:
     """Blend each image with another one of the batch, and their targets alike (arXiv 1710.09412)."""
-    weight = float(rng.beta(config.mixup_alpha, config.mixup_alpha))
+    weight = float(rng.beta(alpha, alpha))
     partner = rng.permutation(len(examples.images))
     images = examples.images.astype(np.float32)
-    targets = np.eye(config.num_classes, dtype=np.float32)[examples.targets]
+    targets = np.eye(num_classes, dtype=np.float32)[examples.targets]
     return Examples(
         weight * images + (1 - weight) * images[partner],
         weight * targets + (1 - weight) * targets[partner],
     )
 
 
-# Mixup comes last: the others need pixels in uint8 and leave targets alone.
-AUGMENTATIONS: dict[str, Augmentation] = {
+AUGMENTATIONS: dict[str, Callable[..., Examples]] = {
     "rand_augment": rand_augment,
     "crop": crop,
     "flip": flip,
     "mixup": mixup,
 }
-"""Name to function, in the order in which they are applied."""
+"""Name to function, in the order of application; mixup is last, since the others need uint8 pixels."""
 
 
-def augmented(examples: Examples, config: AugmentationConfig, seed: Sequence[int]) -> Examples:
-    """Return a batch with the augmentations of a configuration.
+def augmented(examples: Examples, changes: Sequence[Augmentation], seed: Sequence[int]) -> Examples:
+    """Return a batch after some augmentations.
 
     Args:
         examples: a batch.
-        config: the augmentations.
+        changes: functions in ``AUGMENTATIONS``, with their settings bound.
         seed: integers of the batch, such as (seed, epoch, index); equal ones give equal results.
-
-    Raises:
-        MissingPackageError: if an augmentation needs a package that is not installed.
     """
     rng = np.random.default_rng(seed)
-    for name, change in AUGMENTATIONS.items():
-        if name in config.names:
-            examples = change(examples, rng, config)
+    for change in changes:
+        examples = change(examples, rng)
     return examples
-
-
-def check_installed(config: AugmentationConfig) -> None:
-    """Raise ``MissingPackageError`` before any work if an augmentation needs a missing package."""
-    if "rand_augment" in config.names:
-        _rand_augment()

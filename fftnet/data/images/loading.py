@@ -12,9 +12,8 @@ from fftnet.data import splits as parts
 from fftnet.data.config import DataConfig
 from fftnet.data.errors import DataError
 from fftnet.data.files import digest_items
-from fftnet.data.images import describe_kinds, find_kind
-from fftnet.data.images.augmentation import AugmentationConfig, Examples, augmented
-from fftnet.data.images.base import TEST, TRAIN, VALID, LabelledImages
+from fftnet.data.images.augmentation import Augmentation, Examples, augmented
+from fftnet.data.images.kinds import TEST, TRAIN, VALID, LabelledImages, describe_kinds, find_kind
 from fftnet.data.images.pixels import lazy_rows, read_images
 from fftnet.data.images.processor import ImageProcessor, measured
 from fftnet.data.labelled import stratified_split
@@ -194,7 +193,7 @@ class ImageBatches:
         processor: the form that the model reads.
         batch_size: B.
         seed: seed of the order and of augmentations; None keeps the order and changes no image.
-        augmentation: random changes of the images; None: none.
+        augmentations: random changes of the images, in their order.
     """
 
     def __init__(
@@ -203,13 +202,13 @@ class ImageBatches:
         processor: ImageProcessor,
         batch_size: int,
         seed: int | None = None,
-        augmentation: AugmentationConfig | None = None,
+        augmentations: Sequence[Augmentation] = (),
     ) -> None:
         self._images = images
         self._processor = processor
         self._batch_size = batch_size
         self._seed = seed
-        self._augmentation = augmentation or AugmentationConfig()
+        self._augmentations = augmentations
         self._order = EpochOrder(len(images.labels), 1, seed)
         self.num_batches = -(-len(images.labels) // batch_size)
 
@@ -226,7 +225,7 @@ class ImageBatches:
         examples = Examples(self._processor.read(images), labels)
         # Seeded by the place of the batch: a resumed run gets the same pixels.
         if self._seed is not None:
-            examples = augmented(examples, self._augmentation, (self._seed, epoch, index))
+            examples = augmented(examples, self._augmentations, (self._seed, epoch, index))
         return Batch(
             inputs=self._processor.normalised(examples.images),
             targets=torch.from_numpy(examples.targets),

@@ -15,7 +15,8 @@ from pictures import pictures, read, write_folder
 from PIL import Image
 
 from fftnet.data.errors import DataError
-from fftnet.data.images import find_kind, pixels
+from fftnet.data.images import pixels
+from fftnet.data.images.kinds import find_kind
 from fftnet.data.images.loading import load_images, load_test_images
 from fftnet.utils.dataset import DataConfig
 
@@ -316,7 +317,7 @@ def test_archives_that_no_reader_unpacks_end_in_a_sentence(tmp_path: Path) -> No
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fftnet.data.images.arrays.UNPACKED_BYTES", 2**20)
+    monkeypatch.setattr("fftnet.data.images.kinds.UNPACKED_BYTES", 2**20)
     zeros = np.zeros((4000, 32, 32), dtype=np.uint8)
     np.savez_compressed(tmp_path / "a.npz", x=zeros, y=np.arange(4000) % 2)
     with pytest.raises(DataError, match=r"promises 0.0 GB, more than 32 times as much: unpack it your"):

@@ -7,8 +7,7 @@ import pytest
 from pictures import pictures, read, write_folder
 from PIL import Image
 
-from fftnet.data.images import find_kind
-from fftnet.data.images.base import LabelledImages
+from fftnet.data.images.kinds import LabelledImages, find_kind
 from fftnet.data.images.pixels import fitted, lazy_files, read_images
 
 

@@ -1,21 +1,22 @@
-"""A model for the Language Model Evaluation Harness (``lm-eval``), registered as ``fftnet`` on import.
+"""Model class for the Language Model Evaluation Harness (``lm-eval``), registered as ``fftnet`` on import.
 
-Needs the extra ``eval``. ``fftnet lm_eval`` is the harness's own command with this model in it.
+Requires the extra ``eval``. ``fftnet lm_eval`` is the harness's command with this model.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-# The harness is no part of what developers install, so a check of types may not find it.
+# The harness is not among the requirements of developers, so a type checker may not find it.
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 from lm_eval.models.utils import (  # pyright: ignore[reportMissingImports]
+    Collator,
     normalize_gen_kwargs,
     postprocess_generated_text,
 )
-from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from fftnet.api.generate import SamplingConfig, generate
@@ -25,38 +26,31 @@ from fftnet.evaluation.documents import chunk_length
 from fftnet.tasks.text import token_losses
 
 BATCH_SIZE = 16
-"""Rows side by side where the harness leaves the choice to the model."""
+"""Rows per batch if the harness leaves the choice to the model."""
 HARNESS_DEVICE = "cuda:0"
-"""What the harness's command asks for where its user asks for none."""
+"""Default device of the harness's command."""
 SAMPLING = {"do_sample", "max_gen_toks", "seed", "temperature", "top_k", "top_p", "until"}
-"""What a task may say of generation."""
+"""Generation settings that a task may use."""
 
 
 class EvaluationError(UserError, ValueError):
-    """The harness asks for what this model can't do; the message says what instead."""
-
-
-class Scored(NamedTuple):
-    """A row of tokens, of which the last ones count."""
-
-    tokens: list[int]
-    counted: int
-    """Tokens at the end whose log-probabilities are summed."""
+    """The harness asks for something that this model can't do; the message names the way out."""
 
 
 @register_model("fftnet")
 class FFTNetLM(TemplateLM):
-    """A trained FFTNet as the harness sees it: every text follows an end-of-text token, as in training.
+    """A trained FFTNet for the harness.
 
-    There is no longest text: contexts and documents are read whole, in chunks that hand on the state, and
-    what comes out does not depend on the batch or the chunks.
+    Not a subclass of the harness's ``HFLM``: every text follows an end-of-text token, as in training, and
+    contexts and documents of any length are read whole, in chunks that carry the state. Batch size and chunk
+    size do not change the results.
 
     Args:
-        checkpoint: folder of a checkpoint or of runs, as ``fftnet.load`` takes it.
-        batch_size: rows side by side; "auto" is 16.
+        checkpoint: folder of a checkpoint or of runs, as for ``fftnet.load``.
+        batch_size: rows per batch; "auto" is 16.
         device: cpu, cuda, or auto.
-        max_batch_size: of no use here; the harness hands it over.
-        chunk_size: tokens read at once; None takes what memory allows.
+        max_batch_size: ignored; the harness passes it.
+        chunk_size: tokens read at once (None: as many as fit into memory).
 
     Raises:
         UserError: if the checkpoint can't be loaded or is bidirectional, or a size is wrong.
@@ -74,7 +68,7 @@ class FFTNetLM(TemplateLM):
         if device == HARNESS_DEVICE and not torch.cuda.is_available():
             device = None
         self.model, self._encoding = load(checkpoint, device=device or "auto")
-        self._device = self.model.embedding.weight.device
+        self._device = self.model.device
         if not self.model.config.causal:
             raise EvaluationError(
                 "the checkpoint is bidirectional, and the harness asks for next tokens: take a causal one"
@@ -85,53 +79,42 @@ class FFTNetLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """Id that ends a text, and stands before the first token of each."""
+        """Id that ends a text and precedes the first token of each."""
         return self._encoding.eot
 
     @property
     def tokenizer_name(self) -> str:
-        """Tells this tokenizer from others in the harness's caches."""
+        """Name of the tokenizer in the harness's caches."""
         return f"fftnet-{self._encoding.fingerprint}"
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
-        """Ids of a text, without an end-of-text token."""
+        """Return the ids of a text, without an end-of-text token."""
         return self._encoding.encode(string)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Nats (negative) of whole documents: the state is carried from the first token to the last."""
-        rows = []
-        for request in requests:
-            tokens = self.tok_encode(request.args[0])
-            rows.append(Scored([self.eot_token_id, *tokens], len(tokens)))
+        """Return the log-probabilities of whole documents, in nats."""
+        rows = [([], self.tok_encode(request.args[0])) for request in requests]
         answers = [total for total, _ in self._score(rows, disable_tqdm)]
-        for request, total in zip(requests, answers, strict=True):
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, answer)
         return answers
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Texts that go on from the contexts, up to the first stop sequence or end of text.
+        """Return continuations of the contexts, up to the first stop sequence or end of text.
 
-        Greedy unless a task says ``do_sample`` or a temperature; then row number i of a batch has seed + i.
+        Greedy unless a task sets ``do_sample`` or a temperature; then row i of a batch has the seed + i.
 
         Raises:
             EvaluationError: if a task asks for another way of choosing tokens.
         """
-        answers = [""] * len(requests)
-        groups: dict[str, list[int]] = {}
-        for index, request in enumerate(requests):
-            groups.setdefault(repr(sorted(request.args[1].items())), []).append(index)
-        bar = tqdm(total=len(requests), disable=disable_tqdm, desc="Running generate_until requests")
-        for group in groups.values():
-            group.sort(key=lambda index: -len(requests[index].args[0]))
-            for start in range(0, len(group), self.batch_size):
-                rows = group[start : start + self.batch_size]
-                contexts = [requests[index].args[0] for index in rows]
-                texts = self._write(contexts, requests[rows[0]].args[1])
-                for index, text in zip(rows, texts, strict=True):
-                    answers[index] = text
-                    self.cache_hook.add_partial("generate_until", requests[index].args, text)
-                bar.update(len(rows))
-        bar.close()
+        arguments = [request.args for request in requests]
+        answers = self._batched(
+            Collator(arguments, lambda pair: -len(pair[0]), group_by="gen_kwargs"),
+            lambda batch: self._write([context for context, _ in batch], batch[0][1]),
+            tqdm(total=len(requests), disable=disable_tqdm, desc="Running generate_until requests"),
+        )
+        for pair, answer in zip(arguments, answers, strict=True):
+            self.cache_hook.add_partial("generate_until", pair, answer)
         return answers
 
     def _loglikelihood_tokens(
@@ -140,54 +123,58 @@ class FFTNetLM(TemplateLM):
         disable_tqdm: bool = False,
         **options: Any,
     ) -> list[tuple[float, bool]]:
-        rows = []
-        for _, context, continuation in requests:
-            # An empty context comes as the end-of-text token already.
-            start = [] if context == [self.eot_token_id] else [self.eot_token_id]
-            rows.append(Scored([*start, *context, *continuation], len(continuation)))
+        # The harness passes an end-of-text token for an empty context; _read puts one before every text.
+        empty = [self.eot_token_id]
+        rows = [([] if context == empty else context, tokens) for _, context, tokens in requests]
         answers = self._score(rows, disable_tqdm)
         for (texts, _, _), answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood", texts, answer)
         return answers
 
-    def _score(self, rows: Sequence[Scored], quiet: bool) -> list[tuple[float, bool]]:
-        """Log-probability of the counted tokens of each row, and whether each of them is the likeliest."""
-        answers: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
-        order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
-        bar = tqdm(total=len(rows), disable=quiet, desc="Running loglikelihood requests")
-        for start in range(0, len(rows), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            for index, answer in zip(batch, self._read([rows[index] for index in batch]), strict=True):
-                answers[index] = answer
-            bar.update(len(batch))
-        bar.close()
-        return answers
+    def _score(self, rows: Sequence[tuple[list[int], list[int]]], quiet: bool) -> list[tuple[float, bool]]:
+        """Return the log-probability of each continuation, and True if it is the greedy one."""
+        return self._batched(
+            Collator(rows, lambda row: -len(row[0]) - len(row[1])),
+            self._read,
+            tqdm(total=len(rows), disable=quiet, desc="Running loglikelihood requests"),
+        )
+
+    def _batched(self, order: Any, answer: Callable[[Any], list[Any]], bar: Any) -> list[Any]:
+        """Answer requests batch by batch, and return the answers in the original order."""
+        answers = []
+        with bar:
+            for batch in order.get_batched(n=self.batch_size):
+                answers += answer(batch)
+                bar.update(len(batch))
+        return order.get_original(answers)
 
     @torch.inference_mode()
-    def _read(self, rows: Sequence[Scored]) -> list[tuple[float, bool]]:
-        """One batch, in chunks that hand on the state; padding behind a row changes nothing before it."""
-        tokens_BT, counted_BT = _padded(rows)
-        tokens_BT = tokens_BT.to(self._device)
-        counted_BT = counted_BT.to(self._device)
+    def _read(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        """Score one batch in chunks that carry the state."""
+        # Padding is on the right: the model is causal, so it changes nothing before it.
+        whole = [torch.tensor([self.eot_token_id, *context, *tokens]) for context, tokens in rows]
+        tokens_BT = pad_sequence(whole, batch_first=True).to(self.device)
+        counted = [torch.arange(1 + len(context) + len(tokens)) > len(context) for context, tokens in rows]
+        counted_BT = pad_sequence(counted, batch_first=True).to(self.device)
         size = self._chunk_size or chunk_length(self.model, len(rows))
         state = self.model.init_state(len(rows))
         total_B = torch.zeros(len(rows), dtype=torch.float64)
-        missed_B = torch.zeros(len(rows), dtype=torch.int64)
+        greedy_B = torch.ones(len(rows), dtype=torch.bool)
         for start in range(0, tokens_BT.shape[1] - 1, size):
             piece_BT = tokens_BT[:, start : start + size + 1]
             mask_BT = counted_BT[:, start + 1 : start + size + 1]
             logits_BTV, state = self.model.prefill(piece_BT[:, :-1], state)
             each = token_losses(logits_BTV, piece_BT[:, 1:], mask_BT)
             total_B -= each.loss.cpu().double().sum(dim=1)
-            missed_B += (mask_BT & ~each.correct).sum(dim=1).cpu()
-        return list(zip(total_B.tolist(), (missed_B == 0).tolist(), strict=True))
+            greedy_B &= (each.correct | ~mask_BT).all(dim=1).cpu()
+        return list(zip(total_B.tolist(), greedy_B.tolist(), strict=True))
 
     def _write(self, contexts: list[str], asked: dict[str, Any]) -> list[str]:
         settings: dict[str, Any] = dict(normalize_gen_kwargs(asked))
         unknown = sorted(set(settings) - SAMPLING)
         if unknown:
             known = ", ".join(sorted(SAMPLING))
-            raise EvaluationError(f"generation can't be told {unknown[0]}: a task may set {known}")
+            raise EvaluationError(f"unsupported generation setting {unknown[0]}: a task may set {known}")
         stops = [stop for stop in settings["until"] if stop]
         sampling = SamplingConfig(
             max_new_tokens=settings["max_gen_toks"],
@@ -196,28 +183,17 @@ class FFTNetLM(TemplateLM):
             top_p=settings.get("top_p", 1.0),
             seed=settings.get("seed", 0),
         )
+        generation = generate(self.model, contexts, sampling, tokenizer=self._encoding)
+        # Decoded token by token, only to end the batch when every text has a stop sequence.
         decoders = [self._encoding.stream() for _ in contexts]
         texts = [""] * len(contexts)
-        for new in generate(self.model, contexts, sampling, tokenizer=self._encoding):
+        for new in generation:
             for row, token in enumerate(new):
                 texts[row] += "" if token is None else decoders[row].push(token)
             running = (text for text, token in zip(texts, new, strict=True) if token is not None)
             if all(any(stop in text for stop in stops) for text in running):
-                break
-        texts = [text + decoder.finish() for text, decoder in zip(texts, decoders, strict=True)]
-        return [postprocess_generated_text(text, stops, None) for text in texts]
-
-
-def _padded(rows: Sequence[Scored]) -> tuple[Tensor, Tensor]:
-    """int64 (B, T), padded behind the rows; boolean, the tokens that count."""
-    longest = max(len(row.tokens) for row in rows)
-    tokens_BT = torch.zeros(len(rows), longest, dtype=torch.int64)
-    counted_BT = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        length = len(row.tokens)
-        tokens_BT[index, :length] = torch.tensor(row.tokens)
-        counted_BT[index, length - row.counted : length] = True
-    return tokens_BT, counted_BT
+                generation.close()
+        return [postprocess_generated_text(text, stops, None) for text in generation.texts]
 
 
 def _size(name: str, value: Any) -> int:

@@ -204,7 +204,7 @@ def test_ways_of_choosing_that_are_not_there_are_refused(folder: Path) -> None:
     model: Any = FFTNetLM(str(folder / "checkpoint"))
     request = SimpleNamespace(args=("A", {"num_beams": 3}))
     with pytest.raises(
-        UserError, match="generation can't be told num_beams: a task may set do_sample, max_gen"
+        UserError, match="unsupported generation setting num_beams: a task may set do_sample, max_gen"
     ):
         model.generate_until([request], disable_tqdm=True)
 

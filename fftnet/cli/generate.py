@@ -84,7 +84,7 @@ def _onnx(source: ModelConfig, runtime: RuntimeConfig) -> Loaded:
     if source.device not in ("auto", "cpu"):
         raise UsageError(f"the runtime onnx computes on the CPU: leave out --device {source.device}")
     model = OnnxWriter(source.checkpoint or ExportConfig().output, int8=runtime.int8)
-    parameters = model.facts["num_parameters"]
+    parameters = model.description["num_parameters"]
     about = f"{model.folder}: {parameters:,} parameters in ONNX Runtime"
     return Loaded(model, Tokenizer.load(model.folder), about)
 

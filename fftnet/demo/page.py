@@ -12,7 +12,7 @@ from fftnet.data.tokenizer_json import LIBRARY_FILE
 from fftnet.demo.config import DemoConfig
 from fftnet.demo.errors import DemoError
 from fftnet.export import ExportConfig, export_model
-from fftnet.export.errors import writing
+from fftnet.export.config import writing
 from fftnet.export.onnx import STATE_FILE, STEP_FILE, STEP_INT8_FILE
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralState

@@ -1,6 +1,6 @@
-"""Trained models in the formats of other runtimes: a table. A new format is a file here and a line in it.
+"""Trained models in the formats of other runtimes: a table of formats.
 
-``export_model`` writes a model as a folder, ``fftnet.export.runtime`` runs what the format ``onnx`` wrote.
+``export_model`` writes a model as a folder; ``fftnet.export.runtime`` runs one of the format ``onnx``.
 """
 
 from collections.abc import Callable
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fftnet.export import onnx
-from fftnet.export.config import ExportConfig
-from fftnet.export.errors import ExportError, writing
+from fftnet.export.config import ExportConfig, ExportError, writing
 from fftnet.model.fftnet_model import FFTNet
 
 if TYPE_CHECKING:
@@ -18,25 +17,25 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "ExportConfig", "ExportError", "export_model"]
 
 FORMATS: dict[str, Callable[[FFTNet, ExportConfig], list[Path]]] = {"onnx": onnx.write}
-"""Name to a function that writes a model's files into the folder of the configuration and names them."""
+"""Functions by format that write the files of a model into a folder and return their paths."""
 
 
 def export_model(model: FFTNet, tokenizer: "Tokenizer | None", config: ExportConfig) -> list[Path]:
-    """Write a model and its tokenizer as a folder that another runtime reads.
+    """Write a model and its tokenizer as a folder for another runtime.
 
         >>> model, tokenizer = fftnet.load("outputs/best")
         >>> export_model(model, tokenizer, ExportConfig(output="exported", int8=True))
 
     Args:
-        model: left as it is; its copy is in float32, on the CPU, in evaluation mode.
-        tokenizer: saved beside the model (None: the folder holds none, and reads ids only).
+        model: model to export; it is not changed.
+        tokenizer: tokenizer to save next to the model (None: the folder reads ids only).
         config: format, folder and sizes.
 
     Returns:
-        The files of the model.
+        Paths of the model's files.
 
     Raises:
-        ExportError: if there is no such format, a package is not installed, or a file can't be written.
+        ExportError: if the format is unknown, a package is not installed, or a file can't be written.
     """
     if config.format not in FORMATS:
         raise ExportError(f"unknown format {config.format!r}; choose from {', '.join(FORMATS)}")

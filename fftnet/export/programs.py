@@ -1,26 +1,82 @@
-"""A model as programs of tensors: what is traced, whatever format it is written in.
+"""Programs of tensors that are traced for an export, and the packing of states into few tensors.
 
-A state goes in as the tensors of its ``Packing``, one after the other, and the next one comes out likewise.
+A state goes in as the tensors of its ``Packing``, and the next state comes out likewise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fftnet.export.packing import Packing
 from fftnet.model.fftnet_model import FFTNet
+from fftnet.model.state import State
+
+
+class Packed(NamedTuple):
+    """One tensor of a packed state."""
+
+    field: str
+    """Field of the layers' states."""
+    layers: tuple[int, ...]
+    """Numbers of the layers whose tensors it holds."""
+    grows: int | None
+    """Dimension that grows with the text."""
+    common: bool
+    """True if the tensor is equal in all these layers and held once."""
+
+
+class Packing:
+    """Layout of a state in few tensors, because each input and output costs a runtime time.
+
+    Tensors of one field and shape are concatenated in dimension 1, over all layers. Tensors that grow with
+    the text, or have no dimension 1, stay alone. Fields that are ``common`` to all layers are held once.
+
+    Args:
+        state: state of the model, of any rows, on any device.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._types = [type(layer) for layer in state]
+        alike: dict[tuple[object, ...], Packed] = {}
+        for number, layer in enumerate(state):
+            growing = getattr(layer, "growing", {})
+            for field, tensor in zip(layer._fields, layer, strict=True):
+                common = field in getattr(layer, "common", ())
+                alone = field in growing or (tensor.ndim == 1 and not common)
+                key = (field, tensor.shape[1:], tensor.dtype, common, number if alone else None)
+                before = alike[key].layers if key in alike else ()
+                alike[key] = Packed(field, (*before, number), growing.get(field), common)
+        self.tensors = sorted(alike.values(), key=lambda packed: packed.layers)
+        """Descriptions of the tensors in their order; those of the same layers are neighbours."""
+
+    def pack(self, state: State) -> list[Tensor]:
+        """Return the tensors that hold the states of all layers."""
+        tensors = []
+        for field, layers, _, common in self.tensors:
+            parts = [getattr(state[number], field) for number in layers]
+            tensors.append(parts[0] if common or len(parts) == 1 else torch.cat(parts, dim=1))
+        return tensors
+
+    def unpack(self, tensors: Sequence[Tensor]) -> State:
+        """Return the state that ``pack`` made these tensors of."""
+        fields: list[dict[str, Tensor]] = [{} for _ in self._types]
+        for (field, layers, _, common), tensor in zip(self.tensors, tensors, strict=True):
+            count = len(layers)
+            parts = [tensor] * count if common or count == 1 else tensor.chunk(count, dim=1)
+            for number, part in zip(layers, parts, strict=True):
+                fields[number][field] = part
+        return tuple(kind(**found) for kind, found in zip(self._types, fields, strict=True))
 
 
 class StatefulProgram(nn.Module):
-    """A program of a causal model.
+    """Base class of the programs of a causal model.
 
     Args:
-        model: in evaluation mode.
+        model: causal model in evaluation mode.
     """
 
     def __init__(self, model: FFTNet) -> None:
@@ -30,7 +86,7 @@ class StatefulProgram(nn.Module):
 
 
 class PrefillProgram(StatefulProgram):
-    """Ids (B, T) and a state to the logits (B, V) after them, and the next state."""
+    """Program from ids (B, T) and a state to logits (B, V) of the next token and the next state."""
 
     def forward(self, tokens: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Read T tokens."""
@@ -39,46 +95,43 @@ class PrefillProgram(StatefulProgram):
 
 
 class StepProgram(StatefulProgram):
-    """Ids (B,) and a state to logits (B, V), the next state and, where mixers have filters, their magnitude.
+    """Program from ids (B,) and a state to logits (B, V), the next state and the filters (B, L, H, F).
 
-    That is (B, L, H, F) at the token that is read, of the L layers in ``filter_bins``; a layer with fewer
-    bins than another has zeros behind them.
+    The filters are magnitudes at the token, of the L layers in ``filter_bins``. A layer with fewer than F
+    bins is padded with zeros. Without such layers there is no output for them.
 
     Args:
-        model: in evaluation mode.
+        model: causal model in evaluation mode.
     """
 
     def __init__(self, model: FFTNet) -> None:
         super().__init__(model)
-        self.filter_bins = {number: filter_.shape[2] for number, filter_ in self._first_filters().items()}
-        """Number of each layer whose mixer has a filter, to its bins F."""
+        token_B = torch.zeros(1, dtype=torch.int64, device=model.device)
+        with torch.no_grad(), self._recorded() as filters:
+            model.step(token_B, model.init_state(1))
+        self.filter_bins = {number: filter_.shape[2] for number, filter_ in filters.items()}
+        """Number of bins of each layer whose mixer has a filter."""
 
     def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Read one token."""
-        with self._watched() as filters:
+        with self._recorded() as filters:
             logits_BV, after = self.model.step(token, self.packing.unpack(state))
         if not filters:
             return logits_BV, *self.packing.pack(after)
         bins = max(self.filter_bins.values())
         padded = [
-            functional.pad(filters[n], (0, bins - size)) if size < bins else filters[n]
-            for n, size in self.filter_bins.items()
+            functional.pad(filters[number], (0, bins - size)) if size < bins else filters[number]
+            for number, size in self.filter_bins.items()
         ]
         return logits_BV, *self.packing.pack(after), torch.stack(padded, dim=1)
 
-    @torch.no_grad()
-    def _first_filters(self) -> dict[int, Tensor]:
-        token_B = torch.zeros(1, dtype=torch.int64, device=self.model.device)
-        with self._watched() as filters:
-            self.model.step(token_B, self.model.init_state(1))
-        return filters
-
     @contextmanager
-    def _watched(self) -> Iterator[dict[int, Tensor]]:
-        """Note the filter of every mixer that is handed a token within the block, by the layer's number."""
+    def _recorded(self) -> Iterator[dict[int, Tensor]]:
+        """Record the filters of the mixers that run within the block, by the layer's number."""
         filters: dict[int, Tensor] = {}
 
-        def note(number: int, mixer: Any, arguments: tuple[Any, ...]) -> None:
+        # A hook sees the input and the state of a mixer, which the model does not return.
+        def record(number: int, mixer: Any, arguments: tuple[Any, ...]) -> None:
             x, _, state = arguments
             filter_at = getattr(mixer, "filter_at", None)
             found = None if filter_at is None else filter_at(x if x.ndim == 2 else x[:, 0], state)
@@ -86,7 +139,7 @@ class StepProgram(StatefulProgram):
                 filters[number] = found
 
         layers = enumerate(self.model.backbone.layers)
-        hooks = [layer.mixer.register_forward_pre_hook(partial(note, number)) for number, layer in layers]  # pyright: ignore
+        hooks = [layer.mixer.register_forward_pre_hook(partial(record, number)) for number, layer in layers]  # pyright: ignore
         try:
             yield filters
         finally:
@@ -95,10 +148,10 @@ class StepProgram(StatefulProgram):
 
 
 class EncoderProgram(nn.Module):
-    """Ids (B, T) to the logits (B, T, V) and the hidden states (B, T, D) of a bidirectional model.
+    """Program from ids (B, T) to logits (B, T, V) and hidden states (B, T, D) of a bidirectional model.
 
     Args:
-        model: in evaluation mode.
+        model: bidirectional model in evaluation mode.
     """
 
     def __init__(self, model: FFTNet) -> None:
@@ -106,6 +159,6 @@ class EncoderProgram(nn.Module):
         self.model = model
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Read T tokens, none of them padding."""
+        """Read T tokens without padding."""
         hidden = self.model.backbone(self.model.embedding(tokens))
         return self.model.embedding(hidden), hidden

@@ -1,26 +1,25 @@
-"""The file ``state.json`` of an exported folder: read, and every field checked before it is used."""
+"""The file ``state.json`` of an exported folder: every field is checked before it is used."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from keyword import iskeyword
+from collections import namedtuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from fftnet.export.errors import ExportError
+from fftnet.export.config import ExportError
 from fftnet.export.onnx import STATE_FILE, VERSION
 from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range
 from fftnet.serialization import CheckpointError, is_file_name, read_json
 
-FORMAT = "onnx"
 MAKE = "fftnet export CHECKPOINT --output"
 DTYPES = {"float32": torch.float32, "int64": torch.int64}
-"""Dtypes that the tensors of a state may have."""
 MAX_NUMBERS = 2**28
-"""Largest size of one row of a tensor of the state: 1 GB in float32."""
+"""Maximum size of one row of a state tensor: 1 GB in float32."""
 
 Kind = TypeVar("Kind")
 
@@ -44,7 +43,7 @@ class StateTensor:
     shape: tuple[int, ...]
     """Shape of one row."""
     dtype: str
-    """float32 or int64."""
+    """Dtype: float32 or int64."""
     initial: Any
     """Value before the first token: one number, or an array of ``shape``."""
     grows: int | None
@@ -52,8 +51,6 @@ class StateTensor:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.field.isidentifier() or iskeyword(self.field) or self.field.startswith("_"):
-            raise ValueError(f"field must be a name, got {self.field!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be {' or '.join(DTYPES)}, got {self.dtype!r}")
         if min(self.shape, default=0) < 0 or math.prod(self.shape) > MAX_NUMBERS:
@@ -70,22 +67,7 @@ class StateTensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filters:
-    """Sizes of the output ``filters`` of a decode step."""
-
-    layers: tuple[int, ...]
-    """Numbers of the layers that have a filter."""
-    bins: tuple[int, ...]
-    """Number of bins of each of these layers."""
-    heads: int
-    """Number of heads of each of these layers."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
+class Description:
     """Fields of ``state.json`` that are needed to run the programs.
 
     Raises:
@@ -93,7 +75,7 @@ class Facts:
     """
 
     files: dict[str, str]
-    """Names of the programs' files by their purpose."""
+    """File names of the programs by their purpose."""
     num_parameters: int
     """Number of parameters of the model."""
     vocab_size: int
@@ -102,8 +84,6 @@ class Facts:
     """Number of tokens that the program ``prefill`` reads at once."""
     state: tuple[Any, ...] = ()
     """Tensors of the state of a causal model, as ``StateTensor``."""
-    filters: Any = field(default_factory=lambda: {"layers": [], "bins": [], "heads": 1})
-    """Filters of a causal model, as ``Filters``."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -115,16 +95,25 @@ class Facts:
                 raise ValueError(f"files must name files of the folder, got {name!r}")
         if "step" in self.files and not self.state:
             raise ValueError("state must have an entry for each tensor, got none")
-        object.__setattr__(self, "state", tuple(_of_json(StateTensor, entry) for entry in self.state))
-        seen = set()
+        object.__setattr__(self, "state", tuple(_from_json(StateTensor, entry) for entry in self.state))
+        # Refuses names that can't be fields.
+        self.layer_types()
+
+    def layer_types(self) -> list[Any]:
+        """Return the types of the parts of a state: tensors of the same layers are the fields of one part."""
+        parts: dict[tuple[int, ...], list[StateTensor]] = {}
         for entry in self.state:
-            if (entry.layers, entry.field) in seen:
-                raise ValueError(f"two tensors of the same layers have the field {entry.field!r}")
-            seen.add((entry.layers, entry.field))
-        object.__setattr__(self, "filters", _of_json(Filters, self.filters))
+            parts.setdefault(entry.layers, []).append(entry)
+        return [
+            _layer_type(
+                tuple(entry.field for entry in part),
+                tuple((entry.field, entry.grows + 1) for entry in part if entry.grows is not None),
+            )
+            for part in parts.values()
+        ]
 
 
-def read_facts(folder: Path) -> tuple[dict[str, Any], Facts]:
+def read_description(folder: Path) -> tuple[dict[str, Any], Description]:
     """Read ``state.json`` of an exported folder.
 
     Returns:
@@ -135,25 +124,31 @@ def read_facts(folder: Path) -> tuple[dict[str, Any], Facts]:
     """
     path = folder / STATE_FILE
     if not path.is_file():
-        raise ExportError(f"{path} is missing: make the folder with: {MAKE} {folder}")
+        raise ExportError(f"{path} is missing: create the folder with {MAKE} {folder}")
     try:
         values = read_json(path)
     except CheckpointError as error:
         raise ExportError(f"{path} is damaged, export the model again") from error
-    if not isinstance(values, Mapping) or values.get("version") != VERSION or values.get("format") != FORMAT:
-        raise ExportError(f"{path} is not of format {FORMAT}, version {VERSION}: export the model again")
+    if not isinstance(values, Mapping) or values.get("version") != VERSION or values.get("format") != "onnx":
+        raise ExportError(f"{path} is not of format onnx, version {VERSION}: export the model again")
     try:
-        return dict(values), _of_json(Facts, values)
+        return dict(values), _from_json(Description, values)
     except ValueError as error:
         raise ExportError(f"{path} is damaged, export the model again: {error}") from error
 
 
-def _of_json(kind: type[Kind], values: Any) -> Kind:
-    """Make a dataclass of a JSON object, whose other fields are left out."""
+def _from_json(kind: type[Kind], values: Any) -> Kind:
+    """Make a dataclass of a JSON object, whose other fields are ignored."""
     known = [each.name for each in fields(kind)]  # pyright: ignore[reportArgumentType]
     if not isinstance(values, Mapping):
-        raise ValueError(f"an object with {', '.join(known)} is expected, got {values!r}")
+        raise ValueError(f"expected an object with {', '.join(known)}, got {values!r}")
     try:
         return kind(**{name: values[name] for name in known if name in values})
     except TypeError as error:
         raise ValueError(f"a field is missing: {error}") from error
+
+
+# Cached: states of two runtimes of one model have the same types and can be concatenated.
+@cache
+def _layer_type(names: tuple[str, ...], growing: Sequence[tuple[str, int]]) -> Any:
+    return type("LayerState", (namedtuple("LayerState", names),), {"growing": dict(growing)})

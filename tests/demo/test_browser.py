@@ -108,7 +108,7 @@ def test_the_page_writes_and_shows_what_python_computes(opened: Opened) -> None:
     # A character whose last byte is not there yet is waited for.
     assert opened.tokenizer.decode(ids[1:]).startswith(shown)
     assert len(shown) > len(PROMPT)
-    assert page.inner_text("#bytes").replace(",", "") == str(opened.writer.facts["state_bytes"])
+    assert page.inner_text("#bytes").replace(",", "") == str(opened.writer.description["state_bytes"])
     assert page.inner_text("#bytes-note") == "constant"
     spectra = page.evaluate(
         "demo.model.spectra(demo.writer.active.now.state).map((one) => ({...one, values: [...one.values]}))"
@@ -127,7 +127,7 @@ def test_the_page_writes_and_shows_what_python_computes(opened: Opened) -> None:
         np.testing.assert_allclose(one["values"], wanted[one["layer"]], rtol=2e-3, atol=1e-5)
     column = page.evaluate("[...demo.writer.view.map.columns.at(-1).values]")
     layers = [
-        filters[0, n, :, :bins].flatten() for n, bins in enumerate(opened.writer.facts["filters"]["bins"])
+        filters[0, n, :, :bins].flatten() for n, bins in enumerate(opened.writer.description["filters"]["bins"])
     ]
     np.testing.assert_allclose(column, torch.cat(layers), rtol=1e-3, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""fftnet export and fftnet generate --runtime onnx, as a user runs them: in a subprocess."""
+"""``fftnet export`` and ``fftnet generate --runtime onnx`` from the command line."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ PROMPT = "A prompt that is longer than a block of eight tokens"
 
 
 def save(folder: Path, **fields: object) -> None:
-    """A checkpoint of a small model over bytes."""
+    """Write a checkpoint of a small model over bytes."""
     tokenizer = load_tokenizer("bytes")
     sizes = {"vocab_size": tokenizer.vocab_size, "d_model": 8, "num_layers": 1, "max_seq_length": 16}
     model = randomise(FFTNet(FFTNetConfig(**(sizes | fields))))  # pyright: ignore[reportArgumentType]
@@ -29,15 +29,14 @@ def save(folder: Path, **fields: object) -> None:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint in ``own`` and what the command made of it in ``out``."""
+    """Return a folder with a checkpoint ``own`` and its export ``out``."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "own").mkdir()
     save(folder / "own", mixers=("causal_spectral",))
     done = run_as_user("fftnet export own --format onnx --output out --block_length 8 --int8", folder)
     listed = re.findall(r"^out/(\S+): [\d,]+ bytes$", done.stdout, re.MULTILINE)
     assert listed == ["step.onnx", "prefill.onnx", "step_int8.onnx", "state.json"]
-    # Advice of the exporter's makers is for those who write exporters.
-    # On a machine's first day the kernels say that they are compiled.
+    # Warnings of the exporters are suppressed. The first use of a kernel on a machine prints a line.
     told = [line for line in done.stderr.splitlines() if not line.startswith("compiling CPU kernels")]
     assert len(told) == 1, done.stderr
     assert {path.name for path in (folder / "out").iterdir()} == {
@@ -58,7 +57,7 @@ def test_both_runtimes_write_the_same_text(exported: Path) -> None:
     assert "in ONNX Runtime" in by_onnx.stderr
 
 
-def test_eight_bits_write(
+def test_8_bit_weights_write(
     exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(exported)
@@ -77,7 +76,7 @@ def test_eight_bits_write(
         ("export own --output mine", "mine/state.json was not written by fftnet export: choose another"),
         ("export own --block_length 0", "block_length must be at least 1, got 0"),
         ("generate --runtime jax", "unknown runtime 'jax'; choose from torch, onnx"),
-        ("generate --runtime onnx", "exported/state.json is missing: make the folder with: fftnet export"),
+        ("generate --runtime onnx", "exported/state.json is missing: create the folder with fftnet export"),
         ("generate --runtime onnx --checkpoint own", "own/state.json is missing"),
         ("generate --runtime onnx --checkpoint bare", "bare/tokenizer.json is missing"),
         ("generate --runtime onnx --checkpoint out --compile", "only a PyTorch model can be compiled"),
@@ -95,7 +94,7 @@ def test_a_mistake_ends_in_a_sentence(
     monkeypatch.chdir(exported)
     for name in ("other", "mine"):
         (exported / name).mkdir(exist_ok=True)
-    (exported / "mine" / "state.json").write_text("of a thesis")
+    (exported / "mine" / "state.json").write_text("mine")
     text = (exported / "own" / "config.json").read_text()
     (exported / "other" / "config.json").write_text(text.replace('"FFTNetForCausalLM"', '"Classifier"'))
     (exported / "bare").mkdir(exist_ok=True)
@@ -105,7 +104,7 @@ def test_a_mistake_ends_in_a_sentence(
     assert main(words.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert re.search(message, line), line
-    assert (exported / "mine" / "state.json").read_text() == "of a thesis"
+    assert (exported / "mine" / "state.json").read_text() == "mine"
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])

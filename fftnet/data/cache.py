@@ -94,11 +94,7 @@ def cache_path(config: DataConfig, tokenizer: TextEncoder) -> Path:
 
 
 def resolve_or_explain(config: DataConfig, tokenizer: TextEncoder) -> list[SourceFile]:
-    """Return the files of the sources.
-
-    Raises:
-        DataError: if one is missing; the message says if the tokens are still in the cache.
-    """
+    """Return the files of the sources."""
     try:
         return resolve(config.data)
     except DataError as error:
@@ -113,11 +109,7 @@ def resolve_or_explain(config: DataConfig, tokenizer: TextEncoder) -> list[Sourc
 
 
 def cached_tokens(config: DataConfig, files: Sequence[SourceFile], tokenizer: TextEncoder) -> TokenArrays:
-    """Open the token file of a configuration; make it first if no valid one exists. The log says why.
-
-    Raises:
-        DataError: if a source can't be read or the file can't be written; no incomplete file is left.
-    """
+    """Open the token file of a configuration; make it first if no valid one exists. The log says why."""
     path = cache_path(config, tokenizer)
     sources = _identity(files, config.text_field)
     with suppress(DataError):
@@ -168,9 +160,6 @@ def open_tokens(path: Path, tokenizer: TextEncoder, sources: str | None = None) 
         path: the file.
         tokenizer: the tokenizer that it must have been made with.
         sources: see ``Header``; None: any, also without a digest of the text.
-
-    Raises:
-        DataError: if the file is missing, truncated, damaged, out of date, or of another tokenizer.
     """
     header = _read_header(path)
     if header.tokenizer != tokenizer.fingerprint:
@@ -216,9 +205,16 @@ def write_tokens(path: Path, parts: Iterable[TokenArrays], tokenizer: TextEncode
                 segment_ends.append(part.segment_ends)
                 digest = part.digest
             ends = [np.concatenate(each) for each in (document_ends, segment_ends)]
-            num_tokens = (file.tell() - HEADER_BYTES) // dtype.itemsize
-            counts = (num_tokens, *map(len, ends))
-            header = Header(VERSION, tokenizer.fingerprint, sources, dtype.name, *counts, digest)
+            header = Header(
+                version=VERSION,
+                tokenizer=tokenizer.fingerprint,
+                sources=sources,
+                dtype=dtype.name,
+                num_tokens=(file.tell() - HEADER_BYTES) // dtype.itemsize,
+                num_documents=len(ends[0]),
+                num_segments=len(ends[1]),
+                text=digest,
+            )
             file.write(bytes(header.ends_at - file.tell()))
             for each in ends:
                 file.write(each.data)
@@ -272,11 +268,7 @@ def _read_header(path: Path) -> Header:
 
 
 def _check_ids(path: Path, header: Header, tokenizer: TextEncoder) -> None:
-    """Refuse ids that the tokenizer does not have: they would crash a model.
-
-    Raises:
-        DataError: naming the largest id of the first block with such ids.
-    """
+    """Refuse ids that the tokenizer does not have: they would crash a model."""
     if np.iinfo(header.dtype).max < tokenizer.vocab_size:
         return
     # Read, not mapped: pages of a map would count as memory of the process.

@@ -1,7 +1,6 @@
 """Encodings of tokenizers: their definition, rank files, and byte-pair encoding learned from a text."""
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -85,15 +84,7 @@ def build_encoding(name: str, definition: Definition) -> Encoding:
         raise ValueError(f"name and pattern must be strings, got {name!r} and {definition.pattern!r}")
     # Lone surrogates raise here, as a ValueError.
     "".join((name, definition.pattern, *definition.special_tokens)).encode()
-    if any(bytes([byte]) not in definition.ranks for byte in range(256)):
-        raise ValueError("it lacks single bytes")
-    numbers = [*definition.ranks.values(), *definition.special_tokens.values()]
-    # type instead of isinstance, because True is an int.
-    wrong = [number for number in numbers if type(number) is not int or not 0 <= number < MAX_RANK]
-    if wrong:
-        raise ValueError(f"a token must have a number from 0 to {MAX_RANK - 1}, got {wrong[0]!r}")
-    if len(set(numbers)) < len(numbers):
-        raise ValueError("two tokens have the same number")
+    _check_ranks(definition.ranks, definition.special_tokens.values())
     if definition == BYTES:
         return BytesEncoding()
     pattern, ranks, special_tokens = definition
@@ -117,46 +108,42 @@ def gpt2_encoding(name: str, ranks: dict[bytes, int]) -> Encoding:
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """Read a rank file in TikToken's format: a line has the base64 of a token and its rank.
-
-    Raises:
-        TokenizerError: naming the file and the line that is damaged.
-    """
+    """Read a rank file in TikToken's format: a line has the base64 of a token and its rank."""
     # A device can be read without end.
     if path.exists() and (not path.is_file() or path.stat().st_size > MAX_BYTES):
         raise TokenizerError(
             f"{path} is not a rank file: it must be a regular file of at most {MAX_BYTES:,} bytes"
         )
     try:
-        lines = path.read_bytes().splitlines()
+        lines = [line.split() for line in path.read_bytes().splitlines() if line]
+        ranks = {base64.b64decode(piece, validate=True): int(rank) for piece, rank in lines}
+        if len(ranks) < len(lines):
+            raise ValueError("a token comes twice")
+        _check_ranks(ranks)
     except OSError as error:
         raise TokenizerError(f"{path} can't be read: {error.strerror}") from error
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            encoded, digits = line.split()
-            piece = base64.b64decode(encoded, validate=True)
-            rank = int(digits)
-        except (ValueError, binascii.Error):
-            raise TokenizerError(f"{path} line {number} is not '<base64> <rank>': not a rank file") from None
-        if piece in ranks or not 0 <= rank < MAX_RANK:
-            raise TokenizerError(f"{path} line {number} repeats a token or its rank is out of range: {rank}")
-        ranks[piece] = rank
-    if any(bytes([byte]) not in ranks for byte in range(256)):
-        raise TokenizerError(f"{path} is not a byte-level rank file: it lacks single bytes")
-    if len(set(ranks.values())) < len(ranks):
-        raise TokenizerError(f"{path} is damaged: two tokens have the same rank")
+    except ValueError as error:
+        raise TokenizerError(
+            f"{path} is not a rank file, with a token in base64 and its rank in each line: {error}"
+        ) from error
     return ranks
 
 
-def check_unicode(text: str) -> None:
-    """Refuse a string that is not Unicode text.
+def _check_ranks(ranks: Mapping[bytes, int], others: Iterable[int] = ()) -> None:
+    """Raise a ValueError unless each byte is a token and all ids are different, in range and integers."""
+    if any(bytes([byte]) not in ranks for byte in range(256)):
+        raise ValueError("it lacks single bytes")
+    numbers = [*ranks.values(), *others]
+    # type instead of isinstance, because True is an int.
+    wrong = [number for number in numbers if type(number) is not int or not 0 <= number < MAX_RANK]
+    if wrong:
+        raise ValueError(f"a token must have a number from 0 to {MAX_RANK - 1}, got {wrong[0]!r}")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("two tokens have the same number")
 
-    Raises:
-        TokenizerError: naming the place of the first lone surrogate.
-    """
+
+def check_unicode(text: str) -> None:
+    """Refuse a string that is not Unicode text."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -170,9 +157,6 @@ def train_bpe(corpus: Iterable[str], vocab_size: int | None) -> "tokenizers.Toke
     Args:
         corpus: read once; only counts of words are held.
         vocab_size: number of ids, one of them reserved for ``<|endoftext|>``; a small corpus gives fewer.
-
-    Raises:
-        TokenizerError: if there is no text, the size is below 257, or the package is not installed.
     """
     if vocab_size is None or vocab_size < MIN_VOCAB_SIZE:
         raise TokenizerError(

@@ -4,6 +4,8 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,11 +52,7 @@ class LabelledTexts(NamedTuple):
 
 
 def read_text_rows(word: str, text_field: str) -> list[Row]:
-    """Read the rows of tables with all their columns, or the lines of a ``.txt`` file as rows with a text.
-
-    Raises:
-        DataError: naming the row or line whose text is missing or empty, or if there are no rows.
-    """
+    """Read the rows of tables with all their columns, or the lines of a ``.txt`` file as rows with a text."""
     lines = Path(word).suffix.lower() == ".txt"
     rows = list(_lines(word, text_field) if lines else read_rows([word], ()))
     for row in rows:
@@ -65,11 +63,7 @@ def read_text_rows(word: str, text_field: str) -> list[Row]:
 
 
 def read_labelled(words: Sequence[str], text_field: str, label_field: str) -> LabelledTexts:
-    """Read all rows of the tables that ``words`` name.
-
-    Raises:
-        DataError: naming the row whose text or label is missing, empty or damaged, or if there are no rows.
-    """
+    """Read all rows of the tables that ``words`` name."""
     rows = [
         (row.name, _text(row, text_field), label_of(row, label_field))
         for row in read_rows(words, [text_field, label_field])
@@ -81,11 +75,7 @@ def read_labelled(words: Sequence[str], text_field: str, label_field: str) -> La
 
 
 def label_of(row: Row, label_field: str) -> str:
-    """Return the label of a row as the name of its class; a boolean is true or false.
-
-    Raises:
-        DataError: naming the row, if it has no such field or no label in it.
-    """
+    """Return the label of a row as the name of its class; a boolean is true or false."""
     if label_field not in row.values:
         known = ", ".join(map(str, row.values)) or "none"
         raise DataError(
@@ -102,11 +92,7 @@ def label_of(row: Row, label_field: str) -> str:
 
 
 def find_classes(labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the classes, sorted as numbers if all of them are integers.
-
-    Raises:
-        DataError: if there is only one.
-    """
+    """Return the names of the classes, sorted as numbers if all of them are integers."""
     names = set(labels)
     if len(names) < 2:
         raise DataError(f"all rows have the label {min(names)!r}, and a classifier needs two classes")
@@ -115,11 +101,7 @@ def find_classes(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def class_indices(rows: LabelledTexts, class_names: Sequence[str]) -> np.ndarray:
-    """Return the number of each row's class, int64.
-
-    Raises:
-        DataError: naming the first row whose label is not a class.
-    """
+    """Return the number of each row's class, int64."""
     known = {name: number for number, name in enumerate(class_names)}
     for name, label in zip(rows.names, rows.labels, strict=True):
         if label not in known:
@@ -153,9 +135,6 @@ def stratified_split(
 
     Returns:
         uint8 (rows,): TRAIN, VALID or TEST of ``fftnet.data.splits``.
-
-    Raises:
-        DataError: naming a class that has too few rows.
     """
     needed = 1 + (valid_fraction > 0) + (test_fraction > 0)
     counts = Counter(labels)
@@ -214,18 +193,24 @@ def digest_rows(*tables: LabelledTexts) -> str:
 def encode_texts(
     names: Sequence[str], texts: Sequence[str], tokenizer: TextEncoder, max_length: int
 ) -> tuple[list[np.ndarray], int]:
-    """Return the first ``max_length`` ids of each text, and the number of texts that were truncated.
-
-    Raises:
-        DataError: naming a text that can't be encoded.
-    """
+    """Return the first ``max_length`` ids of each text, and the number of texts that were truncated."""
     rows: list[np.ndarray] = []
     cut = 0
     dtype = id_dtype(tokenizer)
-    for start in range(0, len(texts), ENCODED):
-        for ids in _encoded(names[start : start + ENCODED], list(texts[start : start + ENCODED]), tokenizer):
-            cut += len(ids) > max_length
-            rows.append(np.array(ids[:max_length], dtype))
+
+    def encode(row: tuple[str, str]) -> np.ndarray:
+        try:
+            return tokenizer.encode_array(row[1])
+        except ValueError as error:
+            raise DataError(f"{row[0]}: {error}") from error
+
+    pairs = zip(names, texts, strict=True)
+    with ThreadPoolExecutor() as pool:
+        # The pool would hold the ids of all texts at once.
+        while group := list(islice(pairs, ENCODED)):
+            for ids in pool.map(encode, group):
+                cut += len(ids) > max_length
+                rows.append(ids[:max_length].astype(dtype))
     return rows, cut
 
 
@@ -280,18 +265,6 @@ def pad_tokens(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
     """Return int64 ids (B, T) of rows of any lengths, and the mask of the ids, None without padding."""
     tokens, present = padded(rows)
     return torch.from_numpy(tokens), None if present.all() else torch.from_numpy(present)
-
-
-def _encoded(names: Sequence[str], texts: list[str], tokenizer: TextEncoder) -> list[list[int]]:
-    try:
-        return tokenizer.encode_batch(texts)
-    except ValueError:
-        for name, text in zip(names, texts, strict=True):
-            try:
-                tokenizer.encode_array(text)
-            except ValueError as error:
-                raise DataError(f"{name}: {error}") from error
-        raise
 
 
 def _lines(word: str, text_field: str) -> Iterator[Row]:

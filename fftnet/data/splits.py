@@ -53,9 +53,6 @@ def read_chunks(
         files: from ``fftnet.data.sources.resolve``.
         text_field: column that holds the text of a table.
         advance: called with the number of bytes read since the last call.
-
-    Raises:
-        DataError: naming a file that is empty, damaged, not UTF-8, or lacks the field.
     """
     for file in files:
         empty = True

@@ -41,11 +41,7 @@ class SyntheticBatches:
         return [_sample(self._config, self._split, epoch, number) for number in range(first, last)]
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """Return rows that are padded to the longest sample.
-
-        Raises:
-            DataError: if a sample does not fit max_seq_length.
-        """
+        """Return rows that are padded to the longest sample."""
         eot = self._tokenizer.eot
         texts = [sample.text for sample in self.samples(epoch, index)]
         rows = [[eot, *tokens, eot] for tokens in self._tokenizer.encode_batch(texts)]

@@ -55,11 +55,7 @@ def library_files(name: str, definition: Definition) -> dict[str, str]:
 
 
 def read_library_files(directory: Path) -> tuple[str, Definition]:
-    """Read the name of the encoding and its definition.
-
-    Raises:
-        TokenizerError: if a file is missing or damaged, or describes a tokenizer of another kind.
-    """
+    """Read the name of the encoding and its definition."""
     path = directory / LIBRARY_FILE
     try:
         described = read_json(path)

@@ -36,7 +36,7 @@ class TokenArrays(NamedTuple):
 class SplitView:
     """The part of a text that a split owns, as one run of tokens that starts with an end of text.
 
-    A slice of the view copies the tokens of the slice only. Strides are not supported.
+    A slice of the view copies the tokens of the slice only.
 
     Attributes:
         tokens: ids of all splits, an array or a memory map.
@@ -61,17 +61,10 @@ class SplitView:
         return int(self._spans[1][-1])
 
     def __getitem__(self, span: slice, /) -> np.ndarray:
-        start, stop, _ = span.indices(len(self))
+        place = np.arange(*span.indices(len(self)))
         starts, before = self._spans
-        number = int(np.searchsorted(before, start, side="right")) - 1
-        pieces = [self.tokens[:0]]
-        while start < stop:
-            taken = min(stop, int(before[number + 1])) - start
-            offset = int(starts[number]) + start - int(before[number])
-            pieces.append(self.tokens[offset : offset + taken])
-            start += taken
-            number += 1
-        return np.concatenate(pieces)
+        number = np.searchsorted(before, place, side="right") - 1
+        return self.tokens[starts[number] + place - before[number]]
 
     def documents(self) -> tuple[np.ndarray, np.ndarray]:
         """Return starts and ends of the documents, int64, each with the token before its first.
@@ -109,11 +102,7 @@ def id_dtype(tokenizer: TextEncoder) -> np.dtype:
 
 
 def tokenize(chunks: Iterable[Chunk], tokenizer: TextEncoder) -> TokenArrays:
-    """Tokenize a text into memory.
-
-    Raises:
-        DataError: naming a document that can't be encoded.
-    """
+    """Tokenize a text into memory."""
     parts = list(tokenize_parts(chunks, tokenizer))
     tokens, document_ends, segment_ends, _ = zip(*parts, strict=True)
     arrays = map(np.concatenate, (tokens, document_ends, segment_ends))
@@ -129,9 +118,6 @@ def tokenize_parts(chunks: Iterable[Chunk], tokenizer: TextEncoder) -> Iterator[
 
     Yields:
         Parts, whose ends count from the beginning of the text; the last one has the digest.
-
-    Raises:
-        DataError: naming a document that can't be encoded.
     """
     dtype = id_dtype(tokenizer)
     sha256 = hashlib.sha256()
@@ -197,5 +183,5 @@ def _encode(chunks: list[Chunk], tokenizer: TextEncoder) -> TokenArrays:
             document_ends.append(count)
         if chunk.ends_segment:
             segment_ends.append(count)
-    ends = (np.array(each, np.uint64) for each in (document_ends, segment_ends))
-    return TokenArrays(np.concatenate(pieces), *ends)
+    tokens = np.concatenate(pieces)
+    return TokenArrays(tokens, np.array(document_ends, np.uint64), np.array(segment_ends, np.uint64))

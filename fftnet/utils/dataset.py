@@ -68,8 +68,8 @@ def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -
     train, valid, test = split_views(text, config)
     return Splits(
         train=_train_batches(train, config, max_seq_length),
-        valid=_held_out_batches(valid, config, max_seq_length, "validation split"),
-        test=_held_out_batches(test, config, max_seq_length, "test split"),
+        valid=_batches(valid, config, max_seq_length, "validation split", None),
+        test=_batches(test, config, max_seq_length, "test split", None),
         digest=text.digest,
     )
 
@@ -93,15 +93,11 @@ def load_evaluation_data(
     text = load_tokens(config, tokenizer)
     view = view_segments(text) if whole else split_views(text, config)[TEST]
     name = "text" if whole else "test split"
-    return EvaluationData(_held_out_batches(view, config, max_seq_length, name), view, text.digest)
+    return EvaluationData(_batches(view, config, max_seq_length, name, None), view, text.digest)
 
 
 def load_tokens(config: DataConfig, tokenizer: TextEncoder) -> TokenArrays:
-    """Read all of a real text: a small one into memory, a larger one through the token cache.
-
-    Raises:
-        DataError: if a source can't be read, or is the synthetic one.
-    """
+    """Read all of a real text: a small one into memory, a larger one through the token cache."""
     if config.data[0].endswith(TOKENS):
         return open_tokens(Path(config.data[0]), tokenizer)
     files = resolve_or_explain(config, tokenizer)
@@ -126,11 +122,7 @@ def split_views(text: TokenArrays, config: DataConfig) -> tuple[SplitView, Split
 
 
 def training_texts(config: DataConfig) -> Iterable[str]:
-    """Return the texts of the training split, for a tokenizer to learn from; of a large text, an even sample.
-
-    Raises:
-        DataError: as ``load_data``, during iteration.
-    """
+    """Return the texts of the training split to train a tokenizer; of a large text, an even sample."""
     return training_samples(config) if config.synthetic else _real_training_texts(config)
 
 
@@ -160,8 +152,7 @@ def _assign(count: int, config: DataConfig, first: int = 0) -> np.ndarray:
 
 def _train_batches(view: SplitView, config: DataConfig, max_seq_length: int) -> Batches:
     if not config.carry_state:
-        _check_length(view, config, max_seq_length, "training split", max_seq_length + 1)
-        return _batches(view, config, max_seq_length, config.data_seed)
+        return _batches(view, config, max_seq_length, "training split", config.data_seed)
     needed = config.batch_size * config.carry_state * max_seq_length + 1
     if len(view) < needed:
         raise DataError(
@@ -172,19 +163,14 @@ def _train_batches(view: SplitView, config: DataConfig, max_seq_length: int) -> 
     return StretchBatches(view, config.batch_size, max_seq_length, config.carry_state, config.data_seed)
 
 
-def _held_out_batches(view: SplitView, config: DataConfig, max_seq_length: int, name: str) -> Batches:
-    _check_length(view, config, max_seq_length, name, 2)
-    return _batches(view, config, max_seq_length, None)
-
-
-def _batches(view: SplitView, config: DataConfig, max_seq_length: int, seed: int | None) -> Batches:
-    kind = DocumentBatches if config.reset_at_documents else WindowBatches
-    return kind(view, config.batch_size, max_seq_length, seed)
-
-
-def _check_length(view: SplitView, config: DataConfig, max_seq_length: int, name: str, least: int) -> None:
-    if len(view) < least:
+def _batches(
+    view: SplitView, config: DataConfig, max_seq_length: int, name: str, seed: int | None
+) -> Batches:
+    # Training windows are never padded; a held-out text needs one target.
+    if len(view) < (2 if seed is None else max_seq_length + 1):
         raise DataError(
             f"{', '.join(config.data)} is too short: its {name} has {len(view)} tokens, "
             f"a window has {max_seq_length + 1}; use more text or a smaller max_seq_length"
         )
+    kind = DocumentBatches if config.reset_at_documents else WindowBatches
+    return kind(view, config.batch_size, max_seq_length, seed)

@@ -105,21 +105,20 @@ def test_other_special_tokens_survive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cut", "extra", "message"),
     [
-        (300, b"garbage\n", r"line 301 is not"),
-        (300, b"a*== 300\n", r"line 301 is not"),
-        (300, b"eHh4eHg= 299\n", r"two tokens have the same rank"),
-        (300, b"YQ== 300\n", r"line 301 repeats a token"),
-        (300, b"eHh4eHg= 4000000000\n", r"line 301 .* out of range: 4000000000"),
-        (300, b"eHh4eHg= -1\n", r"line 301 .* out of range: -1"),
-        (255, b"", r"lacks single bytes"),
-        (0, b"", r"lacks single bytes"),
-        *((0, content, r"ranks\.tiktoken") for content in (b"[" * 10**5, b"\xff", b"null")),
+        (300, b"garbage\n", "is not a rank file"),
+        (300, b"a*== 300\n", "is not a rank file"),
+        (300, b"eHh4eHg= 299\n", "two tokens have the same number"),
+        (300, b"YQ== 300\n", "a token comes twice"),
+        (300, b"eHh4eHg= 4000000000\n", "a number from 0 to 16777215, got 4000000000"),
+        (300, b"eHh4eHg= -1\n", "a number from 0 to 16777215, got -1"),
+        (255, b"", "it lacks single bytes"),
+        *((0, content, "is not a rank file") for content in (b"", b"[" * 10**5, b"\xff", b"null")),
     ],
 )
 def test_a_damaged_rank_file_is_named(tmp_path: Path, cut: int, extra: bytes, message: str) -> None:
     path = tmp_path / "ranks.tiktoken"
     path.write_bytes(b"".join(RANK_FILE.splitlines(keepends=True)[:cut]) + extra)
-    with pytest.raises(TokenizerError, match=rf"ranks\.tiktoken.*{message}|{message}"):
+    with pytest.raises(TokenizerError, match=rf"ranks\.tiktoken.*{message}"):
         load_tokenizer(str(path))
 
 

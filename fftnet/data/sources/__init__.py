@@ -45,11 +45,7 @@ def find_source(word: str) -> Source:
 
 
 def resolve(words: Sequence[str]) -> list[SourceFile]:
-    """Return the files that the words of ``--data`` name, each once, in a fixed order, without reading them.
-
-    Raises:
-        DataError: if a word matches nothing.
-    """
+    """Return the files that the words of ``--data`` name, each once, in a fixed order."""
     # A file that is named twice, spelled differently or through a link, would otherwise lie in two splits.
     files: dict[str, SourceFile] = {}
     for word in words:
@@ -69,9 +65,6 @@ def read_rows(words: Sequence[str], columns: Sequence[str]) -> Iterator[Row]:
     Args:
         words: files, folders, globs and ``hf:`` datasets.
         columns: names of the columns in use; empty: all.
-
-    Raises:
-        DataError: if a word matches nothing or something that is not a table, or a file is damaged.
     """
     for file in resolve(words):
         source = file.source

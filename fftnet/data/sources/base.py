@@ -50,6 +50,7 @@ class Source(ABC):
         label: its name in help and error texts.
         alone: it can't be mixed with other sources.
         in_folders: files with its suffix are read if a folder is named.
+        is_file: it is read from files.
         size: size in bytes of something that is not a file; None if unknown.
         version: version of the content of something that is not a file.
     """
@@ -57,6 +58,7 @@ class Source(ABC):
     label: ClassVar[str]
     alone: ClassVar[bool] = False
     in_folders: ClassVar[bool] = True
+    is_file: ClassVar[bool] = True
     size: ClassVar[int | None] = None
     version: ClassVar[str] = ""
 
@@ -65,7 +67,7 @@ class Source(ABC):
 
         A kind that is found by the suffix of its files is called with one path at a time.
         """
-        return [SourceFile(word, Path(word), self)]
+        return [SourceFile(word, Path(word) if self.is_file else None, self)]
 
     @abstractmethod
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
@@ -83,11 +85,7 @@ class Source(ABC):
 
 
 def path_of(file: SourceFile) -> Path:
-    """Return the path of a source that is a file.
-
-    Raises:
-        DataError: if it is not.
-    """
+    """Return the path of a source that is a file."""
     if file.path is None:
         raise DataError(f"{file.name} is not a file")
     return file.path

@@ -46,11 +46,7 @@ class Parquet(Table):
 
 
 def _unpacked(file: SourceFile, metadata: Any, columns: Sequence[str]) -> int:
-    """Return the unpacked size of the columns of the largest row group, in bytes.
-
-    Raises:
-        DataError: if it is larger than allowed.
-    """
+    """Return the unpacked size of the columns of the largest row group, in bytes."""
     most = 0
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         parts = map(group.column, range(group.num_columns))

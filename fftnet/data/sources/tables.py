@@ -44,11 +44,7 @@ class Table(Source):
         """
 
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
-        """Yield each row as a document.
-
-        Raises:
-            DataError: as ``rows``, or if a row has no text.
-        """
+        """Yield each row as a document."""
         for row in self.rows(file, [text_field], advance):
             yield Document(row.name, [text_of(row, text_field)])
 
@@ -117,11 +113,7 @@ class Delimited(Table):
 
 
 def read_lines(stream: IO[AnyStr], name: str) -> Iterator[AnyStr]:
-    """Yield the lines of a file, reading no line beyond the maximum length.
-
-    Raises:
-        DataError: naming a line that is longer.
-    """
+    """Yield the lines of a file, reading no line beyond the maximum length."""
     number = 0
     while line := stream.readline(LONGEST_LINE + 1):
         number += 1
@@ -138,9 +130,6 @@ def check_unique(names: Sequence[str], source: str = "") -> None:
     Args:
         names: names of the columns.
         source: beginning of the message.
-
-    Raises:
-        DataError: naming the first such column.
     """
     if len(set(names)) < len(names):
         twice = next(name for number, name in enumerate(names) if name in names[:number])
@@ -148,11 +137,7 @@ def check_unique(names: Sequence[str], source: str = "") -> None:
 
 
 def text_of(row: Row, text_field: str) -> str:
-    """Return the text in a row.
-
-    Raises:
-        DataError: naming the row and its fields, if there is no text, or it is not Unicode text.
-    """
+    """Return the text in a row."""
     text = row.values.get(text_field)
     if not isinstance(text, str):
         known = ", ".join(map(str, row.values)) or "none"
@@ -163,11 +148,7 @@ def text_of(row: Row, text_field: str) -> str:
 
 
 def unicode_of(row: Row, text: str) -> str:
-    """Return a value of a row unchanged.
-
-    Raises:
-        DataError: naming the row, if the value holds lone surrogates, which can't be encoded or printed.
-    """
+    """Return a value of a row unchanged."""
     try:
         check_unicode(text)
     except TokenizerError as error:

@@ -37,12 +37,9 @@ class PythonDocs(Source):
     """The topics of Python's documentation that ``help()`` shows: a topic is a document."""
 
     label = "python-docs"
+    is_file = False
     size = 0
     version = sys.version
-
-    def resolve(self, word: str) -> list[SourceFile]:
-        """Return the corpus, which is not a file."""
-        return [SourceFile(word, None, self)]
 
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
         """Yield the topics in the order of their names."""
@@ -69,13 +66,11 @@ class Synthetic(Source):
 
     label = "synthetic"
     alone = True
-
-    def resolve(self, word: str) -> list[SourceFile]:
-        """Refuse: whoever can use samples asks for them before resolving sources."""
-        raise DataError(f"{word} data are samples, not documents: name a real text")
+    is_file = False
+    size = 0
 
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
-        """Refuse, as ``resolve``."""
+        """Refuse: whoever can use samples does not ask for documents."""
         raise DataError(f"{file.name} data are samples, not documents: name a real text")
 
 

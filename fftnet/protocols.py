@@ -1,4 +1,4 @@
-"""Contracts between data, models, objectives and training; everything may import this, it imports nothing."""
+"""Interfaces between data, models, objectives and training; every package may import this module."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -9,114 +9,110 @@ from torch import Tensor, nn
 
 
 class Batch(NamedTuple):
-    """Rows that are trained on or measured together; the first dimension of every tensor counts rows."""
+    """Rows that are trained on or measured together; dimension 0 of every tensor counts rows."""
 
     inputs: Tensor
     """Input of the model: int64 ids (B, T), floats (B, T, C), images (B, C, height, width)."""
     targets: Tensor
-    """Answers to learn: int64 ids (B, T), labels (B,), several labels (B, K), floats of any shape."""
+    """Targets: int64 ids (B, T), labels (B,), several labels (B, K), floats of any shape."""
     loss_mask: Tensor
-    """Boolean, the targets that count; its shape is that of the leading dimensions of ``targets``."""
+    """Boolean, True at targets that count; its shape is that of the leading dimensions of ``targets``."""
     attention_mask: Tensor | None = None
-    """Boolean (B, T), False at padding of the inputs; None where there is no padding."""
+    """Boolean (B, T), False at padding of the inputs; None: no padding."""
     fresh: bool | None = None
-    """Where rows go on from one batch to the next: whether all of them begin anew in this one, or go on where
-    those of the batch before ended. None: no batch has to do with another."""
+    """True if all rows start new texts, False if they continue those of the batch before (truncated BPTT).
+    None: batches are independent."""
 
     @property
     def num_rows(self) -> int:
-        """Rows B."""
+        """Number of rows B."""
         return self.inputs.shape[0]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch on a device."""
-        mask = self.attention_mask
-        return self._replace(
-            inputs=self.inputs.to(device),
-            targets=self.targets.to(device),
-            loss_mask=self.loss_mask.to(device),
-            attention_mask=None if mask is None else mask.to(device),
-        )
+        """Return the batch on a device."""
+        return Batch(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
 
 
 class Mean(NamedTuple):
-    """A named metric of a batch, in a form that can be added up over batches and processes."""
+    """Metric of a batch, in a form that can be summed over batches and processes."""
 
     total: Tensor
-    """0-d, the sum over the counted items."""
+    """0-d, sum over the counted items."""
     weight: Tensor
-    """0-d, what the sum is divided by in the end; 0 leaves the metric out."""
+    """0-d, divisor of the sum; with a divisor of 0 the metric is left out."""
     exponential: bool = False
-    """Report ``exp(total / weight)``, as perplexity is of a loss in nats."""
+    """Report ``exp(total / weight)``, for example the perplexity of a loss in nats."""
 
 
 class Losses(NamedTuple):
-    """Result of an objective on a batch; training and evaluation know nothing else of it."""
+    """Result of an objective on a batch, all that training and evaluation use."""
 
     loss: Tensor
-    """0-d and differentiable: the losses of all counted targets, summed."""
+    """0-d and differentiable, sum of the losses of all counted targets."""
     count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
-    """0-d, the number of counted targets."""
+    """0-d, number of counted targets."""
     metrics: Mapping[str, Mean]
-    """Name to metric, detached; the same names for every batch."""
+    """Metrics by name, detached; the same names for every batch."""
     counts: Tensor | None = None
-    """Further sums, detached, of one shape for every batch, for what is no mean, such as F1; added up in
-    float64. The objective is a ``CountingObjective`` then."""
+    """Further sums, detached, of the same shape for every batch, for metrics that are not means, such as F1.
+    They are added in float64. The objective is then a ``CountingObjective``."""
 
 
 Objective = Callable[[nn.Module, Batch], Losses]
-"""Maps a model and a batch to its losses."""
+"""Function of a model and a batch."""
 
 
 @runtime_checkable
 class CountingObjective(Protocol):
-    """An objective whose batches give counts, which are added up over batches and processes."""
+    """Objective that returns counts, which are summed over batches and processes."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        """Losses with counts."""
+        """Return losses with counts."""
         ...
 
     def summary(self, counts: Tensor) -> Mapping[str, float | None]:
-        """Metrics from the sum of all counts, float64 on the CPU; None where one is not known."""
+        """Return metrics of the sum of all counts, float64 on the CPU; None if a metric is undefined."""
         ...
 
 
 RowStates = Mapping[str, Tensor]
-"""What the rows of a batch leave for the next one: named tensors, detached, whose first dimension counts
-rows."""
+"""Recurrent state carried from one batch to the next: named tensors, detached; dimension 0 counts rows."""
 
 
 @runtime_checkable
 class StatefulObjective(Protocol):
-    """An objective that can also read rows which go on from one batch to the next."""
+    """Objective that can also read rows that continue those of the batch before (truncated BPTT)."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        """Losses of rows that begin and end with the batch."""
+        """Return losses of rows that are independent of other batches."""
         ...
 
     def carry(self, model: nn.Module, batch: Batch, state: RowStates | None) -> tuple[Losses, RowStates]:
-        """Losses of rows that go on from ``state`` (None: begin anew), and what they leave in their turn.
+        """Return losses of rows that continue from ``state`` (None: new texts), and the new state.
 
-        ``state`` is left as it is, and no gradient flows into it.
+        ``state`` stays unchanged, and no gradient flows into it.
         """
         ...
 
 
 class Batches(Protocol):
-    """A seekable stream of batches, all of them with ``fresh`` or none; rows that go on stay as many."""
+    """Seekable stream of batches: batch i of epoch e is a function of seed, e and i.
+
+    Either all batches have ``fresh`` or none; batches with it all have the same number of rows.
+    """
 
     @property
     def num_batches(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         ...
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """Batch ``index`` of an epoch; the same for the same arguments, always."""
+        """Return batch ``index`` of an epoch, always the same for the same arguments."""
         ...
 
 
 class TextEncoder(Protocol):
-    """The part of a tokenizer that data need."""
+    """Part of a tokenizer that data loading uses."""
 
     @property
     def name(self) -> str:
@@ -125,7 +121,7 @@ class TextEncoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Equal for tokenizers that cut every text alike, and only for them."""
+        """String that is equal exactly for tokenizers that give equal ids."""
         ...
 
     @property
@@ -135,13 +131,13 @@ class TextEncoder(Protocol):
 
     @property
     def eot(self) -> int:
-        """Id that ends a document, and which no text holds."""
+        """Id that ends a document; no text contains it."""
         ...
 
     def encode_array(self, text: str) -> np.ndarray:
-        """uint32 ids of a text."""
+        """Return the ids of a text, uint32."""
         ...
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of many texts."""
+        """Return the ids of several texts."""
         ...

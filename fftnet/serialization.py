@@ -1,4 +1,4 @@
-"""Files of a checkpoint, by name: safetensors and JSON, never pickle."""
+"""Files of a checkpoint: safetensors and JSON, never pickle."""
 
 import errno
 import json
@@ -16,26 +16,30 @@ from torch import Tensor, nn
 from fftnet.errors import UserError
 
 CONFIG_FILE = "config.json"
-"""The fields of a model's configuration."""
+"""File with the fields of a model's configuration."""
 WEIGHTS_FILE = "model.safetensors"
-"""The weights that a model is used with."""
+"""File with the weights of a model."""
 MAX_JSON_BYTES = 32 * 2**20
-"""Largest JSON file that is read, in bytes; parsing takes up to 30 times as much memory."""
+"""Maximum size of a JSON file, in bytes; parsing takes up to 30 times as much memory."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Dtypes of stored weights that are converted to the floating dtype of the model."""
+Renaming = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""Function that gives the tensors of a file the names of the module."""
 
 
 class CheckpointError(UserError, RuntimeError):
-    """A checkpoint can't be read or written; the message says which file, why, and what to do."""
+    """A checkpoint can't be read or written; the message names the file, the cause and the way out."""
 
 
 def is_full(error: Exception) -> bool:
-    """Whether a write failed for want of space."""
-    # safetensors reports what went wrong in its text only.
+    """Return True if a write failed because the disk is full."""
+    # safetensors reports the error number only in its text.
     return getattr(error, "errno", None) in FULL or any(f"os error {code}" in str(error) for code in FULL)
 
 
 def reason(error: Exception) -> str:
-    """The cause of a failure with a file and the way out, as the end of a sentence."""
+    """Return the cause of a failed write and the way out, as the end of a sentence."""
     if is_full(error):
         return "the disk is full: free some space or choose another --output_dir"
     if isinstance(error, PermissionError):
@@ -60,7 +64,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: naming the file, if it can't be written.
     """
-    # The format refuses tensors that share memory, as tied weights do; copies do not share.
+    # The format refuses tensors that share memory, such as tied weights, so each is copied.
     copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -70,7 +74,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read what ``write_tensors`` wrote, onto the CPU.
+    """Read named tensors that ``write_tensors`` wrote, onto the CPU.
 
     Raises:
         CheckpointError: naming the file, if it is missing or damaged.
@@ -93,14 +97,14 @@ def stored_numbers(path: Path) -> int:
 
 
 def has_weights(path: Path) -> bool:
-    """Return whether there is a file of weights, or an index of shards instead."""
+    """Return True if there is a file of weights, or an index of shards instead."""
     return path.exists() or _index_of(path).exists()
 
 
 def is_file_name(name: str) -> bool:
-    """Return whether a name in a file can only be that of a file in the same folder."""
-    # A path of Windows has all separators; a name with one, or with a drive, could leave the folder.
-    # A null or a lone surrogate is no part of a file name.
+    """Return True if a name read from a file can only mean a file in the same folder."""
+    # A name with a separator or a drive could leave the folder; paths of Windows know all separators.
+    # Names with a null or a lone surrogate are not valid.
     return name.isprintable() and name not in ("", "..") and PureWindowsPath(name).name == name
 
 
@@ -109,7 +113,7 @@ def _index_of(path: Path) -> Path:
 
 
 def _shards(path: Path) -> list[Path]:
-    """The files of weights: ``path``, or the shards that Transformers writes with an index instead."""
+    """Return the files of weights: ``path``, or the shards that Transformers writes with an index."""
     index = _index_of(path)
     if path.exists() or not index.exists():
         return [path]
@@ -129,7 +133,7 @@ def _shards(path: Path) -> list[Path]:
 def _reading(path: Path) -> Iterator[None]:
     """Turn a failure to read ``path`` into a ``CheckpointError`` that names it and the way out."""
     try:
-        # A device or a pipe can be read without end.
+        # A device or a pipe could be read forever.
         if path.exists() and not path.is_file():
             raise ValueError("it is not a regular file")
         yield
@@ -142,7 +146,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON; an older file stays until the new one is whole.
+    """Write a value as indented JSON; an older file stays until the new one is complete.
 
     Raises:
         CheckpointError: naming the file, if it can't be written.
@@ -153,10 +157,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text; an older file stays until the new one is whole.
+    """Write UTF-8 text; an older file stays until the new one is complete.
 
     Raises:
-        OSError: if it can't be written, in which case nothing new is left.
+        OSError: if it can't be written; then no partial file is left.
     """
     partial = path.with_name(f"{path.name}.tmp")
     try:
@@ -169,12 +173,12 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """The value as it comes back from a JSON file: tuples are lists, keys are strings."""
+    """Return the value as it would be read from a JSON file: tuples are lists, keys are strings."""
     return json.loads(json.dumps(value))
 
 
 def read_json(path: Path) -> Any:
-    """Read what ``write_json`` wrote.
+    """Read a JSON file.
 
     Raises:
         CheckpointError: naming the file, if it is missing, damaged or larger than ``MAX_JSON_BYTES``.
@@ -187,23 +191,17 @@ def read_json(path: Path) -> Any:
         return json.loads(content.decode("utf-8"))
 
 
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""Dtypes of weights that a model of another floating dtype reads."""
-Renaming = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-"""Gives the tensors of a file the names that the module has for them."""
-
-
 def read_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> dict[str, Tensor]:
-    """Read weights that must fit the module exactly, and leave it as it is.
+    """Read weights that fit the module exactly, without changing the module.
 
     Args:
-        module: on any device.
-        path: file of the weights; without it, the shards that an index of this name lists.
-        rename: gives the weights the names of the module.
+        module: module on any device.
+        path: file of the weights; if it does not exist, the shards of the index with this name.
+        rename: function that gives the weights the names of the module.
 
     Raises:
-        CheckpointError: naming the file and the first weight that is missing, unknown, of another shape or of
-            a dtype that is no floating-point number of at least 16 bits.
+        CheckpointError: naming the file and the first weight that is missing, unknown, of another shape, or
+            not of a floating dtype of at least 16 bits.
     """
     stored = rename({name: tensor for file in _shards(path) for name, tensor in read_tensors(file).items()})
     wanted = module.state_dict()
@@ -222,7 +220,7 @@ def read_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> dict
 
 
 def check_dtype(path: Path, name: str, stored: Tensor, wanted: Tensor) -> None:
-    """Refuse a tensor of a file that cannot be converted to the dtype that is wanted.
+    """Refuse a stored tensor that can't be converted to the dtype of the module.
 
     Raises:
         CheckpointError: naming the file, the tensor and both dtypes.
@@ -234,7 +232,7 @@ def check_dtype(path: Path, name: str, stored: Tensor, wanted: Tensor) -> None:
 
 
 def load_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> None:
-    """Load weights that must fit the module exactly.
+    """Load weights that fit the module exactly.
 
     Raises:
         CheckpointError: as ``read_weights``.

@@ -1,9 +1,9 @@
-"""Two probes for any sequence model, ours or yours: does an output see a later input?
+"""Tests of causality for any sequence model: no output may depend on a later input.
 
-``assert_causal`` is a proof by perturbation for one set of weights: run it in float64 and with weights
-away from their initial values, because many layers leak only once they are trained.
-``first_token_loss`` needs no gradient and no access to the inside: a next-token model that copies its
-target has a loss near 0 at position 0, where an honest one can only know the unigram statistics.
+``assert_causal`` perturbs inputs and compares outputs. Run it in float64 and with weights away from their
+initial values, because many layers leak only after training. ``first_token_loss`` needs only logits: a
+next-token model that copies its target has a loss near 0 at position 0, while an honest one can only know the
+statistics of the second token given the first.
 
     >>> assert_causal(model.double(), tokens_BT, vocab_size=257)
     >>> first_token_loss(model, validation_batches)
@@ -19,23 +19,23 @@ from torch import Tensor, nn
 HALF = (torch.float16, torch.bfloat16)
 HALF_SENTENCE = "rounding in {} hides leaks: check the model in torch.float32 or torch.float64"
 TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-10}
-"""Largest movement that counts as round-off, by the dtype of the outputs. An FFT over the sequence needs it,
-which mixes the round-off of all positions."""
+"""Largest relative change of an output that counts as round-off, by dtype. An FFT over the sequence needs
+this much: it mixes the round-off of all positions."""
 RERUNS = 3
-"""Runs on equal inputs that measure the noise of the model itself."""
+"""Number of runs on equal inputs that measure the noise of the model."""
 NOISE_FACTOR = 10.0
-"""Movement that counts as noise, in units of the largest one between runs on equal inputs."""
+"""Largest change that counts as noise, in multiples of the largest change between runs on equal inputs."""
 LARGEST_NOISE = 1e-3
-"""Largest relative difference between runs on equal inputs beside which a leak can still be seen."""
+"""Largest relative noise, after ``NOISE_FACTOR``, with which a leak can still be seen."""
 
 
 class CausalityError(AssertionError):
     """An output depends on a later input.
 
     Attributes:
-        position: the first output that moved.
-        changed: the input that was changed, later than ``position``.
-        amount: largest movement at ``position``, relative to the size of the output that moved.
+        position: first output that changed.
+        changed: input that was changed, later than ``position``.
+        amount: largest change at ``position``, relative to the size of the output.
     """
 
     def __init__(self, position: int, changed: int, amount: float) -> None:
@@ -58,29 +58,28 @@ def assert_causal(
     tolerance: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Check that changing an input never moves an earlier output.
+    """Check that changing an input never changes an earlier output.
 
-    Nothing is randomised but the change itself: weights and dtype are yours. A module runs in evaluation mode
-    for the check, or dropout would look like a leak; afterwards all its parts have their modes back.
+    A module runs in evaluation mode, since dropout would look like a leak; the modes of all its parts are
+    restored. Weights and dtype are used as they are.
 
-    An output may move by ``tolerance`` times its size, plus ten times what outputs move between runs on equal
-    inputs. Its size is its magnitude, or the lower quartile of its row if that is larger: so large outputs
-    hide no leak in others.
+    An output may change by ``tolerance`` times its size, plus ten times the change between runs on equal
+    inputs. Its size is its magnitude, or the lower quartile of its row if larger.
 
     Args:
-        model: maps ``inputs`` to outputs of shape (B, T, ...). Of a tuple the first element is taken, of any
-            other object its ``logits``.
+        model: maps ``inputs`` to outputs (B, T, ...). The first element of a tuple is used, and the
+            ``logits`` of any other object.
         inputs: token ids (B, T), integer, or features (B, T, ...), floating.
-        vocab_size: ids that a token may be changed into are below it (default: the largest id seen).
-        positions: the inputs to change, one after the other (default: all but the first).
-        tolerance: largest movement that counts as round-off, relative to the size of an output
-            (default: 5e-5 for outputs in float32, 1e-10 in float64).
-        seed: of the change.
+        vocab_size: changed tokens are ids below it (None: up to the largest id in ``inputs``).
+        positions: inputs to change, one at a time (None: all but the first).
+        tolerance: largest relative change that counts as round-off (None: 5e-5 for outputs in float32, 1e-10
+            in float64).
+        seed: random seed of the changes.
 
     Raises:
-        CausalityError: naming the first output that moved, the input that moved it, and by how much.
+        CausalityError: naming the first output that changed, the changed input, and the amount.
         ValueError: if there are fewer than two positions, the model computes in float16 or bfloat16, or its
-            outputs have another shape, are not finite or differ between runs on equal inputs.
+            outputs have another shape, are not finite or differ too much between runs on equal inputs.
         TypeError: if the model returns no tensor.
     """
     length = inputs.shape[1]
@@ -94,38 +93,30 @@ def assert_causal(
         if tolerance is None:
             tolerance = TOLERANCE.get(before_BTC.dtype, TOLERANCE[torch.float64])
         size_BTC = _sizes(before_BTC)
-        noise = max(float(_moved(_output(model, inputs), before_BTC, size_BTC).max()) for _ in range(RERUNS))
-        if not noise * NOISE_FACTOR <= LARGEST_NOISE:
-            raise ValueError(
-                f"two runs on equal inputs differ by {noise:.3g} of an output, at most "
-                f"{LARGEST_NOISE / NOISE_FACTOR:.0e} is allowed: switch off dropout, sampling and other noise"
-            )
+        tolerance += _noise(model, inputs, before_BTC, size_BTC)
         leaks: list[tuple[int, int, float]] = []
         for changed in range(1, length) if positions is None else positions:
             after_BTC = _output(model, _perturb(inputs, changed, vocab_size, generator))
-            moved_T = _moved(after_BTC, before_BTC, size_BTC)[:changed]
-            # Written so that NaN is a leak.
-            leaked = (~(moved_T <= tolerance + NOISE_FACTOR * noise)).nonzero()
+            change_T = _change(after_BTC, before_BTC, size_BTC)[:changed]
+            # Not `change_T > tolerance`, which would be False for NaN.
+            leaked = (~(change_T <= tolerance)).nonzero()
             if len(leaked):
                 first = int(leaked[0])
-                leaks.append((first, changed, float(moved_T[first])))
+                leaks.append((first, changed, float(change_T[first])))
         if leaks:
             raise CausalityError(*min(leaks))
 
 
 @torch.no_grad()
 def first_token_loss(model: Callable[[Tensor], Any], batches: Iterable[Tensor]) -> float:
-    """Mean loss in nats of a next-token model at position 0: given one token, how well is the second known?
+    """Return the mean loss of a next-token model at position 0, in nats.
 
-    Compare with the entropy of the second token given the first in your data. Far below it, the model reads
-    its target; published spectral layers reach 0.003.
+    Compare it with the entropy of the second token given the first in your data. If it is far below, the
+    model reads its target; published spectral layers reach 0.003.
 
     Args:
-        model: maps int64 ids (B, T) to logits (B, T, V), as for ``assert_causal``; its mode is left as it is.
-        batches: int64 rows (B, T + 1), whose first T tokens are fed and whose second token is the target.
-
-    Returns:
-        The mean over all rows, in nats.
+        model: maps int64 ids (B, T) to logits (B, T, V), as for ``assert_causal``; its mode is not changed.
+        batches: int64 rows (B, T + 1); the first T tokens are the input, the second token is the target.
 
     Raises:
         ValueError: if there is no row of at least two tokens.
@@ -155,7 +146,7 @@ def _output(model: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
 
 
 def _refuse_half(model: Callable[[Tensor], Any], inputs: Tensor) -> None:
-    """Refuse what rounds so coarsely that a small leak is lost."""
+    """Refuse dtypes whose rounding hides small leaks, also under autocast."""
     tensors = [inputs, *(model.parameters() if isinstance(model, nn.Module) else [])]
     half = next((x.dtype for x in tensors if x.dtype in HALF), None)
     device = inputs.device.type
@@ -177,8 +168,20 @@ def _check(output_BTC: Tensor, inputs: Tensor) -> None:
         raise ValueError("the outputs are not finite even before an input is changed")
 
 
+def _noise(model: Callable[[Tensor], Any], inputs: Tensor, before_BTC: Tensor, size_BTC: Tensor) -> float:
+    """Return the change that counts as noise, from runs on equal inputs."""
+    noise = max(float(_change(_output(model, inputs), before_BTC, size_BTC).max()) for _ in range(RERUNS))
+    if not noise * NOISE_FACTOR <= LARGEST_NOISE:
+        raise ValueError(
+            f"two runs on equal inputs differ by {noise:.3g} of an output, at most "
+            f"{LARGEST_NOISE / NOISE_FACTOR:.0e} is allowed: switch off dropout, sampling and other noise"
+        )
+    return noise * NOISE_FACTOR
+
+
 @contextmanager
 def _evaluating(model: Callable[[Tensor], Any]) -> Iterator[None]:
+    # Not model.eval(): parts may have different modes, which must come back.
     parts = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [part.training for part in parts]
     for part in parts:
@@ -199,13 +202,18 @@ def _perturb(inputs: Tensor, position: int, vocab_size: int | None, generator: t
     size = int(inputs.max()) + 1 if vocab_size is None else vocab_size
     if size < 2:
         raise ValueError("nothing to change a token into: pass vocab_size, which must be at least 2")
+    # A shift of 1 to size - 1 changes every token.
     shift = torch.randint(1, size, inputs[:, position].shape, generator=generator).to(inputs)
     changed[:, position] = (inputs[:, position] + shift) % size
     return changed
 
 
 def _sizes(output_BTC: Tensor) -> Tensor:
-    """Size of each output: its magnitude, or the lower quartile of its row (zeros left out) if larger."""
+    """Return the size of each output: its magnitude, or the lower quartile of its row if larger.
+
+    The quartile, without zeros, keeps the tolerance of small outputs above round-off. It is not the mean or
+    maximum: a few large outputs would hide leaks in all others.
+    """
     magnitude_BTC = output_BTC.double().abs()
     rows_BN = magnitude_BTC.flatten(1)
     rows_BN = rows_BN.masked_fill(rows_BN == 0, torch.nan)
@@ -214,7 +222,7 @@ def _sizes(output_BTC: Tensor) -> Tensor:
     return torch.maximum(magnitude_BTC, quartile_B.view(-1, *[1] * (output_BTC.ndim - 1)))
 
 
-def _moved(after_BTC: Tensor, before_BTC: Tensor, size_BTC: Tensor) -> Tensor:
-    """Largest movement at each position, relative to the size of the output that moved: (T,)."""
-    moved_BTC = (after_BTC.double() - before_BTC.double()).abs() / size_BTC
-    return moved_BTC.transpose(0, 1).flatten(1).amax(dim=1)
+def _change(after_BTC: Tensor, before_BTC: Tensor, size_BTC: Tensor) -> Tensor:
+    """Return the largest relative change at each position, (T,)."""
+    change_BTC = (after_BTC.double() - before_BTC.double()).abs() / size_BTC
+    return change_BTC.transpose(0, 1).flatten(1).amax(dim=1)

@@ -30,7 +30,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
-        return Batch(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
+        moved = {name: x.to(device) for name, x in self._asdict().items() if isinstance(x, Tensor)}
+        return self._replace(**moved)
 
 
 class Mean(NamedTuple):

@@ -1,6 +1,5 @@
-"""States as values: copied, picked from, written to files; and what does not belong together is refused."""
+"""States as values: copied, selected, saved and loaded; states of other models or batches are refused."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ every_model = pytest.mark.parametrize("fields", MODELS, ids=str)
 
 
 def storages(state: State) -> list[int]:
-    """Addresses of the memory that a state holds."""
+    """Return the addresses of a state's memory."""
     memory = [tensor.untyped_storage() for tensor in tree_leaves(state)]
     return [storage.data_ptr() for storage in memory if storage.nbytes()]
 
@@ -28,7 +27,7 @@ def assert_apart(*states: State) -> None:
 
 
 def continued(model: FFTNet, texts: list[Tensor], state: State, steps: int = 4) -> list[Tensor]:
-    """Write other tokens after every row, and compare each row with the whole of its text, read alone."""
+    """Read more tokens after every row, and compare each row with its whole text, read alone."""
     for step in range(steps):
         token = torch.tensor([(3 * row + step * step) % VOCAB for row in range(len(texts))])
         logits, state = model.step(token, state)
@@ -42,27 +41,20 @@ def continued(model: FFTNet, texts: list[Tensor], state: State, steps: int = 4) 
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_prompt_is_read_once_and_continued_in_many_ways(fields: dict[str, object], recorded: bool) -> None:
     model = make(**fields)
-    prompt = tokens(1, 7)
+    prompts = tokens(2, 7)
     with torch.set_grad_enabled(recorded):
-        _, start = model.prefill(prompt)
-        _, start = model.step(torch.tensor([5]), start)
-        text = torch.cat([prompt[0], torch.tensor([5])])
+        _, start = model.prefill(prompts)
+        _, start = model.step(torch.tensor([5, 6]), start)
+        texts = list(torch.cat([prompts, torch.tensor([[5], [6]])], dim=1))
         forks = expand_state(start, 3)
         again = expand_state(start, 1)
         assert_apart(start, forks, again)
-        continued(model, [text] * 3, forks)
-        continued(model, [text], start)
-        continued(model, [text], again)
-        continued(model, [text] * 3, forks)
-
-
-@every_model
-@torch.no_grad()
-def test_rows_are_repeated_one_after_the_other(fields: dict[str, object]) -> None:
-    model = make(**fields)
-    prompts = tokens(2, 6)
-    _, state = model.prefill(prompts)
-    continued(model, [prompts[0], prompts[0], prompts[1], prompts[1]], expand_state(state, 2))
+        # Rows are repeated one after the other.
+        repeated = [texts[0]] * 3 + [texts[1]] * 3
+        continued(model, repeated, forks)
+        continued(model, texts, start)
+        continued(model, texts, again)
+        continued(model, repeated, forks)
 
 
 @every_model
@@ -114,8 +106,9 @@ def test_a_state_is_saved_and_read_again(fields: dict[str, object], read: int, t
 
 
 @torch.no_grad()
-def test_a_state_is_read_in_the_precision_of_the_model(tmp_path: Path) -> None:
+def test_a_state_is_loaded_in_the_dtype_of_the_model_and_made_on_any_device(tmp_path: Path) -> None:
     model = make(mixers=HYBRIDS[0])
+    assert all(layer[0].is_meta for layer in model.init_state(2, device="meta"))
     text = tokens(1, 9)
     save_state(model.prefill(text[:, :8])[1], tmp_path / "state")
     expected = model(text)[0, -1].float()
@@ -145,7 +138,7 @@ def test_files_of_other_models_are_refused(tmp_path: Path) -> None:
         load_state(file, make())
 
 
-def test_rows_that_are_not_there_are_named() -> None:
+def test_wrong_selections_of_rows_are_refused() -> None:
     state = make().init_state(2)
     for rows, message in (
         ([2], "the state is of 2 rows, so there is no row 2"),
@@ -170,15 +163,10 @@ def test_a_state_of_other_rows_is_refused_before_anything_runs(fields: dict[str,
         (2, 1, "the state is of 2 rows, the tokens of 1: expand_state copies rows, select_state picks them"),
     ):
         state = model.init_state(start)
-        calls: list[Callable[[], object]] = [
-            lambda rows=rows, state=state: model.step(tokens(rows, 1)[:, 0], state),
-            lambda rows=rows, state=state: model.prefill(tokens(rows, 5), state),
-            lambda rows=rows, state=state: model(tokens(rows, 5), None, state),
-        ]
-        for call in calls:
-            for grad in (True, False):
-                with torch.set_grad_enabled(grad), pytest.raises(ValueError, match=message):
-                    call()
+        with pytest.raises(ValueError, match=message):
+            model.step(tokens(rows, 1)[:, 0], state)
+        with torch.no_grad(), pytest.raises(ValueError, match=message):
+            model.prefill(tokens(rows, 5), state)
 
 
 def test_a_state_of_another_model_is_refused() -> None:
@@ -260,6 +248,11 @@ def test_tokens_and_masks_that_cannot_be_read_are_refused(causal: bool) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             model(*arguments)
+    for module in (model.backbone, model.backbone.layers[0].mixer):
+        with pytest.raises(
+            ValueError, match=r"x must be a tensor of shape \(batch, tokens, 8\), got a value"
+        ):
+            module([[0.0] * 8])  # pyright: ignore
     if not causal:
         for call in (lambda: model.prefill(text), lambda: model.init_state(1), lambda: model(text, None, ())):
             with pytest.raises(ValueError, match="a bidirectional model has no state"):
@@ -277,26 +270,10 @@ def test_tokens_and_masks_that_cannot_be_read_are_refused(causal: bool) -> None:
             model.step(given, model.init_state(2))  # pyright: ignore[reportArgumentType]
 
 
-def test_layers_and_mixers_refuse_what_is_no_tensor() -> None:
-    model = make()
-    for module in (model.backbone, model.backbone.layers[0].mixer):
-        with pytest.raises(
-            ValueError, match=r"x must be a tensor of shape \(batch, tokens, 8\), got a value"
-        ):
-            module([[0.0] * 8])  # pyright: ignore
-
-
-def test_logits_that_nobody_wants_are_not_made() -> None:
+def test_only_the_logits_that_are_asked_for_are_computed() -> None:
     model = make()
     text = tokens(2, 5)
     assert model(text, logits_to_keep=0).shape == (2, 0, VOCAB)
     assert model.prefill(text, chunk_size=2, logits_to_keep=0)[0].shape == (2, 0, VOCAB)
-    torch.testing.assert_close(model(text, logits_to_keep=2), model(text)[:, -2:])
-    torch.testing.assert_close(model(text, logits_to_keep=9), model(text))
-
-
-def test_the_state_lies_where_the_input_does() -> None:
-    model = make(mixers=HYBRIDS[0])
-    for layer in model.init_state(2, device="meta"):
-        assert layer[0].is_meta
-    assert not any(tensor.is_meta for tensor in tree_leaves(model.init_state(2)))
+    for count in (2, 9):
+        torch.testing.assert_close(model(text, logits_to_keep=count), model(text)[:, -count:])

@@ -1,4 +1,4 @@
-"""A new head is short: a classifier of float features around the same backbone, trained, saved and loaded."""
+"""A new head: a classifier of float features on the backbone, trained, saved and loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +34,12 @@ class Classifier(PretrainedModel):
 
 
 def make(causal: bool) -> Classifier:
-    sizes = ClassifierConfig(
-        num_features=3, num_classes=2, d_model=16, num_heads=4, num_layers=2, causal=causal
-    )
-    return Classifier(sizes)
+    sizes = {"d_model": 16, "num_heads": 4, "num_layers": 2}
+    return Classifier(ClassifierConfig(num_features=3, num_classes=2, causal=causal, **sizes))
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Waves of two frequencies, of unequal lengths."""
+    """Return waves of two frequencies and of different lengths, with masks and labels."""
     labels = torch.arange(32) % 2
     time = torch.arange(24)[:, None] + torch.rand(32, 1, 3) * 50
     lengths = torch.randint(12, 25, (32, 1))
@@ -49,22 +47,17 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_classifier_learns(causal: bool, tmp_path: Path) -> None:
+def test_a_classifier_learns_and_is_loaded_as_it_was_saved(causal: bool, tmp_path: Path) -> None:
     model = make(causal)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     features, mask, labels = batch()
-    losses = []
     for _ in range(40):
         loss = nn.functional.cross_entropy(model(features, mask), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-    assert losses[0] > 0.5
-    assert losses[-1] < 0.2
-    new_features, new_mask, new_labels = batch()
-    assert (model(new_features, new_mask).argmax(dim=1) == new_labels).float().mean() > 0.9
-
+    features, mask, labels = batch()
+    assert (model(features, mask).argmax(dim=1) == labels).float().mean() > 0.9
     model.save_pretrained(tmp_path)
     loaded = Classifier.from_pretrained(tmp_path)
     assert (loaded.config, loaded.training) == (model.config, False)

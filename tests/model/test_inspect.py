@@ -1,4 +1,4 @@
-"""Looking inside: the parts one by one are what the fused operators compute."""
+"""Inspection: the components one by one compute what the fused operators compute."""
 
 import pytest
 import torch
@@ -9,16 +9,15 @@ from fftnet.model.mixers import build_mixer
 
 CASES = [
     ("spectral", {"num_anchors": 8}),
-    ("spectral", {"num_anchors": 1}),
     ("causal_spectral", {}),
     ("causal_spectral", {"num_bins": 5, "conv_size": 0, "input_gate": False}),
-    ("causal_spectral", {"conv_size": 0}),
     ("causal_spectral", {"input_gate": False}),
+    ("addressed_spectral", {}),
 ]
 
 
 @pytest.mark.parametrize(("name", "fields"), CASES)
-@pytest.mark.parametrize("length", [1, 2, 15, 37, 300])
+@pytest.mark.parametrize("length", [1, 2, 37, 300])
 def test_inspection_is_the_fused_mixer(name: str, fields: dict[str, object], length: int) -> None:
     mixer = randomise(build_mixer(name, 6, 2, fields))
     x = torch.randn(2, length, 6, dtype=torch.float64, requires_grad=True)
@@ -36,7 +35,7 @@ def test_inspection_is_the_fused_mixer(name: str, fields: dict[str, object], len
 
 
 @pytest.mark.parametrize("name", ["spectral", "causal_spectral"])
-def test_what_is_seen_hangs_together(name: str) -> None:
+def test_the_intermediate_results_follow_from_each_other(name: str) -> None:
     mixer = randomise(build_mixer(name, 6, 2))
     x = torch.randn(2, 12, 6, dtype=torch.float64)
     view = mixer.inspect(x)
@@ -70,7 +69,7 @@ def test_the_prefix_spectrum_is_the_sum_over_the_past() -> None:
 
 
 @pytest.mark.parametrize("name", ["spectral", "causal_spectral"])
-def test_hooks_on_the_parts_fire(name: str) -> None:
+def test_hooks_on_the_components_run(name: str) -> None:
     mixer = build_mixer(name, 8, 2)
     seen = []
     for part in (mixer.transform, mixer.filter, mixer.activation, mixer.inverse):

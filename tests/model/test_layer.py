@@ -1,4 +1,4 @@
-"""The residual block around any mixer, and mixers taken by themselves."""
+"""The residual block around any mixer, and mixers on their own."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,11 @@ from fftnet.model.mixers.spectral import SpectralConfig
 @dataclass(frozen=True, kw_only=True)
 class AverageConfig:
     window: int = 2
-    """Tokens that are averaged."""
+    """Number of tokens that are averaged."""
 
 
 class AverageMixer(Mixer):
-    """A new mixer with a knob: a class with its configuration, and a line in the table."""
+    """A new mixer with one field: a class with its configuration, and a line in the table."""
 
     Config = AverageConfig
 
@@ -38,7 +38,7 @@ class AverageMixer(Mixer):
         ).transpose(1, 2)[:, : x.shape[1]]
 
 
-def test_a_new_mixer_with_a_knob_is_a_class_and_a_line(
+def test_a_new_mixer_with_a_field_is_a_class_and_a_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(MIXERS, "average", AverageMixer)
@@ -72,6 +72,11 @@ def test_a_layer_is_norm_mixer_residual_norm_feed_forward_residual(name: str) ->
     assert layer.causal == (name in CAUSAL)
 
 
+class First(nn.Module):
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return x[:, :1].expand_as(x)
+
+
 def test_a_layer_takes_a_mixer_or_its_name() -> None:
     config = CausalSpectralConfig(num_bins=3)
     torch.manual_seed(1)
@@ -85,15 +90,8 @@ def test_a_layer_takes_a_mixer_or_its_name() -> None:
         FFTNetLayer(8, FNetMixer(8), mixer_config={})
     with pytest.raises(ValueError, match="unknown mixer 'x'"):
         FFTNetLayer(8, "x")
-
-
-def test_a_layer_takes_any_module() -> None:
-    class First(nn.Module):
-        def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-            return x[:, :1].expand_as(x)
-
+    # Any module will do.
     layer = FFTNetLayer(8, First(), ffn_dim=0)
-    x = torch.randn(2, 9, 8)
     torch.testing.assert_close(layer(x), x + layer.mixer_norm(x)[:, :1])
     assert not layer.causal
 
@@ -108,7 +106,7 @@ def test_a_branch_is_dropped_in_training_only(training: bool) -> None:
     assert torch.equal(model(tokens(1, 4)), model(tokens(1, 4))) != training
 
 
-def test_mixers_by_themselves_refuse_what_they_cannot_mix() -> None:
+def test_mixers_refuse_wrong_sizes_and_shapes() -> None:
     for make_mixer in (mixer for name, mixer in MIXERS.items() if name != "fnet"):
         with pytest.raises(ValueError, match="num_heads=3 must divide d_model=100"):
             make_mixer(100, 3)
@@ -127,7 +125,7 @@ def test_mixers_by_themselves_refuse_what_they_cannot_mix() -> None:
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_one_token_may_come_without_its_dimension(name: str) -> None:
-    """The layer takes (B, D) whatever its mixer does; a mixer must take it if it says so."""
+    """A layer takes (B, D) with any mixer; a mixer takes it if ``reads_one_token``."""
     layer = randomise(FFTNetLayer(8, name, num_heads=2))
     x = torch.randn(2, 4, 8, dtype=torch.float64)
     _, state = layer(x[:, :3], None, layer.init_state(2))
@@ -141,7 +139,3 @@ def test_one_token_may_come_without_its_dimension(name: str) -> None:
     else:
         with pytest.raises(ValueError, match=r"x must be of shape \(batch, tokens, 8\)"):
             layer.mixer(x[:, 3], None, state)
-
-
-def test_both_kinds_of_mixers_are_tested() -> None:
-    assert {MIXERS[name].reads_one_token for name in CAUSAL} == {True, False}

@@ -1,4 +1,4 @@
-"""The same model on both sides of a folder: native, and of Transformers."""
+"""The same model natively and in Transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,19 @@ assert fftnet.hf.__all__
 
 
 def both(folder: Path, dtype: torch.dtype = torch.float64, **fields: Any) -> tuple[FFTNet, Any]:
-    """A randomised native model, and what Transformers makes of its files."""
+    """Return a native model with random weights, and the model that Transformers loads from its files."""
     native = make(**fields).to(dtype)
     native.save_pretrained(folder)
     auto = AutoModelForCausalLM if native.config.causal else AutoModelForMaskedLM
     model = auto.from_pretrained(folder).eval()
-    # The library leaves weights where they lie in the file. What matrix products round to depends on whether
-    # that is a round address, also within one library.
+    # The library maps weights from the file. Matrix products round differently at addresses that are not
+    # aligned, so the weights are copied.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return native, model
 
 
 def write(model: Any, ids: Tensor, **settings: Any) -> Any:
-    """Generate without an end, padding only where a mask says so, greedily unless told otherwise."""
+    """Generate without an end of text, greedily by default."""
     given = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0} | settings
     return model.generate(ids, **given)

@@ -1,4 +1,4 @@
-"""Small models with randomised weights that several files of tests take."""
+"""Small models with random weights, shared by several test files."""
 
 from dataclasses import replace
 
@@ -21,24 +21,24 @@ VARIANTS = [
     {"causal_spectral": {"conv_size": 1}, "ffn_dim": 0},
     {"causal_spectral": {"num_bins": 1}, "num_heads": 1},
 ]
-"""Fields of a model; under the name of a mixer, its own, which models without this mixer leave out."""
+"""Fields of a model; the fields of a mixer are under its name, and only for models with this mixer."""
 HYBRIDS = [("addressed_spectral", "attention"), ("attention", "causal_spectral")]
 MODELS = [
     *({"mixers": (name,)} for name in CAUSAL),
     *({"mixers": pattern} for pattern in HYBRIDS),
     *({"mixers": (next(name for name in MIXERS if name in variant),), **variant} for variant in VARIANTS[1:]),
 ]
-"""Fields of every kind of model that has a state."""
+"""Fields of every kind of model with a state."""
 ENCODERS = [
     *({"causal": False, "mixers": (name,)} for name in MIXERS if name not in CAUSAL),
     {"causal": False, "mixers": ("fnet", "spectral")},
     {"causal": False, "mixers": ("spectral", "bidirectional_attention")},
 ]
-"""Fields of every kind of model that sees the whole text at once."""
+"""Fields of every kind of bidirectional model."""
 
 
 def make(**fields: object) -> FFTNet:
-    """A small model in float64; a field called like a mixer holds that mixer's own."""
+    """Return a small model in float64; the fields of a mixer are given under its name."""
     values = {"vocab_size": VOCAB, "d_model": 8, "num_layers": 2, "num_heads": 2, "max_seq_length": 16}
     own = {name: fields.pop(name) for name in MIXERS if name in fields}
     config = FFTNetConfig(**(values | fields))  # pyright: ignore[reportArgumentType]

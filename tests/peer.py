@@ -1,6 +1,6 @@
 """Transformers' own common tests of models, from the source distribution of the version that is installed.
 
-They are downloaded once, by pip, into a cache folder outside the tree, and nothing of theirs is kept here.
+They are downloaded once, by pip, into a cache folder outside the repository.
 """
 
 import os
@@ -21,19 +21,19 @@ STUBS = {
     "generation/__init__.py": "",
     "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
 }
-"""What the file imports of folders that the distribution leaves out."""
+"""Modules that the file imports but the distribution lacks."""
 PACKAGE = "peer_tests"
 
 
 class Unavailable(Exception):
-    """The distribution can't be fetched; the message says why."""
+    """The distribution can't be fetched; the message names the cause."""
 
 
 def fetch() -> Path:
-    """A folder that, on ``sys.path``, holds the tests as the package ``peer_tests``.
+    """Return a folder for ``sys.path`` with the tests as the package ``peer_tests``.
 
     Raises:
-        Unavailable: saying why.
+        Unavailable: naming the cause.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fftnet-tests"
     folder = cache / f"transformers-{transformers.__version__}"
@@ -59,7 +59,7 @@ def _download(folder: Path) -> Path:
         raise Unavailable(f"pip did not fetch the source distribution of {wanted} in time") from None
     found = list(folder.glob("*.tar.gz"))
     if not found:
-        last = done.stderr.strip().splitlines()[-1:] or ["no word why"]
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise Unavailable(f"pip can't fetch the source distribution of {wanted}: {last[0]}")
     return found[0]
 

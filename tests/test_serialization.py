@@ -1,4 +1,4 @@
-"""Files of a checkpoint: whole or not at all, and named when damaged."""
+"""Files of a checkpoint: complete or not there, and named if damaged."""
 
 import errno
 from pathlib import Path

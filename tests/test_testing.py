@@ -1,5 +1,6 @@
-"""The two probes: no leaky model passes, no honest one is blamed, and half precision is refused."""
+"""``assert_causal`` and ``first_token_loss`` on leaky and on honest models."""
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -26,14 +27,14 @@ def embed(ids: Tensor) -> Tensor:
 
 
 def honest(ids: Tensor) -> Tensor:
-    """A running mean and the token itself, through a nonlinearity."""
+    """Return a nonlinear function of the running mean and the token."""
     x = embed(ids)
     count = torch.arange(1, x.shape[1] + 1)[:, None]
     return torch.tanh(x.cumsum(dim=1) / count + x) @ MATRIX
 
 
 def following(ids: Tensor) -> Tensor:
-    """The next token's embedding, 0 at the end."""
+    """Return the next token's embedding, 0 at the end."""
     return F.pad(embed(ids)[:, 1:], (0, 0, 0, 1))
 
 
@@ -59,7 +60,7 @@ def fft_mix(ids: Tensor) -> Tensor:
 
 
 def convolved(ids: Tensor, length: int) -> Tensor:
-    """A causal convolution by FFT of so many tokens; one of T tokens wraps around and leaks."""
+    """Return a causal convolution by an FFT of this length; a length of T wraps around and leaks."""
     x = embed(ids)
     kernel = 0.7 ** torch.arange(x.shape[1], dtype=x.dtype)
     spectrum = torch.fft.rfft(x, n=length, dim=1) * torch.fft.rfft(kernel, n=length)[:, None]
@@ -126,7 +127,7 @@ def noisy(ids: Tensor) -> Tensor:
 
 
 def summed_in_another_order(ids: Tensor) -> Tensor:
-    """Causal sums whose terms come in a new order at every call, so that round-off differs."""
+    """Return causal sums in a new order at every call, so that round-off differs."""
     order = torch.randperm(LENGTH)
     return torch.stack([(LOWER[:, j, None] * embed(ids)[:, j, None]) for j in order]).sum(dim=0)
 
@@ -235,7 +236,20 @@ def test_features_are_changed_by_their_own_size(scale: float) -> None:
         assert_causal(lambda x: torch.tanh(x / scale).roll(-1, dims=1), x)
 
 
-def test_the_modes_of_all_parts_are_put_back() -> None:
+def test_a_late_leak_is_found_and_positions_are_chosen() -> None:
+    def peek(x: Tensor) -> Tensor:
+        y = x.clone()
+        y[:, 5] += 1e-3 * x[:, 9]
+        return y
+
+    x = torch.randn(2, LENGTH, 3, dtype=torch.float64)
+    with pytest.raises(CausalityError) as info:
+        assert_causal(peek, x)
+    assert (info.value.position, info.value.changed) == (5, 9)
+    assert_causal(peek, x, positions=[3, 10])
+
+
+def test_the_modes_of_all_parts_are_restored() -> None:
     model = nn.Sequential(nn.Embedding(VOCAB, WIDTH), nn.Dropout(), nn.Linear(WIDTH, 3)).train()
     model[1].eval()
     model[2].eval()
@@ -245,9 +259,17 @@ def test_the_modes_of_all_parts_are_put_back() -> None:
         assert [part.training for part in model.modules()] == [training, True, False, False]
 
 
-def test_the_first_token_s_loss_takes_logits_in_an_object() -> None:
+def test_first_token_loss_tells_a_copier_from_an_honest_model() -> None:
     rows = [tokens(64, 9)]
-    copier = LEAKY["next token in one-hot"]
+
+    def copier(ids: Tensor) -> Tensor:
+        return 20.0 * F.one_hot(ids.roll(-1, dims=1), VOCAB).double()
+
     expected = first_token_loss(copier, rows)
+    assert expected < 1e-4
     assert first_token_loss(lambda ids: SimpleNamespace(logits=copier(ids)), rows) == expected
     assert first_token_loss(lambda ids: (copier(ids), None), rows) == expected
+    uniform = first_token_loss(lambda ids: torch.zeros(*ids.shape, VOCAB), rows)
+    assert uniform == pytest.approx(math.log(VOCAB))
+    with pytest.raises(ValueError, match="at least one row"):
+        first_token_loss(copier, [])

@@ -1,4 +1,4 @@
-"""The cache: states as values, taken back, picked from and copied."""
+"""The cache: tokens taken back, rows selected, copies."""
 
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def test_rows_are_picked_with_all_that_may_be_taken_back(fields: dict[str, Any],
 
 
 @KINDS
-def test_a_copy_goes_its_own_way_and_costs_nothing(fields: dict[str, Any], tmp_path: Path) -> None:
+def test_a_copy_is_independent_and_shares_its_tensors(fields: dict[str, Any], tmp_path: Path) -> None:
     native, model = both(tmp_path, **fields)
     cache = FFTNetCache(model.config)
     read(model, tokens(2, 5), cache)

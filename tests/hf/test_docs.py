@@ -1,4 +1,4 @@
-"""The blocks of docs/transformers.md run as they stand, in a folder of their own."""
+"""The code blocks of docs/transformers.md run one after the other, in a new folder."""
 
 import re
 from pathlib import Path

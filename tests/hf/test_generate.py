@@ -1,4 +1,4 @@
-"""``generate`` in all its ways against the native model: the same ids, and the same numbers."""
+"""All modes of ``generate`` against the native model: equal ids and equal numbers."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_speculation_changes_no_token(fields: dict[str, Any], tmp_path: Path) ->
 
 
 @KINDS
-def test_a_returned_cache_is_gone_on_from(fields: dict[str, Any], tmp_path: Path) -> None:
+def test_a_returned_cache_can_be_continued(fields: dict[str, Any], tmp_path: Path) -> None:
     native, model = both(tmp_path, **fields)
     first = write(model, tokens(2, 6), max_new_tokens=5, **RICH)
     longer = torch.cat([first.sequences, tokens(2, 4)], dim=1)

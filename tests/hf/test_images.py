@@ -70,24 +70,16 @@ def test_the_trainer_trains_it(tmp_path: Path) -> None:
     rows = [{"pixel_values": shifted[n], "labels": labels[n]} for n in range(16)]
     config = hf.FFTNetViTConfig(**IMAGE, d_model=16, num_heads=2, num_layers=1, num_classes=2)
     model = hf.FFTNetForImageClassification(config)
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path),
-        max_steps=20,
-        per_device_train_batch_size=16,
-        learning_rate=1e-2,
-        report_to=[],
-        use_cpu=True,
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
-    )
+    settings: dict[str, Any] = {"max_steps": 20, "per_device_train_batch_size": 16, "learning_rate": 1e-2}
+    settings |= {"report_to": [], "use_cpu": True, "save_strategy": "no", "logging_steps": 1}
+    arguments = TrainingArguments(output_dir=str(tmp_path), disable_tqdm=True, **settings)
     trainer = Trainer(model=model, args=arguments, train_dataset=rows)  # pyright: ignore
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[-1] < 0.3 < losses[0]
 
 
-def test_hidden_states_loss_and_sentences() -> None:
+def test_hidden_states_loss_and_error_messages() -> None:
     model = hf.FFTNetForImageClassification(
         hf.FFTNetViTConfig(**IMAGE, d_model=16, num_heads=2, num_layers=2, num_classes=3)
     ).eval()

@@ -23,7 +23,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     common: Any = import_module(f"{peer.PACKAGE}.{peer.COMMON.removesuffix('.py')}")
 
-# One worker runs all of them: they are many and short, and share what the first has compiled.
 pytestmark = pytest.mark.filterwarnings("default")
 
 MAPPINGS = {
@@ -33,15 +32,15 @@ MAPPINGS = {
     "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 }
-"""The tests tell kinds of models apart by the names of their classes."""
+"""Tables by which the tests recognize the kind of a model."""
 for auto, names in MAPPINGS.items():
     names[LANGUAGE.model_type] = LANGUAGE.auto_classes[auto]
 SKIPS = {
     "test_generation_tester_mixin_inheritance": "the distribution leaves their tests of generate out; ours "
     "are in test_generate.py",
 }
-"""Name of a test to the reason why we skip it. All other skips are theirs, and say why: no attention weights,
-experts, rotary positions or sub-models are there to be tested, or an accelerator or a package is not."""
+"""Reason for a skipped test by its name. All other skips are the library's: no attention weights, experts,
+rotary positions or sub-models, or a missing accelerator or package."""
 
 
 class Sizes:
@@ -74,7 +73,7 @@ class Sizes:
 
 
 class Common(common.ModelTesterMixin):
-    """What both forms share."""
+    """Tests of both forms."""
 
     has_attentions = False
     causal = True

@@ -1,4 +1,4 @@
-"""Trainer, pipelines, LoRA and offloading: what users of Transformers do with a model."""
+"""Trainer, pipelines, LoRA and offloading of Transformers and PEFT."""
 
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,19 @@ RECOMPUTING = next(
     for name in ("activation_checkpointing", "gradient_checkpointing")
     if name in transformers.TrainingArguments.__dataclass_fields__
 )
-"""What the version calls it."""
+"""Name of activation checkpointing in this version."""
 SIZES: dict[str, Any] = {"vocab_size": 257, "d_model": 16, "num_layers": 2}
 
 
 def rows(count: int, length: int = 12) -> list[dict[str, Tensor]]:
-    """Pieces of one text, the later ones shorter."""
+    """Return pieces of one text, of three lengths."""
     ids = load_tokenizer("bytes").encode(TEXT)
     pieces = [torch.tensor(ids[start : start + length - 4 * (start % 3)]) for start in range(count)]
     return [{"input_ids": piece} for piece in pieces]
 
 
 def train(model: Any, data: Any, folder: Path, steps: int = 4, **settings: Any) -> list[float]:
-    """Losses of some steps, logged one by one."""
+    """Return the losses of some steps, logged one by one."""
     tokenizer = tokenizer_of(folder)
     mlm = isinstance(model, FFTNetForMaskedLM)
     collator: Any = transformers.DataCollatorForLanguageModeling(tokenizer, mlm=mlm)
@@ -140,7 +140,7 @@ def test_a_class_does_not_depend_on_padding(tmp_path: Path) -> None:
             assert not torch.allclose(wrong, expected)
 
 
-def test_pipelines_write_and_classify(tmp_path: Path) -> None:
+def test_the_pipeline_writes(tmp_path: Path) -> None:
     native, _ = both(tmp_path, torch.float32, vocab_size=257)
     tokenizer = load_tokenizer("bytes")
     tokenizer.save(tmp_path)
@@ -154,14 +154,6 @@ def test_pipelines_write_and_classify(tmp_path: Path) -> None:
         assert ids == tokenizer.encode(prompt) + tail
     text = writer(prompts[0], max_new_tokens=6, do_sample=False)[0]["generated_text"]
     assert text.startswith(prompts[0])
-    classifier = fresh(FFTNetForSequenceClassification, num_labels=2, vocab_size=257, pad_token_id=256)
-    classify = transformers.pipeline(
-        "text-classification",
-        model=classifier.eval(),
-        tokenizer=transformers.AutoTokenizer.from_pretrained(tmp_path),
-    )
-    alone = [classify(text)[0]["score"] for text in prompts]
-    assert [answer["score"] for answer in classify(prompts, batch_size=2)] == pytest.approx(alone, abs=1e-6)
 
 
 def test_the_masked_pipeline_fills_in_with_the_model_s_last_id(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hostile checkpoints and states end in one sentence, and take no memory beyond the size of their files."""
+"""Damaged and hostile files end in one error message, and take no memory beyond their size."""
 
 import json
 import os
@@ -36,7 +36,7 @@ MODELS = {
     FFTNetViT: ViTConfig(num_classes=3, image_size=32, **SMALL),
 }
 MEMORY = 100 * 2**20
-"""Largest growth of the process in bytes that a refusal may cause."""
+"""Maximum growth of the process while a file is refused, in bytes."""
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_architectures_of_a_wrong_type_are_refused(folder: Path, value: Any) -> 
             load(folder)
 
 
-def test_a_class_name_that_cannot_be_printed_is_refused(tmp_path: Path) -> None:
+def test_class_names_that_cannot_be_printed_are_refused(tmp_path: Path) -> None:
     FFTNetViT(MODELS[FFTNetViT]).save_pretrained(tmp_path)
     change(tmp_path, id2label={"0": "a", "1": "b", "2": "\ud800"})
     with pytest.raises(CheckpointError, match="class_names holds a lone surrogate"):
@@ -133,7 +133,7 @@ def write_special(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop"])
-def test_what_is_no_regular_file_is_not_read(folder: Path, name: str, kind: str) -> None:
+def test_only_regular_files_are_read(folder: Path, name: str, kind: str) -> None:
     write_special(folder / name, kind)
     with pytest.raises(CheckpointError, match=rf"{name} is (damaged|missing)"):
         FFTNet.from_pretrained(folder)
@@ -150,7 +150,7 @@ def test_what_is_no_regular_file_is_not_read(folder: Path, name: str, kind: str)
         (b"", "Expecting value"),
     ],
 )
-def test_json_of_any_content_ends_in_a_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+def test_json_of_any_content_ends_in_an_error_message(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"x\.json is damaged, take another checkpoint: .*{message}"):
@@ -178,7 +178,7 @@ def header(**entries: Any) -> bytes:
         header(),
     ],
 )
-def test_damaged_weights_end_in_a_sentence(folder: Path, content: bytes) -> None:
+def test_damaged_weights_end_in_an_error_message(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)
     before = peak_bytes()
     with pytest.raises(CheckpointError, match=r"model\.safetensors (is damaged|lacks|holds)"):
@@ -187,7 +187,7 @@ def test_damaged_weights_end_in_a_sentence(folder: Path, content: bytes) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool, torch.float8_e4m3fn])
-def test_weights_of_a_dtype_that_holds_no_weights_are_refused(folder: Path, dtype: torch.dtype) -> None:
+def test_weights_of_other_dtypes_are_refused(folder: Path, dtype: torch.dtype) -> None:
     path = folder / "model.safetensors"
     stored = load_file(path)
     save_file(stored | {"embedding.weight": stored["embedding.weight"].to(dtype)}, path)
@@ -206,7 +206,7 @@ def test_weights_of_another_floating_dtype_are_converted(folder: Path, dtype: to
 
 
 def split(folder: Path, files: dict[str, list[str]], index: Any = None) -> None:
-    """Write the weights as shards with an index, as Transformers does, in place of one file."""
+    """Write the weights as shards with an index, as Transformers does, instead of one file."""
     stored = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     for file, names in files.items():
@@ -267,7 +267,7 @@ def reshaped(tensor: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
         (reshaped(lambda x: x[:0]), "does not fit: "),
     ],
 )
-def test_a_hostile_state_ends_in_a_sentence(
+def test_a_hostile_state_ends_in_an_error_message(
     tmp_path: Path, mixer: str, spoil: Callable[[Any], Any], message: str
 ) -> None:
     model = make(mixers=(mixer,))

@@ -1,4 +1,4 @@
-"""Reading a text in pieces: the state says all that was read, does not grow and is never written."""
+"""Reading a text in pieces: the state represents all that was read, does not grow and is never changed."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_prefill_in_chunks_keeps_the_last_logits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_the_state_does_not_grow_and_is_never_written(name: str) -> None:
+def test_the_state_does_not_grow_and_is_never_changed(name: str) -> None:
     model = make(mixers=(name,))
     start = model.init_state(2)
     before = [x.clone() for x in tree_leaves(start)]
@@ -95,28 +95,8 @@ def test_a_state_stays_what_it_was_whatever_follows_from_it(
             logits_BV.sum().backward()  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
-@pytest.mark.parametrize("name", CAUSAL)
-@pytest.mark.parametrize("chunk_size", [None, 2])
-def test_left_padded_prompts_continue_as_if_alone(name: str, chunk_size: int | None) -> None:
-    model = make(mixers=(name,))
-    short = tokens(1, 4)
-    long = tokens(1, 9)
-    following = tokens(2, 6)
-    batch = torch.cat([torch.nn.functional.pad(short, (5, 0)), long])
-    mask = torch.ones(2, 9, dtype=torch.bool)
-    mask[0, :5] = False
-    logits, start = model.prefill(batch, attention_mask=mask, chunk_size=chunk_size)
-    stepped, state = model.step(following[:, 0], start)
-    together = torch.cat([logits[:, -1:], stepped[:, None], model.prefill(following[:, 1:], state)[0]], dim=1)
-    for index, prompt in enumerate((short, long)):
-        text = torch.cat([prompt, following[index : index + 1]], dim=1)
-        alone = model(text)[0, prompt.shape[1] - 1 :]
-        torch.testing.assert_close(together[index], alone, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(model.step(following[:, 0], start)[0], stepped, rtol=1e-9, atol=1e-9)
-
-
 def continuations(model: FFTNet, text: torch.Tensor, state: State) -> list[State]:
-    """Read one token after ``state`` twice, then one more after each, as from the whole text."""
+    """Read one token after ``state`` twice, then one more after each, and compare with the whole text."""
     ends = []
     for token in (3, 4):
         longer = torch.cat([text, torch.full((text.shape[0], 1), token)], dim=1)
@@ -190,7 +170,7 @@ def test_gradients_through_steps_are_those_of_the_whole_text(name: str, variant:
 
 @pytest.mark.parametrize("name", FIXED)
 @torch.inference_mode()
-def test_a_narrow_model_steps_as_it_reads_and_remembers_in_float32(name: str) -> None:
+def test_a_bf16_model_steps_as_it_reads_with_a_state_in_float32(name: str) -> None:
     model = make(mixers=(name,)).bfloat16()
     text = tokens(2, 30)
     whole = model(text).float()

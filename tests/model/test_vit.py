@@ -1,4 +1,4 @@
-"""The image model: the paper's sizes, any size of image, learning, files, sentences."""
+"""The image classifier: the paper's sizes, images of other sizes, learning, files, error messages."""
 
 import math
 from dataclasses import replace
@@ -17,7 +17,7 @@ PUBLISHED = {"base": (22.64, 76.33), "large": (79.92, 267.89), "huge": (166.14, 
 
 
 def transforms(config: ViTConfig) -> float:
-    """Operations of a Fourier transform and its inverse in every layer, 5 N log2 N for a complex channel."""
+    """Return the operations of all Fourier transforms and inverses, 5 N log2 N for a complex channel."""
     tokens = config.num_tokens
     return config.num_layers * config.d_model * 2 * 5 * tokens * math.log2(tokens)
 
@@ -40,7 +40,7 @@ def small(**fields: object) -> ViTConfig:
 
 
 def by_hand(model: FFTNetViT, images: Tensor) -> Tensor:
-    """Patch by patch, row by row."""
+    """Compute the logits patch by patch, row by row."""
     patches = model.patches
     size = patches.patch_size
     tokens = [] if patches.class_token is None else [patches.class_token[:, 0].expand(len(images), -1)]
@@ -62,7 +62,7 @@ def test_patches_are_read_row_by_row(pooling: str) -> None:
 def test_it_reads_images_of_other_sizes() -> None:
     model = randomise(FFTNetViT(small()))
     assert model(torch.randn(2, 1, 12, 4, dtype=torch.float64)).shape == (2, 2)
-    # Positions that are all equal are so on any grid: an image is then its patches, wherever the model sits.
+    # Equal positions stay equal on any grid.
     with torch.no_grad():
         model.patches.position.fill_(0.3)
     tokens = model.patches(torch.zeros(1, 1, 12, 4, dtype=torch.float64))
@@ -101,18 +101,15 @@ def test_it_learns_and_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
     ],
 )
-def test_sizes_that_can_not_be_are_told(fields: dict[str, object], message: str) -> None:
+def test_wrong_sizes_are_refused(fields: dict[str, object], message: str) -> None:
     values = {"image_size": 8, "patch_size": 2, "num_classes": 2} | fields
     with pytest.raises(ValueError, match=message):
         ViTConfig(**values)  # pyright: ignore[reportArgumentType]
 
 
-def test_a_preset_that_is_unknown_is_told() -> None:
-    with pytest.raises(ValueError, match="unknown preset 'giant'; choose from tiny, small, base, large"):
-        vit_config("giant", num_classes=2)
-
-
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 8, 7), (1, 8, 8), (2, 1, 0, 8)])
-def test_images_of_another_shape_are_told(shape: tuple[int, ...]) -> None:
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="images must be of shape"):
         FFTNetViT(small())(torch.zeros(shape))
+    with pytest.raises(ValueError, match="unknown preset 'giant'; choose from tiny, small, base, large"):
+        vit_config("giant", num_classes=2)

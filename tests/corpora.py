@@ -17,21 +17,8 @@ from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 
 BYTES = load_tokenizer("bytes")
 WORDS = [
-    "the",
-    "Fourier",
-    "of",
-    "x²",
-    "naïve",
-    "12345",
-    "don't",
-    "東京",
-    "\n",
-    "\n\n",
-    "  ",
-    "(a,b)",
-    "\t",
-    "😀",
-    "end.",
+    *("the", "Fourier", "of", "x²", "naïve", "12345", "don't", "東京"),
+    *("\n", "\n\n", "  ", "(a,b)", "\t", "😀", "end."),
 ]
 
 

@@ -1,6 +1,6 @@
-"""Data: splits that share nothing, seekable batches, an exact floor, and clear errors."""
+"""Data: splits that share nothing, seekable batches, an exact entropy, and clear errors."""
 
-import math
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,15 @@ from fftnet.utils.tokenizer import load_tokenizer
 
 
 def all_rows(batches: Batches, epoch: int = 0) -> list[list[int]]:
-    rows = [_padded(rows_of(batches.batch(epoch, index))) for index in range(batches.num_batches)]
-    return torch.cat(rows).tolist()
+    """The tokens of all rows of an epoch, without padding."""
+    rows = [
+        row for index in range(batches.num_batches) for row in rows_of(batches.batch(epoch, index)).tolist()
+    ]
+    return [[token for token in row if token >= 0] for row in rows]
 
 
-def _padded(rows: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.pad(rows, (0, 400 - rows.shape[1]), value=-1)
+def targets(batches: Batches) -> list[int]:
+    return [token for row in all_rows(batches) for token in row[1:]]
 
 
 def write(folder: Path, **texts: str) -> list[str]:
@@ -39,43 +42,40 @@ def write(folder: Path, **texts: str) -> list[str]:
     return [str(folder)]
 
 
-def test_synthetic_rows_are_documents_of_the_grammar() -> None:
-    config = DataConfig(num_samples=20, batch_size=8)
-    splits = load_data(config, BYTES, 256)
-    for split in (splits.train, splits.valid, splits.test):
-        for row in all_rows(split):
-            tokens = [token for token in row if token >= 0]
-            assert tokens[0] == tokens[-1] == BYTES.eot
-            assert violations(BYTES.decode(tokens), 0.5) == []
+def test_synthetic_rows_are_documents_and_their_splits_and_epochs_differ() -> None:
+    splits = load_data(DataConfig(num_samples=20, batch_size=8, pattern_complexity=1.0), BYTES, 256)
     assert splits.train.num_batches == 3
-    assert len(all_rows(splits.train)) == 20
-
-
-def test_synthetic_splits_and_epochs_are_different_and_seekable() -> None:
-    config = DataConfig(num_samples=16, pattern_complexity=1.0)
-    splits = load_data(config, BYTES, 256)
-    again = load_data(config, BYTES, 256)
-    seen = [{tuple(row) for row in all_rows(s, e)} for s, e in ((splits.train, 0), (splits.train, 1))]
-    seen += [{tuple(row) for row in all_rows(split)} for split in (splits.valid, splits.test)]
-    assert len(set.union(*seen)) > 0.95 * sum(map(len, seen))
-    assert all_rows(splits.valid, 3) == all_rows(splits.valid, 0)
+    seen = [
+        all_rows(splits.train, 0),
+        all_rows(splits.train, 1),
+        all_rows(splits.valid),
+        all_rows(splits.test),
+    ]
+    for row in itertools.chain(*seen):
+        assert row[0] == row[-1] == BYTES.eot
+        assert violations(BYTES.decode(row), 1.0) == []
+    assert len(seen[0]) == 20
+    texts = [set(map(tuple, rows)) for rows in seen]
+    assert len(set.union(*texts)) > 0.95 * sum(map(len, texts))
+    assert all_rows(splits.valid, 3) == seen[2]
+    again, other = (
+        load_data(
+            DataConfig(num_samples=20, batch_size=8, pattern_complexity=1.0, data_seed=seed), BYTES, 256
+        )
+        for seed in (0, 1)
+    )
     assert torch.equal(rows_of(again.train.batch(5, 0)), rows_of(splits.train.batch(5, 0)))
-    other = load_data(DataConfig(num_samples=16, pattern_complexity=1.0, data_seed=1), BYTES, 256)
-    assert all_rows(other.train) != all_rows(splits.train)
+    assert all_rows(other.train) != seen[0]
 
 
 @pytest.mark.parametrize("name", ["bytes", "bpe"])
-def test_the_floor_is_the_mean_surprise_of_the_true_distribution(name: str) -> None:
+def test_the_entropy_is_the_mean_surprise_of_the_true_distribution(name: str) -> None:
     config = DataConfig(num_samples=100)
     tokenizer = load_tokenizer(name, corpus=training_texts(config), vocab_size=400)
     splits = load_data(config, tokenizer, 256)
-    nats = 0.0
-    tokens = 0
-    for row in all_rows(splits.valid):
-        known = [token for token in row if token >= 0]
-        nats -= log_probability(tokenizer.decode(known), 0.5)
-        tokens += len(known) - 1
-    assert splits.entropy_floor == pytest.approx(nats / tokens)
+    rows = all_rows(splits.valid)
+    nats = -sum(log_probability(tokenizer.decode(row), 0.5) for row in rows)
+    assert splits.entropy_floor == pytest.approx(nats / sum(len(row) - 1 for row in rows))
 
 
 def test_a_sample_that_does_not_fit_says_what_to_do() -> None:
@@ -88,18 +88,12 @@ def test_real_splits_do_not_overlap_and_lose_nothing(tmp_path: Path) -> None:
     marks = [chr(0x4E00 + n) for n in range(3000)]
     texts = {f"t{n}": "".join(marks[n * 300 : (n + 1) * 300]) for n in range(10)}
     config = DataConfig(data=write(tmp_path, **texts), valid_fraction=0.1, test_fraction=0.15)
-    seen: list[set[str]] = []
-    for view in load_views(config, BYTES):
-        seen.append(set(BYTES.decode(view[:].tolist())))
+    seen = [set(BYTES.decode(view[:].tolist())) for view in load_views(config, BYTES)]
     assert sum(map(len, seen)) == len(set.union(*seen)) == 3000
     shares = [len(found) / 3000 for found in seen]
     assert shares == pytest.approx([0.75, 0.1, 0.15], abs=0.04)
     splits = load_data(config, BYTES, 64)
-    held_out = [
-        BYTES.decode([token for row in all_rows(batches) for token in row[1:] if token >= 0])
-        for batches in (splits.valid, splits.test)
-    ]
-    assert [set(text) for text in held_out] == seen[1:]
+    assert [set(BYTES.decode(targets(batches))) for batches in (splits.valid, splits.test)] == seen[1:]
 
 
 def test_what_a_model_is_measured_on(tmp_path: Path) -> None:
@@ -111,8 +105,7 @@ def test_what_a_model_is_measured_on(tmp_path: Path) -> None:
     assert measured.documents is not None
     assert measured.documents.ends.tolist() == view.ends.tolist() != []
     whole = load_evaluation_data(config, BYTES, 64, whole=True)
-    tokens = [token for row in all_rows(whole.batches) for token in row[1:] if token >= 0]
-    assert [BYTES.eot, *tokens] == load_whole(config, BYTES).tokens.tolist()
+    assert [BYTES.eot, *targets(whole.batches)] == load_whole(config, BYTES).tokens.tolist()
     assert whole.documents is not None
     assert whole.documents.documents()[0].tolist() == [0, len(story(0, 2000).encode()) + 1]
     synthetic = load_evaluation_data(DataConfig(num_samples=9), BYTES, 256)
@@ -126,8 +119,7 @@ def test_what_a_model_is_measured_on(tmp_path: Path) -> None:
 @given(count=st.integers(2, 300), length=st.integers(1, 40), batch=st.integers(1, 5))
 def test_every_held_out_target_comes_exactly_once(count: int, length: int, batch: int) -> None:
     windows = WindowBatches(np.arange(count, dtype=np.int32), batch, length, None)
-    targets = [token for row in all_rows(windows) for token in row[1:] if token >= 0]
-    assert targets == list(range(1, count))
+    assert targets(windows) == list(range(1, count))
 
 
 @settings(deadline=None, max_examples=40)
@@ -135,17 +127,15 @@ def test_every_held_out_target_comes_exactly_once(count: int, length: int, batch
 def test_training_windows_are_full_runs_of_the_text(length: int, extra: int, batch: int) -> None:
     windows = WindowBatches(np.arange(length + extra, dtype=np.int32), batch, length, 0)
     for epoch in range(3):
-        for index in range(windows.num_batches):
-            rows = rows_of(windows.batch(epoch, index))
-            assert rows.shape[1] == length + 1
-            assert (rows.diff(dim=1) == 1).all()
-            assert torch.equal(rows, rows_of(windows.batch(epoch, index)))
+        for row in all_rows(windows, epoch):
+            assert row == list(range(row[0], row[0] + length + 1))
 
 
 def test_every_training_token_is_reached_and_epochs_differ() -> None:
     windows = WindowBatches(np.arange(205, dtype=np.int32), 4, 20, 0)
-    seen = {token for epoch in range(200) for row in all_rows(windows, epoch) for token in row}
-    assert seen - {-1} == set(range(205))
+    assert {token for epoch in range(200) for row in all_rows(windows, epoch) for token in row} == set(
+        range(205)
+    )
     assert all_rows(windows, 0) != all_rows(windows, 1)
 
 
@@ -173,14 +163,11 @@ def test_a_text_too_short_is_named(tmp_path: Path) -> None:
         ("data", [], "at least one source"),
         ("data", ["synthetic", "a.txt"], "can't be mixed"),
         ("data", 5, "data must be a string or a list of strings, got 5"),
-        ("data", {"a.txt": 1}, "data must be a string or a list of strings, got {'a.txt': 1}"),
         ("data", ["a.txt", None], r"data must be a string or a list of strings, got \['a.txt', None\]"),
         ("text_field", 3, "text_field must be a string, got 3"),
         ("tokenizer", None, "tokenizer must be a string, got None"),
         ("batch_size", 0, "batch_size must be at least 1, got 0"),
         ("batch_size", 10**10, "batch_size must be at most 1048576, got 10000000000"),
-        ("batch_size", 2.5, "batch_size must be a whole number of 64 bits, got 2.5"),
-        ("batch_size", True, "batch_size must be a whole number of 64 bits, got True"),
         ("batch_size", "16", "batch_size must be a whole number of 64 bits, got '16'"),
         ("num_samples", 0, "num_samples must be at least 1"),
         ("num_samples", 10**15, "num_samples must be at most 1073741824"),
@@ -188,14 +175,9 @@ def test_a_text_too_short_is_named(tmp_path: Path) -> None:
         ("carry_state", -1, "carry_state must be 0 or more"),
         ("carry_state", 10**10, "carry_state must be at most 1048576"),
         ("data_seed", -1, "data_seed must be 0 or more"),
-        ("data_seed", 2**63, "data_seed must be a whole number of 64 bits"),
-        ("in_memory_mb", math.nan, "in_memory_mb must be a finite number, got nan"),
         ("in_memory_mb", -1.0, "in_memory_mb must be 0 or more"),
         ("pattern_complexity", 1.1, "pattern_complexity must lie in"),
-        ("pattern_complexity", math.nan, "pattern_complexity must be a finite number, got nan"),
         ("valid_fraction", 0.0, "must be above 0 and below 0.9 together"),
-        ("valid_fraction", math.nan, "valid_fraction must be a finite number, got nan"),
-        ("test_fraction", "0.1", "test_fraction must be a finite number, got '0.1'"),
     ],
 )
 def test_bad_settings_end_in_a_sentence(field: str, value: object, message: str) -> None:

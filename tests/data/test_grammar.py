@@ -4,7 +4,6 @@ import math
 import random
 import re
 from itertools import product
-from typing import NamedTuple
 
 import pytest
 from grammar_reader import log_probability, violations
@@ -13,39 +12,34 @@ from hypothesis import strategies as st
 
 from fftnet.data import grammar
 
-COMPLEXITIES = pytest.mark.parametrize("complexity", [0.0, 0.25, 0.5, 1.0])
-
-
-@COMPLEXITIES
-def test_the_sampler_and_the_reader_agree(complexity: float) -> None:
-    rng = random.Random(0)
-    for _ in range(500):
-        drawn = grammar.sample(rng, complexity)
-        assert log_probability(drawn.text, complexity) == pytest.approx(drawn.log_probability)
-        assert len(drawn.text) <= grammar.max_length(complexity)
-
-
-class Limits(NamedTuple):
-    """How many of each there are at a complexity."""
-
-    names: int
-    counts: int
-    phrases: int
-    pairs: int
-    weather: int
-
-
 LIMITS = {
-    0.0: Limits(names=4, counts=2, phrases=2, pairs=2, weather=0),
-    0.25: Limits(names=7, counts=4, phrases=2, pairs=3, weather=1),
-    0.5: Limits(names=10, counts=5, phrases=3, pairs=4, weather=2),
-    1.0: Limits(names=16, counts=8, phrases=4, pairs=6, weather=3),
+    0.0: grammar.Limits(names=4, top_count=3, top_words=2, top_pairs=2, depth=1, weather=0),
+    0.25: grammar.Limits(names=7, top_count=5, top_words=2, top_pairs=3, depth=2, weather=1),
+    0.5: grammar.Limits(names=10, top_count=6, top_words=3, top_pairs=4, depth=3, weather=2),
+    1.0: grammar.Limits(names=16, top_count=9, top_words=4, top_pairs=6, depth=4, weather=3),
 }
 BOX = re.compile(r"Packs ([()\[\]{}]*)\.")
 
 
+@pytest.mark.parametrize("complexity", LIMITS)
+def test_the_sampler_and_the_reader_agree_and_every_choice_occurs(complexity: float) -> None:
+    rng = random.Random(0)
+    limits = LIMITS[complexity]
+    drawn = [grammar.sample(rng, complexity) for _ in range(2000)]
+    for sample in drawn[:500]:
+        assert violations(sample.text, complexity) == []
+        assert log_probability(sample.text, complexity) == pytest.approx(sample.log_probability)
+    texts = [sample.text for sample in drawn]
+    assert max(map(len, texts)) <= grammar.max_length(complexity)
+    assert len({text.split()[0] for text in texts}) == limits.names
+    assert {int(text.split()[2][:-1]) for text in texts} == set(range(2, limits.top_count + 1))
+    lengths = {len(text.split('"')[1].split(" ")) for text in texts}
+    assert lengths == set(range(1, limits.top_words + 1))
+    assert all(text.count(" It ") == limits.weather for text in texts)
+
+
 def box_probability(box: str, complexity: float) -> float:
-    """Of these brackets, given everything else in a text: what else is chosen is chosen uniformly."""
+    """Return the probability of brackets, given the rest of a text, which is chosen uniformly."""
     limits = LIMITS[complexity]
     weather = " It rains." * limits.weather
     text = f'Mira counts 2: 1 2. Says "red". Packs {box}.{weather} Then Mira says "red" again.'
@@ -53,37 +47,23 @@ def box_probability(box: str, complexity: float) -> float:
     if broken:
         assert broken == ["brackets"]
         return 0.0
-    others = limits.names * limits.counts * limits.phrases * len(grammar.WORDS)
-    return math.exp(log_probability(text, complexity)) * others * len(grammar.WEATHER) ** limits.weather
+    rest = limits.names * (limits.top_count - 1) * limits.top_words * len(grammar.WORDS)
+    return math.exp(log_probability(text, complexity)) * rest * len(grammar.WEATHER) ** limits.weather
 
 
 @pytest.mark.parametrize("complexity", [0.0, 0.5])
 def test_the_probabilities_of_all_boxes_sum_to_one(complexity: float) -> None:
-    longest = 2 * LIMITS[complexity].pairs + 1 if complexity == 0 else 6
-    reached = [
-        box_probability("".join(box), complexity)
-        for length in range(longest + 1)
-        for box in product("()[]{}", repeat=length)
-    ]
+    longest = 2 * LIMITS[complexity].top_pairs + 1 if complexity == 0 else 6
+    boxes = ("".join(box) for length in range(longest + 1) for box in product("()[]{}", repeat=length))
+    reached = sum(box_probability(box, complexity) for box in boxes)
     if complexity == 0:
-        assert sum(reached) == pytest.approx(1.0)
+        assert reached == pytest.approx(1.0)
     else:
+        # All boxes are too many: the short ones have the share of samples that they should.
         texts = [grammar.sample(random.Random(seed), complexity).text for seed in range(4000)]
         drawn = [found[1] for found in map(BOX.search, texts) if found]
         assert len(drawn) == len(texts)
-        assert sum(reached) == pytest.approx(sum(len(box) < 7 for box in drawn) / len(drawn), abs=0.03)
-
-
-@COMPLEXITIES
-def test_every_uniform_choice_is_uniform_over_what_occurs(complexity: float) -> None:
-    rng = random.Random(1)
-    limits = LIMITS[complexity]
-    texts = [grammar.sample(rng, complexity).text for _ in range(2000)]
-    assert len({text.split()[0] for text in texts}) == limits.names
-    assert len({text.split()[2] for text in texts}) == limits.counts
-    lengths = {len(text.split('"')[1].split(" ")) for text in texts}
-    assert lengths == set(range(1, limits.phrases + 1))
-    assert all(text.count(" It ") == limits.weather for text in texts)
+        assert reached == pytest.approx(sum(len(box) < 7 for box in drawn) / len(drawn), abs=0.03)
 
 
 EXAMPLE = (
@@ -116,8 +96,7 @@ EXAMPLE = (
 )
 def test_a_broken_rule_is_named(old: str, new: str, rule: str) -> None:
     assert violations(EXAMPLE, 0.5) == []
-    broken = EXAMPLE.replace(old, new)
-    assert violations(broken, 0.5) == [rule]
+    assert violations(EXAMPLE.replace(old, new), 0.5) == [rule]
 
 
 @given(text=st.text(max_size=60))

@@ -67,26 +67,19 @@ def test_every_kind_of_table_gives_the_same_rows(suffix: str, tmp_path: Path) ->
         read_labelled([str(tmp_path / f"a{suffix}")], "text", "class")
 
 
-def test_rows_of_a_hugging_face_dataset_are_read_alike(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
+def test_rows_of_a_hugging_face_dataset_are_read_alike_and_numbered_labels_have_names(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
     write(tmp_path / "a.csv", ROWS)
     rows = read_labelled([f"hf:{tmp_path / 'a.csv'}"], "text", "label")
     assert (rows.texts, rows.labels) == ([row["text"] for row in ROWS], ["x", "y", "x"])
-
-
-def test_numbered_labels_of_a_hugging_face_dataset_have_their_names(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
-    )
-    columns = {"text": ["a", "b", "c"], "label": [1, 0, -1]}
-    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "saved")
+    label = datasets.ClassLabel(names=["bad", "good"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": label})
+    for name, labels in (("whole", [1, 0]), ("lacking", [1, 0, -1])):
+        columns = {"text": ["a", "b", "c"][: len(labels)], "label": labels}
+        datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / name)
+    assert read_labelled([f"hf:{tmp_path}/whole"], "text", "label").labels == ["good", "bad"]
     with pytest.raises(DataError, match="row 3 has an empty 'label'"):
-        read_labelled([f"hf:{tmp_path}/saved"], "text", "label")
-    datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features).save_to_disk(
-        tmp_path / "named"
-    )
-    assert read_labelled([f"hf:{tmp_path}/named"], "text", "label").labels == ["good", "bad"]
+        read_labelled([f"hf:{tmp_path}/lacking"], "text", "label")
 
 
 def test_lines_of_a_text_file_are_texts(tmp_path: Path) -> None:
@@ -109,19 +102,12 @@ def test_lines_of_a_text_file_are_texts(tmp_path: Path) -> None:
         ("a.csv", "text,label\na,\n", r"a.csv line 2 has an empty 'label': give it a label, or leave"),
         ("a.jsonl", '{"text": "a", "label": null}', r"a.jsonl line 1 has an empty 'label'"),
         ("a.csv", b"text,label\na,x\n\xff,y\n", r"a.csv is not UTF-8 text after line \d: convert it"),
-        ("a.jsonl", b'{"text": "\xff"}', r"a.jsonl line 1 is not UTF-8 text"),
-        (
-            "a.jsonl",
-            '{"text": "a", "label": 0.5}',
-            r"a.jsonl line 1 has the label 0.5: labels are strings, int",
-        ),
+        ("a.jsonl", '{"text": "a", "label": 0.5}', r"line 1 has the label 0.5: labels are strings, int"),
         ("a.jsonl", '{"text": 3, "label": "x"}', r"a.jsonl line 1 has no text in field 'text'"),
-        ("a.jsonl", "[1]", r"a.jsonl line 1 has no text in field 'text' \(its fields: none\)"),
         ("a.csv", "text,label,label\na,x,y\n", r"a.csv has the column 'label' twice: rename or remove one"),
         ("a.tsv", "text\ttext\tlabel\na\tb\ty\n", r"a.tsv has the column 'text' twice: rename or remove"),
         ("a.jsonl", '{"text": "a", "label": 1, "label": 2}', r"a.jsonl line 1 has the column 'label' twice"),
         ("a.jsonl", '{"text": "a", "label": "\\udcff"}', r"a.jsonl line 1: character 0 is a lone surrogate"),
-        ("a.jsonl", '{"text": "\\udcff", "label": "a"}', r"a.jsonl line 1: character 0 is a lone surrogate"),
         ("a.md", "text", r"a.md has no columns: name a table \(.jsonl, .csv"),
     ],
 )
@@ -161,31 +147,31 @@ def test_a_label_that_training_has_not_is_named_with_its_row() -> None:
     assert class_indices(rows, ("x", "z")).tolist() == [0, 1]
 
 
-def keys(count: int, start: int = 0) -> list[bytes]:
-    return [b"row %d" % number for number in range(start, start + count)]
+def split(
+    labels: list[str], keys: list[bytes] | None = None, seed: int = 0, **fractions: float
+) -> np.ndarray:
+    """Split rows whose keys are their numbers, by default with a tenth for each held-out split."""
+    keys = keys or [b"row %d" % number for number in range(len(labels))]
+    valid, test = fractions.get("valid", 0.1), fractions.get("test", 0.1)
+    return stratified_split(labels, keys, valid_fraction=valid, test_fraction=test, seed=seed)
 
 
 @pytest.mark.parametrize(("valid", "test"), [(0.05, 0.05), (0.1, 0.3), (0.0, 0.2), (0.4, 0.0), (0.6, 0.29)])
 def test_every_class_has_its_fraction_in_every_split_and_one_row_at_least(valid: float, test: float) -> None:
     sizes = {"common": 2000, "seldom": 21, "rare": 3}
     labels = [name for name, count in sizes.items() for _ in range(count)]
-
-    def split_by(seed: int) -> np.ndarray:
-        fractions: dict[str, float] = {"valid_fraction": valid, "test_fraction": test}
-        return stratified_split(labels, keys(len(labels)), **fractions, seed=seed)  # pyright: ignore[reportArgumentType]
-
-    for seed in range(20):
-        split = split_by(seed)
+    found = [split(labels, seed=seed, valid=valid, test=test) for seed in range(20)]
+    for parts in found:
         for name in sizes:
-            of_class = split[np.array(labels) == name]
-            found = {part: int((of_class == part).sum()) for part in (TRAIN, VALID, TEST)}
-            assert found[TRAIN] >= 1
+            of_class = parts[np.array(labels) == name]
+            assert (of_class == TRAIN).any()
             for part, fraction in ((VALID, valid), (TEST, test)):
-                assert (found[part] == 0) == (fraction == 0)
-                expected = fraction * sizes[name]
-                assert name == "rare" or abs(found[part] - expected) <= 1 + 5 * math.sqrt(expected)
-    assert np.array_equal(split_by(0), split_by(0))
-    assert not np.array_equal(split_by(0), split_by(1))
+                count = (of_class == part).sum()
+                assert (count == 0) == (fraction == 0)
+                wanted = fraction * sizes[name]
+                assert name == "rare" or abs(count - wanted) <= 1 + 5 * math.sqrt(wanted)
+    assert np.array_equal(found[0], split(labels, valid=valid, test=test))
+    assert not np.array_equal(found[0], found[1])
 
 
 @settings(deadline=None, max_examples=30)
@@ -194,13 +180,8 @@ def test_rows_that_are_added_move_no_other_row_to_another_split(
     seed: int, added: int, rng: random.Random
 ) -> None:
     def splits(rows: list[int]) -> dict[int, int]:
-        found = stratified_split(
-            ["even" if row % 2 == 0 else "odd" for row in rows],
-            [b"%d" % row for row in rows],
-            valid_fraction=0.1,
-            test_fraction=0.2,
-            seed=seed,
-        )
+        labels = ["even" if row % 2 == 0 else "odd" for row in rows]
+        found = split(labels, [b"%d" % row for row in rows], seed, test=0.2)
         return dict(zip(rows, found.tolist(), strict=True))
 
     before = splits(list(range(400)))
@@ -214,15 +195,10 @@ def test_rows_that_are_added_move_no_other_row_to_another_split(
 
 def test_in_a_tiny_class_a_further_row_moves_one_row_a_split_and_trains_no_more_than_before() -> None:
     for seed in range(50):
-        parts = []
-        for count in (5, 6):
-            labels = ["a"] * count + ["b"] * count
-            fractions = {"valid_fraction": 0.05, "test_fraction": 0.05}
-            parts.append(
-                stratified_split(labels, keys(count) + keys(count, 50), **fractions, seed=seed)[:count]  # pyright: ignore[reportArgumentType]
-            )
-        before, after = parts
-        moved = np.flatnonzero(before != after[:5])
+        before, after = (
+            split(["a"] * count + ["b"] * count, None, seed, valid=0.05, test=0.05)[:5] for count in (5, 6)
+        )
+        moved = np.flatnonzero(before != after)
         assert len(moved) <= 2
         assert not (before[moved] == TRAIN).any()
 
@@ -231,12 +207,11 @@ def test_equal_rows_share_a_split() -> None:
     texts = [b"%d" % (number % 40) for number in range(400)]
     labels = ["x" if number % 40 < 30 else "y" for number in range(400)]
     for seed in range(20):
-        split = stratified_split(labels, texts, valid_fraction=0.1, test_fraction=0.1, seed=seed)
-        assert np.array_equal(split, np.tile(split[:40], 10))
-    # Where a class has fewer different rows than there are splits, every split still gets one.
-    labels, texts = ["x"] * 9 + ["y"] * 3, [b"same"] * 9 + [b"1", b"2", b"3"]
-    split = stratified_split(labels, texts, valid_fraction=0.1, test_fraction=0.1, seed=0)
-    assert set(split[:9].tolist()) == set(split[9:].tolist()) == {TRAIN, VALID, TEST}
+        found = split(labels, texts, seed)
+        assert np.array_equal(found, np.tile(found[:40], 10))
+    # If a class has fewer different rows than there are splits, every split still gets one.
+    found = split(["x"] * 9 + ["y"] * 3, [b"same"] * 9 + [b"1", b"2", b"3"])
+    assert set(found[:9].tolist()) == set(found[9:].tolist()) == {TRAIN, VALID, TEST}
 
 
 @pytest.mark.parametrize(
@@ -246,15 +221,12 @@ def test_equal_rows_share_a_split() -> None:
             ["a"] * 20 + ["b", "b"],
             "too few rows have the label 'b': 2, and 3 are needed, to train, to validate",
         ),
-        (
-            [str(n) for n in range(9)],
-            "9 rows have 9 different labels, and each class needs 3 rows",
-        ),
+        ([str(n) for n in range(9)], "9 rows have 9 different labels, and each class needs 3 rows"),
     ],
 )
 def test_a_class_that_can_not_be_in_all_splits_is_named(labels: list[str], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
-        stratified_split(labels, keys(len(labels)), valid_fraction=0.1, test_fraction=0.1, seed=0)
+        split(labels)
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 4), (2, 1), (7, 3), (64, 5), (101, 4)])

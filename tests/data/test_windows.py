@@ -75,21 +75,13 @@ def test_a_huge_shuffle_holds_no_order_and_keeps_every_window(monkeypatch: pytes
 
 def test_a_batch_depends_on_epoch_and_index_alone(tmp_path: Path) -> None:
     np.arange(5001, dtype=np.uint16).tofile(tmp_path / "tokens")
-    mapped = np.memmap(tmp_path / "tokens", np.uint16, "r")
-    wanted = [(epoch, index) for epoch in (0, 1, 2) for index in range(5)]
-    forward = WindowBatches(mapped, 4, 16, 7)
-    fresh: dict[tuple[int, int], list[list[int]]] = {}
-    for place in wanted:
-        fresh[place] = WindowBatches(np.arange(5001), 4, 16, 7).batch(*place).inputs.tolist()
-    assert {place: forward.batch(*place).inputs.tolist() for place in wanted} == fresh
-    assert {place: forward.batch(*place).inputs.tolist() for place in reversed(wanted)} == fresh
-
-
-def test_the_order_of_small_corpora_is_the_one_of_before() -> None:
-    batches = WindowBatches(np.arange(205), 4, 20, 5)
-    rng = np.random.default_rng((5, 2))
-    starts = rng.permutation(10)[4:8] * 20 + rng.integers(20)
-    assert batches.batch(2, 1).inputs[:, 0].tolist() == np.minimum(starts, 184).tolist()
+    mapped = WindowBatches(np.memmap(tmp_path / "tokens", np.uint16, "r"), 4, 16, 7)
+    places = [(epoch, index) for epoch in (0, 1, 2) for index in range(5)]
+    alone = {
+        place: WindowBatches(np.arange(5001), 4, 16, 7).batch(*place).inputs.tolist() for place in places
+    }
+    for order in (places, places[::-1]):
+        assert {place: mapped.batch(*place).inputs.tolist() for place in order} == alone
 
 
 @settings(deadline=None, max_examples=60)
@@ -116,18 +108,15 @@ def test_no_row_holds_two_documents_and_every_target_comes_once(
 
 
 def test_document_rows_are_shuffled_by_the_seed() -> None:
-    given = documents([5] * 50)
-    firsts = [
-        [
-            first
-            for n in range(batches.num_batches)
-            for first in batches.batch(epoch, n).targets[:, 0].tolist()
-        ]
-        for batches in (DocumentBatches(given, 8, 32, 0), DocumentBatches(given, 8, 32, None))
-        for epoch in (0, 1)
-    ]
-    assert firsts[2] == firsts[3] == sorted(firsts[0]) == sorted(firsts[1])
-    assert len({tuple(first) for first in firsts}) == 3
+    view = documents([5] * 50)
+
+    def firsts(seed: int | None, epoch: int) -> list[int]:
+        batches = DocumentBatches(view, 8, 32, seed)
+        found = [batches.batch(epoch, index).targets[:, 0] for index in range(batches.num_batches)]
+        return torch.cat(found).tolist()
+
+    assert firsts(None, 0) == firsts(None, 1) == sorted(firsts(0, 0)) == sorted(firsts(0, 1))
+    assert len({tuple(firsts(*place)) for place in ((None, 0), (0, 0), (0, 1))}) == 3
 
 
 @settings(deadline=None, max_examples=60)

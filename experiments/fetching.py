@@ -1,4 +1,4 @@
-"""Files of packages that hold data: fetched once into the cache folder, never installed."""
+"""Files of packages that contain data: fetched once into the cache folder, never installed."""
 
 import os
 import subprocess
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from experiments.errors import ExperimentError
+from experiments.results import ExperimentError
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """While one process makes a file of the cache, others that want it wait.
+def locked(path: Path) -> Iterator[None]:
+    """Let other processes wait while this one makes a file of the cache.
 
     Raises:
         ExperimentError: if the folder can't be written.
@@ -30,22 +30,22 @@ def alone(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        # Whoever waits for it holds it next, and finds the file made.
+        # The next process gets the lock and finds the file.
         Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def fetch_package(requirement: str, file: Path, wheel: bool = False) -> None:
-    """Fetch a file of a Python package, unless it is there.
+    """Fetch a file of a Python package unless it exists.
 
     Args:
-        requirement: the package with its version, as pip writes it.
-        file: where it is to lie, under the name that pip gives it.
-        wheel: fetch the wheel; else the source archive.
+        requirement: package and version, as pip writes them.
+        file: path of the file, with the name that pip gives it.
+        wheel: fetch the wheel instead of the source archive.
 
     Raises:
         ExperimentError: if it can't be fetched.
     """
-    with alone(file):
+    with locked(file):
         if not file.is_file():
             _fetch_package(requirement, file.resolve(), wheel)
 
@@ -64,18 +64,18 @@ def _fetch_package(requirement: str, file: Path, wheel: bool) -> None:
 
 
 def fetch_debian(package: str, files: Sequence[str], folder: Path) -> None:
-    """Fetch files of a Debian package with ``apt-get`` and ``dpkg-deb``, unless they are all there.
+    """Fetch files of a Debian package with ``apt-get`` and ``dpkg-deb`` unless all exist.
 
     Args:
-        package: its name.
+        package: name of the package.
         files: paths in the package.
-        folder: gets the files, without their folders.
+        folder: folder of the files, without their paths.
 
     Raises:
-        ExperimentError: if they can't be fetched; it names the files for a folder filled by hand.
+        ExperimentError: if they can't be fetched; it names the files to put there by hand.
     """
     names = [Path(file).name for file in files]
-    with alone(folder / package):
+    with locked(folder / package):
         if not all((folder / name).is_file() for name in names):
             _fetch_debian(package, files, names, folder.resolve())
 

@@ -1,4 +1,4 @@
-"""Pairs of texts, as Long Range Arena has them: one model encodes each alone; then they are compared."""
+"""Classifier of pairs of texts, as in Long Range Arena: each text is encoded, then both are compared."""
 
 import numpy as np
 import torch
@@ -10,14 +10,14 @@ from fftnet.model.heads import pooled
 
 
 class PairClassifier(nn.Module):
-    """Two texts of any lengths, not both empty, with a separator between them, to a class.
+    """Map two texts of any lengths, not both empty, with a separator between them, to a class.
 
-    What is compared are the pooled hidden states of both, their product and their squared difference, after
-    each number has been standardised over the batch: texts differ by a small part of what they share.
+    The head reads the pooled hidden states of both, their product and their squared difference. Pooled states
+    are standardized over the batch first, because texts share most of them and differ by a small part.
 
     Args:
-        encoder: its embedding and backbone read both texts; its own linear layer is taken out. The last id
-            of its vocabulary is the separator.
+        encoder: its embedding and backbone read both texts; its own linear layer is not used. The last id of
+            its vocabulary is the separator.
     """
 
     def __init__(self, encoder: FFTNetForSequenceClassification) -> None:
@@ -35,10 +35,10 @@ class PairClassifier(nn.Module):
         )
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits (B, num_classes) of int64 ids (B, T).
+        """Return logits (B, num_classes) of int64 ids (B, T).
 
         Args:
-            tokens: a text, the separator, the other text.
+            tokens: first text, separator, second text.
             attention_mask: boolean (B, T), False at padding.
 
         Raises:
@@ -50,8 +50,8 @@ class PairClassifier(nn.Module):
         return self.head(torch.cat([first, second, first * second, (first - second) ** 2], dim=-1))
 
     def _split(self, tokens: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """All first texts, then all second ones, and where they are, None if nowhere is padding."""
-        # As NumPy arrays, so that a GPU is waited for once and not in every row.
+        """Return all first texts, then all second texts, and their mask (None: no padding)."""
+        # One copy to the CPU, so that the GPU is not waited for in every row.
         rows_BT = tokens.cpu().numpy()
         present_BT = None if attention_mask is None else attention_mask.cpu().numpy()
         firsts = []
@@ -60,7 +60,10 @@ class PairClassifier(nn.Module):
             ids = row if present_BT is None else row[present_BT[number]]
             places = np.flatnonzero(ids == self.separator)
             if len(places) != 1:
-                raise ValueError(f"row {number} is no pair: two texts with one {self.separator} between them")
+                raise ValueError(
+                    f"row {number} has {len(places)} separators (id {self.separator}), "
+                    "a pair of texts has exactly 1"
+                )
             firsts.append(ids[: places[0]])
             seconds.append(ids[places[0] + 1 :])
         texts_BT, mask_BT = pad_tokens([*firsts, *seconds])

@@ -1,4 +1,4 @@
-"""Pictures that several experiments draw."""
+"""Pictures that several experiments draw, and the colours of the models."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,9 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from experiments.arms import ARMS
 from experiments.base import FINISHED
-from experiments.encoders import ENCODERS
+from experiments.models import MODELS
 from experiments.results import Line
 from fftnet.metrics.plots import plain_number, plain_ticks
 
@@ -41,20 +40,20 @@ COLOURS = {
     "spectral with addresses": "#6c71c4",
     "spectral with three addressed": "#7b5b3a",
 }
-"""Arm to colour; those that are not named take them in turn, but for those of ``WHOLE``."""
+"""Model to colour. Models that are not named take them in turn, except for those of ``WHOLE``."""
 WHOLE = ("addressed", "spectral")
-"""The layers that parts are taken out of, whose colours stand beside those of what is left."""
+"""Layers of the ablations, whose colours must differ from those of the layers without a part."""
 COLUMNS = 3
-"""Panels side by side; with more of them a page makes their text too small to read."""
+"""Largest number of panels next to each other; with more their text is too small on a page."""
 
 
-def colour(arm: str) -> str:
-    """The colour of an arm, the same in every picture."""
-    if arm in COLOURS:
-        return COLOURS[arm]
-    others = [name for name in dict.fromkeys([*ARMS, *ENCODERS]) if name not in COLOURS]
+def colour(model: str) -> str:
+    """Return the colour of a model, the same in every picture."""
+    if model in COLOURS:
+        return COLOURS[model]
+    others = [name for name in MODELS if name not in COLOURS]
     spare = [found for name, found in COLOURS.items() if name not in WHOLE]
-    return spare[others.index(arm) % len(spare)]
+    return spare[others.index(model) % len(spare)]
 
 
 def panels(count: int, width: float = 3.4, height: float = 3.4) -> tuple[Figure, list[Axes]]:
@@ -79,23 +78,23 @@ def widen(axes: Axes) -> None:
 
 
 def legend(figure: Figure) -> None:
-    """One legend for all panels, beside them, where it hides nothing."""
+    """Add one legend for all panels next to them."""
     found = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
     if found:
         width, height = figure.get_size_inches()
-        # Inches of a line of the small font, with the sign before it.
+        # Wider by the longest label in the small font, with its marker.
         figure.set_size_inches(width + 0.6 + 0.06 * max(map(len, found)), height)
         figure.legend(list(found.values()), list(found), loc="outside right upper", fontsize="x-small")
 
 
 def over_learning_rates(experiment: "Experiment", lines: Sequence[Line], score: str) -> dict[str, Figure]:
-    """The score of every run of the sweep: a panel for each case, a curve for each arm and weight decay.
+    """Draw the scores of the sweep: a panel for each case, a curve for each model and weight decay.
 
     Returns:
-        The picture by its name, without cases in which no rate has been compared with another; or nothing.
+        The picture by its name, without cases that have one learning rate only; or an empty dictionary.
     """
     cases = [
         case
@@ -109,11 +108,11 @@ def over_learning_rates(experiment: "Experiment", lines: Sequence[Line], score: 
     first, *others = experiment.sweep.weight_decays
     for axes, case in zip(found, cases, strict=False):
         shown = set()
-        for arm in experiment.reported(lines, case):
+        for model in experiment.reported(lines, case):
             for decay in (first, *others):
                 rows = [
                     line
-                    for line in experiment.swept(lines, arm, case)
+                    for line in experiment.swept(lines, model, case)
                     if line["weight_decay"] == decay and line["outcome"] == FINISHED
                 ]
                 rates = [line["learning_rate"] for line in rows]
@@ -124,9 +123,9 @@ def over_learning_rates(experiment: "Experiment", lines: Sequence[Line], score: 
                     "-" if decay == first else "--",
                     marker="o",
                     markersize=4,
-                    markerfacecolor=colour(arm) if decay == first else "white",
-                    color=colour(arm),
-                    label=experiment.label(arm) if decay == first else None,
+                    markerfacecolor=colour(model) if decay == first else "white",
+                    color=colour(model),
+                    label=experiment.label(model) if decay == first else None,
                 )
         hollow = "".join(f"; hollow: weight decay {decay:g}" for decay in others)
         axes.set(xscale="log", xlabel=f"peak learning rate{hollow}", ylabel=score, title=case)

@@ -1,7 +1,7 @@
 """Loss by position: the best language models read far beyond their window with the state carried.
 
-Rows of the held-out stream are read twice, from start to end with one state, and in fresh windows of the
-trained length. Both losses are of the same tokens. Documents follow each other, as they did in training.
+Rows of the held-out stream are read twice: from start to end with one state, and in fresh windows of the
+trained length. Both losses are of the same tokens. Documents follow each other, as in training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from experiments import arms, byte_stream, markdown, pictures, results
+from experiments import byte_stream, models, pictures, results, tables
 from experiments.base import FINISHED, Experiment, Run, Sweep, digest_of
-from experiments.errors import ExperimentError
-from experiments.language import Language
-from experiments.results import Line, key_of
+from experiments.language import Language, LongLanguage
+from experiments.results import ExperimentError, Line, key_of
 from fftnet import serialization
 from fftnet.metrics.plots import plain_ticks
 from fftnet.serialization import as_json
@@ -25,58 +24,58 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PositionSettings:
-    """How far the models read."""
+    """Lengths that the models read."""
 
     tokens: int = 65_536
-    """Tokens of a row; fewer where the held-out text is shorter."""
+    """Tokens of a row; fewer if the held-out text is shorter."""
     rows: int = 4
-    """Rows, one behind the other in the held-out text; fewer where it is shorter."""
+    """Consecutive rows of the held-out text; fewer if it is shorter."""
     chunk: int = 2048
-    """Tokens read at once: a multiple of the window."""
+    """Tokens of a forward pass, a multiple of the window."""
     first: int = 64
-    """End of the first bucket of positions; every other one is as long as all before it."""
+    """End of the first bucket of positions. Every other bucket is as long as all before it."""
 
 
 class Positions(Experiment):
-    """Reads what ``language`` has trained; the weights must still lie in the cache."""
+    """Measurement of the models of ``language``, whose weights must still be in the cache."""
 
     name = "positions"
     title = "Loss by position, state carried"
     about = (
-        "The best language model of each arm (first seed) reads held-out text up to 65,536 tokens with its "
-        "state carried, and the same tokens in fresh windows of 512. Nats per token, carried / fresh; "
-        "attention has no state of fixed size and is left out. Carried above fresh: the state does harm "
-        "beyond the window."
+        "The best language model of each kind (first seed) reads held-out text up to 65,536 tokens with "
+        "its state carried, and the same tokens in fresh windows of 512. The tables show the loss with "
+        "the carried state minus the loss in fresh windows, in thousandths of a nat per token, by "
+        "position: below 0 the carried state helps. Attention has no state of fixed size and is left out."
     )
     lower_is_better = True
     cases = Language.cases
     sweep = Sweep(learning_rates=(), seeds=(0,))
     settings = PositionSettings()
     training: ClassVar[type[Language]] = Language
-    """The experiment whose models are read with."""
+    """Experiment whose models are measured."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.language = self.training(self.is_quick, self.arms, self.workbench)
+        self.language = self.training(self.is_quick, self.models, self.workbench)
         if self.is_quick:
             self.cases = self.language.cases
             self.settings = PositionSettings(tokens=256, rows=2, chunk=64, first=16)
         self._trained: list[Line] | None = None
 
-    def configuration(self, arm: str, case: str) -> dict[str, Any]:
-        """Also how the model was trained."""
+    def configuration(self, model: str, case: str) -> dict[str, Any]:
+        """Return also the settings of the training."""
         trained = as_json(asdict(self.language.settings))
-        return super().configuration(arm, case) | {"trained": trained}
+        return super().configuration(model, case) | {"trained": trained}
 
     def plan(self, lines: Sequence[Line]) -> Iterator[Run]:
-        """A run for each corpus and arm whose best model is there and has a state."""
+        """Yield a run for each corpus and model whose best weights exist and have a state."""
         done = {key_of(line) for line in lines}
         for case in self.cases:
-            for arm in self.arms:
-                best = self.language.best(self._language_lines(), arm, case)
+            for name in self.models:
+                best = self.language.best(self._language_lines(), name, case)
                 if best is None or best["state_numbers"] is None:
                     continue
-                run = self.run(arm, case, best["learning_rate"], best["weight_decay"], best["seed"])
+                run = self.run(name, case, best["learning_rate"], best["weight_decay"], best["seed"])
                 if self.language.weights(digest_of(best)).is_file() and key_of(asdict(run)) not in done:
                     yield run
 
@@ -89,7 +88,7 @@ class Positions(Experiment):
         return self._trained
 
     def execute(self, run: Run) -> dict[str, Any]:
-        """Read the held-out text both ways."""
+        """Read the held-out text with a carried state and in fresh windows."""
         settings = self.settings
         window = self.language.settings.window
         trained = self.language.run(run.arm, run.case, run.learning_rate, run.weight_decay, run.seed)
@@ -107,13 +106,10 @@ class Positions(Experiment):
         inputs_RT = ids[: rows * tokens].view(rows, tokens)
         targets_RT = ids[1 : rows * tokens + 1].view(rows, tokens)
         carried_RT = byte_stream.nats_with_state(model, inputs_RT, targets_RT, settings.chunk)
-        fresh = [
-            byte_stream.nats(model, inputs, targets)
-            for inputs, targets in zip(
-                inputs_RT.reshape(-1, window).split(8), targets_RT.reshape(-1, window).split(8), strict=True
-            )
-        ]
-        fresh_RT = torch.cat(fresh).view(rows, tokens)
+        windows = zip(
+            inputs_RT.reshape(-1, window).split(8), targets_RT.reshape(-1, window).split(8), strict=True
+        )
+        fresh_RT = torch.cat([byte_stream.nats(model, *pair) for pair in windows]).view(rows, tokens)
         buckets = [
             {
                 "first": first,
@@ -124,49 +120,56 @@ class Positions(Experiment):
             for first, last in bounds(tokens, settings.first)
         ]
         return {
-            "parameters": arms.count_parameters(model),
-            "state_numbers": arms.count_state(model),
+            "parameters": models.count_parameters(model),
+            "state_numbers": models.count_state(model),
             "outcome": FINISHED,
             "results": {"buckets": buckets, "rows": rows, "tokens": tokens},
         }
 
     def score(self, line: Line) -> float:
-        """Carried over fresh loss in the last bucket."""
+        """Return the carried loss over the fresh loss in the last bucket."""
         last = line["results"]["buckets"][-1]
         return last["carried"] / last["fresh"]
 
     def tables(self, lines: Sequence[Line]) -> str:
-        """A table for each corpus, an arm a row, a bucket a column."""
-        parts = []
-        for case in self.cases:
-            found = {arm: self.of(lines, arm, case)[-1] for arm in self.reported(lines, case)}
-            if not found:
-                continue
-            buckets = next(iter(found.values()))["results"]["buckets"]
-            head = ["model", *(f"{bucket['first']:,} to {bucket['last']:,}" for bucket in buckets)]
+        """Return a table for each corpus, a model a row, a bucket a column."""
+        found = {
+            case: {name: self.of(lines, name, case)[-1] for name in self.reported(lines, case)}
+            for case in self.cases
+        }
+        gains = {
+            case: {self.label(name): [100 * (1 - self.score(line))] for name, line in lines_of.items()}
+            for case, lines_of in found.items()
+            if lines_of
+        }
+        parts = [tables.winners(gains, "Percent gained by the carried state at the last positions", False, 1)]
+        for case in gains:
+            first = next(iter(found[case].values()))
+            buckets = first["results"]["buckets"]
+            head = [case, *(f"{bucket['first']:,} to {bucket['last']:,}" for bucket in buckets)]
             rows = [
                 [
-                    self.label(arm),
+                    self.label(name),
                     *(
-                        f"{bucket['carried']:.3f} / {bucket['fresh']:.3f}"
+                        _thousandths(bucket["carried"] - bucket["fresh"])
                         for bucket in line["results"]["buckets"]
                     ),
                 ]
-                for arm, line in found.items()
+                for name, line in found[case].items()
             ]
-            parts.append(f"**{case}**:\n\n{markdown.table(head, rows)}")
+            parts.append(tables.table(head, rows))
         return "\n\n".join(parts)
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
-        """Carried less fresh loss over the position."""
+        """Draw carried minus fresh loss over the position."""
         cases = [case for case in self.cases if self.reported(lines, case)]
         figure, panels = pictures.panels(max(len(cases), 1), width=4.4, height=3.8)
         for axes, case in zip(panels, cases, strict=False):
-            for arm in self.reported(lines, case):
-                buckets = self.of(lines, arm, case)[-1]["results"]["buckets"]
+            for name in self.reported(lines, case):
+                buckets = self.of(lines, name, case)[-1]["results"]["buckets"]
                 middles = [(bucket["first"] + bucket["last"]) / 2 + 1 for bucket in buckets]
                 gains = [bucket["carried"] - bucket["fresh"] for bucket in buckets]
-                axes.plot(middles, gains, marker=".", color=pictures.colour(arm), label=self.label(arm))
+                axes.plot(middles, gains, marker=".", color=pictures.colour(name), label=self.label(name))
             axes.axhline(0, color="black", linestyle=":")
             axes.set_xscale("log", base=2)
             plain_ticks(axes.xaxis, base=2)
@@ -177,8 +180,22 @@ class Positions(Experiment):
         return {"difference": figure}
 
 
+class LongPositions(Positions):
+    """Measurement of the models of ``language_long``, which know more about a long text."""
+
+    name = "positions_long"
+    title = "Loss by position, state carried, after the long run"
+    about = "As above, with the model of the long run (50M tokens, windows of 512)."
+    cases = LongLanguage.cases
+    training = LongLanguage
+
+
+def _thousandths(loss: float) -> str:
+    return f"{round(1000 * loss):d}"
+
+
 def bounds(tokens: int, first: int) -> list[tuple[int, int]]:
-    """Buckets of positions: up to ``first``, then each as long as all before it, to the last token."""
+    """Return buckets of positions: up to ``first``, then each as long as all before it."""
     found = [(0, min(first, tokens))]
     while found[-1][1] < tokens:
         start = found[-1][1]

@@ -1,16 +1,18 @@
 """Multi-query associative recall: pairs of key and value, then the keys again, each to be answered."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 
-from experiments import arms, markdown, pictures
-from experiments.base import FINISHED, Experiment, Run, Sweep
+from experiments import pictures, tables
+from experiments.base import FINISHED, Sweep
 from experiments.results import Line
-from experiments.training import IGNORED, Batch, Budget, Checkpoint, accuracy, train
+from experiments.tasks import TEST_SEED, SyntheticExperiment
+from experiments.training import IGNORED, Batch, Budget, accuracy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 """Tokens T of a row, and its pairs K."""
 POWER = 0.01
-"""Exponent of the power law by which a query's distance is drawn, as published (arXiv 2312.04927)."""
+"""Exponent of the power law of a query's distance, as published (arXiv 2312.04927)."""
 FILLER = 0
-"""The token where nothing stands; keys are 1 to V / 2 - 1, values V / 2 to V - 1."""
-TEST_SEED = 10**6
-"""Test rows have a stream of their own, which no run's seed reaches."""
+"""Token of empty places. Keys are 1 to V / 2 - 1, values V / 2 to V - 1."""
+WRITES = 2
+"""Mean number of writes for each key of a row with rewritten keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,29 +38,31 @@ class RecallSettings:
     num_layers: int = 2
     """Blocks, without feed-forward."""
     trained: tuple[Size, ...] = ((64, 4), (64, 8), (64, 16), (128, 32))
-    """Tokens and pairs of the batches, in turn."""
+    """Sizes of the training batches, in turn."""
     tested: tuple[Size, ...] = ((64, 4), (64, 8), (64, 16), (128, 32), (256, 64))
-    """The same and a larger one."""
+    """The same sizes and a larger one."""
     batch_tokens: int = 4096
     """Tokens of a batch."""
     test_rows: int = 256
     """Rows of each test."""
     budget: Budget = Budget(steps=2000)  # noqa: RUF009 - it is frozen
-    """Of training."""
+    """Length of training."""
 
 
-class Recall(Experiment):
-    """Every key is written once."""
+class Recall(SyntheticExperiment):
+    """Associative recall in which every key is written once."""
 
     name = "recall"
     title = "Associative recall"
     about = (
-        "Multi-query associative recall: a row holds K pairs of key and value, then every key once more at a "
-        "place drawn from a power law, where its value must be said. Two layers without feed-forward, "
-        "trained on four sizes in turn; the longest was never trained. Learning rate and weight decay are "
-        "swept for every arm, and the best is run on three seeds. State: numbers that a layer carries from "
-        "token to token."
+        "Multi-query associative recall: a row holds K pairs of key and value, then every key once more "
+        "at a place drawn from a power law, where its value is asked for. Two layers without "
+        "feed-forward, trained on four sizes in turn; the largest size was never trained. Learning rate "
+        "and weight decay are swept for every model, and the best choice runs on up to three seeds. "
+        'State: numbers that a layer carries from token to token. "Matched" models start like FFTNet: '
+        "queries equal to keys, and keys that see the previous token."
     )
+    measured = "accuracy"
     solved: ClassVar[float] = 0.99
     """Accuracy that the reference must reach on every trained size."""
     sweep = Sweep(learning_rates=(2e-3, 5e-3, 1e-2, 2e-2), weight_decays=(0.1, 0.0))
@@ -78,95 +82,104 @@ class Recall(Experiment):
                 budget=Budget(steps=4, points=2),
             )
 
-    def batch(self, generator: np.random.Generator, rows: int, size: Size) -> Batch:
-        """Rows of one size."""
+    @property
+    def parameters(self) -> None:
+        """None: the models have no feed-forward."""
+        return None
+
+    def vocabulary(self, case: str) -> int:
+        """Return the tokens V."""
+        return self.settings.vocab_size
+
+    def rows(self, generator: np.random.Generator, rows: int, size: Size) -> Batch:
+        """Return rows of one size."""
         return recall_batch(generator, rows, size, self.settings.vocab_size)
 
-    def execute(self, run: Run) -> dict[str, Any]:
-        """Train one model and test it on all sizes."""
-        settings = self.settings
-        sizes = arms.Sizes(
-            vocab_size=settings.vocab_size,
-            d_model=settings.d_model,
-            num_layers=settings.num_layers,
-            parameters=None,
-        )
-        model = arms.build(run.arm, sizes, run.seed).to(self.workbench.device)
+    def step_batch(self, case: str, generator: np.random.Generator, step: int) -> Batch:
+        """Return the batch of a training step, whose size changes from step to step."""
+        size = self.settings.trained[step % len(self.settings.trained)]
+        return self.rows(generator, self.settings.batch_tokens // size[0], size)
+
+    def tester(self, case: str) -> Callable[[nn.Module], dict[str, float]]:
+        """Return the accuracy of a model on all sizes as a function."""
         tests = {
-            _label(size): self.batch(np.random.default_rng([TEST_SEED, *size]), settings.test_rows, size)
-            for size in settings.tested
+            _label(size): self.rows(np.random.default_rng([TEST_SEED, *size]), self.settings.test_rows, size)
+            for size in self.settings.tested
         }
-
-        def batch(step: int) -> Batch:
-            size = settings.trained[step % len(settings.trained)]
-            return self.batch(np.random.default_rng([run.seed, step]), settings.batch_tokens // size[0], size)
-
-        def measure() -> dict[str, Any]:
-            return {"accuracy": {name: round(accuracy(model, test), 4) for name, test in tests.items()}}
-
-        trained = train(model, run, settings.budget, batch, measure, Checkpoint(run, self.workbench))
-        results: dict[str, Any] = {"curve": trained.curve, "training_seconds": round(trained.seconds, 1)}
-        if trained.outcome == FINISHED:
-            results["accuracy"] = trained.curve[-1]["accuracy"]
-        return {
-            "parameters": arms.count_parameters(model),
-            "state_numbers": arms.count_state(model),
-            "outcome": trained.outcome,
-            "results": results,
-        }
+        return lambda model: {name: round(accuracy(model, test), 4) for name, test in tests.items()}
 
     def score(self, line: Line) -> float:
-        """Mean accuracy over the trained sizes."""
-        found = line["results"]["accuracy"]
-        return sum(found[_label(size)] for size in self.settings.trained) / len(self.settings.trained)
+        """Return the mean accuracy over the trained sizes."""
+        return tables.mean([self._accuracy(line, size) for size in self.settings.trained])
+
+    def _accuracy(self, line: Line, size: Size) -> float:
+        return line["results"]["accuracy"][_label(size)]
 
     def control(self, lines: Sequence[Line]) -> str | None:
-        """Attention must solve every trained size, or the task was not learnable within the budget."""
+        """Return a sentence if the reference fails on a trained size, because it was not trained enough."""
         best = self.best(lines, self.reference)
         if best is None:
             return f"void: {self.reference} has no finished run to compare with"
-        found = best["results"]["accuracy"]
-        failed = [size for size in self.settings.trained if found[_label(size)] < self.solved]
-        if not failed:
+        worst = min(self.settings.trained, key=lambda size: self._accuracy(best, size))
+        if self._accuracy(best, worst) >= self.solved:
             return None
-        worst = min(failed, key=lambda size: found[_label(size)])
         return (
-            f"void: {self.reference} reaches {found[_label(worst)]:.3f} on {_label(worst)}, "
+            f"void: {self.reference} reaches {self._accuracy(best, worst):.3f} on {_label(worst)}, "
             f"not {self.solved}, so these results say nothing about recall"
         )
 
     def tables(self, lines: Sequence[Line]) -> str:
-        """Accuracy at the best, over seeds, and every run of the sweep."""
-        labels = [_label(size) for size in self.settings.tested]
-        rows = []
-        for arm in self.reported(lines):
-            seeds = self.seeds(lines, arm)
-            best = seeds[0]
-            cells = [
-                markdown.spread([line["results"]["accuracy"][label] for line in seeds]) for label in labels
+        """Return the accuracy on all sizes at the best choice, and every run of the sweep."""
+        largest = self.settings.tested[-1]
+        seeds = {name: self.seeds(lines, name) for name in self.reported(lines)}
+        scores = {
+            "the trained sizes": {
+                self.label(name): [self.score(line) for line in found] for name, found in seeds.items()
+            },
+            _label(largest): {
+                self.label(name): [self._accuracy(line, largest) for line in found]
+                for name, found in seeds.items()
+            },
+        }
+        rows = [
+            [
+                self.label(name),
+                f"{found[0]['parameters']:,}",
+                tables.count(found[0]["state_numbers"]),
+                *(
+                    tables.number([self._accuracy(line, size) for line in found])
+                    for size in self.settings.tested
+                ),
             ]
-            size = [f"{best['parameters']:,}", markdown.count(best["state_numbers"])]
-            choice = f"{best['learning_rate']:g} / {best['weight_decay']:g}"
-            rows.append([self.label(arm), *size, choice, str(len(seeds)), *cells])
-        head = ["model", "parameters", "state", "lr / weight decay", "seeds", *labels]
-        caption = "The whole sweep, mean accuracy over the trained sizes:"
-        return "\n\n".join([markdown.table(head, rows), caption, self._sweep_table(lines)])
+            for name, found in seeds.items()
+        ]
+        head = ["model", "parameters", "state", *map(_label, self.settings.tested)]
+        return "\n\n".join([self.sentence(scores), tables.table(head, rows), *self._sweep(lines)])
 
-    def _sweep_table(self, lines: Sequence[Line]) -> str:
+    def sentence(self, scores: dict[str, dict[str, list[float]]]) -> str:
+        """Return the sentence about the best model."""
+        return tables.winners(scores, self.unit, self.lower_is_better)
+
+    def _sweep(self, lines: Sequence[Line]) -> list[str]:
         pairs = [(rate, decay) for decay in self.sweep.weight_decays for rate in self.sweep.learning_rates]
+        if len(pairs) == 1:
+            return []
         rows = []
-        for arm in self.reported(lines):
+        for name in self.reported(lines):
             found = {
                 (line["learning_rate"], line["weight_decay"]): f"{self.score(line):.3f}"
                 if line["outcome"] == FINISHED
                 else line["outcome"]
-                for line in self.swept(lines, arm)
+                for line in self.swept(lines, name)
             }
-            rows.append([self.label(arm), *(found.get(pair, "") for pair in pairs)])
-        return markdown.table(["model", *(f"{rate:g} / {decay:g}" for rate, decay in pairs)], rows)
+            rows.append([self.label(name), *(found.get(pair, "") for pair in pairs)])
+        caption = (
+            "All runs of the sweep by learning rate and weight decay, mean accuracy over the trained sizes:"
+        )
+        return [caption, tables.table(["model", *(f"{rate:g}, {decay:g}" for rate, decay in pairs)], rows)]
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
-        """Accuracy over learning rates and over the numbers of the state, where these differ."""
+        """Draw the accuracy over learning rates, and over the size of the state if sizes differ."""
         found = pictures.over_learning_rates(self, lines, "accuracy on the trained sizes")
         if len({line["state_numbers"] for line in lines}) > 1:
             found["state"] = self._over_state(lines)
@@ -175,16 +188,16 @@ class Recall(Experiment):
     def _over_state(self, lines: Sequence[Line]) -> "Figure":
         figure, panels = pictures.panels(len(self.settings.tested))
         for axes, size in zip(panels, self.settings.tested, strict=True):
-            for arm in self.reported(lines):
-                seeds = self.seeds(lines, arm)
-                values = [line["results"]["accuracy"][_label(size)] for line in seeds]
+            for name in self.reported(lines):
+                seeds = self.seeds(lines, name)
+                values = [self._accuracy(line, size) for line in seeds]
                 state = seeds[0]["state_numbers"]
-                colour = pictures.colour(arm)
+                colour = pictures.colour(name)
                 if state is None:
-                    label = f"{self.label(arm)} (state grows)"
-                    axes.axhline(float(np.mean(values)), color=colour, label=label)
+                    label = f"{self.label(name)} (state grows)"
+                    axes.axhline(tables.mean(values), color=colour, label=label)
                 else:
-                    axes.plot([state] * len(values), values, "o", color=colour, label=self.label(arm))
+                    axes.plot([state] * len(values), values, "o", color=colour, label=self.label(name))
             axes.axhline(1 / size[1], color="black", linestyle=":", label="a guess among the row's values")
             axes.set(ylim=(-0.02, 1.02), title=_label(size))
             axes.set(xlabel="state, numbers a layer", ylabel="accuracy")
@@ -193,15 +206,55 @@ class Recall(Experiment):
         return figure
 
 
+class RewrittenRecall(Recall):
+    """Twice as many writes as keys: a memory must also forget."""
+
+    name = "recall_rewritten"
+    title = "Associative recall of rewritten keys"
+    about = (
+        "As above, but a row of K keys holds 2 K writes in any order: each key once, and K more of keys "
+        "drawn at random. The value that was written last is asked for."
+    )
+    # Weight decay has changed nothing in ``recall``.
+    sweep = Sweep(learning_rates=Recall.sweep.learning_rates, weight_decays=Recall.sweep.weight_decays[:1])
+    settings = RecallSettings(
+        trained=((64, 4), (64, 8), (128, 16), (256, 32)),
+        tested=((64, 4), (64, 8), (128, 16), (256, 32), (512, 64)),
+    )
+
+    def rows(self, generator: np.random.Generator, rows: int, size: Size) -> Batch:
+        """Return rows of one size."""
+        return rewritten_batch(generator, rows, size, self.settings.vocab_size)
+
+
+class AblatedRecall(Recall):
+    """Recall with every part of the causal layer removed, at the learning rate of the whole layer."""
+
+    name = "ablation_recall"
+    title = "Ablation: recall"
+    about = (
+        "The recall experiment with one part of the causal layer removed, at the learning rate that is "
+        "best for the whole layer; docs/maths.md, section 3, describes the parts."
+    )
+    reference = "addressed"
+    # The whole layer reaches this; attention shows in the recall experiment that the task can be learned.
+    solved = 0.96
+    sweep = Sweep(learning_rates=(1e-2,), weight_decays=(0.1,))
+
+    def sentence(self, scores: dict[str, dict[str, list[float]]]) -> str:
+        """Return the sentence about the part whose removal costs most."""
+        return tables.costs(scores, self.label(self.reference), self.unit, self.lower_is_better)
+
+
 def _label(size: Size) -> str:
     return f"{size[0]} tokens, {size[1]} pairs"
 
 
 def recall_batch(generator: np.random.Generator, rows: int, size: Size, vocab_size: int) -> Batch:
-    """Rows in which every key is written once and asked for once; its value follows the query.
+    """Draw rows in which every key is written once and asked for once; its value follows the query.
 
     Args:
-        generator: decides all.
+        generator: source of all random choices.
         rows: B.
         size: tokens T and pairs K, 4 K <= T.
         vocab_size: V, more than 2 K.
@@ -218,7 +271,7 @@ def recall_batch(generator: np.random.Generator, rows: int, size: Size, vocab_si
 def draw_pairs(
     generator: np.random.Generator, rows: int, pairs: int, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct keys and any values, both (B, K)."""
+    """Draw distinct keys and any values, both (B, K)."""
     half = vocab_size // 2
     keys_BK = generator.random((rows, half - 1)).argsort(axis=1)[:, :pairs] + 1
     return keys_BK, generator.integers(half, vocab_size, (rows, pairs))
@@ -227,11 +280,11 @@ def draw_pairs(
 def with_queries(
     generator: np.random.Generator, written: np.ndarray, keys: np.ndarray, values: np.ndarray, tokens: int
 ) -> Batch:
-    """Rows that begin with what is written and ask for every key once, behind it.
+    """Build rows that begin with the writes and ask for every key once behind them.
 
     Args:
-        generator: draws the places of the queries.
-        written: ids (B, W) at the beginning.
+        generator: source of the places of the queries.
+        written: ids (B, W) of the writes.
         keys: (B, K), each asked for once.
         values: (B, K), their answers.
         tokens: T >= W + 2 K.
@@ -243,7 +296,7 @@ def with_queries(
     start = written.shape[1]
     slots = (tokens - start) // 2
     log_weight = (POWER - 1) * np.log(np.arange(1, slots + 1))
-    # The largest of log-weights with Gumbel noise are a draw without replacement, in its order.
+    # Gumbel trick: the largest of log-weights with Gumbel noise are a draw without replacement.
     drawn = log_weight + generator.gumbel(size=(rows, slots))
     place_BK = start + 2 * (-drawn).argsort(axis=1)[:, :pairs]
     inputs_BT = np.full((rows, tokens), FILLER, dtype=np.int64)
@@ -253,3 +306,30 @@ def with_queries(
     np.put_along_axis(inputs_BT, place_BK + 1, values, axis=1)
     np.put_along_axis(targets_BT, place_BK, values, axis=1)
     return torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)
+
+
+def rewritten_batch(generator: np.random.Generator, rows: int, size: Size, vocab_size: int) -> Batch:
+    """Draw rows of 2 K writes of K keys, in which every key is asked for once.
+
+    Args:
+        generator: source of all random choices.
+        rows: B.
+        size: tokens T and keys K, 6 K <= T.
+        vocab_size: V, more than 2 K.
+
+    Returns:
+        Ids int64 (B, T), and targets (B, T): the last written value at each query.
+    """
+    tokens, pairs = size
+    keys_BK, _ = draw_pairs(generator, rows, pairs, vocab_size)
+    again_BK = generator.integers(0, pairs, (rows, (WRITES - 1) * pairs))
+    all_BK = np.broadcast_to(np.arange(pairs), (rows, pairs))
+    which_BW = generator.permuted(np.concatenate([all_BK, again_BK], axis=1), axis=1)
+    written_BW = generator.integers(vocab_size // 2, vocab_size, which_BW.shape)
+    last_BK = np.empty((rows, pairs), dtype=np.int64)
+    # Later writes overwrite earlier ones.
+    for write in range(which_BW.shape[1]):
+        np.put_along_axis(last_BK, which_BW[:, write, None], written_BW[:, write, None], axis=1)
+    named_BW = np.take_along_axis(keys_BK, which_BW, axis=1)
+    written = np.stack([named_BW, written_BW], axis=2).reshape(rows, -1)
+    return with_queries(generator, written, keys_BK, last_BK, tokens)

@@ -1,26 +1,34 @@
-"""The report: docs/results.md and its pictures, made from the lines of all experiments by one command."""
+"""Report: docs/results.md and its pictures, made from the lines of all experiments by one command."""
 
+import textwrap
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from experiments import EXPERIMENTS, results
 from experiments.base import Experiment
-from experiments.errors import ExperimentError
-from experiments.results import Line
+from experiments.results import ExperimentError, Line
 
 PAGE = "results.md"
 PICTURES = "results"
-"""Folder of the pictures, beside the page."""
+"""Folder of the pictures, next to the page."""
+COLUMNS = 100
+"""Characters of a line of text."""
 HEAD = """# Results
 
-Made from the lines in `experiments/results/` by `python -m experiments report`; `python -m experiments NAME`
-repeats an experiment. In brackets: the smallest and the largest seed. "FFTNet" alone is the causal layer.
-`experiments/arms.py` and `experiments/encoders.py` list the names that `--arm` takes."""
+What FFTNet's layers learn next to attention, recurrent networks and FNet: recall, language, state tracking
+and classification. Every section starts with the best model. `python -m experiments NAME` repeats an
+experiment; `python -m experiments report` writes this page from the lines in `experiments/results/`.
+
+"FFTNet" alone is the causal layer, "FFTNet without keys" its form without write keys, and "FFTNet
+(bidirectional)" the layer of the paper. Attention stands behind the same short convolution as FFTNet, except
+in classification.
+`±` is half the distance from the smallest to the largest seed; a number without it is one seed."""
 
 
 def experiment_class(name: str) -> type[Experiment]:
-    """The experiment of that name.
+    """Return the experiment of that name.
 
     Raises:
         ExperimentError: if there is none.
@@ -29,16 +37,17 @@ def experiment_class(name: str) -> type[Experiment]:
         raise ExperimentError(
             f"there is no experiment {name!r}; choose from {', '.join(EXPERIMENTS)}, or report"
         )
-    return getattr(import_module(f"experiments.{name}"), EXPERIMENTS[name])
+    module, kind = EXPERIMENTS[name].split(":")
+    return getattr(import_module(f"experiments.{module}"), kind)
 
 
 def write(folder: Path, output: Path, say: Callable[[str], None]) -> Path:
     """Write the page and its pictures.
 
     Args:
-        folder: of the lines.
-        output: of the page.
-        say: is told what is left out.
+        folder: folder of the result files.
+        output: folder of the page.
+        say: function that reports what is left out.
 
     Returns:
         The page's path.
@@ -49,36 +58,33 @@ def write(folder: Path, output: Path, say: Callable[[str], None]) -> Path:
     sections = []
     for name in EXPERIMENTS:
         lines = results.read(folder / f"{name}.jsonl", say)
-        if lines:
-            sections.append(_section(experiment_class(name)(), lines, output, say))
-    written = [section for section in sections if section]
-    if not written:
+        experiment = experiment_class(name)()
+        current = experiment.current(lines)
+        if len(current) < len(lines):
+            say(f"{name}: {len(lines) - len(current)} lines of other configurations are left out")
+        if current:
+            sections.append(_section(experiment, current, output))
+    if not sections:
         raise ExperimentError(
-            f"there is nothing to report: {folder} holds no lines of today's configurations"
+            f"there is nothing to report: {folder} holds no lines of the current configurations"
         )
     page = output / PAGE
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text("\n\n".join([HEAD, *written]) + "\n", encoding="utf-8")
+        page.write_text("\n\n".join([wrapped(HEAD), *sections]) + "\n", encoding="utf-8")
     except OSError as error:
         raise ExperimentError(f"{page} can't be written: {error.strerror}") from error
     return page
 
 
-def _section(
-    experiment: Experiment, lines: list[Line], output: Path, say: Callable[[str], None]
-) -> str | None:
-    current = experiment.current(lines)
-    if len(current) < len(lines):
-        say(f"{experiment.name}: {len(lines) - len(current)} lines of other configurations are left out")
-    if not current:
-        return None
-    parts = [f"## {experiment.title}", experiment.about]
-    void = experiment.control(current)
+def _section(experiment: Experiment, lines: list[Line], output: Path) -> str:
+    parts = [f"## {experiment.title}"]
+    void = experiment.control(lines)
     if void is not None:
         parts.append(f"**{void[0].upper()}{void[1:]}.**")
-    parts.append(experiment.tables(current))
-    for name, figure in experiment.pictures(current).items():
+    winner, *tables = experiment.tables(lines).split("\n\n")
+    parts += [winner, experiment.about, *tables]
+    for name, figure in experiment.pictures(lines).items():
         figure.suptitle(experiment.title)
         path = output / PICTURES / f"{experiment.name}_{name}.png"
         try:
@@ -88,8 +94,22 @@ def _section(
         except OSError as error:
             raise ExperimentError(f"{path} can't be written: {error.strerror}") from error
         parts.append(f"![{experiment.title}: {name.replace('_', ' ')}]({PICTURES}/{path.name})")
-    parts.append(_origin(current))
-    return "\n\n".join(parts)
+    parts.append(_origin(lines))
+    return wrapped("\n\n".join(parts))
+
+
+def wrapped(text: str) -> str:
+    """Return Markdown with its paragraphs in lines of at most ``COLUMNS`` characters."""
+    return "\n\n".join(map(_wrapped, text.split("\n\n")))
+
+
+def _wrapped(part: str) -> str:
+    # Tables, headings and pictures must stay on their lines; items of a list are indented.
+    if part.startswith(("|", "#", "!")):
+        return part
+    indent, texts = ("  ", part.split("\n")) if part.startswith("- ") else ("", [part])
+    fill = partial(textwrap.fill, width=COLUMNS, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join(map(fill, texts))
 
 
 def _origin(lines: list[Line]) -> str:
@@ -98,7 +118,8 @@ def _origin(lines: list[Line]) -> str:
     names = ", ".join(sorted({line["processor"] for line in lines}))
     threads = ", ".join(sorted({str(line["threads"]) for line in lines}))
     versions = ", ".join(sorted({line["torch"] for line in lines}))
+    runs = f"{len(lines)} runs" if len(lines) > 1 else "1 run"
     return (
-        f"{len(lines)} runs in {hours:.1f} hours, threads: {threads}; {names}; PyTorch {versions}; "
+        f"{runs} in {hours:.1f} hours on {names}; threads: {threads}; PyTorch {versions}; "
         f"commits {', '.join(commits)}."
     )

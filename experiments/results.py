@@ -1,4 +1,4 @@
-"""Lines of results: one JSON object a run, appended for good, and the facts that a number depends on."""
+"""Result lines: one JSON object per run, appended to a file, with the environment that it was measured in."""
 
 import json
 import os
@@ -12,35 +12,39 @@ from typing import Any
 
 import torch
 
-from experiments.errors import ExperimentError
+from fftnet.errors import UserError
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
-"""Where the lines are kept, a file for each experiment."""
+"""Folder of the result files, one for each experiment."""
 CACHE = FOLDER / "cache"
-"""Checkpoints and corpora: may be deleted, is never committed."""
+"""Folder of checkpoints and corpora. It may be deleted and is never committed."""
 IDENTITY = ("experiment", "case", "arm", "configuration", "learning_rate", "weight_decay", "seed")
-"""Fields that tell one run from another; the budget is a part of the configuration."""
+"""Keys of a line that tell one run from another. The key "arm" holds the name of the model."""
 
 Line = dict[str, Any]
 
 
+class ExperimentError(UserError):
+    """An error that a user of the experiments can fix: a name, a file, a corpus, sizes that do not fit."""
+
+
 def key_of(line: Mapping[str, Any]) -> str:
-    """Everything that decides a run's result as one string: equal for equal runs."""
+    """Return everything that decides a run's result as one string, equal for equal runs."""
     return json.dumps({name: line[name] for name in IDENTITY}, sort_keys=True)
 
 
 def read(path: Path, say: Callable[[str], None] = print) -> list[Line]:
-    """The lines of a file, oldest first; none where there is no file.
+    """Return the lines of a result file, oldest first, or an empty list if there is no file.
 
-    A last line without its end was being written when its process was killed: it is left out.
+    A last line without a line break was cut off when its process was killed. It is left out.
 
     Args:
-        path: of the JSON lines.
-        say: is told of a line that is left out.
+        path: file of JSON lines.
+        say: function that reports a line that is left out.
 
     Raises:
-        ExperimentError: naming the file that can't be read, or the number of its damaged line.
+        ExperimentError: if the file can't be read, or a line is damaged.
     """
     try:
         text = path.read_bytes()
@@ -57,13 +61,15 @@ def read(path: Path, say: Callable[[str], None] = print) -> list[Line]:
             line = json.loads(row)
             key_of(line)
         except (ValueError, KeyError, TypeError) as error:
-            raise ExperimentError(f"{path} is damaged in line {number}: delete or mend that line") from error
+            raise ExperimentError(
+                f"{path} is damaged in line {number}: delete or repair that line"
+            ) from error
         lines.append(line)
     return lines
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Write one line behind the others, on the disk when this returns; a torn last line is cut off before.
+    """Append one line and flush it to disk. A cut-off last line is removed first.
 
     Raises:
         ExperimentError: if the file can't be written.
@@ -71,7 +77,9 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
     row = json.dumps(line, allow_nan=False).encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(path)
+        if path.is_file():
+            text = path.read_bytes()
+            os.truncate(path, text.rfind(b"\n") + 1)
         # One call of write at the end of the file: processes that share it do not mix their lines.
         with path.open("ab", buffering=0) as file:
             file.write(row)
@@ -80,20 +88,11 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         raise ExperimentError(f"{path} can't be written: {error.strerror}") from error
 
 
-def _cut_torn_line(path: Path) -> None:
-    if not path.is_file():
-        return
-    text = path.read_bytes()
-    whole = text.rfind(b"\n") + 1
-    if whole < len(text):
-        os.truncate(path, whole)
-
-
-def facts(device: torch.device) -> dict[str, Any]:
-    """What a number depends on beside its configuration, without a name of the machine.
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return the commit, hardware and versions that a number depends on, without a name of the machine.
 
     Args:
-        device: where the run was done.
+        device: device of the run.
     """
     return {
         "commit": commit(),
@@ -106,7 +105,7 @@ def facts(device: torch.device) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def commit() -> str:
-    """The commit of the sources when this process first asked, with "+" where they differed from it."""
+    """Return the commit of the sources at the first call, with "+" if they differ from it."""
     # New results and reports do not change what is measured.
     changed = ("status", "--porcelain", "--", ":/", ":!/experiments/results", ":!/docs")
     head = _git("rev-parse", "HEAD")
@@ -123,7 +122,7 @@ def _git(*words: str) -> str:
 
 @lru_cache(maxsize=1)
 def processor() -> str:
-    """The processor's name as the system gives it, or its architecture."""
+    """Return the processor's name as the system gives it, or its architecture."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         for row in path.read_text().splitlines():

@@ -1,26 +1,26 @@
-"""What the experiments on small synthetic tasks share: settings, one run, tables and pictures.
-
-A task is a function that draws a batch; the experiment says which sizes are trained and tested.
-"""
+"""Experiments on small synthetic tasks: base class, state tracking, mechanistic architecture design."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from experiments import arms, markdown, pictures
-from experiments.base import FINISHED, Experiment, Run
+from experiments import models, pictures, tables
+from experiments.base import Experiment, Run, Sweep
+from experiments.generators import MAD_TASKS, TRACKING_TASKS
 from experiments.results import Line
 from experiments.training import Batch, Budget, Checkpoint, accuracy, train
+from fftnet.model.fftnet_model import FFTNet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEST_SEED = 10**6
-"""Test rows have a stream of their own, which no run's seed reaches."""
+"""Random seed of the test rows, which no run's seed reaches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,89 +32,255 @@ class TaskSettings:
     num_layers: int = 2
     """Blocks of mixer and feed-forward."""
     parameters: int = 150_000
-    """Of the whole model, met by the width of the feed-forward."""
+    """Parameters of the whole model, reached by the width of the feed-forward."""
     rows: int = 64
     """Rows of a batch."""
     test_rows: int = 256
     """Rows of the test."""
     budget: Budget = Budget(steps=2000)  # noqa: RUF009 - it is frozen
-    """Of training."""
+    """Length of training."""
 
 
-class TaskExperiment(Experiment):
-    """Several tasks, a case each; the score is an accuracy."""
+class SyntheticExperiment(Experiment):
+    """Models of ids, trained on rows that are drawn for each step and tested on fixed ones."""
 
     settings: Any
-    measure_name = "accuracy"
+    measured: ClassVar[str]
+    """Key of the test's result, on the curve and in the line."""
+
+    @property
+    def parameters(self) -> int | None:
+        """Parameters of the whole model (None: no feed-forward)."""
+        return self.settings.parameters
 
     @abstractmethod
     def vocabulary(self, case: str) -> int:
-        """Tokens V of a task."""
+        """Return the tokens V of a task."""
 
     @abstractmethod
-    def train_batch(self, case: str, generator: np.random.Generator, rows: int) -> Batch:
-        """A batch of the sizes that are trained."""
+    def step_batch(self, case: str, generator: np.random.Generator, step: int) -> Batch:
+        """Return the batch of a training step."""
 
     @abstractmethod
-    def test_batch(self, case: str, generator: np.random.Generator, rows: int) -> Batch:
-        """The rows that are tested, with a generator of their own."""
+    def tester(self, case: str) -> Callable[[nn.Module], Any]:
+        """Return the test of a task: a function of the model."""
 
-    def rescale(self, case: str, accuracy: float) -> float:
-        """The score that an accuracy is worth."""
-        return accuracy
-
-    def model(self, case: str, stack: arms.Stack) -> nn.Module:
-        """The model of a task around its stack."""
-        return stack
+    def model(self, case: str, language_model: FFTNet) -> nn.Module:
+        """Return the model of a task around its language model."""
+        return language_model
 
     def execute(self, run: Run) -> dict[str, Any]:
         """Train one model on one task and test it."""
-        settings = self.settings
-        sizes = arms.Sizes(
+        language_model = models.build_language_model(
+            run.arm,
             vocab_size=self.vocabulary(run.case),
-            d_model=settings.d_model,
-            num_layers=settings.num_layers,
-            parameters=settings.parameters,
+            d_model=self.settings.d_model,
+            num_layers=self.settings.num_layers,
+            parameters=self.parameters,
+            seed=run.seed,
         )
-        stack = arms.build(run.arm, sizes, run.seed)
-        model = self.model(run.case, stack).to(self.workbench.device)
-        test = self.test_batch(run.case, np.random.default_rng([TEST_SEED]), settings.test_rows)
+        model = self.model(run.case, language_model).to(self.workbench.device)
+        test = self.tester(run.case)
 
         def batch(step: int) -> Batch:
-            return self.train_batch(run.case, np.random.default_rng([run.seed, step]), settings.rows)
+            return self.step_batch(run.case, np.random.default_rng([run.seed, step]), step)
 
         def measure() -> dict[str, Any]:
-            return {"score": round(self.rescale(run.case, accuracy(model, test)), 4)}
+            return {self.measured: test(model)}
 
-        trained = train(model, run, settings.budget, batch, measure, Checkpoint(run, self.workbench))
-        results: dict[str, Any] = {"curve": trained.curve, "training_seconds": round(trained.seconds, 1)}
-        if trained.outcome == FINISHED:
-            results["score"] = trained.curve[-1]["score"]
-        return {
-            "parameters": arms.count_parameters(model),
-            "state_numbers": arms.count_state(stack),
-            "outcome": trained.outcome,
-            "results": results,
-        }
+        trained = train(model, run, self.settings.budget, batch, measure, Checkpoint(run, self.workbench))
+        # The last point of the curve is the end of training.
+        return trained.line(
+            model,
+            models.count_state(language_model),
+            lambda: {self.measured: trained.curve[-1][self.measured]},
+        )
+
+
+class TaskExperiment(SyntheticExperiment):
+    """Several tasks, a case each. The score is an accuracy."""
+
+    measured = "score"
+
+    @abstractmethod
+    def draw(self, case: str, generator: np.random.Generator, rows: int, test: bool) -> Batch:
+        """Return rows of a task, for training or for the test."""
+
+    def rescale(self, case: str, accuracy: float) -> float:
+        """Return the score of an accuracy."""
+        return accuracy
+
+    def step_batch(self, case: str, generator: np.random.Generator, step: int) -> Batch:
+        """Return the batch of a training step."""
+        return self.draw(case, generator, self.settings.rows, test=False)
+
+    def tester(self, case: str) -> Callable[[nn.Module], float]:
+        """Return the score of a model on fixed test rows as a function."""
+        rows = self.draw(case, np.random.default_rng([TEST_SEED]), self.settings.test_rows, test=True)
+        return lambda model: round(self.rescale(case, accuracy(model, rows)), 4)
 
     def score(self, line: Line) -> float:
-        """At the end of training."""
+        """Return the score at the end of training."""
         return line["results"]["score"]
 
     def tables(self, lines: Sequence[Line]) -> str:
-        """An arm a row, a task a column, the mean over the tasks last where all are there."""
-        names = [arm for arm in arms.ARMS if any(self.best(lines, arm, case) for case in self.cases)]
+        """Return a model a row, a task a column, and the mean over the tasks if all are there."""
         rows = []
-        for arm in names:
-            seeds = {case: self.seeds(lines, arm, case) for case in self.cases}
-            first = next(found[0] for found in seeds.values() if found)
-            values = {case: [self.score(line) for line in found] for case, found in seeds.items() if found}
-            cells = [markdown.spread(values[case]) if case in values else "" for case in self.cases]
-            means = [sum(found) / len(found) for found in values.values()]
-            total = f"{sum(means) / len(means):.3f}" if len(means) == len(self.cases) else ""
-            rows.append([self.label(arm), markdown.count(first["state_numbers"]), *cells, total])
-        return markdown.table(["model", "state", *self.cases, "mean"], rows)
+        means: dict[str, list[float]] = {}
+        for model in models.MODELS:
+            seeds = {case: self.seeds(lines, model, case) for case in self.cases}
+            found = [line for lines_of in seeds.values() for line in lines_of]
+            if not found:
+                continue
+            values = {case: [self.score(line) for line in lines_of] for case, lines_of in seeds.items()}
+            if all(values.values()):
+                means[self.label(model)] = [tables.mean([tables.mean(scores) for scores in values.values()])]
+            cells = [tables.number(values[case]) for case in self.cases]
+            total = tables.number(means.get(self.label(model), []))
+            rows.append([self.label(model), tables.count(found[0]["state_numbers"]), *cells, total])
+        head = ["model", "state", *self.cases, "mean"]
+        sentence = tables.winners({"": means}, f"{self.unit}, mean of all tasks", lower=False)
+        return f"{sentence}\n\n{tables.table(head, rows)}"
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
-        """The score over learning rates, a panel for each task."""
-        return pictures.over_learning_rates(self, lines, self.measure_name)
+        """Draw the score over learning rates, a panel for each task."""
+        return pictures.over_learning_rates(self, lines, self.unit.lower())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings(TaskSettings):
+    """Sizes of the state tracking tasks."""
+
+    trained: tuple[int, int] = (3, 40)
+    """Shortest and longest row of training; each length is as likely."""
+    tested: tuple[int, int] = (40, 256)
+    """Shortest and longest row of the test."""
+
+
+class Tracking(TaskExperiment):
+    """State tracking: lengths 3 to 40 in training, 40 to 256 in the test."""
+
+    name = "tracking"
+    title = "State tracking"
+    about = (
+        "Parity of bits and modular arithmetic (mod 5, without brackets), asked at the end of a row, and the "
+        "word problem of the group S3, asked at every token. Trained on rows of 3 to 40 tokens, tested on 40 "
+        "to 256. Scaled accuracy: 0 is guessing, 1 is no error."
+    )
+    unit = "Scaled accuracy"
+    cases = tuple(TRACKING_TASKS)
+    sweep = Sweep(learning_rates=(1e-3, 3e-3, 1e-2))
+    settings = TrackingSettings()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.is_quick:
+            self.sweep = Sweep(learning_rates=(3e-3,), seeds=(0,))
+            self.settings = TrackingSettings(
+                d_model=16,
+                num_layers=1,
+                parameters=30_000,
+                rows=4,
+                test_rows=8,
+                budget=Budget(steps=4, points=2),
+                trained=(3, 8),
+                tested=(8, 16),
+            )
+
+    def vocabulary(self, case: str) -> int:
+        """Return the tokens V of a task."""
+        return TRACKING_TASKS[case].vocab_size
+
+    def draw(self, case: str, generator: np.random.Generator, rows: int, test: bool) -> Batch:
+        """Return short rows for training, long ones for the test."""
+        shortest, longest = self.settings.tested if test else self.settings.trained
+        lengths_B = generator.integers(shortest, longest + 1, rows)
+        ids_BT, targets_BT = TRACKING_TASKS[case].draw(generator, lengths_B)
+        return torch.from_numpy(ids_BT), torch.from_numpy(targets_BT)
+
+    def rescale(self, case: str, accuracy: float) -> float:
+        """Return 0 for guessing and 1 for no error."""
+        guess = TRACKING_TASKS[case].guess
+        return (accuracy - guess) / (1 - guess)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadSettings(TaskSettings):
+    """Sizes of the six tasks of mechanistic architecture design."""
+
+    shortened: int = 1
+    """Divisor of the published length of rows."""
+
+
+class Compressor(nn.Module):
+    """Decode every token of a row from the last hidden state and the place that is asked for.
+
+    Args:
+        language_model: model whose hidden state is read.
+        tokens: T, the mark at the end included.
+        d_model: width D.
+        vocab_size: V.
+    """
+
+    def __init__(self, language_model: FFTNet, tokens: int, d_model: int, vocab_size: int) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.places = nn.Embedding(tokens, d_model)
+        self.decode = nn.Sequential(
+            nn.Linear(d_model, 2 * d_model), nn.GELU(), nn.Linear(2 * d_model, vocab_size)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return logits (B, T, V) of the tokens at all places of ids (B, T)."""
+        embedded_BTD = self.language_model.embedding(tokens)
+        last_B1D = self.language_model.backbone(embedded_BTD)[:, -1:]
+        return self.decode(last_B1D + self.places.weight)
+
+
+class Mad(TaskExperiment):
+    """Mechanistic architecture design: six small tasks at their lowest difficulty, one skill each."""
+
+    name = "mad"
+    title = "Mechanistic architecture design"
+    about = (
+        "Six small tasks, written again after their published description, at their lowest difficulty: two "
+        "blocks of mixer and feed-forward of equal size. Rows are drawn for every batch, where the published "
+        "set has 12,800 fixed ones, and the budgets are small. Compare the numbers with each other, not with "
+        "published ones."
+    )
+    cases = tuple(MAD_TASKS)
+    sweep = Sweep(learning_rates=(1e-3, 3e-3, 1e-2))
+    settings = MadSettings(rows=32, budget=Budget(steps=1500))
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.is_quick:
+            self.sweep = Sweep(learning_rates=(3e-3,), seeds=(0,))
+            self.settings = replace(
+                self.settings,
+                d_model=16,
+                num_layers=1,
+                parameters=30_000,
+                rows=2,
+                test_rows=4,
+                budget=Budget(steps=4, points=2),
+                shortened=4,
+            )
+
+    def vocabulary(self, case: str) -> int:
+        """Return the tokens V of a task."""
+        return MAD_TASKS[case].vocab_size
+
+    def model(self, case: str, language_model: FFTNet) -> nn.Module:
+        """Return the language model, or for compression the model with its decoder."""
+        if case != "compression":
+            return language_model
+        return Compressor(language_model, self._tokens(case), self.settings.d_model, self.vocabulary(case))
+
+    def draw(self, case: str, generator: np.random.Generator, rows: int, test: bool) -> Batch:
+        """Return rows of the published length."""
+        ids_BT, targets_BT = MAD_TASKS[case].draw(generator, rows, self._tokens(case))
+        return torch.from_numpy(ids_BT), torch.from_numpy(targets_BT)
+
+    def _tokens(self, case: str) -> int:
+        return MAD_TASKS[case].tokens // self.settings.shortened

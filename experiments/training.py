@@ -1,4 +1,8 @@
-"""The training loop of all experiments: batches by number, a budget of steps or seconds, checkpoints."""
+"""Training loop of all experiments: numbered batches, a budget of steps or seconds, checkpoints.
+
+It is not ``fftnet.utils.trainer``, which would change the published results: they depend on budgets of
+seconds, on the schedule over their used share, on one random state per step and on mean losses of a batch.
+"""
 
 import math
 import time
@@ -12,38 +16,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.base import DIVERGED, FINISHED, Run, Workbench
-from experiments.errors import ExperimentError
+from experiments.models import count_parameters
+from experiments.results import ExperimentError
 from fftnet.training.optim import OptimConfig, make_optimizer
 
 IGNORED = -100
-"""A target that is not asked for."""
+"""Target that is not counted."""
 
 FP32 = "fp32"
 BF16 = "bf16"
 
 Batch = tuple[Tensor, Tensor]
-"""Ids int64 (B, T), and what they should be answered with, the same shape, ``IGNORED`` where nothing is."""
+"""Ids int64 (B, T) and targets of the same shape, ``IGNORED`` where nothing is asked."""
 
 
 class OutOfTime(Exception):
-    """The process has used its time; the run is put away and goes on when it is called again."""
+    """The process has used its time. The run is saved and continues when it is called again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long a run trains; the schedule follows the used share. Exactly one of the two is set."""
+    """Length of a training; the schedule follows the used share. Exactly one of steps and seconds is set."""
 
     steps: int | None = None
     """Optimizer steps."""
     seconds: float | None = None
-    """Seconds of training, evaluation not counted."""
+    """Duration of training in seconds, without evaluation."""
     warmup_fraction: float = 0.1
-    """Share in which the learning rate rises from 0; a cosine to 0 follows."""
+    """Share in which the learning rate rises from 0. A cosine to 0 follows."""
     points: int = 6
-    """How often the curve is measured, the end included."""
+    """Number of measurements on the curve, the end included."""
 
     def used(self, steps: int, seconds: float) -> float:
-        """The share that is used."""
+        """Return the used share of the budget."""
         if self.steps is not None:
             return steps / self.steps
         return seconds / (self.seconds or 1.0)
@@ -51,23 +56,44 @@ class Budget:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training."""
+    """Outcome of a training."""
 
     outcome: str
     """Finished, or diverged."""
     curve: list[dict[str, Any]]
-    """Rows with step, tokens, seconds, loss and what ``measure`` found."""
+    """Rows with step, tokens, seconds, loss and the values of ``measure``."""
     steps: int
     seconds: float
 
+    def line(
+        self, model: nn.Module, state_numbers: int | None, measure: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Return the fields of a result line.
+
+        Args:
+            model: the trained model.
+            state_numbers: numbers that a layer carries (None: they grow, or there is no state).
+            measure: returns further results; it is called for a finished run, in evaluation mode.
+        """
+        results: dict[str, Any] = {"curve": self.curve, "training_seconds": round(self.seconds, 1)}
+        if self.outcome == FINISHED:
+            model.eval()
+            results |= measure()
+        return {
+            "parameters": count_parameters(model),
+            "state_numbers": state_numbers,
+            "outcome": self.outcome,
+            "results": results,
+        }
+
 
 class Checkpoint:
-    """The file of an unfinished run.
+    """File of an unfinished run.
 
     Args:
-        run: whose it is.
-        workbench: where it lies, and when the process ends.
-        every: seconds between two savings.
+        run: the run that it belongs to.
+        workbench: folder of the file, and deadline of the process.
+        every: time between two saves, in seconds.
     """
 
     def __init__(self, run: Run, workbench: Workbench, every: float = 120.0) -> None:
@@ -77,14 +103,14 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last; None where nothing was."""
+        """Return the saved content, or None if nothing was saved."""
         return torch.load(self.path, weights_only=True) if self.path.is_file() else None
 
     def keep(self, content: Callable[[], dict[str, Any]]) -> None:
-        """Save when it is time to.
+        """Save if it is time to.
 
         Raises:
-            OutOfTime: after the deadline, when it is saved.
+            OutOfTime: after the deadline, when the content is saved.
             ExperimentError: if the file can't be written.
         """
         now = time.monotonic()
@@ -106,31 +132,21 @@ class Checkpoint:
         Path(self.path).unlink(missing_ok=True)
 
 
-def optim_config(run: Run, budget: Budget) -> OptimConfig:
-    """AdamW (0.9, 0.95) with a cosine to 0 and the run's learning rate and weight decay."""
-    return OptimConfig(
-        learning_rate=run.learning_rate,
-        weight_decay=run.weight_decay,
-        min_lr_ratio=0.0,
-        warmup_fraction=budget.warmup_fraction,
-    )
-
-
-def beside(model: nn.Module, batch: Batch) -> Batch:
-    """The batch on the device of the model's weights, if it has any."""
+def to_device_of(model: nn.Module, batch: Batch) -> Batch:
+    """Return the batch on the device of the model's weights, if it has any."""
     device = next(model.parameters(), batch[0]).device
     return batch[0].to(device), batch[1].to(device)
 
 
 def loss_of(model: nn.Module, batch: Batch, precision: str = FP32) -> Tensor:
-    """Mean cross-entropy over the targets that are asked for, in nats.
+    """Return the mean cross-entropy over the counted targets, in nats.
 
     Args:
-        model: ids (B, T) to logits (B, T, V).
-        batch: what it reads.
-        precision: ``bf16`` multiplies matrices in it, as fftnet's trainer does; the loss is float32 always.
+        model: maps ids (B, T) to logits (B, T, V).
+        batch: ids and targets.
+        precision: dtype of the matrix products, as in fftnet's trainer. The loss is always float32.
     """
-    inputs_BT, targets_BT = beside(model, batch)
+    inputs_BT, targets_BT = to_device_of(model, batch)
     with torch.autocast(inputs_BT.device.type, torch.bfloat16, enabled=precision == BF16):
         logits_BTV = model(inputs_BT)
     return F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED)
@@ -138,8 +154,8 @@ def loss_of(model: nn.Module, batch: Batch, precision: str = FP32) -> Tensor:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batch: Batch) -> float:
-    """Share of the targets asked for that have the largest logit."""
-    inputs_BT, targets_BT = beside(model, batch)
+    """Return the share of the counted targets with the largest logit."""
+    inputs_BT, targets_BT = to_device_of(model, batch)
     asked_BT = targets_BT != IGNORED
     right_BT = (model(inputs_BT).argmax(dim=-1) == targets_BT) & asked_BT
     return float(right_BT.sum() / asked_BT.sum())
@@ -155,64 +171,70 @@ def train(
     precision: str = FP32,
     loss_of: Callable[[nn.Module, Any, str], Tensor] = loss_of,
 ) -> Trained:
-    """Train a model to the end of its budget, from its checkpoint where there is one.
+    """Train a model to the end of its budget, from its checkpoint if there is one.
 
     Args:
         model: trained in place.
-        run: its learning rate and weight decay.
-        budget: when it is over.
-        batch: number of a step to its batch, a tuple whose first entry is what is read, the same each time:
-            so a run goes on exactly where it was.
-        measure: is called ``budget.points`` times and returns what the curve shows; its time is not counted.
-        checkpoint: where it is put away.
-        precision: of the matrix products of training; what is measured is measured in float32.
-        loss_of: the mean loss of a batch, of the model, the batch and the precision.
+        run: learning rate, weight decay and seed.
+        budget: length of the training.
+        batch: maps the number of a step to its batch, a tuple that starts with the inputs. A step has the
+            same batch each time, so that a run continues exactly where it was.
+        measure: returns the values of a point of the curve. Its time is not counted.
+        checkpoint: file of the unfinished run.
+        precision: dtype of the matrix products of training. Measurements are float32.
+        loss_of: maps model, batch and precision to the mean loss.
 
     Raises:
         OutOfTime: at the deadline.
     """
-    config = optim_config(run, budget)
+    # AdamW (0.9, 0.95) with a cosine to 0.
+    config = OptimConfig(
+        learning_rate=run.learning_rate,
+        weight_decay=run.weight_decay,
+        min_lr_ratio=0.0,
+        warmup_fraction=budget.warmup_fraction,
+    )
     optimizer = make_optimizer(model, config)
-    step = 0
-    seconds = 0.0
-    curve: list[dict[str, Any]] = []
-    tokens = 0
+    done: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "curve": []}
     saved = checkpoint.load()
     if saved is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        step, tokens, seconds, curve = (saved[name] for name in ("step", "tokens", "seconds", "curve"))
+        done = {name: saved[name] for name in done}
 
-    def content() -> dict[str, Any]:
-        weights = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        return weights | {"step": step, "tokens": tokens, "seconds": seconds, "curve": curve}
-
-    while (used := budget.used(step, seconds)) < 1:
+    while (used := budget.used(done["step"], done["seconds"])) < 1:
         start = time.perf_counter()
-        # The share after this step, so that the first one has a learning rate above 0.
-        progress = budget.used(step + 1, seconds + (seconds / step if step else 0.01))
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr_at(progress)
-        # What dropout draws depends on the step alone, so that a resumed run draws the same.
-        torch.manual_seed((run.seed << 32) + step)
-        pair = batch(step)
-        loss = loss_of(model, pair, precision)
+        _set_learning_rate(optimizer, config, budget, done["step"], done["seconds"])
+        # Dropout depends on seed and step only, so that a resumed run draws the same.
+        torch.manual_seed((run.seed << 32) + done["step"])
+        drawn = batch(done["step"])
+        loss = loss_of(model, drawn, precision)
         value = loss.item()
         if not math.isfinite(value):
             checkpoint.drop()
-            return Trained(DIVERGED, curve, step, seconds)
+            return Trained(DIVERGED, done["curve"], done["step"], done["seconds"])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
         optimizer.step()
-        step += 1
-        tokens += pair[0].numel()
-        seconds += time.perf_counter() - start
-        if math.floor(budget.used(step, seconds) * budget.points) > math.floor(used * budget.points):
-            row = {"step": step, "tokens": tokens, "seconds": round(seconds, 2), "loss": round(value, 5)}
+        done["step"] += 1
+        done["tokens"] += drawn[0].numel()
+        done["seconds"] += time.perf_counter() - start
+        now = budget.used(done["step"], done["seconds"])
+        if math.floor(now * budget.points) > math.floor(used * budget.points):
+            row = {"step": done["step"], "tokens": done["tokens"], "seconds": round(done["seconds"], 2)}
             model.eval()
-            curve.append(row | measure())
+            done["curve"].append(row | {"loss": round(value, 5)} | measure())
             model.train()
-        checkpoint.keep(content)
+        checkpoint.keep(lambda: done | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
     checkpoint.drop()
-    return Trained(FINISHED, curve, step, seconds)
+    return Trained(FINISHED, done["curve"], done["step"], done["seconds"])
+
+
+def _set_learning_rate(
+    optimizer: torch.optim.Optimizer, config: OptimConfig, budget: Budget, step: int, seconds: float
+) -> None:
+    """Set the learning rate at the used share after this step, which is above 0 at the first step."""
+    progress = budget.used(step + 1, seconds + (seconds / step if step else 0.01))
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr_at(progress)

@@ -1,4 +1,4 @@
-"""Several processes that share the runs of an experiment: each takes what no other one has taken."""
+"""Execution of the missing runs of an experiment, by one process or by several that share them."""
 
 import subprocess
 import sys
@@ -10,21 +10,49 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from experiments import results
-from experiments.base import Experiment, Run
+from experiments.base import FINISHED, Experiment, Run
+from fftnet.training.memory import keep_freed_memory
 
 WAIT = 2.0
-"""Seconds until a process looks again, while others work on all that is wanted."""
+"""Time until a process looks again while others work on all missing runs, in seconds."""
 TAKEN = "taken"
-"""Folder of the locks, in the cache folder; the system opens a lock when its process ends."""
+"""Folder of the locks in the cache folder. The system releases a lock when its process ends."""
 
 
-def wanted(experiment: Experiment, path: Path, say: Callable[[str], None]) -> Generator[Run, None, None]:
-    """The runs that are still wanted, each held by this process alone until the next one is asked for.
+def work(experiment: Experiment, path: Path, say: Callable[[str], None]) -> None:
+    """Do one missing run after the other and append its line.
 
     Args:
-        experiment: with its deadline.
-        path: of its lines, which others may write, too.
-        say: is told of a line that is left out.
+        experiment: experiment with its workbench.
+        path: result file.
+        say: function that reports progress.
+    """
+    # Asked now: the sources may have changed when the first run is over.
+    results.commit()
+    keep_freed_memory()
+    for run in missing(experiment, path, say):
+        case = f" on {run.case}" if run.case else ""
+        choice = f"lr {run.learning_rate:g}, weight decay {run.weight_decay:g}, seed {run.seed}"
+        say(f"{experiment.name}: {run.arm}{case}, {choice}")
+        start = time.perf_counter()
+        found = experiment.execute(run)
+        # A run that was resumed from its checkpoint has trained longer than this process.
+        seconds = max(time.perf_counter() - start, found["results"].get("training_seconds", 0.0))
+        seconds = round(seconds, 2)
+        environment = results.environment(experiment.workbench.device)
+        line = asdict(run) | environment | {"seconds": seconds} | found
+        results.append(path, line)
+        score = f", score {experiment.score(line):.4f}" if found["outcome"] == FINISHED else ""
+        say(f"  {found['outcome']} in {seconds:.0f} s{score}")
+
+
+def missing(experiment: Experiment, path: Path, say: Callable[[str], None]) -> Generator[Run, None, None]:
+    """Yield the missing runs, each locked for this process until the next one is asked for.
+
+    Args:
+        experiment: experiment with its deadline.
+        path: result file, which other processes may write, too.
+        say: function that reports a line that is left out.
     """
     folder = experiment.workbench.cache / TAKEN
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +67,7 @@ def wanted(experiment: Experiment, path: Path, say: Callable[[str], None]) -> Ge
             except Timeout:
                 continue
             try:
-                # Whoever held it before may have done it since the lines were read.
+                # Another process may have finished it since the lines were read.
                 done = {results.key_of(line) for line in results.read(path, say)}
                 if results.key_of(asdict(run)) not in done:
                     yield run
@@ -51,11 +79,11 @@ def wanted(experiment: Experiment, path: Path, say: Callable[[str], None]) -> Ge
 
 
 def share(count: int, words: Sequence[str]) -> int:
-    """Run the same command in so many processes and wait for all.
+    """Run the same command in several processes and wait for all.
 
     Args:
-        count: processes.
-        words: of the command line, without the flag that asked for them.
+        count: number of processes.
+        words: command line, without the flag that asked for them.
 
     Returns:
         The largest exit status.

@@ -1,10 +1,9 @@
-"""Mixers that the experiments compare with: a file each, and a line in the table."""
+"""Baseline mixers that the experiments compare with FFTNet's: one entry of the table each."""
 
 from experiments.baselines.ablated import Ablated
 from experiments.baselines.conv_attention import ConvAttention
 from experiments.baselines.gated_linear import GatedLinear
-from experiments.baselines.gru import ConvGRU
-from experiments.baselines.min_gru import MinGRU
+from experiments.baselines.recurrent import ConvGRU, MinGRU
 from fftnet.model.mixers.base import Mixer
 
 BASELINES: dict[str, type[Mixer]] = {

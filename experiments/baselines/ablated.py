@@ -1,4 +1,4 @@
-"""The mixer with addresses, one part taken out: the arms of the ablations."""
+"""FFTNet's causal layer with one part removed, for the ablations."""
 
 from dataclasses import dataclass
 
@@ -31,15 +31,15 @@ PARTS = (
     "read-out norm",
     "output gate",
 )
-"""What is taken out. Without "modReLU on the filter" it acts on the filtered spectrum, as in the paper."""
+"""Parts that can be removed. "modReLU on the filter" is moved to the filtered spectrum, as in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblatedConfig(AddressedSpectralConfig):
-    """The mixer with addresses without a part."""
+    """Configuration of the causal layer without a part."""
 
     without: str = ""
-    """The part, one of ``PARTS`` (empty: nothing is taken out)."""
+    """Removed part, one of ``PARTS`` (empty: none)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +48,7 @@ class AblatedConfig(AddressedSpectralConfig):
 
 
 class _TokenOnly(PrefixContext):
-    """The context with 0 in the place of the running mean."""
+    """Context with 0 instead of the running mean."""
 
     def forward(
         self, x: Tensor, mean: Tensor, count: Tensor, attention_mask: Tensor | None = None
@@ -63,12 +63,12 @@ def _fix(parameter: Tensor) -> None:
 
 
 class Ablated(AddressedSpectralMixer):
-    """Parameters of the part are fixed where that takes it out; else its step is left out.
+    """The causal layer without a part, whose parameters are fixed without effect or whose step is skipped.
 
     Args:
         d_model: width D of a token.
         num_heads: H, which must divide D.
-        config: sizes, and the part to take out.
+        config: sizes, and the part to remove.
 
     Raises:
         ValueError: if the heads do not divide the width.
@@ -98,9 +98,11 @@ class Ablated(AddressedSpectralMixer):
         elif self.without == "frequencies":
             _fix(self.transform.frequency)
         elif self.without == "clock":
+            # Frozen at its start values, where every token takes the same time.
             for parameter in self.clock.parameters():
                 parameter.requires_grad_(False)
         elif self.without == "matched start":
+            # Filters drawn independently of keys, and a convolution near the identity.
             self.project_filter.reset_parameters()
             with torch.no_grad():
                 self.conv_weight[d_model:].uniform_(-0.5, 0.5)
@@ -127,13 +129,13 @@ class Ablated(AddressedSpectralMixer):
             key = (gain(decay_HF)[:, None] * self.key()).expand_as(key)
         elif self.without == "norm of keys and filters":
             convolved_BTC, _ = causal_conv(projected_BTC, self.conv_weight, state.conv_state)
-            key, filter_ = self._unnormalised(x_BTD, convolved_BTC, context_BTC, gain(decay_HF))
+            key, filter_ = self._unnormalized(x_BTD, convolved_BTC, context_BTC, gain(decay_HF))
         return values, key, filter_, conv_state
 
-    def _unnormalised(
+    def _unnormalized(
         self, x_BTD: Tensor, convolved_BTC: Tensor, context_BTC: Tensor, scale_HF: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Keys and filters of the size that the projections give them."""
+        """Return keys and filters as projected, without their norms."""
         shape = (self.num_heads, 2, self.num_bins)
         raw_key = convolved_BTC[..., self.d_model :].unflatten(-1, shape)
         raw_filter = self.project_filter(x_BTD).unflatten(-1, shape)
@@ -157,7 +159,7 @@ class Ablated(AddressedSpectralMixer):
         return self._read_spectrum(x_BTD), state
 
     def _read_spectrum(self, x_BTD: Tensor) -> Tensor:
-        """modReLU on every filtered bin and channel, token by token: slow, and only from the beginning."""
+        """Apply modReLU to every filtered bin and channel, token by token. Slow; the state is not used."""
         view = self.inspect(x_BTD)
         filtered_BTHFd = view.filter[..., None] * view.spectrum
         activated_BTHFd = numerics.modrelu(filtered_BTHFd, self.spectrum_bias[..., None], EPS)

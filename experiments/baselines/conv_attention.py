@@ -1,12 +1,12 @@
-"""Causal attention with rotary positions behind the short convolution: the arm that must solve recall."""
+"""Causal attention with rotary positions behind the short convolution: the reference of most experiments."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from experiments.baselines.short_conv import ShortConv, check_whole_rows, start_matched
+from experiments.baselines.short_conv import ShortConv, check_rows, start_matched
 from fftnet.model.checks import head_dim
 from fftnet.model.mixers.base import Mixer
 from fftnet.ops import attention
@@ -14,27 +14,32 @@ from fftnet.ops import attention
 
 @dataclass(frozen=True, kw_only=True)
 class ConvAttentionConfig:
-    """Convolved attention."""
+    """Configuration of attention behind the short convolution."""
 
     matched: bool = False
-    """Start as fftnet's mixer with addresses does: queries equal to keys, keys that see the token before."""
+    """Start like FFTNet's causal layer: queries equal to keys, and keys that see the previous token."""
+
+
+class NoState(NamedTuple):
+    """Empty state: a causal model makes one when it is built."""
 
 
 class ConvAttention(Mixer):
     """Queries, keys and values, each convolved; rotary positions; softmax over the past; output projection.
 
-    It keeps no state: what it would carry grows with the text.
+    It carries no state: a key-value cache would grow with the text, and no experiment needs one.
 
     Args:
         d_model: width D of a token.
         num_heads: H, which must divide D into even widths.
-        config: its start (None: the default).
+        config: start values (None: the default).
 
     Raises:
         ValueError: if the heads do not divide the width, or the width of a head is odd.
     """
 
     causal = True
+    grows = True
     Config = ConvAttentionConfig
 
     def __init__(self, d_model: int, num_heads: int = 4, config: ConvAttentionConfig | None = None) -> None:
@@ -48,23 +53,19 @@ class ConvAttention(Mixer):
             queries, keys, _ = self.project_in.weight.chunk(3)
             start_matched(queries, keys, self.conv.weight[d_model : 2 * d_model])
 
-    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> Any:
-        """Refuse.
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> NoState:
+        """Return the empty state, which ``forward`` refuses."""
+        return NoState()
 
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("this attention carries no state: it would grow with the text")
-
-    def forward(self, x: Tensor, attention_mask: Tensor | None = None, state: None = None) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None, state: object = None) -> Tensor:
         """Mix tokens (B, T, D) causally.
 
         Raises:
-            ValueError: on padding, a state, or another shape.
+            ValueError: on a state, another shape, or padding that is not at the end of a row.
         """
-        check_whole_rows(x, self.d_model, attention_mask)
         if state is not None:
-            self.init_state(len(x))
+            raise ValueError("this attention carries no state: read the whole text at once")
+        check_rows(x, self.d_model, attention_mask)
         convolved_BTC, _ = self.conv(self.project_in(x))
         q, k, v = convolved_BTC.unflatten(-1, (3, self.num_heads, -1)).unbind(dim=2)
         position_1T = torch.arange(x.shape[1], device=x.device)[None]

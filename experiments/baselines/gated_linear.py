@@ -1,4 +1,4 @@
-"""Gated linear attention with real keys: what complex keys of the same state must be compared with."""
+"""Gated linear attention with real keys, to compare with FFTNet's complex keys at the same size of state."""
 
 import math
 from dataclasses import dataclass
@@ -8,28 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.baselines.short_conv import ShortConv, check_whole_rows, start_matched
+from experiments.baselines.short_conv import ShortConv, check_rows, start_matched
 from fftnet.fields import check_fields, check_range
 from fftnet.model.checks import head_dim
 from fftnet.model.mixers.base import Mixer
 from fftnet.ops.numerics import NORM_EPS
 
 CHUNK = 64
-"""Tokens that are mixed by matrix products; the state goes from chunk to chunk."""
+"""Tokens of a chunk that is mixed by matrix products. The state is carried from chunk to chunk."""
 STEPS = (1e-3, 1e-1)
-"""Smallest and largest step of the clock at the start, as in Mamba-2."""
+"""Smallest and largest initial time step, as in Mamba-2."""
 RATES = (1.0, 16.0)
-"""Slowest and fastest head's decay for each unit of the clock, as in Mamba-2."""
+"""Smallest and largest initial decay rate of a head, as in Mamba-2."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatedLinearConfig:
-    """Gated linear attention."""
+    """Configuration of gated linear attention."""
 
     key_dim: int = 16
-    """Width of a head's keys and queries: the state has key_dim * d_model numbers."""
+    """Width of a head's keys and queries. The state has key_dim * d_model numbers."""
     matched: bool = False
-    """Start as fftnet's mixer with addresses does: queries equal to keys, keys that see the token before."""
+    """Start like FFTNet's causal layer: queries equal to keys, and keys that see the previous token."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -37,20 +37,18 @@ class GatedLinearConfig:
 
 
 class GatedLinearState(NamedTuple):
-    """What it has read."""
+    """State of gated linear attention."""
 
     memory: Tensor
-    """(B, H, key_dim, d), decayed sum of the products of keys and values."""
+    """Decayed sum of the outer products of keys and values, (B, H, key_dim, d)."""
     past: Tensor
-    """(B, 3, C), the last projected tokens."""
+    """The last projected tokens (B, 3, C), for the convolution."""
 
 
 def mix(
     queries: Tensor, keys: Tensor, values: Tensor, log_decay: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``S(t) = e^(log_decay(t)) S(t-1) + k(t) v(t)^T`` and ``y(t) = q(t)^T S(t)``.
-
-    In chunks of matrix products. Every exponent is a sum of log-decays, so none is above 0.
+    """Compute ``S(t) = e^(log_decay(t)) S(t-1) + k(t) v(t)^T`` and ``y(t) = q(t)^T S(t)`` in chunks.
 
     Args:
         queries: (B, T, H, K).
@@ -67,20 +65,22 @@ def mix(
         *(x.transpose(1, 2).split(CHUNK, dim=2) for x in (queries, keys, values, log_decay[..., None])),
         strict=True,
     ):
+        # Every exponent below is a sum of log-decays, so none is above 0 and nothing overflows.
         age_BHC = step[..., 0].cumsum(dim=-1)
         span_BHCC = age_BHC[..., :, None] - age_BHC[..., None, :]
         future_CC = torch.ones_like(span_BHCC[0, 0], dtype=torch.bool).triu(1)
+        # Within the chunk as masked attention, before it through the state.
         weight_BHCC = (q @ k.mT) * span_BHCC.masked_fill(future_CC, -torch.inf).exp()
         outputs.append(weight_BHCC @ v + (q * age_BHC[..., None].exp()) @ memory)
-        left_BHC1 = (age_BHC[..., -1:] - age_BHC)[..., None].exp()
-        memory = age_BHC[..., -1, None, None].exp() * memory + (k * left_BHC1).mT @ v
+        remaining_BHC1 = (age_BHC[..., -1:] - age_BHC)[..., None].exp()
+        memory = age_BHC[..., -1, None, None].exp() * memory + (k * remaining_BHC1).mT @ v
     return torch.cat(outputs, dim=2).transpose(1, 2), memory
 
 
 class GatedLinear(Mixer):
-    """Convolved queries, keys and values; a memory that decays by the head and the token; norm; output gate.
+    """Convolved queries, keys and values; a memory with a decay per head and token; norm; output gate.
 
-    Queries and keys are normalised over their width, values go through silu. The read-out has an RMS norm for
+    Queries and keys are normalized over their width, values go through silu. The output has an RMS norm for
     each head and a sigmoid gate.
 
     Args:
@@ -116,28 +116,28 @@ class GatedLinear(Mixer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Spread the heads' decays over the logarithm; the other parts reset their own parameters."""
+        """Spread the initial decays of the heads evenly over the logarithm."""
         low, high = STEPS
         share_H = (torch.arange(self.num_heads) + 0.5) / self.num_heads
         step_H = low * (high / low) ** share_H
-        # The inverse of softplus.
+        # Inverse of softplus, so that the clock's bias gives these steps.
         self.project_clock.bias.copy_(step_H + torch.log(-torch.expm1(-step_H)))
         self.log_rate.copy_(torch.empty(self.num_heads).uniform_(*RATES).log())
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> GatedLinearState:
-        """The state before the first token."""
+        """Return the state before the first token."""
         past = self.conv.init_state(batch_size, device)
         return GatedLinearState(past.new_zeros(batch_size, self.num_heads, self.key_dim, self.head_dim), past)
 
     def forward(
         self, x: Tensor, attention_mask: Tensor | None = None, state: GatedLinearState | None = None
     ) -> Tensor | tuple[Tensor, GatedLinearState]:
-        """Mix tokens (B, T, D) causally; with a state the pair of these and the new state.
+        """Mix tokens (B, T, D) causally; with a state, return the pair of mixed tokens and the new state.
 
         Raises:
-            ValueError: on padding or another shape.
+            ValueError: on another shape, or padding that is not at the end of a row.
         """
-        check_whole_rows(x, self.d_model, attention_mask)
+        check_rows(x, self.d_model, attention_mask, state)
         before = state or self.init_state(len(x), x.device)
         convolved_BTC, past = self.conv(self.project_in(x), before.past)
         q, k, v = (
@@ -145,7 +145,7 @@ class GatedLinear(Mixer):
         )
         q = F.rms_norm(q, q.shape[-1:], eps=NORM_EPS) / math.sqrt(self.key_dim)
         k = F.rms_norm(k, k.shape[-1:], eps=NORM_EPS) / math.sqrt(self.key_dim)
-        # What is summed over tokens has the numbers of the weights, under autocast, too.
+        # Sums over tokens have the dtype of the weights, also under autocast.
         with torch.autocast(x.device.type, enabled=False):
             x, q, k, v = (part.to(self.log_rate.dtype) for part in (x, q, k, v))
             log_decay_BTH = -self.log_rate.exp() * F.softplus(self.project_clock(x))

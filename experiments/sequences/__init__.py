@@ -1,6 +1,6 @@
-"""Labelled sequences for classification: the tasks of Long Range Arena, generated, from packages, from files.
+"""Labelled sequences for classification, generated or from packages, after the tasks of Long Range Arena.
 
-A data set is a file here and a line in the table. The file's docstring says how it differs from a published
+A data set is a file here and an entry of the table. The file's docstring says how it differs from a published
 set of the same kind.
 """
 
@@ -9,15 +9,7 @@ from functools import partial
 from experiments.sequences.base import Builder
 from experiments.sequences.fashion import fashion_mnist
 from experiments.sequences.listops import listops, shorter_listops
-from experiments.sequences.lra_release import (
-    lra_image,
-    lra_listops,
-    lra_pathfinder32,
-    lra_retrieval,
-    lra_text,
-)
 from experiments.sequences.passages import retrieval
-from experiments.sequences.pathfinder import pathfinder32, pathfinder128
 from experiments.sequences.topics import newsgroups, reuters8
 
 SEQUENCES: dict[str, Builder] = {
@@ -25,8 +17,6 @@ SEQUENCES: dict[str, Builder] = {
     "listops40": partial(shorter_listops, shortest=5, longest=40),
     "listops120": partial(shorter_listops, shortest=40, longest=120),
     "listops500": partial(shorter_listops, shortest=120, longest=500),
-    "pathfinder32": pathfinder32,
-    "pathfinder128": pathfinder128,
     "fashion_mnist": fashion_mnist,
     "reuters8": reuters8,
     "reuters8_256": partial(reuters8, longest=256),
@@ -34,10 +24,5 @@ SEQUENCES: dict[str, Builder] = {
     "newsgroups1024": partial(newsgroups, longest=1024),
     "shakespeare_pairs": retrieval,
     "shakespeare_pairs_256": partial(retrieval, length=256),
-    "lra_listops": lra_listops,
-    "lra_text": lra_text,
-    "lra_retrieval": lra_retrieval,
-    "lra_image": lra_image,
-    "lra_pathfinder32": lra_pathfinder32,
 }
 """Name to a function of the cache folder and the sizes."""

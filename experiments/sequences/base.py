@@ -1,4 +1,4 @@
-"""Labelled sequences of whole numbers, in three splits, and the cache that keeps them."""
+"""Labelled sequences of integers in three splits, and the cache of generated ones."""
 
 import hashlib
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.errors import ExperimentError
-from experiments.fetching import alone
+from experiments.fetching import locked
+from experiments.results import ExperimentError
 from fftnet.data.labelled import LabelledBatches
 
 SPLITS: tuple[str, str, str] = ("train", "valid", "test")
@@ -20,12 +20,12 @@ Sizes = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Rows:
-    """One split: rows of any lengths, one after another in one array."""
+    """One split: rows of any lengths, concatenated in one array."""
 
     ids: np.ndarray
     """All rows, uint8 or int32."""
     ends: np.ndarray
-    """Where each row ends in ``ids``, int64 (N,)."""
+    """End of each row in ``ids``, int64 (N,)."""
     labels: np.ndarray
     """Class of each row, int64 (N,)."""
 
@@ -33,15 +33,15 @@ class Rows:
         return len(self.ends)
 
     def row(self, index: int) -> np.ndarray:
-        """The ids of one row, (T,)."""
+        """Return the ids of one row, (T,)."""
         return self.ids[self.ends[index - 1] if index else 0 : self.ends[index]]
 
     def batches(self, size: int, seed: int | None) -> LabelledBatches:
-        """Batches of the rows, shuffled by a seed, or in their order."""
+        """Return batches of the rows, shuffled by a seed or in their order (None)."""
         return LabelledBatches([self.row(n) for n in range(len(self))], self.labels, size, seed)
 
     def take(self, indices: Iterable[int]) -> "Rows":
-        """Some of the rows, in the order of their numbers here."""
+        """Return some of the rows, in the order of the indices."""
         chosen = np.fromiter(indices, np.int64)
         return gather([self.row(index) for index in chosen.tolist()], self.labels[chosen], self.ids.dtype)
 
@@ -54,31 +54,31 @@ class SequenceData:
     valid: Rows
     test: Rows
     vocab_size: int
-    """Ids are below it; none is a filler, since rows of a batch come with a mask."""
+    """Number of different ids. None is a filler: rows of a batch come with a mask."""
     class_names: tuple[str, ...]
     image_shape: tuple[int, int] | None = None
-    """Height and width where a row is the pixels of a grey image, line by line."""
+    """Height and width if a row is the pixels of a grey image, line by line."""
 
 
 Builder = Callable[[Path, Sizes | None], SequenceData]
-"""From the cache folder and the sizes (``None``: the published ones)."""
+"""Function of the cache folder and the sizes (None: the published ones)."""
 
 
 def gather(rows: Sequence[np.ndarray], labels: Iterable[int], dtype: np.typing.DTypeLike) -> Rows:
-    """Rows (T,) and their labels as one split."""
+    """Return rows (T,) and their labels as one split."""
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     ids = np.concatenate(rows).astype(dtype, copy=False) if rows else np.empty(0, dtype)
     return Rows(ids, ends, np.fromiter(labels, np.int64))
 
 
 def same_length(ids: np.ndarray, labels: np.ndarray) -> Rows:
-    """Rows of one length, (N, T), as one split."""
+    """Return rows of one length, (N, T), as one split."""
     count, length = ids.shape
     return Rows(ids.reshape(-1), length * np.arange(1, count + 1), labels.astype(np.int64))
 
 
 def cut(rows: Rows, count: int | None) -> Rows:
-    """The first rows of a split; all of them where ``count`` is ``None``.
+    """Return the first rows of a split (None: all).
 
     Raises:
         ExperimentError: if there are fewer.
@@ -86,63 +86,63 @@ def cut(rows: Rows, count: int | None) -> Rows:
     if count is None or count == len(rows):
         return rows
     if not 0 < count < len(rows):
-        raise ExperimentError(f"{count} rows were asked for of a split of {len(rows)}")
+        raise ExperimentError(f"{count} rows were asked for, but the split has {len(rows)}")
     ends = rows.ends[:count]
     return Rows(rows.ids[: ends[-1]], ends, rows.labels[:count])
 
 
 def cut_all(splits: Sequence[Rows], sizes: Sizes | None) -> tuple[Rows, Rows, Rows]:
-    """The first rows of each of the three splits."""
+    """Return the first rows of each of the three splits (None: all)."""
     train, valid, test = map(cut, splits, sizes or (None, None, None))
     return train, valid, test
 
 
 def hold_out(rows: Rows, counts: Sequence[int], seed: int = 0) -> tuple[Rows, Rows]:
-    """Training and validation, by a fixed shuffle inside every class.
+    """Divide rows into training and validation by a fixed shuffle within every class.
 
     Args:
-        rows: of all classes.
-        counts: how many of each class, by its number, go to validation.
-        seed: of the shuffle.
+        rows: rows of all classes.
+        counts: validation rows of each class, by its number.
+        seed: random seed of the shuffle.
     """
     order = np.random.default_rng(seed).permutation(len(rows))
     label_N = rows.labels[order]
     held = [order[label_N == label][:count] for label, count in enumerate(counts)]
     is_held_N = np.zeros(len(rows), bool)
     is_held_N[np.concatenate(held)] = True
-    # Shuffled, so that the first rows of either are of all classes.
+    # Shuffled, so that the first rows of both are of all classes.
     return rows.take(order[~is_held_N[order]]), rows.take(order[is_held_N[order]])
 
 
 def repeated(splits: Sequence[Rows]) -> int:
-    """How many rows are there before, in their own split or in an earlier one."""
+    """Return the number of rows that occur earlier, in their own split or in an earlier one."""
     seen: set[bytes] = set()
     count = 0
     for rows in splits:
         for index in range(len(rows)):
-            # Not the rows themselves, which can be gigabytes; two of these are never equal by chance.
+            # Digests, because the rows can be gigabytes.
             seen.add(hashlib.blake2b(rows.row(index).tobytes(), digest_size=16).digest())
         count += len(rows)
     return count - len(seen)
 
 
 def generated(path: Path, make: Callable[[str], Rows]) -> tuple[Rows, Rows, Rows]:
-    """The three splits of a generated set: made once, then read from a file.
+    """Return the three splits of a generated set: made once, then read from a file.
 
     Args:
-        path: of the file, with everything in its name that the rows depend on.
-        make: the rows of a split, by its name.
+        path: file, with everything in its name that the rows depend on.
+        make: function that returns the rows of a split by its name.
 
     Raises:
         ExperimentError: if the file is damaged or can't be written.
-        ValueError: if a row is there twice, which a generator has to make impossible or very rare.
+        ValueError: if a row occurs twice, which a generator has to make impossible or very rare.
     """
-    with alone(path):
+    with locked(path):
         if not path.is_file():
             made = [make(name) for name in SPLITS]
             twice = repeated(made)
             if twice:
-                raise ValueError(f"{twice} rows of {path.name} are there twice")
+                raise ValueError(f"{twice} rows of {path.name} occur twice")
             _write(path, made)
     try:
         with path.open("rb") as file, np.load(file) as arrays:
@@ -150,7 +150,7 @@ def generated(path: Path, make: Callable[[str], Rows]) -> tuple[Rows, Rows, Rows
                 Rows(*(arrays[f"{name}_{field}"] for field in ("ids", "ends", "labels"))) for name in SPLITS
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ExperimentError(f"{path} is damaged, delete it to make it anew: {error}") from error
+        raise ExperimentError(f"{path} is damaged, delete it to generate it again: {error}") from error
     return train, valid, test
 
 

@@ -1,9 +1,9 @@
 """Fashion-MNIST (arXiv 1708.07747) pixel by pixel: grey images of 28 x 28, ten kinds of clothes.
 
-The images and the test split are the published ones. It stands where Long Range Arena has CIFAR-10 as grey
-images of 32 x 32, and is easier: numbers on the one say nothing about the other. Validation is the last 5,000
-of the 60,000 training images after a fixed shuffle; there is no published one. The files come from a package
-of Debian, which is unpacked and never installed.
+Images and test split are the published ones. Long Range Arena has CIFAR-10 as grey images of 32 x 32 instead,
+which is harder: do not compare numbers. Validation is the last 5,000 of the 60,000 training images after a
+fixed shuffle; there is no published one. The files come from a Debian package, which is unpacked and never
+installed.
 """
 
 import gzip
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.errors import ExperimentError
 from experiments.fetching import fetch_debian
+from experiments.results import ExperimentError
 from experiments.sequences.base import SequenceData, Sizes, cut_all, same_length
 
 PACKAGE = "dataset-fashion-mnist"
@@ -47,18 +47,18 @@ def _read(path: Path) -> np.ndarray:
         shape = struct.unpack(f">{data[3]}I", data[4:start])
         return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
     except (OSError, EOFError, IndexError, ValueError, struct.error, zlib.error) as error:
-        raise ExperimentError(f"{path} can't be read ({error}): delete it to fetch it anew") from error
+        raise ExperimentError(f"{path} can't be read ({error}): delete it to fetch it again") from error
 
 
 def fashion_mnist(cache: Path, sizes: Sizes | None = None) -> SequenceData:
-    """Fashion-MNIST as rows of 784 pixels: 55,000 for training, 5,000 for validation, 10,000 for the test.
+    """Return Fashion-MNIST as rows of 784 pixels: 55,000 training, 5,000 validation and 10,000 test rows.
 
     Args:
-        cache: folder whose ``fashion-mnist`` has the four IDX files; they are fetched if they are missing.
+        cache: folder of ``fashion-mnist`` with the four IDX files, which are fetched if they are missing.
         sizes: cut each split to its first rows, which are of all classes.
 
     Raises:
-        ExperimentError: if the files can't be fetched or read, or sizes are beyond the splits.
+        ExperimentError: if the files can't be fetched or read, or sizes exceed the splits.
     """
     folder = cache / "fashion-mnist"
     fetch_debian(PACKAGE, [f"{PLACE}/{name}" for name in FILES], folder)

@@ -1,10 +1,10 @@
 """ListOps of Long Range Arena (arXiv 2011.04006): nested lists of digits under MIN, MAX, MED and SM.
 
 The grammar, its probabilities and the bounds are the published ones: a node is an operator with probability
-0.25 where its depth allows it, and else a digit; an operator has two to ten arguments; what is kept has more
-than 500 and fewer than 2,000 tokens. The samples are not the published ones: theirs came unseeded from one
-stream that was cut into splits, here each is a function of its split and its number. Tokens are those that
-the published task reads: no round brackets, and the closing square bracket is a token of its own.
+0.25 if its depth allows it, else a digit; an operator has two to ten arguments; expressions have more than
+500 and fewer than 2,000 tokens. The samples are not the published ones, which came unseeded from one stream:
+here each is a function of its split and its number. Tokens are those that the published task reads: no round
+brackets, and a token for the closing bracket.
 """
 
 from pathlib import Path
@@ -15,18 +15,18 @@ import numpy as np
 from experiments.sequences.base import SPLITS, Rows, SequenceData, Sizes, generated
 
 TOKENS = (*"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
-"""By id: digits stand for themselves."""
+"""Text of each id."""
 MIN, MAX, MED, SUM, CLOSE = range(10, 15)
 PUBLISHED = (96_000, 2_000, 2_000)
 OPERATOR_SHARE = 0.25
-"""Probability that a node is an operator, where its depth allows one."""
+"""Probability that a node is an operator, if its depth allows one."""
 FEWEST_ARGUMENTS = 2
 MOST_ARGUMENTS = 10
 MOST_DEPTH = 10
-"""The root has depth 1; a node at this depth is a digit."""
+"""Depth at which a node is a digit; the root has depth 1."""
 SHORTEST = 500
 LONGEST = 2_000
-"""Tokens, both bounds excluded."""
+"""Bounds of the number of tokens, both excluded."""
 
 
 @numba.njit(cache=True)
@@ -62,7 +62,7 @@ def _draw(generator: np.random.Generator, shortest: int, ids: np.ndarray) -> int
                     ids[length] = CLOSE
                     length += 1
                     depth -= 1
-            # A closing token that found no room leaves the expression open, and so it is dropped too.
+            # An expression that does not fit is still open here, and is drawn again.
             if depth == 1 or length >= len(ids):
                 break
         if depth == 1 and shortest < length < len(ids):
@@ -71,7 +71,7 @@ def _draw(generator: np.random.Generator, shortest: int, ids: np.ndarray) -> int
 
 @numba.njit(cache=True)
 def _value(ids: np.ndarray) -> int:
-    """What an expression comes to."""
+    """Return the value of an expression."""
     values = np.zeros(len(ids), np.int64)
     starts = np.zeros(MOST_DEPTH + 1, np.int64)
     operators = np.zeros(MOST_DEPTH + 1, np.int64)
@@ -98,7 +98,7 @@ def _value(ids: np.ndarray) -> int:
             elif len(arguments) % 2:
                 result = arguments[middle]
             else:
-                # The mean of the two in the middle, rounded down.
+                # Median of an even number: the mean of the two in the middle, rounded down.
                 result = (arguments[middle - 1] + arguments[middle]) // 2
             values[starts[depth]] = result
             count = starts[depth] + 1
@@ -106,13 +106,13 @@ def _value(ids: np.ndarray) -> int:
 
 
 def expressions(split: str, count: int, shortest: int = SHORTEST, longest: int = LONGEST) -> Rows:
-    """The first expressions of a split, with their values as labels.
+    """Return the first expressions of a split, with their values as labels.
 
     Args:
-        split: a name of ``SPLITS``.
-        count: how many.
-        shortest: tokens; an expression has more.
-        longest: tokens; an expression has fewer.
+        split: name in ``SPLITS``.
+        count: number of expressions.
+        shortest: excluded lower bound of the tokens.
+        longest: excluded upper bound of the tokens.
     """
     seed = (0, SPLITS.index(split))
     ids = np.empty(count * longest, np.uint8)
@@ -120,19 +120,19 @@ def expressions(split: str, count: int, shortest: int = SHORTEST, longest: int =
     labels = np.empty(count, np.int64)
     start = 0
     for index in range(count):
-        room = ids[start : start + longest]
-        length = _draw(np.random.default_rng((*seed, index)), shortest, room)
-        labels[index] = _value(room[:length])
+        space = ids[start : start + longest]
+        length = _draw(np.random.default_rng((*seed, index)), shortest, space)
+        labels[index] = _value(space[:length])
         start += length
         ends[index] = start
     return Rows(ids[:start].copy(), ends, labels)
 
 
 def listops(cache: Path, sizes: Sizes | None = None) -> SequenceData:
-    """ListOps, generated; published sizes are 96,000 for training and 2,000 for either of the others.
+    """Return generated ListOps; published sizes are 96,000 training, 2,000 validation and 2,000 test rows.
 
     Args:
-        cache: folder that keeps what was made.
+        cache: folder of the generated file.
         sizes: rows of training, validation and test.
     """
     counts = dict(zip(SPLITS, sizes or PUBLISHED, strict=True))
@@ -142,13 +142,13 @@ def listops(cache: Path, sizes: Sizes | None = None) -> SequenceData:
 
 
 def shorter_listops(cache: Path, sizes: Sizes | None = None, *, shortest: int, longest: int) -> SequenceData:
-    """Expressions of other lengths, in the same numbers, to begin with; the shortest are there repeatedly.
+    """Return as many expressions of other lengths, for the first stages; the shortest ones occur repeatedly.
 
     Args:
-        cache: is not used, they are made quickly.
+        cache: not used, they are generated quickly.
         sizes: rows of training, validation and test.
-        shortest: tokens; an expression has more.
-        longest: tokens; an expression has fewer.
+        shortest: excluded lower bound of the tokens.
+        longest: excluded upper bound of the tokens.
     """
     counts = zip(SPLITS, sizes or PUBLISHED, strict=True)
     return _as_data(*(expressions(split, count, shortest, longest) for split, count in counts))

@@ -1,8 +1,7 @@
-"""Are two passages from the same work of Shakespeare? Read byte by byte, one passage behind the other.
+"""Pairs of passages from Shakespeare's works, byte by byte, which are from the same work or from two.
 
-It stands where Long Range Arena asks whether of two scientific papers one cites the other (AAN). The two
-are one row with a separator between them. What tells works apart is names and subjects: it is easier, and
-numbers on the one say nothing about the other.
+Long Range Arena asks of two scientific papers whether one cites the other (AAN), which is harder: do not
+compare numbers. Both passages are one row with a separator between them.
 
 Every work is cut into tenths. The fifth is validation, the eighth the test, the others training, so that no
 byte is in two splits. Both passages of a pair of one work lie in one tenth, without an overlap.
@@ -15,24 +14,24 @@ from pathlib import Path
 import numpy as np
 
 from experiments import corpora
-from experiments.errors import ExperimentError
+from experiments.results import ExperimentError
 from experiments.sequences.base import SPLITS, Rows, SequenceData, Sizes, generated, same_length
 
 SEPARATOR = 256
 SIZES = (20_000, 2_000, 2_000)
 TENTHS = {"train": (0, 1, 2, 3, 5, 6, 8, 9), "valid": (4,), "test": (7,)}
 PASSAGE = 1_024
-ROOM = 3
-"""Passages that a tenth of a work has to have room for; shorter works are left out."""
+PASSAGES_OF_A_TENTH = 3
+"""Passages that must fit into a tenth of a work; shorter works are left out."""
 
 
 def pairs(works: Sequence[bytes], split: str, count: int, length: int = PASSAGE) -> Rows:
-    """The first pairs of a split, every second one from the same work (class 1).
+    """Return the first pairs of a split, every second one from the same work (class 1).
 
     Args:
-        works: texts, at least two, each of ten times ``ROOM`` passages or more.
-        split: a name of ``SPLITS``.
-        count: how many.
+        works: at least two texts of at least ten times ``PASSAGES_OF_A_TENTH`` passages.
+        split: name in ``SPLITS``.
+        count: number of pairs.
         length: bytes of a passage.
 
     Returns:
@@ -48,7 +47,7 @@ def pairs(works: Sequence[bytes], split: str, count: int, length: int = PASSAGE)
         tenths = [_tenth(works[work], int(generator.choice(TENTHS[split]))) for work in (first, second)]
         if labels[index]:
             tenths[1] = tenths[0]
-            # Two starts that leave room for one passage between them.
+            # Two sorted starts, the second moved by a passage: they never overlap.
             free = len(tenths[0]) - 2 * length
             starts = np.sort(generator.integers(0, free + 1, 2)) + np.array([0, length])
             generator.shuffle(starts)
@@ -66,19 +65,19 @@ def _tenth(work: bytes, number: int) -> bytes:
 def retrieval(
     cache: Path, sizes: Sizes | None = None, corpus: str = "shakespeare", length: int = PASSAGE
 ) -> SequenceData:
-    """Pairs of passages, half of them from one work; 20,000 for training, 2,000 for either of the others.
+    """Return pairs of passages, half of them from one work: 20,000 training, 2,000 validation and test rows.
 
     Args:
         cache: folder of the corpus, which is fetched if it is missing, and of the pairs.
         sizes: pairs of training, validation and test.
-        corpus: whose documents are the works; names are those of ``experiments.corpora``.
+        corpus: name in ``experiments.corpora`` whose documents are the works.
         length: bytes of a passage.
 
     Raises:
-        ExperimentError: if the corpus can't be had, or fewer than two of its works are long enough.
+        ExperimentError: if the corpus can't be fetched, or fewer than two of its works are long enough.
     """
     texts = corpora.documents(corpus, cache)
-    works = [text.text for text in texts if len(text.text) >= 10 * ROOM * length]
+    works = [text.text for text in texts if len(text.text) >= 10 * PASSAGES_OF_A_TENTH * length]
     if len(works) < 2:
         raise ExperimentError(f"{corpus} has {len(works)} works long enough for passages of {length} bytes")
     counts = dict(zip(SPLITS, sizes or SIZES, strict=True))

@@ -1,4 +1,4 @@
-"""Baselines of the experiments against direct recurrences in float64; causality; states."""
+"""Baselines against direct recurrences in float64; causality; states; the causal layer without a part."""
 
 from typing import Any
 
@@ -9,11 +9,13 @@ from conftest import randomise
 from torch import Tensor
 
 from experiments.baselines import BASELINES
+from experiments.baselines.ablated import PARTS, Ablated, AblatedConfig
 from experiments.baselines.conv_attention import ConvAttention
 from experiments.baselines.gated_linear import CHUNK, GatedLinear, GatedLinearConfig, mix
-from experiments.baselines.gru import ConvGRU
-from experiments.baselines.min_gru import MinGRU, scan
+from experiments.baselines.recurrent import ConvGRU, MinGRU, scan
 from experiments.baselines.short_conv import ShortConv
+from experiments.models import count_parameters
+from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
 from fftnet.ops.numerics import NORM_EPS
 from fftnet.testing import assert_causal
 
@@ -177,16 +179,53 @@ def test_extreme_decays_stay_finite_and_exact() -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_padding_and_no_tokens_are_refused(name: str) -> None:
+def test_padding_behind_a_row_changes_nothing_and_other_padding_is_refused(name: str) -> None:
     mixer = made(name)
-    with pytest.raises(ValueError, match="whole rows"):
-        mixer(tokens(3), torch.ones(2, 3, dtype=torch.bool))
+    x = tokens(6).detach()
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    torch.testing.assert_close(mixer(x, mask)[1, :4], mixer(x[1:, :4])[0])
+    with pytest.raises(ValueError, match="padding at the end of a row only"):
+        mixer(x, mask.flip(1))
     with pytest.raises(ValueError, match="at least one token"):
-        mixer(tokens(3)[:, :0])
+        mixer(x[:, :0])
     with pytest.raises(ValueError, match="shape"):
-        mixer(tokens(3)[..., 1:])
+        mixer(x[..., 1:])
 
 
-def test_attention_carries_no_state() -> None:
+def test_a_state_is_refused_by_attention_and_with_padding() -> None:
+    attention, gru = made("conv_attention"), made("gru")
     with pytest.raises(ValueError, match="no state"):
-        made("conv_attention").init_state(1)
+        attention(tokens(3), None, attention.init_state(2))
+    with pytest.raises(ValueError, match="without a state"):
+        gru(tokens(3), torch.ones(2, 3, dtype=torch.bool), gru.init_state(2))
+
+
+def layer(without: str | None = None) -> AddressedSpectralMixer:
+    torch.manual_seed(0)
+    if without is None:
+        return AddressedSpectralMixer(16, 2).double()
+    return Ablated(16, 2, AblatedConfig(without=without)).double()
+
+
+@pytest.mark.parametrize("part", ["", *PARTS])
+def test_a_part_is_removed(part: str) -> None:
+    """Each layer differs from the whole one, is causal, and all remaining parameters learn."""
+    whole, mixer = layer(), layer(part)
+    x = torch.randn(2, 20, 16, dtype=torch.float64)
+    y = mixer(x)
+    # modReLU and the clock start at values without effect.
+    assert torch.equal(y, whole(x)) == (part in ("", "modReLU", "clock"))
+    y.square().sum().backward()
+    for name, parameter in mixer.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    kept = ("", "modReLU on the filter", "write keys", "norm of keys and filters", "matched start")
+    fewer = count_parameters(mixer) < count_parameters(whole)
+    assert fewer == (part not in (*kept, "mean in the context", "read-out norm"))
+    later = x.clone()
+    later[:, 12:] += 1.0
+    torch.testing.assert_close(mixer(later)[:, :12], y[:, :12], rtol=1e-12, atol=1e-12)
+
+
+def test_an_unknown_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="without must be one of base filter, base key"):
+        AblatedConfig(without="soul")

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import mad_tasks
-from experiments.mad import Compressor, Mad
-from experiments.mad_tasks import MAD_TASKS
-from experiments.recall_rewritten import RewrittenRecall, rewritten_batch
-from experiments.tracking import TASKS, Tracking
+from experiments import generators
+from experiments.generators import MAD_TASKS, TRACKING_TASKS
+from experiments.recall import RewrittenRecall, rewritten_batch
+from experiments.tasks import Compressor, Mad, Tracking
 from experiments.training import IGNORED
 
 ROWS = 60
@@ -45,7 +44,7 @@ def test_the_value_written_last_counts(size: tuple[int, int]) -> None:
 
 def test_parity() -> None:
     lengths = np.random.default_rng(1).integers(3, 41, ROWS)
-    ids, targets = TASKS["parity"].draw(np.random.default_rng(0), lengths)
+    ids, targets = TRACKING_TASKS["parity"].draw(np.random.default_rng(0), lengths)
     for row, answers, length in zip(ids.tolist(), targets.tolist(), lengths.tolist(), strict=True):
         assert answers[length - 1] == row[:length].count(1) % 2
         assert {*answers[: length - 1], *answers[length:]} <= {IGNORED}
@@ -53,7 +52,7 @@ def test_parity() -> None:
 
 def test_modular_arithmetic_is_what_python_makes_of_it() -> None:
     lengths = np.random.default_rng(1).integers(3, 41, 300)
-    ids, targets = TASKS["modular arithmetic"].draw(np.random.default_rng(0), lengths)
+    ids, targets = TRACKING_TASKS["modular arithmetic"].draw(np.random.default_rng(0), lengths)
     operators = set()
     for row, answers in zip(ids.tolist(), targets.tolist(), strict=True):
         (at,) = (index for index, answer in enumerate(answers) if answer != IGNORED)
@@ -67,7 +66,7 @@ def test_modular_arithmetic_is_what_python_makes_of_it() -> None:
 def test_words_of_s3_are_products_of_permutations() -> None:
     elements = list(permutations(range(3)))
     lengths = np.random.default_rng(1).integers(3, 41, ROWS)
-    ids, targets = TASKS["S3"].draw(np.random.default_rng(0), lengths)
+    ids, targets = TRACKING_TASKS["S3"].draw(np.random.default_rng(0), lengths)
     for row, answers, length in zip(ids.tolist(), targets.tolist(), lengths.tolist(), strict=True):
         product = (0, 1, 2)
         for token, answer in zip(row[:length], answers[:length], strict=True):
@@ -79,8 +78,8 @@ def test_words_of_s3_are_products_of_permutations() -> None:
 def test_tracking_trains_short_and_tests_long() -> None:
     experiment = Tracking()
     generator = np.random.default_rng(0)
-    assert experiment.train_batch("parity", generator, 200)[0].shape[1] == 40
-    _, targets = experiment.test_batch("parity", generator, 200)
+    assert experiment.draw("parity", generator, 200, test=False)[0].shape[1] == 40
+    _, targets = experiment.draw("parity", generator, 200, test=True)
     assert int((targets != IGNORED).nonzero()[:, 1].min()) >= 39
     assert experiment.rescale("parity", 0.5) == 0
     assert experiment.rescale("S3", 1.0) == 1
@@ -130,9 +129,9 @@ def test_fuzzy_recall() -> None:
 
 def test_selective_copying() -> None:
     for row, answers in zip(*drawn("selective copying"), strict=True):
-        mark = row.index(mad_tasks.MARK)
+        mark = row.index(generators.MARK)
         assert [answer for answer in answers if answer != IGNORED] == [
-            token for token in row if token < mad_tasks.BLANK
+            token for token in row if token < generators.BLANK
         ]
         assert set(answers[:mark]) == {IGNORED}
         assert len(answers) - mark == 16
@@ -141,34 +140,30 @@ def test_selective_copying() -> None:
 def test_compression_and_memorization() -> None:
     for row, answers in zip(*drawn("compression"), strict=True):
         assert answers == [*row[:-1], IGNORED]
-        assert row[-1] == mad_tasks.MARK
-    facts: dict[int, int] = {}
+        assert row[-1] == generators.MARK
+    memory: dict[int, int] = {}
     for row, answers in zip(*drawn("memorization"), strict=True):
         assert max(row[::2]) < 128
-        assert set(row[1::2]) == {mad_tasks.ASK}
+        assert set(row[1::2]) == {generators.ASK}
         for key, value in zip(row[::2], answers[1::2], strict=True):
-            assert facts.setdefault(key, value) == value
+            assert memory.setdefault(key, value) == value
         assert set(answers[::2]) == {IGNORED}
 
 
-def test_the_compressor_sees_the_last_hidden_state_only() -> None:
+def test_the_compressor_sees_the_last_hidden_state_only(monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = Mad(quick=True, only=("gru",))
     (run,) = (run for run in experiment.plan([]) if run.case == "compression")
-    stack_of = experiment.model
+    made_of = experiment.model
     seen = []
-
-    def noted(case: str, stack: torch.nn.Module) -> torch.nn.Module:
-        seen.append(stack_of(case, stack))  # pyright: ignore[reportArgumentType]
-        return seen[-1]
-
-    experiment.model = noted  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(experiment, "model", lambda *choices: seen.append(made_of(*choices)) or seen[-1])
     found = experiment.execute(run)
     (model,) = seen
     assert isinstance(model, Compressor)
     assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    ids, _ = experiment.train_batch("compression", np.random.default_rng(0), 2)
+    ids, _ = experiment.draw("compression", np.random.default_rng(0), 2, test=False)
     assert model(ids).shape == (2, 8, 18)
-    hidden = model.stack.hidden(ids)[:, -1:]
+    language_model = model.language_model
+    hidden = language_model.backbone(language_model.embedding(ids))[:, -1:]
     torch.testing.assert_close(model(ids), model.decode(hidden + model.places.weight))
 
 

@@ -1,4 +1,4 @@
-"""Corpora, the byte stream, bits per byte, and models that read on with their state."""
+"""Corpora, the byte stream, bits per byte, and models that carry their state."""
 
 import io
 import math
@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import arms, byte_stream, corpora
+from experiments import byte_stream, corpora
 from experiments.base import Workbench
 from experiments.corpora import Document
-from experiments.errors import ExperimentError
-from experiments.language import Language
-from experiments.language_time import LanguageInTime
+from experiments.language import Language, LanguageInTime
+from experiments.models import build_language_model
 from experiments.positions import Positions, bounds
+from experiments.results import ExperimentError
 from experiments.training import IGNORED
 
 FILES = {
@@ -54,14 +54,16 @@ def test_the_bytes_of_the_archive_are_all_there(archive: Path) -> None:
     assert body == wanted[1] + wanted[0]
 
 
-def test_what_python_brings_along() -> None:
+def test_corpora_of_python_need_no_download() -> None:
     for name in ("python-docs", "python-source"):
         texts = corpora.documents(name, Path("nowhere"))
         assert len(texts) > 50
         assert not any(text.name.startswith("/") for text in texts)
 
 
-def test_what_can_not_be_had_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_corpus_that_can_not_be_fetched_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(words: list[str], **_: Any) -> None:
         raise subprocess.CalledProcessError(1, words, stderr="warning\nno network")
 
@@ -100,7 +102,7 @@ def test_windows_cover_every_target_once() -> None:
 
 
 class Uniform(nn.Module):
-    """Knows nothing."""
+    """Predicts all bytes alike."""
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return torch.zeros(*tokens.shape, byte_stream.VOCABULARY)
@@ -162,8 +164,9 @@ def test_equal_time_is_a_budget_of_seconds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["min_gru", "gru", "gated_linear", "causal_spectral"])
 def test_the_state_is_carried(name: str) -> None:
-    sizes = arms.Sizes(vocab_size=257, d_model=32, num_layers=2, parameters=None)
-    model = arms.build(name, sizes, 0).eval()
+    model = build_language_model(
+        name, vocab_size=257, d_model=32, num_layers=2, parameters=None, seed=0
+    ).eval()
     ids = torch.randint(0, 257, (2, 41))
     whole = byte_stream.nats(model, ids[:, :-1], ids[:, 1:])
     parts = byte_stream.nats_with_state(model, ids[:, :-1], ids[:, 1:], 9)
@@ -182,5 +185,5 @@ def test_a_corpus_is_written_as_files(tmp_path: Path, capsys: pytest.CaptureFixt
     assert corpora.main(["python-docs"]) == 2
     assert corpora.main(["klingon", str(tmp_path)]) == 2
     printed = capsys.readouterr().err.splitlines()
-    assert printed[0].startswith("error: say which corpus and where to: shakespeare or")
+    assert printed[0].startswith("error: expected a corpus (shakespeare, ")
     assert printed[1].startswith("error: there is no corpus 'klingon'")

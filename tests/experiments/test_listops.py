@@ -1,4 +1,4 @@
-"""ListOps against an evaluator of its own, and the cache that all generated sets share."""
+"""ListOps against an independent evaluator, and the cache of generated sets."""
 
 import statistics
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.errors import ExperimentError
+from experiments.results import ExperimentError
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, generated, repeated
 from experiments.sequences.listops import TOKENS, expressions
@@ -26,7 +26,7 @@ def words(row: np.ndarray) -> list[str]:
 
 
 def value(tokens: list[str], depth: int = 1) -> tuple[int, int]:
-    """Value and depth of the expression at the start of the tokens, which it takes away."""
+    """Remove the expression at the start of the tokens and return its value and depth."""
     token = tokens.pop(0)
     if token.isdigit():
         assert depth <= 10
@@ -108,12 +108,12 @@ def test_a_set_is_made_once_and_then_read(tmp_path: Path) -> None:
             assert np.array_equal(getattr(first, field), getattr(second, field))
             assert getattr(first, field).dtype == getattr(second, field).dtype
     path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(ExperimentError, match="is damaged, delete it to make it anew"):
+    with pytest.raises(ExperimentError, match="is damaged, delete it to generate it again"):
         generated(path, refuses)
 
 
-def test_a_sample_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"8 rows of set\.npz are there twice"):
+def test_a_sample_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"8 rows of set\.npz occur twice"):
         generated(tmp_path / "set.npz", lambda name: small("train"))
     assert list(tmp_path.iterdir()) == []
 

@@ -1,45 +1,43 @@
-"""Tables and pictures of the report as a reader sees them: names of layers, titles, and plain ticks."""
+"""The report as a reader sees it: the committed page, names of layers, titles, plain ticks."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
-from experiments import EXPERIMENTS, pictures, results
+from experiments import EXPERIMENTS, models, pictures
 from experiments import __main__ as command
 from experiments.report import experiment_class
 
 
-def test_tables_and_legends_name_layers_as_the_readme_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figures: list[Any] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: figures.append(figure))
-    shutil.copy(results.RESULTS / "recall.jsonl", tmp_path)
-    assert command.main(["report", "--results", str(tmp_path), "--output", str(tmp_path)]) == 0
-    page = (tmp_path / "results.md").read_text()
-    for name in ("FFTNet", "FFTNet without keys", "attention", "GRU"):
-        assert f"\n| {name} | " in page
+def test_the_stored_lines_give_the_committed_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: dict[str, Any] = {}
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: figures.update({path.name: figure}))
+    assert command.main(["report", "--output", str(tmp_path)]) == 0
+    page = (tmp_path / "results.md").read_text(encoding="utf-8")
+    committed = (command.DOCS / "results.md").read_text(encoding="utf-8")
+    assert page == committed, "run `python -m experiments report`"
+    assert set(figures) == {path.name for path in (command.DOCS / "results").glob("*.png")}
     assert "addressed" not in page
     assert "causal_spectral" not in page
-    assert [figure.get_suptitle() for figure in figures] == ["Associative recall"] * 2
-    rates, state = ([text.get_text() for text in figure.legends[0].get_texts()] for figure in figures)
-    assert {"attention", "FFTNet", "FFTNet without keys", "FFTNet, 4 bins", "GRU"} <= set(rates)
-    assert {"attention (state grows)", "FFTNet", "FFTNet without keys"} <= set(state)
+    rates, state = (figures[f"recall_{name}.png"] for name in ("learning_rates", "state"))
+    assert rates.get_suptitle() == "Associative recall"
+    shown = [{text.get_text() for text in figure.legends[0].get_texts()} for figure in (rates, state)]
+    assert {"attention", "FFTNet", "FFTNet without keys", "FFTNet, 4 bins", "GRU"} <= shown[0]
+    assert {"attention (state grows)", "FFTNet", "FFTNet without keys"} <= shown[1]
     # Five panels in two rows, so that a page does not shrink them to nothing.
-    assert len({round(axes.get_position().y0, 2) for axes in figures[1].axes}) == 2
+    assert len({round(axes.get_position().y0, 2) for axes in state.axes}) == 2
 
 
-def test_no_two_arms_of_an_experiment_have_one_name() -> None:
+def test_no_two_models_of_an_experiment_have_one_name() -> None:
     for name in EXPERIMENTS:
         experiment = experiment_class(name)()
-        labels = [experiment.label(arm) for arm in experiment.arms_table]
+        labels = [experiment.label(model) for model in models.MODELS]
         assert len(set(labels)) == len(labels)
-    encoders = experiment_class("lra")()
-    assert encoders.label("spectral") == "FFTNet (bidirectional)"
-    assert encoders.label("addressed") == "FFTNet (causal)"
+    classification = experiment_class("lra")()
+    assert classification.label("spectral") == "FFTNet (bidirectional)"
+    assert classification.label("addressed") == "FFTNet (causal)"
 
 
 @pytest.mark.parametrize(

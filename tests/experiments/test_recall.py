@@ -1,4 +1,4 @@
-"""The recall rows against a reader that replays them with a dictionary, and the command on tiny sizes."""
+"""Recall rows against a dictionary that replays them, and the command on tiny sizes."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def test_quick_runs_the_whole_way() -> None:
         "experiments",
         "recall",
         "--quick",
-        "--arm",
+        "--model",
         "attention",
         "gated_linear_8",
         "--threads",
@@ -84,4 +84,4 @@ def test_quick_runs_the_whole_way() -> None:
     assert lines[0]["state_numbers"] is None
     assert lines[-1]["state_numbers"] > 0
     assert control.startswith("void: attention reaches")
-    assert any(line.startswith("| gated linear attention, keys of 8 |") for line in table)
+    assert any(line.startswith("| gated linear (keys of 8) |") for line in table)

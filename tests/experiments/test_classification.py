@@ -1,7 +1,7 @@
-"""The experiments on classification: batches, arms of equal size, a whole run that learns, resumed."""
+"""Classification experiments: models of equal size, batches, losses, and whole runs that learn and resume."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,22 @@ import torch
 from conftest import randomise
 from torch.nn import functional as F
 
-from experiments import encoders
-from experiments.ablation_paper import PaperAblation
-from experiments.arms import count_parameters
+from experiments import models
 from experiments.base import Sweep, Workbench
-from experiments.cases import CaseSettings
 from experiments.classification import ClassificationExperiment
-from experiments.errors import ExperimentError
-from experiments.images import Images
-from experiments.lra import LongRangeArena
+from experiments.classifier_data import CaseSettings, Curriculum, Part, Reader, Stage
+from experiments.images import Images, PaperAblation
+from experiments.lra import BriefArena, LongRangeArena
+from experiments.models import build_classifier, count_parameters
 from experiments.pairs import PairClassifier
-from experiments.reader import Reader
+from experiments.results import ExperimentError
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData, gather
 from experiments.training import Budget, OutOfTime
 from fftnet.data.windows import padded
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.heads import LAST, MEAN
+from fftnet.model.mixers import MIXERS
 from fftnet.model.mixers.spectral import SpectralMixer
 from fftnet.model.vit import ViTConfig, vit_config
 from fftnet.tasks.masked_token import MASKED_FRACTION
@@ -81,29 +80,41 @@ def small(make: Callable[[int, int], Rows] = rows) -> SequenceData:
     return SequenceData(train, valid, test, 9, ("no", "yes"), (4, 4) if make is pictures else None)
 
 
-@pytest.mark.parametrize("name", encoders.ENCODERS)
-def test_arms_have_equal_parameters(name: str) -> None:
-    parts = encoders.ENCODERS[name].without
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_model_is_a_classifier_of_the_wanted_size(name: str) -> None:
+    known = list(MIXERS)
     for config in (SIZES, tiny_vit(image_size=8, patch_size=2)):
-        model = encoders.build(name, config, 250_000, seed=1)
-        count = sum(parameter.numel() for parameter in model.parameters())
+        model = build_classifier(name, config, 250_000, seed=1)
+        # A removed part of the paper's layer counts, as its parameters are kept without effect.
+        removed = bool(models.MODELS[name].without)
+        count = sum(p.numel() for p in model.parameters()) if removed else count_parameters(model)
         assert abs(count / 250_000 - 1) < 0.02
-        assert (count_parameters(model) < count) == bool(parts)
+        assert (count_parameters(model) < count) == removed
+    assert list(MIXERS) == known, "the package does not know the baselines"
+
+
+@pytest.mark.parametrize("name", ["gru", "min_gru", "gated_linear", "without clock"])
+def test_a_baseline_classifies_padded_rows_as_each_alone(name: str) -> None:
+    model = build_classifier(name, SIZES, 60_000, seed=0).eval()
+    rows = [torch.randint(9, (length,)) for length in (5, 2, 7)]
+    tokens_BT, present_BT = (torch.from_numpy(found) for found in padded([row.numpy() for row in rows]))
+    alone = torch.cat([model(row[None]) for row in rows])
+    torch.testing.assert_close(model(tokens_BT, present_BT), alone)
 
 
 @pytest.mark.parametrize(
     ("name", "count"), [("spectral", 7), ("without modReLU", 7), ("5 anchors", 5), ("addressed", None)]
 )
-def test_the_case_says_how_many_anchors_unless_the_arm_does(name: str, count: int | None) -> None:
-    model = encoders.build(name, SIZES, 60_000, seed=0, num_anchors=7)
+def test_the_case_sets_the_anchors_unless_the_model_does(name: str, count: int | None) -> None:
+    model = build_classifier(name, SIZES, 60_000, seed=0, num_anchors=7)
     found = {m.filter.base_filter.shape[1] for m in model.modules() if isinstance(m, SpectralMixer)}
     assert found == ({count} if count else set())
 
 
-@pytest.mark.parametrize("part", encoders.PARTS)
-def test_what_is_taken_out_changes_nothing(part: str) -> None:
-    model = encoders.build(f"without {part}", SIZES, 60_000, seed=0)
-    whole = encoders.build("spectral", SIZES, 60_000, seed=0)
+@pytest.mark.parametrize("part", models.REMOVERS)
+def test_a_removed_part_has_no_effect(part: str) -> None:
+    model = build_classifier(f"without {part}", SIZES, 60_000, seed=0)
+    whole = build_classifier("spectral", SIZES, 60_000, seed=0)
     tokens = torch.randint(9, (2, 7))
     assert not torch.allclose(model(tokens), whole(tokens))
     mixer: Any = model.backbone.layers[0].mixer  # pyright: ignore[reportIndexIssue]
@@ -120,14 +131,14 @@ def test_what_is_taken_out_changes_nothing(part: str) -> None:
 
 
 @pytest.mark.parametrize("patch_size", [0, 2])
-def test_moved_images_are_the_image_somewhere_else(patch_size: int) -> None:
+def test_augmented_images_are_shifted_or_mirrored(patch_size: int) -> None:
     data = small(pictures)
     settings = CaseSettings(data="small", patch_size=patch_size, budget=Budget(steps=1))
     reader = Reader(data, settings)
     batch = data.train.batches(32, None).batch(0, 0)
-    moved = reader.moved(batch, 0, 5)
-    assert torch.equal(moved.inputs, reader.moved(batch, 0, 5).inputs)
-    assert not torch.equal(moved.inputs, reader.moved(batch, 0, 6).inputs)
+    moved = reader.augmented(batch, 0, 5)
+    assert torch.equal(moved.inputs, reader.augmented(batch, 0, 5).inputs)
+    assert not torch.equal(moved.inputs, reader.augmented(batch, 0, 6).inputs)
     for before, after in zip(batch.inputs, moved.inputs, strict=True):
         wide = torch.nn.functional.pad(before.view(4, 4), (2,) * 4)
         windows = [wide[y : y + 4, x : x + 4] for y in range(5) for x in range(5)]
@@ -137,7 +148,7 @@ def test_moved_images_are_the_image_somewhere_else(patch_size: int) -> None:
 
 def pair_model() -> PairClassifier:
     torch.manual_seed(0)
-    model = encoders.build("spectral", SIZES, 60_000, seed=0, pairs=True)
+    model = build_classifier("spectral", SIZES, 60_000, seed=0, pairs=True)
     assert isinstance(model, PairClassifier)
     return randomise(model).double()
 
@@ -176,8 +187,8 @@ def test_pairs_of_any_lengths_are_read_as_each_alone() -> None:
 
 
 @pytest.mark.parametrize("row", [[1, 2, 3], [1, 8, 2, 8, 3]])
-def test_what_is_no_pair_is_refused(row: list[int]) -> None:
-    with pytest.raises(ValueError, match="row 0 is no pair: two texts with one 8 between them"):
+def test_a_row_without_exactly_one_separator_is_refused(row: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"row 0 has [02] separators \(id 8\), a pair .* has exactly 1"):
         pair_model()(torch.tensor([row]))
 
 
@@ -205,18 +216,18 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arm", "case"),
+    ("model", "case"),
     [
         ("addressed", "ids"),
-        ("attention", "ids"),
+        ("gru", "ids"),
         ("addressed", "reading"),
         ("spectral", "patches"),
         ("spectral", "pairs"),
     ],
 )
-def test_a_run_learns_and_a_resumed_one_ends_the_same(arm: str, case: str, tmp_path: Path) -> None:
+def test_a_run_learns_and_a_resumed_run_ends_the_same(model: str, case: str, tmp_path: Path) -> None:
     experiment = Small(workbench=Workbench(cache=tmp_path))
-    run = experiment.run(arm, case, 1e-2, 0.0, 0)
+    run = experiment.run(model, case, 1e-2, 0.0, 0)
     line = experiment.execute(run)
     assert line["outcome"] == "finished"
     assert line["results"]["test"] >= 0.9
@@ -234,13 +245,10 @@ def test_models_pool_as_their_case_says(
     case: str, pooling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = []
-    build = encoders.build
-
-    def noted(*choices: Any) -> Any:
-        built.append(build(*choices))
-        return built[-1]
-
-    monkeypatch.setattr(encoders, "build", noted)
+    build = models.build_classifier
+    monkeypatch.setattr(
+        models, "build_classifier", lambda *choices: built.append(build(*choices)) or built[-1]
+    )
     experiment = Small(workbench=Workbench(cache=tmp_path))
     one_step = Budget(steps=1, points=1)
     experiment.settings[case] = replace(experiment.settings[case], pooling=pooling, budget=one_step)
@@ -248,13 +256,13 @@ def test_models_pool_as_their_case_says(
     assert [model.config.pooling for model in built] == [pooling]
 
 
-@pytest.mark.parametrize("arm", ["addressed", "spectral"])
-def test_reading_is_part_of_the_loss(arm: str) -> None:
+@pytest.mark.parametrize("name", ["addressed", "spectral"])
+def test_tokens_without_labels_are_part_of_the_loss(name: str) -> None:
     """Against one row after another, without padding."""
     settings = replace(Small.settings_of["reading"], dropout=0.0)
     reader = Reader(small(), settings)
     sizes = replace(SIZES, vocab_size=10, num_classes=2, class_names=())
-    model = encoders.build(arm, sizes, 60_000, 0)
+    model = build_classifier(name, sizes, 60_000, 0)
     assert isinstance(model, FFTNetForSequenceClassification)
     randomise(model)
     batch = small().train.batches(16, 0).batch(0, 0)
@@ -268,11 +276,11 @@ def test_reading_is_part_of_the_loss(arm: str) -> None:
         batch.inputs, batch.attention_mask, masked_BT, batch.targets, strict=True
     ):
         ids = row[mask]
-        shown = ids if arm == "addressed" else ids.masked_fill(masked[mask], 9)
+        shown = ids if name == "addressed" else ids.masked_fill(masked[mask], 9)
         hidden_TD = model.backbone(model.embedding(shown[None]))[0]
         classes.append(F.cross_entropy(model(shown[None]), target[None]))
         logits_TV = model.embedding(hidden_TD)
-        if arm == "addressed":
+        if name == "addressed":
             read += list(F.cross_entropy(logits_TV[:-1], ids[1:], reduction="none"))
         else:
             read += list(F.cross_entropy(logits_TV, ids, reduction="none")[masked[mask]])
@@ -286,37 +294,72 @@ def test_reading_is_part_of_the_loss(arm: str) -> None:
 def test_the_report_has_a_column_for_each_data_set(tmp_path: Path) -> None:
     experiment = Small(workbench=Workbench(cache=tmp_path))
     lines = []
-    for arm in ("attention", "spectral"):
-        run = experiment.run(arm, "ids", 1e-2, 0.0, 0)
-        results = {"valid": 0.5, "test": 0.25, "epochs": 2.0, "test_rows": 20, "training_seconds": 60.0}
+    for name, test in (("attention", 0.25), ("spectral", 0.5)):
+        run = experiment.run(name, "ids", 1e-2, 0.0, 0)
+        results = {"valid": 0.5, "test": test, "epochs": 2.0, "test_rows": 20, "training_seconds": 60.0}
         results["curve"] = [{"step": 60, "valid": 0.5}]
-        facts = {"outcome": "finished", "parameters": 1, "state_numbers": None, "results": results}
-        lines.append(vars(run) | facts)
+        rest = {"outcome": "finished", "parameters": 1, "state_numbers": None, "results": results}
+        lines.append(vars(run) | rest)
     text = experiment.tables(lines)
+    assert text.startswith(
+        "**Test accuracy in percent: FFTNet (bidirectional) wins on ids (50.0; attention 25.0).**"
+    )
     assert "| attention | 25.0 |" in text
     assert "60,000 parameters" in text
     assert "patches" not in text
     assert list(experiment.pictures(lines)) == ["curves"]
 
 
-@pytest.mark.parametrize("kind", [Images, LongRangeArena, PaperAblation])
-def test_every_case_has_data_and_every_arm_can_be_built(kind: type[ClassificationExperiment]) -> None:
+@pytest.mark.parametrize("kind", [Images, LongRangeArena, BriefArena, PaperAblation])
+def test_every_case_has_data_and_every_model_can_be_built(kind: type[ClassificationExperiment]) -> None:
     experiment = kind()
     for case, settings in experiment.settings.items():
         assert {settings.data, *(stage.data for stage in settings.stages)} <= set(SEQUENCES), case
-        image = tiny_vit(image_size=28, patch_size=4)
+        assert settings.budget.steps is not None
+        assert sum(stage.steps for stage in settings.stages) < settings.budget.steps
         sizes = replace(
-            image if settings.patch_size else SIZES,
+            tiny_vit(image_size=28, patch_size=4) if settings.patch_size else SIZES,
             d_model=settings.d_model,
             num_layers=settings.num_layers,
             num_heads=settings.num_heads,
         )
-        for arm in experiment.arms:
-            assert encoders.build(arm, sizes, settings.parameters, 0)
+        for name in experiment.models:
+            assert build_classifier(name, sizes, settings.parameters, 0)
 
 
-def test_an_arm_that_is_not_there_is_one_sentence() -> None:
-    with pytest.raises(ExperimentError, match="there is no arm 'gru'"):
-        Images(only=["gru"])
+def test_a_missing_model_or_size_is_one_sentence() -> None:
+    with pytest.raises(ExperimentError, match="there is no model 'nobody'"):
+        Images(only=["nobody"])
     with pytest.raises(ExperimentError, match="can't have 10 parameters"):
-        encoders.build("spectral", SIZES, 10, 0)
+        build_classifier("spectral", SIZES, 10, 0)
+
+
+def labelled(label: int, count: int) -> Rows:
+    found = [np.full(3, 10 * label + number) for number in range(count)]
+    return gather(found, [label] * count, np.uint8)
+
+
+def test_stages_follow_one_another_and_start_again_when_they_end() -> None:
+    curriculum = Curriculum(
+        [Part(labelled(0, 4), 3, 2), Part(labelled(1, 3), 2, 3), Part(labelled(2, 4), 0, 2)], seed=0
+    )
+    batches = [curriculum.batch(step) for step in range(9)]
+    assert [batch.targets.tolist() for batch in batches] == [[0, 0]] * 3 + [[1, 1, 1]] * 2 + [[2, 2]] * 4
+    for first in (0, 5, 7):
+        pair = np.concatenate([batches[step].inputs[:, 0] for step in (first, first + 1)])
+        assert len(set(pair.tolist())) == 4, "an epoch has each row once"
+    assert [curriculum.epochs(steps) for steps in (3, 5, 7, 8)] == [0, 0, 1, 1.5]
+
+
+def test_a_setting_at_its_default_is_not_in_the_configuration() -> None:
+    """So that stored lines stay valid when a setting is added."""
+    experiment = LongRangeArena()
+    usual = CaseSettings(data="listops", budget=Budget(steps=7))
+    experiment.settings["listops"] = usual
+    found = experiment.configuration("spectral", "listops")["settings"]
+    assert found == {"data": "listops", "budget": asdict(usual.budget)}
+    stage = Stage(data="listops40", steps=2, rows=3)
+    experiment.settings["listops"] = replace(usual, stages=(stage,), dropout=0.0)
+    found = experiment.configuration("spectral", "listops")["settings"]
+    assert found["stages"] == [asdict(stage)]
+    assert found["dropout"] == 0.0

@@ -43,9 +43,9 @@ $(LOWEST)/.ready: .venv/.ready
 test-transformers: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest tests/hf
 
-# What a user does on the first day, with the wheel in a fresh environment; downloads its packages, takes minutes.
-newcomer:
-	$(PYTHON) scripts/newcomers_day.py
+# The README with the wheel in a fresh environment; downloads its packages, takes minutes.
+newcomer: .venv/.ready
+	$(BIN)/python -m pytest -n 0 tests/newcomer/fresh_environment.py
 
 tutorial: .venv/.ready
 	$(BIN)/python scripts/tutorial.py

@@ -127,7 +127,8 @@ def test_the_page_writes_and_shows_what_python_computes(opened: Opened) -> None:
         np.testing.assert_allclose(one["values"], wanted[one["layer"]], rtol=2e-3, atol=1e-5)
     column = page.evaluate("[...demo.writer.view.map.columns.at(-1).values]")
     layers = [
-        filters[0, n, :, :bins].flatten() for n, bins in enumerate(opened.writer.description["filters"]["bins"])
+        filters[0, n, :, :bins].flatten()
+        for n, bins in enumerate(opened.writer.description["filters"]["bins"])
     ]
     np.testing.assert_allclose(column, torch.cat(layers), rtol=1e-3, atol=1e-5)
 

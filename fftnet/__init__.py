@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fftnet.wait_policy import set_wait_policy
 
 if TYPE_CHECKING:
-    from fftnet.api.evaluate import evaluate
+    from fftnet.api.evaluate import EvaluationConfig, evaluate
     from fftnet.api.generate import generate
     from fftnet.api.load import load
     from fftnet.api.predict import load_classifier
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fftnet.api.sampling import SamplingConfig
     from fftnet.api.start import StartConfig
     from fftnet.api.train import train
-    from fftnet.evaluation.report import EvaluationConfig
     from fftnet.model.config import BackboneConfig, FFTNetConfig
     from fftnet.model.fftnet_layer import FFTNetLayer
     from fftnet.model.fftnet_model import FFTNet
@@ -71,7 +70,7 @@ _HOMES = {
     "BudgetConfig": "fftnet.training.budget",
     "CausalSpectralMixer": "fftnet.model.mixers.causal_spectral",
     "DataConfig": "fftnet.utils.dataset",
-    "EvaluationConfig": "fftnet.evaluation.report",
+    "EvaluationConfig": "fftnet.api.evaluate",
     "FFTNet": "fftnet.model.fftnet_model",
     "FFTNetConfig": "fftnet.model.config",
     "FFTNetLayer": "fftnet.model.fftnet_layer",

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import fftnet
+from fftnet.api.evaluate import EvaluationConfig
 from fftnet.api.generate import SamplingConfig
 from fftnet.api.run_config import PARTS
 from fftnet.api.train import AcceleratorConfig, BudgetConfig, OptimConfig, SaveConfig, TrainConfig
 from fftnet.cli.inspect import InspectionConfig
 from fftnet.data.images.processor import ImageProcessor
-from fftnet.evaluation.report import EvaluationConfig
 from fftnet.export import ExportConfig
 from fftnet.fields import check_fields, check_range, documented, field_docstrings
 from fftnet.model import BackboneConfig, FFTNetConfig, SequenceClassifierConfig, ViTConfig

@@ -10,9 +10,9 @@ import yaml
 from torch.nn import functional
 
 import fftnet
+from fftnet.api.evaluate import trained_with
 from fftnet.api.generate import SamplingConfig
 from fftnet.api.load import RUN_FILE
-from fftnet.evaluation.report import trained_with
 from fftnet.model.config import FFTNetConfig
 
 MODELS = Path(__file__).parents[1] / "models"

@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fftnet.api.evaluate import evaluate
+from fftnet.api.evaluate import EvaluationConfig, Training, evaluate, seen_in_training, trained_with
 from fftnet.api.load import RUN_FILE, classifier_kind, find_checkpoint, load_checkpoint
 from fftnet.api.predict import evaluate_classifier, load_classifier
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.data.files import DIGEST, UNVERIFIED
-from fftnet.evaluation.report import EvaluationConfig, Training, seen_in_training, trained_with
 from fftnet.fields import documented
 from fftnet.metrics.plots import plot_confusion, plot_loss_by_position
 from fftnet.serialization import CheckpointError

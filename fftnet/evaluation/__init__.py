@@ -1,1 +1,1 @@
-"""Averages over data: of any objective over batches, and of a language model over whole documents."""
+"""Language models on whole documents, and inspection of what mixers do with a text."""

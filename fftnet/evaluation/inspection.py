@@ -1,8 +1,7 @@
-"""Looking inside a trained model: what its mixers do with a text, as numbers.
+"""Inspection of a trained model: filters, frequencies, spectra and weights of its mixers on a text.
 
-What can be told of a layer depends on its mixer: ``inspect_mixer`` has a function for each kind, and takes
-more by ``@inspect_mixer.register`` on a function of a mixer and its tokens. A mixer of another kind has no
-numbers.
+``inspect_mixer`` has a function for each kind of mixer; ``@inspect_mixer.register`` on a function of a mixer
+and its input tokens adds one.
 """
 
 import math
@@ -26,38 +25,36 @@ from fftnet.ops.numerics import interpolate_anchors
 
 @dataclass(frozen=True, kw_only=True)
 class MixerNumbers:
-    """What a mixer does with a text of T tokens, on the CPU; None is what a mixer of its kind has not.
+    """Numbers of a mixer of H heads and F bins on a text of T tokens; None if its kind has no such number.
 
-    H heads, F bins. Complex filters are complex128, everything else is float64.
+    They are on the CPU: complex filters as complex128, everything else as float64.
     """
 
     base_filter: Tensor | None = None
-    """(H, F), real or complex: the part of the read filter that no text changes."""
+    """(H, F), real or complex: part of the read filter that does not depend on the text."""
     filter: Tensor | None = None
-    """(T, H, F), real or complex: the read filter of every token; (1, H, F) where there is one for the whole
-    text."""
+    """(T, H, F), real or complex: read filter of every token; (1, H, F) if the whole text has one."""
     frequency: Tensor | None = None
-    """(H, F), turns per token, signed: how fast a bin turns. On a learned clock, by its mean over the
-    text."""
+    """(H, F), turns per token, signed; on a learned clock, by its mean over the text."""
     time_scale: Tensor | None = None
-    """(H, F), tokens after which what was written has faded to 1 / e; by the mean clock, too."""
+    """(H, F), tokens after which a written value has faded to 1 / e; on a learned clock, by its mean."""
     spectrum: Tensor | None = None
-    """(T, H, F), magnitude of the spectrum of every prefix, its mean over the channels of a head."""
+    """(T, H, F), magnitude of the spectrum of every prefix, averaged over the channels of a head."""
     weights: Tensor | None = None
-    """(H, T, T), weight of every token's value (last) in what each token reads; of a causal mixer 0
-    where it comes later."""
+    """(H, T, T), weight of every token's value (last axis) in the output of each token; 0 for later tokens in
+    a causal mixer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What a model does with a text of T tokens, layer by layer."""
+    """Numbers of all layers of a model on a text of T tokens."""
 
     tokens: Tensor
-    """int64 (T,), what was read, from a fresh state."""
+    """int64 (T,), the text, read from a fresh state."""
     mixers: tuple[str, ...]
-    """The mixer's name of every layer."""
+    """Name of the mixer of every layer."""
     layers: tuple[MixerNumbers, ...]
-    """The numbers of every layer."""
+    """Numbers of every layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,27 +62,28 @@ class LossByPosition:
     """Losses of one text, in nats per token."""
 
     carried: list[PositionLoss]
-    """By position, in buckets of doubling length; the state is carried from the first token on."""
+    """Losses by position, in ranges of doubling length; the state is carried from the first token on."""
     fresh: float
-    """Average where the state is fresh at the beginning of every training window."""
+    """Average with a fresh state at the beginning of every training window."""
 
 
 @torch.no_grad()
 def inspect_tokens(model: FFTNet, tokens: Tensor) -> Inspection:
-    """Read a text from a fresh state and look into every mixer.
+    """Read a text from a fresh state and inspect every mixer.
 
     Args:
-        model: of any mixers; its mode is put back afterwards.
-        tokens: int64 ids (T,), T >= 1. Weights take H T^2 numbers a layer.
+        model: model of any mixers; its mode is restored afterwards.
+        tokens: int64 ids (T,), T >= 1. Weights take H T^2 numbers per layer.
 
     Raises:
-        ValueError: on an empty text, ids that are not of the vocabulary, or weights that are not finite.
+        ValueError: on an empty text, ids outside the vocabulary, or weights that are not finite.
     """
     seen: list[tuple[nn.Module, Tensor]] = []
-    mixers = [layer.get_submodule("mixer") for layer in model.backbone.layers]
     hooks = [
-        mixer.register_forward_pre_hook(lambda mixer, arguments: seen.append((mixer, arguments[0])))
-        for mixer in mixers
+        layer.get_submodule("mixer").register_forward_pre_hook(
+            lambda mixer, arguments: seen.append((mixer, arguments[0]))
+        )
+        for layer in model.backbone.layers
     ]
     with evaluation_mode(model):
         try:
@@ -99,13 +97,12 @@ def inspect_tokens(model: FFTNet, tokens: Tensor) -> Inspection:
     return Inspection(tokens=tokens.cpu(), mixers=tuple(model.config.layer_mixers), layers=layers)
 
 
-@torch.no_grad()
 def loss_by_position(model: FFTNet, tokens: Tensor) -> LossByPosition:
-    """Losses of a text by position, read from a fresh state to its end.
+    """Return the losses of a text by position, read from a fresh state to its end.
 
     Args:
-        model: a causal model; its mode is put back afterwards.
-        tokens: int64 ids (T,), T >= 2; the first one, end of text, is fed and not counted.
+        model: a causal model; its mode is restored afterwards.
+        tokens: int64 ids (T,), T >= 2; the first one, end of text, is read and not counted.
 
     Raises:
         ValueError: if the model is bidirectional, or there is nothing to predict.
@@ -113,6 +110,7 @@ def loss_by_position(model: FFTNet, tokens: Tensor) -> LossByPosition:
     ids = tokens.numpy()
     last = len(ids) - 1
     carried = evaluate_documents(model, ids, np.array([0]), np.array([last + 1]))
+    # Each window is a document of its own, which starts without a state.
     window = model.config.max_seq_length
     starts = np.arange(0, last, window)
     fresh = evaluate_documents(model, ids, starts, np.minimum(starts + window, last) + 1)
@@ -121,11 +119,11 @@ def loss_by_position(model: FFTNet, tokens: Tensor) -> LossByPosition:
 
 @singledispatch
 def inspect_mixer(mixer: nn.Module, x: Tensor) -> MixerNumbers:
-    """The numbers of one mixer.
+    """Return the numbers of one mixer; none for a kind without a registered function.
 
     Args:
-        mixer: of any kind; one that nothing is registered for has none.
-        x: tokens (1, T, D) as the mixer is given them.
+        mixer: of any kind.
+        x: input tokens of the mixer (1, T, D).
     """
     return MixerNumbers()
 
@@ -151,12 +149,12 @@ def _addressed(mixer: AddressedSpectralMixer, x: Tensor) -> MixerNumbers:
 
 @inspect_mixer.register
 def _causal_spectral(mixer: CausalSpectralMixer, x: Tensor) -> MixerNumbers:
-    """modReLU has a factor of its own for every channel; the weights are those of their mean."""
     view = mixer.inspect(x)
     decay_HF, frequency_HF = (_wide(part) for part in mixer.transform())
     readout_HF = torch.view_as_complex(_wide(mixer.inverse()))
     filter_THF = _wide(view.filter[0])
     size_THFd = _wide(view.filtered[0].abs())
+    # modReLU scales each channel differently; the weights are those of the mean over channels.
     factor_THFd = torch.relu(size_THFd + _wide(mixer.activation())[..., None])
     factor_THFd = factor_THFd / size_THFd.clamp(min=mixer.activation.eps)
     reads_THF = factor_THFd.mean(dim=-1) * filter_THF * gain(decay_HF) * readout_HF
@@ -174,7 +172,7 @@ def _causal_spectral(mixer: CausalSpectralMixer, x: Tensor) -> MixerNumbers:
 
 @inspect_mixer.register
 def _spectral(mixer: SpectralMixer, x: Tensor) -> MixerNumbers:
-    """One filter for the whole text, and no prefix."""
+    # The whole text has one filter; there are no prefixes, and so no spectra of them.
     filter_1HF = _wide(mixer.inspect(x).filter)
     bins = filter_1HF.shape[2]
     frequency_F = torch.arange(bins, dtype=torch.float64) / x.shape[1]
@@ -191,12 +189,13 @@ def _attention(mixer: RotaryAttention, x: Tensor) -> MixerNumbers:
 
 
 def _weights(reads_THF: Tensor, writes_THF: Tensor, time_TH: Tensor, rate_HF: Tensor) -> Tensor:
-    """``Re sum_f reads_f(t) exp((s(t) - s(j)) rate_f) writes_f(j)`` for j <= t, (H, T, T)."""
+    """Return ``Re sum_f reads_f(t) exp((s(t) - s(j)) rate_f) writes_f(j)`` for j <= t, (H, T, T)."""
     time_HT = time_TH.T
     past_HTT = torch.ones(len(time_HT), len(time_TH), len(time_TH), dtype=torch.bool).tril()
+    # The age of later tokens is negative: exp would overflow, so that it is set to 0 first.
     age_HTT = (time_HT[..., None] - time_HT[:, None]).masked_fill(~past_HTT, 0.0)
     weights_HTT = torch.zeros_like(age_HTT)
-    # Bin by bin: all at once would take F times the memory.
+    # One bin at a time: all of them together would take F times the memory.
     for reads_TH, writes_TH, rate_H in zip(
         reads_THF.unbind(dim=2), writes_THF.unbind(dim=2), rate_HF.unbind(dim=1), strict=True
     ):
@@ -206,5 +205,5 @@ def _weights(reads_THF: Tensor, writes_THF: Tensor, time_TH: Tensor, rate_HF: Te
 
 
 def _wide(x: Tensor) -> Tensor:
-    """On the CPU, in double precision."""
+    """Return a tensor on the CPU in double precision."""
     return x.detach().cpu().to(torch.complex128 if x.is_complex() else torch.float64)

@@ -1,6 +1,6 @@
-"""Pictures of what ``fftnet.evaluation.inspection`` computes, as PNG files.
+"""Plots of the numbers of ``fftnet.evaluation.inspection``, as PNG files.
 
-Colours do not need red told from green: viridis for sizes, twilight for phases, which go in a circle, and the
+The colours work for colour-blind readers: viridis for sizes, twilight for phases, which are cyclic, and the
 palette of Okabe and Ito for heads.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fftnet.evaluation.inspection import Inspection, MixerNumbers
+from fftnet.evaluation.inspection import Inspection
 from fftnet.metrics.plots import plain_ticks
 from fftnet.utils.tokenizer import Tokenizer
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_TOKENS = 512
-"""Tokens of a picture: with more of them, a token is less than a pixel or two."""
+"""Maximum number of tokens of a plot: with more, a token is less than a pixel or two."""
 MAX_LABELS = 96
-"""Tokens that are written out on an axis; where there are more, positions are."""
+"""Maximum number of tokens that an axis writes out; with more, it shows positions."""
 LONGEST_LABEL = 8
 DPI = 130
 GREY = "#888888"
@@ -34,12 +34,12 @@ NAMES = {
     "spectral": "FFTNet (bidirectional)",
     "bidirectional_attention": "attention",
 }
-"""Name of a mixer in the configuration to its name in a title; the others have the same one."""
+"""Mixer to its name in titles, if that differs."""
 VISIBLE = {" ": "␣", "\n": "↵", "\r": "↵", "\t": "⇥"}
 
 
 def token_labels(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
-    """Tokens as short strings that can be seen: blanks as signs, what can't be drawn by its code."""
+    """Return tokens as short visible strings: signs for blanks, codes for what the font can't draw."""
     # Imported here because it takes a third of a second, which other commands need not wait for.
     from matplotlib.font_manager import findfont, get_font
 
@@ -58,73 +58,54 @@ def token_labels(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
 
 
 def plot_filters(inspection: Inspection, position: int, path: Path) -> None:
-    """Draw the read filters over frequency: the base, and what the text has made of it.
-
-    Args:
-        inspection: with filters in some layer.
-        position: of the token whose filter is drawn.
-        path: of the PNG.
-    """
+    """Plot the read filter of the token at ``position`` over frequency, and the base filter."""
     layers = _having(inspection, "filter")
-    figure, grid = _grid(len(layers), _heads(layers[0][1].filter), (3.4, 2.3))
-    dots: Any = None
-    told = f"token {position}" if len(_part(layers[0][1].filter)) > 1 else "of this text"
+    figure, grid = _grid(len(layers), layers[0][1].filter.shape[1], (3.4, 2.3))
+    phases: Any = None
+    label = f"token {position}" if len(layers[0][1].filter) > 1 else "of this text"
     for row, (index, numbers) in zip(grid, layers, strict=True):
-        filter_THF = _part(numbers.filter)
-        of_token_HF = filter_THF[min(position, len(filter_THF) - 1)]
+        has_phase = numbers.filter.is_complex()
+        size = torch.abs if has_phase else torch.real
+        # A bidirectional layer has one filter for the whole text.
+        filter_HF = numbers.filter[min(position, len(numbers.filter) - 1)]
         for head, axes in enumerate(row):
-            turns_F = _part(numbers.frequency)[head].abs()
-            base_F = _part(numbers.base_filter)[head]
-            size = torch.abs if filter_THF.is_complex() else torch.real
-            axes.scatter(
-                turns_F.numpy(), size(base_F).numpy(), s=24, facecolors="none", edgecolors=GREY, label="base"
-            )
-            style: dict[str, Any] = {"s": 22, "edgecolors": "black", "linewidths": 0.4, "label": told}
-            if filter_THF.is_complex():
-                style |= {
-                    "c": of_token_HF[head].angle().numpy(),
-                    "cmap": "twilight",
-                    "vmin": -torch.pi,
-                    "vmax": torch.pi,
-                }
-            else:
-                style |= {"c": HEAD_COLOURS[0]}
-            points = axes.scatter(turns_F.numpy(), size(of_token_HF[head]).numpy(), **style)
-            dots = points if filter_THF.is_complex() else dots
+            turns_F = numbers.frequency[head].abs()
+            base_F = size(numbers.base_filter[head]).numpy()
+            axes.scatter(turns_F.numpy(), base_F, s=24, facecolors="none", edgecolors=GREY, label="base")
+            style: dict[str, Any] = {"c": HEAD_COLOURS[0]}
+            if has_phase:
+                style = {"c": filter_HF[head].angle().numpy(), "cmap": "twilight"}
+                style |= {"vmin": -torch.pi, "vmax": torch.pi}
+            style |= {"s": 22, "edgecolors": "black", "linewidths": 0.4, "label": label}
+            points = axes.scatter(turns_F.numpy(), size(filter_HF[head]).numpy(), **style)
+            phases = points if has_phase else phases
             _log_frequency(axes, turns_F)
             axes.axhline(0, color=GREY, linewidth=0.6)
             axes.set_title(_title(inspection, index, head), fontsize=8)
             axes.grid(alpha=0.25)
-        row[0].set_ylabel("size of the filter" if filter_THF.is_complex() else "filter, real", fontsize=8)
+        row[0].set_ylabel("size of the filter" if has_phase else "filter, real", fontsize=8)
     for axes in grid[-1]:
         axes.set_xlabel("frequency, turns per token", fontsize=8)
     _legend(figure, grid[0][0])
-    if dots is not None:
-        figure.colorbar(dots, ax=[axes for row in grid for axes in row], label="phase, radians", shrink=0.8)
+    if phases is not None:
+        figure.colorbar(phases, ax=[axes for row in grid for axes in row], label="phase, radians", shrink=0.8)
     _save(figure, "Read filters", path)
 
 
 def plot_time_scales(inspection: Inspection, window: int, path: Path) -> None:
-    """Draw every bin by the time in which it fades and the period in which it turns.
-
-    Args:
-        inspection: with time scales in some layer.
-        window: tokens of a training window.
-        path: of the PNG.
-    """
+    """Plot every bin by its time scale and its period; ``window`` is the length of a training window."""
     layers = _having(inspection, "time_scale")
     figure, ((*row,),) = _grid(1, len(layers), (3.8, 3.6))
     for axes, (index, numbers) in zip(row, layers, strict=True):
-        time_scale_HF = _part(numbers.time_scale)
-        period_HF = 1 / _part(numbers.frequency).abs().clamp(min=1e-9)
-        for head in range(len(time_scale_HF)):
+        scale_HF = numbers.time_scale
+        period_HF = 1 / numbers.frequency.abs().clamp(min=1e-9)
+        for head, (x_F, y_F) in enumerate(zip(scale_HF, period_HF, strict=True)):
             style: dict[str, Any] = {
                 "color": HEAD_COLOURS[head % len(HEAD_COLOURS)],
                 "marker": HEAD_MARKERS[head % len(HEAD_MARKERS)],
             }
-            x, y = time_scale_HF[head].numpy(), period_HF[head].numpy()
-            axes.scatter(x, y, s=22, alpha=0.8, label=f"head {head}", **style)
-        ends = [float(time_scale_HF.min()), float(time_scale_HF.max())]
+            axes.scatter(x_F.numpy(), y_F.numpy(), s=22, alpha=0.8, label=f"head {head}", **style)
+        ends = [float(scale_HF.min()), float(scale_HF.max())]
         axes.plot(ends, ends, color=GREY, linewidth=0.8, label="turns once while it fades")
         axes.axvline(window, color=GREY, linestyle=":", label="training window")
         axes.set(xscale="log", yscale="log")
@@ -139,34 +120,21 @@ def plot_time_scales(inspection: Inspection, window: int, path: Path) -> None:
 
 
 def plot_spectra(inspection: Inspection, labels: Sequence[str], path: Path) -> None:
-    """Draw the magnitude of the spectrum of every prefix: bins, from the shortest time scale up, by tokens.
-
-    Args:
-        inspection: with spectra in some layer.
-        labels: of the tokens.
-        path: of the PNG.
-    """
+    """Plot the magnitude of the spectrum of every prefix: bins, sorted by time scale, over tokens."""
     layers = _having(inspection, "spectrum")
-    width = _width(len(labels))
-    figure, grid = _grid(len(layers), _heads(layers[0][1].spectrum), (width, 2.6))
+    figure, grid = _grid(len(layers), layers[0][1].spectrum.shape[1], (_width(len(labels)), 2.6))
     for row, (index, numbers) in zip(grid, layers, strict=True):
         for head, axes in enumerate(row):
-            order = _part(numbers.time_scale)[head].argsort()
+            scale_F, order_F = numbers.time_scale[head].sort()
+            shown_FT = numbers.spectrum[:, head, order_F].T.numpy()
             image = axes.imshow(
-                _part(numbers.spectrum)[:, head, order].T.numpy(),
-                aspect="auto",
-                origin="lower",
-                cmap="viridis",
-                interpolation="nearest",
+                shown_FT, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest"
             )
             figure.colorbar(image, ax=axes, label="|Z|", pad=0.01)
-            shown = range(0, len(order), max(1, len(order) // 6))
-            scales = _part(numbers.time_scale)[head, order][shown].tolist()
-            axes.set_yticks(
-                list(shown),
-                [f"{scale:,.0f}" if scale >= 10 else f"{scale:.2g}" for scale in scales],
-                fontsize=7,
-            )
+            ticks = range(0, len(scale_F), max(1, len(scale_F) // 6))
+            scales = [float(scale_F[tick]) for tick in ticks]
+            names = [f"{scale:,.0f}" if scale >= 10 else f"{scale:.2g}" for scale in scales]
+            axes.set_yticks(list(ticks), names, fontsize=7)
             _token_axis(axes.xaxis, labels)
             axes.set_title(_title(inspection, index, head), fontsize=8)
     _outer_labels(grid, _axis_name(labels), "bin's time scale, tokens")
@@ -174,22 +142,15 @@ def plot_spectra(inspection: Inspection, labels: Sequence[str], path: Path) -> N
 
 
 def plot_weights(inspection: Inspection, layer: int, labels: Sequence[str], path: Path) -> None:
-    """Draw what every token reads: its shares of the tokens that it sees, a picture for each head.
-
-    Args:
-        inspection: with weights in that layer.
-        layer: index of the layer.
-        labels: of the tokens.
-        path: of the PNG.
-    """
-    share_HTT = shares(_part(inspection.layers[layer].weights))
+    """Plot the shares that every token of a layer reads of the others, a panel for each head."""
+    ((_, numbers),) = [found for found in _having(inspection, "weights") if found[0] == layer]
+    share_HTT = shares(numbers.weights)
     width = _width(len(labels))
     figure, ((*row,),) = _grid(1, len(share_HTT), (width, width))
-    sees_TT = _sees(share_HTT)
+    hidden_TT = ~_sees(share_HTT)
     image: Any = None
     for head, axes in enumerate(row):
-        seen = share_HTT[head].masked_fill(~sees_TT, torch.nan)
-        image = _share_image(axes, seen)
+        image = _share_image(axes, share_HTT[head].masked_fill(hidden_TT, torch.nan))
         _token_axis(axes.xaxis, labels)
         _token_axis(axes.yaxis, labels)
         axes.set_title(_title(inspection, layer, head), fontsize=9)
@@ -199,43 +160,33 @@ def plot_weights(inspection: Inspection, layer: int, labels: Sequence[str], path
 
 
 def plot_weights_at(inspection: Inspection, position: int, labels: Sequence[str], path: Path) -> None:
-    """Draw what one token reads, a row for each layer and head.
-
-    Args:
-        inspection: with weights in some layer.
-        position: of the token that reads.
-        labels: of the tokens.
-        path: of the PNG.
-    """
-    rows = []
-    names = []
+    """Plot the shares that the token at ``position`` reads, a row for each layer and head."""
+    rows: dict[str, Tensor] = {}
     last = position
     for index, numbers in _having(inspection, "weights"):
-        share_HTT = shares(_part(numbers.weights))
+        share_HTT = shares(numbers.weights)
         last = max(last, int(_sees(share_HTT)[position].nonzero().max()))
-        for head, share_T in enumerate(share_HTT[:, position]):
-            rows.append(share_T)
-            names.append(f"layer {index}, head {head}")
+        rows |= {f"layer {index}, head {head}": share_TT[position] for head, share_TT in enumerate(share_HTT)}
     read = labels[: last + 1]
     figure, (((axes),),) = _grid(1, 1, (max(4.5, _width(len(read))) + 1.2, 0.34 * len(rows) + 1.3))
-    image = _share_image(axes, torch.stack(rows)[:, : last + 1])
+    image = _share_image(axes, torch.stack(list(rows.values()))[:, : last + 1])
     _token_axis(axes.xaxis, read)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axes.set_xlabel(_axis_name(read))
-    token = labels[position]
-    axes.set_title(f"token {position} “{token}”", fontsize=9, parse_math=False)
+    axes.set_title(f"token {position} “{labels[position]}”", fontsize=9, parse_math=False)
     figure.colorbar(image, ax=axes, label="share", extend="max", pad=0.01)
     _save(figure, "Weights of the tokens that one token reads", path)
 
 
 def shares(weights: Tensor) -> Tensor:
-    """Weights (..., T) without signs, in proportion to their sum: what is read is normed afterwards."""
+    """Return weights (..., T) without signs, divided by their sum."""
+    # The mixers normalize their outputs, so that only proportions matter.
     size = weights.abs()
     return size / size.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
 
 
 def _sees(share_HTT: Tensor) -> Tensor:
-    """Whether a token sees another, (T, T): all of them, or of a causal mixer itself and the earlier ones."""
+    """Return a mask (T, T) of the tokens that a token can read: in a causal mixer itself and earlier ones."""
     everything_TT = torch.ones(share_HTT.shape[1:], dtype=torch.bool)
     return everything_TT if share_HTT.triu(1).any() else everything_TT.tril()
 
@@ -243,13 +194,14 @@ def _sees(share_HTT: Tensor) -> Tensor:
 def _share_image(axes: "Axes", share: Tensor) -> Any:
     from matplotlib.colors import PowerNorm
 
-    # Most shares are small: the root shows them, and the largest, as of the first tokens, leave the scale.
+    # Most shares are small: a square root shows them, and the largest, those of the first tokens, are cut.
     most = max(float(share[~share.isnan()].quantile(0.99)), 1e-6)
     norm = PowerNorm(0.5, vmin=0, vmax=most)
     return axes.imshow(share.numpy(), aspect="auto", cmap="viridis", norm=norm, interpolation="nearest")
 
 
-def _having(inspection: Inspection, field: str) -> list[tuple[int, MixerNumbers]]:
+def _having(inspection: Inspection, field: str) -> list[tuple[int, Any]]:
+    """Return index and numbers of the layers that have a number."""
     return [
         (index, numbers)
         for index, numbers in enumerate(inspection.layers)
@@ -257,16 +209,8 @@ def _having(inspection: Inspection, field: str) -> list[tuple[int, MixerNumbers]
     ]
 
 
-def _part(x: Tensor | None) -> Tensor:
-    assert x is not None
-    return x
-
-
-def _heads(x: Tensor | None) -> int:
-    return _part(x).shape[1]
-
-
 def _grid(rows: int, columns: int, panel: tuple[float, float]) -> tuple["Figure", list[list["Axes"]]]:
+    """Return a figure with panels of a width and height in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(panel[0] * columns + 0.6, panel[1] * rows + 0.3), layout="constrained")
@@ -274,7 +218,7 @@ def _grid(rows: int, columns: int, panel: tuple[float, float]) -> tuple["Figure"
 
 
 def _width(tokens: int) -> float:
-    """Inches of a panel with so many tokens, enough to write them out where they are."""
+    """Return the width of a panel in inches that leaves room for the labels of its tokens."""
     return min(max(0.1 * tokens, 3.2), 9.6)
 
 
@@ -292,7 +236,7 @@ def _token_axis(axis: Any, labels: Sequence[str]) -> None:
     if len(labels) > MAX_LABELS:
         axis.set_tick_params(labelsize=7)
         return
-    # A dollar is a dollar, not the beginning of a formula.
+    # A dollar in a text must not begin a formula.
     axis.set_ticks(range(len(labels)), labels, fontsize=6, parse_math=False)
     axis.set_tick_params(length=0, pad=1)
     if axis.axis_name == "x":
@@ -301,16 +245,17 @@ def _token_axis(axis: Any, labels: Sequence[str]) -> None:
 
 
 def _log_frequency(axes: "Axes", turns_F: Tensor) -> None:
-    """A logarithmic axis for learned frequencies, which span decades; a linear one for those of a grid."""
+    """Set a logarithmic axis for learned frequencies, which span decades; those of a grid include 0."""
     if float(turns_F.min()) > 0:
         axes.set_xscale("log")
-        # Within whole decades the labels of their parts do not overlap.
+        # Limits at whole decades keep the labels of minor ticks apart.
         axes.set_xlim(float(10 ** turns_F.min().log10().floor()), float(10 ** turns_F.max().log10().ceil()))
         plain_ticks(axes.xaxis)
         axes.tick_params(labelsize=8)
 
 
 def _outer_labels(grid: Sequence[Sequence["Axes"]], x: str, y: str) -> None:
+    """Label the axes at the left and at the bottom of a grid."""
     for axes in grid[-1]:
         axes.set_xlabel(x, fontsize=8)
     for row in grid:
@@ -318,7 +263,7 @@ def _outer_labels(grid: Sequence[Sequence["Axes"]], x: str, y: str) -> None:
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:
-    """Above all panels, where it covers nothing."""
+    # Above all panels it covers nothing.
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", ncols=len(names), fontsize=7)
 

@@ -56,8 +56,8 @@ class LabelledImages(NamedTuple):
             if self.class_names[label] not in indices:
                 name = self.images[int(np.argmax(self.labels == label))].name
                 raise DataError(
-                    f"{name} is of the class {self.class_names[label]!r}, which no image of training is "
-                    f"(they are of {listed(class_names)}): correct it or take the images away"
+                    f"{name} has the class {self.class_names[label]!r}, which no training image has (their "
+                    f"classes: {listed(class_names)}): correct it or remove the images"
                 )
         # A class without an image may be unknown: its entry is never read.
         table = np.array([indices.get(name, -1) for name in self.class_names], dtype=np.int64)
@@ -186,7 +186,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise
     # The readers of archives, their compressions and of headers have no common error for damage.
     except Exception as error:
-        raise DataError(f"{path} is no whole .npz file ({first_line(error)}): make it again") from error
+        raise DataError(f"{path} is no complete .npz file ({first_line(error)}): write it again") from error
 
 
 def _stated_bytes(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
@@ -226,7 +226,7 @@ def _find(arrays: Mapping[str, np.ndarray], kinds: Sequence[str], words: Sequenc
 
 def _missing(path: Path, arrays: Mapping[str, np.ndarray], part: str) -> DataError:
     return DataError(
-        f"{path} has no {part}: it holds {', '.join(arrays) or 'nothing'}, wanted are images and labels, or "
+        f"{path} has no {part}: it holds {', '.join(arrays) or 'nothing'}, but needs images and labels, or "
         "x and y, alone or as x_train, y_train, x_test, y_test"
     )
 
@@ -298,7 +298,7 @@ def find_kind(word: str) -> ImageKind:
     """
     path = Path(word)
     if not path.exists():
-        raise DataError(f"{word} is not there: name {describe_kinds()}")
+        raise DataError(f"{word} does not exist: name {describe_kinds()}")
     if any(IDX_NAME.fullmatch(file.name) for file in (visible_children(path) if path.is_dir() else [path])):
         raise DataError(f"{word} holds IDX files, which are not read: convert them to {describe_kinds()}")
     for kind in KINDS.values():

@@ -64,7 +64,7 @@ def load_images(
     splits = _divided(found, config, source)
     train = splits[TRAIN]
     if len(np.unique(train.labels)) < 2:
-        raise DataError(f"{source} holds one class, {train.class_names[0]!r}: there is nothing to tell apart")
+        raise DataError(f"{source} holds one class, {train.class_names[0]!r}: a classifier needs two")
     size = image_size or _own_size(train, source)
     channels = 1 if all(image.grey for image in train.images) else 3
     count = sum(len(images.labels) for images in splits.values())
@@ -149,7 +149,7 @@ def _divided(
 ) -> dict[str, LabelledImages]:
     """Return all three splits; those that are missing are held out of the training images."""
     if TRAIN not in found:
-        raise DataError(f"{source} has no training images: it holds those of {', '.join(found)} alone")
+        raise DataError(f"{source} has no training images, only those of {', '.join(found)}")
     train = found[TRAIN]
     names = train.class_names
     splits = {split: images.named_as(names) for split, images in found.items()}
@@ -174,8 +174,8 @@ def _own_size(images: LabelledImages, source: str) -> int:
     if len(sizes) > 1 or height != width or height > MAX_OWN_SIDE:
         shape = "several sizes" if len(sizes) > 1 else f"{width} x {height} pixels"
         raise DataError(
-            f"the images of {source} are of {shape}: say with --image_classification.image_size to which "
-            "square they are stretched"
+            f"the images of {source} have {shape}: set --image_classification.image_size, the side of the "
+            "square that they are stretched to"
         )
     return height
 

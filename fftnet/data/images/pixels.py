@@ -195,7 +195,7 @@ def _opened(path: Path) -> Iterator["Image"]:
     """Open an image file, and check format and size before any pixel is decoded."""
     with _readable(str(path)), _pillow("Image").open(path) as image:
         if image.format not in FORMATS:
-            raise DataError(f"{path} is a {image.format} file: convert it to PNG or JPEG, or take it away")
+            raise DataError(f"{path} is a {image.format} file: convert it to PNG or JPEG, or remove it")
         _check_size(image, str(path))
         yield image
 
@@ -209,13 +209,13 @@ def _readable(name: str) -> Iterator[None]:
     except DataError:
         raise
     except module.UnidentifiedImageError as error:
-        raise DataError(f"{name} is no image: repair it or take it away") from error
+        raise DataError(f"{name} is no image: repair it or remove it") from error
     except (module.DecompressionBombError, module.DecompressionBombWarning) as error:
         raise _too_large(name) from error
     # The readers of the many formats have no common error for damage.
     except Exception as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
-        raise DataError(f"{name} can't be read as an image ({reason}): repair it or take it away") from error
+        raise DataError(f"{name} can't be read as an image ({reason}): repair it or remove it") from error
 
 
 def _check_size(image: "Image", name: str) -> None:

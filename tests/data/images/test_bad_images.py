@@ -8,6 +8,7 @@ import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,123 +26,105 @@ def load(path: Path, image_size: int | None = None, test_data: str | None = None
     return load_images(DataConfig(data=[str(path)]), image_size=image_size, test_data=test_data)
 
 
+def refused(match: str, path: Path, **named: Any) -> None:
+    with pytest.raises(DataError, match=match):
+        load(path, **named)
+
+
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path, 20, size=32)
     path = tmp_path / "left" / "004.png"
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"left/004.png can't be read as an image \(.*truncated.*\): repair"):
-        load(tmp_path)
-    path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"left/004.png is no image: repair it or take it away"):
-        load(tmp_path)
-    path.write_bytes(whole[:100] + bytes(40) + whole[140:])
-    with pytest.raises(DataError, match=r"left/004.png can't be read as an image"):
-        load(tmp_path)
-    Image.fromarray(np.ones((32, 32), dtype=np.float32)).save(path.with_suffix(".tif"))
+    for data, match in (
+        (whole[: len(whole) // 2], r"can't be read as an image \(.*truncated.*\): repair"),
+        (b"no image", "is no image: repair it or remove it"),
+        (whole[:100] + bytes(40) + whole[140:], "can't be read as an image"),
+    ):
+        path.write_bytes(data)
+        refused(f"left/004.png {match}", tmp_path)
+    Image.new("RGB", (8, 8)).save(path, format="EPS")
+    refused("left/004.png is a EPS file: convert it to PNG or JPEG", tmp_path)
     path.write_bytes(whole)
-    with pytest.raises(DataError, match=r"left/004.tif can't be read .*floating-point"):
-        load(tmp_path)
+    Image.fromarray(np.ones((32, 32), dtype=np.float32)).save(path.with_suffix(".tif"))
+    refused("left/004.tif can't be read .*floating-point", tmp_path)
 
 
 def test_folders_without_classes(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is not there: name an \.npz file"):
-        load(tmp_path / "absent")
-    with pytest.raises(DataError, match="holds no classes: make a folder for each class"):
-        load(tmp_path)
+    refused(r"does not exist: name an \.npz file", tmp_path / "absent")
+    refused("holds no classes: make a folder for each class", tmp_path)
     write_folder(tmp_path, 20, classes=("cat", "cat"))
-    with pytest.raises(DataError, match="holds one class, 'cat': there is nothing to tell apart"):
-        load(tmp_path)
-    (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="holds no image"):
-        find_kind(str(tmp_path / "none")).read_unlabelled(tmp_path / "none")
+    refused("holds one class, 'cat': a classifier needs two", tmp_path)
+    refused("000.png is one image: name a folder", tmp_path / "cat" / "000.png")
     (tmp_path / "text.txt").write_text("a text")
-    with pytest.raises(DataError, match="holds no images: name"):
-        load(tmp_path / "text.txt")
-    with pytest.raises(DataError, match=r"000.png is one image: name a folder"):
-        load(tmp_path / "cat" / "000.png")
-    (tmp_path / "none" / "t10k-images-idx3-ubyte.gz").write_bytes(b"")
-    for path in (tmp_path / "none", tmp_path / "none" / "t10k-images-idx3-ubyte.gz"):
-        with pytest.raises(
-            DataError, match=r"IDX files, which are not read: convert them to an \.npz file .* or"
-        ):
-            load(path)
+    refused("holds no images: name", tmp_path / "text.txt")
+    empty = tmp_path / "none"
+    empty.mkdir()
+    with pytest.raises(DataError, match="holds no image"):
+        find_kind(str(empty)).read_unlabelled(empty)
+    (empty / "t10k-images-idx3-ubyte.gz").write_bytes(b"")
+    for path in (empty, empty / "t10k-images-idx3-ubyte.gz"):
+        refused(r"holds IDX files, which are not read: convert them to an \.npz file .* or a folder", path)
 
 
 def test_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
     write_folder(tmp_path, 20)
     Image.new("RGB", (9, 8)).save(tmp_path / "left" / "wide.png")
-    with pytest.raises(DataError, match=r"are of several sizes: say with --image_classification.image_size"):
-        load(tmp_path)
+    refused("have several sizes: set --image_classification.image_size", tmp_path)
     assert load(tmp_path, image_size=8)
-    np.savez(tmp_path / "a.npz", x=np.zeros((9, 4, 6), dtype=np.uint8), y=np.arange(9) % 2)
-    with pytest.raises(DataError, match="are of 6 x 4 pixels"):
-        load(tmp_path / "a.npz")
-    np.savez(tmp_path / "a.npz", x=np.zeros((9, 1025, 1025), dtype=np.uint8), y=np.arange(9) % 2)
-    with pytest.raises(
-        DataError, match=r"are of 1025 x 1025 pixels: say with --image_classification.image_s"
-    ):
-        load(tmp_path / "a.npz")
-    assert load(tmp_path / "a.npz", image_size=8)
+    path = tmp_path / "a.npz"
+    for height, width in ((4, 6), (1025, 1025)):
+        np.savez(path, x=np.zeros((9, height, width), dtype=np.uint8), y=np.arange(9) % 2)
+        refused(f"have {width} x {height} pixels: set --image_classification.image_size", path)
+    assert load(path, image_size=8)
 
 
-def test_a_class_that_training_lacks(tmp_path: Path) -> None:
+def test_classes_and_splits_that_are_missing(tmp_path: Path) -> None:
     write_folder(tmp_path / "data" / "train", 20)
-    write_folder(tmp_path / "data" / "test", 4, classes=("left", "cat"))
-    with pytest.raises(DataError, match=r"cat/001.png is of the class 'cat', which no image of training is"):
-        load(tmp_path / "data")
-    data = DataConfig(data=[str(tmp_path / "data" / "test")])
-    with pytest.raises(
-        DataError, match=r"of the class 'cat', which .* \(they are of below, left\): correct it"
+    test = write_folder(tmp_path / "data" / "test", 4, classes=("left", "cat"))
+    match = r"cat/001.png has the class 'cat', which no training image has \(their classes: below, left\)"
+    refused(match, tmp_path / "data")
+    with pytest.raises(DataError, match=match):
+        load_test_images(DataConfig(data=[str(test)]), ("below", "left"), whole=True)
+    refused("2 rows have 2 different labels, and each class needs 3", write_folder(tmp_path / "few", 2))
+    both = tmp_path / "both"
+    write_folder(both / "train", 20)
+    write_folder(both / "valid", 4)
+    refused("both holds train and valid images, but no test ones", both, test_data=str(both))
+    (both / "train").rename(both / "gone")
+    refused("has no training images, only those of valid", both)
+    for config, match in (
+        (DataConfig(data=["a", "b"]), "images come from one source, got a, b: name"),
+        (DataConfig(), "--data must name the images"),
     ):
-        load_test_images(data, ("below", "left"), whole=True)
-
-
-def test_splits_that_are_not_there(tmp_path: Path) -> None:
-    write_folder(tmp_path / "few", 2)
-    with pytest.raises(DataError, match="2 rows have 2 different labels, and each class needs 3"):
-        load(tmp_path / "few")
-    write_folder(tmp_path / "both" / "train", 20)
-    write_folder(tmp_path / "both" / "valid", 4)
-    with pytest.raises(DataError, match="both holds train and valid images, but no test ones"):
-        load(tmp_path / "both", test_data=str(tmp_path / "both"))
-    (tmp_path / "both" / "train").rename(tmp_path / "both" / "gone")
-    with pytest.raises(DataError, match="has no training images: it holds those of valid alone"):
-        load(tmp_path / "both")
-    with pytest.raises(DataError, match=r"images come from one source, got a, b: name"):
-        load_images(DataConfig(data=["a", "b"]))
-    with pytest.raises(DataError, match=r"--data must name the images"):
-        load_images(DataConfig())
+        with pytest.raises(DataError, match=match):
+            load_images(config)
 
 
 def test_arrays_that_are_no_labelled_images(tmp_path: Path) -> None:
     images, labels = pictures(6)
     path = tmp_path / "a.npz"
-
-    def refused(match: str, **arrays: object) -> None:
-        np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(DataError, match=match):
-            read(path)
-
     ragged = np.empty(2, dtype=object)
     ragged[:] = [images[0], images[1, :4]]
-    refused("holds an array of Python objects, as images of several sizes make one", x=ragged, y=labels[:2])
-    refused("has no labels: it holds images, wanted are", images=images)
-    refused("has no labels of its test images", x_train=images, y_train=labels, x_test=images)
-    refused("has no images: it holds labels", labels=labels)
-    refused("has 6 images and labels of shape", x=images, y=labels[:5])
-    refused("has 6 images and labels of shape", x=images, y=np.eye(6, dtype=int))
-    refused("images must be uint8 of shape", x=images / 255, y=labels)
-    refused("images must be uint8 of shape", x=images.transpose(0, 3, 1, 2), y=labels)
-    refused("labels must be integers or strings, got float64", x=images, y=labels / 2)
-    refused("has 2 class_names, but a label 2", x=images, y=labels + 1, class_names=["a", "b"])
-    refused("class_names must be strings", x=images, y=labels, class_names=[1, 2])
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("holds an array of Python objects, as images of several sizes make", {"x": ragged, "y": labels[:2]}),
+        ("has no labels: it holds images, but needs", {"images": images}),
+        ("has no labels of its test images", {"x_train": images, "y_train": labels, "x_test": images}),
+        ("has no images: it holds labels", {"labels": labels}),
+        ("has 6 images and labels of shape", {"x": images, "y": labels[:5]}),
+        ("has 6 images and labels of shape", {"x": images, "y": np.eye(6, dtype=int)}),
+        ("images must be uint8 of shape", {"x": images / 255, "y": labels}),
+        ("images must be uint8 of shape", {"x": images.transpose(0, 3, 1, 2), "y": labels}),
+        ("labels must be integers or strings, got float64", {"x": images, "y": labels / 2}),
+        ("has 2 class_names, but a label 2", {"x": images, "y": labels + 1, "class_names": ["a", "b"]}),
+    ]
+    for match, arrays in cases:
+        np.savez(path, **arrays)
+        refused(match, path)
     np.savez(path, x=images, y=labels)
     whole = path.read_bytes()
     for damaged in (whole[:-300], whole[:200] + bytes(50) + whole[250:], b"", b"text"):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"a.npz is no whole .npz file \(.*\): make it again"):
-            read(path)
+        refused(r"a.npz is no complete .npz file \(.*\): write it again", path)
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -149,7 +132,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A small file that is a large image by its header."""
+    """Return a small file whose header announces a large image."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = chunk(b"IDAT", zlib.compress(bytes(1000)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
@@ -161,7 +144,7 @@ def test_damage_of_any_format_ends_in_a_sentence(suffix: str, tmp_path: Path) ->
     Image.fromarray(pictures(1, 24)[0][0]).save(path)
     whole = path.read_bytes()
     rng = random.Random(3)
-    refused = 0
+    errors = 0
     for number in range(40):
         data = bytearray(whole)
         if number % 2:
@@ -174,10 +157,10 @@ def test_damage_of_any_format_ends_in_a_sentence(suffix: str, tmp_path: Path) ->
         try:
             pixels.lazy_files([path])[0].pixels()
         except DataError as error:
-            refused += 1
+            errors += 1
             if not str(error).startswith(str(path)):
                 raise
-    assert refused >= 10
+    assert errors >= 10
 
 
 @pytest.mark.parametrize("size", [(8200, 8200), (12_000, 9000), (60_000, 60_000)])
@@ -224,13 +207,6 @@ def test_threads_decode_no_more_pixels_at_the_same_time_than_are_allowed(
         assert np.array_equal(pixels.fitted(image.pixels(), 8, 3), expected)
 
 
-def test_a_format_that_is_no_image_of_a_camera_or_the_web_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
-    Image.new("RGB", (8, 8)).save(path, format="EPS")
-    with pytest.raises(DataError, match=r"a.png is a EPS file: convert it to PNG or JPEG"):
-        pixels.lazy_files([path])
-
-
 def npy(header: str, body: bytes = b"", version: bytes = b"\1\0") -> bytes:
     text = header.encode("latin-1")
     return b"\x93NUMPY" + version + struct.pack("<H", len(text)) + text + body
@@ -250,17 +226,17 @@ HOSTILE_ARRAYS: list[tuple[str, bytes, bytes | None, bytes | None]] = [
     ("promises 16000000000 bytes, 8 follow", described("'|V2000000000'", "(2, 2, 2)", bytes(8)), Y, None),
     (r"shape \(-2, 2, 2\) of uint8, which no array has", described("'|u1'", "(-2, 2, 2)", bytes(8)), Y, None),
     ("of <U0, which no array has", X, described("'<U0'", "(1099511627776,)"), None),
-    ("no whole .npz", described("'|u1'", "(2.0, 2, 2)", bytes(8)), Y, None),
-    ("no whole .npz", described("'|u1'", "'ab'", bytes(8)), Y, None),
-    ("no whole .npz", described("'|u1'", "(18446744073709551616, 0)"), Y, None),
-    ("no whole .npz", described("'|Q9'", "(2,)"), Y, None),
-    ("no whole .npz", npy("[" * 3000), Y, None),
-    ("no whole .npz", npy("{" + " " * 20_000), Y, None),
-    ("no whole .npz", npy("{}"), Y, None),
-    ("no whole .npz", npy("no header"), Y, None),
+    ("no complete .npz", described("'|u1'", "(2.0, 2, 2)", bytes(8)), Y, None),
+    ("no complete .npz", described("'|u1'", "'ab'", bytes(8)), Y, None),
+    ("no complete .npz", described("'|u1'", "(18446744073709551616, 0)"), Y, None),
+    ("no complete .npz", described("'|Q9'", "(2,)"), Y, None),
+    ("no complete .npz", npy("[" * 3000), Y, None),
+    ("no complete .npz", npy("{" + " " * 20_000), Y, None),
+    ("no complete .npz", npy("{}"), Y, None),
+    ("no complete .npz", npy("no header"), Y, None),
     (r"version 7\.1 of the format", npy("{}", version=b"\7\1"), Y, None),
-    ("no whole .npz", b"no array", Y, None),
-    ("no whole .npz", b"", Y, None),
+    ("no complete .npz", b"no array", Y, None),
+    ("no complete .npz", b"", Y, None),
     (r"must be uint8 .* got uint8 of shape \(0, 2, 2\)", described("'|u1'", "(0, 2, 2)"), Y, None),
     ("must be uint8 .* got complex128", described("'<c16'", "(2, 2, 2)", bytes(128)), Y, None),
     ("must be uint8 ", described("[('a', '|u1'), ('b', '|u1')]", "(2, 2, 2)", bytes(16)), Y, None),
@@ -292,8 +268,7 @@ def test_a_hostile_npz_ends_in_a_sentence_before_memory_is_taken(
                 archive.writestr(f"{name}.npy", data)
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match=rf"a\.npz.*{sentence}"):
-            load(path)
+        refused(rf"a\.npz.*{sentence}", path)
         assert tracemalloc.get_traced_memory()[1] < 2e7
     finally:
         tracemalloc.stop()
@@ -310,8 +285,7 @@ def test_archives_that_no_reader_unpacks_end_in_a_sentence(tmp_path: Path) -> No
         data[directory + place] = value
         data[6 if place == 8 else 8] = value
         path.write_bytes(data)
-        with pytest.raises(DataError, match=r"a.npz is no whole .npz file \(.+\): make it again"):
-            read(path)
+        refused(r"a.npz is no complete .npz file \(.+\): write it again", path)
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked(
@@ -320,7 +294,6 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(
     monkeypatch.setattr("fftnet.data.images.kinds.UNPACKED_BYTES", 2**20)
     zeros = np.zeros((4000, 32, 32), dtype=np.uint8)
     np.savez_compressed(tmp_path / "a.npz", x=zeros, y=np.arange(4000) % 2)
-    with pytest.raises(DataError, match=r"promises 0.0 GB, more than 32 times as much: unpack it your"):
-        read(tmp_path / "a.npz")
+    refused("promises 0.0 GB, more than 32 times as much: unpack it yourself", tmp_path / "a.npz")
     monkeypatch.undo()
     assert len(read(tmp_path / "a.npz")["train"].labels) == 4000

@@ -1,4 +1,4 @@
-"""The task of texts with labels: what it learns, what it keeps, what it refuses."""
+"""Text classification: training, checkpoints, evaluation, and inputs that are refused."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ from fftnet.tasks.classification import ClassificationConfig
 
 
 def table(path: Path, count: int, classes: tuple[Any, ...] = (3, 10, 20), **fields: str) -> str:
-    """Rows whose first letter tells the class, at lengths from 1 to 12."""
+    """Write rows of 1 to 12 letters whose first letter is the class."""
     rng = random.Random(f"{path.name}/{count}")
     names = {"text": "text", "label": "label"} | fields
     rows = []
@@ -93,8 +93,7 @@ def test_it_learns_what_the_texts_tell_and_is_the_same_when_it_is_loaded(
     assert torch.allclose(found.sum(dim=1), torch.ones(5))
     alone = torch.cat([classifier.predict([text]) for text in texts])
     torch.testing.assert_close(classifier.predict(texts, batch_size=2), alone, rtol=1e-5, atol=1e-6)
-    ids = torch.tensor([list(b"y abc")])
-    direct = result.model(ids).softmax(dim=1)
+    direct = result.model(torch.tensor([list(b"y abc")])).softmax(dim=1)
     torch.testing.assert_close(found[2:3], direct.detach(), rtol=1e-5, atol=1e-6)
     report = evaluate_classifier(classifier)
     assert (report["split"], report["rows"], report["accuracy"]) == ("test", 6, 1.0)
@@ -158,14 +157,8 @@ def test_what_does_not_fit_is_refused(
     values: dict[str, Any] = {"data": [table(tmp_path / "a.jsonl", 30)]} | fields
     with pytest.raises(ValueError, match=sentence):
         prepare(DataConfig(**values), **given)
-
-
-def test_settings_of_another_task_are_refused() -> None:
     with pytest.raises(ValueError, match="settings of next_token must be of NoSettings"):
         TaskConfig(settings=ClassificationConfig())
-    with pytest.raises(ValueError, match=r"unknown task 'sorting'; choose from next_token, .*classification"):
-        TaskConfig(task="sorting")
-    assert TaskConfig().described() == {"task": "next_token"}
 
 
 def test_what_is_no_classifier_or_no_text_is_a_sentence(tmp_path: Path) -> None:
@@ -176,6 +169,7 @@ def test_what_is_no_classifier_or_no_text_is_a_sentence(tmp_path: Path) -> None:
     classifier: Classifier = fftnet.load_classifier(folder)
     with pytest.raises(DataError, match="input 2 is an empty text"):
         classifier.predict(["x", " "])
+    assert repr(classifier).startswith("Classifier(FFTNetForSequenceClassification, 3 classes: 3, 10, 20; ")
     assert classifier.predict([]).shape == (0, 3)
     assert torch.equal(classifier.predict("x y"), classifier.predict(["x y"]))
     assert torch.equal(classifier.predict(np.array(["x y", "z"])), classifier.predict(iter(("x y", "z"))))

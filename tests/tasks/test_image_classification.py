@@ -10,7 +10,6 @@ import torch
 from pictures import pictures, write_folder
 
 from fftnet.api.train import TaskConfig
-from fftnet.data.errors import DataError
 from fftnet.data.images.processor import ImageProcessor
 from fftnet.model.config import BackboneConfig
 from fftnet.model.vit import FFTNetViT, vit_config
@@ -42,6 +41,8 @@ def test_the_model_has_the_images_form_and_the_folders_classes(channels: int, tm
     for split, count in (("train", 16), ("valid", 4), ("test", 4)):
         write_folder(tmp_path / split, count, channels=channels)
     found = prepared(tmp_path)
+    found.save_files(tmp_path)
+    assert ImageProcessor.load(tmp_path).channels == channels
     model = found.build_model()
     assert isinstance(model, FFTNetViT)
     config = model.config
@@ -66,13 +67,6 @@ def test_a_preset_is_the_papers_model(tmp_path: Path) -> None:
         prepared(tmp_path, {"causal": False, "mixers": ("fnet",)}, preset="tiny", pooling="mean")
     )
     assert (other.d_model, other.mixers, other.num_tokens) == (64, ("fnet",), 4)
-
-
-def test_a_causal_image_model_is_asked_for(tmp_path: Path) -> None:
-    write_folder(tmp_path, 20)
-    assert config_of(prepared(tmp_path, SIZES | {"causal": True}, pooling="mean")).causal
-    with pytest.raises(ValueError, match="sees no patch: pooling='mean' or causal=False"):
-        prepared(tmp_path, SIZES | {"causal": True})
 
 
 def test_images_are_stretched_to_the_size_that_is_asked_for(tmp_path: Path) -> None:
@@ -111,14 +105,7 @@ def test_mixed_images_are_trained_on_and_measured_on_none(tmp_path: Path) -> Non
         assert split.batch(0, 0).targets.dtype == torch.int64
 
 
-def test_the_processor_is_saved_with_the_model(tmp_path: Path) -> None:
-    write_folder(tmp_path / "data", 20)
-    prepared(tmp_path / "data").save_files(tmp_path)
-    processor = ImageProcessor.load(tmp_path)
-    assert (processor.size, processor.channels) == (8, 3)
-
-
-def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
+def test_settings_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, 20)
     with pytest.raises(ValueError, match="patch_size=3 must divide image_size=8"):
         prepared(tmp_path, patch_size=3)
@@ -129,8 +116,9 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
             prepared(tmp_path, data={name: value})
     with pytest.raises(ValueError, match="max_seq_length is a setting of text"):
         prepared(tmp_path, SIZES | {"max_seq_length": 99})
-    with pytest.raises(DataError, match="is not there"):
-        prepared(tmp_path / "absent")
+    assert config_of(prepared(tmp_path, SIZES | {"causal": True}, pooling="mean")).causal
+    with pytest.raises(ValueError, match="sees no patch: pooling='mean' or causal=False"):
+        prepared(tmp_path, SIZES | {"causal": True})
 
 
 @pytest.mark.parametrize(
@@ -146,6 +134,6 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
         ({"patch_size": 0}, "patch_size must be at least 1"),
     ],
 )
-def test_settings_that_can_not_be(settings: dict[str, Any], message: str) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TaskConfig(task="image_classification", settings=ImageClassificationConfig(**settings))

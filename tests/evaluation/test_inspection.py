@@ -1,4 +1,4 @@
-"""Looking inside: the weights of tokens give the mixers' own read-outs."""
+"""Inspection: the weights of tokens reproduce the read-outs of the mixers."""
 
 import math
 from dataclasses import fields
@@ -30,14 +30,14 @@ def mixer_of(name: str, config: dict[str, Any] | None = None) -> Any:
 
 
 def read(numbers: MixerNumbers, values_THd: Tensor) -> Tensor:
-    """The weighted sums of the values, (T, H, d)."""
+    """Return the weighted sums of the values, (T, H, d)."""
     assert numbers.weights is not None
     return torch.einsum("htj,jhd->thd", numbers.weights, values_THd)
 
 
 @torch.no_grad()
 def projected(mixer: nn.Module, x: Tensor) -> Tensor:
-    """What the fused mixer hands to its output projection, (T, D)."""
+    """Return the input of the fused mixer's output projection, (T, D)."""
     seen: list[Tensor] = []
     hook = mixer.get_submodule("project_out").register_forward_pre_hook(
         lambda _, given: seen.append(given[0])
@@ -114,9 +114,6 @@ def test_a_mixer_has_what_its_kind_can_have(name: str) -> None:
     if numbers.weights is not None:
         later_HTT = numbers.weights.triu(1)
         assert (later_HTT == 0).all() if name in CAUSAL else (later_HTT.sum(dim=-1)[:, :-1] > 0).all()
-
-
-def test_a_mixer_that_is_not_known_has_no_numbers() -> None:
     assert inspect_mixer(nn.Linear(3, 3), torch.zeros(1, 2, 3)) == MixerNumbers()
 
 
@@ -149,7 +146,8 @@ def test_layers_are_looked_into_with_what_they_are_given(pattern: tuple[str, ...
 
 
 def test_a_bidirectional_model_has_filters_and_no_more() -> None:
-    inspection = inspect_tokens(make(mixers=("spectral", "fnet"), causal=False), tokens(1, 8)[0])
+    model = make(mixers=("spectral", "fnet"), causal=False)
+    inspection = inspect_tokens(model, tokens(1, 8)[0])
     assert inspection.mixers == ("spectral", "fnet")
     first, second = inspection.layers
     assert first.filter is not None
@@ -157,10 +155,6 @@ def test_a_bidirectional_model_has_filters_and_no_more() -> None:
     assert first.frequency is not None
     assert first.frequency[0].tolist() == [0, 1 / 8, 2 / 8, 3 / 8, 4 / 8]
     assert second == MixerNumbers()
-
-
-def test_damaged_weights_end_in_a_sentence() -> None:
-    model = make()
     with torch.no_grad():
         model.backbone.norm.weight.fill_(math.nan)
     with pytest.raises(ValueError, match="not finite: its weights are damaged"):

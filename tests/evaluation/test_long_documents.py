@@ -1,4 +1,4 @@
-"""Whole documents read in pieces: every average against one plain forward over each document, in float64."""
+"""Whole documents read in chunks: every average against one forward pass over each document, in float64."""
 
 import math
 from dataclasses import asdict
@@ -36,7 +36,7 @@ def tiny(**fields: Any) -> FFTNet:
 
 
 def corpus(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Documents that lie apart, so that what stands between them would be noticed."""
+    """Return documents with other tokens between them, which must not be read."""
     rng = np.random.default_rng(1)
     starts = np.cumsum([3, *(length + 5 for length in lengths)])[:-1].astype(np.int64)
     ends = starts + 1 + np.array(lengths)
@@ -45,7 +45,7 @@ def corpus(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray, 
 
 @torch.no_grad()
 def truth(model: FFTNet, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> dict[str, Any]:
-    """Every figure by hand: the losses of a document come from one forward over all of it."""
+    """Return every metric from one forward pass over each whole document."""
     losses: list[tuple[int, float]] = []
     right = 0
     size = 0
@@ -87,26 +87,23 @@ def flat(figures: dict[str, Any]) -> dict[str, float]:
 
 
 def check(model: FFTNet, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray, **how: Any) -> None:
-    """Losses are summed from float32, which is all that the tolerance allows for."""
+    """Compare all metrics; the tolerance allows for losses in float32."""
     measured = asdict(evaluate_documents(model, tokens, starts, ends, token_bytes=BYTES, **how))
     assert flat(measured) == pytest.approx(flat(truth(model, tokens, starts, ends)), rel=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize("chunk_size", [1, 7, 64, None])
-def test_every_figure_is_that_of_one_forward_over_the_whole_document(
-    chunk_size: int | None, batch_size: int
+@pytest.mark.parametrize(
+    ("chunk_size", "batch_size", "lengths", "mixers"),
+    [
+        *((size, rows, LENGTHS, ("addressed_spectral",)) for size in (1, 7, 64, None) for rows in (1, 3)),
+        *((7, 16, (length,), ("addressed_spectral",)) for length in (1, 2, 7, 63, 64, 65)),
+        (50, 16, (20 * WINDOW + 3, 5), ("causal_spectral", "attention")),
+    ],
+)
+def test_every_metric_is_that_of_one_forward_pass_over_the_whole_document(
+    chunk_size: int | None, batch_size: int, lengths: tuple[int, ...], mixers: tuple[str, ...]
 ) -> None:
-    check(tiny(), *corpus(), chunk_size=chunk_size, batch_size=batch_size)
-
-
-@pytest.mark.parametrize("length", [1, 2, 7, 31, 63, 64, 65])
-def test_a_single_document_of_any_length(length: int) -> None:
-    check(tiny(), *corpus((length,)), chunk_size=7)
-
-
-def test_a_document_far_longer_than_a_window_in_a_model_with_attention() -> None:
-    check(tiny(mixers=("causal_spectral", "attention")), *corpus((20 * WINDOW + 3, 5)), chunk_size=50)
+    check(tiny(mixers=mixers), *corpus(lengths), chunk_size=chunk_size, batch_size=batch_size)
 
 
 def test_documents_without_a_token_to_predict_change_no_average() -> None:
@@ -150,7 +147,7 @@ def test_max_tokens_stops_within_a_document(max_tokens: int, kept: tuple[int, ..
 
 
 class Watched(np.ndarray):
-    """Knows how much was asked for at once."""
+    """Array that records the largest number of items read at once."""
 
     most = 0
 
@@ -172,35 +169,27 @@ def test_a_memory_map_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
     assert Watched.most == 8
 
 
-def test_bytes_that_are_not_known_leave_bits_per_byte_out() -> None:
-    figures = evaluate_documents(tiny(), *corpus((5, 3)))
-    assert figures.bits_per_byte is None
-    assert figures.tokens == 8
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_dropout_is_off_and_the_mode_comes_back(training: bool) -> None:
     model = tiny(dropout=0.5)
     expected = truth(model, *corpus())
     model.train(training)
     figures = evaluate_documents(model, *corpus())
+    assert figures.bits_per_byte is None
     assert figures.loss == pytest.approx(expected["loss"], rel=1e-6)
     assert model.training == training
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_bidirectional_model_is_refused_and_its_mode_comes_back() -> None:
+def test_bidirectional_models_and_sizes_below_1_are_refused() -> None:
     model = tiny(causal=False).train()
     with pytest.raises(ValueError, match="a bidirectional model has no state"):
         evaluate_documents(model, *corpus())
     assert model.training
-
-
-@pytest.mark.parametrize("name", ["batch_size", "chunk_size", "max_tokens"])
-def test_sizes_below_1_are_refused(name: str) -> None:
-    sizes: dict[str, Any] = {name: 0}
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        evaluate_documents(tiny(), *corpus(), **sizes)
+    for name in ("batch_size", "chunk_size", "max_tokens"):
+        sizes: dict[str, Any] = {name: 0}
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            evaluate_documents(tiny(), *corpus(), **sizes)
 
 
 def test_a_bucket_is_a_power_of_two() -> None:

@@ -1,18 +1,28 @@
-"""Averages over data against NumPy."""
+"""Metrics of language models and classifiers against NumPy and numbers worked out by hand."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from runs import Chain, bigram, text
+from torch import Tensor, nn
 
 from fftnet.metrics.averages import evaluate
+from fftnet.metrics.classes import class_report, evaluate_classes, macro_f1
 from fftnet.protocols import Batch
+from fftnet.tasks.labels import LabelObjective, balanced_weights
 from fftnet.tasks.next_token import NextToken
 
+NAMES = ("a", "b", "c", "d")
+ACTUAL = [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
+PREDICTED = [0, 0, 0, 1, 3, 1, 1, 0, 0, 1]
+"""Class c is never predicted, class d never actual."""
+MACRO_F1 = (3 / 5 + 4 / 7) / 4
 
-def test_metrics_match_numpy() -> None:
+
+def test_metrics_of_text_match_numpy() -> None:
     model = bigram()
     rows = Chain().rows(0, 0)
     rows[2, 5:] = -1
@@ -28,12 +38,104 @@ def test_metrics_match_numpy() -> None:
     with torch.no_grad():
         log_p = model.eval()(rows[:, :-1].clamp(min=0)).log_softmax(-1).numpy()
     targets = rows[:, 1:].numpy()
-    losses = [-log_p[b, t, targets[b, t]] for b in range(8) for t in range(16) if targets[b, t] >= 0]
-    hits = [log_p[b, t].argmax() == targets[b, t] for b in range(8) for t in range(16) if targets[b, t] >= 0]
+    counted = [(b, t) for b in range(8) for t in range(16) if targets[b, t] >= 0]
+    losses = [-log_p[b, t, targets[b, t]] for b, t in counted]
     size = sum([1, 2, 3, 4, 5, 6, 7, 0][token] for token in targets[targets >= 0])
-    assert metrics.loss == pytest.approx(np.mean(losses), rel=1e-5)
-    assert metrics.values["perplexity"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-5)
-    assert metrics.values["accuracy"] == pytest.approx(np.mean(hits))
-    assert metrics.values["bits_per_byte"] == pytest.approx(np.sum(losses) / math.log(2) / size, rel=1e-5)
-    first = [-log_p[b, 0, targets[b, 0]] for b in range(8)]
-    assert metrics.values["first_position_loss"] == pytest.approx(np.mean(first), rel=1e-5)
+    expected = {
+        "loss": np.mean(losses),
+        "perplexity": math.exp(np.mean(losses)),
+        "accuracy": np.mean([log_p[b, t].argmax() == targets[b, t] for b, t in counted]),
+        "bits_per_byte": np.sum(losses) / math.log(2) / size,
+        "first_position_loss": np.mean([-log_p[b, 0, targets[b, 0]] for b in range(8)]),
+    }
+    assert metrics.named() == pytest.approx(expected, rel=1e-5)
+
+
+class Oracle(nn.Module):
+    """Model with logit 2 for the class in the input and 0 for others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return nn.functional.one_hot(inputs, len(NAMES)).float() * 2 * self.weight
+
+
+class Rows:
+    """Ten rows in batches of four; two more in the last one do not count."""
+
+    num_batches = 3
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        predicted = torch.tensor([*PREDICTED, 2, 2])[4 * index : 4 * index + 4]
+        actual = torch.tensor([*ACTUAL, 2, 2])[4 * index : 4 * index + 4]
+        return Batch(predicted, actual, torch.arange(4 * index, 4 * index + 4) < 10)
+
+
+def test_every_number_of_a_classifier_is_the_one_worked_out_by_hand() -> None:
+    model = Oracle().train()
+    report = evaluate_classes(model, Rows(), NAMES)
+    assert report["confusion_matrix"] == [[3, 1, 0, 1], [1, 2, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    expected: dict[str, dict[str, Any]] = {
+        "a": {"precision": 3 / 5, "recall": 3 / 5, "f1": 3 / 5, "support": 5},
+        "b": {"precision": 2 / 4, "recall": 2 / 3, "f1": 4 / 7, "support": 3},
+        "c": {"precision": None, "recall": 0.0, "f1": 0.0, "support": 2},
+        "d": {"precision": 0.0, "recall": None, "f1": 0.0, "support": 0},
+    }
+    for name, numbers in expected.items():
+        assert report["classes"][name] == pytest.approx(numbers), name
+    assert (report["rows"], report["accuracy"]) == (10, 0.5)
+    assert report["macro_f1"] == pytest.approx(MACRO_F1)
+    # One of four logits is 2 and three are 0; half of the rows are right.
+    right, wrong = (-torch.tensor([logit, 0.0, 0.0, 2.0 - logit]).log_softmax(0)[0] for logit in (2.0, 0.0))
+    assert report["loss"] == pytest.approx(float(right + wrong) / 2, rel=1e-6)
+    metrics = evaluate(model, LabelObjective(4, unit="texts"), Rows())
+    assert model.training
+    assert metrics.named() == pytest.approx(
+        {"loss": report["loss"], "accuracy": 0.5, "macro_f1": MACRO_F1}, rel=1e-6
+    )
+    both = evaluate(
+        model, LabelObjective(4, unit="texts"), Rows(), all_reduce=lambda *values: [2 * v for v in values]
+    )
+    # Two processes with the same rows: twice the counts, the same means.
+    assert (metrics.count, both.count) == (10, 20)
+    assert both.named() == pytest.approx(metrics.named())
+
+
+def test_a_class_without_actual_and_predicted_rows_does_not_count() -> None:
+    assert macro_f1(torch.tensor([[3.0, 0.0], [3.0, 0.0], [3.0, 0.0]])) == 1.0
+    assert macro_f1(torch.zeros(3, 2)) is None
+    assert class_report(torch.zeros(2, 2, dtype=torch.int64), ("a", "b"))["accuracy"] is None
+
+
+def test_smoothing_weights_and_mixed_targets_against_sums_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0], [0.0, 0.0, 3.0]])
+
+    class Fixed(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return logits
+
+    labels = torch.tensor([0, 2, 2])
+    mask = torch.tensor([True, True, False])
+    weights = [0.5, 1.0, 2.0]
+    log_p = logits.log_softmax(-1)
+    # Smoothing puts e / K on each class; each part of a target has the weight of its class.
+    smooth = (nn.functional.one_hot(labels, 3) * 0.7 + 0.1) * torch.tensor(weights)
+    mixed = torch.tensor([[0.6, 0.4, 0.0], [0.0, 0.2, 0.8], [0.0, 0.0, 1.0]])
+    weighted = LabelObjective(3, unit="texts", label_smoothing=0.3, class_weights=weights)
+    for objective, given, targets in (
+        (weighted, labels, smooth),
+        (LabelObjective(3, unit="images"), mixed, mixed),
+    ):
+        losses = objective(Fixed(), Batch(labels, given, mask))
+        assert float(losses.loss) == pytest.approx(float(-(targets * log_p).sum(dim=1)[:2].sum()), rel=1e-6)
+        assert losses.counts is not None
+        assert losses.counts.tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+
+
+def test_balanced_weights_let_all_classes_weigh_alike() -> None:
+    labels = [0, 0, 0, 0, 0, 0, 1, 1, 1, 2]
+    weights = balanced_weights(labels, 3)
+    assert weights == pytest.approx([10 / 18, 10 / 9, 10 / 3])
+    assert sum(weights[label] for label in labels) == pytest.approx(10)

@@ -1,4 +1,4 @@
-"""Pictures as a reader sees them: titles, names of axes and lines, and plain numbers on the ticks."""
+"""Plots: titles, names of axes and lines, and plain numbers on the ticks."""
 
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ NOWHERE = Path("unused.png")
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Figures instead of files."""
+    """Return a list that receives figures instead of files."""
     figures: list[Any] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: figures.append(figure))
     return figures
 
 
 def tick_labels(axis: Any) -> list[str]:
-    """Labels of the ticks that lie on the axis."""
+    """Return the labels of the ticks that lie on the axis."""
     axis.get_figure().draw_without_rendering()
     low, high = axis.get_view_interval()
     ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
@@ -68,22 +68,16 @@ def test_the_loss_plot_has_a_thin_line_of_single_steps_under_the_means(drawn: li
     assert tick_labels(axes.yaxis) == ["0.5", "1", "2", "5", "10", "20"]
 
 
-def test_the_loss_by_position_has_positions_in_full(drawn: list[Any]) -> None:
+def test_positions_are_written_in_full_and_the_confusion_matrix_names_its_sides(drawn: list[Any]) -> None:
     rows = [{"first": 2**n - 1, "last": 2 ** (n + 1) - 2, "loss": 2 - 0.1 * n} for n in range(11)]
     plot_loss_by_position(rows, 64, 1.5, NOWHERE)
     axes = drawn[0].axes[0]
     assert axes.get_title() == "Loss by position in the document"
     assert {"1", "16", "1,024"} <= set(tick_labels(axes.xaxis))
-
-
-def test_the_confusion_matrix_says_which_side_is_true(drawn: list[Any]) -> None:
     plot_confusion([[3, 1], [0, 2]], ["cat", "dog"], NOWHERE)
-    axes = drawn[0].axes[0]
-    assert (axes.get_title(), axes.get_ylabel(), axes.get_xlabel()) == (
-        "Confusion matrix",
-        "true",
-        "predicted",
-    )
+    axes = drawn[1].axes[0]
+    names = (axes.get_title(), axes.get_ylabel(), axes.get_xlabel())
+    assert names == ("Confusion matrix", "true", "predicted")
     # Row 0, the true cats: one was taken for a dog.
     assert {text.get_position(): text.get_text() for text in axes.texts}[1, 0] == "1"
 

@@ -1,4 +1,4 @@
-"""Small checkpoints, and the page that fftnet demo makes of one and serves, for the tests of it."""
+"""Small checkpoints, and a page that ``fftnet demo`` makes and serves, for tests."""
 
 import re
 import signal
@@ -13,25 +13,25 @@ import torch
 from conftest import randomise
 
 from fftnet import FFTNet, FFTNetConfig, load_tokenizer
-from fftnet.demo.runtime_files import RUNTIME, is_kept
+from fftnet.demo.runtime_files import RUNTIME, is_cached
 
 RUNTIME_NAMES = RUNTIME.files
 
 
 class Served(NamedTuple):
-    """A page that a process serves."""
+    """A page and the process that serves it."""
 
     folder: Path
-    """That holds ``own``, the checkpoint, and ``page``."""
+    """Folder with ``own``, the checkpoint, and ``page``."""
     url: str
     told: str
-    """What was printed before the address."""
+    """Line that was printed before the address."""
 
 
 def save(folder: Path, **fields: object) -> None:
-    """A checkpoint of a small model over bytes, whose weights are random; none of them ends its text."""
+    """Write a checkpoint of a small model over bytes with random weights; it does not end its text."""
     folder.mkdir()
-    # A fixture of the session is made before the one that seeds each test.
+    # A session fixture runs before the fixture that seeds each test.
     torch.manual_seed(2)
     tokenizer = load_tokenizer("bytes")
     sizes = {"vocab_size": tokenizer.vocab_size, "d_model": 16, "max_seq_length": 16}
@@ -41,14 +41,14 @@ def save(folder: Path, **fields: object) -> None:
 
 
 def stand_ins(folder: Path) -> None:
-    """Files with the names of the runtime's."""
+    """Write files with the names of the runtime's."""
     folder.mkdir()
     for name in RUNTIME_NAMES:
         (folder / name).write_text(f"stand-in of {name}")
 
 
 def old_page(folder: Path) -> None:
-    """What tells a page from other folders, and weights that a new one does not have."""
+    """Write an older page, with weights that a new page does not have."""
     (folder / "model").mkdir(parents=True)
     for name in ("state.json", "older.onnx"):
         (folder / "model" / name).write_text("old")
@@ -56,15 +56,15 @@ def old_page(folder: Path) -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Served]:
-    """Run the command; the runtime is that of the cache, or stand-ins where nothing is kept.
+    """Run the command with the cached runtime, or with stand-ins for it.
 
-    Both mixers with a spectrum are in the model, and two layers of one share a tensor. The page replaces an
+    The model has both mixers with a spectrum, and two layers of one share a tensor. The page replaces an
     older one.
     """
     save(folder / "own", mixers=("addressed_spectral", "causal_spectral"), num_layers=3)
     old_page(folder / "page")
     stand_ins(folder / "dist")
-    words = [] if is_kept() else ["--runtime_files", "dist"]
+    words = [] if is_cached() else ["--runtime_files", "dist"]
     command = [sys.executable, "-m", "fftnet", "demo", "own", "--port", "0", *words]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

@@ -9,7 +9,7 @@ from fftnet.api.load import find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, parse
 from fftnet.demo import DemoConfig, make_page
 from fftnet.demo.page import check_folder
-from fftnet.demo.runtime_files import find_runtime, is_kept
+from fftnet.demo.runtime_files import find_runtime, is_cached
 from fftnet.demo.server import PageServer
 from fftnet.serialization import CheckpointError
 
@@ -24,8 +24,8 @@ def run(argv: Sequence[str]) -> None:
     path = _find(source.checkpoint)
     check_folder(Path(config.output))
     with PageServer(config) if config.serve else nullcontext() as server:
-        if config.runtime_files is None and not is_kept():
-            print("fetching the runtime of the page, 33 MB, once", file=sys.stderr, flush=True)
+        if config.runtime_files is None and not is_cached():
+            print("downloading the runtime of the page once, 33 MB", file=sys.stderr, flush=True)
         runtime = find_runtime(config.runtime_files)
         model, tokenizer = load_checkpoint(path, device="cpu")
         print(f"{path}: {model.num_parameters():,} parameters", file=sys.stderr, flush=True)

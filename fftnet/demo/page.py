@@ -1,4 +1,4 @@
-"""The folder of the page: its own files, the exported decode step, and the runtime."""
+"""Folder of the page: its own files, the exported decode step, and the runtime."""
 
 import json
 import shutil
@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fftnet.data.tokenizer_json import LIBRARY_FILE
-from fftnet.demo.config import DemoConfig
-from fftnet.demo.errors import DemoError
+from fftnet.demo.config import DemoConfig, DemoError
 from fftnet.export import ExportConfig, export_model
 from fftnet.export.config import writing
 from fftnet.export.onnx import STATE_FILE, STEP_FILE, STEP_INT8_FILE
@@ -25,39 +24,39 @@ STATIC = Path(__file__).parent / "static"
 MODEL_FOLDER = "model"
 RUNTIME_FOLDER = "runtime"
 README_FILE = "README.txt"
-"""Copy of the package's README; browsers show plain text and download Markdown."""
+"""Name of the package's README in the page: browsers show plain text and download Markdown."""
 SPECTRA: dict[type, str] = {AddressedSpectralState: "H2F", CausalSpectralState: "F2H"}
-"""Type of a layer's state to the axes of its spectrum: heads H, bins F, real and imaginary plane 2."""
+"""Axes of the spectrum by the type of a layer's state: heads H, bins F, real and imaginary part 2."""
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse to write among files that are not those of a page.
+    """Refuse a folder that has other files than those of a page.
 
     Raises:
-        DemoError: if the folder is a file, or holds something else.
+        DemoError: if the folder is a file, or has other files.
     """
     with writing(folder):
         if folder.exists() and any(folder.iterdir()) and not (folder / MODEL_FOLDER / STATE_FILE).is_file():
-            raise DemoError(f"{folder} is not empty and holds no page: choose another --output")
+            raise DemoError(f"{folder} is not empty and has no page: choose another --output")
 
 
 def make_page(model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime: Mapping[str, Path]) -> Path:
-    """Write a page that runs a model; files of an older page in the folder are replaced.
+    """Write a page that runs a model; it replaces an older page in the folder.
 
         >>> model, tokenizer = fftnet.load("models/shakespeare")
         >>> make_page(model, tokenizer, DemoConfig(output="page"), find_runtime())
 
     Args:
-        model: causal; it is left as it is.
-        tokenizer: that of the model.
+        model: causal model; it is not changed.
+        tokenizer: tokenizer of the model.
         config: folder and width of the weights.
-        runtime: from ``fftnet.demo.runtime_files.find_runtime``.
+        runtime: files from ``fftnet.demo.runtime_files.find_runtime``.
 
     Returns:
         The folder.
 
     Raises:
-        DemoError: if the model is bidirectional, or the folder holds something else.
+        DemoError: if the model is bidirectional, or the folder has other files.
         ExportError: if a package is not installed, or a file can't be written.
     """
     if not model.causal:
@@ -71,16 +70,17 @@ def make_page(model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime
         for part in (MODEL_FOLDER, RUNTIME_FOLDER):
             (folder / part).mkdir(parents=True, exist_ok=True)
         shutil.copytree(STATIC, folder, dirs_exist_ok=True)
-        # The signature tells UTF-8 from the encodings that a browser guesses.
+        # Without a byte-order mark, a browser would guess the encoding of plain text.
         (folder / README_FILE).write_text(_readme(), encoding="utf-8-sig")
         for name, source in runtime.items():
             shutil.copyfile(source, folder / RUNTIME_FOLDER / name)
         for name in (step, LIBRARY_FILE):
             shutil.copyfile(exported / name, folder / MODEL_FOLDER / name)
-        facts = json.loads((exported / STATE_FILE).read_text(encoding="utf-8"))
-        facts |= {"files": {"step": step}, "spectra": _spectra(model, facts["state"])}
-        text = json.dumps(facts, indent=2) + "\n"
+        description = json.loads((exported / STATE_FILE).read_text(encoding="utf-8"))
+        description |= {"files": {"step": step}, "spectra": _spectra(model, description["state"])}
+        text = json.dumps(description, indent=2) + "\n"
         (folder / MODEL_FOLDER / STATE_FILE).write_text(text, encoding="utf-8")
+        # An older page may have weights of the other width.
         for path in (folder / MODEL_FOLDER).glob("*.onnx"):
             if path.name != step:
                 path.unlink()
@@ -96,18 +96,13 @@ def _readme() -> str:
 
 
 def _spectra(model: FFTNet, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Where in the state the spectra of the prefix are, one a layer: in which part of a tensor, and how."""
-    kinds = [SPECTRA.get(type(layer)) for layer in model.init_state(1, "meta")]
+    """Return the place of each layer's spectrum in the state: tensor, part of it, and axes."""
+    axes = [SPECTRA.get(type(layer)) for layer in model.init_state(1, "meta")]
     return [
-        {
-            "input": entry["input"],
-            "part": part,
-            "parts": len(entry["layers"]),
-            "layer": layer,
-            "axes": kinds[layer],
-        }
+        {"input": entry["input"], "part": part, "parts": len(layers), "layer": layer, "axes": axes[layer]}
         for entry in entries
         if entry["field"] == "spectrum"
-        for part, layer in enumerate(entry["layers"])
-        if kinds[layer] is not None
+        for layers in [entry["layers"]]
+        for part, layer in enumerate(layers)
+        if axes[layer] is not None
     ]

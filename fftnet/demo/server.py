@@ -1,4 +1,4 @@
-"""A page over HTTP, from the standard library: for a look at it, not for the world."""
+"""HTTP server of the page on the loopback, from the standard library."""
 
 import os
 import socket
@@ -6,35 +6,34 @@ import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from fftnet.demo.config import DemoConfig
-from fftnet.demo.errors import DemoError
+from fftnet.demo.config import DemoConfig, DemoError
 
 
 class PageServer(ThreadingHTTPServer):
-    """Listens from the start; ``serve_forever`` answers.
+    """Server that listens from the start; ``serve_forever`` answers.
 
     Args:
-        config: address, and the folder that is served, which may be made later.
+        config: address and folder; the folder may be created later.
 
     Raises:
-        DemoError: if the address can't be had.
+        DemoError: if the address is not available.
     """
 
     daemon_threads = True
 
     def __init__(self, config: DemoConfig) -> None:
+        self.address_family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         try:
-            found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
-            self.address_family, _, _, _, address = found[0]
-            super().__init__(address[:2], partial(_Handler, directory=config.output))  # pyright: ignore
+            super().__init__((config.host, config.port), partial(_Handler, directory=config.output))  # pyright: ignore
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise DemoError(
-                f"port {config.port} of {config.host} can't be listened at ({reason}): choose another --port "
-                "or --host, or leave it at the folder with --no_serve"
-            ) from error
+            message = (
+                f"can't listen on port {config.port} of {config.host} ({reason}): choose another --port or "
+            )
+            raise DemoError(message + "--host, or only write the page with --no_serve") from error
 
     @property
     def url(self) -> str:
@@ -43,15 +42,15 @@ class PageServer(ThreadingHTTPServer):
         return f"http://[{host!s}]:{port}/" if ":" in str(host) else f"http://{host!s}:{port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print the traceback of a failure, but not of a client that has left or is too slow."""
+        """Print the traceback of an error, unless the client has left or is too slow."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
 
 class _Handler(SimpleHTTPRequestHandler):
+    # Seconds for a client to send its request: without a timeout, half a request would hold a thread forever.
     timeout = 30
-    """Time for a client to send its request, in seconds. Without it half a request holds a thread forever."""
-    # What the system says of file names differs, and a browser insists on these.
+    # The system's table of types may differ, and browsers insist on these.
     extensions_map = SimpleHTTPRequestHandler.extensions_map | {
         ".js": "text/javascript",
         ".wasm": "application/wasm",
@@ -60,27 +59,23 @@ class _Handler(SimpleHTTPRequestHandler):
     }
 
     def send_head(self) -> BytesIO | BinaryIO | None:
-        """Answer 404 to paths that are invalid, or that leave the folder through a link."""
+        """Answer 404 to invalid paths and to paths that leave the folder through a link."""
         try:
-            path = os.path.realpath(self.translate_path(self.path))
-            folder = os.path.realpath(self.directory)
-            inside = os.path.commonpath([path, folder]) == folder
+            path = Path(os.path.realpath(self.translate_path(self.path)))
+            inside = path.is_relative_to(os.path.realpath(self.directory))
         except ValueError:
-            # The path holds a NUL byte or a lone surrogate.
+            # The path has a NUL byte or a lone surrogate.
             inside = False
-        if inside:
-            return super().send_head()
-        self.send_error(404)
-        return None
+        return super().send_head() if inside else self.send_error(404)
 
     def list_directory(self, path: str | os.PathLike[str]) -> None:
-        """Answer 404: the folder is not listed."""
+        """Answer 404: folders are not listed."""
         self.send_error(404)
 
     def end_headers(self) -> None:
-        """Have the browser ask again, since the page may have been made anew."""
+        """Let the browser ask for each file again, since the page may have changed."""
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: a page is dozens of requests."""
+        """Print nothing: a page is dozens of requests."""

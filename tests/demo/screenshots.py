@@ -1,4 +1,4 @@
-"""Pictures of the page for the documentation: python tests/demo/screenshots.py PAGE FOLDER."""
+"""Screenshots of the page for the documentation: python tests/demo/screenshots.py PAGE FOLDER."""
 
 import shutil
 import sys

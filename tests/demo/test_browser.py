@@ -1,4 +1,4 @@
-"""The page in Chromium: what it writes and shows is what Python computes on the same files."""
+"""The page in Chromium writes and shows what Python computes from the same files."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from demo_pages import Served
 from fftnet import FFTNet, load_tokenizer
 from fftnet.data.encodings import BYTES, END_OF_TEXT, Definition, define
 from fftnet.data.tokenizer_json import LIBRARY_FILE, library_files
-from fftnet.demo.runtime_files import is_kept
+from fftnet.demo.runtime_files import is_cached
 from fftnet.export.runtime import OnnxWriter
 from fftnet.utils.tokenizer import Tokenizer
 
@@ -22,13 +22,13 @@ pytest.importorskip("onnxruntime")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
     pytest.mark.skipif(
-        not is_kept(), reason="the files of onnxruntime-web are not in the cache: run fftnet demo once"
+        not is_cached(), reason="the files of onnxruntime-web are not in the cache: run fftnet demo once"
     ),
 ]
 PROMPT = "Ein Satz, à propos 🙂"
-# Shaped like cl100k's, with all that JavaScript lacks.
+# Like cl100k's pattern, with everything that JavaScript lacks.
 PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|"
     r"\s*[\r\n]|\s+(?!\S)|\s"
@@ -46,7 +46,7 @@ CORPUS = [
 
 
 class Opened(NamedTuple):
-    """A page in the browser, and the model that it runs, in Python."""
+    """A page in the browser, and its model in Python."""
 
     page: Any
     model: FFTNet
@@ -75,7 +75,7 @@ def opened(served_demo: Served) -> Iterator[Opened]:
 
 
 def written(opened: Opened, prompt: str, count: int) -> tuple[list[int], torch.Tensor]:
-    """Ids of a prompt and of what Python writes behind it greedily, and the filters at the last."""
+    """Continue a prompt greedily in Python; return all ids and the last filters."""
     ids = [opened.tokenizer.eot, *opened.tokenizer.encode(prompt)]
     state = opened.writer.init_state(1)
     logits = filters = None
@@ -89,7 +89,7 @@ def written(opened: Opened, prompt: str, count: int) -> tuple[list[int], torch.T
 
 
 def begin(opened: Opened, prompt: str, count: int) -> list[int]:
-    """Have the page read a prompt and write greedily; the ids of all."""
+    """Continue a prompt greedily in the page; return all ids."""
     page = opened.page
     page.fill("#prompt", prompt)
     page.focus("#temperature")
@@ -105,7 +105,7 @@ def test_the_page_writes_and_shows_what_python_computes(opened: Opened) -> None:
     assert len(set(ids)) > 20
     assert found == ids
     shown = page.evaluate("document.getElementById('text').textContent")
-    # A character whose last byte is not there yet is waited for.
+    # An unfinished character is not shown.
     assert opened.tokenizer.decode(ids[1:]).startswith(shown)
     assert len(shown) > len(PROMPT)
     assert page.inner_text("#bytes").replace(",", "") == str(opened.writer.description["state_bytes"])
@@ -126,14 +126,12 @@ def test_the_page_writes_and_shows_what_python_computes(opened: Opened) -> None:
     for one in spectra:
         np.testing.assert_allclose(one["values"], wanted[one["layer"]], rtol=2e-3, atol=1e-5)
     column = page.evaluate("[...demo.writer.view.map.columns.at(-1).values]")
-    layers = [
-        filters[0, n, :, :bins].flatten()
-        for n, bins in enumerate(opened.writer.description["filters"]["bins"])
-    ]
+    sizes = opened.writer.description["filters"]["bins"]
+    layers = [filters[0, n, :, :bins].flatten() for n, bins in enumerate(sizes)]
     np.testing.assert_allclose(column, torch.cat(layers), rtol=1e-3, atol=1e-5)
 
 
-def test_a_fork_and_a_roll_back_take_up_a_state_as_it_was(opened: Opened) -> None:
+def test_a_fork_and_a_roll_back_continue_from_equal_states(opened: Opened) -> None:
     page = opened.page
     found = begin(opened, "Fork", 60)
     assert found == written(opened, "Fork", 60)[0]
@@ -152,7 +150,7 @@ def test_a_fork_and_a_roll_back_take_up_a_state_as_it_was(opened: Opened) -> Non
     page.evaluate("demo.writer.go(10)")
     assert page.evaluate("demo.writer.active.ids") == found
     assert page.evaluate(now) == before
-    # On from here there is nothing that was written before.
+    # From here on the page writes new tokens.
     page.evaluate("demo.writer.go(15)")
     assert page.evaluate("demo.writer.active.ids") == written(opened, "Fork", 75)[0]
     page.click("#branches button:has-text('A')")
@@ -161,10 +159,10 @@ def test_a_fork_and_a_roll_back_take_up_a_state_as_it_was(opened: Opened) -> Non
     assert page.evaluate(now) == before
 
 
-def test_it_writes_at_load_and_pauses_after_a_passage(opened: Opened) -> None:
+def test_it_writes_after_loading_and_pauses_after_500_tokens(opened: Opened) -> None:
     context = opened.page.context.browser.new_context()
     page = context.new_page()
-    # The first token of the vocabulary every time, so that no text ends by chance.
+    # Always the first token of the vocabulary, so that no text ends by chance.
     page.add_init_script("Math.random = () => 0")
     page.goto(opened.url)
     page.wait_for_selector("#status:has-text('Paused')")
@@ -172,8 +170,8 @@ def test_it_writes_at_load_and_pauses_after_a_passage(opened: Opened) -> None:
     assert page.inner_text("#position") == str(prompt + 100)
     assert page.evaluate("document.getElementById('text-prompt').textContent") == "ROMEO.\n"
     page.click("#pause:has-text('Continue')")
-    said = f"Paused at position {prompt + 600}. Continue writes 500 tokens more."
-    page.wait_for_selector(f"#status:has-text('{said}')")
+    status = f"Paused at position {prompt + 600}. Continue writes 500 tokens more."
+    page.wait_for_selector(f"#status:has-text('{status}')")
     page.click("#write")
     page.wait_for_selector(f"#status:has-text('Paused at position {prompt + 500}.')")
     page.click("text=Read the README")
@@ -185,7 +183,7 @@ def test_it_writes_at_load_and_pauses_after_a_passage(opened: Opened) -> None:
 def test_the_text_is_followed_until_the_reader_scrolls_up(opened: Opened) -> None:
     page = opened.page
     begin(opened, "Follow", 1)
-    # A frame may be drawn, and its scroll events sent, before the writer looks for the end again.
+    # A frame may be drawn, and its scroll events sent, before the writer scrolls again.
     script = """async (lines) => {
       const box = document.getElementById("text");
       const frames = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
@@ -197,10 +195,10 @@ def test_the_text_is_followed_until_the_reader_scrolls_up(opened: Opened) -> Non
     }"""
 
     def grown(lines: int) -> tuple[float, float]:
-        """Pixels above and below the visible part, after so many lines more."""
+        """Add lines; return the pixels above and below the visible part."""
         return tuple(page.evaluate(script, lines))
 
-    # More lines at once than the box shows.
+    # More lines at once than the box can show.
     assert grown(40)[1] < 2
     assert grown(40)[1] < 2
     for width in (700, 1280):
@@ -217,7 +215,7 @@ def test_the_text_is_followed_until_the_reader_scrolls_up(opened: Opened) -> Non
     assert grown(40)[1] < 2
 
 
-def test_byte_pairs_are_cut_as_in_python(opened: Opened) -> None:
+def test_byte_pairs_are_those_of_python(opened: Opened) -> None:
     trained = load_tokenizer("bpe", corpus=CORPUS, vocab_size=300)
     gpt2 = define(trained.encoding)
     for definition in (BYTES, gpt2, Definition(PATTERN, gpt2.ranks, {END_OF_TEXT: 299})):
@@ -225,7 +223,11 @@ def test_byte_pairs_are_cut_as_in_python(opened: Opened) -> None:
         script = """async ([described, texts]) => {
           const { Tokenizer } = await import("./tokenizer.js");
           const tokenizer = new Tokenizer(described);
-          return texts.map((text) => [tokenizer.encode(text), tokenizer.decode(tokenizer.encode(text))]);
+          return texts.map((text) => {
+            const ids = tokenizer.encode(text);
+            const decoder = tokenizer.stream();
+            return [ids, ids.map((id) => decoder.push(id)).join("")];
+          });
         }"""
         tiktoken = pytest.importorskip("tiktoken")
         encoding = tiktoken.Encoding(
@@ -261,7 +263,7 @@ def test_another_tokenizer_ends_in_a_sentence(opened: Opened, change: dict[str, 
     context.close()
 
 
-def test_of_a_long_text_the_end_is_shown(opened: Opened) -> None:
+def test_a_long_text_is_cut_at_its_beginning(opened: Opened) -> None:
     script = """() => {
       for (let n = 0; n < 50000; n++) demo.writer.append(97 + (n % 26));
       const shown = document.getElementById("text").textContent;
@@ -273,7 +275,7 @@ def test_of_a_long_text_the_end_is_shown(opened: Opened) -> None:
     assert ord(last) == 97 + 49_999 % 26
 
 
-def test_it_can_be_used_by_keyboard(opened: Opened) -> None:
+def test_it_works_by_keyboard(opened: Opened) -> None:
     page = opened.page
     page.focus("#prompt")
     page.fill("#prompt", "Keys")
@@ -317,6 +319,6 @@ def test_it_fits_a_phone_in_the_dark(opened: Opened) -> None:
 
 
 def test_nothing_went_wrong_and_nothing_was_asked_of_another_host(opened: Opened) -> None:
-    """Runs last: it reads what all tests above have made the page do."""
+    """Runs last: it checks what all tests above have recorded."""
     assert opened.page.evaluate("performance.getEntriesByType('resource').length") > 8
     assert opened.wrong == []

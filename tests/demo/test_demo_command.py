@@ -1,4 +1,4 @@
-"""fftnet demo, as a user runs it: the folder of the page, its server, and mistakes."""
+"""``fftnet demo`` from the command line: the folder of the page, its server, and mistakes."""
 
 import http.client
 import json
@@ -30,18 +30,18 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with checkpoints, stand-ins of the runtime in ``dist``, and folders to make mistakes with."""
+    """Return a folder with checkpoints, stand-ins for the runtime in ``dist``, and wrong folders."""
     folder = tmp_path_factory.mktemp("mistakes")
     save(folder / "own", num_layers=1)
     save(folder / "encoder", causal=False, num_layers=1)
     stand_ins(folder / "dist")
     (folder / "full").mkdir()
-    (folder / "full" / "thesis.txt").write_text("kept")
+    (folder / "full" / "notes.txt").write_text("kept")
     (folder / "empty").mkdir()
     return folder
 
 
-def test_the_page_is_whole_and_served(served_demo: Served) -> None:
+def test_the_page_is_complete_and_served(served_demo: Served) -> None:
     page = served_demo.folder / "page"
     assert re.fullmatch(r"page: [\d,]+ bytes, for any host of static files\n", served_demo.told)
     kinds = {"": "text/html", "app.js": "text/javascript", "runtime/ort-wasm.wasm": "application/wasm"}
@@ -56,19 +56,19 @@ def test_the_page_is_whole_and_served(served_demo: Served) -> None:
     runtime = {f"runtime/{name}" for name in RUNTIME_NAMES.values()}
     assert files == {path.name for path in STATIC.iterdir()} | {README_FILE} | model | runtime
     assert (page / README_FILE).read_text(encoding="utf-8-sig") == metadata("fftnet")["Description"]
-    facts = json.loads((page / "model" / "state.json").read_text())
-    assert facts["files"] == {"step": "step.onnx"}
-    assert facts["spectra"] == [
+    description = json.loads((page / "model" / "state.json").read_text())
+    assert description["files"] == {"step": "step.onnx"}
+    assert description["spectra"] == [
         {"input": "s1", "part": 0, "parts": 2, "layer": 0, "axes": "H2F"},
         {"input": "s1", "part": 1, "parts": 2, "layer": 2, "axes": "H2F"},
         {"input": "s4", "part": 0, "parts": 1, "layer": 1, "axes": "F2H"},
     ]
-    for spectrum in facts["spectra"]:
-        (entry,) = [entry for entry in facts["state"] if entry["input"] == spectrum["input"]]
+    for spectrum in description["spectra"]:
+        (entry,) = [entry for entry in description["state"] if entry["input"] == spectrum["input"]]
         sizes = dict(zip([*spectrum["axes"], "d"], entry["shape"], strict=True))
         sizes[spectrum["axes"][0]] /= spectrum["parts"]
-        bins = facts["filters"]["bins"][spectrum["layer"]]
-        assert (sizes["2"], sizes["H"], sizes["F"]) == (2, facts["filters"]["heads"], bins)
+        bins = description["filters"]["bins"][spectrum["layer"]]
+        assert (sizes["2"], sizes["H"], sizes["F"]) == (2, description["filters"]["heads"], bins)
 
 
 def test_the_server_shows_the_files_of_its_folder_only(
@@ -98,7 +98,7 @@ def test_the_server_shows_the_files_of_its_folder_only(
             assert (answer.status, name) == (status, name)
             assert b"secret" not in answer.read()
             connection.close()
-        # A client that leaves in the middle of its request.
+        # A client leaves in the middle of its request.
         with socket.create_connection(address) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             client.sendall(b"GET /model")
@@ -107,8 +107,8 @@ def test_the_server_shows_the_files_of_its_folder_only(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_its_decode_step_reads_prompts_alone(served_demo: Served) -> None:
-    """Without blocks a prompt of any length is read token by token, as PyTorch reads it."""
+def test_its_decode_step_reads_prompts(served_demo: Served) -> None:
+    """Without blocks, a prompt of any length is read token by token."""
     model, _ = fftnet.load(served_demo.folder / "own", device="cpu")
     tokens = torch.randint(0, 257, (2, 70))
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_its_decode_step_reads_prompts_alone(served_demo: Served) -> None:
 
 
 def test_nothing_refers_to_another_host() -> None:
-    """Names of XML are no addresses; what the page needs is beside it."""
+    """The page has all files that it needs; XML namespaces are not addresses."""
     for path in STATIC.iterdir():
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?:|[\"'(=]//|@import", text), path
@@ -135,19 +135,13 @@ def test_nothing_refers_to_another_host() -> None:
     ("words", "message"),
     [
         ("nowhere --no_serve", "nowhere"),
-        (
-            "encoder --no_serve",
-            r"a bidirectional model can't write: take one that was trained with causal=True",
-        ),
-        ("own --output full", r"full is not empty and holds no page: choose another --output"),
-        ("own --output full/thesis.txt", r"full/thesis.txt could not be written"),
+        ("encoder --no_serve", "a bidirectional model can't write: take one that was trained with causal"),
+        ("own --output full", r"full is not empty and has no page: choose another --output"),
+        ("own --output full/notes.txt", r"full/notes.txt could not be written"),
         ("own --no_serve --runtime_files empty", r"empty lacks ort\.wasm\.min\.mjs, .* with --runtime_files"),
-        (
-            "own --port TAKEN",
-            r"port \d+ of 127\.0\.0\.1 can't be listened at \(Address.*choose another --port",
-        ),
+        ("own --port TAKEN", r"can't listen on port \d+ of 127\.0\.0\.1 \(Address.*choose another --port"),
         ("own --port 70000", "port must lie between 0 and 65535, got 70000"),
-        ("own --host nowhere.invalid", "of nowhere.invalid can't be listened at"),
+        ("own --host nowhere.invalid", "can't listen on port 8080 of nowhere.invalid"),
         ("--no_serve", r"no checkpoint under outputs/: train a model with"),
     ],
 )
@@ -168,7 +162,7 @@ def test_a_mistake_ends_in_a_sentence(
         assert main(["demo", *given.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert re.search(message, line), line
-    assert (folder / "full" / "thesis.txt").read_text() == "kept"
+    assert (folder / "full" / "notes.txt").read_text() == "kept"
     assert not (folder / "other").exists()
 
 
@@ -180,18 +174,16 @@ def test_without_a_run_it_takes_the_shipped_model(
     (tmp_path / "models" / "shakespeare").symlink_to(folder / "own")
     assert main(["demo", "--no_serve", "--runtime_files", "nowhere"]) == 2
     assert "nowhere lacks" in capsys.readouterr().err
-    # A run that is there comes first, even one that can't be loaded.
+    # A run comes first, even one that can't be loaded.
     (tmp_path / "outputs" / "broken").mkdir(parents=True)
     (tmp_path / "outputs" / "broken" / "config.json").write_text("{}")
     assert main(["demo", "--no_serve", "--runtime_files", "nowhere"]) == 2
     assert "no checkpoint under outputs/" in capsys.readouterr().err
 
 
-def test_weights_of_eight_bits_replace_others(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_8_bit_weights_replace_others(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def export(model: FFTNet, tokenizer: object, config: ExportConfig) -> None:
-        """The real one takes seconds, and is tested elsewhere."""
+        """The real export takes seconds and is tested elsewhere."""
         assert config.int8
         for name in ("step.onnx", "step_int8.onnx", "tokenizer.json"):
             (Path(config.output) / name).write_text(name)

@@ -1,9 +1,9 @@
-// A text that is being written: its ids, where the model stands, and where it stood a while ago.
+// A text that is being written: its ids, the current state, and earlier states for rolling back.
 
 import { bytesOf } from "./model.js";
 
-const TRAIL_BYTES = 64 * 2 ** 20;
-const TRAIL_LENGTH = 1000;
+const HISTORY_BYTES = 64 * 2 ** 20;
+const HISTORY_LENGTH = 1000;
 
 export class Branch {
   constructor(model, name) {
@@ -12,10 +12,10 @@ export class Branch {
     this.ids = [];
     this.promptLength = 0;
     this.forkedAt = null;
-    // Of what was read: { logits, state, filters, position }. Older ones are kept for rolling back.
+    // After the last token: { logits, state, filters, position }. The history has the same for earlier tokens.
     this.now = { logits: null, state: model.start(), filters: null, position: 0 };
-    this.trail = [];
-    this.trailBytes = 0;
+    this.history = [];
+    this.historyBytes = 0;
   }
 
   get position() {
@@ -23,51 +23,51 @@ export class Branch {
   }
 
   async read(id) {
-    const found = await this.model.step(id, this.now.state);
-    this.trail.push(this.now);
-    this.trailBytes += bytesOf(this.now.state);
-    while (this.trailBytes > TRAIL_BYTES || this.trail.length > TRAIL_LENGTH) {
-      this.trailBytes -= bytesOf(this.trail.shift().state);
+    const result = await this.model.step(id, this.now.state);
+    this.history.push(this.now);
+    this.historyBytes += bytesOf(this.now.state);
+    while (this.historyBytes > HISTORY_BYTES || this.history.length > HISTORY_LENGTH) {
+      this.historyBytes -= bytesOf(this.history.shift().state);
     }
     this.ids.push(id);
-    this.now = { ...found, position: this.position + 1 };
+    this.now = { ...result, position: this.position + 1 };
   }
 
-  // A second text from here on. States are values: both go on from the same one.
+  // A second text that continues from the same state.
   fork(name) {
     const other = new Branch(this.model, name);
     other.ids = [...this.ids];
     other.promptLength = this.promptLength;
     other.forkedAt = this.position;
     other.now = this.now;
-    other.trail = [...this.trail];
-    other.trailBytes = this.trailBytes;
+    other.history = [...this.history];
+    other.historyBytes = this.historyBytes;
     return other;
   }
 
-  // The most tokens that can be taken back, without the prompt's.
+  // Number of tokens that can be rolled back; the prompt stays.
   get canGoBack() {
-    return Math.min(this.trail.length, Math.max(this.ids.length - this.promptLength, 0));
+    return Math.min(this.history.length, Math.max(this.ids.length - this.promptLength, 0));
   }
 
   back(count) {
     for (let n = Math.min(count, this.canGoBack); n > 0; n--) {
-      this.now = this.trail.pop();
-      this.trailBytes -= bytesOf(this.now.state);
+      this.now = this.history.pop();
+      this.historyBytes -= bytesOf(this.now.state);
       this.ids.pop();
     }
     if (this.forkedAt > this.position) this.forkedAt = this.position;
   }
 }
 
-// The token with the highest logit, the first of equals.
+// The token with the highest logit; of equal ones, the first.
 function greedy(logits) {
   let best = 0;
   for (let id = 1; id < logits.length; id++) if (logits[id] > logits[best]) best = id;
   return best;
 }
 
-// A token by its probability at a temperature; 0 is greedy.
+// Sample a token at a temperature; 0 is greedy.
 export function sample(logits, temperature) {
   if (temperature === 0) return greedy(logits);
   const highest = logits[greedy(logits)];

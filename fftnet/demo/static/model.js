@@ -1,36 +1,36 @@
-// The exported decode step in ONNX Runtime, and the state as a value: nothing here changes one that it was given.
+// The exported decode step in ONNX Runtime. States are values: no function changes a state that it is given.
 
 import * as ort from "./runtime/ort.js";
 
-const KINDS = { float32: Float32Array, int64: BigInt64Array };
+const ARRAYS = { float32: Float32Array, int64: BigInt64Array };
 
 export class Model {
   #session;
-  #turn = Promise.resolve();
+  #last = Promise.resolve();
 
-  constructor(session, facts) {
+  constructor(session, description) {
     this.#session = session;
-    this.facts = facts;
-    this.grows = facts.state.some((entry) => entry.grows !== null);
+    this.description = description;
+    this.grows = description.state.some((entry) => entry.grows !== null);
   }
 
-  // onProgress is told the bytes of the weights that have come, and how many there are (0: unknown).
+  // onProgress gets the number of bytes loaded and their total (0: unknown).
   static async load(onProgress) {
-    const facts = await (await get("model/state.json")).json();
-    const weights = await download(`model/${facts.files.step}`, onProgress);
+    const description = await (await get("model/state.json")).json();
+    const weights = await download(`model/${description.files.step}`, onProgress);
     const here = (name) => new URL(`runtime/${name}`, document.baseURI).href;
     ort.env.wasm.numThreads = 1;
     ort.env.wasm.wasmPaths = { mjs: here("ort-wasm.js"), wasm: here("ort-wasm.wasm") };
     ort.env.logLevel = "error";
     const session = await ort.InferenceSession.create(weights, { executionProviders: ["wasm"] });
-    return new Model(session, facts);
+    return new Model(session, description);
   }
 
   // The state before the first token.
   start() {
-    return this.facts.state.map(({ dtype, shape, initial }) => {
+    return this.description.state.map(({ dtype, shape, initial }) => {
       const size = shape.reduce((product, length) => product * length, 1);
-      const data = new KINDS[dtype](size);
+      const data = new ARRAYS[dtype](size);
       const convert = dtype === "int64" ? BigInt : Number;
       if (Array.isArray(initial)) data.set(initial.flat(Infinity).map(convert));
       else data.fill(convert(initial));
@@ -40,28 +40,28 @@ export class Model {
 
   // Read one token: { logits (V), state, filters (layers x heads x bins) or null }.
   step(id, state) {
-    // The runtime computes one call at a time.
-    const turn = this.#turn.then(() => this.#step(id, state));
-    this.#turn = turn.catch(() => undefined);
-    return turn;
+    // The runtime can compute only one call at a time.
+    const result = this.#last.then(() => this.#step(id, state));
+    this.#last = result.catch(() => undefined);
+    return result;
   }
 
   async #step(id, state) {
     const feeds = { token: new ort.Tensor("int64", BigInt64Array.of(BigInt(id)), [1]) };
-    this.facts.state.forEach((entry, n) => { feeds[entry.input] = state[n]; });
+    this.description.state.forEach((entry, n) => { feeds[entry.input] = state[n]; });
     const found = await this.#session.run(feeds);
     return {
       logits: found.logits.data,
-      state: this.facts.state.map((entry) => found[entry.output]),
+      state: this.description.state.map((entry) => found[entry.output]),
       filters: found.filters?.data ?? null,
     };
   }
 
-  // Magnitude |Z| over the channels of a head, one { layer, values (heads x bins) } a spectrum of the state.
+  // Magnitude |Z| over the channels of each head: { layer, heads, bins, values (heads x bins) } for each spectrum.
   spectra(state) {
-    const { heads } = this.facts.filters;
-    return this.facts.spectra.map(({ input, part, parts, layer, axes }) => {
-      const tensor = state[this.facts.state.findIndex((entry) => entry.input === input)];
+    const { heads } = this.description.filters;
+    return this.description.spectra.map(({ input, part, parts, layer, axes }) => {
+      const tensor = state[this.description.state.findIndex((entry) => entry.input === input)];
       const { dims } = tensor;
       const size = tensor.data.length / parts;
       const data = tensor.data.subarray(part * size, (part + 1) * size);
@@ -111,10 +111,10 @@ async function download(path, onProgress) {
     onProgress(size, total);
   }
   const whole = new Uint8Array(size);
-  let place = 0;
+  let offset = 0;
   for (const piece of pieces) {
-    whole.set(piece, place);
-    place += piece.length;
+    whole.set(piece, offset);
+    offset += piece.length;
   }
   return whole;
 }

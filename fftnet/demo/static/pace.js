@@ -1,25 +1,27 @@
-// How fast a text is written: tokens a second of late, and the time a token over the position.
+// Speed of writing: recent tokens per second, and the time per token by position.
 
+// Milliseconds over which tokens per second are counted.
 const WINDOW = 1500;
-const MOST_POINTS = 400;
+const MAX_POINTS = 400;
+// Tokens per point of the chart.
 const MEDIAN_OF = 16;
 
 export class Pace {
   #ends = [];
   #waiting = [];
   #perPoint = MEDIAN_OF;
-  // The first calls also set the runtime up.
+  // The first calls also initialize the runtime: they are not measured.
   #unmeasured = MEDIAN_OF;
 
-  // Medians of milliseconds a token, each of the same number of tokens.
+  // Median milliseconds per token, each over the same number of tokens.
   medians = [];
 
-  // After a pause, which is no part of the speed.
+  // Called after a pause, which does not count.
   restart() {
     this.#ends = [];
   }
 
-  // A token, between two times in milliseconds.
+  // Add a token that was computed between two times in milliseconds.
   add(start, end) {
     this.#ends.push(end);
     while (this.#ends[0] < end - WINDOW) this.#ends.shift();
@@ -31,13 +33,13 @@ export class Pace {
     if (this.#waiting.length < this.#perPoint) return;
     this.medians.push(median(this.#waiting));
     this.#waiting = [];
-    if (this.medians.length < MOST_POINTS) return;
-    // A long text has coarser points, not more of them.
+    if (this.medians.length < MAX_POINTS) return;
+    // A long text gets coarser points, not more points.
     this.medians = this.medians.filter((_, n) => n % 2 === 0);
     this.#perPoint *= 2;
   }
 
-  // Tokens a second of the last ones, pictures and waiting included; 0 if there are too few.
+  // Recent tokens per second, with drawing and waiting; 0 if there are too few.
   get perSecond() {
     if (this.#ends.length < 5) return 0;
     return ((this.#ends.length - 1) * 1000) / (this.#ends.at(-1) - this.#ends[0]);

@@ -1,11 +1,11 @@
-// Regular expressions of tokenizers as JavaScript's, which has no possessive quantifiers, no atomic groups and
-// another idea of white space. An atomic part becomes a look-ahead that captures and a reference back to it.
+// Translates regular expressions of tokenizers to JavaScript, which has no possessive quantifiers and no atomic groups,
+// and a different \s. An atomic part becomes a look-ahead that captures, and a back-reference to it.
 
 const ATOM = /^(?:\\[pP]\{\^?\w+\}|\\.|\[(?:\\.|[^\]\\])*\]|[^\\()[\]|*+?{}])/u;
 const QUANTIFIER = /^(?:[*+?]|\{\d+(?:,\d*)?\})/u;
 const OPENING = /^\((?:\?(?:[:=!>]|i:|<[=!]))?/u;
 
-// Throws an Error with half a sentence on what can't be translated.
+// Throws an Error whose message is the second half of a sentence.
 export function toRegExp(source) {
   let rest = source;
   let atoms = 0;
@@ -28,7 +28,7 @@ export function toRegExp(source) {
         rest = rest.slice(1);
         continue;
       }
-      text += quantified(rest.startsWith("(") ? group() : spelled(take(ATOM)));
+      text += quantified(rest.startsWith("(") ? group() : translate(take(ATOM)));
     }
     return text;
   };
@@ -56,12 +56,12 @@ export function toRegExp(source) {
   try {
     return new RegExp(translated, "gu");
   } catch {
-    throw new Error("its pattern is none of JavaScript");
+    throw new Error("its pattern is not valid in JavaScript");
   }
 }
 
-// White space by Unicode, as the tokenizers' engines have it; JavaScript's own \s differs in two characters.
-function spelled(atom) {
+// Unicode's white space, as in the tokenizers' engines; JavaScript's \s differs in two characters.
+function translate(atom) {
   return atom.replace(/\\[pP]\{\^?\w+\}|\\./gu, (escape) => {
     if (escape === "\\s") return "\\p{White_Space}";
     if (escape === "\\S") return "\\P{White_Space}";

@@ -1,10 +1,10 @@
-// What the model does with the text, on canvases that follow the colours of the page.
+// Charts of the model's filters, spectra and speed, in the colours of the page.
 
-const MOST_COLUMNS = 256;
+const MAX_COLUMNS = 256;
 const CELL = 3;
 const MAP_HEIGHT = 400;
 
-// Canvas sizes in CSS pixels, sharp on every screen.
+// Resize a canvas to its size in CSS pixels at the resolution of the screen.
 function fit(canvas, height) {
   const ratio = window.devicePixelRatio || 1;
   const width = canvas.clientWidth;
@@ -26,13 +26,13 @@ export class Colours {
 
   refresh() {
     const style = getComputedStyle(document.documentElement);
-    const of = (name) => style.getPropertyValue(name).trim();
-    this.text = of("--muted");
-    this.line = of("--line");
-    this.strong = of("--ink");
-    this.accent = of("--accent");
-    this.heads = [0, 1, 2, 3].map((n) => of(`--head-${n}`));
-    const stops = [0, 1, 2, 3].map((n) => of(`--heat-${n}`).match(/\w\w/g).map((part) => parseInt(part, 16)));
+    const property = (name) => style.getPropertyValue(name).trim();
+    this.text = property("--muted");
+    this.line = property("--line");
+    this.strong = property("--ink");
+    this.accent = property("--accent");
+    this.heads = [0, 1, 2, 3].map((n) => property(`--head-${n}`));
+    const stops = [0, 1, 2, 3].map((n) => property(`--heat-${n}`).match(/\w\w/g).map((part) => parseInt(part, 16)));
     this.heat = new Uint32Array(256);
     for (let n = 0; n < 256; n++) {
       const place = (n / 255) * (stops.length - 1);
@@ -49,24 +49,24 @@ export class Colours {
   }
 }
 
-// The filters over layers, heads and bins: a column a token, the newest at the right.
+// Heat map of the filters over layers, heads and bins: one column per token, the newest at the right.
 export class FilterMap {
-  constructor(canvas, readout, facts, label) {
+  constructor(canvas, readout, filters, label) {
     this.canvas = canvas;
     this.readout = readout;
-    this.facts = facts;
+    this.filters = filters;
     this.label = label;
     this.columns = [];
     this.cursor = null;
-    this.stride = Math.max(...facts.bins, 0);
+    this.stride = Math.max(...filters.bins, 0);
     this.rows = [];
-    facts.layers.forEach((layer, index) => {
-      for (let head = 0; head < facts.heads; head++) {
-        for (let bin = 0; bin < facts.bins[index]; bin++) this.rows.push({ layer, index, head, bin });
+    filters.layers.forEach((layer, index) => {
+      for (let head = 0; head < filters.heads; head++) {
+        for (let bin = 0; bin < filters.bins[index]; bin++) this.rows.push({ layer, index, head, bin });
       }
     });
     this.rows.forEach((row, n) => { row.n = n; });
-    this.layers = facts.layers.map((_, index) => this.rows.filter((row) => row.index === index));
+    this.layers = filters.layers.map((_, index) => this.rows.filter((row) => row.index === index));
     this.peak = new Float32Array(this.rows.length);
     canvas.addEventListener("pointermove", (event) => this.point(event.offsetX));
     canvas.addEventListener("pointerdown", (event) => this.point(event.offsetX));
@@ -83,28 +83,28 @@ export class FilterMap {
 
   add(id, position, filters) {
     const values = Float32Array.from(this.rows, ({ index, head, bin }) => {
-      return filters[(index * this.facts.heads + head) * this.stride + bin];
+      return filters[(index * this.filters.heads + head) * this.stride + bin];
     });
     values.forEach((value, row) => { this.peak[row] = Math.max(this.peak[row], value); });
     this.columns.push({ id, position, values });
-    if (this.columns.length > MOST_COLUMNS) this.columns.shift();
+    if (this.columns.length > MAX_COLUMNS) this.columns.shift();
   }
 
-  // Forget the columns from a position on, when a text is rolled back.
+  // Drop the columns from a position on, when a text is rolled back.
   dropFrom(position) {
     this.columns = this.columns.filter((column) => column.position < position);
     this.cursor = null;
   }
 
   get #layout() {
-    const layers = this.facts.layers.length;
+    const layers = this.filters.layers.length;
     const left = 54;
     const gap = 8;
     const rowHeight = Math.max(1, Math.min(6, Math.floor(MAP_HEIGHT / Math.max(this.rows.length, 1))));
-    const room = Math.floor((this.canvas.clientWidth - left) / CELL);
-    const shown = Math.max(1, Math.min(room, MOST_COLUMNS));
+    const available = Math.floor((this.canvas.clientWidth - left) / CELL);
+    const shown = Math.max(1, Math.min(available, MAX_COLUMNS));
     const height = this.rows.length * rowHeight + gap * (layers - 1);
-    // A wide canvas has wider cells.
+    // On a wide canvas, cells are wider.
     return { left, gap, rowHeight, height, shown, cell: (this.canvas.clientWidth - left) / shown };
   }
 
@@ -116,12 +116,12 @@ export class FilterMap {
     let top = 0;
     context.font = "11px system-ui, sans-serif";
     context.textBaseline = "top";
-    this.facts.layers.forEach((layer, index) => {
+    this.filters.layers.forEach((layer, index) => {
       const rows = this.layers[index];
       const image = new ImageData(shown, rows.length);
       const pixels = new Uint32Array(image.data.buffer);
       pixels.fill(colours.heat[0]);
-      // Each bin has its own size: what is shown is its share of the most that it has been.
+      // Bins differ in size: each is shown relative to its own peak.
       for (const [row, { n }] of rows.entries()) {
         const scale = this.peak[n] > 0 ? 255 / this.peak[n] : 0;
         const start = row * shown + first;
@@ -136,8 +136,8 @@ export class FilterMap {
       context.drawImage(small, left, top, width - left, band);
       context.fillStyle = colours.text;
       context.fillText(`layer ${layer + 1}`, 0, top);
-      const part = band / this.facts.heads;
-      for (let head = 0; head < this.facts.heads; head++) {
+      const part = band / this.filters.heads;
+      for (let head = 0; head < this.filters.heads; head++) {
         context.fillStyle = colours.head(head);
         context.fillRect(left - 5, top + head * part + 1, 3, part - 2);
       }
@@ -169,12 +169,12 @@ export class FilterMap {
 
   move(index) {
     this.cursor = index;
-    const said = index === null ? this.hint : this.describe(this.columns[index]);
-    this.readout.textContent = said;
+    const text = index === null ? this.hint : this.describe(this.columns[index]);
+    this.readout.textContent = text;
     const last = Math.max(this.columns.length - 1, 0);
     this.canvas.setAttribute("aria-valuemax", String(last));
     this.canvas.setAttribute("aria-valuenow", String(index ?? last));
-    this.canvas.setAttribute("aria-valuetext", said);
+    this.canvas.setAttribute("aria-valuetext", text);
     this.onChange?.();
   }
 
@@ -192,7 +192,7 @@ export class FilterMap {
   }
 }
 
-// |Z| of the prefix: a panel a layer, a group of bars a bin, a colour a head.
+// |Z| of the prefix: one panel per layer, one group of bars per bin, one colour per head.
 export function drawSpectra(canvas, spectra, colours) {
   const narrow = canvas.clientWidth < 420;
   const perRow = narrow ? Math.min(2, spectra.length) : Math.min(4, spectra.length);
@@ -206,24 +206,24 @@ export function drawSpectra(canvas, spectra, colours) {
   spectra.forEach(({ layer, heads, bins, values }, n) => {
     const left = (n % perRow) * (panelWidth + gap);
     const top = Math.floor(n / perRow) * panelHeight;
-    const floor = top + panelHeight - 8;
-    const most = Math.max(...values, 1e-9);
+    const base = top + panelHeight - 8;
+    const peak = Math.max(...values, 1e-9);
     const slot = panelWidth / bins;
     const bar = (slot * 0.8) / heads;
     context.fillStyle = colours.text;
     context.fillText(`layer ${layer + 1}`, left, top);
     context.textAlign = "right";
-    context.fillText(most > 1e-8 ? `max ${most.toPrecision(3)}` : "empty", left + panelWidth, top);
+    context.fillText(peak > 1e-8 ? `max ${peak.toPrecision(3)}` : "empty", left + panelWidth, top);
     context.textAlign = "left";
     for (let bin = 0; bin < bins; bin++) {
       for (let head = 0; head < heads; head++) {
-        const size = (values[head * bins + bin] / most) * (panelHeight - 30);
+        const size = (values[head * bins + bin] / peak) * (panelHeight - 30);
         context.fillStyle = colours.head(head);
-        context.fillRect(left + bin * slot + slot * 0.1 + head * bar, floor - size, Math.max(bar - 0.5, 0.6), size);
+        context.fillRect(left + bin * slot + slot * 0.1 + head * bar, base - size, Math.max(bar - 0.5, 0.6), size);
       }
     }
     context.fillStyle = colours.line;
-    context.fillRect(left, floor, panelWidth, 1);
+    context.fillRect(left, base, panelWidth, 1);
   });
 }
 
@@ -235,27 +235,27 @@ export function describeSpectra(spectra) {
   }).join(" ");
 }
 
-// Numbers as a line from zero. What exceeds most is cut off.
-export function drawLine(canvas, values, colours, { unit, most }) {
+// Line chart from zero to `top`; larger values are cut off.
+export function drawLine(canvas, values, colours, { unit, top }) {
   const height = 90;
   const { context, width } = fit(canvas, height);
   context.font = "11px system-ui, sans-serif";
   context.textBaseline = "top";
-  const top = 18;
-  const floor = height - 4;
+  const ceiling = 18;
+  const base = height - 4;
   const x = (n) => (values.length > 1 ? (n / (values.length - 1)) * (width - 2) + 1 : 1);
   context.fillStyle = colours.line;
-  context.fillRect(0, floor, width, 1);
+  context.fillRect(0, base, width, 1);
   context.strokeStyle = colours.accent;
   context.lineWidth = 2;
   context.lineJoin = "round";
   context.beginPath();
   values.forEach((value, n) => {
-    const y = floor - Math.min(value / most, 1) * (floor - top);
+    const y = base - Math.min(value / top, 1) * (base - ceiling);
     if (n === 0) context.moveTo(x(n), y);
     else context.lineTo(x(n), y);
   });
   context.stroke();
   context.fillStyle = colours.text;
-  context.fillText(values.length ? `${most.toPrecision(3)}${unit}` : "", 0, 0);
+  context.fillText(values.length ? `${top.toPrecision(3)}${unit}` : "", 0, 0);
 }

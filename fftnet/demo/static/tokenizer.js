@@ -1,4 +1,4 @@
-// Text to ids and back: byte-level BPE from tokenizer.json, of which plain bytes are the case without merges.
+// Text to ids and back: byte-level BPE from tokenizer.json. Plain bytes are a BPE without merges.
 
 import { get } from "./model.js";
 import { toRegExp } from "./pattern.js";
@@ -30,7 +30,7 @@ export class Tokenizer {
     const special = new Map(added.map(({ content, id }) => [content, id]));
     this.end = special.get(END_OF_TEXT);
     this.special = new Set(special.values());
-    const byteOf = standIns();
+    const byteOf = printableBytes();
     for (const [piece, id] of Object.entries(model.vocab)) {
       if (special.has(piece)) continue;
       this.#idOf.set(piece, id);
@@ -44,27 +44,21 @@ export class Tokenizer {
     return new Tokenizer(await (await get("model/tokenizer.json")).json());
   }
 
-  // Names of special tokens are ordinary text here, as in Tokenizer.encode of the package.
+  // Names of special tokens are encoded as ordinary text, as in Tokenizer.encode in Python.
   encode(text) {
     const pieces = this.#pieces ? text.match(this.#pieces) ?? [] : [text];
     return pieces.flatMap((piece) => this.#encodePiece(piece));
   }
 
-  // A decoder that keeps the bytes of an unfinished character for the next token.
+  // A decoder that keeps the bytes of an unfinished character until the next token.
   stream() {
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
     return {
       push: (id) => decoder.decode(this.#bytesOf.get(id) ?? new Uint8Array(), { stream: true }),
-      finish: () => decoder.decode(),
     };
   }
 
-  decode(ids) {
-    const decoder = this.stream();
-    return ids.map((id) => decoder.push(id)).join("") + decoder.finish();
-  }
-
-  // A token by itself, for labels.
+  // A single token, for labels.
   show(id) {
     if (this.special.has(id)) return "end of text";
     const text = new TextDecoder().decode(this.#bytesOf.get(id) ?? new Uint8Array());
@@ -77,6 +71,7 @@ export class Tokenizer {
     const whole = this.#idOf.get(parts.join(""));
     if (whole !== undefined) return [whole];
     if (this.#rank.size === 0) return parts.map((part) => this.#idOf.get(part));
+    // Merge the pair with the lowest rank until no pair has one.
     for (;;) {
       let best = Infinity;
       let place = -1;
@@ -90,8 +85,8 @@ export class Tokenizer {
   }
 }
 
-// GPT-2's printable stand-in of every byte.
-function standIns() {
+// Bytes by the printable character that GPT-2's vocabulary writes for them.
+function printableBytes() {
   const printable = (byte) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte !== 173);
   const byteOf = new Map();
   let next = 256;

@@ -1,19 +1,19 @@
-// The text that is being written: branches, the buttons over them, and the loop.
+// The writer: the texts (branches), their buttons, and the loop that writes.
 
 import { bytesOf } from "./model.js";
 import { Branch, sample } from "./branch.js";
 import { Pace } from "./pace.js";
 
-// Milliseconds of computing between two pictures; those who prefer less motion get two pictures a second.
+// Milliseconds of computing between two frames; with reduced motion there are two frames per second.
 const SLICE = 44;
-const CALM_SLICE = 500;
-// Characters of a text that are shown, so that a long one costs the page no more than a short one.
+const REDUCED_SLICE = 500;
+// Maximum number of characters shown, so that a long text costs the page no more than a short one.
 const SHOWN = 20000;
-// Tokens after which a text pauses.
+// Number of tokens after which a text pauses.
 const PASSAGE = 500;
-// Distance to the end, in pixels, from which a reader who scrolls down follows the text again.
+// Distance to the end, in pixels, at which a reader who scrolls down follows the text again.
 const NEAR_END = 60;
-const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 const byId = (name) => document.getElementById(name);
 const nextFrame = () => new Promise((resolve) => { requestAnimationFrame(resolve); });
 
@@ -51,7 +51,7 @@ export class Writer {
     return Number(byId("temperature").value);
   }
 
-  // Read the prompt from an empty state and write on.
+  // Read the prompt from an empty state and write.
   async begin(count = PASSAGE) {
     if (!(await this.stop())) return;
     this.branches = [new Branch(this.model, "A")];
@@ -68,7 +68,7 @@ export class Writer {
     if (this.active && !this.busy) await this.run("Writing.", count);
   }
 
-  // Ends the loop and waits for its last token; false if another wish came in the meantime, which has priority.
+  // End the loop and wait for its last token; false if a newer call of stop replaces this one.
   async stop() {
     this.turns += 1;
     const turn = this.turns;
@@ -81,19 +81,19 @@ export class Writer {
     return true;
   }
 
-  async run(said, count, prompt = []) {
+  async run(status, count, prompt = []) {
     this.running = true;
     this.busy = true;
     const branch = this.active;
     const waiting = [...prompt];
     let left = count;
     let ended = false;
-    byId("status").textContent = said;
+    byId("status").textContent = status;
     this.pace.restart();
     this.update();
     try {
       while (this.running && !ended) {
-        const until = performance.now() + (calm.matches ? CALM_SLICE : SLICE);
+        const until = performance.now() + (reducedMotion.matches ? REDUCED_SLICE : SLICE);
         do {
           if (waiting.length === 0 && left <= 0) ended = true;
           else if (waiting.length > 0) await this.read(branch, waiting.shift());
@@ -109,7 +109,7 @@ export class Writer {
         this.update();
         await nextFrame();
       }
-      // A prompt that was interrupted is part of the text as far as it was read.
+      // If the prompt was interrupted, the text begins with the part that was read.
       branch.promptLength = Math.min(branch.promptLength, branch.ids.length);
       const atEnd = branch.ids.length > branch.promptLength && branch.ids.at(-1) === this.tokenizer.end;
       byId("status").textContent = atEnd
@@ -165,7 +165,7 @@ export class Writer {
       `Rolled back from position ${before} to ${this.active.position}, without reading anything again.`;
   }
 
-  // The whole text anew: the prompt, what a fork shares with its origin, and its own.
+  // Show the whole text again: the prompt, the part shared with the fork's origin, and the branch's own part.
   showText() {
     const { ids, promptLength, forkedAt } = this.active;
     const shared = Math.max(promptLength, forkedAt ?? promptLength);
@@ -192,7 +192,7 @@ export class Writer {
     this.cut();
   }
 
-  // Once twice as much is there as is shown, drop its older half; not while the reader is looking at it.
+  // Drop the older half of a long text, but not while the reader looks at it.
   cut() {
     const parts = ["text-prompt", "text-shared", "text-own"].map((name) => byId(name).firstChild).filter(Boolean);
     const length = parts.reduce((sum, part) => sum + part.length, 0);
@@ -205,16 +205,15 @@ export class Writer {
     }
   }
 
-  // Learn from scrolling whether the reader wants to see the end. The distance to the end after text was added does
-  // not tell: a few short lines added at once exceed any threshold.
+  // Follow the end of the text until the reader scrolls up. The distance to the end is no criterion: a few lines added
+  // at once exceed any threshold.
   followText() {
     const box = byId("text");
     this.following = true;
     this.top = 0;
     box.addEventListener("scroll", () => {
       const below = box.scrollHeight - box.clientHeight - box.scrollTop;
-      // Text that grows never scrolls up. The reader does, or a box that became wider: it stands at its end, give or
-      // take a rounded pixel.
+      // Growing text never scrolls up. The reader does, or a box that became wider, which is at its end up to rounding.
       if (box.scrollTop < this.top) this.following = below < 2;
       else if (below < NEAR_END) this.following = true;
       this.top = box.scrollTop;
@@ -222,7 +221,7 @@ export class Writer {
     new ResizeObserver(() => this.follow()).observe(box);
   }
 
-  // Keep the end in sight, unless the reader has scrolled up.
+  // Scroll to the end, unless the reader has scrolled up.
   follow() {
     if (!this.following) return;
     const box = byId("text");

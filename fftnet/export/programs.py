@@ -30,13 +30,10 @@ class Packed(NamedTuple):
 
 
 class Packing:
-    """Layout of a state in few tensors, because each input and output costs a runtime time.
+    """Layout of a state in few tensors: each input and output of a program takes time.
 
     Tensors of one field and shape are concatenated in dimension 1, over all layers. Tensors that grow with
     the text, or have no dimension 1, stay alone. Fields that are ``common`` to all layers are held once.
-
-    Args:
-        state: state of the model, of any rows, on any device.
     """
 
     def __init__(self, state: State) -> None:
@@ -73,11 +70,7 @@ class Packing:
 
 
 class StatefulProgram(nn.Module):
-    """Base class of the programs of a causal model.
-
-    Args:
-        model: causal model in evaluation mode.
-    """
+    """Base class of the programs of a causal model, which must be in evaluation mode."""
 
     def __init__(self, model: FFTNet) -> None:
         super().__init__()
@@ -98,10 +91,7 @@ class StepProgram(StatefulProgram):
     """Program from ids (B,) and a state to logits (B, V), the next state and the filters (B, L, H, F).
 
     The filters are magnitudes at the token, of the L layers in ``filter_bins``. A layer with fewer than F
-    bins is padded with zeros. Without such layers there is no output for them.
-
-    Args:
-        model: causal model in evaluation mode.
+    bins is padded with zeros. A model without filters has no such output.
     """
 
     def __init__(self, model: FFTNet) -> None:
@@ -118,10 +108,11 @@ class StepProgram(StatefulProgram):
             logits_BV, after = self.model.step(token, self.packing.unpack(state))
         if not filters:
             return logits_BV, *self.packing.pack(after)
+        # Layers may differ in their number of bins; one output needs one shape.
         bins = max(self.filter_bins.values())
         padded = [
-            functional.pad(filters[number], (0, bins - size)) if size < bins else filters[number]
-            for number, size in self.filter_bins.items()
+            functional.pad(filters[n], (0, bins - size)) if size < bins else filters[n]
+            for n, size in self.filter_bins.items()
         ]
         return logits_BV, *self.packing.pack(after), torch.stack(padded, dim=1)
 
@@ -148,11 +139,7 @@ class StepProgram(StatefulProgram):
 
 
 class EncoderProgram(nn.Module):
-    """Program from ids (B, T) to logits (B, T, V) and hidden states (B, T, D) of a bidirectional model.
-
-    Args:
-        model: bidirectional model in evaluation mode.
-    """
+    """Program from ids (B, T) to logits (B, T, V) and hidden states (B, T, D) of a bidirectional model."""
 
     def __init__(self, model: FFTNet) -> None:
         super().__init__()

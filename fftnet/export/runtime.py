@@ -17,17 +17,14 @@ from fftnet.model.state import State, check_state, concat_states, layout_of, sel
 class OnnxWriter:
     """A causal model in ONNX Runtime, on the CPU, in float32; a ``fftnet.api.generate.Writer``.
 
-    Its states are values like those of a PyTorch model: ``expand_state``, ``select_state`` and
-    ``concat_states`` work on them.
-
     Args:
         folder: output of ``fftnet export``.
         int8: use the decode step with 8-bit weights; blocks of a prompt are still read with 32 bits.
         threads: number of threads of ONNX Runtime (None: as many as PyTorch).
 
     Raises:
-        ExportError: if ONNX Runtime is not installed, or a file of the folder is missing, damaged or not that
-            of a causal model.
+        ExportError: if ONNX Runtime is not installed, or the folder is incomplete, damaged or not that of a
+            causal model.
     """
 
     causal = True
@@ -59,14 +56,7 @@ class OnnxWriter:
         return self._to_state([entry.start(batch_size).contiguous() for entry in self._entries])
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read one token.
-
-        Args:
-            token: int64 ids (B,).
-            state: state after the earlier tokens; it is not changed.
-
-        Returns:
-            Logits (B, V) of the next token, and the new state.
+        """Read one token (B,); return the next logits (B, V) and the new state.
 
         Raises:
             ValueError: if ids are outside the vocabulary, or the state is of another model or batch.
@@ -75,10 +65,7 @@ class OnnxWriter:
         return logits_BV, after
 
     def step_with_filters(self, token: Tensor, state: State) -> tuple[Tensor, State, Tensor | None]:
-        """Read one token, and also return the magnitudes (B, L, H, F) of the read filters at this token.
-
-        ``description["filters"]`` has the numbers of these layers; None if no layer has a filter.
-        """
+        """Read one token; also return the magnitudes (B, L, H, F) of the filters, if the model has any."""
         outputs = [output.name for output in self._step.get_outputs()]
         wanted = ["filters"] if "filters" in outputs else []
         logits_BV, after, filters = self._run(self._step, "token", token, state, *wanted)
@@ -93,12 +80,12 @@ class OnnxWriter:
         chunk_size: int | None = None,
         logits_to_keep: int | None = 1,
     ) -> tuple[Tensor, State]:
-        """Read T tokens: whole blocks first, then token by token.
+        """Read ids (B, T): whole blocks first, then token by token.
 
         Args:
             tokens: int64 ids (B, T), T >= 1.
-            state: state from ``init_state`` or an earlier call; it is not changed (None: a new text).
-            attention_mask: boolean (B, T); a False token is not read. Rows are then read one by one.
+            state: state after the earlier tokens (None: a new text).
+            attention_mask: boolean (B, T); False tokens are not read, and rows are read one by one.
             chunk_size: has no effect; blocks have the exported size.
             logits_to_keep: 1, the only number supported.
 
@@ -184,7 +171,6 @@ class OnnxWriter:
             raise ExportError(f"{path} is missing: {MAKE} {self.folder}")
         try:
             return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        # The exceptions of ONNX Runtime have no common base class.
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ExportError(f"{path} is damaged, export it again: {reason}") from error

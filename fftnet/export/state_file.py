@@ -26,11 +26,7 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True, kw_only=True)
 class StateTensor:
-    """Entry of ``state.json`` for one tensor of the state.
-
-    Raises:
-        ValueError: if a field is of another type or out of range.
-    """
+    """Entry of ``state.json`` for one tensor of the state."""
 
     input: str
     """Name among the inputs of the programs."""
@@ -68,11 +64,7 @@ class StateTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """Fields of ``state.json`` that are needed to run the programs.
-
-    Raises:
-        ValueError: if a field is of another type or out of range.
-    """
+    """Fields of ``state.json`` that are needed to run the programs."""
 
     files: dict[str, str]
     """File names of the programs by their purpose."""
@@ -96,7 +88,7 @@ class Description:
         if "step" in self.files and not self.state:
             raise ValueError("state must have an entry for each tensor, got none")
         object.__setattr__(self, "state", tuple(_from_json(StateTensor, entry) for entry in self.state))
-        # Refuses names that can't be fields.
+        # Refuses names that can't be fields, and two fields of one name.
         self.layer_types()
 
     def layer_types(self) -> list[Any]:

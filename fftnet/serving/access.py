@@ -25,7 +25,7 @@ PATHS = {
     "/health": "GET: 200, or 503 while the server stops",
     "/metrics": "GET: metrics for Prometheus",
 }
-"""Paths of the API, for the overview and for the metrics."""
+"""Paths in the overview and in the metrics."""
 OPEN_PATHS = ("/", "/docs", "/health")
 """Paths that need no API key."""
 
@@ -35,11 +35,6 @@ class Gate:
 
     A web page can send requests to a server on its reader's machine. Its Origin gives it away or, after DNS
     rebinding (a foreign name that points to this machine), its Host.
-
-    Args:
-        app: application behind the gate.
-        config: address, allowed hosts and API key.
-        metrics: counts the answers by path and status.
     """
 
     def __init__(self, app: ASGIApp, config: ServeConfig, metrics: Metrics) -> None:

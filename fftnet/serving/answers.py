@@ -37,31 +37,18 @@ def event(value: Mapping[str, Any] | str) -> bytes:
 
 
 class Answer:
-    """Builder of the answer to one request.
+    """Builder of the answer to one request, with log-probabilities if ``with_scores``."""
 
-    Args:
-        model: name of the model.
-        tokenizer: tokenizer of the model.
-        jobs: jobs of the request.
-        with_scores: add log-probabilities.
-    """
-
+    # Field `object` of a whole answer and of a chunk, and beginning of the id.
     kind: ClassVar[str]
-    """Field ``object`` of a whole answer."""
     chunk_kind: ClassVar[str]
-    """Field ``object`` of a chunk."""
     prefix: ClassVar[str]
-    """Beginning of the id."""
 
     def __init__(self, model: str, tokenizer: Tokenizer, jobs: Sequence[Job], with_scores: bool) -> None:
         self._tokenizer = tokenizer
         self._jobs = jobs
         self._with_scores = with_scores
-        self._head = {
-            "id": self.prefix + secrets.token_hex(12),
-            "created": int(time.time()),
-            "model": model,
-        }
+        self._head = {"id": self.prefix + secrets.token_hex(12), "created": int(time.time()), "model": model}
 
     def body(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Return the whole answer from all pieces of its replies."""
@@ -153,12 +140,8 @@ class ChatAnswer(Answer):
 
     def first_chunks(self) -> list[dict[str, Any]]:
         """Return a chunk for each reply that names the role."""
-        delta = {"delta": {"role": "assistant", "content": ""}}
-        choices = [choice for job in self._jobs for choice in job.choices]
-        return [
-            self._chunk({"index": choice, **delta, "logprobs": None, "finish_reason": None})
-            for choice in choices
-        ]
+        delta = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        return [self._chunk({"index": choice, **delta}) for job in self._jobs for choice in job.choices]
 
     def _whole(self, text: str) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}

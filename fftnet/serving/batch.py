@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -47,12 +47,6 @@ class Batcher:
     """The model, the prompts that it reads and the replies that it writes; for one thread only.
 
     An error in a single row ends the job of this row only.
-
-    Args:
-        model: causal model in evaluation mode.
-        tokenizer: tokenizer of the model.
-        cache_bytes: maximum memory of the prefix cache.
-        metrics: metrics of the server.
     """
 
     def __init__(self, model: FFTNet, tokenizer: Tokenizer, cache_bytes: int, metrics: Metrics) -> None:
@@ -105,14 +99,16 @@ class Batcher:
             return
         parts: list[_Batch] = []
         logits: list[Tensor] = []
-        everyone = range(len(batch.replies))
-        for rows, (logits_BV, state) in _together(batch.replies, everyone, partial(self._advance, batch)):
+        for rows, (logits_BV, state) in _together(
+            batch.replies, range(len(batch.replies)), partial(self._advance, batch)
+        ):
             parts.append(_Batch([batch.replies[row] for row in rows], state))
             logits.append(logits_BV)
         if not parts:
             return
         self._batch = replies, state = _join(parts)
         self._metrics.step_rows.observe(len(replies))
+        # The state has read the tokens up to here, and not those that are drawn now.
         read = [len(reply.job.prompt) + len(reply.tokens) for reply in replies]
         self._take(replies, torch.cat(logits) if len(logits) > 1 else logits[0])
         for row, reply in enumerate(replies):
@@ -182,44 +178,38 @@ class Batcher:
 
     def _take(self, replies: Sequence[Reply], logits_BV: Tensor) -> None:
         """Draw a token for each reply, and send the text that is final."""
-        tokens = self._draw(replies, logits_BV)
+        # Rows of equal sampling are drawn together: one call for many rows is as fast as for a single row.
+        groups: dict[tuple[float, int | None, float], list[int]] = defaultdict(list)
         for row, reply in enumerate(replies):
-            job = reply.job
-            if job.over:
-                continue
-            with job.guard():
-                token = tokens[row]
-                if token is None:
-                    message = "the logits are not finite: the model's weights are damaged, serve another"
-                    raise Refusal(500, message)
-                written = job.written
-                piece = reply.take(token, logits_BV[row])
-                self._metrics.written_tokens.inc(job.written - written)
-                if piece is not None:
-                    job.emit(piece)
-                if not job.unfinished:
-                    self._metrics.request_seconds.observe(time.monotonic() - job.submitted)
-
-    def _draw(self, replies: Sequence[Reply], logits_BV: Tensor) -> list[int | None]:
-        """Draw a token for each row; None if the logits are not finite or the job has ended."""
-        finite = torch.isfinite(logits_BV.amax(dim=-1)).tolist()
-        groups: dict[tuple[float, int | None, float], list[int]] = {}
-        for row, reply in enumerate(replies):
-            if finite[row]:
-                sampling = reply.job.sampling
-                groups.setdefault((sampling.temperature, sampling.top_k, sampling.top_p), []).append(row)
-        tokens: list[int | None] = [None] * len(replies)
+            sampling = reply.job.sampling
+            groups[sampling.temperature, sampling.top_k, sampling.top_p].append(row)
         for group in groups.values():
             for rows, drawn in _together(replies, group, partial(_sample, replies, logits_BV)):
                 for row, token in zip(rows, drawn.tolist(), strict=True):
-                    tokens[row] = token
-        return tokens
+                    self._add(replies[row], token, logits_BV[row])
+
+    def _add(self, reply: Reply, token: int, logits_V: Tensor) -> None:
+        job = reply.job
+        if job.over:
+            return
+        with job.guard():
+            written = job.written
+            piece = reply.take(token, logits_V)
+            self._metrics.written_tokens.inc(job.written - written)
+            if piece is not None:
+                job.emit(piece)
+            if not job.unfinished:
+                self._metrics.request_seconds.observe(time.monotonic() - job.submitted)
 
 
 def _sample(replies: Sequence[Reply], logits_BV: Tensor, rows: Sequence[int]) -> Tensor:
     """Draw a token for each of these rows, which share temperature, top_k and top_p."""
     generators = [replies[row].generator for row in rows]
-    return sample(logits_BV[list(rows)], replies[rows[0]].job.sampling, generators)
+    try:
+        return sample(logits_BV[list(rows)], replies[rows[0]].job.sampling, generators)
+    except ValueError as error:
+        # Logits that are not finite: the sentence is for the user.
+        raise Refusal(500, str(error)) from error
 
 
 def _together(

@@ -23,13 +23,7 @@ class Engine:
 
     Between two decode steps, rows join and leave the batch, and one piece of the prompts is read, so that a
     long prompt does not block other users. A reply depends only on its prompt, seed and sampling, up to
-    round-off (docs/serving.md).
-
-    Args:
-        model: causal model in evaluation mode; after ``start`` only the engine's thread uses it.
-        tokenizer: tokenizer of the model.
-        config: limits.
-        metrics: metrics of the server.
+    round-off (docs/serving.md). After ``start``, only the engine's thread may use the model.
     """
 
     def __init__(self, model: FFTNet, tokenizer: Tokenizer, config: ServeConfig, metrics: Metrics) -> None:

@@ -110,14 +110,7 @@ class Job:
 
 
 class Reply:
-    """A reply that is being written: its random generator, tokens and text.
-
-    Args:
-        job: job that it belongs to.
-        choice: number within the request.
-        tokenizer: decodes it; its end-of-text token ends the reply.
-        device: device of the logits.
-    """
+    """A reply that is being written: its random generator, tokens and text."""
 
     def __init__(self, job: Job, choice: int, tokenizer: Tokenizer, device: torch.device) -> None:
         self.job = job

@@ -36,9 +36,6 @@ class PrefixCache:
     """Least-recently-used cache of states within a memory limit; not thread-safe.
 
     A state has the same size however long its text is, so one entry keeps a whole text.
-
-    Args:
-        max_bytes: maximum memory of all entries; 0 disables the cache.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -52,12 +49,7 @@ class PrefixCache:
         return len(self._entries)
 
     def put(self, tokens: Sequence[int], prefix: Prefix) -> None:
-        """Keep a state; it replaces the entry of the same tokens.
-
-        Args:
-            tokens: the ``prefix.length`` ids that the state has read.
-            prefix: shares no memory with tensors that change or are larger.
-        """
+        """Keep the state after these tokens, which must not share memory with other tensors."""
         size = prefix.num_bytes
         if size > self.max_bytes:
             return

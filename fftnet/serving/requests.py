@@ -6,15 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from fftnet.api.generate import SamplingConfig
 from fftnet.serving.config import ServeConfig
@@ -95,11 +87,7 @@ class BaseRequest(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Count | None = None
-    stop: Annotated[
-        list[Stop],
-        Field(max_length=MAX_STOPS, fail_fast=True),
-        BeforeValidator(lambda value: [value] if isinstance(value, str) else [] if value is None else value),
-    ] = []
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
@@ -118,7 +106,7 @@ class BaseRequest(BaseModel):
 
     def stops(self, config: ServeConfig) -> tuple[str, ...]:
         """Return the texts that end a reply."""
-        return tuple(self.stop)
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 class CompletionRequest(BaseRequest):
@@ -159,7 +147,7 @@ class ChatRequest(BaseRequest):
 
     def stops(self, config: ServeConfig) -> tuple[str, ...]:
         """Return the texts that end a reply, with the beginning of the user's next message."""
-        return (*self.stop, config.chat_stop)
+        return (*super().stops(config), config.chat_stop)
 
     def max_new_tokens(self, config: ServeConfig) -> int:
         """Return the maximum length of a reply, in tokens."""
@@ -222,13 +210,6 @@ def make_jobs(
 ) -> list[Job]:
     """Encode the prompts of a request and return a job for each.
 
-    Args:
-        request: validated body.
-        config: limits and chat template.
-        tokenizer: tokenizer of the model; texts begin with its end-of-text token, as in ``fftnet generate``.
-        vocab_size: number of ids that the model knows.
-        emit: receives the pieces of the replies.
-
     Raises:
         Refusal: if a prompt is too long or has an id outside the vocabulary.
     """
@@ -242,6 +223,7 @@ def make_jobs(
     )
     jobs = []
     for number, prompt in enumerate(request.prompts(config)):
+        # A text begins with the end-of-text token, as in training.
         ids = [tokenizer.eot] if isinstance(prompt[0], str) else []
         for part in prompt:
             ids += tokenizer.encode(part) if isinstance(part, str) else [part]

@@ -104,15 +104,7 @@ class _EventStream(StreamingResponse):
 
 
 class Service:
-    """Endpoints of the server.
-
-    Args:
-        engine: writes the replies.
-        tokenizer: tokenizer of the model.
-        vocab_size: number of ids that the model knows.
-        config: limits.
-        metrics: metrics of the server.
-    """
+    """Endpoints of the server."""
 
     def __init__(
         self, engine: Engine, tokenizer: Tokenizer, vocab_size: int, config: ServeConfig, metrics: Metrics

@@ -5,96 +5,30 @@ import http.client
 import json
 import logging
 import select
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from email.message import Message
 from typing import Any
 
 import pytest
-import torch
-from conftest import randomise
 from openai import AuthenticationError, OpenAI
+from sites import BODY, CHAT, ENDLESS, JSON, Site, wait_until
 from starlette.responses import Response
 
 from fftnet.cli import serve as command
 from fftnet.errors import UserError
-from fftnet.model.config import FFTNetConfig
-from fftnet.model.fftnet_model import FFTNet
-from fftnet.serving import app, service
+from fftnet.serving import service
 from fftnet.serving.access import Gate
 from fftnet.serving.config import ServeConfig
 from fftnet.serving.jobs import Refusal
 from fftnet.serving.metrics import Metrics
 from fftnet.serving.requests import ChatRequest, CompletionRequest, parse_request
-from fftnet.utils.tokenizer import load_tokenizer
 
-TOKENIZER = load_tokenizer("bytes")
-JSON = {"Content-Type": "application/json"}
-BODY = {"prompt": "a", "max_tokens": 2}
-CHAT = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
 ODD: list[Any] = [None, True, -1, 0, 10**400, 1e308, 1e-320, "", "\0", "é" * 9]
 ODD += [[], [[]], [None], {}, {"a": [{}]}]
 """Values of types and sizes that nobody expects."""
-
-
-class Site:
-    """Server in a thread."""
-
-    def __init__(self, **fields: Any) -> None:
-        torch.manual_seed(3)
-        sizes: dict[str, Any] = {"vocab_size": TOKENIZER.vocab_size, "d_model": 16, "num_layers": 1}
-        model = randomise(FFTNet(FFTNetConfig(**sizes)), 0.1)
-        self.config = ServeConfig(**({"port": 0, "max_new_tokens": 10**6, "grace_seconds": 0.5} | fields))
-        self.servers: list[Any] = []
-        servers = self.servers
-
-        class Server(app._Server):
-            def __init__(self, *args: Any) -> None:
-                super().__init__(*args)
-                servers.append(self)
-
-        listener = app.bind(self.config)
-        self.port = listener.getsockname()[1]
-        ready = threading.Event()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(app, "_Server", Server)
-            self.thread = threading.Thread(
-                target=app.serve, args=(model, TOKENIZER, self.config, listener, ready.set)
-            )
-            self.thread.start()
-            assert ready.wait(300)
-
-    def stop(self) -> None:
-        self.servers[0].handle_exit(signal.SIGTERM, None)
-
-    def close(self) -> None:
-        self.stop()
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-
-    def ask(
-        self, method: str = "GET", path: str = "/health", body: Any = None, **headers: str
-    ) -> tuple[int, Message, Any]:
-        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.request(method, path, content, {**(JSON if content else {}), **headers})
-        response = connection.getresponse()
-        text = response.read().decode()
-        connection.close()
-        is_json = response.headers.get_content_type() == "application/json"
-        return response.status, response.headers, json.loads(text) if is_json else text
-
-    def complete(self, body: Any = BODY, **headers: str) -> tuple[int, Message, Any]:
-        return self.ask("POST", "/v1/completions", body, **headers)
-
-    def connect(self, content: bytes = b"") -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
-        connection.sendall(content)
-        return connection
 
 
 @pytest.fixture
@@ -122,13 +56,6 @@ def everything(connection: socket.socket) -> bytes:
         pass
     connection.close()
     return received
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_no_body_ends_in_an_error_of_the_server(sites: Any) -> None:
@@ -489,9 +416,9 @@ def test_requests_need_no_model_and_the_root_names_the_paths(sites: Any) -> None
 
 def test_new_requests_are_told_to_come_back_while_running_ones_end(sites: Any) -> None:
     site = sites(grace_seconds=60.0)
-    endless = json.dumps({"prompt": "x", "max_tokens": 10**6, "temperature": 0}).encode()
+    endless = json.dumps({"prompt": "x", "max_tokens": ENDLESS, "temperature": 0}).encode()
     running = site.connect(HEAD + b"Content-Length: %d\r\n\r\n" % len(endless) + endless)
-    wait_until(lambda: "fftnet_writing 1.0" in site.ask(path="/metrics")[2])
+    site.wait_for("writing", 1)
     site.stop()
     status, headers, answer = site.complete()
     assert (status, headers["Retry-After"]) == (503, "5")

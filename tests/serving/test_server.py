@@ -1,8 +1,6 @@
-"""``fftnet serve`` as a process on the loopback, asked by OpenAI's own client."""
+"""The server, asked by OpenAI's own client, and ``fftnet serve`` as a process."""
 
-import http.client
 import json
-import os
 import re
 import shlex
 import signal
@@ -18,31 +16,16 @@ from typing import Any
 import openai
 import pytest
 import torch
-from conftest import randomise
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
+from sites import BODY, CHAT, ENDLESS, TOKENIZER, Site, small_model, wait_until
 
 from fftnet.api.generate import SamplingConfig, generate
+from fftnet.cli.main import main
 from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 
-# One server process serves all tests; the last test ends it.
-
-ENDLESS = 100_000
-"""Number of tokens that no test waits for."""
-FLAGS = {
-    "port": 0,
-    "max_prompt_tokens": 300,
-    "max_new_tokens": ENDLESS,
-    "max_rows": 8,
-    "max_queue": 2,
-    "max_body_bytes": 5000,
-    "grace_seconds": 1,
-}
 IMAGE = {"role": "user", "content": [{"type": "image_url"}]}
-BODY = {"model": "fftnet", "prompt": "a", "max_tokens": 2}
-CHAT_BODY = {"model": "fftnet", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
 MISTAKES: list[tuple[Any, int, str]] = [
     (b"{", 400, "the body is not JSON: EOF while parsing an object"),
     (b"\xff\xfe", 400, "the body is not JSON: "),
@@ -71,12 +54,12 @@ MISTAKES: list[tuple[Any, int, str]] = [
     (BODY | {"stream": "yes"}, 400, "stream must be a valid boolean"),
     (BODY | {"temprature": 1}, 400, "unknown parameter temprature: leave it out"),
     (BODY | {"logit_bias": {"1": 2}}, 400, "unsupported parameter logit_bias: leave it out"),
-    (CHAT_BODY | {"messages": []}, 400, "messages must have at least 1 item"),
-    (CHAT_BODY | {"messages": [{"role": "dog", "content": "a"}]}, 400, "messages.0.role must be 'system', "),
-    (CHAT_BODY | {"messages": [{"role": "user"}]}, 400, "messages.0.content is missing"),
-    (CHAT_BODY | {"messages": [IMAGE]}, 400, "messages.0.content must be a text, or a list of parts of the"),
-    (CHAT_BODY | {"messages": "hello"}, 400, "messages must be a valid array"),
-    (CHAT_BODY | {"tools": [{"type": "function"}]}, 400, "unsupported parameter tools: leave it out"),
+    (CHAT | {"messages": []}, 400, "messages must have at least 1 item"),
+    (CHAT | {"messages": [{"role": "dog", "content": "a"}]}, 400, "messages.0.role must be 'system', "),
+    (CHAT | {"messages": [{"role": "user"}]}, 400, "messages.0.content is missing"),
+    (CHAT | {"messages": [IMAGE]}, 400, "messages.0.content must be a text, or a list of parts of the"),
+    (CHAT | {"messages": "hello"}, 400, "messages must be a valid array"),
+    (CHAT | {"tools": [{"type": "function"}]}, 400, "unsupported parameter tools: leave it out"),
 ]
 COMMAND_MISTAKES = {
     "serve causal --port TAKEN": r"can't listen on port \d+ of 127\.0\.0\.1 \(Address already in use\)",
@@ -88,101 +71,28 @@ COMMAND_MISTAKES = {
     "serve causal --api_key ''": r"api_key must be printable ASCII characters without spaces",
     "serve causal --chat_template hello": r"chat_template must hold \{content\} once",
 }
-# Importing the package takes seconds: one process runs all command lines.
-MANY = """
-import contextlib, io, json, sys
-from fftnet.cli.main import main
-answers = []
-for words in json.load(sys.stdin):
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err):
-        code = main(words)
-    answers.append((code, err.getvalue()))
-json.dump(answers, sys.stdout)
-"""
-
-
-class Server:
-    """A running server and its model."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log = folder / "log"
-        flags = [word for name, value in FLAGS.items() for word in (f"--{name}", str(value))]
-        words = ["serve", "causal", *flags]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "fftnet", *words], cwd=folder, stderr=log)
-        self.model = FFTNet.from_pretrained(folder / "causal")
-        self.tokenizer = Tokenizer.load(folder / "causal")
-
-    def wait(self) -> None:
-        until = time.monotonic() + 120
-        while (found := re.search(r"http://127\.0\.0\.1:(\d+)/v1", self.log.read_text())) is None:
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        self.port = int(found[1])
-        self.client = OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0)
-
-    def expected(self, prompt: str, **fields: Any) -> str:
-        """Return the text of ``fftnet generate``."""
-        config = SamplingConfig(**({"temperature": 1.0, "max_new_tokens": 16} | fields))
-        return generate(self.model, [prompt], config, tokenizer=self.tokenizer).texts[0]
-
-    def raw(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, str], bytes]:
-        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})
-        response = connection.getresponse()
-        answer = response.status, dict(response.headers), response.read()
-        connection.close()
-        return answer
-
-    def metric(self, name: str) -> float:
-        text = self.raw("GET", "/metrics")[2].decode()
-        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-        return sum(sample.value for sample in samples if sample.name == name)
-
-    def wait_for(self, name: str, value: float) -> None:
-        until = time.monotonic() + 30
-        while self.metric(name) != value:
-            assert time.monotonic() < until, f"{name} is {self.metric(name)}, not {value}"
-            time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two checkpoints: ``causal`` and ``both``, which is bidirectional."""
     folder = tmp_path_factory.mktemp("serving")
-    torch.manual_seed(3)
-    tokenizer = load_tokenizer("bytes")
-    sizes: dict[str, Any] = {"d_model": 16, "num_layers": 2, "max_seq_length": 32}
-    models = {
-        "causal": randomise(FFTNet(FFTNetConfig(vocab_size=tokenizer.vocab_size, **sizes)), 0.1),
-        "both": FFTNet(FFTNetConfig(vocab_size=tokenizer.vocab_size + 1, causal=False, **sizes)),
-    }
-    # The model writes ASCII and no end of text, so that texts hold all tokens.
-    with torch.no_grad():
-        models["causal"].embedding.weight[:128, 0] = 3
-        models["causal"].embedding.weight[128:, 0] = -3
-    for name, model in models.items():
-        model.float().save_pretrained(folder / name)
-        tokenizer.save(folder / name)
+    both = FFTNet(FFTNetConfig(vocab_size=258, d_model=16, num_layers=1, max_seq_length=32, causal=False))
+    for name, model in {"causal": small_model().float(), "both": both}.items():
+        model.save_pretrained(folder / name)
+        TOKENIZER.save(folder / name)
     return folder
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Server]:
-    server = Server(folder)
-    try:
-        server.wait()
-        yield server
-        assert "Traceback" not in server.log.read_text(), server.log.read_text()
-    finally:
-        server.process.kill()
-        server.process.wait()
+def server() -> Iterator[Site]:
+    site = Site(max_prompt_tokens=300, max_rows=8, max_queue=2, max_body_bytes=5000)
+    yield site
+    site.close()
 
 
 @pytest.fixture
-def endless(server: Server) -> Iterator[Any]:
+def endless(server: Site) -> Iterator[Any]:
     """Streams that the test closes at its end."""
     streams: list[Any] = []
 
@@ -196,12 +106,12 @@ def endless(server: Server) -> Iterator[Any]:
     yield start
     for stream in streams:
         stream.close()
-    server.wait_for("fftnet_writing", 0)
+    server.wait_for("writing", 0)
 
 
-def complete(server: Server, prompt: Any, **fields: Any) -> Any:
+def complete(server: Site, prompt: Any, **fields: Any) -> Any:
     return server.client.completions.create(
-        **({"model": "fftnet", "prompt": prompt, "max_tokens": 16} | fields)
+        **{"model": "fftnet", "prompt": prompt, "max_tokens": 16, **fields}
     )
 
 
@@ -219,7 +129,7 @@ def streamed(stream: Any) -> tuple[str, list[Any]]:
         {"top_k": 3, "seed": 4},
     ],
 )
-def test_a_reply_is_that_of_generate_streamed_or_not(server: Server, fields: dict[str, Any]) -> None:
+def test_a_reply_is_that_of_generate_streamed_or_not(server: Site, fields: dict[str, Any]) -> None:
     # top_k is not in OpenAI's client.
     own: dict[str, Any] = {"extra_body": fields} if "top_k" in fields else fields
     whole = complete(server, "Once", **own)
@@ -234,7 +144,7 @@ def test_a_reply_is_that_of_generate_streamed_or_not(server: Server, fields: dic
     assert [chunk.choices[0].finish_reason for chunk in chunks[-3:-1]] == [None, "length"]
 
 
-def test_many_clients_get_their_own_replies(server: Server) -> None:
+def test_many_clients_get_their_own_replies(server: Site) -> None:
     def ask(number: int) -> tuple[str, str]:
         prompt = f"{number} " * (number % 5)
         fields = {"seed": number, "max_tokens": 4 + number % 9, "stream": number % 2 == 0}
@@ -251,7 +161,7 @@ def test_many_clients_get_their_own_replies(server: Server) -> None:
             assert text == expected
 
 
-def test_several_prompts_and_replies_keep_their_order(server: Server) -> None:
+def test_several_prompts_and_replies_keep_their_order(server: Site) -> None:
     answer = complete(server, ["a", "b"], n=3, seed=5)
     assert [choice.index for choice in answer.choices] == list(range(6))
     expected = [server.expected("aaabbb"[n], seed=5 + n) for n in range(6)]
@@ -262,7 +172,7 @@ def test_several_prompts_and_replies_keep_their_order(server: Server) -> None:
     assert len({complete(server, "a").choices[0].text for _ in range(3)}) == 3
 
 
-def test_text_ends_before_a_stop_sequence(server: Server) -> None:
+def test_text_ends_before_a_stop_sequence(server: Site) -> None:
     whole = server.expected("Once", seed=1)
     stop = whole[5:7]
     cut = whole[: whole.index(stop)]
@@ -273,16 +183,15 @@ def test_text_ends_before_a_stop_sequence(server: Server) -> None:
 
 
 @torch.no_grad()
-def test_log_probabilities_are_those_of_one_pass(server: Server) -> None:
+def test_log_probabilities_are_those_of_one_pass(server: Site) -> None:
     config = SamplingConfig(temperature=1.0, seed=1, max_new_tokens=6)
-    written = generate(server.model, ["ab"], config, tokenizer=server.tokenizer).tokens[0]
+    written = generate(server.model, ["ab"], config, tokenizer=TOKENIZER).tokens[0]
     ids = [256, 97, 98, *written]
-    scores = server.model.double()(torch.tensor([ids]))[0, 2:-1].log_softmax(dim=-1)
-    server.model.float()
+    scores = server.model(torch.tensor([ids]))[0, 2:-1].log_softmax(dim=-1)
     wanted = [float(row[token]) for row, token in zip(scores, written, strict=True)]
     found = complete(server, "ab", seed=1, max_tokens=6, logprobs=2).choices[0].logprobs
     assert found.token_logprobs == pytest.approx(wanted, abs=1e-4)
-    assert found.tokens == [server.tokenizer.decode([token]) for token in written]
+    assert found.tokens == [TOKENIZER.decode([token]) for token in written]
     likeliest = [max(names.values()) for names in found.top_logprobs]
     assert likeliest == pytest.approx(scores.amax(dim=-1).tolist(), abs=1e-4)
     parts = complete(server, "ab", seed=1, max_tokens=6, logprobs=0, stream=True)
@@ -298,21 +207,21 @@ def test_log_probabilities_are_those_of_one_pass(server: Server) -> None:
     assert [len(token.top_logprobs) for token in content.content] == [2] * len(content.content)
 
 
-def test_a_chat_continues_from_its_cached_state(server: Server) -> None:
+def test_a_chat_continues_from_its_cached_state(server: Site) -> None:
     messages: list[Any] = [{"role": "system", "content": "Be kind."}]
     prompt = "system:\nBe kind.\n\n"
     known = 0
     for turn in range(3):
         messages.append({"role": "user", "content": f"Question {turn}"})
         prompt += f"user:\nQuestion {turn}\n\nassistant:\n"
-        before = server.metric("fftnet_read_tokens_total")
+        before = server.metric("read_tokens_total")
         create: Any = server.client.chat.completions.create
         answer = create(model="fftnet", messages=messages, seed=turn, max_tokens=9)
         reply = answer.choices[0].message.content
         assert reply == server.expected(prompt, seed=turn, max_new_tokens=9)
         assert answer.usage.prompt_tokens == len(prompt) + 1
         cached = answer.usage.prompt_tokens_details.cached_tokens
-        assert server.metric("fftnet_read_tokens_total") - before == len(prompt) + 1 - (cached or 0)
+        assert server.metric("read_tokens_total") - before == len(prompt) + 1 - (cached or 0)
         # Other tests may have cached the end-of-text token that all texts begin with.
         assert cached == known or (turn == 0 and cached == 1)
         # The last token of the reply was drawn and not read.
@@ -321,7 +230,7 @@ def test_a_chat_continues_from_its_cached_state(server: Server) -> None:
         prompt += f"{reply}\n\n"
 
 
-def test_a_streamed_chat_names_the_role_first(server: Server) -> None:
+def test_a_streamed_chat_names_the_role_first(server: Site) -> None:
     chunks = list(
         server.client.chat.completions.create(
             model="fftnet", messages=[{"role": "user", "content": "Hi"}], seed=2, max_tokens=9, stream=True
@@ -333,33 +242,31 @@ def test_a_streamed_chat_names_the_role_first(server: Server) -> None:
     assert chunks[-1].choices[0].finish_reason == "length"
 
 
-def test_replies_of_a_client_that_hangs_up_leave_the_batch(server: Server, endless: Any) -> None:
-    before = server.metric("fftnet_hang_ups_total")
+def test_replies_of_a_client_that_hangs_up_leave_the_batch(server: Site, endless: Any) -> None:
+    before = server.metric("hang_ups_total")
     staying = endless("stay")
     next(iter(staying))
     stream = endless("leave")
     next(iter(stream))
-    server.wait_for("fftnet_writing", 2)
+    server.wait_for("writing", 2)
     stream.close()
-    server.wait_for("fftnet_writing", 1)
+    server.wait_for("writing", 1)
     # The same without streaming: the client leaves before the answer begins.
     content = json.dumps(BODY | {"max_tokens": ENDLESS, "temperature": 0})
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(content)}\r\n\r\n"
-        connection.sendall((head + content).encode())
-        server.wait_for("fftnet_writing", 2)
-    server.wait_for("fftnet_writing", 1)
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with server.connect(f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode()):
+        server.wait_for("writing", 2)
+    server.wait_for("writing", 1)
     assert next(iter(staying)).choices[0].finish_reason is None
-    assert server.metric("fftnet_hang_ups_total") == before + 2
+    assert server.metric("hang_ups_total") == before + 2
 
 
-def test_more_than_fit_wait_and_more_than_wait_are_refused(server: Server, endless: Any) -> None:
+def test_more_than_fit_wait_and_more_than_wait_are_refused(server: Site, endless: Any) -> None:
     running = endless("x", n=8)
-    server.wait_for("fftnet_writing", 8)
+    server.wait_for("writing", 8)
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(complete, server, "a", seed=n) for n in range(2)]
-        server.wait_for("fftnet_waiting", 2)
+        server.wait_for("waiting", 2)
         with pytest.raises(openai.RateLimitError, match="3 prompts are being served or wait") as refused:
             complete(server, "a")
         assert refused.value.response.headers["Retry-After"] == "1"
@@ -369,13 +276,13 @@ def test_more_than_fit_wait_and_more_than_wait_are_refused(server: Server, endle
             assert waiting[n].result().choices[0].text == server.expected("a", seed=n)
 
 
-def test_bad_requests_end_in_a_sentence_and_disturb_nobody(server: Server, endless: Any) -> None:
+def test_bad_requests_end_in_a_sentence_and_disturb_nobody(server: Site, endless: Any) -> None:
     stream = iter(endless("other"))
     next(stream)
     for body, status, sentence in MISTAKES:
         chat = isinstance(body, dict) and "messages" in body
-        found, headers, content = server.raw("POST", f"/v1/{'chat/' * chat}completions", body)
-        error = json.loads(content)["error"]
+        found, headers, answer = server.ask("POST", f"/v1/{'chat/' * chat}completions", body)
+        error = answer["error"]
         assert (found, error["message"][: len(sentence)]) == (status, sentence)
         assert "\n" not in error["message"]
         assert error["type"] == "invalid_request_error"
@@ -385,56 +292,65 @@ def test_bad_requests_end_in_a_sentence_and_disturb_nobody(server: Server, endle
         ("GET", "/v1/completions", 405),
         ("GET", "/v1/models/a", 404),
     ):
-        found, _, content = server.raw(method, path)
-        assert (found, set(json.loads(content)["error"])) == (status, {"message", "type", "param", "code"})
+        found, _, answer = server.ask(method, path)
+        assert (found, set(answer["error"])) == (status, {"message", "type", "param", "code"})
     assert next(stream).choices[0].finish_reason is None
     with pytest.raises(openai.BadRequestError, match="the prompt has 301 tokens") as refused:
         complete(server, "a" * 300)
     assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
 
 
-def test_models_health_and_metrics(server: Server) -> None:
+def test_models_health_and_metrics(server: Site) -> None:
     assert [model.id for model in server.client.models.list()] == ["fftnet"]
     assert server.client.models.retrieve("fftnet").id == "fftnet"
-    assert server.raw("GET", "/health")[::2] == (200, b'{"status":"ok"}')
-    for name in ("requests_total", "written_tokens_total", "first_token_seconds_count", "cache_bytes"):
-        assert server.metric(f"fftnet_{name}") > 0
-
-
-def test_mistakes_on_the_command_line_end_in_a_sentence(folder: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        lines = [shlex.split(line.replace("TAKEN", port)) for line in COMMAND_MISTAKES]
-        done = subprocess.run(
-            [sys.executable, "-c", MANY],
-            input=json.dumps(lines),
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            timeout=120,
-            env=os.environ,
-        )
-    assert done.returncode == 0, done.stderr
-    for (code, err), sentence in zip(json.loads(done.stdout), COMMAND_MISTAKES.values(), strict=True):
-        assert code == 2
-        assert re.fullmatch(rf"error: .*{sentence}.*\n", err), err
-
-
-def test_sigterm_lets_requests_end_and_ends_the_rest_with_a_sentence(server: Server) -> None:
-    stream = server.client.completions.create(
-        model="fftnet", prompt="x", max_tokens=ENDLESS, temperature=0, stream=True
+    assert server.ask()[::2] == (200, {"status": "ok"})
+    text = server.ask(path="/metrics")[2]
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    counted = {"path": "/health", "status": "200"}
+    assert any(
+        sample.labels == counted and sample.value > 0 for sample in families["fftnet_requests"].samples
     )
-    parts = iter(stream)
-    next(parts)
-    with ThreadPoolExecutor(1) as pool:
-        whole = pool.submit(complete, server, "y", max_tokens=ENDLESS, temperature=0)
-        server.wait_for("fftnet_writing", 2)
-        server.process.send_signal(signal.SIGTERM)
-        with pytest.raises(openai.APIError, match="the server is stopping: send the request again later"):
-            for _ in parts:
-                pass
-        with pytest.raises(openai.InternalServerError, match="the server is stopping"):
-            whole.result()
-    assert server.process.wait(timeout=30) == 0
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", server.port)).close()
+    for name in ("written_tokens_total", "first_token_seconds_count", "cache_bytes"):
+        assert server.metric(name) > 0
+
+
+@pytest.mark.parametrize(("line", "sentence"), COMMAND_MISTAKES.items())
+def test_mistakes_on_the_command_line_end_in_a_sentence(
+    folder: Path,
+    line: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = shlex.split(line.replace("TAKEN", str(taken.getsockname()[1])))
+        assert main(words) == 2
+    assert re.fullmatch(rf"error: .*{sentence}.*\n", capsys.readouterr().err)
+
+
+def test_sigterm_lets_requests_end_and_ends_the_rest_with_a_sentence(folder: Path) -> None:
+    words = ["serve", "causal", "--port", "0", "--max_new_tokens", str(ENDLESS), "--grace_seconds", "1"]
+    log = folder / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-m", "fftnet", *words], cwd=folder, stderr=file)
+    try:
+        wait_until(lambda: "/v1 (Ctrl-C" in log.read_text() or process.poll() is not None)
+        (url,) = re.findall(r"at (http://127\.0\.0\.1:\d+/v1) ", log.read_text())
+        create: Any = OpenAI(base_url=url, api_key="none", max_retries=0).completions.create
+        fields = {"model": "fftnet", "prompt": "x", "max_tokens": ENDLESS, "temperature": 0}
+        parts = iter(create(stream=True, **fields))
+        next(parts)
+        with ThreadPoolExecutor(1) as pool:
+            whole = pool.submit(create, **fields)
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(openai.APIError, match="the server is stopping: send the request again later"):
+                for _ in parts:
+                    pass
+            with pytest.raises(openai.InternalServerError, match="the server is stopping"):
+                whole.result()
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()

@@ -64,6 +64,7 @@ def make_page(model: FFTNet, tokenizer: "Tokenizer", config: DemoConfig, runtime
     folder = Path(config.output)
     check_folder(folder)
     step = STEP_INT8_FILE if config.int8 else STEP_FILE
+    # An export that fails leaves an older page as it is.
     with writing(folder), tempfile.TemporaryDirectory() as scratch:
         exported = Path(scratch)
         export_model(model, tokenizer, ExportConfig(output=scratch, prefill=False, int8=config.int8))

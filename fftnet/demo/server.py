@@ -25,6 +25,7 @@ class PageServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, config: DemoConfig) -> None:
+        # The base class takes IPv4 unless told.
         self.address_family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         try:
             super().__init__((config.host, config.port), partial(_Handler, directory=config.output))  # pyright: ignore

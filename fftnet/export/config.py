@@ -59,6 +59,7 @@ def writing(folder: Path) -> Iterator[None]:
     """Turn a failure to write into ``folder`` into an ``ExportError`` that names it."""
     try:
         yield
+    # Errors of torch and onnx that are not about files stay what they are.
     except OSError as error:
         remedy = "free some space" if is_full(error) else "choose another --output"
         raise ExportError(f"{folder} could not be written ({error.strerror or error}): {remedy}") from error

@@ -50,6 +50,7 @@ def write(model: FFTNet, config: ExportConfig) -> list[Path]:
     folder = Path(config.output)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        # Removed first and written last: an interrupted export leaves no folder that looks complete.
         _remove_older(folder / STATE_FILE)
         model = copy.deepcopy(model).to("cpu", torch.float32).eval()
         description = {
@@ -152,6 +153,7 @@ def _write_program(
     grows: Sequence[int | None] = (),
 ) -> None:
     """Trace a program with ids and state tensors; the batch and the dimensions that grow stay dynamic."""
+    # At least 1: empty batches and states are never run.
     rows = {0: torch.export.Dim("batch", min=1)}
     slots = torch.export.Dim("slots", min=1)
     states = tuple(rows if grown is None else rows | {grown: slots} for grown in grows)
@@ -181,6 +183,7 @@ def _quantize(source: Path, target: Path) -> None:
             op_types_to_quantize=["MatMul", "Gather"],
             # Unsigned: products of signed weights overflow without notice on CPUs with AVX2 and no VNNI.
             weight_type=quantization.QuantType.QUInt8,
+            # A matrix product may hold columns of different projections, whose ranges differ.
             per_channel=True,
         )
 

@@ -42,6 +42,7 @@ class Packing:
         for number, layer in enumerate(state):
             growing = getattr(layer, "growing", {})
             for field, tensor in zip(layer._fields, layer, strict=True):
+                # The number of tokens read, for example, is the same in all layers.
                 common = field in getattr(layer, "common", ())
                 alone = field in growing or (tensor.ndim == 1 and not common)
                 key = (field, tensor.shape[1:], tensor.dtype, common, number if alone else None)

@@ -49,6 +49,7 @@ class StateTensor:
         check_fields(self)
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be {' or '.join(DTYPES)}, got {self.dtype!r}")
+        # A damaged shape must not allocate all memory.
         if min(self.shape, default=0) < 0 or math.prod(self.shape) > MAX_NUMBERS:
             raise ValueError(f"shape must have from 0 to {MAX_NUMBERS} numbers, got {self.shape}")
         check_range(self, 0, len(self.shape) - 1, "grows")
@@ -82,6 +83,7 @@ class Description:
         check_range(self, 0, None, "num_parameters")
         check_range(self, 1, MAX_VOCAB_SIZE, "vocab_size")
         check_range(self, 1, MAX_SIZE, "block_length")
+        # A path could lead out of the folder.
         for name in self.files.values():
             if not is_file_name(name):
                 raise ValueError(f"files must name files of the folder, got {name!r}")

@@ -40,6 +40,7 @@ class Gate:
     def __init__(self, app: ASGIApp, config: ServeConfig, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        # Host names are case-insensitive, and `_hostname` returns lower case.
         self._hosts = {host.lower() for host in (*LOOPBACK, config.host, *config.allowed_hosts)}
         self._everywhere = config.host in ("0.0.0.0", "::")
         self._key = None if config.api_key is None else f"Bearer {config.api_key}".encode()
@@ -131,6 +132,7 @@ class Connection(H11Protocol):
 
     def _watch(self) -> None:
         """Run the deadline while the client has to act."""
+        # In IDLE and SEND_BODY the request is not complete; a paused writer waits for the client to read.
         if not self.flow.write_paused and self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._stop()
         elif self._deadline is None:
@@ -148,6 +150,7 @@ class Connection(H11Protocol):
             # A large reply over a slow network: the client reads.
             self._watch()
         elif self.flow.write_paused:
+            # close() would wait for the client to read.
             self.transport.abort()
         else:
             message = f"the request was not complete after {self._limits.request_seconds:g} seconds"

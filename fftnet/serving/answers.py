@@ -32,6 +32,7 @@ def error_response(refusal: Refusal) -> JSONResponse:
 
 def event(value: Mapping[str, Any] | str) -> bytes:
     """Return a server-sent event with a text or a JSON object."""
+    # allow_nan=False: NaN is not JSON, and clients would fail to parse it.
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
     return f"data: {text}\n\n".encode()
 

@@ -74,6 +74,7 @@ def bind(config: ServeConfig) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
         try:
+            # A restarted server must not wait until the connections of the old one have timed out.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
         except OSError:
@@ -143,6 +144,7 @@ def serve(
         log_config=None,
         access_log=False,
         lifespan="off",
+        # Longer than LINGER, whose abort leaves uvicorn nothing to wait for.
         timeout_graceful_shutdown=2 + int(LINGER),
     )
     try:

@@ -75,6 +75,7 @@ class Batcher:
         job.cached = 0 if known is None else known.length
         self._metrics.prompt_tokens.inc(len(job.prompt))
         self._metrics.cached_tokens.inc(job.cached)
+        # The whole prompt is cached with the logits of its next token: nothing is left to read.
         if known is not None and known.logits is not None and known.length == len(job.prompt):
             self._spawn(job, known.logits, known.state)
         else:
@@ -140,6 +141,7 @@ class Batcher:
         state = select_state(state, [0])
         logits_1V = logits_11V[:, -1].clone()
         self.cache.put(job.prompt[:end], Prefix(end, state, logits_1V))
+        # An unfinished prompt goes to the end of the queue: prompts take turns.
         if end < len(job.prompt):
             self._readings.append(_Reading(job, end, state))
         else:
@@ -162,6 +164,7 @@ class Batcher:
         if self._batch is not None:
             replies = self._batch.replies
             staying = [row for row, reply in enumerate(replies) if not reply.ended and not reply.job.over]
+            # Usually no row changes, and the state is used without a copy.
             if len(staying) == len(replies) and not parts:
                 return self._batch
             if staying:
@@ -239,5 +242,6 @@ def _join(parts: Sequence[_Batch]) -> _Batch:
 
 def _piece_end(position: int, length: int) -> int:
     """Return the end of the piece that starts at a position in a prompt of ``length`` tokens."""
+    # Ends at multiples of PIECE: prompts with a common beginning share the states of its pieces.
     end = (position // PIECE + 1) * PIECE
     return length if length - end < SHORTEST else end

@@ -73,6 +73,7 @@ class ServeConfig:
             raise ValueError(
                 f"chat_template must hold {CONTENT} once, and something before it, got {self.chat_template!r}"
             )
+        # The dataclass is frozen.
         object.__setattr__(self, "chat_template", template)
 
     def chat_parts(self, messages: Iterable[tuple[str, str]]) -> list[str]:

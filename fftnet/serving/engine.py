@@ -59,6 +59,7 @@ class Engine:
         with self._changed:
             if self.state != "ok":
                 raise _stopping()
+            # The queue is not full for a request that fits into the batch right now.
             in_work = [*self._admitted, *self._waiting]
             rows = sum(len(job.choices) for job in [*in_work, *jobs])
             if rows > self._config.max_rows and len(self._waiting) + len(jobs) > self._config.max_queue:
@@ -112,6 +113,7 @@ class Engine:
                     return None
                 self._changed.wait()
             rows = sum(len(job.choices) for job in self._admitted)
+            # In order of arrival: a request for many rows is not overtaken by smaller ones.
             while self._waiting and rows + len(self._waiting[0].choices) <= self._config.max_rows:
                 new.append(self._waiting.popleft())
                 self._admitted.add(new[-1])

@@ -91,6 +91,7 @@ class Job:
 
     def refuse(self, refusal: Refusal) -> None:
         """End the job with an error."""
+        # First: the job must end even if its receiver fails.
         self.over = True
         try:
             self.emit(refusal)
@@ -142,6 +143,7 @@ class Reply:
                 finish = "length"
         if finish is not None:
             self._held += self._decoder.finish()
+        # Text after a stop is dropped; without one, an ended reply sends all that it held back.
         length, stopped = final_length(self._held, self.job.stops)
         if stopped:
             finish = "stop"

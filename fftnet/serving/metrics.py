@@ -12,6 +12,7 @@ class Metrics:
     """Metrics of one server: the engine and the application update them, ``/metrics`` shows them."""
 
     def __init__(self) -> None:
+        # Not the global registry: tests run several servers in one process.
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         counter = partial(Counter, registry=self._registry)

@@ -87,6 +87,7 @@ class PrefixCache:
 
 def _keys(tokens: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
     """Return a digest of the first ``n`` tokens for each ``n`` of the ascending lengths, in one pass."""
+    # 64-bit integers: the bytes of different sequences of ids differ.
     numbers = array("q", tokens[: lengths[-1]] if lengths else ())
     digest = hashlib.blake2b(digest_size=16)
     keys = []

@@ -80,6 +80,7 @@ class StreamOptions(BaseModel):
 class BaseRequest(BaseModel):
     """Fields that completions and chats share; null means the default."""
 
+    # Strict: a number in quotes, or True for 1, is a mistake of the client.
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
     model: str | None = None
     n: Count | None = None
@@ -192,6 +193,7 @@ def _refusal(error: ValidationError) -> Refusal:
     kind, message = first["type"], first["msg"]
     if kind == "json_invalid":
         return Refusal(400, message.replace("Invalid JSON", "the body is not JSON"), code="invalid_json")
+    # For a field of several types, the path goes on with the type that was tried last.
     path = [str(part) for part in first["loc"]]
     several = next((n for n, part in enumerate(path) if part in ALLOWED and kind != "missing"), None)
     name = ".".join(path[: None if several is None else several + 1])[:100]
@@ -219,6 +221,7 @@ def make_jobs(
         temperature=1.0 if request.temperature is None else request.temperature,
         top_k=request.top_k,
         top_p=1.0 if request.top_p is None else request.top_p,
+        # Without a seed, no two replies of a server are the same; 62 bits leave room for seed + choice.
         seed=secrets.randbits(62) if request.seed is None else request.seed,
     )
     jobs = []

@@ -48,6 +48,7 @@ class _Work:
             Refusal: if a job ends with an error.
             ClientDisconnect: if ``watch`` sees the client leave.
         """
+        # Replies of all jobs arrive mixed; each has one last piece.
         left = sum(len(job.choices) for job in self.jobs)
         while left:
             piece = await self._pieces.get()
@@ -167,6 +168,7 @@ class Service:
             if asked.stream:
                 options = asked.stream_options
                 return _EventStream(work, answer, bool(options and options.include_usage))
+            # A stream notices by itself that its client has left.
             watcher = asyncio.create_task(work.watch(request))
             pieces = [piece async for piece in work.pieces()]
             return await asyncio.to_thread(lambda: JSONResponse(answer.body(pieces)))
@@ -203,6 +205,7 @@ class Service:
         limit = self._config.max_body_bytes
         if size > limit:
             raise Refusal(413, f"the body has more than {limit} bytes: send a shorter request")
+        # Many bodies that are read at the same time must not fill the memory.
         if self._body_bytes > MAX_BODIES * limit:
             message = "too many large requests arrive at once: send the request again in a second"
             raise Refusal(503, message, retry_after=1)

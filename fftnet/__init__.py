@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from fftnet.model.mixers.spectral import SpectralMixer
     from fftnet.testing import assert_causal
     from fftnet.training.accelerator import AcceleratorConfig
-    from fftnet.training.budget import BudgetConfig
-    from fftnet.training.config import TrainConfig
+    from fftnet.training.config import BudgetConfig, TrainConfig
     from fftnet.training.optim import OptimConfig
     from fftnet.training.run_folder import SaveConfig
     from fftnet.utils.dataset import DataConfig
@@ -67,7 +66,7 @@ _HOMES = {
     "AcceleratorConfig": "fftnet.training.accelerator",
     "AddressedSpectralMixer": "fftnet.model.mixers.addressed_spectral",
     "BackboneConfig": "fftnet.model.config",
-    "BudgetConfig": "fftnet.training.budget",
+    "BudgetConfig": "fftnet.training.config",
     "CausalSpectralMixer": "fftnet.model.mixers.causal_spectral",
     "DataConfig": "fftnet.utils.dataset",
     "EvaluationConfig": "fftnet.api.evaluate",

@@ -96,6 +96,8 @@ def check_fields(config: Any) -> None:
     Neither a boolean nor 2.0 passes for an integer; an integer passes for a float. A single string or path
     becomes a list of one, a list becomes a tuple, a number of NumPy becomes Python's.
 
+    A string must be one of the ``choices`` in the metadata of its field, a function that returns them.
+
     Args:
         config: dataclass, which may be frozen.
 
@@ -108,6 +110,9 @@ def check_fields(config: Any) -> None:
         if not _fits(value, kind):
             allowed = " or ".join(_described(choice) for choice in _choices(kind))
             raise ValueError(f"{name} must be {allowed}, got {_shown(given)}")
+        choices = config.__dataclass_fields__[name].metadata.get("choices")
+        if choices is not None and isinstance(value, str) and value not in choices():
+            raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices())}")
         if value is not given:
             object.__setattr__(config, name, value)
 
@@ -136,6 +141,22 @@ def check_range(config: Any, least: float, most: float | None, *names: str) -> N
             continue
         optional = NoneType in _choices(_kinds(type(config))[name])
         raise ValueError(f"{name} must be {limit}{' or left out' * optional}, got {value}")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuse a field that is 0 or below.
+
+    Args:
+        config: dataclass that has passed ``check_fields``.
+        *names: fields; None passes.
+
+    Raises:
+        ValueError: naming the field and the value.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
 
 
 def check_config(name: str, value: object, kind: type) -> None:

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 
 from fftnet import serialization
 from fftnet.training import state as training_state
-from fftnet.training.carry import Carried
 from fftnet.training.checkpointer import Checkpointer
 from fftnet.training.manifest import verify
+from fftnet.training.sharding import Carried
 from fftnet.training.state import TrainingState
 
 STEPS = 8

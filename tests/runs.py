@@ -16,10 +16,8 @@ from fftnet.protocols import Batch, Batches, Losses, Objective
 from fftnet.serialization import CONFIG_FILE
 from fftnet.tasks.next_token import NextToken
 from fftnet.training.accelerator import AcceleratorConfig
-from fftnet.training.budget import BudgetConfig
-from fftnet.training.callbacks import Callbacks, RunMetadata
 from fftnet.training.checkpointer import SaveConfig
-from fftnet.training.config import TrainConfig
+from fftnet.training.config import BudgetConfig, Callbacks, RunMetadata, TrainConfig
 from fftnet.training.optim import OptimConfig
 from fftnet.training.signals import StopRequest
 from fftnet.utils.trainer import Trainer

@@ -22,9 +22,8 @@ from fftnet.model.config import BackboneConfig, FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serialization import CheckpointError
 from fftnet.training.accelerator import AcceleratorConfig
-from fftnet.training.budget import BudgetConfig
 from fftnet.training.checkpointer import SaveConfig
-from fftnet.training.config import TrainConfig
+from fftnet.training.config import BudgetConfig, TrainConfig
 from fftnet.utils.dataset import DataConfig
 
 SIZES: dict[str, Any] = {"d_model": 16, "num_heads": 4, "num_layers": 1, "max_seq_length": 160}

@@ -12,8 +12,7 @@ from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers import MIXERS
 from fftnet.tasks import TASKS, model_defaults, task_class
 from fftnet.training.accelerator import AcceleratorConfig
-from fftnet.training.budget import BudgetConfig
-from fftnet.training.config import TrainConfig
+from fftnet.training.config import BudgetConfig, TrainConfig
 from fftnet.training.optim import OptimConfig
 from fftnet.training.run_folder import SaveConfig
 from fftnet.utils.dataset import DataConfig

@@ -24,13 +24,11 @@ from fftnet.tasks import LANGUAGE_TASKS, task_class
 from fftnet.tasks.base import Prepared, Request
 from fftnet.tasks.readers import READERS
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError, launched_rank
-from fftnet.training.budget import BudgetConfig
-from fftnet.training.callbacks import Callbacks, RunMetadata
 from fftnet.training.checkpointer import SaveConfig
-from fftnet.training.config import TrainConfig
+from fftnet.training.config import BudgetConfig, Callbacks, RunMetadata, TrainConfig
 from fftnet.training.manifest import BEST, LAST
 from fftnet.training.optim import OptimConfig
-from fftnet.training.progress import listed
+from fftnet.training.report import listed
 from fftnet.training.run_folder import METRICS_FILE, claimed
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer

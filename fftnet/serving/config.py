@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from fftnet.fields import check_fields, check_range, documented
+from fftnet.fields import check_fields, check_positive, check_range, documented
 
 CONTENT = "{content}"
 
@@ -57,9 +57,7 @@ class ServeConfig:
         check_range(self, 1, None, "max_prompt_tokens", "max_new_tokens", "max_rows", "max_body_bytes")
         check_range(self, 1, None, "max_connections")
         check_range(self, 0, None, "max_queue", "cache_bytes", "grace_seconds")
-        for name in ("max_seconds", "request_seconds"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_positive(self, "max_seconds", "request_seconds")
         key = self.api_key
         if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
             raise ValueError("api_key must be printable ASCII characters without spaces, at least one")

@@ -23,7 +23,7 @@ from fftnet.model.classifier import POOLINGS, FFTNetForSequenceClassification, S
 from fftnet.model.heads import MEAN
 from fftnet.protocols import TextEncoder
 from fftnet.tasks.base import Prepared, Request
-from fftnet.tasks.labels import WEIGHTINGS, check_label_settings, label_objective
+from fftnet.tasks.labels import WEIGHTINGS, check_label_smoothing, label_objective
 from fftnet.tasks.text import sizes_of
 from fftnet.utils.dataset import DataConfig, Splits
 from fftnet.utils.tokenizer import load_tokenizer
@@ -56,7 +56,7 @@ class ClassificationConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_label_settings(self, POOLINGS)
+        check_label_smoothing(self.label_smoothing)
 
 
 class Parts(NamedTuple):

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 from fftnet.data.images.augmentation import AUGMENTATIONS, Augmentation, rand_augment_of_torchvision
 from fftnet.data.images.loading import ImageBatches, ImageData, load_images
-from fftnet.fields import MAX_SIDE, check_fields, check_range, documented
+from fftnet.fields import MAX_SIDE, check_fields, check_positive, check_range, documented
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.model.vit import CLASS_TOKEN, POOLINGS, PRESETS, FFTNetViT, ViTConfig
 from fftnet.tasks.base import Prepared, Request
-from fftnet.tasks.labels import WEIGHTINGS, check_label_settings, label_objective
+from fftnet.tasks.labels import WEIGHTINGS, check_label_smoothing, label_objective
 from fftnet.tasks.text import sizes_of
 from fftnet.utils.dataset import DataConfig, Splits
 
@@ -62,14 +62,11 @@ class ImageClassificationConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, 1, MAX_SIDE, "patch_size", "image_size")
-        if self.preset is not None and self.preset not in PRESETS:
-            raise ValueError(f"unknown preset {self.preset!r}; choose from {', '.join(PRESETS)}")
-        check_label_settings(self, POOLINGS)
+        check_label_smoothing(self.label_smoothing)
         for name in self.augmentation:
             if name not in AUGMENTATIONS:
                 raise ValueError(f"unknown augmentation {name!r}; choose from {', '.join(AUGMENTATIONS)}")
-        if not self.mixup_alpha > 0:
-            raise ValueError(f"mixup_alpha must be above 0, got {self.mixup_alpha}")
+        check_positive(self, "mixup_alpha")
 
     def augmentations(self, num_classes: int) -> list[Augmentation]:
         """Return the augmentations in their order; ``MissingPackageError`` if one needs a missing package."""

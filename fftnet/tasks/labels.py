@@ -1,6 +1,6 @@
 """Classification of texts or images: cross-entropy with smoothing and class weights, accuracy, F1."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,7 +84,7 @@ def label_objective(settings: Any, labels: Sequence[int], num_classes: int, unit
     """Return the objective that the settings of a task ask for.
 
     Args:
-        settings: has the fields of ``check_label_settings``.
+        settings: has the fields ``label_smoothing`` and ``class_weights``.
         labels: labels of all training rows, every class among them.
         num_classes: K.
         unit: name of the counted rows.
@@ -94,18 +94,14 @@ def label_objective(settings: Any, labels: Sequence[int], num_classes: int, unit
     return LabelObjective(num_classes, unit=unit, label_smoothing=smoothing, class_weights=weights)
 
 
-def check_label_settings(settings: Any, poolings: Collection[str]) -> None:
-    """Check ``label_smoothing``, ``pooling`` and ``class_weights`` of the settings of a task.
+def check_label_smoothing(value: float) -> None:
+    """Check the field ``label_smoothing`` of the settings of a task.
 
     Raises:
-        ValueError: naming the field that is out of range, or the choices of one that is unknown.
+        ValueError: if it is out of range.
     """
-    if not 0.0 <= settings.label_smoothing < 1.0:
-        raise ValueError(f"label_smoothing must lie in [0, 1), got {settings.label_smoothing}")
-    for name, choices in (("pooling", poolings), ("class_weights", WEIGHTINGS)):
-        value = getattr(settings, name)
-        if value not in choices:
-            raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"label_smoothing must lie in [0, 1), got {value}")
 
 
 def balanced_weights(labels: Sequence[int], num_classes: int) -> list[float]:

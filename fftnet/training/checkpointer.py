@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written whole or not at all, found again, and gone on from."""
+"""Checkpoints of a run: written whole or not at all, found again, and resumed."""
 
 import os
 import shutil
@@ -13,10 +13,8 @@ from fftnet import serialization
 from fftnet.errors import UserError
 from fftnet.serialization import WEIGHTS_FILE, CheckpointError
 from fftnet.training.accelerator import TrainingError
-from fftnet.training.callbacks import Callbacks
-from fftnet.training.carry import Carried
+from fftnet.training.config import Callbacks
 from fftnet.training.distributed import Distributed
-from fftnet.training.ema import EMA
 from fftnet.training.manifest import (
     BEST,
     LAST,
@@ -28,34 +26,28 @@ from fftnet.training.manifest import (
     step_of,
     verify,
 )
+from fftnet.training.optim import EMA
 from fftnet.training.run_folder import AUTO, SaveConfig, claimed, finish_replacements, set_aside
-from fftnet.training.state import (
-    TENSORS_FILE,
-    VALUES_FILE,
-    Snapshot,
-    TrainingState,
-    capture,
-    read_settings,
-    restore,
-)
+from fftnet.training.sharding import Carried
+from fftnet.training.state import TENSORS_FILE, VALUES_FILE, TrainingState, capture, read_values, restore
 
 RESUMABLE = (WEIGHTS_FILE, TENSORS_FILE, VALUES_FILE)
-"""Files without which a run can't go on."""
+"""Files without which a checkpoint can't be resumed."""
 
 
 class Checkpointer:
-    """Saves a run as folders ``step-<number>``, with links ``last`` and ``best``, and brings it back.
+    """Saves a run in folders ``step-<number>``, with links ``last`` and ``best``, and resumes it.
 
-    Every process calls ``claimed``, ``save`` and ``resume`` at the same time; the other methods
-    are for the main process.
+    Every process must call ``claimed``, ``save`` and ``resume`` at the same time; the other methods are for
+    the main process.
 
     Args:
-        distributed: the processes, with model and optimizer.
-        ema: the moving average of the weights, if one is kept.
-        config: what is kept, where, and whether a run goes on.
-        settings: JSON-able description of the run; going on with another one is refused.
-        callbacks: write and check what belongs into a checkpoint beside the weights.
-        message: tells the user something.
+        distributed: processes, with model and optimizer.
+        ema: moving average of the weights, if there is one.
+        config: output folder, checkpoints to keep, and resuming.
+        settings: JSON-able description of the run; a checkpoint with another one is not resumed.
+        callbacks: write and check further files of a checkpoint.
+        message: shows a line to the user.
     """
 
     def __init__(
@@ -75,9 +67,9 @@ class Checkpointer:
         self.settings = serialization.as_json(settings)
         self.folder = Path(config.output_dir)
         self.newest: Path | None = None
-        """The newest checkpoint of this run."""
+        """Newest checkpoint of this run."""
         self._own: set[str] = set()
-        """Names of checkpoints of this run; no other one may be deleted."""
+        """Names of checkpoints of this run; no others may be deleted."""
         self._replaced: list[Path] = []
         """Checkpoints of the run that this one replaces."""
         self.saved_step = 0
@@ -85,11 +77,11 @@ class Checkpointer:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold the folder, and look at the checkpoint to go on from if one is named.
+        """Hold the output folder, and verify the checkpoint to resume if one is named.
 
         Raises:
             CheckpointError: if the folder can't be written, or there is no such checkpoint.
-            TrainingError: if another run is in the folder, or writes into it at this moment.
+            TrainingError: if another run is in the folder, or is writing into it.
         """
         with ExitStack() as stack:
 
@@ -105,22 +97,31 @@ class Checkpointer:
             yield
 
     def save(self, state: TrainingState, carried: Carried | None = None) -> None:
-        """Write a checkpoint, with what the rows leave for the next step where they go on.
+        """Write a checkpoint, with the recurrent states of rows if they continue.
 
         Raises:
             CheckpointError: if it can't be written; all earlier ones are kept.
         """
         snapshot = capture(self._distributed, self._ema, state, carried, self.settings)
-        self._distributed.main_process_only(partial(self._write_and_link, snapshot, state))
+
+        def write() -> None:
+            fill = partial(snapshot.write, save_files=self._callbacks.save_files)
+            path = self.write(state.counters.steps, fill, snapshot.size)
+            best = self.path(state.best["step"]) if state.best else path
+            if best.is_dir():
+                self.link(BEST, best)
+            self.drop(best.name)
+
+        self._distributed.main_process_only(write)
         self.saved_step = state.counters.steps
         self.saved_at = time.perf_counter()
         self.newest = self.path(self.saved_step)
 
     def resume(self) -> tuple[TrainingState, Carried | None] | None:
-        """Go back to the checkpoint that the configuration asks for; None starts a new run.
+        """Load the checkpoint that the configuration names; None starts a new run.
 
         Raises:
-            TrainingError: if it is of a run with other settings, or there are checkpoints but none is intact.
+            TrainingError: if its run has other settings, or there are checkpoints but none is intact.
             CheckpointError: if it can't be read.
         """
         if self._config.resume is None:
@@ -136,24 +137,24 @@ class Checkpointer:
         return state, carried
 
     def write(self, step: int, fill: Callable[[Path], None], size: int) -> Path:
-        """Write the checkpoint of a step into the run's folder, whole or not at all.
+        """Write the checkpoint of a step into the output folder, whole or not at all.
 
-        It is filled under another name, checked off in a manifest, flushed to the disk, and renamed.
+        It is filled under a temporary name, sealed by a manifest, flushed to the disk, and renamed.
 
         Args:
-            step: its number.
-            fill: writes the files into the folder that it is given.
-            size: bytes that it will take, about.
+            step: step of the run.
+            fill: writes the files into the given folder.
+            size: estimated size, bytes.
 
         Raises:
-            CheckpointError: if it can't be written; all others are still there.
+            CheckpointError: if it can't be written; all others are kept.
         """
         path = self.path(step)
         temporary = path.with_name(f"{path.name}.tmp")
         try:
-            for left in self.folder.glob("step-*.tmp"):
-                if UNFINISHED.fullmatch(left.name):
-                    shutil.rmtree(left, ignore_errors=True)
+            for unfinished in self.folder.glob("step-*.tmp"):
+                if UNFINISHED.fullmatch(unfinished.name):
+                    shutil.rmtree(unfinished, ignore_errors=True)
             temporary.mkdir(parents=True)
             fill(temporary)
             seal(temporary)
@@ -175,7 +176,7 @@ class Checkpointer:
         return path
 
     def _make_way(self, path: Path) -> None:
-        """Rename what has the name of a new checkpoint, so that it is there until that one is."""
+        """Rename a folder with the name of a new checkpoint; it is deleted after the new one is complete."""
         if not os.path.lexists(path):
             return
         if path.name in self._own or path in self._replaced:
@@ -184,11 +185,11 @@ class Checkpointer:
             set_aside(path, self._message)
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step is or would be."""
+        """Return the folder for the checkpoint of a step, which need not exist."""
         return self.folder / f"step-{step:08d}"
 
     def best(self) -> Path:
-        """Return the checkpoint with the lowest validation loss, or the newest one if that is not here."""
+        """Return the checkpoint with the lowest validation loss, or the newest one if that is missing."""
         best = self.folder / BEST
         return best if best.is_dir() else self.newest or best
 
@@ -198,7 +199,7 @@ class Checkpointer:
         """Find the checkpoint of the highest step that is whole and passes a check.
 
         Args:
-            check: raises a ``UserError`` for a checkpoint that can't be taken.
+            check: raises a ``UserError`` for a checkpoint to pass over.
 
         Returns:
             The checkpoint, None if there is none, and the problem of each one of a higher step.
@@ -215,10 +216,10 @@ class Checkpointer:
         return None, problems
 
     def link(self, name: str, path: Path) -> None:
-        """Let ``name`` in the folder stand for a checkpoint, from one instant to the next."""
+        """Set a link in the output folder to a checkpoint, in one atomic step."""
         place = self.folder / name
         temporary = self.folder / f".{name}.tmp"
-        # Some file systems have no links; there, checkpoints go by their own names only.
+        # Some file systems have no links; there, checkpoints have their own names only.
         with suppress(OSError):
             if temporary.is_symlink():
                 temporary.unlink()
@@ -228,7 +229,7 @@ class Checkpointer:
             temporary.replace(place)
 
     def _linked(self, name: str) -> str | None:
-        """Name of the checkpoint that a link names; None if it is no link to a checkpoint in the folder."""
+        """Return the name of the checkpoint that a link points to; None if it is no such link."""
         place = self.folder / name
         target = os.readlink(place) if place.is_symlink() else ""
         return None if step_of(target) is None else target
@@ -236,14 +237,14 @@ class Checkpointer:
     def drop(self, best: str | None) -> None:
         """Delete the oldest checkpoints of this run, and all of a run that it replaces.
 
-        The one that was just written stays, and so do those that links name.
+        The newest checkpoint stays, and so do those that links point to.
 
         Args:
-            best: name of the one that stays however old it is.
+            best: name of a checkpoint that stays, whatever its age.
         """
         newest = "" if self.newest is None else self.newest.name
         kept = {best, newest, self._linked(BEST), self._linked(LAST)}
-        # One of a higher step is damaged, or the run would have gone on from it.
+        # A checkpoint of a higher step is damaged, or the run would have resumed from it.
         own = [path for path in checkpoints(self.folder) if path.name in self._own]
         past = [path for path in own if (step_of(path.name) or 0) <= (step_of(newest) or 0)]
         for path in [*past[self._config.keep_last :], *self._replaced]:
@@ -251,17 +252,10 @@ class Checkpointer:
                 shutil.rmtree(path, ignore_errors=True)
         self._replaced = []
 
-    def _write_and_link(self, snapshot: Snapshot, state: TrainingState) -> None:
-        fill = partial(snapshot.write, save_files=self._callbacks.save_files)
-        path = self.write(state.counters.steps, fill, snapshot.size)
-        best = self.path(state.best["step"]) if state.best else path
-        if best.is_dir():
-            self.link(BEST, best)
-        self.drop(best.name)
-
     def _chosen(self) -> Path | None:
+        """Return the checkpoint to resume, None if there is none."""
         if self._config.resume not in (None, AUTO):
-            # It has been verified when the folder was claimed.
+            # It was verified when the folder was claimed.
             folder = Path(self._config.resume)
             self._check_settings(folder)
             problems = {}
@@ -274,8 +268,7 @@ class Checkpointer:
             self._message(f"skipped: {problem}")
         if folder is None and problems:
             raise TrainingError(
-                f"no checkpoint in {self.folder} is intact: train anew in another output_dir, or with "
-                "--overwrite"
+                f"no checkpoint in {self.folder} is intact: train in another output_dir, or with --overwrite"
             )
         if folder is not None and folder.resolve().parent == self.folder.resolve():
             found = checkpoints(self.folder)
@@ -283,28 +276,29 @@ class Checkpointer:
         return folder
 
     def _check_settings(self, folder: Path) -> None:
-        stored = read_settings(folder)
+        stored = read_values(folder)["settings"]
         asked = dict(self.settings)
-        # First, because changed data may also change settings, such as the number of classes.
+        # Files first: changed data may also change settings, such as the number of classes.
         changes = [self._callbacks.check_files(folder)]
-        # The stable part of this schedule does not know the end, so that a run may be made longer.
+        # The stable part of the wsd schedule does not depend on the end, so that a run may become longer.
         if asked["optim"]["schedule"] == "wsd" and stored["budget"] != asked["budget"]:
             changes.append(f"the budget changes from {stored['budget']} to {asked['budget']}")
             stored["budget"] = asked["budget"]
-        # A run may move to a machine that computes in other numbers, but not without a word.
+        # Another machine may need another precision; the user is told.
         before = stored.pop("precision", "one that was not recorded")
         now = asked.pop("precision")
         if before != now:
             changes.append(f"the precision changes from {before} to {now}: --precision chooses another")
         if others := list(differences(stored, asked)):
             raise TrainingError(
-                f"{folder} was trained with other settings ({', '.join(others)}); resume with the flags of "
-                "its start, or train anew in another output_dir"
+                f"{folder} was trained with other settings ({', '.join(others)}): resume with the flags of "
+                "its start, or train in another output_dir"
             )
         for change in filter(None, changes):
             self._message(change)
 
     def _reason(self, error: Exception, size: int) -> str:
+        """Describe why a checkpoint could not be written; a full disk with the missing bytes."""
         while not isinstance(error, OSError) and isinstance(error.__cause__, Exception):
             error = error.__cause__
         if not serialization.is_full(error):
@@ -315,7 +309,7 @@ class Checkpointer:
 
 
 def differences(stored: Any, asked: Any, name: str = "") -> Iterator[str]:
-    """Name what differs between two trees of dictionaries, as ``a.b 1, not 2``."""
+    """Yield the differences between two trees of dictionaries, as ``a.b 1, not 2``."""
     if isinstance(stored, dict) and isinstance(asked, dict):
         for key in sorted(stored.keys() | asked.keys()):
             yield from differences(stored.get(key), asked.get(key), f"{name}.{key}" if name else key)

@@ -1,7 +1,7 @@
-"""A step of training, spread over the processes of a run.
+"""A step of training on all processes of a run.
 
-The sum of the losses is divided by the counted targets of all processes, so that a step is the same however
-its batch is spread out (see ``fftnet.training.sharding``).
+The sum of the losses is divided by the counted targets of all processes, so that a step does not depend on
+how its batch is split (see ``fftnet.training.sharding``).
 """
 
 from collections.abc import Callable, Iterator
@@ -16,21 +16,23 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 
 from fftnet import serialization
 from fftnet.protocols import Batch, Objective, RowStates
-from fftnet.training.accelerator import AcceleratorConfig, TrainingError, make_accelerator
-from fftnet.training.carry import Carried, losses_and_state
+from fftnet.training.accelerator import (
+    AcceleratorConfig,
+    TrainingError,
+    make_accelerator,
+    precision_name,
+)
 from fftnet.training.optim import OptimConfig, make_optimizer
-from fftnet.training.precision import name_of
-from fftnet.training.sharding import shard
+from fftnet.training.sharding import Carried, losses_and_state, shard
 
 OPTIMIZER = "state."
 """Prefix of the names of the optimizer's tensors."""
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Result = TypeVar("Result")
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn what PyTorch says of lost processes and of memory into sentences."""
+    """Explain PyTorch's errors about lost processes and memory in a sentence."""
     try:
         yield
     except RuntimeError as error:
@@ -42,24 +44,24 @@ def _explained() -> Iterator[None]:
             ) from error
         if isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
             raise TrainingError(
-                "another process of this run has ended: see its message, and go on with --resume auto"
+                "another process of this run has ended: see its message, and continue with --resume auto"
             ) from error
         raise
 
 
 class Distributed:
-    """The processes of a run, with the model and the optimizer that are spread over them.
+    """The processes of a run, with the model and the optimizer that they share.
 
-    Whatever the processes exchange raises TrainingError where another of them has died.
+    Every method that communicates raises TrainingError if another process has died.
 
     Args:
         model: any module; its ``_no_split_modules`` names the classes of its layers.
-        config: where and in which numbers.
+        config: device, precision and strategy.
         optim_config: the optimizer.
-        folder: where trackers that write files put them.
+        folder: output of trackers that write files.
 
     Raises:
-        TrainingError: if the device, the precision or a tracker can't be used here.
+        TrainingError: if the device, the precision or a tracker is not available.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Distributed:
         self.world = self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
         self.model_shards = self.world if self.accelerator.distributed_type == DistributedType.FSDP else 1
+        self.precision = precision_name(self.accelerator.mixed_precision)
         self.raw_model = model
         layers = tuple(getattr(model, "_no_split_modules", ()))
         if config.activation_checkpointing:
@@ -81,53 +84,38 @@ class Distributed:
 
     @property
     def accumulation_steps(self) -> int:
-        """Micro-batches that a process works on one after the other."""
+        """Number of micro-batches per process, which Accelerate shares among all runs of a Python process."""
         return self.accelerator.gradient_accumulation_steps
 
     @property
-    def precision(self) -> str:
-        """fp32, bf16 or fp16; ``auto`` has been resolved."""
-        return name_of(self.accelerator.mixed_precision)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format of matrix products."""
-        return DTYPES.get(self.accelerator.mixed_precision, torch.float32)
-
-    @property
     def scaler(self) -> Any:
-        """The loss scale of fp16, else None."""
+        """Gradient scaler of fp16, else None."""
         return self.accelerator.scaler
-
-    def micro_batches(self, batch: Batch) -> list[Batch]:
-        """This process's rows of a batch, on its device, in parts for gradient accumulation."""
-        parts = shard(batch, self.rank, self.world, self.accumulation_steps)
-        return [part.to(self.device) for part in parts]
 
     @_explained()
     def accumulate(
         self, objective: Objective, batch: Batch, *others: float, carried: Carried | None = None
     ) -> tuple[list[float], Carried | None]:
-        """Gradients of the mean loss over a batch, on all processes.
+        """Compute the gradient of the mean loss over a batch, on all processes.
 
         Args:
             objective: losses of a batch.
-            batch: that of the whole run.
-            others: numbers to add up over the processes on the way.
-            carried: what this process's rows have left, where they go on; None begins anew.
+            batch: batch of the whole run.
+            others: numbers to sum over the processes in the same communication.
+            carried: states of this process's rows after the step before; None: rows start afresh.
 
         Returns:
             The loss, the number of counted targets and the other numbers, each summed over all processes; and
-            what this process's rows leave, None where they do not go on.
+            the states of this process's rows, None if rows do not continue.
 
         Raises:
-            TrainingError: if another process has died, there is not enough memory, or rows go on but the
-                objective knows no state.
+            TrainingError: if another process has died, memory is short, or rows continue but the objective
+                has no ``carry``.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        micro_batches = self.micro_batches(batch)
+        micro_batches = shard(batch, self.rank, self.world, self.accumulation_steps)
         expected = max(int(batch.loss_mask.sum()), 1)
-        # Accelerate divides by its number of micro-batches and processes; here all targets count alike.
+        # Accelerate divides by the number of micro-batches and processes; here all targets count alike.
         weight = self.world * self.accumulation_steps / expected
         losses: list[Tensor] = []
         counts: list[Tensor] = []
@@ -136,27 +124,24 @@ class Distributed:
         for number, (part, state) in enumerate(zip(micro_batches, before, strict=True), start=1):
             last = number == len(micro_batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                result, state = losses_and_state(objective, self.model, part, state)
+                result, state = losses_and_state(objective, self.model, part.to(self.device), state)
                 self.accelerator.backward(result.loss * weight)
                 losses.append(result.loss.detach())
                 counts.append(result.count)
                 if state is not None:
                     after.append(state)
-        # Read at the end, since reading a number waits for the device.
+        # Numbers are read after the last micro-batch, because reading one waits for the device.
         sums = self.all_reduce(sum(map(float, losses)), sum(map(float, counts)), *others)
         if sums[1] not in (0.0, expected):
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            for gradient in gradients:
-                gradient.mul_(expected / sums[1])
+            # The objective counted other targets than loss_mask says, such as masked tokens.
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(expected / sums[1])
         return sums, Carried(batch.num_rows, tuple(after)) if after else None
 
     @_explained()
     def all_reduce(self, *values: float) -> list[float]:
-        """Sums over all processes.
-
-        Raises:
-            TrainingError: if another process has died.
-        """
+        """Return sums over all processes."""
         if self.world == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -164,8 +149,9 @@ class Distributed:
 
     @_explained()
     def clip_gradient(self) -> float:
-        """Clip the gradient to the largest norm allowed and return the norm it had."""
+        """Clip the gradient to the maximum norm and return the norm before."""
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self._gradient_clip)
+        # The norm of a sharded gradient is a DTensor.
         whole = getattr(norm, "full_tensor", None)
         return float(whole() if whole else norm or 0.0)
 
@@ -176,27 +162,27 @@ class Distributed:
         self.optimizer.step()
 
     def skip(self) -> None:
-        """Drop the gradient; a loss scale that made it overflow is lowered."""
+        """Drop the gradient, and lower the loss scale if the gradient overflowed."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler is not None:
             self.scaler.update()
 
     @_explained()
     def broadcast(self, value: Any) -> Any:
-        """The main process's value, on every process."""
+        """Return the main process's value on every process."""
         return broadcast_object_list([value])[0] if self.world > 1 else value
 
     @_explained()
     def all_gather(self, value: Any) -> list[Any]:
-        """Everybody's values, in the order of the processes."""
+        """Return the values of all processes in the order of ranks."""
         return gather_object([value]) if self.world > 1 else [value]
 
     def main_process_only(self, action: Callable[[], Result]) -> Result | None:
-        """Do something on the main process only; where it fails, all processes fail with the same sentence.
+        """Call a function on the main process; if it fails, all processes raise the same error.
 
         Raises:
             CheckpointError: if a file can't be read or written.
-            TrainingError: if the run can't go on.
+            TrainingError: if the run can't continue.
         """
         result = None
         failed = None
@@ -211,7 +197,7 @@ class Distributed:
         return result
 
     def start_trackers(self, values: dict[str, Any]) -> None:
-        """Begin a record of the run, with what describes it."""
+        """Start the trackers with the settings of the run."""
         self.accelerator.init_trackers("fftnet", config=_flat(values))
 
     def log(self, values: dict[str, Any], step: int) -> None:
@@ -225,42 +211,41 @@ class Distributed:
 
     @_explained()
     def close(self) -> None:
-        """Close the trackers and part from the other processes."""
+        """Close the trackers and the connection to the other processes."""
         self.accelerator.end_training()
 
     @_explained()
     def weights(self) -> dict[str, Tensor]:
-        """Weights as in ``state_dict``, alone."""
+        """Return the whole weights on the CPU."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights = get_model_state_dict(self.model, options=options)
-        return {name: torch.as_tensor(value) for name, value in weights.items()}
+        return _tensors(get_model_state_dict(self.model, options=options))
 
     @_explained()
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Weights, and the optimizer's tensors, by the names of the parameters, whole, on the CPU.
+        """Return the weights and the optimizer's tensors, whole, on the CPU.
 
-        They do not depend on the number of processes or on how the model is spread over them. Every process
-        must call this, and the main one alone gets them.
+        They do not depend on the number of processes or the strategy. Every process must call this; only the
+        main process gets them.
         """
-        weights, moments = self._tensors(main_process_only=True)
+        weights, optimizer = self._state(cpu_offload=True)
         return weights, {
             f"{OPTIMIZER}{name}.{field}": torch.as_tensor(value)
-            for name, values in moments.get("state", {}).items()
+            for name, values in optimizer.get("state", {}).items()
             for field, value in values.items()
         }
 
     @_explained()
     def load_state_dict(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
-        """Put back what ``state_dict`` gave, on any number of processes.
+        """Load the result of ``state_dict``, on any number of processes.
 
         Raises:
-            CheckpointError: if the optimizer's tensors are of another model.
+            CheckpointError: if the optimizer's tensors belong to another model.
         """
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
-        _, current = self._tensors(main_process_only=False)
+        _, current = self._state(cpu_offload=False)
         state = current["state"]
         wanted = {f"{OPTIMIZER}{name}.{field}" for name, values in state.items() for field in values}
         if wanted != optimizer.keys():
@@ -277,17 +262,21 @@ class Distributed:
             options=StateDictOptions(full_state_dict=True),
         )
 
-    def _tensors(self, main_process_only: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        # Imported here because it takes half a second, which other commands need not wait for.
+    def _state(self, cpu_offload: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        # Imported here because it takes half a second, which other commands need not spend.
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
-        options = StateDictOptions(full_state_dict=True, cpu_offload=main_process_only)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=cpu_offload)
         weights, optimizer = get_state_dict(self.model, self.optimizer.optimizer, options=options)
-        return {name: torch.as_tensor(value) for name, value in weights.items()}, optimizer
+        return _tensors(weights), optimizer
+
+
+def _tensors(weights: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(value) for name, value in weights.items()}
 
 
 def _flat(values: dict[str, Any], name: str = "") -> dict[str, Any]:
-    """Nested values under joined names, those that no tracker takes as text."""
+    """Flatten nested values under joined names; values that trackers do not accept become text."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

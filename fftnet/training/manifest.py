@@ -1,6 +1,6 @@
 """Folders of checkpoints: found, ordered by step, sealed by a manifest of checksums, and verified.
 
-Loading a model needs this much of training and no more, so that nothing slow is imported here.
+Loading a model needs this module of training and no other, so that nothing slow is imported here.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ MANIFEST_FILE = "manifest.json"
 BEST = "best"
 LAST = "last"
 STEP = re.compile(r"step-(\d+)")
-"""Name of the folder of a checkpoint."""
+"""Name of a checkpoint's folder."""
 UNFINISHED = re.compile(r"step-\d+\.tmp")
 """Name of a checkpoint while it is written."""
 REPLACED = re.compile(r"(step-\d+)\.replaced")
-"""Name of a checkpoint while another one takes its place."""
+"""Name of a checkpoint while another one replaces it."""
 
 
 def step_of(name: str) -> int | None:
@@ -32,24 +32,24 @@ def step_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoints of a run, the highest step first; they are not verified.
+def is_sealed(path: Path) -> bool:
+    """Return whether a folder has a manifest; a run deletes no folder without one."""
+    return not path.is_symlink() and os.path.lexists(path / MANIFEST_FILE)
 
-    Clocks may be wrong and copies change times, so that the step in the name alone counts.
+
+def checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints of a run without verifying them, the highest step first.
+
+    A folder counts if it has a manifest, or weights (it may have lost the manifest). The order is that of the
+    steps in the names: clocks may be wrong, and copies change times.
     """
     steps = {path: step_of(path.name) for path in folder.glob("step-*")}
-    found = [path for path, step in steps.items() if step is not None and _is_checkpoint(path)]
+    found = [
+        path
+        for path, step in steps.items()
+        if step is not None and (is_sealed(path) or (path / WEIGHTS_FILE).is_file())
+    ]
     return sorted(found, key=lambda path: (steps[path], path.name), reverse=True)
-
-
-def _is_checkpoint(path: Path) -> bool:
-    """Whether a folder was written by a run: it has a manifest, or has lost it and still has weights."""
-    return is_sealed(path) or (path / WEIGHTS_FILE).is_file()
-
-
-def is_sealed(path: Path) -> bool:
-    """Whether a folder has a manifest; nothing else may be deleted in the name of a run."""
-    return not path.is_symlink() and os.path.lexists(path / MANIFEST_FILE)
 
 
 def newest_checkpoint(root: Path) -> Path:
@@ -58,13 +58,14 @@ def newest_checkpoint(root: Path) -> Path:
     The newest run is the one whose last checkpoint was written last.
 
     Raises:
-        CheckpointError: if there is none; the sentence names commands that help.
+        CheckpointError: if there is none; the message names commands that help.
     """
     runs: dict[Path, list[Path]] = {}
-    # Path.rglob fails when a run deletes a folder meanwhile.
+    # Path.rglob fails if a run deletes a folder at the same time.
     for place, _, files in os.walk(root):
         folder = Path(place)
-        if {WEIGHTS_FILE, CONFIG_FILE} <= set(files) and not _is_passing(folder.name):
+        unfinished = UNFINISHED.fullmatch(folder.name) or REPLACED.fullmatch(folder.name)
+        if {WEIGHTS_FILE, CONFIG_FILE} <= set(files) and not unfinished:
             run = folder if step_of(folder.name) is None else folder.parent
             runs.setdefault(run, []).append(folder)
     if not runs:
@@ -78,15 +79,11 @@ def newest_checkpoint(root: Path) -> Path:
     return best if (best / WEIGHTS_FILE).is_file() else last[newest]
 
 
-def _is_passing(name: str) -> bool:
-    return bool(UNFINISHED.fullmatch(name) or REPLACED.fullmatch(name))
-
-
 def _written(folder: Path) -> int:
+    """Return the time of the weights in nanoseconds, 0 if a run has just deleted them."""
     try:
         return (folder / WEIGHTS_FILE).stat().st_mtime_ns
     except OSError:
-        # A run has deleted it meanwhile.
         return 0
 
 
@@ -95,21 +92,24 @@ def verify(folder: Path, required: Sequence[str] = (WEIGHTS_FILE,)) -> None:
 
     Args:
         folder: the checkpoint.
-        required: files that the manifest must name. A configuration that is there must be named, too.
+        required: files that the manifest must name; it must also name a ``config.json`` that exists.
 
     Raises:
         CheckpointError: naming the first file that is missing, truncated or changed.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not there: is it the folder of a checkpoint?")
+        raise CheckpointError(f"{folder} does not exist: name the folder of a checkpoint")
     configuration = [CONFIG_FILE] if os.path.lexists(folder / CONFIG_FILE) else []
     for name, (size, digest) in _read_manifest(folder / MANIFEST_FILE, [*required, *configuration]).items():
         path = folder / name
         try:
-            found = _size(path)
-            if found != size:
+            status = path.stat()
+            # Reading a pipe may wait forever, and a device may have no end.
+            if not stat.S_ISREG(status.st_mode):
+                raise CheckpointError(f"{path} is damaged, take another checkpoint: it is not a regular file")
+            if status.st_size != size:
                 raise CheckpointError(
-                    f"{path} is truncated, take another checkpoint: {found} of {size} bytes"
+                    f"{path} is truncated, take another checkpoint: {status.st_size} of {size} bytes"
                 )
             if _digest(path) != digest:
                 raise CheckpointError(f"{path} is damaged, take another checkpoint: its checksum differs")
@@ -132,22 +132,8 @@ def _read_manifest(manifest: Path, required: Sequence[str]) -> dict[str, list[An
 
 
 def _is_entry(name: str, entry: Any) -> bool:
-    """Whether a manifest can say this of a file; names lead nowhere else."""
+    """Return whether an entry is valid; a name with a path could point outside the checkpoint."""
     return serialization.is_file_name(name) and isinstance(entry, list) and len(entry) == 2
-
-
-def _size(path: Path) -> int:
-    """Return the bytes of a file.
-
-    Raises:
-        CheckpointError: if it is a folder, a pipe (its reader may wait for ever) or a device (it may have no
-            end).
-        OSError: if it is missing.
-    """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path} is damaged, take another checkpoint: it is not a regular file")
-    return status.st_size
 
 
 def seal(folder: Path) -> None:
@@ -163,15 +149,11 @@ def seal(folder: Path) -> None:
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        # hashlib.file_digest needs Python 3.11.
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:
-    """Have a file or folder on the disk, not in the system's memory only."""
+    """Write a file or folder from the system's memory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

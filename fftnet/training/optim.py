@@ -1,28 +1,33 @@
-"""The optimizer and its schedules."""
+"""The optimizer, its learning-rate schedules, and the moving average of the weights."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from fftnet.fields import check_fields, check_range, documented
+from fftnet.fields import check_fields, check_positive, check_range, documented
+
+DECAYED = (nn.Linear, nn.Embedding)
+"""Modules whose ``weight`` decays, in addition to modules with a true attribute ``decays``. Other parameters
+are small, and pulling them to 0 would change their meaning (decays, frequencies, gains)."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with a linear warm-up and a schedule that follows.
+    """AdamW with a linear warm-up and a learning-rate schedule.
 
     Raises:
         ValueError: if a field is out of range.
     """
 
     learning_rate: float = 3e-3
-    """Peak of the schedule."""
+    """Learning rate at the peak of the schedule."""
     schedule: str = field(default="cosine", metadata={"choices": lambda: SCHEDULES})
-    """Learning rate after the warm-up: cosine, or wsd (stable, then a linear decay at the end)."""
+    """Learning-rate schedule after the warm-up: cosine, or wsd (stable, then a linear decay at the end)."""
     min_lr_ratio: float = 0.02
     """Learning rate at the end, as a fraction of the peak."""
     warmup_fraction: float = 0.05
@@ -30,7 +35,7 @@ class OptimConfig:
     decay_fraction: float = 0.2
     """Fraction of the budget in which the wsd schedule falls."""
     weight_decay: float = 0.1
-    """Weight decay of linear layers and embeddings; biases, gains and everything else do not decay."""
+    """Weight decay of linear layers and embeddings; all other parameters do not decay."""
     beta1: float = 0.9
     """AdamW beta1, decay of the average of gradients."""
     beta2: float = 0.95
@@ -38,34 +43,30 @@ class OptimConfig:
     gradient_clip: float = 1.0
     """Gradient-norm clipping threshold."""
     ema_decay: float | None = None
-    """Decay of a moving average of the weights, such as 0.999, which is then evaluated and saved."""
+    """Decay of an exponential moving average of the weights, such as 0.999; the average is evaluated and
+    saved (default: no average)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"unknown schedule {self.schedule!r}; choose from {', '.join(SCHEDULES)}")
+        check_positive(self, "learning_rate", "gradient_clip")
         for name in ("min_lr_ratio", "warmup_fraction", "decay_fraction", "beta1", "beta2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}")
         check_range(self, 0, None, "weight_decay")
-        if self.gradient_clip <= 0:
-            raise ValueError(f"gradient_clip must be above 0, got {self.gradient_clip}")
 
     def lr_at(self, progress: float) -> float:
-        """Learning rate of the step that brings the used part of the budget to ``progress``, in [0, 1]."""
+        """Return the learning rate of the step after which ``progress``, in [0, 1], of the budget is used."""
         if progress < self.warmup_fraction:
             return self.learning_rate * progress / self.warmup_fraction
-        left = SCHEDULES[self.schedule](self, min(progress, 1.0))
-        return self.learning_rate * (self.min_lr_ratio + (1 - self.min_lr_ratio) * left)
+        factor = SCHEDULES[self.schedule](self, min(progress, 1.0))
+        return self.learning_rate * (self.min_lr_ratio + (1 - self.min_lr_ratio) * factor)
 
 
 def _cosine(config: OptimConfig, progress: float) -> float:
-    passed = (progress - config.warmup_fraction) / max(1 - config.warmup_fraction, 1e-9)
-    return (1 + math.cos(math.pi * passed)) / 2
+    after_warmup = (progress - config.warmup_fraction) / max(1 - config.warmup_fraction, 1e-9)
+    return (1 + math.cos(math.pi * after_warmup)) / 2
 
 
 def _warmup_stable_decay(config: OptimConfig, progress: float) -> float:
@@ -76,29 +77,79 @@ SCHEDULES: dict[str, Callable[[OptimConfig, float], float]] = {
     "cosine": _cosine,
     "wsd": _warmup_stable_decay,
 }
-"""Name to what is left of the learning rate, from 1 to 0, at a progress behind the warm-up."""
+"""Name to a function of the progress after the warm-up; it returns the factor of the peak, from 1 to 0."""
 
 
-DECAYED = (nn.Linear, nn.Embedding)
-"""Modules whose ``weight`` decays, beside those whose attribute ``decays`` is true. All other parameters are
-small and have a meaning of their own."""
+def _adamw(groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over a model's parameters, of which the weights of linear layers and embeddings decay."""
-    decaying = {id(module.weight) for module in model.modules() if _decays(module)}
+OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], OptimConfig], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+}
+"""Name to a function that makes an optimizer of parameter groups."""
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig, name: str = "adamw") -> torch.optim.Optimizer:
+    """Make an optimizer for the trained parameters of a model; only some of them decay, see ``DECAYED``."""
+    decaying = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, DECAYED) or getattr(module, "decays", False)
+    }
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if id(p) in decaying], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if id(p) not in decaying], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        fused=True,
-    )
+    return OPTIMIZERS[name]([group for group in groups if group["params"]], config)
 
 
-def _decays(module: nn.Module) -> bool:
-    return isinstance(module, DECAYED) or getattr(module, "decays", False)
+class EMA:
+    """Exponential moving average of a module's parameters, which often generalizes better than the last ones.
+
+    The decay rises to its value over the first steps, as ``min(decay, (1 + n) / (10 + n))``, so that the
+    random initialization soon loses its weight.
+
+    Args:
+        module: module whose parameters are averaged; they may be sharded.
+        decay: weight of the old average in an update, in (0, 1).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self._parameters = list(module.parameters())
+        self._decay = decay
+        self.updates = 0
+        self._values = [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Include the weights after a step."""
+        decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
+        for value, parameter in zip(self._values, self._parameters, strict=True):
+            value.lerp_(parameter, 1 - decay)
+        self.updates += 1
+
+    @torch.no_grad()
+    def restore(self, updates: int) -> None:
+        """Set the average to the current weights, after a number of updates."""
+        for value, parameter in zip(self._values, self._parameters, strict=True):
+            value.copy_(parameter)
+        self.updates = updates
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Let the module compute with the average; afterwards the same bits of the weights are back."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for value, parameter in zip(self._values, self._parameters, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(value)
+            value.copy_(kept)

@@ -1,4 +1,4 @@
-"""The output folder of a run: its settings, who may write into it, and what other runs have left there."""
+"""The output folder of a run: its settings, its lock, and the protection of other runs' files."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from fftnet import serialization
-from fftnet.fields import check_fields, documented
+from fftnet.fields import check_fields, check_positive, documented
 from fftnet.locks import locked
 from fftnet.training.accelerator import TrainingError
 from fftnet.training.manifest import REPLACED, checkpoints, is_sealed, step_of
@@ -26,33 +26,31 @@ AUTO = "auto"
 @documented
 @dataclass(frozen=True, kw_only=True)
 class SaveConfig:
-    """Where the checkpoints of a run are written, how often, and whether a run is resumed.
+    """Output folder of a run, its checkpoints, and resuming.
 
     Raises:
         ValueError: if a field is out of range.
     """
 
     output_dir: str = "outputs"
-    """Folder of the checkpoints, the loss curve and the metrics."""
+    """Folder for checkpoints, the loss plot and the metrics."""
     save_model: bool = True
-    """Write checkpoints: at every evaluation, and in between as the next two fields say."""
+    """Checkpoints at every evaluation, and in between as save_every and save_minutes say."""
     save_every: int | None = None
-    """Steps between two checkpoints beside those of evaluations."""
+    """Steps between two checkpoints, in addition to those of evaluations."""
     save_minutes: float = 15.0
-    """Minutes after which a checkpoint is written anyway."""
+    """Maximum time between two checkpoints, minutes."""
     keep_last: int = 2
-    """Newest checkpoints that are kept, beside the best one."""
+    """Number of newest checkpoints to keep, in addition to the best one."""
     resume: str | None = field(default=None, metadata={"alone": AUTO})
-    """Go on exactly where a run stopped: auto, the latest intact checkpoint in output_dir if there is one,
-    or the folder of a checkpoint. The flag alone means auto."""
+    """Checkpoint to continue from, exactly where its run stopped: auto, the latest intact checkpoint in
+    output_dir if there is one, or the folder of a checkpoint. The flag without a value means auto."""
     overwrite: bool = False
-    """Replace another run in output_dir. Its checkpoints stay until this run has written one."""
+    """Replacement of another run in output_dir. Its checkpoints stay until this run has written one."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("save_every", "save_minutes", "keep_last"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_positive(self, "save_every", "save_minutes", "keep_last")
         if self.overwrite and self.resume is not None:
             raise ValueError("resume continues a run and overwrite replaces it: leave one of them out")
 
@@ -66,17 +64,17 @@ def claimed(
     A run may claim its folder several times. Nothing is written into a folder that is refused.
 
     Args:
-        config: names the folder, and says what may happen to a run in it.
-        main: whether this is the main process, which holds the lock and writes.
-        message: tells the user something.
+        config: names the folder, and what may happen to a run in it.
+        main: True on the main process, which holds the lock and writes.
+        message: shows a line to the user.
 
     Raises:
         CheckpointError: if the folder can't be written.
-        TrainingError: if another run is in the folder, or writes into it at this moment.
+        TrainingError: if another run is in the folder, or is writing into it.
     """
     folder = Path(config.output_dir)
     with ExitStack() as stack:
-        # A run that goes on at this moment is told by its lock, before its checkpoints are.
+        # The lock comes first: a user should hear that a run is active before hearing of its checkpoints.
         if main and (folder / LOCK_FILE).exists():
             _hold(folder, stack)
         refuse_another_run(config)
@@ -87,12 +85,13 @@ def claimed(
             if not _hold(folder, stack):
                 message(f"{folder} is on a file system without locks: start no second run in it")
             finish_replacements(folder)
+            # Once more, because a checkpoint may have come back.
             refuse_another_run(config)
         yield
 
 
 def _hold(folder: Path, stack: ExitStack) -> bool:
-    """Take the lock of a folder for the life of a stack; False on a file system without locks."""
+    """Hold the lock of a folder until the stack is closed; False on a file system without locks."""
     lock = folder / LOCK_FILE
     with serialization.writing(lock):
         try:
@@ -105,10 +104,10 @@ def _hold(folder: Path, stack: ExitStack) -> bool:
 
 
 def refuse_another_run(config: SaveConfig) -> None:
-    """Refuse a configuration under which a run would replace what another run has left in its folder.
+    """Refuse a configuration under which a run would replace the files of another run in its folder.
 
     Raises:
-        TrainingError: naming the ways out.
+        TrainingError: naming the alternatives.
     """
     if config.overwrite or config.resume == AUTO:
         return
@@ -135,7 +134,10 @@ def refuse_another_run(config: SaveConfig) -> None:
 
 
 def finish_replacements(folder: Path) -> None:
-    """Finish what a killed process has begun: a checkpoint that was moved away is back or has a successor."""
+    """Finish the replacement of checkpoints that a killed process has begun.
+
+    A checkpoint ``step-N.replaced`` is deleted if its successor is complete, and else renamed back.
+    """
     for path in folder.glob("step-*"):
         name = REPLACED.fullmatch(path.name)
         if name is None or not is_sealed(path):
@@ -148,7 +150,7 @@ def finish_replacements(folder: Path) -> None:
 
 
 def set_aside(path: Path, message: Callable[[str], None]) -> None:
-    """Rename something of the user that has the name of a file of a run, and say so.
+    """Rename a file of the user that has the name of a file of a run, and say so.
 
     Raises:
         OSError: if it can't be renamed.

@@ -1,62 +1,75 @@
-"""A batch is that of the whole run: every process reads all of it and works on rows of its own."""
+"""Rows of a batch and their recurrent states, split among processes and micro-batches.
 
-from collections.abc import Callable
+Every process reads the batch of the whole run and works on its own rows. States that rows carry to the next
+step are split in the same way, stored together in a checkpoint, and split again on resume.
+"""
 
-from torch import Tensor
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fftnet.protocols import Batch, Batches
+from fftnet.protocols import Batch, Batches, Losses, Objective, RowStates, StatefulObjective
+from fftnet.training.accelerator import TrainingError
+
+CARRIED = "carried."
+"""Prefix of the names of carried states in a checkpoint."""
+
+
+def _starts(num_rows: int, rank: int, world: int, micro_batches: int) -> tuple[range, int]:
+    """Return the first row of each micro-batch of a process, and the number of rows in each."""
+    size = -(-num_rows // (world * micro_batches))
+    first = rank * micro_batches * size
+    return range(first, first + micro_batches * size, size), size
 
 
 def shard(batch: Batch, rank: int, world: int, micro_batches: int = 1) -> list[Batch]:
-    """One process's rows of a batch.
+    """Return the rows of one process, in micro-batches of equal size.
 
     Args:
-        batch: that of the whole run.
-        rank: of the process.
-        world: processes.
-        micro_batches: parts that a process works on one after the other.
+        batch: batch of the whole run.
+        rank: rank of the process.
+        world: number of processes.
+        micro_batches: number of micro-batches per process.
 
     Returns:
-        As many micro-batches as asked for, all of one size. Where the rows run out, rows of zeros follow of
-        which nothing counts; they are told as present, since some models can't read a row of padding alone.
+        Micro-batches. After the last row, rows of zeros that do not count in the loss fill them up. Their
+        attention mask is True, because some models can't read a row of padding only.
     """
-    size = -(-batch.num_rows // (world * micro_batches))
-    first = rank * micro_batches * size
-    return [_rows(batch, first + number * size, size) for number in range(micro_batches)]
-
-
-def _rows(batch: Batch, first: int, size: int) -> Batch:
+    starts, size = _starts(batch.num_rows, rank, world, micro_batches)
     mask = batch.attention_mask
-    return batch._replace(
-        inputs=_padded(batch.inputs, first, size),
-        targets=_padded(batch.targets, first, size),
-        loss_mask=_padded(batch.loss_mask, first, size),
-        attention_mask=None if mask is None else _padded(mask, first, size, filler=1),
-    )
+    return [
+        batch._replace(
+            inputs=_padded(batch.inputs, start, size),
+            targets=_padded(batch.targets, start, size),
+            loss_mask=_padded(batch.loss_mask, start, size),
+            attention_mask=None if mask is None else _padded(mask, start, size, filler=1),
+        )
+        for start in starts
+    ]
 
 
 def _padded(tensor: Tensor, first: int, size: int, filler: int = 0) -> Tensor:
     rows = tensor[first : first + size]
     missing = size - len(rows)
-    if not missing:
-        return rows
-    # Padding is told from the last dimension to the first.
-    return F.pad(rows, [0, 0] * (rows.ndim - 1) + [0, missing], value=filler)
+    # F.pad takes the padding from the last dimension to the first.
+    return F.pad(rows, [0, 0] * (rows.ndim - 1) + [0, missing], value=filler) if missing else rows
 
 
 class Interrupted(Exception):
-    """Somebody asked for the end of the run."""
+    """The run was asked to end."""
 
 
 class ShardedBatches:
-    """One process's rows of batches, until somebody asks for the end.
+    """Rows of one process from a stream of batches, until the run is asked to end.
 
     Args:
-        batches: those of the whole run; every process reads the same ones.
-        rank: of the process.
-        world: processes.
-        stop_requested: asked before each batch, with the same answer on all processes.
+        batches: batches of the whole run; every process reads the same ones.
+        rank: rank of the process.
+        world: number of processes.
+        stop_requested: called before each batch; must return the same on all processes.
     """
 
     def __init__(
@@ -66,14 +79,10 @@ class ShardedBatches:
         self._rank = rank
         self._world = world
         self._stop_requested = stop_requested
-
-    @property
-    def num_batches(self) -> int:
-        """Batches in an epoch."""
-        return self._batches.num_batches
+        self.num_batches = batches.num_batches
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """This process's rows of a batch, filled up so that all processes have equally many.
+        """Return the rows of this process from a batch, as many as on every other process.
 
         Raises:
             Interrupted: if any process was asked to end.
@@ -81,3 +90,74 @@ class ShardedBatches:
         if self._stop_requested():
             raise Interrupted
         return shard(self._batches.batch(epoch, index), self._rank, self._world)[0]
+
+
+class Carried(NamedTuple):
+    """Recurrent states of one process's rows after a step (truncated backpropagation through time)."""
+
+    num_rows: int
+    """Rows of the whole run, without those that fill up micro-batches."""
+    parts: tuple[RowStates, ...]
+    """States of each micro-batch."""
+
+    def cpu(self) -> "Carried":
+        """Return a copy on the CPU."""
+        parts = ({name: tensor.cpu() for name, tensor in part.items()} for part in self.parts)
+        return Carried(self.num_rows, tuple(parts))
+
+
+def losses_and_state(
+    objective: Objective, model: nn.Module, batch: Batch, state: RowStates | None
+) -> tuple[Losses, RowStates | None]:
+    """Return the losses of a micro-batch and the states of its rows for the next step, if they continue.
+
+    Args:
+        objective: a ``StatefulObjective`` if rows continue.
+        model: model in training.
+        batch: micro-batch of this process.
+        state: states of these rows after the step before; ignored if the batch is ``fresh``.
+
+    Raises:
+        TrainingError: if rows continue, but the objective has no ``carry``.
+    """
+    if batch.fresh is None:
+        return objective(model, batch), None
+    if not isinstance(objective, StatefulObjective):
+        name = getattr(objective, "__name__", type(objective).__name__)
+        raise TrainingError(
+            f"carry_state above 0 needs an objective with a method carry; {name} has none: use carry_state 0"
+        )
+    return objective.carry(model, batch, None if batch.fresh else state)
+
+
+def join(carried: Sequence[Carried]) -> dict[str, Tensor]:
+    """Return the states of all rows in the order of the batch, under their names in a checkpoint.
+
+    Args:
+        carried: states of every process, in the order of ranks.
+    """
+    parts = [part for each in carried for part in each.parts]
+    rows = carried[0].num_rows
+    return {f"{CARRIED}{name}": torch.cat([part[name] for part in parts])[:rows] for name in parts[0]}
+
+
+def deal_out(tensors: Mapping[str, Tensor], rank: int, world: int, micro_batches: int) -> Carried | None:
+    """Return the part of ``join``'s states that belongs to one process, for any number of processes.
+
+    Args:
+        tensors: tensors of a checkpoint, these states among others.
+        rank: rank of the process.
+        world: number of processes.
+        micro_batches: number of micro-batches per process.
+
+    Returns:
+        States on the device of ``tensors``, split as ``shard`` splits rows, and filled up with copies of the
+        last one; None if the checkpoint has none.
+    """
+    found = {name.removeprefix(CARRIED): x for name, x in tensors.items() if name.startswith(CARRIED)}
+    if not found:
+        return None
+    rows = len(next(iter(found.values())))
+    starts, size = _starts(rows, rank, world, micro_batches)
+    indices = [torch.arange(start, start + size).clamp(max=rows - 1) for start in starts]
+    return Carried(rows, tuple({name: x[index] for name, x in found.items()} for index in indices))

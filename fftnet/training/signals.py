@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: held back until the step is whole. So is the loss of the output."""
+"""Signals and lost output end a run after its current step."""
 
 import os
 import signal
@@ -17,12 +17,12 @@ class StopRequest:
     """A request to end the run, made by a signal or by the loss of the output."""
 
     number: int | None = None
-    """Number of the signal; None while nothing was asked."""
+    """Number of the signal; None without a request."""
 
     def leave(self) -> None:
-        """End as the signal wants it: exit status 130 after Ctrl-C, else 128 and the number of the signal.
+        """End the process with the exit status of the signal: 130 after Ctrl-C, else 128 plus its number.
 
-        That is 143 after SIGTERM, and where another process was asked.
+        The status is 143, that of SIGTERM, if another process was asked.
 
         Raises:
             KeyboardInterrupt: after SIGINT.
@@ -34,26 +34,25 @@ class StopRequest:
 
     @contextmanager
     def on_lost_output(self) -> Iterator[None]:
-        """Ask for the end of the run where a line can't be shown, as nobody reads the output any more."""
+        """Request the end of the run if a line can't be written, because nobody reads the output."""
         try:
             yield
         except OSError:
             self.number = self.number or LOST_OUTPUT
-            # What waits in the buffer would fail once more at the end, and change the exit status.
+            # Buffered text would fail again at the end of the process, and change the exit status.
             with suppress(OSError, ValueError, AttributeError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 @contextmanager
 def deferred_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
-    """Note the first SIGINT, SIGTERM or SIGHUP instead of dying of it; a second SIGINT is raised at once.
+    """Record the first SIGINT, SIGTERM or SIGHUP instead of ending; a second SIGINT is raised at once.
 
-    Launchers send SIGTERM after a Ctrl-C of their own, so that one which follows changes nothing. Handlers
-    that somebody else has set are left alone, as is SIGHUP under nohup, and so is everything outside the main
-    thread.
+    A SIGTERM after Ctrl-C changes nothing, because launchers send one themselves. Handlers of other code,
+    SIGHUP under nohup, and threads other than the main thread are left unchanged.
 
     Args:
-        request: notes the signal; None: a new one.
+        request: receives the signal (default: a new one).
     """
     request = request or StopRequest()
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}

@@ -1,4 +1,4 @@
-"""The state of a run: everything that must be saved for it to go on as if it had never stopped."""
+"""State of a run: everything that a checkpoint stores so that a resumed run ends with the same bits."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -12,18 +12,17 @@ from torch import Tensor
 
 from fftnet import serialization
 from fftnet.serialization import WEIGHTS_FILE, CheckpointError
-from fftnet.training.budget import Counters
-from fftnet.training.carry import Carried, deal_out, join
+from fftnet.training.config import Counters
 from fftnet.training.distributed import OPTIMIZER, Distributed
-from fftnet.training.ema import EMA
+from fftnet.training.optim import EMA
+from fftnet.training.sharding import Carried, deal_out, join
 
 TENSORS_FILE = "training.safetensors"
-"""The optimizer, random generators, states of rows that go on, and the weights without averaging where an
-average is kept."""
+"""Optimizer, random generators, carried states and, with a moving average, the weights without averaging."""
 VALUES_FILE = "training.json"
-"""Everything that is no tensor."""
+"""All values that are not tensors."""
 MAX_LOGGED = 1000
-"""Largest number of single losses that are kept for the plot: about one for each pixel of its width."""
+"""Maximum number of losses kept for the plot: about one per pixel of its width."""
 RAW_WEIGHTS = "weights."
 """Prefix of the weights without averaging."""
 
@@ -33,34 +32,34 @@ class Interval:
     """Sums over the steps since the last evaluation."""
 
     loss: float = 0.0
-    """Summed over targets."""
+    """Loss summed over targets."""
     targets: int = 0
     seconds: float = 0.0
 
     def add(self, loss: float, targets: int, seconds: float) -> None:
-        """Count a step."""
+        """Add a step."""
         self.loss += loss
         self.targets += targets
         self.seconds += seconds
 
     @property
     def targets_per_second(self) -> float:
-        """Speed of training, evaluations left out."""
+        """Training speed without evaluations."""
         return self.targets / max(self.seconds, 1e-9)
 
 
 @dataclass
 class TrainingState:
-    """Everything that changes during a run, but for tensors."""
+    """Values that change during a run, except tensors."""
 
     counters: Counters = field(default_factory=Counters)
     interval: Interval = field(default_factory=Interval)
     history: list[dict[str, Any]] = field(default_factory=list)
-    """One row for each evaluation."""
+    """One row per evaluation."""
     best: dict[str, Any] | None = None
-    """The row with the lowest validation loss."""
+    """Row with the lowest validation loss."""
     last: dict[str, float] = field(default_factory=dict)
-    """Of the last step: loss, learning rate, gradient norm."""
+    """Loss, learning rate and gradient norm of the last step."""
     loss_ema: float | None = None
     """Exponential moving average of the training loss."""
     logged: list[list[float]] = field(default_factory=list)
@@ -85,7 +84,7 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TrainingState":
-        """Read what ``asdict`` gave."""
+        """Read the result of ``asdict``."""
         counters = Counters(**values["counters"])
         interval = Interval(**values["interval"])
         return cls(**(values | {"counters": counters, "interval": interval}))
@@ -93,28 +92,27 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at one instant, whole; filled on the main process only."""
+    """A whole run after a step; filled on the main process only."""
 
     weights: dict[str, Tensor]
-    """Those that the model is used with: the average where one is kept."""
+    """Weights to use the model with: the moving average if there is one."""
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
     @property
     def size(self) -> int:
-        """Bytes on disk, about."""
-        tensors = [*self.weights.values(), *self.tensors.values()]
-        return sum(tensor.nbytes for tensor in tensors) + 2**16
+        """Estimated size on disk, bytes."""
+        return sum(tensor.nbytes for tensor in [*self.weights.values(), *self.tensors.values()]) + 2**16
 
     def write(self, folder: Path, save_files: Callable[[Path], None]) -> None:
-        """Write it into a folder.
+        """Write the snapshot into a folder.
 
         Raises:
             CheckpointError: if it can't be written, or a weight is not finite.
         """
         for name, tensor in self.weights.items():
             if not torch.isfinite(tensor).all():
-                raise CheckpointError(f"{name} is not finite any more")
+                raise CheckpointError(f"{name} has values that are not finite")
         serialization.write_tensors(folder / WEIGHTS_FILE, self.weights)
         serialization.write_tensors(folder / TENSORS_FILE, self.tensors)
         serialization.write_json(folder / VALUES_FILE, self.values)
@@ -133,6 +131,7 @@ def capture(
     if ema is not None:
         tensors |= {f"{RAW_WEIGHTS}{name}": tensor.clone() for name, tensor in weights.items()}
         with ema.swapped():
+            # Cloned, because tensors of the model on the CPU change when the average is swapped out.
             weights = {name: tensor.clone() for name, tensor in distributed.weights().items()}
     if carried is not None:
         tensors |= join(distributed.all_gather(carried.cpu()))
@@ -150,32 +149,25 @@ def capture(
     return Snapshot(weights, tensors, values)
 
 
-def read_settings(folder: Path) -> Any:
-    """The settings that a run was started with.
-
-    Raises:
-        CheckpointError: if the folder is no checkpoint of a run.
-    """
-    return _values(folder)["settings"]
-
-
 def restore(distributed: Distributed, ema: EMA | None, folder: Path) -> tuple[TrainingState, Carried | None]:
-    """Go back to what ``capture`` saw, on any number of processes; each of them must call this.
+    """Load the result of ``capture`` on any number of processes; each of them must call this.
 
-    Random generators go on where they stood; processes that were not there before start their own.
+    Random generators continue where they stopped; processes without a stored generator keep their own.
 
     Raises:
         CheckpointError: naming the file that is missing, damaged or of another model.
     """
-    values = _values(folder)
+    values = read_values(folder)
     weights = serialization.read_weights(distributed.raw_model, folder / WEIGHTS_FILE)
     tensors = serialization.read_tensors(folder / TENSORS_FILE)
     optimizer = {name: tensor for name, tensor in tensors.items() if name.startswith(OPTIMIZER)}
     try:
         distributed.load_state_dict(weights, optimizer)
         if ema is not None:
+            # The average is loaded into the model first, and copied from there: its parts may be sharded.
             ema.restore(values["ema_updates"])
-            distributed.load_state_dict(_without(RAW_WEIGHTS, tensors), optimizer)
+            raw = {n.removeprefix(RAW_WEIGHTS): x for n, x in tensors.items() if n.startswith(RAW_WEIGHTS)}
+            distributed.load_state_dict(raw, optimizer)
         if distributed.scaler is not None and values["scaler"] is not None:
             distributed.scaler.load_state_dict(values["scaler"])
         rank = distributed.rank
@@ -190,11 +182,23 @@ def restore(distributed: Distributed, ema: EMA | None, folder: Path) -> tuple[Tr
         ) from error
 
 
+def read_values(folder: Path) -> dict[str, Any]:
+    """Read the values of a checkpoint, among them the ``settings`` of its run.
+
+    Raises:
+        CheckpointError: if the folder can't be resumed.
+    """
+    values = serialization.read_json(folder / VALUES_FILE)
+    if not isinstance(values, dict) or not isinstance(values.get("settings"), dict):
+        raise CheckpointError(f"{folder / VALUES_FILE} is of an earlier version: it can be used, not resumed")
+    return values
+
+
 def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Where the global random generators stand.
+    """Return the states of the global random generators.
 
     Returns:
-        torch's states as uint8 tensors (that of ``device`` too where it is not the CPU), and those of Python
+        PyTorch's states as uint8 tensors (also that of ``device`` if it is not the CPU), and those of Python
         and NumPy as JSON-able values.
     """
     tensors = {"rng": torch.get_rng_state()}
@@ -208,10 +212,10 @@ def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any
 
 
 def set_random_state(tensors: Mapping[str, Tensor], values: Mapping[str, Any], device: torch.device) -> None:
-    """Put back what ``random_state`` gave.
+    """Set the global random generators to the result of ``random_state``.
 
     Raises:
-        KeyError: if a state is missing; that of a device other than the CPU may be.
+        KeyError: if a state is missing; that of a device other than the CPU is optional.
     """
     torch.set_rng_state(tensors["rng"])
     if "device_rng" in tensors and device.type != "cpu":
@@ -219,14 +223,3 @@ def set_random_state(tensors: Mapping[str, Tensor], values: Mapping[str, Any], d
     version, words, gauss = values["python_rng"]
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(tuple(values["numpy_rng"]))
-
-
-def _without(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _values(folder: Path) -> dict[str, Any]:
-    values = serialization.read_json(folder / VALUES_FILE)
-    if not isinstance(values, dict) or not isinstance(values.get("settings"), dict):
-        raise CheckpointError(f"{folder / VALUES_FILE} is of an earlier version: it can be used, not resumed")
-    return values

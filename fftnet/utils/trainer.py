@@ -1,4 +1,4 @@
-"""Training and evaluation of any model on any data; it is handed both and imports neither."""
+"""The training loop, for any model, objective and data."""
 
 import math
 import time
@@ -15,18 +15,13 @@ from tqdm import tqdm
 from fftnet.metrics.averages import Metrics, evaluate
 from fftnet.protocols import Batches, Objective
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError
-from fftnet.training.budget import Budget, BudgetConfig, Counters
-from fftnet.training.callbacks import Callbacks, RunMetadata
-from fftnet.training.carry import Carried
 from fftnet.training.checkpointer import Checkpointer, SaveConfig
-from fftnet.training.config import TrainConfig
+from fftnet.training.config import Budget, BudgetConfig, Callbacks, Counters, RunMetadata, TrainConfig
 from fftnet.training.distributed import Distributed
-from fftnet.training.dry_run import dry_run, memory_in_use, run_summary
-from fftnet.training.ema import EMA
-from fftnet.training.optim import OptimConfig
-from fftnet.training.progress import evaluation_line, paused
-from fftnet.training.results import write_results
-from fftnet.training.sharding import Interrupted, ShardedBatches
+from fftnet.training.memory import memory_in_use
+from fftnet.training.optim import EMA, OptimConfig
+from fftnet.training.report import dry_run, evaluation_line, paused, run_summary, write_results
+from fftnet.training.sharding import Carried, Interrupted, ShardedBatches
 from fftnet.training.signals import StopRequest, deferred_signals
 from fftnet.training.state import Interval, TrainingState
 
@@ -35,24 +30,24 @@ LOGS = "logs"
 
 
 class Trainer:
-    """Trains a model, evaluates it on the way, and loses nothing.
+    """Trains a model, evaluates it during training, and saves checkpoints.
 
     Args:
         model: any module.
-        objective: maps the model and a batch to summed loss, count and metrics; its attribute ``unit``, where
-            it has one, says what is counted.
+        objective: maps the model and a batch to summed loss, count and metrics; its optional attribute
+            ``unit`` is the plural noun for what is counted.
         train: training data.
         valid: validation data.
         train_config: evaluations, logging and safeguards.
-        budget_config: when it ends.
+        budget_config: length of the run.
         optim_config: the optimizer and its schedule.
         accelerator_config: device, precision and processes.
-        save_config: checkpoints, and whether a run is resumed.
-        metadata: facts about the run that are known before it starts.
-        callbacks: functions that are called on the way.
+        save_config: output folder, checkpoints, and resuming.
+        metadata: properties of the run that are known before it starts.
+        callbacks: functions that the run calls.
 
     Raises:
-        TrainingError: if the device can't be used or there is no batch to train on or to validate with.
+        TrainingError: if the device is not available, or training or validation has no batch.
     """
 
     def __init__(
@@ -71,7 +66,7 @@ class Trainer:
         callbacks: Callbacks | None = None,
     ) -> None:
         if train.num_batches < 1 or valid.num_batches < 1:
-            raise TrainingError("training and validation need a batch each: use more data")
+            raise TrainingError("training and validation need at least one batch each: use more data")
         self.config = train_config or TrainConfig()
         self.optim_config = optim_config or OptimConfig()
         self.save_config = save_config or SaveConfig()
@@ -104,20 +99,20 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Batches that were trained on."""
+        """Number of training steps so far."""
         return self.state.counters.steps
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is used up, or the validation loss has not fallen for too long."""
+        """True if the budget is used up, or the validation loss has not fallen for too long."""
         used = self.budget.progress(self.state.counters) >= 1
         return used or self._out_of_patience(self.state.evaluations_waited)
 
     def train(self) -> list[dict[str, Any]]:
-        """Train to the end of the budget and return the history, one row for each evaluation.
+        """Train to the end of the budget and return the history, one row per evaluation.
 
-        The first Ctrl-C, SIGTERM or SIGHUP ends the step and saves a checkpoint if checkpoints are written;
-        then KeyboardInterrupt or SystemExit is raised. A closed terminal or pipe behind the output does, too.
+        The first Ctrl-C, SIGTERM or SIGHUP ends the current step and saves a checkpoint if checkpoints are
+        written; then KeyboardInterrupt or SystemExit is raised. So does a closed terminal or pipe.
 
         Raises:
             TrainingError: if too many updates in a row were skipped, the run to resume is another one, or
@@ -131,14 +126,13 @@ class Trainer:
         distributed = self.distributed
         self._stop = StopRequest()
         distributed.model.train()
-        self.forecast = dry_run(distributed, self.objective, self.train_data.batch(0, 0))
-        steps = self.budget.steps(self.forecast.targets, self.forecast.seconds)
+        forecast = dry_run(distributed, self.objective, self.train_data.batch(0, 0))
+        steps = self.budget.steps(forecast.targets, forecast.seconds)
         self.state.eval_every = self.config.eval_every or self._default_interval(steps)
+        # Dropout differs between processes. A resumed run replaces these states by the stored ones.
         torch.manual_seed(self.config.seed + distributed.rank)
         self.state, self.carried = self.checkpointer.resume() or (self.state, None)
-        self.report(
-            *run_summary(distributed, self.forecast, steps, self.train_data, self.valid_data, self.unit)
-        )
+        self.report(*run_summary(distributed, forecast, steps, self.train_data, self.valid_data, self.unit))
         distributed.start_trackers(self.checkpointer.settings)
         hidden = not (self.config.progress and distributed.is_main)
         bar = tqdm(total=steps, initial=self.step, disable=hidden, unit="step", dynamic_ncols=True)
@@ -159,22 +153,22 @@ class Trainer:
                 if self.checkpointer.saved_step != self.step:
                     self._save()
                 newest = self.checkpointer.newest
-                kept = f"resume goes on from {newest}" if newest else "nothing is saved"
+                kept = f"--resume continues from {newest}" if newest else "nothing is saved"
                 self._message(f"stopped after step {self.step}: {kept}")
                 self.distributed.barrier()
                 stop.leave()
 
     def _update(self, stop: StopRequest, bar: tqdm) -> bool:
-        """Train on the next batch; tells whether somebody asked for the end."""
+        """Train on the next batch; return True if the run was asked to end."""
         state = self.state
         distributed = self.distributed
         epoch, index = divmod(self.step, self.train_data.num_batches)
         batch = self.train_data.batch(epoch, index)
         start = time.perf_counter()
         late = start - self.checkpointer.saved_at > 60 * self.save_config.save_minutes
-        # All processes must agree on when to stop and when to save, or they would wait for each other without
-        # end. So these decisions ride along with the loss, whose sum over the processes is needed anyway:
-        # whether any of them was asked to stop, and the clock of the first one alone (the others add 0).
+        # All processes must stop and save at the same step, or they would wait for each other forever. So the
+        # decisions are summed together with the loss: a request to stop on any process, and the clock of
+        # the main process (the others add 0).
         clock = [start - self._started, float(late)] if distributed.is_main else [0.0, 0.0]
         (total, count, asked, seconds, late), self.carried = distributed.accumulate(
             self.objective, batch, float(stop.number is not None), *clock, carried=self.carried
@@ -217,7 +211,7 @@ class Trainer:
 
     def _skip(self, problem: str) -> None:
         self.distributed.skip()
-        # What went wrong may be in the states of the rows, which then begin anew.
+        # The carried states may be the cause, so that rows start afresh.
         self.carried = None
         self.state.skipped += 1
         self.state.skipped_in_row += 1
@@ -235,9 +229,8 @@ class Trainer:
             self.checkpointer.save(self.state, self.carried)
 
     def _default_interval(self, steps: int) -> int:
-        least = -(-steps // 30)
-        most = -(-steps // 5)
-        return min(max(self.train_data.num_batches, least), most)
+        """Return the steps between two evaluations: an epoch, but 5 to 30 evaluations per run."""
+        return min(max(self.train_data.num_batches, -(-steps // 30)), -(-steps // 5))
 
     def _evaluation_due(self) -> bool:
         at = self.state.history[-1]["step"] if self.state.history else 0
@@ -248,7 +241,7 @@ class Trainer:
         return patience is not None and waited >= patience
 
     def _evaluate(self, stop: StopRequest) -> bool:
-        """Evaluate and save; tells whether somebody asked for the end, in which case nothing was done."""
+        """Evaluate and save; return True if the run was asked to end, which cancels the evaluation."""
         distributed = self.distributed
 
         def stop_requested() -> bool:
@@ -266,7 +259,7 @@ class Trainer:
                 lower = best is None or metrics.loss < best["loss"]
                 waited = 0 if lower else self.state.evaluations_waited + 1
                 if self._out_of_patience(waited) and not finished:
-                    # The last evaluation takes all of the data, however a run ends.
+                    # The last evaluation uses all validation data, also after early stopping.
                     metrics = measure()
             except Interrupted:
                 return True
@@ -283,7 +276,7 @@ class Trainer:
         return False
 
     def _record(self, metrics: Metrics, sample: str | None) -> None:
-        """Add a row to the history, and show it."""
+        """Add a row to the history and show it."""
         state = self.state
         speed = state.interval.targets_per_second
         row = {
@@ -292,7 +285,6 @@ class Trainer:
             **state.last,
             "train_loss": state.interval.loss / max(state.interval.targets, 1),
             "tokens_per_second": speed,
-            "mfu": self.forecast.mfu(speed),
             "memory_bytes": memory_in_use(self.distributed.device),
             "seconds": state.counters.seconds,
             "skipped": state.skipped,
@@ -317,7 +309,7 @@ class Trainer:
         return self.callbacks.sample(weights) if self.distributed.is_main else None
 
     def report(self, *lines: str) -> None:
-        """Show lines to a person, on the main process and if progress is shown."""
+        """Show lines to the user, on the main process and if progress is shown."""
         for line in lines if self.config.progress else ():
             self._message(line)
 

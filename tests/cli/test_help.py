@@ -15,9 +15,8 @@ from fftnet.api.generate import SamplingConfig
 from fftnet.cli.commands import COMMANDS
 from fftnet.model.config import BackboneConfig
 from fftnet.training.accelerator import AcceleratorConfig
-from fftnet.training.budget import BudgetConfig
 from fftnet.training.checkpointer import SaveConfig
-from fftnet.training.config import TrainConfig
+from fftnet.training.config import BudgetConfig, TrainConfig
 from fftnet.training.optim import OptimConfig
 from fftnet.utils.dataset import DataConfig
 

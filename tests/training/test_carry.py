@@ -20,7 +20,7 @@ from fftnet.protocols import Batch, Losses, RowStates
 from fftnet.tasks.next_token import NextToken
 from fftnet.training import state as state_module
 from fftnet.training.accelerator import TrainingError
-from fftnet.training.carry import Carried, deal_out, join
+from fftnet.training.sharding import Carried, deal_out, join
 from fftnet.utils.trainer import Trainer
 
 MIXERS = [("causal_spectral",), ("attention",), ("causal_spectral", "attention")]
@@ -147,7 +147,7 @@ def test_a_run_that_is_resumed_in_the_middle_of_a_stretch_ends_the_same(
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x)
-    # Carrying changes the graphs; their machine code takes half a minute and is test_devices.py's affair.
+    # Carrying changes the graphs; test_accelerator.py tests their machine code, which takes half a minute.
     compile_model: Callable[..., Any] = torch.compile
     graphs_only = {"backend": "aot_eager"}
     monkeypatch.setattr(
@@ -214,7 +214,7 @@ def test_the_states_of_rows_are_dealt_out_again(world: int, parts: int) -> None:
 
 def test_an_objective_without_a_state_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        TrainingError, match=r"go on from a state, and Stateless knows none: use carry_state 0"
+        TrainingError, match=r"objective with a method carry; Stateless has none: use carry_state 0"
     ):
         make(tmp_path, stretches(), Stateless()).train()
 

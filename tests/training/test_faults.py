@@ -73,7 +73,7 @@ def test_a_signal_ends_the_step_saves_and_leaves_within_ten_seconds(
     _, shown = run.communicate(timeout=30)
     assert time.monotonic() - asked < 10
     assert run.returncode == code
-    found = re.search(r"stopped after step (\d+): resume goes on from (\S+)", shown)
+    found = re.search(r"stopped after step (\d+): --resume continues from (\S+)", shown)
     assert found, shown
     verify(tmp_path / found[2])
     assert saved_step(tmp_path / "outputs" / "last") == int(found[1])

@@ -195,7 +195,7 @@ def test_without_restarts_the_death_of_a_worker_ends_the_run_with_a_sentence(fol
     _, shown = run.communicate(timeout=120)
     assert time.monotonic() - killed < 60
     assert run.returncode != 0
-    assert "error: another process of this run has ended: see its message, and go on with --resume" in shown
+    assert "error: another process of this run has ended: see its message, and continue with" in shown
     verify(folder / "dead" / "last")
 
 
@@ -205,7 +205,7 @@ def test_sigterm_to_the_launcher_saves_the_run(folder: Path) -> None:
     run.send_signal(signal.SIGTERM)
     _, shown = run.communicate(timeout=60)
     assert run.returncode != 0
-    found = re.search(r"stopped after step (\d+): resume goes on from (\S+)", shown)
+    found = re.search(r"stopped after step (\d+): --resume continues from (\S+)", shown)
     assert found, shown
     verify(folder / found[2])
 

@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_that_is_asked_for_is_refused_by_name(tmp_path: Pat
     ):
         resumed(tmp_path, resume=str(tmp_path / "part" / "last"))
     with pytest.raises(
-        TrainingError, match=r"no checkpoint in .*part is intact: train anew in another output_dir"
+        TrainingError, match=r"no checkpoint in .*part is intact: train in another output_dir"
     ):
         resumed(tmp_path)
 

@@ -116,9 +116,13 @@ def test_how_it_computes_does_not_change_what_is_learned(
 def test_under_autocast_tokens_are_cast_once_and_sums_are_wide() -> None:
     mixer = build_mixer("addressed_spectral", 128, 4)
     seen: dict[str, torch.dtype] = {}
+
+    def note(name: str, part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[name] = inputs[0].dtype
+
     for name, part in mixer.named_children():
         if isinstance(part, nn.Linear | Clock):
-            part.register_forward_pre_hook(lambda _, x, name=name: seen.update({name: x[0].dtype}))
+            part.register_forward_pre_hook(partial(note, name))
     x = torch.randn(2, 9, 128, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         mixed, state = mixer(x, None, mixer.init_state(2))

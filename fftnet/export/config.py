@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fftnet.errors import UserError, install_command
-from fftnet.fields import MAX_SIZE, check_fields, check_range
+from fftnet.fields import MAX_SIZE, check_fields, check_range, documented
 from fftnet.serialization import is_full
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Configuration of ``fftnet export``.

@@ -1,7 +1,7 @@
-"""FFTNet: token mixing by an adaptive spectral filter in place of self-attention.
+"""FFTNet: token mixing by an adaptive spectral filter instead of self-attention.
 
-Everything here is imported when it is first used, so that ``import fftnet`` takes no time. It sets one
-environment variable, the wait policy of PyTorch's threads, if PyTorch is not loaded yet.
+Names are imported when they are first used, so that ``import fftnet`` is fast. It sets one environment
+variable, the wait policy of PyTorch's threads, if PyTorch is not loaded yet.
 """
 
 from importlib import import_module

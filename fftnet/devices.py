@@ -1,4 +1,4 @@
-"""Which device is meant by a name."""
+"""Devices by name."""
 
 import torch
 
@@ -10,10 +10,10 @@ class DeviceError(UserError, ValueError):
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is cuda where there is one.
+    """Return the device of a name; ``auto`` is cuda if available, else cpu.
 
     Raises:
-        DeviceError: if the name is unknown or the device is not there.
+        DeviceError: if the name is unknown or the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

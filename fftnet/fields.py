@@ -26,6 +26,7 @@ MAX_COUNT = 2**53
 SHOWN = 80
 """Maximum number of characters of a wrong value in a message."""
 _NAMES = {
+    # Nouns for error messages.
     int: "a whole number of 64 bits",
     float: "a finite number",
     str: "a string",

@@ -22,7 +22,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
         wait: wait until the lock is free.
 
     Yields:
-        Whether the lock is held. It is not on a file system without locks.
+        True if the lock is held, False on a file system without locks.
 
     Raises:
         TimeoutError: if another process or thread holds the lock and ``wait`` is False.

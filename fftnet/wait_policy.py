@@ -1,6 +1,6 @@
-"""Wait policy of PyTorch's threads, chosen by ``import fftnet`` before PyTorch is loaded.
+"""Wait policy of PyTorch's threads, set by ``import fftnet`` before PyTorch is loaded.
 
-This file imports nothing of the package: whatever runs before the choice must not load PyTorch.
+This file imports nothing of the package, because code that runs before the choice must not load PyTorch.
 """
 
 import functools
@@ -9,22 +9,22 @@ import os
 import sys
 
 WAIT_POLICY = {"GOMP_SPINCOUNT": "4000"}
-"""Our choice, for GNU OpenMP: number of looks of a waiting thread before it sleeps.
+"""Spin count for GNU OpenMP: number of checks of a waiting thread before it sleeps.
 
-GNU OpenMP's own number is 300,000, some milliseconds. Beside another process on the same cores, threads that
-wait so long keep a core from the one that they wait for, at every barrier, and a training step takes three
-times as long. Threads that sleep at once (``OMP_WAIT_POLICY=PASSIVE``) do best there, but make every step a
-tenth slower on a quiet machine. This number costs nothing that could be measured when it is quiet.
+The default of GNU OpenMP is 300,000, some milliseconds. If another process uses the same cores, such a thread
+keeps a core busy at every barrier while the thread that it waits for needs one: a training step takes three
+times as long. Threads that sleep at once (``OMP_WAIT_POLICY=PASSIVE``) are best there, but every step is a
+tenth slower on an idle machine. This count costs nothing measurable on an idle machine.
 """
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""The variables by which a user chooses; if one of them is set, nothing is changed."""
+"""Environment variables that users set; if one of them is set, nothing is changed."""
 
 
 def set_wait_policy() -> None:
-    """Set ``WAIT_POLICY`` in the environment, unless the user has chosen or it is too late.
+    """Set ``WAIT_POLICY`` in the environment, unless the user has set a policy or PyTorch is loaded.
 
-    OpenMP reads its variables once, while PyTorch is being imported. After that nothing is set, so that the
-    environment never tells of a choice that is not in effect.
+    OpenMP reads its variables once, while PyTorch is imported. Later changes would have no effect, and the
+    environment would be misleading.
     """
     if "torch" in sys.modules or any(name in os.environ for name in WAIT_VARIABLES):
         return
@@ -33,7 +33,7 @@ def set_wait_policy() -> None:
 
 @functools.cache
 def warn_if_crowded() -> None:
-    """Log a warning, at the first call only, if threads spin on a machine that has more to do than cores."""
+    """Log a warning, at the first call only, if threads spin on a machine with a load above its cores."""
     if any(name in os.environ for name in WAIT_VARIABLES) or not hasattr(os, "getloadavg"):
         return
     load = os.getloadavg()[0]

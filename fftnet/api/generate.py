@@ -1,4 +1,4 @@
-"""Generation: read the prompts once, then one decode step a token, at a cost that does not grow."""
+"""Generation: prefill of the prompts, then one decode step of constant cost per token."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from fftnet.utils.tokenizer import Tokenizer
 
 PREFILL_CHUNK = 4096
-"""Tokens of a prompt that are read at once, so that memory does not grow with the prompt."""
+"""Tokens of a prompt per prefill call, which bounds memory for long prompts."""
 
 
 class Writer(Protocol):
-    """What can write: a causal ``FFTNet``, or a runtime of its exported form."""
+    """Model that generates: a causal ``FFTNet``, or a runtime of an exported one."""
 
     @property
     def causal(self) -> bool:
-        """Whether it sees the past only; one that does not is refused."""
+        """True if the model sees the past only; others are refused."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where it takes ids and gives logits."""
+        """Device of ids and logits."""
         ...
 
     def init_state(self, batch_size: int) -> State:
-        """The state before the first token, of so many rows."""
+        """Return the state before the first token, for ``batch_size`` rows."""
         ...
 
     def prefill(
@@ -49,26 +49,29 @@ class Writer(Protocol):
         chunk_size: int | None = None,
         logits_to_keep: int | None = None,
     ) -> tuple[Tensor, State]:
-        """Logits (B, 1, V) after ids (B, T), with ``logits_to_keep=1``, and the state; False is not read."""
+        """Return logits (B, 1, V) after ids (B, T), with ``logits_to_keep=1``, and the new state.
+
+        Tokens at which ``attention_mask`` is False are skipped.
+        """
         ...
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits (B, V) after one more id a row, int64 (B,), and the new state, beside the old."""
+        """Return logits (B, V) after one more id per row, int64 (B,), and the new state; keep the old one."""
         ...
 
 
 class Generation:
-    """Texts that are being written. Iterate to get them token by token, or ask for the whole.
+    """Generation in progress: iterate over tokens, or read the whole result.
 
-    Iteration yields a list with the new id of every prompt, None where that text has ended. ``tokens``,
-    ``texts`` and ``state`` run to the end first.
+    Iteration yields a list with the new id for every prompt, None if its text has ended. ``tokens``,
+    ``texts`` and ``state`` first generate to the end.
 
     Args:
-        model: a causal model, or a runtime of one; in training mode it writes as in evaluation mode.
-        prompts: one or more, of ids.
-        config: how many tokens and how they are chosen.
-        stop: id that ends a text and is no part of it.
-        state: what was read before the prompts, of as many rows; None starts new texts.
+        model: causal model, or a runtime of one; it generates in evaluation mode.
+        prompts: ids of one or more prompts.
+        config: number of tokens, and how each is chosen.
+        stop: id that ends a text and is not part of it.
+        state: state before the prompts, one row per prompt; None starts new texts.
         tokenizer: decodes ``texts``.
     """
 
@@ -94,33 +97,34 @@ class Generation:
         return self._steps
 
     def close(self) -> None:
-        """End the texts here: ``tokens``, ``texts`` and ``state`` are those of what is written so far."""
+        """Stop here: ``tokens``, ``texts`` and ``state`` are those generated so far."""
         self._steps.close()
 
     @property
     def tokens(self) -> list[list[int]]:
-        """Ids written after each prompt."""
+        """New ids after each prompt."""
         for _ in self._steps:
             pass
         return [list(row) for row in self._written]
 
     @property
     def texts(self) -> list[str]:
-        """The text written after each prompt.
+        """New text after each prompt.
 
         Raises:
             ValueError: if no tokenizer was given.
         """
         if self._tokenizer is None:
-            raise ValueError("texts need a tokenizer: hand one to generate, or take tokens")
+            raise ValueError("texts need a tokenizer: pass one to generate, or read tokens")
         return [self._tokenizer.decode(row) for row in self.tokens]
 
     @property
     @torch.inference_mode()
     def state(self) -> State:
-        """The state that has read the prompts and everything written: generate goes on from it."""
+        """State after the prompts and all new tokens, from which ``generate`` can continue."""
         for _ in self._steps:
             pass
+        # The last sampled tokens have not been read yet.
         if self._unread is not None:
             token_B, before = self._unread
             self._unread = None
@@ -154,13 +158,13 @@ class Generation:
             yield new
 
     def _evaluating(self) -> AbstractContextManager[None]:
-        """Evaluation mode for one call: between two tokens, the caller may train the model."""
+        """Return a context of evaluation mode for one call: between tokens the caller may train the model."""
         if isinstance(self._model, nn.Module) and self._model.training:
             return evaluation_mode(self._model)
         return nullcontext()
 
     def _take(self, tokens: list[int], state: State) -> list[int | None]:
-        """Note what was drawn; a text that ends here keeps the state that it ends with."""
+        """Record the sampled tokens; a text that ends here keeps its state."""
         new: list[int | None] = []
         for row, token in enumerate(tokens):
             if self._states[row] is None and token == self._stop:
@@ -205,42 +209,42 @@ def generate(
     state: State | None = None,
     **sampling: Any,
 ) -> Generation | str:
-    """Write after one or more prompts of any lengths.
+    """Continue one or more prompts of any lengths.
 
         >>> model, tokenizer = fftnet.load("models/shakespeare")
         >>> generate(model, "ROMEO.\\n", temperature=0.6, max_new_tokens=200)   # the text
         >>> generate(model, ["Once", "The for statement"]).texts
         >>> for tokens in generate(model, [[5, 3, 8]]): ...                   # token by token
         >>> first = generate(model, ["Hello."])
-        >>> generate(model, [" And then"], state=first.state)                 # nothing is read again
+        >>> generate(model, [" And then"], state=first.state)                 # reads the new prompt only
 
     Args:
-        model: a causal model, or a runtime of one; in training mode it writes as in evaluation mode.
-        prompts: a text; or a list of texts, or of lists of ids, at least one id a prompt.
-        config: number of tokens, and how they are chosen.
-        tokenizer: encodes and decodes texts (default: the one that ``fftnet.load`` found with the model). A
-            new text starts with its end-of-text token, which also ends what is written.
-        stop: id that ends a text and is no part of it (default: the tokenizer's end of text, if texts are
-            given or a tokenizer).
-        state: the ``state`` of an earlier generation or of ``model.prefill``, one row a prompt.
-        **sampling: fields of ``SamplingConfig``, which win over ``config``.
+        model: causal model, or a runtime of one; it generates in evaluation mode.
+        prompts: a text; or a list of texts, or of lists of ids, at least one id per prompt.
+        config: number of tokens, and how each is chosen.
+        tokenizer: encodes and decodes texts (default: the one that ``fftnet.load`` has loaded). A new text
+            starts with its end-of-text token, which also ends the generated text.
+        stop: id that ends a text and is not part of it (default: the tokenizer's end of text, if texts or a
+            tokenizer are given).
+        state: the ``state`` of an earlier generation or of ``model.prefill``, one row per prompt.
+        **sampling: fields of ``SamplingConfig``, which override ``config``.
 
     Returns:
-        The text after the prompt, if a single text is given; else the texts being written.
+        The new text for a single text, else a ``Generation``.
 
     Raises:
         TypeError: if a keyword is not a field of ``SamplingConfig``.
         ValueError: if there is no prompt or one is empty, the model is bidirectional, or a runtime should be
-            compiled. While writing: if the model is damaged, or compiling fails.
+            compiled. During generation: if the model is damaged, or compilation fails.
     """
     config = _sampling(config, sampling)
     if isinstance(prompts, str):
         texts = generate(model, [prompts], config, tokenizer=tokenizer, stop=stop, state=state).texts
         return texts[0]
     if not model.causal:
-        raise ValueError("a bidirectional model can't write: it needs causal=True")
+        raise ValueError("a bidirectional model can't write: train one with causal=True")
     if config.compile and not isinstance(model, nn.Module):
-        raise ValueError("only a PyTorch model can be compiled, this is one of a runtime: leave out compile")
+        raise ValueError("compile works with PyTorch models only, not with an exported model: leave it out")
     prompts = prompts.tolist() if hasattr(prompts, "tolist") else prompts
     if not isinstance(prompts, Sequence) or not prompts:
         raise ValueError(
@@ -255,7 +259,7 @@ def generate(
         if not isinstance(prompt, str):
             rows.append(_ids(prompt))
         elif tokenizer is None:
-            raise ValueError("a text needs a tokenizer: hand one to generate, or encode the prompts yourself")
+            raise ValueError("a text needs a tokenizer: pass one to generate, or encode the prompts yourself")
         else:
             start = [tokenizer.eot] if state is None else []
             rows.append([*start, *tokenizer.encode(prompt)])
@@ -265,7 +269,7 @@ def generate(
 
 
 def _sampling(config: SamplingConfig | None, given: dict[str, Any]) -> SamplingConfig:
-    """Return the configuration with the given fields in it."""
+    """Return the configuration, with fields replaced by keywords."""
     if config is not None:
         check_config("config", config, SamplingConfig)
     known = [field.name for field in fields(SamplingConfig)]
@@ -277,7 +281,7 @@ def _sampling(config: SamplingConfig | None, given: dict[str, Any]) -> SamplingC
 
 
 def _ids(prompt: Any) -> list[int]:
-    """Return a prompt of ids, which may be a tensor or an array, as a list."""
+    """Return a prompt of ids, given as a list, a tensor or an array."""
     prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt
     if not isinstance(prompt, Sequence):
         raise ValueError(f"a prompt must be a text or a list of ids, as in [[1, 2], [3]], got {prompt!r}")
@@ -285,7 +289,7 @@ def _ids(prompt: Any) -> list[int]:
 
 
 def _prefill(model: Writer, prompts: Sequence[Sequence[int]], state: State | None) -> tuple[Tensor, State]:
-    """Return logits (B, V) after each prompt, and the state there."""
+    """Return logits (B, V) and the state after each prompt; shorter prompts are padded on the left."""
     lengths = [len(prompt) for prompt in prompts]
     tokens_BT = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
     mask_BT = torch.zeros_like(tokens_BT, dtype=torch.bool)
@@ -295,7 +299,7 @@ def _prefill(model: Writer, prompts: Sequence[Sequence[int]], state: State | Non
     logits_BTV, state = model.prefill(
         tokens_BT.to(model.device),
         state,
-        # Without a mask, mixers take shorter ways.
+        # Mixers are faster without a mask.
         attention_mask=None if len(set(lengths)) == 1 else mask_BT.to(model.device),
         chunk_size=PREFILL_CHUNK,
         logits_to_keep=1,

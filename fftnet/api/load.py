@@ -1,4 +1,4 @@
-"""Trained models from Python: loaded, and measured. Training is in ``fftnet.api.train``."""
+"""Checkpoints: found, and loaded as a language model with its tokenizer."""
 
 import os
 from pathlib import Path
@@ -14,14 +14,14 @@ from fftnet.training.manifest import MANIFEST_FILE, newest_checkpoint, verify
 from fftnet.utils.tokenizer import Tokenizer
 
 RUN_FILE = "run.json"
-"""In a checkpoint: the model, data and task of its training, and a prompt to start with if any, as JSON."""
+"""File of a checkpoint: model, data and task of its training, and an optional first prompt, as JSON."""
 
 
 def find_checkpoint(path: str | Path | None = None) -> Path:
-    """The folder of a checkpoint, whole as far as its manifest tells.
+    """Return the folder of a checkpoint, verified against its manifest if it has one.
 
     Args:
-        path: a checkpoint, or a folder of runs, of which the newest counts; None: ``outputs``.
+        path: a checkpoint, or a folder of runs, of which the newest is taken (None: ``outputs``).
 
     Raises:
         CheckpointError: if there is none, or one of its files is missing or damaged.
@@ -35,7 +35,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
 
 
 def classifier_kind(folder: Path) -> type[PretrainedModel] | None:
-    """The class of the classifier that a checkpoint holds, None where it holds another model.
+    """Return the class of the classifier in a checkpoint, None for another kind of model.
 
     Raises:
         CheckpointError: if its configuration is missing or damaged.
@@ -46,7 +46,7 @@ def classifier_kind(folder: Path) -> type[PretrainedModel] | None:
 
 
 def default_prompt(folder: Path) -> str:
-    """Return the prompt that comes with a checkpoint, the optional ``prompt`` of its ``run.json``."""
+    """Return the optional ``prompt`` in the ``run.json`` of a checkpoint, else an empty string."""
     run = read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
     prompt = run.get("prompt") if isinstance(run, dict) else None
     return prompt if isinstance(prompt, str) else ""
@@ -58,12 +58,11 @@ def load(path: str | Path | None = None, *, device: str = "auto") -> tuple[FFTNe
         >>> model, tokenizer = fftnet.load("outputs/best")
 
     Args:
-        path: a checkpoint, or a folder of runs, of which the newest counts; None: ``outputs``.
-        device: cpu, cuda, or auto: cuda where there is one.
+        path: a checkpoint, or a folder of runs, of which the newest is taken (None: ``outputs``).
+        device: cpu, cuda, or auto (cuda if available, else cpu).
 
     Returns:
-        The model in evaluation mode, and the tokenizer that it was trained with, also as
-        ``model.tokenizer``.
+        The model in evaluation mode and its tokenizer, which is also ``model.tokenizer``.
 
     Raises:
         UserError: naming the file that is missing or damaged, or the device that can't be used.
@@ -72,14 +71,14 @@ def load(path: str | Path | None = None, *, device: str = "auto") -> tuple[FFTNe
 
 
 def load_checkpoint(folder: Path, *, device: str = "auto") -> tuple[FFTNet, Tokenizer]:
-    """The model and the tokenizer of a folder from ``find_checkpoint``, whose checksums are not taken again.
+    """Load the model and the tokenizer of a folder that ``find_checkpoint`` has verified.
 
     Args:
-        folder: of one checkpoint.
-        device: as in ``load``.
+        folder: folder of one checkpoint.
+        device: see ``load``.
 
     Raises:
-        UserError: as ``load``.
+        UserError: see ``load``.
     """
     if classifier_kind(folder) is not None:
         raise CheckpointError(

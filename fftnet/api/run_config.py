@@ -21,17 +21,17 @@ from fftnet.utils.dataset import DataConfig
 @documented
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """What a run trains a model to do.
+    """Training task and its settings.
 
     Raises:
-        ValueError: if there is no such task, or the settings are those of another.
+        ValueError: if there is no such task, or the settings belong to another one.
     """
 
     task: str = field(default="next_token", metadata={"choices": lambda: TASKS})
-    """What is learned: next_token (causal models), masked_token (bidirectional ones), classification (of
+    """Training task: next_token (causal models), masked_token (bidirectional models), classification (of
     texts) or image_classification."""
     settings: Any = None
-    """The task's own settings, an instance of its ``Config``; None: the defaults."""
+    """Settings of the task, an instance of its ``Config`` (None: the defaults)."""
 
     def __post_init__(self) -> None:
         own = task_class(self.task).Config
@@ -41,7 +41,7 @@ class TaskConfig:
             raise ValueError(f"settings of {self.task} must be of {own.__name__}, got {self.settings!r}")
 
     def described(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it; a task without settings has its name alone."""
+        """Return the part that a checkpoint stores."""
         settings = asdict(self.settings)
         return {"task": self.task} | ({"settings": settings} if settings else {})
 
@@ -52,7 +52,7 @@ class RunConfig:
     """A training run, one configuration for each concern.
 
     Raises:
-        ValueError: if a part is not of its class.
+        ValueError: if a field has the wrong class.
     """
 
     model: BackboneConfig = field(default_factory=BackboneConfig)
@@ -79,11 +79,11 @@ class RunConfig:
 
 
 PARTS: dict[str, Any] = {part.name: part.default_factory for part in fields(RunConfig)}
-"""Field of ``RunConfig`` to its class; the fields of these classes are the flags of ``fftnet train``."""
+"""Field of ``RunConfig`` to its class. The fields of these classes are the flags of ``fftnet train``."""
 GROUPS: dict[str, Any] = {name: kind.Config for table in (MIXERS, TASKS) for name, kind in table.items()}
-"""Mixer or task to the class of its settings, whose flags are ``--name.field``."""
+"""Mixer or task to the class of its settings. Their flags are ``--name.field``."""
 NOT_FLAGS = ("mixer_configs", "settings")
-"""Fields that hold the settings of mixers and of the task."""
+"""Fields that are not flags: they hold the settings of mixers and of the task."""
 
 
 def default_flags(task: str, init_from: str | Path | None) -> dict[str, Any]:
@@ -105,11 +105,7 @@ def assemble(parts: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig
     task, used = parts["task"].task, set(parts["model"].layer_mixers)
     for name, values in settings.items():
         if name not in {*used, task} and values != GROUPS[name]():
-            why = (
-                "that task is not run, see --task"
-                if name in TASKS
-                else "no layer has that mixer, see --mixers"
-            )
+            why = "that is not the --task" if name in TASKS else "no layer has that mixer, see --mixers"
             raise ValueError(f"settings of --{name} change nothing: {why}")
     model = replace(parts["model"], mixer_configs={name: settings[name] for name in used})
     return RunConfig(**{**parts, "model": model, "task": replace(parts["task"], settings=settings[task])})
@@ -139,10 +135,8 @@ def configure(**flags: Any) -> RunConfig:
 def _known() -> Iterator[str]:
     """Yield the names of all flags and groups."""
     yield from GROUPS
-    for prefix, kind in [
-        *(("", kind) for kind in PARTS.values()),
-        *((f"{n}.", k) for n, k in GROUPS.items()),
-    ]:
+    kinds = [("", kind) for kind in PARTS.values()] + [(f"{name}.", kind) for name, kind in GROUPS.items()]
+    for prefix, kind in kinds:
         yield from (f"{prefix}{own.name}" for own in fields(kind) if own.name not in NOT_FLAGS)
 
 

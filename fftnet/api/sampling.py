@@ -1,4 +1,4 @@
-"""Sampling: the next token of each row from its logits."""
+"""Sampling of the next token of each row from its logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,24 +12,24 @@ from fftnet.fields import MAX_COUNT, check_fields, check_range, documented
 @documented
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How the next token is chosen.
+    """Number of new tokens, and how each is chosen.
 
     Raises:
         ValueError: if a field is out of range.
     """
 
     max_new_tokens: int = 300
-    """Tokens to write at most; writing stops earlier where the model ends the text."""
+    """Maximum number of new tokens; generation stops earlier if the model ends the text."""
     temperature: float = 0.8
-    """Below 1 sharpens the distribution, above 1 flattens it, 0 always takes the likeliest token."""
+    """Sampling temperature: below 1 sharpens the distribution, above 1 flattens it, 0 is greedy decoding."""
     top_k: int | None = None
-    """Choose among this many likeliest tokens only."""
+    """Number of most likely tokens to sample from (default: all)."""
     top_p: float = 1.0
-    """Choose among the likeliest tokens that together hold this much probability."""
+    """Nucleus sampling: total probability of the most likely tokens to sample from."""
     seed: int = 0
-    """Of the choices: the same seed writes the same text. Prompt number i of a batch has seed + i."""
+    """Random seed of the samples; prompt number i of a batch uses seed + i."""
     compile: bool = False
-    """Compile the decode step: several times the speed, after half a minute the first time."""
+    """Compilation of the decode step: several times the speed, after half a minute the first time."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -40,25 +40,25 @@ class SamplingConfig:
 
 
 def sample(logits: Tensor, config: SamplingConfig, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw one token a row.
+    """Sample one token per row.
 
     Args:
         logits: (B, V) of any floating dtype.
         config: temperature, top_k and top_p, applied in this order.
-        generators: one a row, on the device of the logits; what a row draws does not depend on the others.
+        generators: one per row, on the device of the logits, so that rows are independent.
 
     Returns:
         int64 ids (B,).
 
     Raises:
-        ValueError: if a row holds no finite number.
+        ValueError: if a row has no finite logit.
     """
     scores_BV = logits.float()
     if not torch.isfinite(scores_BV.amax(dim=-1)).all():
         raise ValueError(
             "the logits are not finite: the model's weights are damaged, take another checkpoint"
         )
-    # float32 cannot divide by a smaller temperature; only the likeliest token has any probability there.
+    # float32 can't divide by a smaller temperature; there, only the most likely token has any probability.
     if config.temperature < torch.finfo(scores_BV.dtype).tiny:
         return scores_BV.argmax(dim=-1)
     # The maximum becomes 0, so that the division cannot overflow to inf - inf in the softmax.
@@ -67,14 +67,14 @@ def sample(logits: Tensor, config: SamplingConfig, generators: Sequence[torch.Ge
         least_B1 = scores_BV.topk(config.top_k, dim=-1).values[:, -1:]
         above_BV = scores_BV > least_B1
         tied_BV = scores_BV == least_B1
-        # Tied scores: keep the first ones, as argmax does, so that exactly top_k are left.
+        # Of tied scores the first ones are kept, as by argmax, so that exactly top_k remain.
         fits_BV = tied_BV.cumsum(dim=-1) <= config.top_k - above_BV.sum(dim=-1, keepdim=True)
         scores_BV = scores_BV.masked_fill(~(above_BV | tied_BV & fits_BV), -torch.inf)
     probabilities_BV = scores_BV.softmax(dim=-1)
     if config.top_p < 1.0:
         ordered_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True, stable=True)
         beyond_BV = ordered_BV.cumsum(dim=-1) - ordered_BV >= config.top_p
-        # A top_p that rounds to 0 keeps the likeliest token, too.
+        # The most likely token stays even if top_p rounds to 0.
         beyond_BV[:, 0] = False
         probabilities_BV = probabilities_BV.masked_fill(beyond_BV.scatter(1, order_BV, beyond_BV), 0.0)
     drawn = [

@@ -25,24 +25,24 @@ logger = logging.getLogger(__name__)
 
 EMBEDDING = "embedding.weight"
 OF_IMAGES = ("image_size", "patch_size", "pooling")
-"""Fields of a model of images that are settings of its task."""
+"""Fields of an image model that are settings of its task."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class StartConfig:
-    """Where the weights of a run begin."""
+    """Initial weights of a run."""
 
     init_from: str | None = None
-    """Checkpoint whose weights a run starts from; its sizes and its tokenizer are then the defaults, and a
-    head for other classes starts anew (default: all weights are drawn)."""
+    """Checkpoint whose weights initialize the model; its sizes and tokenizer become the defaults, and a head
+    for other classes is initialized at random (default: all weights are initialized at random)."""
 
 
 def flag_defaults(path: str | Path) -> dict[str, Any]:
-    """What the flags of a run are, unless they are given, where it starts from a checkpoint.
+    """Return default flag values read from the checkpoint of ``--init_from``.
 
     Args:
-        path: as ``find_checkpoint`` takes it.
+        path: checkpoint or folder of runs, see ``find_checkpoint``.
 
     Returns:
         Name of a flag to its value: sizes, mixers and their fields, pooling, and the tokenizer or the
@@ -52,7 +52,7 @@ def flag_defaults(path: str | Path) -> dict[str, Any]:
         CheckpointError: if there is no checkpoint, or its configuration is damaged.
     """
     folder = find_checkpoint(path)
-    # Loaded, so that sizes that its weights do not have are refused before a model of them is made.
+    # The model is loaded to check that its weights have the sizes of its configuration.
     config = _kind(folder).from_pretrained(folder).config
     found = sizes_of(config)
     mixers = found.pop("mixer_configs")
@@ -65,16 +65,16 @@ def flag_defaults(path: str | Path) -> dict[str, Any]:
 
 
 def load_start(model: PretrainedModel, tokenizer: Tokenizer | None, path: str | Path) -> None:
-    """Give a new model the weights of a checkpoint.
+    """Initialize a new model with the weights of a checkpoint.
 
-    The head of a classifier is taken where both have the same classes, and starts anew where they have not.
-    The mask token of a masked language model, the last one, is left out where the model has none, and starts
-    anew where the checkpoint has none.
+    The head of a classifier is loaded if both have the same classes; otherwise it keeps its random weights.
+    The embedding of the mask token, the last id, is dropped if the model has no such token, and keeps its
+    random weights if the checkpoint has none.
 
     Args:
-        model: gets the weights.
-        tokenizer: what it reads text with; None: it reads none.
-        path: as ``find_checkpoint`` takes it.
+        model: model to initialize.
+        tokenizer: tokenizer of the model; None for images.
+        path: checkpoint or folder of runs, see ``find_checkpoint``.
 
     Raises:
         CheckpointError: if there is no checkpoint, it is damaged, or of other sizes or another tokenizer.
@@ -95,7 +95,7 @@ def load_start(model: PretrainedModel, tokenizer: Tokenizer | None, path: str | 
         if not same_classes:
             found = {name: t for name, t in found.items() if not name.startswith(kind.head_prefixes)}
         if EMBEDDING in found and EMBEDDING in own and found[EMBEDDING].shape[1:] == own[EMBEDDING].shape[1:]:
-            # Of one tokenizer: what either has more is the mask token.
+            # The tokenizers are equal, so that a difference in rows is the mask token.
             stored_VD, own_VD = found[EMBEDDING], own[EMBEDDING]
             found[EMBEDDING] = torch.cat([stored_VD[: len(own_VD)], own_VD[len(stored_VD) :]])
         return found | {name: own[name] for name in anew}

@@ -50,21 +50,21 @@ __all__ = [
 ]
 
 SAMPLE_TOKENS = 100
-"""Of the text that is shown at every evaluation."""
+"""Length of the text that is shown at every evaluation, in tokens."""
 
 
 class TrainingResult(NamedTuple):
     """A finished run."""
 
     model: nn.Module
-    """With its last weights, in evaluation mode."""
+    """Model with its last weights, in evaluation mode."""
     tokenizer: Tokenizer | None
-    """None where the task reads no text."""
+    """Tokenizer of the model; None for images."""
     history: list[dict[str, Any]]
-    """One row for each evaluation: losses, metrics, speed. Where the task measures the test split, the last
-    row has it under ``test``: loss, metrics, and whose weights, best or last."""
+    """One row per evaluation: losses, metrics, speed. If the task measures the test split, ``test`` in the
+    last row holds its loss and metrics, and the weights that were measured: best or last."""
     folder: Path
-    """Of the checkpoints, the metrics and the loss curve; ``fftnet.load`` takes it."""
+    """Output folder with checkpoints, metrics and loss plot; ``fftnet.load`` reads it."""
 
 
 def train(config: RunConfig | None = None, **flags: Any) -> TrainingResult:
@@ -83,14 +83,14 @@ def train(config: RunConfig | None = None, **flags: Any) -> TrainingResult:
         TypeError: if there is no such flag.
         ValueError: if model, task and data do not fit together.
         UserError: if data can't be read, a checkpoint can't be written, another run is in the output folder,
-            or training can't go on.
+            or training can't continue.
     """
     if config is None:
         config = configure(**flags)
     elif flags or not isinstance(config, RunConfig):
         given = f"both ({', '.join(flags)})" if flags else repr(config)
         raise ValueError(f"train takes a RunConfig or keywords such as data='my.txt', got {given}")
-    # Before data are read, which may take long.
+    # The trainer claims the folder again. This comes first because reading data may take long.
     with claimed(config.save, main=launched_rank() == 0):
         return _train(config)
 
@@ -152,15 +152,15 @@ def _train(config: RunConfig) -> TrainingResult:
 
 
 def check_data(folder: Path, described: dict[str, Any], digest: str | None) -> str | None:
-    """Refuse a checkpoint to resume if the data under the same names have changed since.
+    """Refuse to resume a checkpoint if the data under the same names have changed since.
 
     Args:
         folder: folder of the checkpoint.
         described: model, data and task of the run that resumes.
-        digest: digest of what it has read; None if that is unknown.
+        digest: digest of its data; None if unknown.
 
     Returns:
-        A line for the user if it can't be told, else None.
+        A line for the user if a change can't be detected, else None.
 
     Raises:
         TrainingError: if the data have changed.
@@ -168,7 +168,7 @@ def check_data(folder: Path, described: dict[str, Any], digest: str | None) -> s
     run = folder / RUN_FILE
     stored = read_json(run) if run.is_file() else {}
     asked = as_json(described)
-    # Other data or another task are other settings, which are compared elsewhere.
+    # The checkpointer compares settings, such as names of data and the task.
     if any(stored.get(name) != asked[name] for name in ("data", "task")) or stored.get(DIGEST) == digest:
         return None
     names = ", ".join(asked["data"]["data"])
@@ -177,7 +177,7 @@ def check_data(folder: Path, described: dict[str, Any], digest: str | None) -> s
         if asked["task"]["task"] in LANGUAGE_TASKS:
             return unknown
         return (
-            f"{unknown}, and held-out rows may train now, because an earlier version divided them otherwise"
+            f"{unknown}, and held-out rows may train now, because an earlier version split them differently"
         )
     raise TrainingError(
         f"{names} has changed since this run began: put it back as it was, or train in another output_dir"
@@ -187,11 +187,11 @@ def check_data(folder: Path, described: dict[str, Any], digest: str | None) -> s
 def _measure_test(
     model: PretrainedModel, prepared: Prepared, config: RunConfig, trainer: Trainer
 ) -> dict[str, Any] | None:
-    """Measure the test split with the best weights, or the last where none are kept; on one process.
+    """Measure the test split with the best weights, or the last if no checkpoints are kept.
 
     Returns:
-        What is added to the metrics of the run; None on other processes than the first, and where the weights
-        are spread over several and none are kept.
+        Metrics of the test split, which are also added to metrics.json. None on other processes than the
+        main one, and for a sharded model without checkpoints.
     """
     spread = config.accelerator.strategy == "fsdp" and not config.save.save_model
     if spread or launched_rank() != 0:
@@ -210,7 +210,7 @@ def _measure_test(
 
 
 def example_command(model: nn.Module, checkpoint: Path) -> str | None:
-    """Return a command that uses a trained model, None if there is none for its kind."""
+    """Return a command that uses a trained model, None for models of other tasks."""
     words = shlex.quote(str(checkpoint))
     if isinstance(model, tuple(READERS)):
         return f"fftnet predict {words} FILE"
@@ -225,7 +225,7 @@ def _sampler(model: nn.Module, tokenizer: Tokenizer | None) -> Callable[[dict[st
     config = model.config
 
     def sample(weights: dict[str, Tensor]) -> str:
-        # A copy on the CPU writes, because the model may be compiled or split among processes.
+        # Generate with a copy on the CPU, because the model may be compiled or sharded.
         writer = FFTNet(config).eval()
         writer.load_state_dict(weights)
         sampling = SamplingConfig(max_new_tokens=SAMPLE_TOKENS)

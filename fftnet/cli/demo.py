@@ -14,7 +14,7 @@ from fftnet.demo.server import PageServer
 from fftnet.serialization import CheckpointError
 
 SHIPPED = Path("models/shakespeare")
-"""The model that comes with the repository: for those who have trained none."""
+"""Model of the repository, the default if no model was trained."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ def _find(named: str | None) -> Path:
     try:
         return find_checkpoint()
     except CheckpointError:
-        # A run that is there and damaged is not passed over in silence.
+        # A damaged checkpoint is reported instead of replaced by the default.
         if any(Path("outputs").rglob("config.json")) or not SHIPPED.is_dir():
             raise
         return find_checkpoint(SHIPPED)

@@ -20,9 +20,9 @@ from fftnet.training.memory import keep_freed_memory
 from fftnet.utils.dataset import DataConfig
 
 WIDEST_NAME = 32
-"""Characters of a class name in the table."""
+"""Maximum number of characters of a class name in the table."""
 LABELS = {"f1": "F1", "macro_f1": "macro F1"}
-"""Names of numbers that are not their keys with spaces."""
+"""Labels of metrics that differ from their names."""
 
 
 @documented
@@ -31,20 +31,20 @@ class OutputConfig:
     """Form of the report."""
 
     json: bool = False
-    """Print the whole report as JSON, instead of a table."""
+    """Whole report as JSON instead of a table."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class MeasuredData(DataConfig):
-    """Data that are measured."""
+    """Evaluation data."""
 
     text_field: str = ""
-    """Column that holds the text, in sources that have columns (default: the one of the training)."""
+    """Column of the text, in sources with columns (default: the one used in training)."""
 
 
 Measured = tuple[dict[str, Any], Callable[[Path], None]]
-"""A report, and what draws its picture."""
+"""A report, and a function that plots it."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -80,7 +80,7 @@ def _language_model(path: Path, source: ModelConfig, config: EvaluationConfig, d
         trained = trained_with(model, tokenizer, run_file)
     else:
         trained = Training(None, {}, None)
-        _warn(f"{run_file} is missing: the model may have been trained on what is measured")
+        _warn(f"{run_file} is missing: the model may have been trained on these data")
     field = data.text_field or trained.data.get("text_field", DataConfig().text_field)
     data = replace(data, text_field=field)
     report = evaluate(model, tokenizer, data, config, task=trained.task)

@@ -1,4 +1,4 @@
-"""Flags are the fields of the configuration classes, and their help is the fields' docstrings."""
+"""Flags: the fields of configuration classes, with the fields' docstrings as help."""
 
 import json
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
@@ -14,7 +14,7 @@ from fftnet.errors import UserError, suggestion
 from fftnet.fields import documented
 
 SHOWING = ("-h", "--help", "--print_config")
-"""Beginnings of the words that end the reading of flags and show something."""
+"""Prefixes of flags that show something and exit."""
 
 
 class UsageError(UserError):
@@ -24,16 +24,16 @@ class UsageError(UserError):
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The trained model that a command uses."""
+    """Trained model and device of a command."""
 
     checkpoint: str | None = None
-    """Folder with config.json and model.safetensors (default: the newest under outputs/)."""
+    """Checkpoint: folder with config.json and model.safetensors (default: the newest under outputs/)."""
     device: str = "auto"
-    """cpu, cuda, auto (cuda where there is one), or untested: mps, xpu."""
+    """Device: cpu, cuda, auto (cuda if available, else cpu), or untested: mps, xpu."""
 
 
 class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Help with the lines of the examples kept, and without the ``--flag+`` of lists."""
+    """Help that keeps the lines of the examples, and omits the ``--flag+`` of lists."""
 
     def _format_action_invocation(self, action: Action) -> str:
         names = ", ".join(name for name in action.option_strings if not name.endswith("+"))
@@ -50,21 +50,21 @@ def parse(
     without: Collection[str] = (),
     defaults: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Read flags into configurations.
+    """Parse flags into configurations.
 
-    The metadata of a field may hold ``choices``, a function that returns the values which help shows;
-    ``alone``, the value of the flag without one; and ``short``, a second name such as ``-i`` of a switch.
+    The metadata of a field may hold ``choices``, a function that returns the allowed values; ``alone``, the
+    value of the flag without a value; and ``short``, a second name of a switch, such as ``-i``.
 
     Args:
         program: name of the command in ``COMMANDS``.
-        argv: words of the command line.
+        argv: arguments of the command.
         classes: configuration classes whose fields are the flags.
         groups: name to a further class, whose flags are ``--name.field``.
-        without: fields that are no flags and keep their defaults.
-        defaults: given the values of all flags, the defaults that some have beside these, by name.
+        without: fields that are not flags and keep their defaults.
+        defaults: maps the values of all flags to defaults that depend on them, by flag.
 
     Returns:
-        One configuration for each class, and one for each group by its name.
+        One configuration per class, and one per group by its name.
 
     Raises:
         UsageError: if a flag or value is wrong.
@@ -129,14 +129,14 @@ def _parser(
 
 
 def _value(name: str, field: Field[Any]) -> str:
-    """Return what help shows for the value of a flag."""
+    """Return the placeholder for the value of a flag in the help."""
     choices = ("true", "false") if field.type is bool else field.metadata.get("choices", tuple)()
     value = f"{{{','.join(choices)}}}" if choices else name.rpartition(".")[2].upper()
     return f"{value} ..." if _takes_several(field) else value
 
 
 def _shorten(parser: ArgumentParser, common: Sequence[str]) -> None:
-    """Leave the common flags alone in the help, under one title and in their order."""
+    """Show only the common flags in the help, under one title and in their order."""
     if not common:
         return
     actions = {action.dest: action for action in parser._actions}
@@ -153,10 +153,10 @@ def _takes_several(field: Field[Any]) -> bool:
 def _spell_out(
     argv: Sequence[str], flags: Mapping[str, Field[Any]], parser: ArgumentParser, positional: Sequence[str]
 ) -> list[str]:
-    """Write every flag with its name and its value.
+    """Return the arguments as ``--name=value``, the only form that jsonargparse needs to know.
 
-    Values without a flag get the positional flags in turn. Flags may stand alone that can, switches behind
-    ``no_``, and a list takes several words.
+    Values without a flag belong to the positional flags in turn. Some flags need no value, switches have a
+    form ``--no_name``, and a list takes several arguments.
 
     Raises:
         ValueError: if a flag is unknown.

@@ -16,24 +16,24 @@ from fftnet.api.load import default_prompt, find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, UsageError, parse
 from fftnet.export import ExportConfig
 from fftnet.export.runtime import OnnxWriter
-from fftnet.fields import documented
+from fftnet.fields import check_fields, documented
 from fftnet.utils.tokenizer import Tokenizer
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
-    """The text to continue.
+    """Prompts.
 
     Raises:
-        ValueError: if standard input is asked for twice.
+        ValueError: if both flags read standard input.
     """
 
     prompt: str | None = None
     """Text to continue; \\n is a line break, \\\\n a literal \\n; - is standard input (default: piped text,
-    or else the prompt that comes with the model)."""
+    or else the prompt of the checkpoint)."""
     interactive: bool = field(default=False, metadata={"short": "-i"})
-    """Read line after line and continue each; an empty line ends, Ctrl-C ends a reply. Short form: -i."""
+    """Interactive mode: each line is continued; an empty line ends, Ctrl-C stops a reply. Short form: -i."""
 
     def __post_init__(self) -> None:
         if self.interactive and self.prompt == "-":
@@ -43,33 +43,32 @@ class PromptConfig:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """Runtime that computes the model.
+    """Runtime of the model.
 
     Raises:
-        ValueError: if there is no such runtime, or it has no weights of 8 bits.
+        ValueError: if the runtime is unknown, or has no int8 weights.
     """
 
     runtime: str = field(default="torch", metadata={"choices": lambda: RUNTIMES})
-    """torch, or onnx, whose checkpoint is a folder from fftnet export (default: exported)."""
+    """Runtime: torch, or onnx, whose checkpoint is a folder of fftnet export (default: exported)."""
     int8: bool = False
-    """Take the exported decode step with weights of 8 bits."""
+    """Exported decode step with int8 weights."""
 
     def __post_init__(self) -> None:
-        if self.runtime not in RUNTIMES:
-            raise ValueError(f"unknown runtime {self.runtime!r}; choose from {', '.join(RUNTIMES)}")
+        check_fields(self)
         if self.int8 and self.runtime == "torch":
             raise ValueError("int8 is for an exported model: add --runtime onnx")
 
 
 class Loaded(NamedTuple):
-    """A model that writes."""
+    """A model with its tokenizer."""
 
     model: Writer
     tokenizer: Tokenizer
     about: str
-    """A line about the model."""
+    """Description of the model in a line."""
     prompt: str = ""
-    """Prompt that comes with the model."""
+    """Prompt of the checkpoint."""
 
 
 def _torch(source: ModelConfig, runtime: RuntimeConfig) -> Loaded:
@@ -130,7 +129,7 @@ def _text(config: PromptConfig) -> str | None:
         text = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8 text (byte {error.start}): convert it") from error
-    # An empty pipe, as of a scheduler, is no prompt unless it was asked for.
+    # Schedulers run commands with an empty pipe, which is then not meant as a prompt.
     return None if not text and config.prompt is None else text
 
 
@@ -149,9 +148,9 @@ def _with_line_breaks(text: str) -> str:
 
 
 def _print(generation: Generation, tokenizer: Tokenizer, prompt: str = "") -> str:
-    """Print a prompt and the text behind it as it is made, and return a line on the speed."""
+    """Print a prompt and the generated text token by token; return a line on the speed."""
     decoder = tokenizer.stream()
-    # With the first token, so that no message about the compilation of kernels comes between them.
+    # The prompt is printed with the first token: messages about compiled kernels come before both.
     waiting = prompt
     count = 0
     start = 0.0
@@ -183,7 +182,7 @@ def _converse(loaded: Loaded, first: str | None, sampling: SamplingConfig) -> No
             generation.close()
             if not generation.tokens[0]:
                 print(flush=True)
-                continue  # The line was not read to its end: the next one goes on from the state before it.
+                continue  # The line was not read completely: the next one starts from the state before it.
         state = generation.state
         before = "" if generation.texts[0].endswith("\n") else "\n"
         print(before, end="", flush=True)

@@ -23,23 +23,23 @@ from fftnet.utils.tokenizer import Tokenizer
 @documented
 @dataclass(frozen=True, kw_only=True)
 class InspectionConfig:
-    """The text that a model is watched with.
+    """Text to inspect, and the pictures.
 
     Raises:
         ValueError: if there is no text or two, or a field is out of range.
     """
 
     prompt: str | None = None
-    """Text that the pictures show, of up to 511 tokens."""
+    """Text of the pictures, at most 511 tokens."""
     file: str | None = None
-    """UTF-8 file in place of a prompt: the pictures show its beginning, the loss by position all of it."""
+    """UTF-8 file instead of a prompt: the pictures show its beginning, the loss by position all of it."""
     show: int = 96
-    """Tokens of a file that the pictures show."""
+    """Number of tokens of a file in the pictures."""
     position: int | None = None
-    """Token whose filter and weights are drawn, counted from 0, the end-of-text token before the text
+    """Position of the token whose filter and weights are plotted; 0 is the end-of-text token before the text
     (default: the last one)."""
     output: str = "outputs/inspect"
-    """Folder for the pictures, which is made."""
+    """Folder for the pictures, created if missing."""
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.file is None):
@@ -51,7 +51,7 @@ class InspectionConfig:
 
 
 class Picture(NamedTuple):
-    """A file that is to be drawn."""
+    """A picture to plot."""
 
     name: str
     draw: Callable[[Path], None]
@@ -118,7 +118,7 @@ def _shown(tokens: Tensor, config: InspectionConfig) -> Tensor:
 def _pictures(
     inspection: Inspection, losses: LossByPosition | None, tokenizer: Tokenizer, position: int, window: int
 ) -> Iterator[Picture]:
-    """All that there are numbers for."""
+    """Yield the pictures for which the mixers have values."""
     labels = inspection_plots.token_labels(tokenizer, inspection.tokens.tolist())
     have = {name for numbers in inspection.layers for name, part in vars(numbers).items() if part is not None}
     if "filter" in have:
@@ -141,7 +141,7 @@ def _pictures(
 
 
 def _left_out(inspection: Inspection, causal: bool) -> Iterator[str]:
-    """Sentences on the pictures that a reader may miss."""
+    """Yield sentences about pictures that are missing."""
     fields = {"filter": "filters, time scales and spectra", "weights": "weights of tokens"}
     if not causal:
         fields["filter"] = "filters"

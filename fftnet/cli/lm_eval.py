@@ -8,7 +8,7 @@ from fftnet.data.errors import import_extra
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run the harness: flags are its own, and ``--model`` is fftnet unless told otherwise."""
+    """Run the harness: flags are those of the harness, and ``--model`` is fftnet by default."""
     harness = import_extra("lm_eval.__main__", "fftnet lm_eval", "eval")
     import_module("fftnet.lm_eval")
     words = list(argv)

@@ -16,26 +16,25 @@ from fftnet.cli.commands import COMMANDS, overview
 from fftnet.errors import UserError, install_command, suggestion
 
 SPEAKING_SECONDS = 2.0
-"""For which a process that fails in silence stays, while another tells the same mistake."""
-
+"""Delay before a silent process of a failed run ends, so that another one can print the error."""
 CPU_WHEELS = "; torch for the CPU alone: add --extra-index-url https://download.pytorch.org/whl/cpu"
-"""End of the hint where PyTorch is missing, whose default wheels for Linux bring CUDA."""
+"""End of the hint if PyTorch is missing: its default wheels for Linux contain CUDA."""
 LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""Errors of an output that cannot be written; files that a command writes have sentences of their own."""
+"""Errors of an output that can't be written; errors of files that a command writes have other messages."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: words of the command line (default: those of this process).
+        argv: arguments of the command line (default: those of this process).
 
     Returns:
-        The exit status: 0; 2 after one sentence on what was wrong; 130 after Ctrl-C; 141 where nobody reads
-        the output any more.
+        The exit status: 0; 2 after an error message of one sentence; 130 after Ctrl-C; 141 if nobody reads
+        the output.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A generated text may hold any character, the encoding of a file or a terminal not.
+        # A generated text may contain characters that the encoding of the output lacks.
         sys.stdout.reconfigure(errors="replace")
     status = 2
     try:
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     if not words or words[0] not in COMMANDS:
         return _without_command(words)
-    # Of the processes of a run, the first one speaks, and of errors one on each machine.
+    # The first process of a run prints; errors are printed by one process per machine.
     first, first_here = (os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("fftnet").setLevel(logging.INFO if first else logging.ERROR)
@@ -80,7 +79,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _flush_output() -> OSError | None:
-    """Write what is left of the output, and return the error if that fails."""
+    """Flush the output, and return the error if that fails."""
     lost = None
     # A stream is None if it was closed when the process started.
     for stream in filter(None, (sys.stdout, sys.stderr)):
@@ -88,20 +87,20 @@ def _flush_output() -> OSError | None:
             stream.flush()
         except OSError as error:
             lost = lost or error
-            # Otherwise Python would try again at the end, and print a traceback.
+            # Otherwise Python would flush again at exit, and print a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return lost
 
 
 def console(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command as a program: ``main``, then the end of the process with its status."""
+    """Run a command and exit with its status."""
     status = main(argv)
     if status and os.environ.get("LOCAL_RANK", "0") != "0":
-        # A launcher ends all processes once one has failed: the one that speaks shall have spoken first.
+        # A launcher ends all processes when one fails; the process that prints must come first.
         time.sleep(SPEAKING_SECONDS)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Everything is written and closed. Threads of PyTorch's process groups may still be there, and one
-        # that outlives the interpreter aborts the process, whereupon a launcher takes the run for failed.
+        # Everything is written and closed. A thread of PyTorch's process groups that outlives the interpreter
+        # would abort the process, and the launcher would report a failed run.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -109,7 +108,7 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _without_command(words: Sequence[str]) -> int:
-    """Answer a command line that names no known command, and return its exit status."""
+    """Handle arguments that name no known command, and return the exit status."""
     if not words:
         print(overview(), file=sys.stderr)
         return 2
@@ -120,7 +119,7 @@ def _without_command(words: Sequence[str]) -> int:
         print(f"fftnet {__version__}")
         return 0
     close = suggestion(words[0], COMMANDS) or f"; choose from {', '.join(COMMANDS)}"
-    print(f"error: unknown command {words[0]!r}{close} (fftnet --help explains them)", file=sys.stderr)
+    print(f"error: unknown command {words[0]!r}{close} (see fftnet --help)", file=sys.stderr)
     return 2
 
 

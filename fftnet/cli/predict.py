@@ -27,23 +27,23 @@ DIGITS = 4
 @documented
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """What is classified, and where the answers go.
+    """Inputs of a classifier, and the file for its predictions.
 
     Raises:
         ValueError: if there is nothing or too much to classify, no such format, or a field is out of range.
     """
 
     file: str | None = None
-    """What is classified: a table with texts in rows, a .txt file with a text a line, - for lines of standard
-    input; an image, a folder of images or an .npz file. It may stand behind the checkpoint."""
+    """Inputs: a table with texts in rows, a .txt file with a text per line, - for lines of standard input; an
+    image, a folder of images or an .npz file."""
     text: str | None = None
-    """A single text to classify, instead of a file."""
+    """Single text to classify, instead of a file."""
     output: str | None = None
-    """File for the answers, .jsonl or .csv, a row for each input (default: JSON lines to the terminal)."""
+    """File for the predictions, .jsonl or .csv, a row per input (default: JSON lines to the terminal)."""
     text_field: str | None = None
-    """Column that holds the text (default: the one of the training)."""
+    """Column of the text (default: the one used in training)."""
     batch_size: int = BATCH
-    """Inputs that are computed at once."""
+    """Inputs per batch."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> None:
     found = classifier.predict(inputs, batch_size=config.batch_size, names=names)
     suffix = Path(config.output or ".jsonl").suffix or ".jsonl"
     text = FORMATS[suffix.lower()](Answers(columns, found.tolist(), classifier.class_names))
-    # Half of a character, which a column of JSON may hold, is written as JSON escapes it.
+    # A column of JSON may contain a lone surrogate, which is written as an escape.
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     if config.output is None:
         print(text, end="", flush=True)
@@ -105,7 +105,7 @@ def _check_found(word: str) -> None:
 
 
 def _lines_of_stdin(file: str | None) -> list[str]:
-    """Read all lines of standard input; a terminal only if it is asked for."""
+    """Read all lines of standard input; a terminal only if the file is ``-``."""
     asked = sys.stdin is not None and (file == STDIN or not sys.stdin.isatty())
     data = sys.stdin.buffer.read() if sys.stdin is not None and asked else b""
     try:
@@ -121,20 +121,20 @@ def _lines_of_stdin(file: str | None) -> list[str]:
 
 
 class Answers(NamedTuple):
-    """Answers of a classifier to N inputs."""
+    """Predictions of a classifier for N inputs."""
 
     columns: Sequence[Mapping[str, Any]]
-    """What is repeated of each input."""
+    """Columns of each input, repeated in the output."""
     probabilities: list[list[float]]
-    """(N, K)."""
+    """Probabilities (N, K)."""
     class_names: Sequence[str]
 
     def best(self) -> list[int]:
-        """Return the number of the likeliest class of each input."""
+        """Return the index of the most likely class of each input."""
         return [row.index(max(row)) for row in self.probabilities]
 
     def headed(self, *names: str) -> tuple[list[str], list[str]]:
-        """Return the names of all columns, and names of the answer, with a prefix if they are taken."""
+        """Return the names of all columns, and names for the prediction, with a prefix if they are taken."""
         taken = list(dict.fromkeys(name for row in self.columns for name in row))
         return taken, [_free(name, taken) for name in names]
 
@@ -175,4 +175,4 @@ def _cell(value: Any) -> Any:
 
 
 FORMATS: dict[str, Callable[[Answers], str]] = {".jsonl": _json_lines, ".csv": _delimited}
-"""Suffix to a function that writes answers out."""
+"""Suffix of a file to a function that formats predictions."""

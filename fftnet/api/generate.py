@@ -239,8 +239,7 @@ def generate(
     """
     config = _sampling(config, sampling)
     if isinstance(prompts, str):
-        texts = generate(model, [prompts], config, tokenizer=tokenizer, stop=stop, state=state).texts
-        return texts[0]
+        return generate(model, [prompts], config, tokenizer=tokenizer, stop=stop, state=state).texts[0]
     if not model.causal:
         raise ValueError("a bidirectional model can't write: train one with causal=True")
     if config.compile and not isinstance(model, nn.Module):
@@ -254,15 +253,7 @@ def generate(
         tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is not None and stop is None:
         stop = tokenizer.eot
-    rows: list[list[int]] = []
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            rows.append(_ids(prompt))
-        elif tokenizer is None:
-            raise ValueError("a text needs a tokenizer: pass one to generate, or encode the prompts yourself")
-        else:
-            start = [tokenizer.eot] if state is None else []
-            rows.append([*start, *tokenizer.encode(prompt)])
+    rows = [_ids(prompt, tokenizer, new_text=state is None) for prompt in prompts]
     if not all(rows):
         raise ValueError("a prompt is empty: start with the tokenizer's end-of-text token")
     return Generation(model, rows, config, stop, state, tokenizer)
@@ -280,8 +271,13 @@ def _sampling(config: SamplingConfig | None, given: dict[str, Any]) -> SamplingC
     return replace(config or SamplingConfig(), **given)
 
 
-def _ids(prompt: Any) -> list[int]:
-    """Return a prompt of ids, given as a list, a tensor or an array."""
+def _ids(prompt: Any, tokenizer: "Tokenizer | None", *, new_text: bool) -> list[int]:
+    """Return the ids of a prompt, given as a text, a list, a tensor or an array."""
+    if isinstance(prompt, str):
+        if tokenizer is None:
+            raise ValueError("a text needs a tokenizer: pass one to generate, or encode the prompts yourself")
+        # Documents are separated by this token in training, so that a model expects it before a new text.
+        return [tokenizer.eot] * new_text + tokenizer.encode(prompt)
     prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt
     if not isinstance(prompt, Sequence):
         raise ValueError(f"a prompt must be a text or a list of ids, as in [[1, 2], [3]], got {prompt!r}")

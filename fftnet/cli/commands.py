@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """What a user sees of a command before its flags."""
+    """Help of a command, except its flags."""
 
     about: str
     """One sentence: the line in ``fftnet --help`` and the head of the command's help."""

@@ -147,7 +147,7 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
         ("fftnet train --mixers spectral", r"'spectral' sees the whole sequence"),
         ("fftnet train --mixers magic", r"unknown mixer 'magic'; choose from"),
         ("fftnet train --config nowhere.yaml", r"nowhere\.yaml"),
-        ("fftnet train --resume nowhere", r"nowhere is not there"),
+        ("fftnet train --resume nowhere", r"nowhere does not exist: name the folder of a checkpoint"),
         (
             "fftnet train --data nowhere.txt --output_dir old",
             r"^error: old holds the checkpoints of another run: add --resume to continue it, --overwrite to",

@@ -102,6 +102,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'fftnet' has no attribute {name!r}")
+    # The next access finds the name in the module, without this function.
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

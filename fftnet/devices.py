@@ -17,6 +17,7 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    # Only an allocation tells whether the device works.
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

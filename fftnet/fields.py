@@ -74,10 +74,12 @@ def field_docstrings(config_class: type) -> dict[str, str]:
     found: dict[str, str] = {}
     # Bases first: a class may document an inherited field anew.
     for base in reversed(config_class.__mro__):
+        # Classes made at run time and builtins have no source; zip archives and compiled packages may not.
         try:
             (definition,) = ast.parse(dedent(inspect.getsource(base))).body
         except (OSError, TypeError, SyntaxError):
             continue
+        # The docstring of a field is the string in the statement after it.
         for pair in pairwise(getattr(definition, "body", ())):
             match pair:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
@@ -111,9 +113,11 @@ def check_fields(config: Any) -> None:
         if not _fits(value, kind):
             allowed = " or ".join(_described(choice) for choice in _choices(kind))
             raise ValueError(f"{name} must be {allowed}, got {_shown(given)}")
+        # Choices are a function because tables, such as that of mixers, are defined after the classes.
         choices = config.__dataclass_fields__[name].metadata.get("choices")
         if choices is not None and isinstance(value, str) and value not in choices():
             raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices())}")
+        # Configurations are frozen.
         if value is not given:
             object.__setattr__(config, name, value)
 
@@ -140,6 +144,7 @@ def check_range(config: Any, least: float, most: float | None, *names: str) -> N
             limit = f"at most {most}"
         else:
             continue
+        # Users can leave out an optional field.
         optional = NoneType in _choices(_kinds(type(config))[name])
         raise ValueError(f"{name} must be {limit}{' or left out' * optional}, got {value}")
 
@@ -201,6 +206,7 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 def _converted(name: str, value: Any, kind: Any) -> Any:
     origin = get_origin(kind)
     if origin in (list, tuple):
+        # A single string would otherwise become a list of its letters.
         if get_args(kind)[0] is str:
             value = string_list(name, value)
         return origin(value) if isinstance(value, (list, tuple)) else value

@@ -36,6 +36,7 @@ def warn_if_crowded() -> None:
     """Log a warning, at the first call only, if threads spin on a machine with a load above its cores."""
     if any(name in os.environ for name in WAIT_VARIABLES) or not hasattr(os, "getloadavg"):
         return
+    # The load includes this process's own threads: only a higher one is a sign of others.
     load = os.getloadavg()[0]
     cores = os.cpu_count() or 1
     if load > cores:

@@ -139,6 +139,7 @@ class Generation:
     @torch.inference_mode()
     def _write(self, prompts: Sequence[Sequence[int]], state: State | None) -> Generator[list[int | None]]:
         device = self._model.device
+        # One generator per row: the text of a prompt does not depend on the rest of the batch.
         generators = [
             torch.Generator(device).manual_seed(self._config.seed + row) for row in range(len(prompts))
         ]
@@ -152,6 +153,7 @@ class Generation:
             token_B = sample(logits_BV, self._config, generators)
             self._unread = (token_B, state)
             new = self._take(token_B.tolist(), state)
+            # All texts have ended, and their states are kept.
             if all(token is None for token in new):
                 self._unread = None
                 return

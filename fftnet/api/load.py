@@ -29,6 +29,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     folder = Path("outputs" if path is None else path)
     if path is None or (folder.is_dir() and not (folder / CONFIG_FILE).is_file()):
         folder = newest_checkpoint(folder)
+    # Models that were saved with save_pretrained have no manifest.
     if os.path.lexists(folder / MANIFEST_FILE):
         verify(folder)
     return folder
@@ -87,6 +88,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto") -> tuple[FFTNet, Toke
         )
     model = FFTNet.from_pretrained(folder)
     tokenizer = Tokenizer.load(folder)
+    # A masked language model has one more token than its tokenizer.
     known = {tokenizer.vocab_size + task.extra_tokens for task in LANGUAGE_TASKS.values()}
     if model.config.vocab_size not in known:
         raise CheckpointError(

@@ -102,6 +102,7 @@ def assemble(parts: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig
     Raises:
         ValueError: if settings that are not the defaults belong to a mixer or a task that is not used.
     """
+    # Settings that no mixer or task of this run uses are mistakes of the user, unless they are the defaults.
     task, used = parts["task"].task, set(parts["model"].layer_mixers)
     for name, values in settings.items():
         if name not in {*used, task} and values != GROUPS[name]():
@@ -159,5 +160,6 @@ def _take(given: dict[str, Any], kind: Any, prefix: str = "") -> Any:
         name = f"{prefix}{own.name}"
         if name in given and name not in NOT_FLAGS:
             value = given.pop(name)
+            # `resume=True` is the flag --resume without a value.
             values[own.name] = own.metadata["alone"] if value is True and "alone" in own.metadata else value
     return kind(**values)

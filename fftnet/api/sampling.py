@@ -53,6 +53,7 @@ def sample(logits: Tensor, config: SamplingConfig, generators: Sequence[torch.Ge
     Raises:
         ValueError: if a row has no finite logit.
     """
+    # Half precision would tie scores that differ.
     scores_BV = logits.float()
     if not torch.isfinite(scores_BV.amax(dim=-1)).all():
         raise ValueError(
@@ -77,6 +78,7 @@ def sample(logits: Tensor, config: SamplingConfig, generators: Sequence[torch.Ge
         # The most likely token stays even if top_p rounds to 0.
         beyond_BV[:, 0] = False
         probabilities_BV = probabilities_BV.masked_fill(beyond_BV.scatter(1, order_BV, beyond_BV), 0.0)
+    # One call per row, because multinomial takes one generator for all rows.
     drawn = [
         torch.multinomial(row_V, 1, generator=generator)
         for row_V, generator in zip(probabilities_BV, generators, strict=True)

@@ -55,6 +55,7 @@ def flag_defaults(path: str | Path) -> dict[str, Any]:
     # The model is loaded to check that its weights have the sizes of its configuration.
     config = _kind(folder).from_pretrained(folder).config
     found = sizes_of(config)
+    # Flags have a field each, such as addressed_spectral.num_bins.
     mixers = found.pop("mixer_configs")
     found |= {f"{name}.{field}": value for name in mixers for field, value in asdict(mixers[name]).items()}
     if isinstance(config, ViTConfig):
@@ -87,6 +88,7 @@ def load_start(model: PretrainedModel, tokenizer: Tokenizer | None, path: str | 
             f"{folder} was trained with another tokenizer: leave --tokenizer out, or name the folder there"
         )
     own = model.state_dict()
+    # Equal numbers of classes are not enough: their names must agree, too.
     same_classes = isinstance(model, kind) and _classes(kind.read_config(folder)) == _classes(model.config)
     anew = [] if same_classes else [name for name in own if name.startswith(model.head_prefixes)]
 

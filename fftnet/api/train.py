@@ -99,6 +99,7 @@ def _train(config: RunConfig) -> TrainingResult:
     task = task_class(config.task.task)
     prepared = task.prepare(Request(model=config.model, data=config.data, settings=config.task.settings))
     tokenizer, splits = prepared.tokenizer, prepared.splits
+    # The same initial weights on every process and in every run of this seed.
     torch.manual_seed(config.train.seed)
     model = prepared.build_model()
     if config.start.init_from is not None:
@@ -121,6 +122,7 @@ def _train(config: RunConfig) -> TrainingResult:
     def check_files(directory: Path) -> str | None:
         return check_data(directory, described, splits.digest)
 
+    # Tokenizers with the same name may differ, for example two that were trained on different texts.
     read = {} if tokenizer is None else {"tokenizer": tokenizer.fingerprint}
     trainer = Trainer(
         model,
@@ -139,6 +141,7 @@ def _train(config: RunConfig) -> TrainingResult:
     )
     history = trainer.train()
     model.eval()
+    # generate(result.model, "text") then finds the tokenizer.
     if isinstance(model, FFTNet):
         model.tokenizer = tokenizer
     if prepared.measure_test:
@@ -193,6 +196,7 @@ def _measure_test(
         Metrics of the test split, which are also added to metrics.json. None on other processes than the
         main one, and for a sharded model without checkpoints.
     """
+    # Sharded weights without a checkpoint can't be measured on one process.
     spread = config.accelerator.strategy == "fsdp" and not config.save.save_model
     if spread or launched_rank() != 0:
         return None

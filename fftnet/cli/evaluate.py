@@ -54,10 +54,12 @@ def run(argv: Sequence[str]) -> None:
     (source, config, output, data), _ = parse("evaluate", argv, classes, without=of_training)
     path = find_checkpoint(source.checkpoint)
     keep_freed_memory()
+    # The checkpoint decides what is measured.
     measure = _language_model if classifier_kind(path) is None else _classifier
     report, draw = measure(path, source, config, data)
     report = {"checkpoint": str(path), **report}
     try:
+        # JSON has no NaN; a loss that is not finite means damaged weights.
         text = json.dumps(report, indent=2, allow_nan=False)
     except ValueError as error:
         raise CheckpointError(

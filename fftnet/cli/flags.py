@@ -78,6 +78,7 @@ def parse(
         _shorten(parser, [name for name in COMMANDS[program].common if name in flags])
     try:
         words = _spell_out(argv, flags, parser, COMMANDS[program].positional)
+        # Some defaults depend on other flags, such as sizes on --init_from: parse once to learn them.
         if defaults is not None:
             asked = [word for word in words if not word.startswith(SHOWING)]
             parser.set_defaults(dict(defaults(parser.parse_args(asked))))
@@ -90,6 +91,7 @@ def parse(
             for name, cls in groups.items()
         }
     except (ArgumentError, ValueError) as error:
+        # jsonargparse breaks its messages into lines.
         sentence = " ".join(str(error).split())
         option = "--help_all" if COMMANDS[program].common else "--help"
         raise UsageError(f"{sentence} (fftnet {program} {option} explains every flag)") from error
@@ -161,6 +163,7 @@ def _spell_out(
     Raises:
         ValueError: if a flag is unknown.
     """
+    # Forms of flags: with an optional value, switches, and short names.
     alone = {name: field.metadata["alone"] for name, field in flags.items() if "alone" in field.metadata}
     switches = {name for name, field in flags.items() if field.type is bool}
     short = {field.metadata["short"]: name for name, field in flags.items() if "short" in field.metadata}
@@ -171,6 +174,7 @@ def _spell_out(
     spelled: list[str] = []
     while words:
         word = words.pop(0)
+        # A dash alone is standard input.
         if (word == "-" or not word.startswith("-")) and unnamed:
             words.insert(0, word)
             word = f"--{unnamed.pop(0)}"
@@ -185,6 +189,7 @@ def _spell_out(
             spelled.append(f"--{name[3:]}=false")
         elif name in flags and _takes_several(flags[name]) and not without_value:
             taken: list[str] = []
+            # A list ends at the next flag; a JSON list is passed as it is.
             while words and not words[0].startswith("--"):
                 taken.append(words.pop(0))
             spelled.append(f"{word}={taken[0] if taken[0].startswith('[') else json.dumps(taken)}")

@@ -174,6 +174,7 @@ def _converse(loaded: Loaded, first: str | None, sampling: SamplingConfig) -> No
     state = None
     before = ""
     for turn, line in enumerate(_lines(first)):
+        # Another seed per turn, or equal lines would get equal replies.
         config = replace(sampling, seed=sampling.seed + turn)
         generation = generate(model, [before + line], config, tokenizer=tokenizer, state=state)
         try:

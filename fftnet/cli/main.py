@@ -66,8 +66,10 @@ def _run(words: Sequence[str]) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("fftnet").setLevel(logging.INFO if first else logging.ERROR)
     try:
+        # Commands are imported here, because PyTorch takes seconds and fftnet --help should not.
         import_module(f"fftnet.cli.{words[0]}").run(words[1:])
     except (UserError, ModuleNotFoundError) as error:
+        # A missing module of the package itself is a bug, not a missing dependency.
         if isinstance(error, ModuleNotFoundError) and (error.name or "fftnet").startswith("fftnet"):
             raise
         if first_here:

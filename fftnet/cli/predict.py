@@ -68,6 +68,7 @@ def run(argv: Sequence[str]) -> None:
     classifier = load_classifier(source.checkpoint, device=source.device)
     names, inputs, columns = _read(classifier, config)
     found = classifier.predict(inputs, batch_size=config.batch_size, names=names)
+    # The terminal gets JSON lines.
     suffix = Path(config.output or ".jsonl").suffix or ".jsonl"
     text = FORMATS[suffix.lower()](Answers(columns, found.tolist(), classifier.class_names))
     # A column of JSON may contain a lone surrogate, which is written as an escape.
@@ -87,6 +88,7 @@ def _read(classifier: Classifier, config: PredictConfig) -> Inputs:
     field = config.text_field or classifier.data.text_field
     reads_texts = isinstance(classifier.reader, TextReader)
     if config.file is not None and config.file != STDIN:
+        # A user may have given the text itself instead of a file.
         if reads_texts:
             _check_found(config.file)
         return classifier.reader.read(config.file, replace(classifier.data, text_field=field))

@@ -29,6 +29,7 @@ def run(argv: Sequence[str]) -> None:
     from fftnet.serving.app import bind, serve
 
     path = find_checkpoint(source.checkpoint)
+    # The port is bound before the model is loaded: a port in use is reported at once.
     with bind(config) as listener:
         model, tokenizer = load_checkpoint(path, device=source.device)
         if not model.config.causal:

@@ -23,6 +23,7 @@ def run(argv: Sequence[str]) -> None:
         config = assemble(dict(zip(PARTS, configs, strict=True)), settings)
         keep_freed_memory()
         train(config)
+    # Some user errors are also ValueErrors, and have their own message.
     except UserError:
         raise
     except ValueError as error:

@@ -98,6 +98,7 @@ def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) 
         DeviceError: if the device is not available.
         TrainingError: if the precision, the strategy or a tracker is not available.
     """
+    # Errors of the user come first, before processes wait for each other.
     device = pick_device(config.device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if device.type == "cpu" and config.precision == "fp16":
@@ -133,6 +134,7 @@ def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) 
         )
     except (ValueError, ImportError) as error:
         raise TrainingError(f"the run can't be set up: {error}") from error
+    # Accelerate ignores a device that it does not know.
     if config.device != AUTO and accelerator.device.type != device.type:
         raise TrainingError(f"device {config.device} can't train: choose cpu or auto")
     if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:
@@ -161,6 +163,7 @@ def resolve_precision(precision: str, device: torch.device, model: nn.Module) ->
     """
     if precision != AUTO:
         return precision
+    # Accelerate reads the variable itself.
     if LAUNCHED in os.environ:
         return None
     width = getattr(getattr(model, "config", None), "d_model", 0)
@@ -189,6 +192,7 @@ def product_gain() -> float:
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         x, weight = torch.randn(2, 1024, 256).to(dtype)
+        # The minimum of a few tries is the least disturbed by other processes.
         tries = []
         for _ in range(7):
             start = time.perf_counter()

@@ -68,6 +68,7 @@ class Checkpointer:
         self.folder = Path(config.output_dir)
         self.newest: Path | None = None
         """Newest checkpoint of this run."""
+        # Deleting is limited to folders that this run has written, resumed or explicitly replaces.
         self._own: set[str] = set()
         """Names of checkpoints of this run; no others may be deleted."""
         self._replaced: list[Path] = []
@@ -86,6 +87,7 @@ class Checkpointer:
         with ExitStack() as stack:
 
             def claim() -> None:
+                # A checkpoint that the user names is verified before the folder is created.
                 if self._config.resume not in (None, AUTO):
                     verify(Path(self._config.resume), RESUMABLE)
                 stack.enter_context(claimed(self._config, message=self._message))
@@ -102,6 +104,7 @@ class Checkpointer:
         Raises:
             CheckpointError: if it can't be written; all earlier ones are kept.
         """
+        # All processes take part in gathering; only the main process writes.
         snapshot = capture(self._distributed, self._ema, state, carried, self.settings)
 
         def write() -> None:
@@ -155,14 +158,18 @@ class Checkpointer:
             for unfinished in self.folder.glob("step-*.tmp"):
                 if UNFINISHED.fullmatch(unfinished.name):
                     shutil.rmtree(unfinished, ignore_errors=True)
+            # Until the rename below, a crash leaves a .tmp folder, which the next write deletes.
             temporary.mkdir(parents=True)
             fill(temporary)
             seal(temporary)
+            # A folder of this name is moved, not deleted: between two renames a crash must not lose both.
             self._make_way(path)
             temporary.rename(path)
+            # The rename itself must be on the disk before the replaced checkpoint is deleted.
             flush(self.folder)
             finish_replacements(self.folder)
         except (OSError, CheckpointError) as error:
+            # A full disk: free the space of the unfinished checkpoint.
             shutil.rmtree(temporary, ignore_errors=True)
             with suppress(OSError):
                 finish_replacements(self.folder)
@@ -205,6 +212,7 @@ class Checkpointer:
             The checkpoint, None if there is none, and the problem of each one of a higher step.
         """
         problems: dict[Path, UserError] = {}
+        # The list starts with the highest step.
         for path in checkpoints(self.folder):
             try:
                 verify(path, RESUMABLE)
@@ -223,6 +231,7 @@ class Checkpointer:
         with suppress(OSError):
             if temporary.is_symlink():
                 temporary.unlink()
+            # A new link is made under another name and renamed: there is no moment without a link.
             temporary.symlink_to(path.name, target_is_directory=True)
             if os.path.lexists(place) and self._linked(name) is None:
                 set_aside(place, self._message)
@@ -261,6 +270,7 @@ class Checkpointer:
             problems = {}
         else:
             folder, problems = self.newest_intact(self._check_settings)
+        # Checkpoints of another run in the folder are passed over and never deleted.
         others = {path: problem for path, problem in problems.items() if isinstance(problem, TrainingError)}
         if folder is None and others:
             raise next(iter(others.values()))
@@ -299,6 +309,7 @@ class Checkpointer:
 
     def _reason(self, error: Exception, size: int) -> str:
         """Describe why a checkpoint could not be written; a full disk with the missing bytes."""
+        # The cause is the error of the system, such as a full disk.
         while not isinstance(error, OSError) and isinstance(error.__cause__, Exception):
             error = error.__cause__
         if not serialization.is_full(error):

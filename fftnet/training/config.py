@@ -105,6 +105,7 @@ class Budget:
 
     def steps(self, targets: int, seconds: float) -> int:
         """Estimate the number of steps of a run from the targets and seconds of one step."""
+        # A budget in minutes is converted with the measured duration of a step.
         cost = {"steps": 1, "targets": max(targets, 1), "seconds": max(seconds, 1e-9)}
         return max(1, math.ceil(min(limit / cost[name] for name, limit in self.limits.items())))
 

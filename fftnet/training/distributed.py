@@ -144,6 +144,7 @@ class Distributed:
         """Return sums over all processes."""
         if self.world == 1:
             return list(values)
+        # float32 can't count more than 16 million tokens exactly.
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         return torch.as_tensor(self.accelerator.reduce(tensor, "sum")).tolist()
 
@@ -158,6 +159,7 @@ class Distributed:
     def step(self, lr: float) -> None:
         """Update the weights with a learning rate."""
         for group in self.optimizer.param_groups:
+            # A schedule of PyTorch counts steps; ours depends on the budget, which may be minutes.
             group["lr"] = lr
         self.optimizer.step()
 
@@ -191,6 +193,7 @@ class Distributed:
                 result = action()
             except (serialization.CheckpointError, TrainingError) as error:
                 failed = error
+        # The other processes wait here, and must not continue without the main process.
         elsewhere = self.broadcast(failed)
         if failed or elsewhere:
             raise failed or elsewhere
@@ -248,6 +251,7 @@ class Distributed:
         _, current = self._state(cpu_offload=False)
         state = current["state"]
         wanted = {f"{OPTIMIZER}{name}.{field}" for name, values in state.items() for field in values}
+        # set_state_dict would ignore missing and extra tensors.
         if wanted != optimizer.keys():
             name = min(wanted ^ optimizer.keys())
             raise serialization.CheckpointError(f"the optimizer's state lacks or should not hold {name}")

@@ -75,6 +75,7 @@ def newest_checkpoint(root: Path) -> Path:
         )
     last = {run: max(found, key=lambda path: step_of(path.name) or 0) for run, found in runs.items()}
     newest = max(last, key=lambda run: (_written(last[run]), run))
+    # The link best is missing after a copy without links, or in a run that never evaluated.
     best = newest / BEST
     return best if (best / WEIGHTS_FILE).is_file() else last[newest]
 
@@ -99,6 +100,7 @@ def verify(folder: Path, required: Sequence[str] = (WEIGHTS_FILE,)) -> None:
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} does not exist: name the folder of a checkpoint")
+    # A model is loaded by its configuration, which must therefore be covered by the checksums.
     configuration = [CONFIG_FILE] if os.path.lexists(folder / CONFIG_FILE) else []
     for name, (size, digest) in _read_manifest(folder / MANIFEST_FILE, [*required, *configuration]).items():
         path = folder / name
@@ -139,6 +141,7 @@ def _is_entry(name: str, entry: Any) -> bool:
 def seal(folder: Path) -> None:
     """Write the manifest of all files of a folder, and flush them to the disk."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
+    # Files first, then the manifest: a manifest on the disk proves that its files are complete.
     for path in files:
         flush(path)
     manifest = folder / MANIFEST_FILE

@@ -58,6 +58,7 @@ class OptimConfig:
 
     def lr_at(self, progress: float) -> float:
         """Return the learning rate of the step after which ``progress``, in [0, 1], of the budget is used."""
+        # The step itself is included in the progress, so that the first rate is above 0.
         if progress < self.warmup_fraction:
             return self.learning_rate * progress / self.warmup_fraction
         factor = SCHEDULES[self.schedule](self, min(progress, 1.0))
@@ -93,6 +94,7 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], OptimConfig], torch.opt
 
 def make_optimizer(model: nn.Module, config: OptimConfig, name: str = "adamw") -> torch.optim.Optimizer:
     """Make an optimizer for the trained parameters of a model; only some of them decay, see ``DECAYED``."""
+    # By identity, because tied modules share a parameter.
     decaying = {
         id(module.weight)
         for module in model.modules()
@@ -150,6 +152,7 @@ class EMA:
     @torch.no_grad()
     def _swap(self) -> None:
         for value, parameter in zip(self._values, self._parameters, strict=True):
+            # One parameter at a time, so that memory grows by one parameter only.
             kept = parameter.detach().clone()
             parameter.copy_(value)
             value.copy_(kept)

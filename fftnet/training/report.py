@@ -44,6 +44,7 @@ def dry_run(distributed: Distributed, objective: Objective, batch: Batch) -> For
     """
     # A forward pass changes buffers only, such as the running statistics of batch normalization.
     buffers = [(buffer, buffer.clone()) for buffer in distributed.raw_model.buffers()]
+    # The first pass compiles kernels and allocates memory, which the measured one should not include.
     distributed.accumulate(objective, batch)
     start = time.perf_counter()
     (_, count), _ = distributed.accumulate(objective, batch)
@@ -100,6 +101,7 @@ def model_summary(model: nn.Module) -> str:
     named = []
     for name, part in _parts(model):
         count = _count(part)
+        # Equal layers are described once.
         if isinstance(part, nn.ModuleList) and len(part) and _count(part[0]) * len(part) == count:
             inner = ", ".join(
                 f"{key} {_count(sub):,}" for key, sub in part[0].named_children() if _count(sub)
@@ -153,6 +155,7 @@ def paused(bar: tqdm) -> Iterator[None]:
     """Exclude the duration of a block from the rate of a progress bar."""
     started = time.time()
     yield
+    # tqdm computes the rate from the time of its last update.
     if not bar.disable:
         bar.last_print_t += time.time() - started
 

@@ -81,6 +81,7 @@ def claimed(
         if main:
             with serialization.writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
+                # A folder that can't be written is reported now, not after an hour of training.
                 tempfile.TemporaryFile(dir=folder).close()
             if not _hold(folder, stack):
                 message(f"{folder} is on a file system without locks: start no second run in it")
@@ -114,8 +115,10 @@ def refuse_another_run(config: SaveConfig) -> None:
     folder = Path(config.output_dir)
     found = checkpoints(folder)
     results = [name for name in (METRICS_FILE, PLOT_FILE) if os.path.lexists(folder / name)]
+    # Links such as last are resolved to the checkpoint that they name.
     start = None if config.resume is None else Path(config.resume).resolve()
     if start is not None and start.parent == folder.resolve():
+        # Resuming an earlier checkpoint of the folder would overwrite the later ones.
         if not found or (step_of(found[0].name) or 0) <= (step_of(start.name) or math.inf):
             return
         problem = (
@@ -143,6 +146,7 @@ def finish_replacements(folder: Path) -> None:
         if name is None or not is_sealed(path):
             continue
         place = folder / name[1]
+        # The successor is complete.
         if is_sealed(place):
             shutil.rmtree(path, ignore_errors=True)
         elif not os.path.lexists(place):

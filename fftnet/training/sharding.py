@@ -20,6 +20,7 @@ CARRIED = "carried."
 
 def _starts(num_rows: int, rank: int, world: int, micro_batches: int) -> tuple[range, int]:
     """Return the first row of each micro-batch of a process, and the number of rows in each."""
+    # Rounded up: the last micro-batches may be filled up or empty.
     size = -(-num_rows // (world * micro_batches))
     first = rank * micro_batches * size
     return range(first, first + micro_batches * size, size), size
@@ -127,6 +128,7 @@ def losses_and_state(
         raise TrainingError(
             f"carry_state above 0 needs an objective with a method carry; {name} has none: use carry_state 0"
         )
+    # All rows of a batch start afresh together, so that one flag is enough.
     return objective.carry(model, batch, None if batch.fresh else state)
 
 
@@ -137,6 +139,7 @@ def join(carried: Sequence[Carried]) -> dict[str, Tensor]:
         carried: states of every process, in the order of ranks.
     """
     parts = [part for each in carried for part in each.parts]
+    # Rows that fill up micro-batches are at the end, and are cut off.
     rows = carried[0].num_rows
     return {f"{CARRIED}{name}": torch.cat([part[name] for part in parts])[:rows] for name in parts[0]}
 
@@ -159,5 +162,6 @@ def deal_out(tensors: Mapping[str, Tensor], rank: int, world: int, micro_batches
         return None
     rows = len(next(iter(found.values())))
     starts, size = _starts(rows, rank, world, micro_batches)
+    # Indices beyond the last row repeat it; `join` drops these rows.
     indices = [torch.arange(start, start + size).clamp(max=rows - 1) for start in starts]
     return Carried(rows, tuple({name: x[index] for name, x in found.items()} for index in indices))

@@ -58,13 +58,16 @@ def deferred_signals(request: StopRequest | None = None) -> Iterator[StopRequest
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     if sys.platform != "win32":
         usual[signal.SIGHUP] = signal.SIG_DFL
+    # Python sets handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
         usual = {}
+    # nohup ignores SIGHUP, and other programs may have their own handlers: both stay.
     held = {number: handler for number, handler in usual.items() if signal.getsignal(number) is handler}
 
     def note(number: int, frame: object) -> None:
         if request.number is None:
             request.number = number
+        # A second Ctrl-C ends at once, for a step that hangs.
         if signal.SIGINT in held:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 

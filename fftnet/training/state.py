@@ -78,6 +78,7 @@ class TrainingState:
             return
         self.logged.append([self.counters.steps, loss])
         if len(self.logged) > MAX_LOGGED:
+            # Points at twice the distance: half of them stay.
             self.logged_every *= 2
             kept = log_every * self.logged_every
             self.logged = [point for point in self.logged if point[0] % kept == 0]
@@ -110,6 +111,7 @@ class Snapshot:
         Raises:
             CheckpointError: if it can't be written, or a weight is not finite.
         """
+        # A checkpoint with such weights would replace a good one.
         for name, tensor in self.weights.items():
             if not torch.isfinite(tensor).all():
                 raise CheckpointError(f"{name} has values that are not finite")
@@ -136,6 +138,7 @@ def capture(
     if carried is not None:
         tensors |= join(distributed.all_gather(carried.cpu()))
     generators = distributed.all_gather(random_state(distributed.device))
+    # Every process has its own generators, for example for dropout.
     for rank, (found, _) in enumerate(generators):
         tensors |= {f"{key}.{rank}": value for key, value in found.items()}
     scaler = distributed.scaler
@@ -201,6 +204,7 @@ def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any
         PyTorch's states as uint8 tensors (also that of ``device`` if it is not the CPU), and those of Python
         and NumPy as JSON-able values.
     """
+    # Tensors hold bits exactly; JSON suffices for the integers of Python and NumPy.
     tensors = {"rng": torch.get_rng_state()}
     if device.type != "cpu":
         tensors["device_rng"] = torch.get_device_module(device).get_rng_state()

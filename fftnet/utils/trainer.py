@@ -126,6 +126,7 @@ class Trainer:
         distributed = self.distributed
         self._stop = StopRequest()
         distributed.model.train()
+        # The dry run comes before the seed and the resume, because it uses the random generators.
         forecast = dry_run(distributed, self.objective, self.train_data.batch(0, 0))
         steps = self.budget.steps(forecast.targets, forecast.seconds)
         self.state.eval_every = self.config.eval_every or self._default_interval(steps)
@@ -136,13 +137,16 @@ class Trainer:
         distributed.start_trackers(self.checkpointer.settings)
         hidden = not (self.config.progress and distributed.is_main)
         bar = tqdm(total=steps, initial=self.step, disable=hidden, unit="step", dynamic_ncols=True)
+        # From here on a signal ends the step first. The connection closes last, after all writes.
         with deferred_signals(self._stop) as stop, bar, closing(distributed):
             self._run(stop, bar)
             distributed.barrier()
         return self.state.history
 
     def _run(self, stop: StopRequest, bar: tqdm) -> None:
+        # The seconds of earlier parts of a resumed run count, too.
         self._started = time.perf_counter() - self.state.counters.seconds
+        # A finished run evaluates its last step. A resumed run may start with a missed evaluation.
         while not self.finished or self._evaluation_due():
             if self._evaluation_due():
                 with paused(bar):
@@ -150,6 +154,7 @@ class Trainer:
             else:
                 asked = self._update(stop, bar)
             if asked:
+                # An evaluation has saved already.
                 if self.checkpointer.saved_step != self.step:
                     self._save()
                 newest = self.checkpointer.newest
@@ -162,6 +167,7 @@ class Trainer:
         """Train on the next batch; return True if the run was asked to end."""
         state = self.state
         distributed = self.distributed
+        # The batch depends on the step only, so that a resumed run gets the batch that would have come.
         epoch, index = divmod(self.step, self.train_data.num_batches)
         batch = self.train_data.batch(epoch, index)
         start = time.perf_counter()
@@ -173,21 +179,25 @@ class Trainer:
         (total, count, asked, seconds, late), self.carried = distributed.accumulate(
             self.objective, batch, float(stop.number is not None), *clock, carried=self.carried
         )
+        # All processes compute the same numbers from the sums, and so take the same decisions below.
         loss = total / max(count, 1)
         norm = distributed.clip_gradient()
         state.counters = Counters(self.step + 1, state.counters.targets + int(count), seconds)
         lr = self.optim_config.lr_at(self.budget.progress(state.counters))
         problem = self._problem(loss, norm)
+        # A skipped batch counts as a step: the schedule and the order of batches stay the same.
         if problem:
             self._skip(f"{problem} at step {self.step - 1} (epoch {epoch}, batch {index})")
         else:
             distributed.step(lr)
             state.skipped_in_row = 0
+            # The first loss initializes the average.
             state.loss_ema = loss + LOSS_EMA_DECAY * ((state.loss_ema or loss) - loss)
             if self.ema is not None:
                 self.ema.update()
             state.interval.add(total, int(count), time.perf_counter() - start)
         speed = state.interval.targets_per_second
+        # Drawing the bar is the first write that fails if the terminal has closed.
         with stop.on_lost_output():
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:,.0f} {self.unit}/s", refresh=False)
@@ -196,6 +206,7 @@ class Trainer:
             state.log_loss(loss, self.config.log_every)
             distributed.log({f"step/{name}": value for name, value in state.last.items()}, self.step)
         every = self.save_config.save_every
+        # An evaluation of this step saves a checkpoint itself.
         due = late or (every is not None and self.step % every == 0)
         if due and not problem and not self._evaluation_due():
             self._save()
@@ -247,12 +258,14 @@ class Trainer:
         def stop_requested() -> bool:
             return distributed.all_reduce(float(stop.number is not None))[0] > 0
 
+        # Every process evaluates its own rows, and asks before each batch whether the run should end.
         data = ShardedBatches(self.valid_data, distributed.rank, distributed.world, stop_requested)
         measure = partial(
             evaluate, distributed.model, self.objective, data, all_reduce=distributed.all_reduce
         )
         finished = self.finished
         best = self.state.best
+        # The average of the weights, if there is one, is the model that is evaluated and saved.
         with self.ema.swapped() if self.ema else nullcontext():
             try:
                 metrics = measure(max_batches=None if finished else self.config.eval_batches)
@@ -271,6 +284,7 @@ class Trainer:
         if self._out_of_patience(waited):
             self.report(f"stopped early: {waited} evaluations in a row without a lower validation loss")
         self._save()
+        # Results come after the checkpoint, so that they never describe one that is missing.
         results = partial(write_results, self.output, self.state, self.metadata, distributed, self.unit)
         distributed.main_process_only(results)
         return False
@@ -290,6 +304,7 @@ class Trainer:
             "skipped": state.skipped,
             **metrics.named(),
         }
+        # Speed and training loss are those since the evaluation before.
         state.interval = Interval()
         state.history.append(row | ({} if sample is None else {"sample": sample}))
         if state.best is None or metrics.loss < state.best["loss"]:
@@ -305,6 +320,7 @@ class Trainer:
     def _sample(self) -> str | None:
         if self.callbacks.sample is None:
             return None
+        # Every process must take part in gathering sharded weights.
         weights = self.distributed.weights()
         return self.callbacks.sample(weights) if self.distributed.is_main else None
 

@@ -1,4 +1,4 @@
-"""The ways in from Python: train, load, evaluate, generate, and what ``import fftnet`` gives."""
+"""The Python functions train, load, evaluate and generate, and the names of ``import fftnet``."""
 
 import copy
 import pickle
@@ -47,6 +47,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
 
 
 def test_what_was_trained_is_loaded_measured_and_writes(trained: TrainingResult) -> None:
+    assert [row["step"] for row in trained.history] == [1, 2, 3]
+    assert not trained.model.training
     model, tokenizer = fftnet.load(trained.folder, device="cpu")
     tokens = torch.arange(40)[None]
     torch.testing.assert_close(model(tokens), trained.model(tokens), rtol=0, atol=0)
@@ -58,12 +60,6 @@ def test_what_was_trained_is_loaded_measured_and_writes(trained: TrainingResult)
     generation = fftnet.generate(model, ["Mira", ""], config, tokenizer=tokenizer)
     assert [len(row) for row in generation.tokens] == [5, 5]
     fftnet.assert_causal(model.double(), tokens, vocab_size=tokenizer.vocab_size)
-
-
-def test_a_run_is_told_as_history(trained: TrainingResult) -> None:
-    assert [row["step"] for row in trained.history] == sorted({row["step"] for row in trained.history})
-    assert trained.history[-1]["step"] == 3
-    assert not trained.model.training
 
 
 @pytest.mark.parametrize(

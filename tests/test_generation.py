@@ -1,4 +1,4 @@
-"""Generation: how tokens are chosen, batches, states in and out, where a text ends, what is refused."""
+"""Generation: sampling, batches, states in and out, ends of texts, refused arguments."""
 
 import pytest
 import torch
@@ -33,31 +33,21 @@ def frequencies(config: SamplingConfig, draws: int = 4000) -> torch.Tensor:
         (SamplingConfig(temperature=1.0, top_k=3), (1, 3, 2)),
         (SamplingConfig(temperature=1.0, top_p=0.8), (1, 3)),
         (SamplingConfig(temperature=2.0, top_k=4, top_p=0.01), (1,)),
+        (SamplingConfig(temperature=0.0), (1,)),
     ],
 )
 def test_tokens_are_drawn_from_the_distribution_that_was_asked_for(config, kept) -> None:  # pyright: ignore
     wanted = torch.zeros(VOCAB)
     kept = list(kept)
-    wanted[kept] = (LOGITS[0, kept] / config.temperature).softmax(dim=0)
+    wanted[kept] = (LOGITS[0, kept] / (config.temperature or 1.0)).softmax(dim=0)
     actual = frequencies(config)
     torch.testing.assert_close(actual, wanted, rtol=0, atol=0.03)
     assert (actual[wanted == 0] == 0).all()
 
 
-def test_temperature_zero_takes_the_likeliest_token() -> None:
-    assert frequencies(SamplingConfig(temperature=0.0))[1] == 1
-
-
 @pytest.mark.parametrize(
     "fields",
-    [
-        {"temperature": 1e-38},
-        {"temperature": 1e-40},
-        {"temperature": 1e-300},
-        {"temperature": 1.0, "top_p": 1e-300},
-        {"temperature": 1e-40, "top_p": 1e-300, "top_k": 3},
-        {"temperature": 1e-30, "top_p": 0.5, "top_k": 3},
-    ],
+    [{"temperature": 1e-40}, {"top_p": 1e-300}, {"temperature": 1e-30, "top_p": 0.5, "top_k": 3}],
 )
 @pytest.mark.parametrize("scale", [1.0, 1e-20, 1e37])
 def test_sampling_at_the_edge_of_float32_takes_the_likeliest_token(

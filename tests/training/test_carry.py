@@ -185,17 +185,6 @@ def test_a_stretch_begins_anew_and_so_does_what_follows_a_skipped_update(tmp_pat
     assert objective.anew[2:] == [step in (0, 4, 6, 8) for step in range(10)]
 
 
-def test_one_window_a_stretch_is_training_on_fresh_windows(tmp_path: Path) -> None:
-    data = stretches(1)
-    trainer = carrying(tmp_path)
-    trainer.distributed.raw_model.double().eval()
-    found = [
-        trainer.distributed.accumulate(NextToken(), data.batch(0, 2)._replace(fresh=fresh))[0]
-        for fresh in (True, None)
-    ]
-    assert found[0] == pytest.approx(found[1], rel=1e-12)
-
-
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_the_states_of_rows_are_dealt_out_again(world: int, parts: int) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -10,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import at_step, bigram, flat, interrupted, losses, make, resumed, saved_step, weights
+from runs import interrupted, losses, make, resumed, saved_step, weights
 
 from fftnet import serialization
 from fftnet.serialization import CheckpointError
 from fftnet.training.accelerator import TrainingError
-from fftnet.training.checkpointer import RESUMABLE, Checkpointer, differences
-from fftnet.training.manifest import MANIFEST_FILE, newest_checkpoint, seal, verify
+from fftnet.training.checkpointer import RESUMABLE, Checkpointer
+from fftnet.training.manifest import MANIFEST_FILE, seal, verify
 
 FILES = ("model.safetensors", "training.safetensors", "training.json", "config.json")
 
@@ -61,56 +60,6 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == {"best", "last", "step-00000002", "step-00000004", "step-00000005"}
     assert content(tmp_path / "best") == "2"
     assert content(tmp_path / "last") == "5"
-
-
-@pytest.mark.parametrize("moment", ["rename", "fsync", "write_json"])
-def test_a_crash_at_any_moment_leaves_the_earlier_ones_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    store = checkpointer(tmp_path, keep=2)
-    store.write(1, filler("one"), 10)
-    place = {"rename": Path, "fsync": os, "write_json": serialization}[moment]
-    real = getattr(place, moment)
-    crashed = 0
-    for fatal in range(1, 8):
-        calls = 0
-
-        def crash(*arguments: object, fatal: int = fatal) -> object:
-            nonlocal calls
-            calls += 1
-            if calls == fatal:
-                raise SystemExit
-            return real(*arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(place, moment, crash)
-            try:
-                store.write(fatal + 1, filler("more"), 10)
-            except SystemExit:
-                crashed += 1
-        found, problems = store.newest_intact()
-        assert found is not None
-        assert problems == {}
-        assert content(found) in ("one", "more")
-    assert crashed >= 1
-    store.write(99, filler("last"), 10)
-    assert not list(tmp_path.glob("*.tmp"))
-
-
-def test_a_write_that_fails_keeps_all_earlier_ones(tmp_path: Path) -> None:
-    store = checkpointer(tmp_path, keep=2)
-    store.write(1, filler("one"), 10)
-
-    def fail(folder: Path) -> None:
-        filler("half")(folder)
-        raise OSError(errno.EIO, "Input/output error")
-
-    with pytest.raises(
-        CheckpointError, match=r"step-00000002 could not be saved: .*Input/output.*all earlier"
-    ):
-        store.write(2, fail, 10)
-    assert names(tmp_path) == {"last", "step-00000001"}
-    verify(tmp_path / "last")
 
 
 def test_a_full_disk_says_how_many_bytes_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,13 +131,6 @@ def test_a_damaged_checkpoint_that_is_asked_for_is_refused_by_name(tmp_path: Pat
         resumed(tmp_path)
 
 
-def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
-    for text, problem in (("[]", "it names no files"), ('{"x": 3}', "see its entry 'x'")):
-        (tmp_path / MANIFEST_FILE).write_text(text)
-        with pytest.raises(CheckpointError, match=rf"manifest\.json is damaged, .*: {problem}"):
-            verify(tmp_path)
-
-
 def reseal(folder: Path, change: Callable[[Path], None]) -> None:
     """Change a checkpoint and let its manifest agree."""
     change(folder)
@@ -258,18 +200,6 @@ def test_a_run_goes_on_in_another_folder(tmp_path: Path) -> None:
     assert torch.equal(weights(again), weights(whole))
 
 
-def test_a_new_run_replaces_the_checkpoints_of_an_older_one_when_it_has_its_own(tmp_path: Path) -> None:
-    make(tmp_path, max_steps=8, eval_every=2).train()
-    trainer = make(tmp_path, max_steps=3, eval_every=3, learning_rate=0.01, overwrite=True)
-    at_step(trainer, 2, lambda: verify(tmp_path / "step-00000008"))
-    trainer.train()
-    assert {path.name for path in tmp_path.glob("step-*")} == {"step-00000003"}
-    for name in ("best", "last"):
-        model = bigram()
-        serialization.load_weights(model, tmp_path / name / "model.safetensors")
-        assert torch.equal(flat(model), weights(trainer))
-
-
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     make(tmp_path, max_steps=2).train()
     kinds = {path.suffix for path in (tmp_path / "last").iterdir()}
@@ -285,23 +215,3 @@ def test_checkpoints_are_written_between_evaluations(tmp_path: Path) -> None:
     trainer = make(tmp_path / "often", max_steps=3, eval_every=3, save_minutes=1e-9, keep_last=9)
     trainer.train()
     assert sorted(path.name[-1] for path in (tmp_path / "often").glob("step-*")) == ["1", "2", "3"]
-
-
-def test_differences_are_named_by_their_path() -> None:
-    stored = {"a": {"b": 1, "c": 2}, "d": [3]}
-    asked = {"a": {"b": 1, "c": 4}, "d": [3], "e": 5}
-    assert list(differences(stored, asked)) == ["a.c 2, not 4", "e None, not 5"]
-    assert not list(differences(stored, stored))
-
-
-def test_the_newest_run_is_found_by_its_best_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointError,
-        match=r"no checkpoint under .*: train a .* fftnet train --data my\.txt, .* models/shakespeare",
-    ):
-        newest_checkpoint(tmp_path)
-    for name in ("older", "newer"):
-        make(tmp_path / name, max_steps=1).train()
-    assert newest_checkpoint(tmp_path) == tmp_path / "newer" / "best"
-    (tmp_path / "newer" / "best").unlink()
-    assert newest_checkpoint(tmp_path / "newer").name in ("last", "step-00000001")

@@ -245,93 +245,72 @@ def test_folders_of_the_user_are_left_alone(tmp_path: Path) -> None:
     verify(tmp_path / "last")
 
 
-def lacks_weights(path: Path) -> None:
-    (path / WEIGHTS_FILE).rename(path.parent / "moved")
-    reseal(path)
-    (path.parent / "moved").rename(path / WEIGHTS_FILE)
-
-
-def lacks_config(path: Path) -> None:
-    reseal(path)
-    (path / CONFIG_FILE).write_text("{}")
-
-
-def is_deep(path: Path) -> None:
-    (path / "manifest.json").write_text("[" * 200_000 + "]" * 200_000)
-
-
-def is_a_pipe(path: Path) -> None:
-    (path / "manifest.json").unlink()
-    os.mkfifo(path / "manifest.json")
-
-
-def is_a_folder(path: Path) -> None:
-    (path / "manifest.json").unlink()
-    (path / "manifest.json").mkdir()
-
-
-def is_endless(path: Path) -> None:
-    (path / "manifest.json").unlink()
-    (path / "manifest.json").symlink_to("/dev/zero")
-
-
 def reseal(path: Path) -> None:
     (path / "manifest.json").unlink()
     seal(path)
 
 
-def names_a_file_elsewhere(path: Path) -> None:
-    text = (path / "manifest.json").read_text()
-    elsewhere = path.parent.parent / "training.json"
-    shutil.copy(path / "training.json", elsewhere)
-    (path / "manifest.json").write_text(text.replace("training.json", str(elsewhere)))
+def replaced(file: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Return an attack that replaces a file of a checkpoint."""
+
+    def attack(path: Path) -> None:
+        (path / file).unlink()
+        make(path / file)
+
+    return attack
 
 
-def names_a_file_above(path: Path) -> None:
-    text = (path / "manifest.json").read_text()
-    shutil.copy(path / "training.json", path.parent)
-    (path / "manifest.json").write_text(text.replace("training.json", "../training.json"))
+def naming(name: str) -> Callable[[Path], None]:
+    """Return an attack that lets a manifest name another file."""
+
+    def attack(path: Path) -> None:
+        shutil.copy(path / "training.json", path.parent)
+        text = (path / "manifest.json").read_text()
+        other = name.replace("ABOVE", str(path.parent))
+        (path / "manifest.json").write_text(text.replace("training.json", other))
+
+    return attack
 
 
-def names_no_file(path: Path) -> None:
-    text = (path / "manifest.json").read_text()
-    (path / "manifest.json").write_text(text.replace("training.json", "\\ud800"))
+def without_weights(path: Path) -> None:
+    (path / WEIGHTS_FILE).rename(path.parent / "moved")
+    reseal(path)
+    (path.parent / "moved").rename(path / WEIGHTS_FILE)
 
 
-def names_a_pipe(path: Path) -> None:
-    (path / "training.json").unlink()
-    os.mkfifo(path / "training.json")
-
-
-def names_a_device(path: Path) -> None:
+def a_device(path: Path) -> None:
+    # The size in the manifest is 0, as the one that the device reports.
     (path / "training.json").write_text("")
     reseal(path)
-    (path / "training.json").unlink()
-    (path / "training.json").symlink_to("/dev/zero")
+    replaced("training.json", lambda file: file.symlink_to("/dev/zero"))(path)
 
 
-@pytest.mark.parametrize(
-    ("attack", "sentence"),
-    [
-        (
-            lacks_weights,
-            "manifest.json is damaged, take another checkpoint: it does not name model.safetensors",
-        ),
-        (lacks_config, "manifest.json is damaged, take another checkpoint: it does not name config.json"),
-        (is_deep, "manifest.json is damaged, take another checkpoint: "),
-        (is_a_pipe, "manifest.json is damaged, take another checkpoint: it is not a regular file"),
-        (is_a_folder, "manifest.json is damaged, take another checkpoint: it is not a regular file"),
-        (is_endless, "manifest.json is damaged, take another checkpoint: it is not a regular file"),
-        (names_a_file_elsewhere, "manifest.json is damaged, take another checkpoint: see its entry"),
-        (names_a_file_above, "manifest.json is damaged, take another checkpoint: see its entry"),
-        (names_no_file, "manifest.json is damaged, take another checkpoint: see its entry"),
-        (names_a_pipe, "training.json is damaged, take another checkpoint: it is not a regular file"),
-        (names_a_device, "training.json is damaged, take another checkpoint: it is not a regular file"),
-    ],
-)
-def test_a_hostile_manifest_is_reported_and_passed_over(
-    tmp_path: Path, attack: Callable[[Path], None], sentence: str
-) -> None:
+MANIFEST = "manifest.json is damaged, take another checkpoint: "
+IRREGULAR = "is damaged, take another checkpoint: it is not a regular file"
+ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no weights": (without_weights, f"{MANIFEST}it does not name model.safetensors"),
+    "no config": (
+        lambda path: (path / CONFIG_FILE).write_text("{}"),
+        f"{MANIFEST}it does not name config.json",
+    ),
+    "deep JSON": (lambda path: (path / "manifest.json").write_text("[" * 200_000), MANIFEST),
+    "pipe": (replaced("manifest.json", os.mkfifo), f"manifest.json {IRREGULAR}"),
+    "folder": (replaced("manifest.json", os.mkdir), f"manifest.json {IRREGULAR}"),
+    "endless": (
+        replaced("manifest.json", lambda file: file.symlink_to("/dev/zero")),
+        f"manifest.json {IRREGULAR}",
+    ),
+    "absolute name": (naming("ABOVE/training.json"), f"{MANIFEST}see its entry"),
+    "name above": (naming("../training.json"), f"{MANIFEST}see its entry"),
+    "no name": (naming("\\ud800"), f"{MANIFEST}see its entry"),
+    "named pipe": (replaced("training.json", os.mkfifo), f"training.json {IRREGULAR}"),
+    "named device": (a_device, f"training.json {IRREGULAR}"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_hostile_manifest_is_reported_and_passed_over(tmp_path: Path, name: str) -> None:
+    attack, sentence = ATTACKS[name]
     store = store_of(tmp_path / "run")
     for step in (1, 2):
         path = store.write(step, fill, 10)
@@ -354,6 +333,9 @@ def test_a_model_without_training_state_is_whole(tmp_path: Path) -> None:
 
 
 def test_the_newest_run_is_told_by_its_last_checkpoint_and_a_run_by_its_steps(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint under .*: train a model .*models/shakespeare"):
+        newest_checkpoint(tmp_path)
+
     def model(name: str, time: int) -> None:
         (tmp_path / name).mkdir(parents=True)
         for file in (WEIGHTS_FILE, CONFIG_FILE):

@@ -160,6 +160,7 @@ def test_keywords_and_flags_give_the_same_configuration(capsys: pytest.CaptureFi
         ({"mixer_configs": {}}, "unexpected keyword 'mixer_configs'"),
         ({"addressed_spectral": 8}, "addressed_spectral must be a dictionary of settings, got 8"),
         ({"spectral": {"num_anchors": 9}}, "settings of --spectral change nothing: no layer has that mixer"),
+        ({"classification": {"pooling": "last"}}, "settings of --classification .*: that is not the --task"),
         ({"config": {"d_model": 64}}, "train takes a RunConfig or keywords .*, got {'d_model': 64}"),
         ({"config": "my.txt"}, "train takes a RunConfig or keywords .*, got 'my.txt'"),
         (

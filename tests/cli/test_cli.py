@@ -1,4 +1,4 @@
-"""The command line as a user runs it: in a process of its own, in a folder of its own."""
+"""The command line: training, generating, evaluating, and the messages for mistakes of users."""
 
 import json
 import re
@@ -131,20 +131,12 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
             "python example.py",
             r"no checkpoint under outputs/: train a model with fftnet train --data my\.txt",
         ),
-        ("python example.py --checkpoint nowhere", r"nowhere"),
-        ("fftnet train --d_modle 4", r"d_modle"),
         ("fftnet train --d_model four", r"d_model"),
-        ("fftnet train --num_heads 3", r"num_heads=3 must divide d_model=128"),
         ("fftnet train --data nowhere.txt", r"nowhere\.txt matches no file"),
         ("fftnet train --data latin.txt", r"latin\.txt is not UTF-8 text \(byte 3\)"),
-        ("fftnet train --data blank.txt", r"blank\.txt is empty"),
-        ("fftnet train --data short.txt", r"short\.txt is too short"),
         ("fftnet train --tokenizer word", r"unknown tokenizer 'word'"),
-        ("fftnet train --tokenizer bpe --vocab_size 10", r"at least 257"),
-        ("fftnet train --max_seq_length 8", r"set max_seq_length to"),
         ("fftnet train --no_causal", r"next-token training needs causal=True"),
         ("fftnet train --task guess", r"unknown task 'guess'; choose from next_token, masked_token"),
-        ("fftnet train --mixers spectral", r"'spectral' sees the whole sequence"),
         ("fftnet train --mixers magic", r"unknown mixer 'magic'; choose from"),
         ("fftnet train --config nowhere.yaml", r"nowhere\.yaml"),
         ("fftnet train --resume nowhere", r"nowhere does not exist: name the folder of a checkpoint"),
@@ -157,20 +149,14 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
         ("fftnet train --strategy fsdp", r"fsdp needs several processes: start them with torchrun"),
         ("fftnet train --trackers nothing", r"tracker 'nothing' is not installed: pip install nothing"),
         ("fftnet train --schedule linear", r"unknown schedule 'linear'; choose from cosine, wsd"),
-        ("fftnet train --device warp", r"device 'warp' can't be used"),
         ("fftnet train --output_dir blank.txt", r"blank\.txt"),
         ("fftnet train --carry_state 2", r"carry_state needs text: synthetic samples fit a window"),
-        ("fftnet train --carry_state -1", r"carry_state must be .*, got -1"),
         (
             "fftnet train --data short.txt --carry_state 2 --reset_at_documents",
             r"carry_state reads on over the ends of documents: leave out reset_at_documents",
         ),
         (
             "fftnet train --data short.txt --carry_state 2 --task masked_token",
-            r"carry_state needs a model and a task with a state: a causal one, and next_token",
-        ),
-        (
-            "fftnet train --data short.txt --carry_state 2 --no_causal",
             r"carry_state needs a model and a task with a state: a causal one, and next_token",
         ),
         (
@@ -182,7 +168,6 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
         ("fftnet dance", r"unknown command 'dance'; choose from train, generate"),
         ("fftnet trian --data a.txt", r"unknown command 'trian': did you mean train\?"),
         ("fftnet train --learning-rat 1", r"unknown flag --learning-rat: did you mean --learning_rate\?"),
-        ("fftnet generate --promt=x", r"unknown flag --promt: did you mean --prompt\?"),
     ],
 )
 def test_a_users_mistake_ends_in_a_sentence(tmp_path: Path, command: str, message: str) -> None:

@@ -34,14 +34,22 @@ def causal_inputs(
 
 
 def keyed_inputs(
-    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, bins: int = 4, seed: int = 0
+    *,
+    batch: int = 2,
+    length: int = 17,
+    heads: int = 2,
+    width: int = 3,
+    bins: int = 4,
+    speed: float = 1.0,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
+    """Inputs whose clock runs ``speed`` times as fast."""
     normal = normal_numbers(seed)
     return {
         "values": normal(batch, length, heads, width),
         "key": normal(batch, length, heads, 2, bins),
         "filter_": normal(batch, length, heads, 2, bins),
-        "clock": normal(batch, length, heads).abs(),
+        "clock": normal(batch, length, heads).abs() * speed,
         "decay": normal(heads, bins).exp() * 0.2,
         "frequency": normal(heads, bins),
         "state": normal(batch, heads, 2, bins, width),
@@ -63,18 +71,6 @@ def spectral_inputs(
 def conv_inputs(
     *, batch: int = 2, length: int = 17, width: int = 8, taps: int = 4, seed: int = 0
 ) -> dict[str, Tensor]:
-    normal = normal_numbers(seed)
-    return {
-        "x": normal(batch, length, 2 * width),
-        "conv_weight": normal(2 * width, taps),
-        "conv_state": normal(batch, taps - 1, 2 * width),
-    }
-
-
-def short_conv_inputs(
-    *, batch: int = 2, length: int = 17, width: int = 8, taps: int = 4, seed: int = 0
-) -> dict[str, Tensor]:
-    """As many channels of keys as of values."""
     normal = normal_numbers(seed)
     return {
         "x": normal(batch, length, 2 * width),
@@ -120,13 +116,14 @@ def context_inputs(
     normal = normal_numbers(seed)
     return {
         "x": normal(batch, length, width),
-        "mean": normal(batch, width),
+        "mean": normal(batch, width) * (read > 0),
         "count": read * torch.arange(1, batch + 1),
     }
 
 
 def masked_inputs(**sizes: int) -> dict[str, Tensor]:
-    inputs = context_inputs(**sizes)
+    # With nothing read and nothing counted, a mean would have neither a meaning nor a gradient.
+    inputs = context_inputs(**sizes | {"read": max(1, sizes.get("read", 5))})
     generator = torch.Generator().manual_seed(1)
     return inputs | {"counted": torch.rand(inputs["x"].shape[:2], generator=generator) < 0.6}
 
@@ -138,7 +135,7 @@ def gate_step_inputs(*, batch: int = 2, width: int = 8, taps: int = 4, read: int
         "projected": normal(batch, 2 * width),
         "conv_weight": normal(2 * width, taps),
         "conv_state": normal(batch, taps - 1, 2 * width),
-        "mean": normal(batch, width),
+        "mean": normal(batch, width) * (read > 0),
         "count": read * torch.arange(1, batch + 1),
     }
 
@@ -157,7 +154,7 @@ def context_step_inputs(*, batch: int = 2, width: int = 8, read: int = 5) -> dic
     normal = normal_numbers(0)
     return {
         "projected": normal(batch, width),
-        "mean": normal(batch, width),
+        "mean": normal(batch, width) * (read > 0),
         "count": read * torch.arange(1, batch + 1),
     }
 

@@ -1,12 +1,12 @@
-"""Checks of an operator's tensors: one table an operator, compared before anything is computed.
+"""Checks of an operator's tensors: each operator has a table of shapes, compared before anything is computed.
 
-The kernels index memory by the sizes of their first argument and know no bounds. So every operator compares
-all of its tensors with its ``Signature`` first, whatever the backend: in the function that users call,
-and again in the registered operator behind it, which ``torch.ops.fftnet`` makes callable as well.
+Kernels index memory by the sizes of their first argument and check no bounds. So the function that users call
+compares all tensors with the operator's ``Signature``, whatever the backend. The registered operator behind
+it does the same, because ``torch.ops.fftnet`` makes it callable as well.
 """
 
+import math
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,29 +14,32 @@ from torch import Tensor
 
 Sizes = Mapping[Any, int]
 """Letter to size, as bound by the first tensor that has the letter."""
+Dimension = str | int | tuple[str | int, ...]
+"""A letter, a number, or a tuple for a dimension that is a product of both."""
 
 _DTYPES = {"float": None, "int64": torch.int64, "bool": torch.bool}
 _EMPTY = {
     "T": "at least one token, got a sequence of length 0",
     "B": "at least one row, got a batch of 0",
 }
-"""Letter to the words for a size of 0, where there are better ones than its shape."""
+"""Message for a letter whose size is 0; other letters have a general one."""
 
 
 class Signature:
-    """The tensors of one operator: how many dimensions, which of them agree, on which dtype and device.
+    """The tensors of one operator: their shapes, dtypes and device.
 
     An argument is described by letters such as ``"B T H d"``. A letter is bound to a size where it first
-    occurs and must have the same size from there on; a number stands for itself. After a colon comes the
-    dtype: ``float`` (the default: any real floating dtype), ``int64`` or ``bool``; a question mark at the end
-    says that None may be passed. All tensors must lie on the device of the first. No size that a letter
-    is bound to may be 0.
+    occurs and must have that size from there on. A number stands for itself, and ``H*2*F`` for one dimension
+    of that size. After a colon comes the dtype: ``float`` (the default: any real floating dtype), ``int64``
+    or ``bool``. A question mark at the end allows None. All tensors must lie on the device of the first. No
+    size that a letter is bound to may be 0.
 
     Args:
         operator: name that begins every message.
         arguments: argument to its description, in the order in which they are passed.
-        derived: letter to a function of the sizes bound before it, for a size that follows from others.
-        rule: maps the sizes to what is wrong with them, or to None; for rules that letters can't say.
+        derived: letter to a function that computes its size from the letters that its parameters name. Such
+            a size may be 0.
+        rule: maps the sizes to an error message, or to None; for rules that letters can't express.
     """
 
     def __init__(
@@ -44,31 +47,41 @@ class Signature:
         operator: str,
         arguments: Mapping[str, str],
         *,
-        derived: Mapping[str, Callable[[Sizes], int]] | None = None,
+        derived: Mapping[str, Callable[..., int]] | None = None,
         rule: Callable[[Sizes], str | None] | None = None,
     ) -> None:
         self.operator = operator
-        self.arguments = tuple(arguments)
-        self._derived = dict(derived or {})
-        self._rule = rule
-        self._rows = [(name, *_parse(description)) for name, description in arguments.items()]
+        self.arguments = dict(arguments)
+        self.derived = dict(derived or {})
+        self.rule = rule
+        self._rows = [(name, *parse(description)) for name, description in arguments.items()]
         every = {letter for _, letters, *_ in self._rows for letter in letters}
         self._numbers: dict[Any, int] = {number: number for number in every if isinstance(number, int)}
+        self._needs = {
+            letter: function.__code__.co_varnames[: function.__code__.co_argcount]
+            for letter, function in self.derived.items()
+        }
 
     def __len__(self) -> int:
         return len(self.arguments)
 
-    def check(self, *tensors: Tensor | None, one_dtype: bool = False) -> None:
+    def check(
+        self, *tensors: Tensor | None, one_dtype: bool = False, known: Sizes | None = None
+    ) -> dict[Any, int]:
         """Compare the tensors with their descriptions.
 
         Args:
             tensors: in the order of the table.
-            one_dtype: whether all floating tensors must have the dtype of the first of them.
+            one_dtype: require that all floating tensors have the same dtype.
+            known: sizes of letters that are given apart from the tensors.
+
+        Returns:
+            The size of every letter.
 
         Raises:
-            ValueError: naming operator and argument, what was expected and what came.
+            ValueError: naming operator, argument, the expected value and the given one.
         """
-        sizes = self._numbers.copy()
+        sizes: dict[Any, int] = {**self._numbers, **(known or {})}
         device = None
         floating = None
         for (name, letters, dtype, optional), x in zip(self._rows, tensors, strict=True):
@@ -80,7 +93,7 @@ class Signature:
             if device is None:
                 device = x.device
             elif x.device != device:
-                raise self._error(name, f"be on {device} like {self.arguments[0]}", x.device)
+                raise self._error(name, f"be on {device} like {self._rows[0][0]}", x.device)
             actual = x.dtype
             if dtype is not None:
                 if actual != dtype:
@@ -91,12 +104,29 @@ class Signature:
                     raise self._error(name, "have a real floating dtype", actual)
             elif actual != floating:
                 raise self._error(name, f"have dtype {floating}", actual)
-        problem = None if self._rule is None else self._rule(sizes)
+        self._check_derived(sizes)
+        problem = None if self.rule is None else self.rule(sizes)
         if problem is not None:
             raise ValueError(f"{self.operator}: {problem}")
+        return sizes
+
+    def size(self, dimension: Dimension, sizes: Sizes) -> int | None:
+        """Return the size of a dimension, or None if it depends on a letter that is not bound yet."""
+        if isinstance(dimension, int):
+            return dimension
+        if isinstance(dimension, tuple):
+            factors = [self.size(factor, sizes) for factor in dimension]
+            return None if any(factor is None for factor in factors) else math.prod(factors)  # pyright: ignore
+        if dimension in sizes:
+            return sizes[dimension]
+        return self._derive(dimension, sizes) if dimension in self.derived else None
+
+    def _derive(self, letter: str, sizes: Sizes) -> int | None:
+        values = [self.size(needed, sizes) for needed in self._needs[letter]]
+        return None if any(value is None for value in values) else self.derived[letter](*values)
 
     def _check_shape(
-        self, name: str, letters: tuple[Any, ...], shape: tuple[int, ...], sizes: dict[Any, int]
+        self, name: str, letters: tuple[Dimension, ...], shape: tuple[int, ...], sizes: dict[Any, int]
     ) -> None:
         if len(shape) != len(letters):
             raise self._shape_error(name, letters, sizes, shape)
@@ -106,30 +136,46 @@ class Signature:
             if sizes[letter] != size:
                 raise self._shape_error(name, letters, sizes, shape)
 
-    def _bind(self, letter: str, size: int, sizes: Sizes) -> int:
-        if letter in self._derived:
-            return self._derived[letter](sizes)
+    def _bind(self, letter: Dimension, size: int, sizes: Sizes) -> int:
+        expected = self.size(letter, sizes)
+        if expected is not None:
+            return expected
         if size == 0:
-            words = _EMPTY.get(letter, f"a size {letter} of at least 1, got 0")
+            words = _EMPTY.get(str(letter), f"a size {letter} of at least 1, got 0")
             raise ValueError(f"{self.operator} needs {words}")
         return size
 
+    def _check_derived(self, sizes: dict[Any, int]) -> None:
+        # A tensor may have bound such a letter before the letters that it follows from.
+        for letter in self.derived:
+            expected = self._derive(letter, sizes)
+            if expected is not None and sizes.setdefault(letter, expected) != expected:
+                name = next(name for name, letters, *_ in self._rows if letter in letters)
+                raise self._error(name, f"have {letter} = {expected}", sizes[letter])
+
     def _shape_error(
-        self, name: str, letters: tuple[Any, ...], sizes: dict[Any, int], shape: tuple[int, ...]
+        self, name: str, letters: tuple[Dimension, ...], sizes: Sizes, shape: tuple[int, ...]
     ) -> ValueError:
-        for letter in set(letters) & (self._derived.keys() - sizes.keys()):
-            with suppress(KeyError):  # It follows from a letter that is not bound yet.
-                sizes[letter] = self._derived[letter](sizes)
-        known = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
+        words = ["*".join(map(str, x)) if isinstance(x, tuple) else str(x) for x in letters]
+        known = [self.size(letter, sizes) for letter in letters]
+        numbers = ", ".join(
+            word if size is None else str(size) for word, size in zip(words, known, strict=True)
+        )
         comma = "," if len(letters) == 1 else ""
-        expected = f"({known}{comma}) ({', '.join(map(str, letters))})"
-        return self._error(name, f"have shape {expected}", tuple(shape))
+        return self._error(name, f"have shape ({numbers}{comma}) ({', '.join(words)})", tuple(shape))
 
     def _error(self, name: str, expected: str, got: object) -> ValueError:
         return ValueError(f"{self.operator}: {name} must {expected}, got {got}")
 
 
-def _parse(description: str) -> tuple[tuple[str | int, ...], torch.dtype | None, bool]:
+def parse(description: str) -> tuple[tuple[Dimension, ...], torch.dtype | None, bool]:
+    """Return the dimensions, the dtype (None: any floating one) and whether None is allowed."""
     letters, _, kind = description.removesuffix("?").partition(":")
-    words = tuple(int(word) if word.isdigit() else word for word in letters.split())
-    return words, _DTYPES[kind.strip() or "float"], description.endswith("?")
+    dimensions = tuple(_dimension(word) for word in letters.split())
+    return dimensions, _DTYPES[kind.strip() or "float"], description.endswith("?")
+
+
+def _dimension(word: str) -> Dimension:
+    if "*" in word:
+        return tuple(int(factor) if factor.isdigit() else factor for factor in word.split("*"))
+    return int(word) if word.isdigit() else word

@@ -1,19 +1,18 @@
-"""Which backend an operator runs on: one rule for all operators.
+"""The backends of the operators, and the rule that chooses one of them.
 
-A backend is a module of that name in the operator's folder:
+A backend is a module in the operator's folder; ``fftnet.ops.registration`` has the contract of its functions:
 
-* ``torch``: plain PyTorch, on any device and of any size; what others fall back to;
-* ``numba``: kernels for the CPU;
-* ``triton``: kernels for GPUs with CUDA;
-* ``reference``: direct sums in float64, slow and obvious, for comparing with;
-* ``export``: operations that other runtimes know too, without complex numbers, for exported programs; where
-  an operator has no such module, its ``torch`` does it.
+* ``torch`` (``eager.py``): plain PyTorch, on any device and of any size; the fallback of all others;
+* ``numba`` (``cpu.py``): kernels for the CPU;
+* ``triton`` (``gpu.py``): kernels for GPUs with CUDA;
+* ``reference``: direct sums in float64, slow and obvious, as ground truth;
+* ``export``: operations that other runtimes know too, without complex numbers, for exported programs.
 
-``auto`` takes the fastest for the device of the tensors, and ``export`` while ``torch.export`` or
+``auto`` is the fastest for the device of the tensors. It is ``export`` while ``torch.export`` or
 ``torch.onnx.export`` traces and within the transforms of ``torch.func``. The environment variable
-``FFTNET_BACKEND``, which is read when this file is imported, names another for the whole process,
-``use_backend`` for a block of code, and the argument ``backend`` of an operator for one call. An operator
-that lacks the one that is named, or can't use it for the tensors at hand, takes ``torch``.
+``FFTNET_BACKEND``, read when this file is imported, sets a backend for the whole process, ``use_backend`` for
+a block of code, and the argument ``backend`` of an operator for one call. An operator that lacks this
+backend, or can't use it for the tensors at hand, runs on ``torch``.
 """
 
 import importlib
@@ -30,23 +29,25 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fftnet.errors import UserError
-from fftnet.ops.checks import Signature
+from fftnet.ops.checks import Signature, Sizes
+from fftnet.ops.cpu import VECTOR_WIDTH
 
 VARIABLE = "FFTNET_BACKEND"
-MOST_REMEMBERED = 1000
-"""Calls of one operator whose backend is remembered, by their sizes; then all are forgotten."""
+MAX_REMEMBERED = 1000
+"""Number of calls, told apart by their sizes, whose backend an operator remembers before it forgets all."""
 NUMBA_OFF = "NUMBA_DISABLE_JIT"
 AUTO = "auto"
 TORCH = "torch"
+REFERENCE = "reference"
 EXPORT = "export"
-BACKENDS = [TORCH, "numba", "triton", "reference", EXPORT]
-"""Names that may be asked for; a backend that an operator has beside these adds its own."""
+BACKENDS = [TORCH, "numba", "triton", REFERENCE, EXPORT]
+"""Names of backends; an operator with another one adds its name."""
 MODULES = {TORCH: "eager", "numba": "cpu", "triton": "gpu"}
 """Backend to the name of its modules, if they differ."""
 FASTEST = {"cpu": "numba", "cuda": "triton"}
 """Kind of device to its fastest backend."""
 PROBES = {"numba": ("numba", "fftnet.ops.cpu.vector"), "triton": ("triton",)}
-"""Backend to the modules whose import shows that the package behind it is here, and that it works."""
+"""Backend to the modules whose import shows that the package behind it is installed and works."""
 
 FIRST_ORDER = (
     "{} on the backend {!r} has first derivatives in reverse mode only; for second derivatives, forward mode "
@@ -60,15 +61,15 @@ _told: set[str] = set()
 
 
 class BackendError(UserError, ValueError):
-    """A backend is unknown or can't run here; the message names those that can."""
+    """A backend is unknown or can't run here; the message names the available ones."""
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Run all operators on the backend ``name`` within the block, in every thread of the process.
 
-    It goes before the environment variable ``FFTNET_BACKEND``, and the innermost block before others. What
-    ``torch.compile`` has compiled is compiled anew; an exported program keeps the backend it has.
+    It overrides the environment variable ``FFTNET_BACKEND``, and the innermost block counts. Code compiled by
+    ``torch.compile`` is compiled again; an exported program keeps its backend.
 
     Args:
         name: ``auto``, ``torch``, ``numba``, ``triton``, ``reference`` or ``export``.
@@ -87,7 +88,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def is_available(backend: str) -> bool:
-    """Whether the package behind a backend can be imported, and a device for it is here."""
+    """Return if the package behind a backend can be imported and its device is present."""
     return _obstacle(backend) is None
 
 
@@ -96,56 +97,59 @@ class Backends:
 
     Args:
         package: the operator's.
-        **takes: backend to a function of the operator's tensors that says whether it can take them. Every
-            operator has ``torch``, which takes all, and need not list it.
+        **takes: backend to a function that tells if it can run a call, from the sizes of all letters and the
+            tensors. ``torch`` takes all.
     """
 
     def __init__(self, package: str, **takes: Callable[..., bool]) -> None:
         self._package = package
         self._takes = {TORCH: anything} | takes
-        self._modules: dict[str, ModuleType] = {}
         self._selected: dict[tuple[Any, ...], str] = {}
         BACKENDS.extend(name for name in takes if name not in BACKENDS)
+        # The portable modules are imported now, since torch.compile can't trace an import.
+        self._modules = {
+            name: self._import(name) for name in self._takes if name in (TORCH, REFERENCE, EXPORT)
+        }
 
     def available(self) -> list[str]:
-        """Those that can run here."""
+        """Return the names of the backends that can run here."""
         return [name for name in self._takes if is_available(name)]
 
-    def select(self, signature: Signature, backend: str | None, *tensors: Tensor | None) -> str:
-        """Check the tensors of a call, and find the backend that it runs on.
+    def select(
+        self, signature: Signature, backend: str | None, *tensors: Tensor | None, known: Sizes | None = None
+    ) -> str:
+        """Check the tensors of a call and return the backend that it runs on.
 
         Args:
-            signature: what the tensors must be.
-            backend: the name that was asked for in the call; None for the one that is set around it.
-            tensors: the operator's, the first of them on the device that counts.
+            signature: the operator's.
+            backend: the argument of the call; None for the backend that is set around it.
+            tensors: the operator's; the device of the first one counts.
+            known: sizes of letters that are given apart from the tensors.
 
         Raises:
             ValueError: if a tensor does not fit, there is no such backend, or it can't run here.
         """
         name = backend or _named
         if torch.compiler.is_compiling():
-            signature.check(*tensors)
-            return self.choose(name, *tensors)
+            return self.choose(name, signature.check(*tensors, known=known), *tensors)
         if _is_transformed():
-            signature.check(*tensors)
-            return self._transformable(name, *tensors)
-        # Most calls are like one before: a decode step feels every microsecond.
+            return self._transformable(name, signature.check(*tensors, known=known), *tensors)
+        # Sizes that were checked before are not compared again: a decode step feels every microsecond.
         sizes = [None if x is None else (x.shape, x.dtype, x.device) for x in tensors]
-        key = (name, signature, torch.is_grad_enabled(), *sizes)
+        key = (name, signature, torch.is_grad_enabled(), *(known or {}).values(), *sizes)
         try:
             return self._selected[key]
         except (KeyError, TypeError):
             pass  # New sizes; or sizes that are symbols, which have no hash.
-        signature.check(*tensors)
-        selected = self.choose(name, *tensors)
+        selected = self.choose(name, signature.check(*tensors, known=known), *tensors)
         with suppress(TypeError):
-            if len(self._selected) >= MOST_REMEMBERED:
+            if len(self._selected) >= MAX_REMEMBERED:
                 self._selected.clear()
             self._selected[key] = selected
         return selected
 
-    def choose(self, name: str, *tensors: Tensor | None) -> str:
-        """The backend that ``name`` stands for with these tensors, which have been checked.
+    def choose(self, name: str, sizes: Sizes, *tensors: Tensor | None) -> str:
+        """Return the backend that ``name`` stands for with these tensors, which have been checked.
 
         Raises:
             ValueError: if there is no such backend, or it can't run here.
@@ -160,55 +164,73 @@ class Backends:
         else:
             _require(name)
         takes = self._takes.get(name)
-        return name if takes is not None and takes(*tensors) else TORCH
+        return name if takes is not None and takes(sizes, *tensors) else TORCH
 
-    def _transformable(self, name: str, *tensors: Tensor | None) -> str:
+    def _transformable(self, name: str, sizes: Sizes, *tensors: Tensor | None) -> str:
         """Return the backend for a call within a transform: a registered operator would drop its tangents."""
-        name = self.choose(EXPORT if name == AUTO else name, *tensors)
+        name = self.choose(EXPORT if name == AUTO else name, sizes, *tensors)
         if name in FASTEST.values() or hasattr(self.load(name), "forward"):
             raise BackendError(FIRST_ORDER.format(self._package.rpartition(".")[2], name))
         return name
 
-    def load(self, backend: str, *tensors: Tensor) -> ModuleType:
-        """The module of a backend, for the registered operator: there is no falling back from it.
-
-        Args:
-            backend: one of this operator's.
-            tensors: which it must be able to take; none, where ``select`` has chosen it.
+    def load(self, backend: str) -> ModuleType:
+        """Return the module of a backend.
 
         Raises:
-            ValueError: if the operator has no such backend, it can't run here, or not for these tensors.
+            ValueError: if the operator has no such backend, or it can't run here.
         """
         module = self._modules.get(backend)
         if module is None:
             _require(backend)
             if backend not in self._takes:
                 raise ValueError(f"{self._package} has no backend {backend!r}")
-            module = importlib.import_module(f"{self._package}.{MODULES.get(backend, backend)}")
-            self._modules[backend] = module
-        if tensors and not (hasattr(module, "forward") and self._takes[backend](*tensors)):
-            name = self._package.rpartition(".")[2]
-            raise ValueError(f"the registered {name} can't run on the backend {backend!r} with these tensors")
+            module = self._modules[backend] = self._import(backend)
         return module
 
+    def portable(self, backend: str, function: str) -> Callable[..., Any] | None:
+        """Return the function of this name in a backend's module; None if the backend is registered."""
+        return getattr(self.load(backend), function, None)
 
-def anything(*tensors: Tensor | None) -> bool:
-    """For a backend that takes all tensors."""
+    def require(self, backend: str, sizes: Sizes, *tensors: Tensor) -> None:
+        """Refuse tensors that a registered backend can't take: the registered operator has no fallback.
+
+        Raises:
+            ValueError: if it is no registered backend or can't take the tensors.
+        """
+        if not (hasattr(self.load(backend), "forward") and self._takes[backend](sizes, *tensors)):
+            name = self._package.rpartition(".")[2]
+            raise ValueError(f"the registered {name} can't run on the backend {backend!r} with these tensors")
+
+    def _import(self, backend: str) -> ModuleType:
+        return importlib.import_module(f"{self._package}.{MODULES.get(backend, backend)}")
+
+
+def anything(sizes: Sizes, *tensors: Tensor | None) -> bool:
+    """Accept all tensors, for ``Backends``."""
     return True
 
 
-def on_cpu(x: Tensor, *others: Tensor | None) -> bool:
-    """For a backend that takes all tensors on a CPU."""
+def on_cpu(sizes: Sizes, x: Tensor, *others: Tensor | None) -> bool:
+    """Accept all tensors on a CPU, for ``Backends``."""
     return x.device.type == "cpu"
 
 
-def on_gpu(x: Tensor, *others: Tensor | None) -> bool:
-    """For a Triton backend: tensors on a GPU, or on a CPU if Triton interprets its kernels there."""
+def on_gpu(sizes: Sizes, x: Tensor, *others: Tensor | None) -> bool:
+    """Accept tensors on a GPU, or on a CPU if Triton interprets its kernels there, for ``Backends``."""
     return x.device.type == "cuda" or (x.device.type == "cpu" and _triton_interprets())
 
 
+def whole_vectors(letter: str) -> Callable[..., bool]:
+    """Accept tensors on a CPU whose ``letter`` is a multiple of a vector's width, for ``Backends``."""
+
+    def takes(sizes: Sizes, x: Tensor, *others: Tensor | None) -> bool:
+        return x.device.type == "cpu" and sizes[letter] % VECTOR_WIDTH == 0
+
+    return takes
+
+
 def _is_transformed() -> bool:
-    """Return if a transform of torch.func or forward-mode differentiation is at work."""
+    """Return if a transform of torch.func or forward-mode differentiation is active."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
@@ -231,15 +253,15 @@ def _triton_interprets() -> bool:
 
 
 def _constant(function: Callable[..., Any]) -> Any:
-    # What torch.compiler.assume_constant_result does, without its import of the whole compiler: the function
-    # is called while torch.compile traces, and its result written into the graph.
+    # torch.compiler.assume_constant_result without its import of the whole compiler: the function is called
+    # while torch.compile traces, and its result is written into the graph.
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
 
 
 @_constant
 def _obstacle(backend: str) -> str | None:
-    """Why a backend can't run here; tries the import once."""
+    """Return why a backend can't run here, or None; tries the import once."""
     if backend not in PROBES:
         return None
     if backend == "triton" and not (torch.cuda.is_available() or _triton_interprets()):
@@ -253,7 +275,7 @@ def _obstacle(backend: str) -> str | None:
             _failures[backend] = failure
     failure = _failures[backend]
     if failure is None:
-        # Switched off, Numba runs kernels as plain Python, which has no vectors.
+        # With its compiler disabled, Numba runs kernels as plain Python, which has no vectors.
         off = backend == "numba" and sys.modules["numba"].config.DISABLE_JIT
         return f"numba is switched off by {NUMBA_OFF}" if off else None
     if _is_missing(backend, failure):
@@ -267,7 +289,7 @@ def _is_missing(backend: str, failure: Exception) -> bool:
 
 @_constant
 def _available_or_told(backend: str, device: str) -> bool:
-    """Return if the fastest backend of a device can run; if not, log once what to do about it."""
+    """Return if the fastest backend of a device can run; if not, log once how to fix that."""
     obstacle = _obstacle(backend)
     if obstacle is not None and backend not in _told:
         _told.add(backend)

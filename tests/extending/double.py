@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fftnet.ops.spectral_mix import torch as portable
+from fftnet.ops.spectral_mix import eager as portable
 
 
 def forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -1,22 +1,206 @@
-"""Every backend of every operator: right values and gradients, at odd and even lengths."""
+"""Every backend of every operator against its definition: shapes, precision, states, threads, compilation."""
+
+import functools
+from typing import Any
 
 import pytest
-from operators import OPERATORS, Operator, backend_suite
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from operators import (
+    ADDRESS_STEP,
+    ADDRESSES,
+    CAUSAL_MIX,
+    FORGETFUL_CONTEXT,
+    GATED_CONV,
+    GATED_NORM,
+    KEYED_MIX,
+    LONG,
+    MIX_STEP,
+    OPERATORS,
+    PREFIX_CONTEXT,
+    RMS_NORM,
+    SHORT_CONV,
+    SPECTRAL_MIX,
+    Operator,
+    backend_suite,
+    compare,
+    registered_backends,
+    results,
+)
 
 CASES = [(operator, backend) for operator in OPERATORS for backend in operator.fast()]
-LONG = [(operator, backend) for operator, backend in CASES if "step" not in operator.name]
+each = pytest.mark.parametrize(("operator", "backend"), CASES, ids=str)
 
 
-def label(value: object) -> str | None:
-    return value.name if isinstance(value, Operator) else None
-
-
-@pytest.mark.parametrize(("operator", "backend"), CASES, ids=label)
+@each
 def test_values_gradients_and_registration(operator: Operator, backend: str) -> None:
     backend_suite(operator, backend)
 
 
 @pytest.mark.parametrize("length", [1, 5, 130])
-@pytest.mark.parametrize(("operator", "backend"), LONG, ids=label)
+@pytest.mark.parametrize(("operator", "backend"), [case for case in CASES if case[0] in LONG], ids=str)
 def test_other_lengths(operator: Operator, backend: str, length: int) -> None:
     backend_suite(operator, backend, length=length)
+
+
+@pytest.mark.parametrize("length", [2, 3, 63, 64, 65, 129, 255, 256, 257, 311])
+@pytest.mark.parametrize("operator", [CAUSAL_MIX, KEYED_MIX, SPECTRAL_MIX], ids=str)
+def test_lengths_around_the_blocks_of_the_backends(operator: Operator, length: int) -> None:
+    for backend in operator.fast():
+        compare(operator, list(operator.make(length=length).values()), backend)
+
+
+@pytest.mark.parametrize("length", [1025, 1100])
+def test_a_bidirectional_head_with_several_work_items(length: int) -> None:
+    inputs = SPECTRAL_MIX.make(length=length, heads=3, width=7)
+    compare(SPECTRAL_MIX, list(inputs.values()), "numba", 1e-8)
+
+
+TOKENS = st.sampled_from([1, 2, 3, 5, 43, 64, 65, 131])
+HEADS = {"length": TOKENS, "heads": st.integers(1, 3)}
+SHAPES: dict[str, dict[str, Any]] = {
+    "causal_mix": {
+        "length": st.integers(1, 70),
+        "heads": st.integers(1, 5),
+        "width": st.sampled_from([1, 2, 5, 8, 17, 40, 64, 65]),
+        "bins": st.integers(1, 6),
+    },
+    "keyed_mix": {
+        "length": st.integers(1, 150),
+        "heads": st.integers(1, 3),
+        "width": st.sampled_from([1, 2, 5, 8, 17, 40, 64, 65]),
+        "bins": st.sampled_from([1, 2, 3, 8, 16, 17, 32]),
+        "speed": st.sampled_from([0.0, 0.1, 1.0, 20.0, 300.0]),
+    },
+    "spectral_mix": {
+        "length": st.integers(1, 80),
+        "heads": st.integers(1, 5),
+        "width": st.sampled_from([1, 2, 5, 16, 23]),
+    },
+    "gated_conv": {"length": TOKENS, "width": st.sampled_from([3, 8, 24, 48]), "taps": st.integers(1, 5)},
+    "short_conv": {"length": TOKENS, "width": st.sampled_from([3, 8, 24, 48]), "taps": st.integers(1, 5)},
+    "addresses": HEADS | {"bins": st.sampled_from([1, 3, 8, 16, 24, 64])},
+    "gated_norm": HEADS | {"width": st.sampled_from([1, 3, 8, 16, 24, 64])},
+    "rms_norm": {"length": TOKENS, "width": st.sampled_from([1, 3, 8, 24, 64, 72])},
+    "prefix_context": {
+        "length": st.integers(1, 70),
+        "width": st.sampled_from([3, 8, 24, 72]),
+        "read": st.sampled_from([0, 1, 300]),
+    },
+    "gate_step": {"width": st.integers(1, 9), "taps": st.integers(1, 5), "read": st.integers(0, 9)},
+    "mix_step": {"heads": st.integers(1, 3), "width": st.integers(1, 9), "bins": st.integers(1, 4)},
+    "context_step": {"width": st.integers(1, 9), "read": st.integers(0, 9)},
+    "address_step": {
+        "heads": st.integers(1, 3),
+        "width": st.integers(1, 17),
+        "bins": st.integers(1, 9),
+        "taps": st.integers(1, 5),
+    },
+}
+
+
+@each
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+def test_any_shape(operator: Operator, backend: str, data: st.DataObject) -> None:
+    sizes = data.draw(st.fixed_dictionaries({"batch": st.integers(1, 3)} | SHAPES[operator.name]))
+    compare(operator, list(operator.make(**sizes).values()), backend, 1e-8)
+
+
+MIXING = {"length": 301, "heads": 3, "width": 16}
+FLOAT32: list[tuple[Operator, dict[str, Any], float]] = [
+    (CAUSAL_MIX, MIXING, 1e-4),
+    (KEYED_MIX, MIXING, 2e-5),
+    (KEYED_MIX, MIXING | {"speed": 20.0}, 5e-4),
+    (SPECTRAL_MIX, MIXING, 1e-5),
+    (GATED_CONV, {"length": 1100, "width": 32}, 2e-6),
+    (SHORT_CONV, {"length": 1100, "width": 32}, 2e-6),
+    (ADDRESSES, {"length": 1100, "heads": 3, "bins": 16}, 2e-6),
+    (GATED_NORM, {"length": 1100, "heads": 3, "width": 64}, 2e-6),
+    (RMS_NORM, {"length": 1100, "width": 264}, 2e-6),
+    (ADDRESS_STEP, {"heads": 3, "width": 40, "bins": 16}, 5e-6),
+    (MIX_STEP, {"heads": 3, "width": 40, "bins": 16}, 1e-5),
+]
+"""Inputs large enough for several threads, and the largest relative error."""
+
+
+@pytest.mark.parametrize(("operator", "sizes", "tolerance"), FLOAT32)
+def test_float32_error(operator: Operator, sizes: dict[str, Any], tolerance: float) -> None:
+    inputs = list(operator.make(**sizes).values())
+    expected = results(operator, inputs, "reference")
+    for backend in operator.fast():
+        actual = results(operator, [x.float() for x in inputs], backend)
+        for one, other in zip(actual[0] + actual[1], expected[0] + expected[1], strict=True):
+            assert one.dtype == torch.float32
+            assert (one - other).norm() <= tolerance * other.norm()
+
+
+@pytest.mark.parametrize(("operator", "sizes", "tolerance"), [case for case in FLOAT32 if case[0] in LONG])
+def test_any_number_of_threads_gives_the_same_numbers(
+    operator: Operator, sizes: dict[str, Any], tolerance: float
+) -> None:
+    pytest.importorskip("numba")
+    inputs = [x.float() for x in operator.make(**sizes).values()]
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(results(operator, inputs, "numba"))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("operator", LONG[:-1], ids=str)
+def test_kernels_compute_narrow_inputs_in_float32(operator: Operator, dtype: torch.dtype) -> None:
+    narrow = [x.to(dtype) if x.is_floating_point() else x for x in operator.make(length=101).values()]
+    wide = [x.float() if x.is_floating_point() else x for x in narrow]
+    for backend in registered_backends(operator):
+        outputs = operator.outputs(*narrow, backend=backend)
+        assert outputs[0].dtype == dtype
+        for one, other in zip(outputs, operator.outputs(*wide, backend=backend), strict=True):
+            torch.testing.assert_close(one, other.to(one.dtype), rtol=0, atol=0)
+
+
+STREAMS = {"values", "key", "filter_", "clock", "x"}
+STATES = {"state": 1, "conv_state": -1, "mean": 1, "count": 2}
+"""State among the inputs, and its place among the outputs."""
+
+
+@pytest.mark.parametrize(
+    "operator", [CAUSAL_MIX, KEYED_MIX, GATED_CONV, SHORT_CONV, PREFIX_CONTEXT, FORGETFUL_CONTEXT], ids=str
+)
+def test_an_operator_continues_from_its_state(operator: Operator) -> None:
+    for backend in [*operator.fast(), "reference"]:
+        inputs = operator.make(length=300)
+        whole = operator.outputs(*inputs.values(), backend=backend)
+        pieces = []
+        for span in (slice(0, 1), slice(1, 3), slice(3, 100), slice(100, 300)):
+            piece = {name: x[:, span] if name in STREAMS else x for name, x in inputs.items()}
+            outputs = operator.outputs(*piece.values(), backend=backend)
+            pieces.append(outputs[0])
+            inputs |= {name: outputs[place] for name, place in STATES.items() if name in inputs}
+        torch.testing.assert_close(torch.cat(pieces, dim=1), whole[0], rtol=1e-10, atol=1e-10)
+        for name, place in STATES.items():
+            if name in inputs:
+                torch.testing.assert_close(inputs[name], whole[place], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("operator", [x for x in LONG if x.constants is not None], ids=str)
+def test_compiled_operators_give_the_same(operator: Operator) -> None:
+    pytest.importorskip("numba")
+    torch.compiler.reset()
+    inputs = list(operator.make().values())
+    run = functools.partial(operator.outputs, backend="numba")
+    found = []
+    for function in (torch.compile(run, backend="aot_eager", fullgraph=True), run):
+        leaves = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
+        outputs = [y for y in function(*leaves) if y.is_floating_point()]
+        wanted = [x for x in leaves if x.requires_grad]
+        grads = torch.autograd.grad(outputs, wanted, [torch.ones_like(y) for y in outputs])
+        found.append([*(y.detach() for y in outputs), *grads])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Which backend runs: names, the switch, falling back, and what is said about it."""
+"""The choice of a backend: names, use_backend, the environment variable, fallbacks and their messages."""
 
 import logging
 import os
@@ -12,6 +12,7 @@ import torch
 from operators import (
     CAUSAL_MIX,
     GATED_CONV,
+    LONG,
     OPERATORS,
     Operator,
     causal_inputs,
@@ -24,28 +25,25 @@ from fftnet.ops import causal_mix, decode, dispatch, gated_conv, prefix_context,
 from fftnet.ops.checks import Signature
 
 CPU = torch.zeros(2, 17, 16)
+SIZES = {"D": 16}
 
 
 @pytest.fixture(autouse=True)
 def _auto() -> Iterator[None]:
-    """These tests begin from the usual choice, whatever the environment of the others names."""
+    """Start each test from the default choice, whatever the environment says."""
     with use_backend("auto"):
         yield
 
 
-def label(value: object) -> str | None:
-    return value.name if isinstance(value, Operator) else None
-
-
-@pytest.mark.parametrize("operator", OPERATORS, ids=label)
-def test_every_operator_has_a_portable_and_a_reference_form(operator: Operator) -> None:
+@pytest.mark.parametrize("operator", LONG, ids=str)
+def test_every_operator_of_texts_has_a_portable_and_a_reference_form(operator: Operator) -> None:
     assert {"torch", "reference"} <= set(operator.backends.available())
 
 
 CHOICES = r"unknown backend 'magic'; choose from auto, torch, (numba, )?(triton, )?reference"
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=label)
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
 def test_an_unknown_backend_is_refused_with_the_choices(operator: Operator) -> None:
     with pytest.raises(ValueError, match=CHOICES):
         operator.call(*operator.make().values(), backend="magic")
@@ -70,7 +68,7 @@ def test_triton_is_available_with_a_gpu_or_the_interpreter(monkeypatch: pytest.M
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         monkeypatch.setenv("TRITON_INTERPRET", interpreted)
         assert ("triton" in causal_mix.BACKENDS.available()) == found
-        assert causal_mix.BACKENDS.choose("auto", CPU) != "triton"
+        assert causal_mix.BACKENDS.choose("auto", SIZES, CPU) != "triton"
 
 
 def test_auto_is_the_fastest_that_takes_the_tensors() -> None:
@@ -82,27 +80,24 @@ def test_auto_is_the_fastest_that_takes_the_tensors() -> None:
         gated_conv.BACKENDS,
         prefix_context.BACKENDS,
     ):
-        assert backends.choose("auto", CPU) == "numba"
-        assert backends.choose("auto", meta) == "torch"
-    assert decode.BACKENDS.choose("auto", CPU) == "torch"
+        assert backends.choose("auto", SIZES, CPU) == "numba"
+        assert backends.choose("auto", SIZES, meta) == "torch"
+    assert decode.BACKENDS.choose("auto", SIZES, CPU) == "torch"
     with torch.no_grad():
-        assert decode.BACKENDS.choose("auto", CPU) == "numba"
+        assert decode.BACKENDS.choose("auto", SIZES, CPU) == "numba"
 
 
-def test_what_a_backend_can_not_take_goes_to_torch() -> None:
+def test_tensors_that_a_backend_can_not_take_go_to_torch() -> None:
     pytest.importorskip("numba")
-    assert causal_mix.BACKENDS.choose("numba", CPU.to("meta")) == "torch"
-    assert gated_conv.BACKENDS.choose("numba", CPU[..., :6]) == "torch"
-    assert prefix_context.BACKENDS.choose("numba", CPU[..., :6]) == "torch"
-    assert (
-        prefix_context.BACKENDS.choose("numba", CPU, None, None, torch.ones(2, 17, dtype=torch.bool))
-        == "torch"
-    )
+    mask = torch.ones(2, 17, dtype=torch.bool)
+    assert causal_mix.BACKENDS.choose("numba", SIZES, CPU.to("meta")) == "torch"
+    assert gated_conv.BACKENDS.choose("numba", {"D": 3}, CPU) == "torch"
+    assert prefix_context.BACKENDS.choose("numba", SIZES, CPU, CPU, CPU, mask) == "torch"
     with torch.no_grad():
-        assert decode.BACKENDS.choose("numba", CPU, CPU.bfloat16()) == "torch"
+        assert decode.BACKENDS.choose("numba", SIZES, CPU, CPU.bfloat16()) == "torch"
 
 
-def test_the_registered_operator_refuses_what_a_backend_can_not_take() -> None:
+def test_the_registered_operator_refuses_tensors_that_a_backend_can_not_take() -> None:
     pytest.importorskip("numba")
     inputs = conv_inputs(width=3).values()
     with pytest.raises(ValueError, match="the registered gated_conv can't run on the backend 'numba'"):
@@ -130,7 +125,7 @@ def test_the_innermost_block_counts_and_ends() -> None:
     assert select(None) == select("auto")
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=label)
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
 def test_a_block_has_the_power_of_the_argument(operator: Operator) -> None:
     inputs = list(operator.make().values())
     for backend in operator.fast():
@@ -202,12 +197,27 @@ def told(output: str) -> list[str]:
     return [line for line in output.splitlines() if "plain PyTorch" in line]
 
 
-def test_a_missing_package_is_told_once_and_replaced() -> None:
-    done = run(BROKEN.format(setup="sys.modules['numba'] = None"))
+@pytest.mark.parametrize(
+    ("setup", "environment", "beginning", "cure"),
+    [
+        ("sys.modules['numba'] = None", {}, "INFO numba is not installed: on cpu", "pip install numba"),
+        (
+            "",
+            {"NUMBA_DISABLE_JIT": "1"},
+            "WARNING numba is switched off by NUMBA_DISABLE_JIT: on cpu",
+            "unset NUMBA_DISABLE_JIT",
+        ),
+    ],
+)
+def test_a_missing_package_is_told_once_and_replaced(
+    setup: str, environment: dict[str, str], beginning: str, cure: str
+) -> None:
+    pytest.importorskip("numba")
+    done = run(BROKEN.format(setup=setup), **environment)
     assert done.returncode == 0, done.stderr
     (line,) = told(done.stderr)
-    assert line.startswith("INFO numba is not installed: on cpu")
-    assert "pip install numba, or set FFTNET_BACKEND=torch" in line
+    assert line.startswith(beginning)
+    assert f"{cure}, or set FFTNET_BACKEND=torch" in line
 
 
 def test_a_broken_package_is_told_once_and_replaced(tmp_path: Path) -> None:
@@ -223,22 +233,13 @@ def test_a_broken_package_is_told_once_and_replaced(tmp_path: Path) -> None:
     assert told(quiet.stderr) == []
 
 
-def test_numba_switched_off_is_told_once_and_replaced() -> None:
-    pytest.importorskip("numba")
-    done = run(BROKEN.format(setup=""), NUMBA_DISABLE_JIT="1")
-    assert done.returncode == 0, done.stderr
-    (line,) = told(done.stderr)
-    assert line.startswith("WARNING numba is switched off by NUMBA_DISABLE_JIT: on cpu")
-    assert "unset NUMBA_DISABLE_JIT, or set FFTNET_BACKEND=torch" in line
-
-
 def test_numba_switched_off_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     numba = pytest.importorskip("numba")
     assert dispatch.is_available("numba")
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
     sentence = "the backend 'numba' can't run here: numba is switched off by NUMBA_DISABLE_JIT; choose from"
     with pytest.raises(ValueError, match=sentence):
-        causal_mix.BACKENDS.choose("numba", CPU)
+        causal_mix.BACKENDS.choose("numba", SIZES, CPU)
 
 
 def test_nothing_is_told_where_nothing_is_missing(caplog: pytest.LogCaptureFixture) -> None:
@@ -246,6 +247,6 @@ def test_nothing_is_told_where_nothing_is_missing(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, logger="fftnet"):
         for operator in (CAUSAL_MIX, GATED_CONV):
             operator.call(*operator.make().values())
-        decode.BACKENDS.choose("auto", *mix_step_inputs().values())
+        decode.BACKENDS.choose("auto", SIZES, *mix_step_inputs().values())
     assert told(caplog.text) == []
     assert dispatch.is_available("numba")

@@ -2,16 +2,12 @@
 
 import pytest
 import torch
-from operators import OPERATORS, Operator, results
+from operators import MIX_STEP, OPERATORS, Operator, results
 from torch import Tensor
 
 CASES = [(operator, backend) for operator in OPERATORS for backend in operator.fast()]
 STATES = ("state", "mean", "conv_state", "spectrum")
 """Arguments that a model of any dtype keeps in float32."""
-
-
-def label(value: object) -> str | None:
-    return value.name if isinstance(value, Operator) else None
 
 
 def errors(operator: Operator, inputs: list[Tensor], backend: str) -> list[float]:
@@ -26,7 +22,7 @@ def errors(operator: Operator, inputs: list[Tensor], backend: str) -> list[float
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("operator", "backend"), CASES, ids=label)
+@pytest.mark.parametrize(("operator", "backend"), CASES, ids=str)
 def test_narrow_tokens_lose_no_more_than_one_rounding(
     operator: Operator, backend: str, dtype: torch.dtype
 ) -> None:
@@ -41,17 +37,16 @@ def test_narrow_tokens_lose_no_more_than_one_rounding(
 
 def test_a_slow_decay_is_not_rounded_away_in_a_bfloat16_step() -> None:
     """In bfloat16 the exponential of a decay of 1 / 4000 is 1."""
-    (step,) = (operator for operator in OPERATORS if operator.name == "mix_step")
-    inputs = step.make()
+    inputs = MIX_STEP.make()
     inputs["decay"] = torch.full_like(inputs["decay"], 1 / 4000)
     narrow = [x.float() if name in STATES else x.bfloat16() for name, x in inputs.items()]
-    exact = step.call(*(x.double() for x in narrow), backend="reference")
-    for backend in step.fast():
-        _, state = step.call(*narrow, backend=backend)
+    exact = MIX_STEP.outputs(*(x.double() for x in narrow), backend="reference")
+    for backend in MIX_STEP.fast():
+        _, state = MIX_STEP.call(*narrow, backend=backend)
         torch.testing.assert_close(state.double(), exact[1], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=label)
+@pytest.mark.parametrize("operator", OPERATORS, ids=str)
 def test_autocast_changes_no_operator(operator: Operator) -> None:
     inputs = [x.float() if x.is_floating_point() else x for x in operator.make().values()]
     for backend in set(operator.fast()) - {"export"}:

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from fftnet.ops.numerics import NORM_EPS
+from fftnet.ops.numerics import NORM_EPS, root
 
 
-def _normalised(raw_BTH2F: Tensor) -> Tensor:
+def _normalized(raw_BTH2F: Tensor) -> Tensor:
+    # |u|^2 of section 3, step 2: a mean over the bins of both planes' squares.
     square_BTH11 = raw_BTH2F.square().sum(dim=3, keepdim=True).mean(dim=4, keepdim=True)
     return raw_BTH2F * torch.rsqrt(square_BTH11 + NORM_EPS)
 
@@ -22,11 +23,7 @@ def addresses(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.addresses.addresses``."""
-    key = gain[:, None] * (base_key + _normalised(raw_key))
-    filter_ = base_filter + torch.tanh(modulation) + _normalised(raw_filter)
-    square = filter_.square().sum(dim=3, keepdim=True)
-    is_zero = square == 0
-    # The square root has no gradient at 0, hence the detour.
-    magnitude = torch.where(is_zero, 1.0, square).sqrt().masked_fill(is_zero, 0.0)
-    filter_ = filter_ * (torch.relu(magnitude + bias[:, None]) / magnitude.clamp(min=eps))
-    return key.to(raw_key.dtype), filter_.to(raw_key.dtype)
+    key = gain[:, None] * (base_key + _normalized(raw_key))
+    filter_ = base_filter + torch.tanh(modulation) + _normalized(raw_filter)
+    magnitude = root(filter_.square().sum(dim=3, keepdim=True))
+    return key, filter_ * (torch.relu(magnitude + bias[:, None]) / magnitude.clamp(min=eps))

@@ -4,18 +4,14 @@ import torch
 from torch import Tensor
 
 from fftnet.ops.causal_mix.reference import modrelu
-from fftnet.ops.numerics import NORM_EPS
+from fftnet.ops.numerics import NORM_EPS, to_complex, to_planes
 
 
 def _complex(planes: Tensor) -> Tensor:
-    return torch.complex(*planes.double().unbind(dim=-2))
+    return to_complex(planes.double(), -2)
 
 
-def _planes(z: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.stack([z.real, z.imag], dim=-2).to(dtype)
-
-
-def _normalised(z: Tensor) -> Tensor:
+def _normalized(z: Tensor) -> Tensor:
     power = (z * z.conj()).real.mean(dim=-1, keepdim=True)
     return z / (power + NORM_EPS).sqrt()
 
@@ -31,7 +27,7 @@ def addresses(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.addresses.addresses``."""
-    key = gain.double() * (_complex(base_key) + _normalised(_complex(raw_key)))
+    key = gain.double() * (_complex(base_key) + _normalized(_complex(raw_key)))
     modulated = _complex(base_filter) + _complex(torch.tanh(modulation.double()))
-    filter_ = modrelu(modulated + _normalised(_complex(raw_filter)), bias.double(), eps)
-    return _planes(key, raw_key.dtype), _planes(filter_, raw_key.dtype)
+    filter_ = modrelu(modulated + _normalized(_complex(raw_filter)), bias.double(), eps)
+    return to_planes(key, -2).to(raw_key.dtype), to_planes(filter_, -2).to(raw_key.dtype)

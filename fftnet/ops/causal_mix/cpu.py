@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.ops.causal_mix.parameters import HeadParameters
 from fftnet.ops.cpu.compile import jit, widest_lanes
 from fftnet.ops.cpu.memory import empty, padded
 from fftnet.ops.cpu.threads import threads
@@ -186,17 +185,24 @@ def _run(kernel: Any, values: Tensor, filter_: Tensor, *arguments: Any) -> None:
     threads.run(kernel, items, values.numel() * filter_.shape[3], widest_lanes(values.shape[3]), *arguments)
 
 
-def _pole(parameters: HeadParameters) -> Tensor:
-    return torch.polar(torch.exp(-parameters.decay), parameters.frequency)
+def _pole(decay: Tensor, frequency: Tensor) -> Tensor:
+    return torch.polar(torch.exp(-decay), frequency)
 
 
-def _constants(pole: Tensor, parameters: HeadParameters) -> np.ndarray:
-    columns = [torch.view_as_real(pole), parameters.bias[..., None], parameters.readout]
+def _constants(pole: Tensor, bias: Tensor, readout: Tensor) -> np.ndarray:
+    columns = [torch.view_as_real(pole), bias[..., None], readout]
     return torch.cat(columns, dim=-1).flatten(0, 1).numpy()
 
 
 def forward(
-    values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
+    values: Tensor,
+    filter_: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    bias: Tensor,
+    readout: Tensor,
+    state: Tensor,
+    eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.causal_mix`` for the contract of a backend."""
     width = values.shape[3]
@@ -205,7 +211,7 @@ def forward(
     mixed = empty(values)
     blocks = -(-values.shape[1] // BLOCK)
     checkpoints = values.new_empty(final.shape[0], blocks, *final.shape[1:])
-    constants = _constants(_pole(parameters), parameters)
+    constants = _constants(_pole(decay, frequency), bias, readout)
     inputs = (values.numpy(), filter_.numpy(), constants, constants.dtype.type(eps))
     _run(_forward, values, filter_, *inputs, mixed.numpy(), final.numpy(), checkpoints.numpy())
     mixed, final, checkpoints = (x[..., :width].contiguous() for x in (mixed, final, checkpoints))
@@ -215,18 +221,21 @@ def forward(
 def backward(
     values: Tensor,
     filter_: Tensor,
-    parameters: HeadParameters,
+    decay: Tensor,
+    frequency: Tensor,
+    bias: Tensor,
+    readout: Tensor,
     checkpoints: Tensor,
     grad_mixed: Tensor,
     grad_state: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor, HeadParameters, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.causal_mix`` for the contract of a backend."""
     width = values.shape[3]
     values = padded(values)
     grad_start = padded(grad_state).clone()
-    pole = _pole(parameters)
-    constants = _constants(pole, parameters)
+    pole = _pole(decay, frequency)
+    constants = _constants(pole, bias, readout)
     inputs = (padded(grad_mixed).numpy(), values.numpy(), filter_.numpy(), constants)
     saved = (constants.dtype.type(eps), padded(checkpoints).numpy())
     grad_values = empty(values)
@@ -235,13 +244,10 @@ def backward(
     grad_constants = values.new_zeros(values.shape[0], constants.shape[0], 5)
     outputs = (grad_values.numpy(), grad_filter.numpy(), grad_start.numpy(), grad_constants.numpy())
     _run(_backward, values, filter_, *inputs, *saved, *outputs)
-    sums = grad_constants.sum(dim=0).T.reshape(5, *parameters.bias.shape)
+    sums = grad_constants.sum(dim=0).T.reshape(5, *bias.shape)
     grad_pole_r, grad_pole_i, grad_bias, grad_readout_r, grad_readout_i = sums
-    grad_parameters = HeadParameters(
-        decay=-pole.real * grad_pole_r - pole.imag * grad_pole_i,
-        frequency=pole.real * grad_pole_i - pole.imag * grad_pole_r,
-        bias=grad_bias.clone(),
-        readout=torch.stack([grad_readout_r, grad_readout_i], dim=-1),
-    )
+    grad_decay = -pole.real * grad_pole_r - pole.imag * grad_pole_i
+    grad_frequency = pole.real * grad_pole_i - pole.imag * grad_pole_r
+    grad_readout = torch.stack([grad_readout_r, grad_readout_i], dim=-1)
     grad_values, grad_start = (x[..., :width].contiguous() for x in (grad_values, grad_start))
-    return grad_values, grad_filter, grad_parameters, grad_start
+    return grad_values, grad_filter, grad_decay, grad_frequency, grad_bias.clone(), grad_readout, grad_start

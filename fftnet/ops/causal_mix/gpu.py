@@ -19,7 +19,6 @@ import triton.language as tl
 from torch import Tensor
 
 from fftnet.ops.causal_mix.eager import powers
-from fftnet.ops.causal_mix.parameters import HeadParameters
 from fftnet.ops.causal_mix.triton_tiles import (
     BLOCK,
     kernel,
@@ -200,14 +199,21 @@ def _add_later(  # pyright: ignore
     tl.store(grad_values + row * width + tile, total, inside)
 
 
-def _table(parameters: HeadParameters) -> Tensor:
+def _table(decay: Tensor, frequency: Tensor) -> Tensor:
     """``lambda^n`` for n = 0 .. BLOCK as (n, H, F, 2), with no error beyond that of its own dtype."""
-    power = powers(parameters.decay.double(), parameters.frequency.double(), BLOCK + 1)
-    return torch.view_as_real(power).to(parameters.decay.dtype)
+    power = powers(decay.double(), frequency.double(), BLOCK + 1)
+    return torch.view_as_real(power).to(decay.dtype)
 
 
 def forward(
-    values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
+    values: Tensor,
+    filter_: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    bias: Tensor,
+    readout: Tensor,
+    state: Tensor,
+    eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.causal_mix`` for the contract of a backend."""
     batch, tokens, heads, width = values.shape
@@ -216,12 +222,12 @@ def forward(
     grid = (batch * count * heads * groups,)
     sizes = (tokens, heads, width, state.shape[1])
     with torch.cuda.device_of(values):
-        table = _table(parameters)
+        table = _table(decay, frequency)
         mixed = torch.empty_like(values)
         ends = values.new_empty(batch, count, *state.shape[1:])
         _ends[grid](values, table, ends, *sizes, **options)
         checkpoints, last = sweep(values, ends, state, table, reverse=False)
-        inputs = (values, filter_, parameters.bias, parameters.readout, table, checkpoints)
+        inputs = (values, filter_, bias, readout, table, checkpoints)
         _read_out[grid](*inputs, mixed, *sizes, EPS=eps, **options)
     return mixed, last, checkpoints
 
@@ -229,12 +235,15 @@ def forward(
 def backward(
     values: Tensor,
     filter_: Tensor,
-    parameters: HeadParameters,
+    decay: Tensor,
+    frequency: Tensor,
+    bias: Tensor,
+    readout: Tensor,
     checkpoints: Tensor,
     grad_mixed: Tensor,
     grad_state: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor, HeadParameters, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.causal_mix`` for the contract of a backend."""
     batch, count, bins = checkpoints.shape[:3]
     _, tokens, heads, width = values.shape
@@ -242,23 +251,20 @@ def backward(
     grid = (batch * count * heads * groups,)
     sizes = (tokens, heads, width, bins)
     with torch.cuda.device_of(values):
-        table = _table(parameters)
+        table = _table(decay, frequency)
         grad_values = torch.empty_like(values)
         ends = torch.empty_like(checkpoints)
         moments = torch.empty_like(checkpoints)
         # Programs that share a head each write sums of their own, which are added afterwards.
         parts = values.new_empty(batch, tokens, heads, groups, bins)
         sums = values.new_empty(batch * count, heads, groups, bins, 5)
-        inputs = (grad_mixed, values, filter_, parameters.bias, parameters.readout, table, checkpoints)
+        inputs = (grad_mixed, values, filter_, bias, readout, table, checkpoints)
         _adjoint[grid](*inputs, grad_values, parts, ends, moments, sums, *sizes, EPS=eps, **options)
         later, grad_start = sweep(values, ends, grad_state, table, reverse=True)
         _add_later[grid](table, later, moments, grad_values, sums, *sizes, **options)
     grad_bias, grad_readout_r, grad_readout_i, grad_pole_r, grad_pole_i = sums.sum(dim=(0, 2)).movedim(-1, 0)
     pole_r, pole_i = table[1].unbind(-1)
-    grad_parameters = HeadParameters(
-        decay=-(pole_r * grad_pole_r + pole_i * grad_pole_i),
-        frequency=pole_r * grad_pole_i - pole_i * grad_pole_r,
-        bias=grad_bias.contiguous(),
-        readout=torch.stack([grad_readout_r, grad_readout_i], dim=-1),
-    )
-    return grad_values, parts.sum(3), grad_parameters, grad_start
+    grad_decay = -(pole_r * grad_pole_r + pole_i * grad_pole_i)
+    grad_frequency = pole_r * grad_pole_i - pole_i * grad_pole_r
+    grad_readout = torch.stack([grad_readout_r, grad_readout_i], dim=-1)
+    return grad_values, parts.sum(3), grad_decay, grad_frequency, grad_bias, grad_readout, grad_start

@@ -6,7 +6,7 @@ Memory is O(T^2): for short sequences.
 import torch
 from torch import Tensor
 
-from fftnet.ops.causal_mix.parameters import HeadParameters
+from fftnet.ops.numerics import to_complex, to_planes
 
 
 def modrelu(z: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -33,21 +33,24 @@ def prefix_spectrum(values: Tensor, decay: Tensor, frequency: Tensor, state: Ten
     past_TT = (age_TT >= 0).double()
     kernel_HFTT = torch.exp(exponent_HF[..., None, None] * age_TT.clamp(min=0)) * past_TT
     carried_HFT = torch.exp(exponent_HF[..., None] * (t + 1))
-    start_BFHd = torch.complex(state[:, :, 0], state[:, :, 1])
+    start_BFHd = to_complex(state, 2)
     spectrum = torch.einsum("hftj,bjhd->bthfd", kernel_HFTT, values.to(torch.complex128))
     return spectrum + torch.einsum("hft,bfhd->bthfd", carried_HFT, start_BFHd)
 
 
 def causal_mix(
-    values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
+    values: Tensor,
+    filter_: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    bias: Tensor,
+    readout: Tensor,
+    state: Tensor,
+    eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """See ``fftnet.ops.causal_mix.causal_mix``; computed in float64 whatever comes in."""
-    decay, frequency, bias, readout = (x.double() for x in parameters)
-    spectrum = prefix_spectrum(values.double(), decay, frequency, state.double())
-    filtered = modrelu(filter_.double()[..., None] * spectrum, bias[..., None], eps)
-    readout_HF = torch.complex(readout[..., 0], readout[..., 1])
-    mixed_BTHd = torch.einsum("hf,bthfd->bthd", readout_HF, filtered).real
-    last_BHFd = spectrum[:, -1]
-    last = torch.stack([last_BHFd.real, last_BHFd.imag], dim=2).permute(0, 3, 2, 1, 4)
-    narrow = torch.float64 if values.dtype == torch.float64 else torch.float32
-    return mixed_BTHd.to(values.dtype), last.to(narrow)
+    """See ``fftnet.ops.causal_mix.causal_mix``."""
+    spectrum = prefix_spectrum(values.double(), decay.double(), frequency.double(), state.double())
+    filtered = modrelu(filter_.double()[..., None] * spectrum, bias.double()[..., None], eps)
+    mixed_BTHd = torch.einsum("hf,bthfd->bthd", to_complex(readout.double(), -1), filtered).real
+    last = to_planes(spectrum[:, -1], 2).permute(0, 3, 2, 1, 4)
+    return mixed_BTHd.to(values.dtype), last.to(values.dtype)

@@ -1,54 +1,56 @@
-"""One token at a time: what a causal mixer does between its matrix products, in two operators each.
+"""One token at a time: the arithmetic of a causal mixer between its matrix products, in two operators each.
 
-``context_step`` and ``address_step`` are those of the mixer with addresses, ``gate_step`` and ``mix_step``
-those of the one without. These four are the only entries: they check and pick a backend. A backend is a
-module in this folder with functions of these names and arguments, ``backend`` left out.
-
-``numba`` has no gradients: a call costs more here than its arithmetic, so it does in two calls what takes
-fifty small operations, and is left to inference without ``torch.compile``, which fuses ``torch`` instead.
-``export`` does it in fewer operations that other runtimes know.
+``context_step`` and ``address_step`` belong to the mixer with addresses, ``gate_step`` and ``mix_step`` to
+the one without. A backend is a module in this folder with functions of these names and arguments, without
+``backend``. Nothing is registered: autograd differentiates ``torch`` and ``export``, and ``numba`` has no
+gradients. A call costs more here than its arithmetic, so ``numba`` does in two calls what takes fifty small
+operations. It runs at inference without ``torch.compile``, which fuses ``torch`` instead.
 """
+
+from typing import NamedTuple
 
 from torch import Tensor, compiler, float32, float64, is_grad_enabled
 
 from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.checks import Signature, Sizes
-from fftnet.ops.decode import eager, export, reference
-from fftnet.ops.decode.parameters import AddressedParameters
 from fftnet.ops.dispatch import Backends, anything
 from fftnet.ops.prefix_context import check_horizon
 
 __all__ = ["BACKENDS", "AddressedParameters", "address_step", "context_step", "gate_step", "mix_step"]
 
 
-def _at_inference(x: Tensor, *others: Tensor) -> bool:
+class AddressedParameters(NamedTuple):
+    """Learned numbers of each channel, head and bin of a mixer with addresses; floating."""
+
+    conv_weight: Tensor
+    """Filters of the convolution, (C, W), the newest token's tap last."""
+    base_key: Tensor
+    """Part of the keys that all tokens share, real and imaginary plane, (H, 2, F)."""
+    base_filter: Tensor
+    """The paper's base filter, likewise."""
+    bias: Tensor
+    """modReLU's bias b, (H, F)."""
+    decay: Tensor
+    """a > 0 per unit of the clock, (H, F)."""
+    frequency: Tensor
+    """w in radians per unit of the clock, (H, F)."""
+    norm_weight: Tensor
+    """Weight of the read-out norm, (H, d)."""
+
+
+def _at_inference(sizes: Sizes, x: Tensor, *others: Tensor) -> bool:
     if is_grad_enabled() or compiler.is_compiling() or x.device.type != "cpu":
         return False
     dtypes = {tensor.dtype for tensor in (x, *others) if tensor.is_floating_point()}
     return dtypes in ({float32}, {float64})
 
 
-def _has_addresses(sizes: Sizes) -> str | None:
-    numbers = 2 * sizes["H"] * sizes["F"]
-    width = sizes["H"] * sizes["d"]
-    for name, letter, expected in (
-        ("raw_filter", "A", numbers),
-        ("gate", "D", width),
-        ("projected", "C", width + numbers),
-    ):
-        if sizes[letter] != expected:
-            return f"{name} must have {letter} = {expected} channels, got {sizes[letter]}"
-    return None
-
-
 BACKENDS = Backends(
     __name__,
     torch=anything,
     numba=_at_inference,
-    reference=anything,
     export=anything,
 )
-_MODULES = {"torch": eager, "reference": reference, "export": export}
 _GATE_STEP = Signature(
     "gate_step",
     {
@@ -59,7 +61,7 @@ _GATE_STEP = Signature(
         "mean": "B D",
         "count": "B: int64",
     },
-    derived={"C": lambda sizes: 2 * sizes["D"], "P": lambda sizes: sizes["W"] - 1},
+    derived={"C": lambda D: 2 * D, "P": lambda W: W - 1},
 )
 _MIX_STEP = Signature(
     "mix_step",
@@ -92,8 +94,12 @@ _ADDRESS_STEP = Signature(
         "conv_state": "B P C",
         "spectrum": "B H 2 F d",
     },
-    derived={"P": lambda sizes: sizes["W"] - 1},
-    rule=_has_addresses,
+    derived={
+        "A": lambda H, F: 2 * H * F,
+        "D": lambda H, d: H * d,
+        "C": lambda H, F, d: H * d + 2 * H * F,
+        "P": lambda W: W - 1,
+    },
 )
 
 
@@ -126,8 +132,7 @@ def gate_step(
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     backend = BACKENDS.select(_GATE_STEP, backend, x, projected, conv_weight, conv_state, mean, count)
-    module = _MODULES.get(backend) or BACKENDS.load(backend)
-    return module.gate_step(x, projected, conv_weight, conv_state, mean, count)
+    return BACKENDS.load(backend).gate_step(x, projected, conv_weight, conv_state, mean, count)
 
 
 def mix_step(
@@ -156,8 +161,7 @@ def mix_step(
         ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     backend = BACKENDS.select(_MIX_STEP, backend, values, filter_, *parameters, state)
-    module = _MODULES.get(backend) or BACKENDS.load(backend)
-    return module.mix_step(values, filter_, parameters, state, eps)
+    return BACKENDS.load(backend).mix_step(values, filter_, parameters, state, eps)
 
 
 def context_step(
@@ -174,7 +178,7 @@ def context_step(
         projected: the token in the context's projection, (B, M) of any floating dtype.
         mean: mean of the tokens before, (B, M).
         count: int64 number of the tokens before, (B,).
-        horizon: from that many tokens on the mean forgets; None keeps the mean of everything.
+        horizon: number of tokens from which on the mean forgets; None keeps the mean of everything.
         backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
@@ -186,8 +190,7 @@ def context_step(
     """
     check_horizon("context_step", horizon)
     backend = BACKENDS.select(_CONTEXT_STEP, backend, projected, mean, count)
-    module = _MODULES.get(backend) or BACKENDS.load(backend)
-    return module.context_step(projected, mean, count, horizon)
+    return BACKENDS.load(backend).context_step(projected, mean, count, horizon)
 
 
 def address_step(
@@ -226,5 +229,4 @@ def address_step(
     """
     token = (projected, raw_filter, modulation, clock, gate)
     backend = BACKENDS.select(_ADDRESS_STEP, backend, *token, *parameters, conv_state, spectrum)
-    module = _MODULES.get(backend) or BACKENDS.load(backend)
-    return module.address_step(*token, parameters, conv_state, spectrum, eps)
+    return BACKENDS.load(backend).address_step(*token, parameters, conv_state, spectrum, eps)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.ops.causal_mix.parameters import HeadParameters
+from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.cpu.compile import jit
 from fftnet.ops.cpu.threads import threads
-from fftnet.ops.decode.parameters import AddressedParameters
+from fftnet.ops.decode import AddressedParameters
 from fftnet.ops.numerics import NORM_EPS
 
 FOREVER = 1 << 62

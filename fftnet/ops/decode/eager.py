@@ -6,8 +6,9 @@ from torch.nn.functional import silu
 
 from fftnet.ops.addresses.eager import addresses
 from fftnet.ops.causal_mix import HeadParameters
-from fftnet.ops.decode.parameters import AddressedParameters
+from fftnet.ops.decode import AddressedParameters
 from fftnet.ops.gated_norm.eager import gated_norm
+from fftnet.ops.numerics import root
 
 
 def gate_step(
@@ -36,6 +37,14 @@ def _convolve(projected: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tup
     return (window_BWC * conv_weight.T).sum(dim=1), window_BWC[:, 1:]
 
 
+def _pass_time(state: Tensor, radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both planes of ``radius exp(i angle) Z``, with the planes of Z along dimension 2."""
+    real, imag = state.unbind(dim=2)
+    cos = radius * torch.cos(angle)
+    sin = radius * torch.sin(angle)
+    return cos * real - sin * imag, cos * imag + sin * real
+
+
 def mix_step(
     values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
@@ -46,18 +55,11 @@ def mix_step(
     def per_bin(x: Tensor) -> Tensor:
         return x.to(state.dtype).transpose(-1, -2)[..., None]
 
-    radius = torch.exp(-decay)
-    gain = torch.sqrt(-torch.expm1(-2 * decay))
-    pole_real = per_bin(radius * torch.cos(frequency))
-    pole_imag = per_bin(radius * torch.sin(frequency))
-    adapted = per_bin(filter_ * gain)
-    old_real, old_imag = state.unbind(dim=2)
-    z_real = pole_real * old_real - pole_imag * old_imag + values[:, None].to(state.dtype)
-    z_imag = pole_real * old_imag + pole_imag * old_real
-    square = z_real.square() + z_imag.square()
-    is_zero = square == 0
-    # The square root has no gradient at 0, hence the detour.
-    magnitude = adapted.abs() * torch.where(is_zero, 1.0, square).sqrt().masked_fill(is_zero, 0.0)
+    # Section 2 of docs/maths.md: the recurrence of step 1, g and filter, modReLU (step 4), read-out (step 5).
+    z_real, z_imag = _pass_time(state, per_bin(torch.exp(-decay)), per_bin(frequency))
+    z_real = z_real + values[:, None].to(state.dtype)
+    adapted = per_bin(filter_ * torch.sqrt(-torch.expm1(-2 * decay)))
+    magnitude = adapted.abs() * root(z_real.square() + z_imag.square())
     scale = adapted * torch.relu(magnitude + per_bin(bias)) / magnitude.clamp(min=eps)
     read_out = per_bin(readout[..., 0]) * z_real - per_bin(readout[..., 1]) * z_imag
     mixed = (scale * read_out).sum(dim=1)
@@ -80,9 +82,11 @@ def address_step(
     conv_weight, base_key, base_filter, bias, decay, frequency, norm_weight = (
         x.to(dtype) for x in parameters
     )
+    # Section 3 of docs/maths.md, step 1: values, then raw keys.
     heads, width = norm_weight.shape
     convolved, new_conv_state = _convolve(projected, conv_weight, conv_state)
     values_BHd = silu(convolved[:, : heads * width]).to(dtype).unflatten(-1, (heads, width))
+    # Steps 2 and 5, as for a text of one token.
     planes = base_key.shape
     key, filter_ = addresses(
         convolved[:, None, heads * width :].to(dtype).unflatten(-1, planes),
@@ -94,16 +98,16 @@ def address_step(
         torch.sqrt(-torch.expm1(-2 * decay)),
         eps,
     )
-    key_real, key_imag = key[:, 0, ..., None].unbind(dim=2)
-    filter_real, filter_imag = filter_[:, 0, ..., None].unbind(dim=2)
+    # Steps 3 and 6: the recurrence and its read-out.
     time_BH1 = clock.to(dtype)[..., None]
-    radius = torch.exp(-time_BH1 * decay)
-    pole_real = (radius * torch.cos(time_BH1 * frequency))[..., None]
-    pole_imag = (radius * torch.sin(time_BH1 * frequency))[..., None]
-    old_real, old_imag = spectrum.unbind(dim=2)
-    z_real = pole_real * old_real - pole_imag * old_imag + key_real * values_BHd[:, :, None]
-    z_imag = pole_real * old_imag + pole_imag * old_real + key_imag * values_BHd[:, :, None]
+    radius_BHF1 = torch.exp(-time_BH1 * decay)[..., None]
+    z_real, z_imag = _pass_time(spectrum, radius_BHF1, (time_BH1 * frequency)[..., None])
+    key_real, key_imag = key[:, 0, ..., None].unbind(dim=2)
+    z_real = z_real + key_real * values_BHd[:, :, None]
+    z_imag = z_imag + key_imag * values_BHd[:, :, None]
+    filter_real, filter_imag = filter_[:, 0, ..., None].unbind(dim=2)
     read_BHd = (filter_real * z_real - filter_imag * z_imag).sum(dim=2)
+    # Step 7.
     gate_BHd = gate.to(dtype).unflatten(-1, (heads, width))
     mixed_BD = gated_norm(read_BHd, gate_BHd, norm_weight).flatten(1)
     return mixed_BD.to(projected.dtype), new_conv_state, torch.stack([z_real, z_imag], dim=2)

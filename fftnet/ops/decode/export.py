@@ -1,8 +1,8 @@
-"""The decode step of a mixer with addresses in few operations: what exported programs hold.
+"""The decode step of a mixer with addresses in few operations, for exported programs.
 
-A runtime spends about as long on calling an operation as on its arithmetic here, so each tensor is kept
-whole: both planes of a complex number go through one operation, in the signs that need none after it. The
-operations are ``torch``'s for the mixer without addresses.
+A runtime spends about as long on calling an operation as on its arithmetic here. So each tensor stays whole:
+both planes of a complex number go through one operation, with signs that need no other one after it. The
+mixer without addresses uses the operations of ``torch``.
 """
 
 import math
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from fftnet.ops.addresses.export import read_filter, write_key
+from fftnet.ops.decode import AddressedParameters
 from fftnet.ops.decode.eager import context_step, gate_step, mix_step
-from fftnet.ops.decode.parameters import AddressedParameters
 from fftnet.ops.numerics import NORM_EPS
 
 __all__ = ["address_step", "context_step", "gate_step", "mix_step"]
@@ -48,13 +48,13 @@ def address_step(
     key_BH2F1 = write_key(raw_key_B1A, base_key, torch.sqrt(-torch.expm1(-2 * decay)))
     filter_BH21F, _ = read_filter(raw_filter.to(dtype), modulation.to(dtype), base_filter, bias, eps)
 
-    # The pole's real part for both planes, and its imaginary part with the sign that each plane takes: the
-    # cosine of an angle is its sine a quarter turn later.
+    # The pole's real part for both planes, then minus and plus its imaginary part, for the real and the
+    # imaginary plane. One sine makes all three: cos(a) = sin(a + pi / 2) and -sin(a) = sin(a + pi).
     phase_311 = torch.tensor([QUARTER, 2 * QUARTER, 0.0], dtype=dtype, device=device)[:, None, None]
     time_BH111 = clock.to(dtype).view(-1, heads, 1, 1, 1)
     frequency_H3F1 = frequency[:, None, :, None].expand(-1, 3, -1, -1)
-    turned_BH3F1 = torch.sin(time_BH111 * frequency_H3F1 + phase_311)
-    pole_BH3F1 = torch.exp(time_BH111 * -decay[:, None, :, None]) * turned_BH3F1
+    sine_BH3F1 = torch.sin(time_BH111 * frequency_H3F1 + phase_311)
+    pole_BH3F1 = torch.exp(time_BH111 * -decay[:, None, :, None]) * sine_BH3F1
     real_BH1F1, imag_BH2F1 = pole_BH3F1.split([1, 2], dim=2)
     swapped_BH2Fd = spectrum.index_select(2, torch.tensor([1, 0], device=device))
     after_BH2Fd = spectrum * real_BH1F1 + swapped_BH2Fd * imag_BH2F1 + key_BH2F1 * value_BH11d
@@ -62,6 +62,6 @@ def address_step(
     sign_211 = torch.tensor([1.0, -1.0], dtype=dtype, device=device)[:, None, None]
     read_BHd = ((filter_BH21F * sign_211) @ after_BH2Fd).sum(dim=(2, 3))
     normed_BHd = read_BHd * torch.rsqrt(read_BHd.square().mean(dim=-1, keepdim=True) + NORM_EPS) * norm_weight
-    # The gate stays flat: of the two it is one view less.
+    # The gate stays flat, which saves the view of one tensor.
     gated_BD = normed_BHd.flatten(1) * torch.sigmoid(gate.to(dtype))
     return gated_BD.to(projected.dtype), window_BWC[:, 1:], after_BH2Fd

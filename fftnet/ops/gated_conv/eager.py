@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from fftnet.ops.checks import Signature
+from fftnet.ops.convolution import new_state
 from fftnet.ops.numerics import compute_dtype
 
 _SIGNATURE = Signature(
     "causal_conv",
     {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"},
-    derived={"P": lambda sizes: sizes["W"] - 1},
+    derived={"P": lambda W: W - 1},
 )
 
 
@@ -29,19 +30,23 @@ def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Ten
         ValueError: if a tensor does not fit the others.
     """
     _SIGNATURE.check(x, conv_weight, conv_state)
-    tokens = x.shape[1]
     dtype = compute_dtype(x)
-    padded = torch.cat([conv_state.to(dtype), x.to(dtype)], dim=1)
-    weight = conv_weight.to(dtype)
-    y = padded[:, :tokens] * weight[:, 0]
-    for tap in range(1, weight.shape[1]):
-        y = torch.addcmul(y, padded[:, tap : tap + tokens], weight[:, tap])
-    new_state = padded[:, tokens:].to(conv_state.dtype, copy=True)
-    return y.to(torch.promote_types(x.dtype, conv_weight.dtype)), new_state
+    y = convolve(x.to(dtype), conv_weight.to(dtype), conv_state.to(dtype))
+    return y.to(torch.promote_types(x.dtype, conv_weight.dtype)), new_state(x, conv_state)
 
 
-def gated_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
+def convolve(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
+    """Convolve tensors of one dtype; see ``causal_conv``."""
+    tokens = x.shape[1]
+    padded = torch.cat([conv_state, x], dim=1)
+    y = padded[:, :tokens] * conv_weight[:, 0]
+    # A loop over the few taps: conv1d would transpose tokens and channels.
+    for tap in range(1, conv_weight.shape[1]):
+        y = torch.addcmul(y, padded[:, tap : tap + tokens], conv_weight[:, tap])
+    return y
+
+
+def gated_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
     """See ``fftnet.ops.gated_conv.gated_conv``."""
-    convolved, new_state = causal_conv(x, conv_weight, conv_state)
-    keys, values = convolved.chunk(2, dim=-1)
-    return keys * values, new_state
+    keys, values = convolve(x, conv_weight, conv_state).chunk(2, dim=-1)
+    return keys * values

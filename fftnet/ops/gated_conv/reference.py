@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 
-def gated_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
-    """See ``fftnet.ops.gated_conv.gated_conv``; computed in float64 whatever comes in."""
+def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
+    """Return ``y(t) = sum_i weight[W-1-i] x(t-i)`` of tokens (B, T, C) in float64."""
     read_BSC = torch.cat([conv_state.double(), x.double()], dim=1)
     windows_BTCW = read_BSC.unfold(1, conv_weight.shape[1], 1)
-    convolved_BTC = (windows_BTCW * conv_weight.double()).sum(dim=-1)
-    width = x.shape[2] // 2
-    values_BTD = convolved_BTC[..., :width] * convolved_BTC[..., width:]
-    dtype = torch.promote_types(x.dtype, conv_weight.dtype)
-    # A copy, since the state must not share memory with the tokens.
-    return values_BTD.to(dtype), read_BSC[:, x.shape[1] :].to(conv_state.dtype, copy=True)
+    return (windows_BTCW * conv_weight.double()).sum(dim=-1)
+
+
+def gated_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
+    """See ``fftnet.ops.gated_conv.gated_conv``."""
+    keys_BTD, values_BTD = causal_conv(x, conv_weight, conv_state).chunk(2, dim=-1)
+    return (keys_BTD * values_BTD).to(x.dtype)

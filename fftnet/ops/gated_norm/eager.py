@@ -9,4 +9,4 @@ from fftnet.ops.numerics import NORM_EPS
 def gated_norm(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
     """See ``fftnet.ops.gated_norm.gated_norm``."""
     normed = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + NORM_EPS)
-    return (normed * weight * torch.sigmoid(gate)).to(x.dtype)
+    return normed * weight * torch.sigmoid(gate)

@@ -1,8 +1,8 @@
 """The portable backend of keyed mixing: chunks of matrix products, on any device.
 
 Within a chunk every pair of tokens has one score, ``Re sum_k filter_k(t) exp((s(t) - s(j)) mu_k) key_k(j)``;
-what came before the chunk enters through the state. No exponent is ever positive, so nothing overflows
-however fast the clock runs.
+earlier tokens enter through the state. No exponent is ever positive, so nothing overflows however fast the
+clock runs. Steps 3 and 6 of section 3 of docs/maths.md.
 
 Gradients of complex numbers are written without conjugation here: ``g`` of ``z`` means dL = Re(g dz).
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fftnet.ops.checks import Signature
 from fftnet.ops.chunks import in_blocks
+from fftnet.ops.numerics import to_complex, to_planes
 
 BLOCK = 256
 """Tokens between two checkpoints of the state."""
@@ -41,21 +42,23 @@ class _Block(NamedTuple):
     filter_BNHCF: Tensor
     kernel_BNHCCF: Tensor
     """``exp((s(t) - s(j)) mu)``, 0 where j > t."""
-    risen_BNHCF: Tensor
-    """``exp(s(t) mu)`` with the time s since the beginning of the chunk."""
-    left_BNHCF: Tensor
-    """``exp((s(C) - s(t)) mu)``, until its end."""
+    since_start_BNHCF: Tensor
+    """``exp(s(t) mu)``, with the time s since the beginning of the chunk."""
+    until_end_BNHCF: Tensor
+    """``exp((s(C) - s(t)) mu)``."""
     starts_BNHFd: Tensor
+    """State before each chunk."""
     end_BHFd: Tensor
+    """State after the block."""
 
 
 def _chunked(x: Tensor) -> Tensor:
-    """(B, T, H, ...) to (B, N, H, CHUNK, ...), with zeros behind the last token."""
+    """Cut (B, T, H, ...) into (B, N, H, CHUNK, ...), with zeros behind the last token."""
     return in_blocks(x, CHUNK).transpose(2, 3)
 
 
 def _joined(x: Tensor, tokens: int) -> Tensor:
-    """The way back, without the padding."""
+    """Undo ``_chunked``, without the padding."""
     return x.transpose(2, 3).flatten(1, 2)[:, :tokens]
 
 
@@ -67,7 +70,7 @@ def _cut(
     rate_HF: Tensor,
     start_BHFd: Tensor,
 ) -> _Block:
-    """A padded token has a key and a filter of 0 and takes no time: it changes nothing."""
+    # A padded token has a key and a filter of 0 and takes no time: it changes nothing.
     v_BNHCd = _chunked(values).to(rate_HF.dtype)
     key_BNHCF = torch.complex(*map(_chunked, key.unbind(dim=3)))
     filter_BNHCF = torch.complex(*map(_chunked, filter_.unbind(dim=3)))
@@ -76,17 +79,16 @@ def _cut(
     past_CC = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=values.device).tril()
     age_BNHCC = (time_BNHC[..., None] - time_BNHC[..., None, :]).masked_fill(~past_CC, 0.0)
     kernel_BNHCCF = torch.exp(age_BNHCC[..., None] * rate_HCF[:, None]) * past_CC[..., None]
-    risen_BNHCF = torch.exp(time_BNHC[..., None] * rate_HCF)
-    left_BNHCF = torch.exp((time_BNHC[..., -1:] - time_BNHC)[..., None] * rate_HCF)
-    added_BNHFd = (key_BNHCF * left_BNHCF).transpose(-1, -2) @ v_BNHCd
+    since_start_BNHCF = torch.exp(time_BNHC[..., None] * rate_HCF)
+    until_end_BNHCF = torch.exp((time_BNHC[..., -1:] - time_BNHC)[..., None] * rate_HCF)
+    # What the tokens of a chunk add to the state at its end. Only the sum over chunks needs a loop.
+    added_BNHFd = (key_BNHCF * until_end_BNHCF).transpose(-1, -2) @ v_BNHCd
     starts = []
-    for added_BHFd, risen_BHCF in zip(added_BNHFd.unbind(dim=1), risen_BNHCF.unbind(dim=1), strict=True):
+    for added_BHFd, power_BHCF in zip(added_BNHFd.unbind(1), since_start_BNHCF.unbind(1), strict=True):
         starts.append(start_BHFd)
-        start_BHFd = risen_BHCF[:, :, -1, :, None] * start_BHFd + added_BHFd
-    starts_BNHFd = torch.stack(starts, dim=1)
-    return _Block(
-        v_BNHCd, key_BNHCF, filter_BNHCF, kernel_BNHCCF, risen_BNHCF, left_BNHCF, starts_BNHFd, start_BHFd
-    )
+        start_BHFd = power_BHCF[:, :, -1, :, None] * start_BHFd + added_BHFd
+    powers = (kernel_BNHCCF, since_start_BNHCF, until_end_BNHCF)
+    return _Block(v_BNHCd, key_BNHCF, filter_BNHCF, *powers, torch.stack(starts, dim=1), start_BHFd)
 
 
 def _score(block: _Block) -> Tensor:
@@ -114,9 +116,9 @@ def keyed_spectrum(
         ValueError: if a tensor does not fit the others.
     """
     _SPECTRUM.check(values, key, clock, decay, frequency, state)
-    key_BTHF1 = torch.complex(*key.unbind(dim=3))[..., None]
+    key_BTHF1 = to_complex(key, 3)[..., None]
     pole_BTHF1 = torch.exp(clock[..., None] * torch.complex(-decay, frequency))[..., None]
-    z_BHFd = _to_complex(state)
+    z_BHFd = to_complex(state, 2)
     spectra = []
     for t in range(values.shape[1]):
         z_BHFd = pole_BTHF1[:, t] * z_BHFd + key_BTHF1[:, t] * values[:, t, :, None]
@@ -133,20 +135,20 @@ def forward(
     frequency: Tensor,
     state: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See ``fftnet.ops.keyed_mix`` for the contract of a backend."""
+    """See ``fftnet.ops.keyed_mix`` and ``fftnet.ops.registration``."""
     rate_HF = torch.complex(-decay, frequency)
-    carry_BHFd = _to_complex(state)
+    carry_BHFd = to_complex(state, 2)
     mixed = []
     checkpoints = []
     for start in range(0, values.shape[1], BLOCK):
         span = slice(start, start + BLOCK)
-        checkpoints.append(_to_planes(carry_BHFd))
+        checkpoints.append(to_planes(carry_BHFd, 2))
         block = _cut(values[:, span], key[:, span], filter_[:, span], clock[:, span], rate_HF, carry_BHFd)
         carry_BHFd = block.end_BHFd
         near_BNHCd = _score(block) @ block.v_BNHCd.real
-        far_BNHCd = ((block.filter_BNHCF * block.risen_BNHCF) @ block.starts_BNHFd).real
+        far_BNHCd = ((block.filter_BNHCF * block.since_start_BNHCF) @ block.starts_BNHFd).real
         mixed.append(_joined(near_BNHCd + far_BNHCd, values[:, span].shape[1]))
-    return torch.cat(mixed, dim=1), _to_planes(carry_BHFd), torch.stack(checkpoints, dim=1)
+    return torch.cat(mixed, dim=1), to_planes(carry_BHFd, 2), torch.stack(checkpoints, dim=1)
 
 
 def backward(
@@ -159,62 +161,63 @@ def backward(
     checkpoints: Tensor,
     last: Tensor,
     grad_mixed: Tensor,
-    grad_state: Tensor,
+    grad_last: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Walk the blocks backwards, each computed once more from its checkpoint."""
     rate_HF = torch.complex(-decay, frequency)
-    carry_BHFd = _to_complex(grad_state).conj()
+    carry_BHFd = to_complex(grad_last, 2).conj()
     # Gradient of the exponent of all that has been written: later tokens read it, and the state.
-    exponent_BHF = (_to_complex(last) * carry_BHFd).sum(dim=-1)
+    exponent_BHF = (to_complex(last, 2) * carry_BHFd).sum(dim=-1)
     grad_rate_HF = torch.zeros_like(rate_HF)
-    grad_values = torch.empty_like(values)
-    grad_key = torch.empty_like(key)
-    grad_filter = torch.empty_like(filter_)
-    grad_clock = torch.empty_like(clock)
+    grad_values, grad_key, grad_filter, grad_clock = map(torch.empty_like, (values, key, filter_, clock))
     for n in reversed(range(checkpoints.shape[1])):
         span = slice(n * BLOCK, (n + 1) * BLOCK)
-        start_BHFd = _to_complex(checkpoints[:, n])
-        block = _cut(values[:, span], key[:, span], filter_[:, span], clock[:, span], rate_HF, start_BHFd)
-        tokens = values[:, span].shape[1]
-        grad_BNHCd = _chunked(grad_mixed[:, span]).to(rate_HF.dtype)
-
-        # The gradient of the state behind each chunk, from the last to the first.
-        read_BNHFd = (block.filter_BNHCF * block.risen_BNHCF).transpose(-1, -2) @ grad_BNHCd
-        ends = []
-        for m in reversed(range(read_BNHFd.shape[1])):
-            ends.append(carry_BHFd)
-            carry_BHFd = block.risen_BNHCF[:, m, :, -1, :, None] * carry_BHFd + read_BNHFd[:, m]
-        ends_BNHFd = torch.stack(ends[::-1], dim=1)
-
-        product_BNHCC = grad_BNHCd @ block.v_BNHCd.transpose(-1, -2)
-        reach_BNHCCF = block.kernel_BNHCCF * product_BNHCC[..., None]
-        near_BNHCd = _score(block).transpose(-1, -2) @ grad_BNHCd.real
-        far_BNHCd = ((block.key_BNHCF * block.left_BNHCF) @ ends_BNHFd).real
-        grad_values[:, span] = _joined(near_BNHCd + far_BNHCd, tokens)
-        near_BNHCF = (reach_BNHCCF * block.filter_BNHCF[..., None, :]).sum(dim=3)
-        far_BNHCF = block.left_BNHCF * (block.v_BNHCd @ ends_BNHFd.transpose(-1, -2))
-        grad_key_BTHF = _joined(near_BNHCF + far_BNHCF, tokens)
-        near_BNHCF = (reach_BNHCCF * block.key_BNHCF[:, :, :, None]).sum(dim=4)
-        far_BNHCF = block.risen_BNHCF * (grad_BNHCd @ block.starts_BNHFd.transpose(-1, -2))
-        grad_filter_BTHF = _joined(near_BNHCF + far_BNHCF, tokens)
-        grad_key[:, span] = torch.stack([grad_key_BTHF.real, -grad_key_BTHF.imag], dim=3)
-        grad_filter[:, span] = torch.stack([grad_filter_BTHF.real, -grad_filter_BTHF.imag], dim=3)
-
+        streams = (values[:, span], key[:, span], filter_[:, span], clock[:, span])
+        block = _cut(*streams, rate_HF, to_complex(checkpoints[:, n], 2))
+        grad_values[:, span], grad_key_BTHF, grad_filter_BTHF, carry_BHFd = _block_backward(
+            block, grad_mixed[:, span], carry_BHFd
+        )
+        grad_key[:, span] = to_planes(grad_key_BTHF.conj(), 3)
+        grad_filter[:, span] = to_planes(grad_filter_BTHF.conj(), 3)
         # A reading at t moves with exp(s(t) mu), a writing at t with exp(-s(t) mu), and s(t) is the clock's
-        # sum up to t.
-        moved_BTHF = torch.complex(*filter_[:, span].unbind(dim=3)) * grad_filter_BTHF
-        moved_BTHF = moved_BTHF - torch.complex(*key[:, span].unbind(dim=3)) * grad_key_BTHF
+        # sum up to t. So the gradient of clock(t) mu is a sum over t and all later tokens.
+        moved_BTHF = to_complex(filter_[:, span], 3) * grad_filter_BTHF
+        moved_BTHF = moved_BTHF - to_complex(key[:, span], 3) * grad_key_BTHF
         exponents_BTHF = moved_BTHF.flip(1).cumsum(dim=1).flip(1) + exponent_BHF[:, None]
         exponent_BHF = exponents_BTHF[:, 0]
         grad_clock[:, span] = (exponents_BTHF * rate_HF).real.sum(dim=-1)
         grad_rate_HF += (exponents_BTHF * clock[:, span, :, None]).sum(dim=(0, 1))
-    grad_start = _to_planes(carry_BHFd.conj())
-    return grad_values, grad_key, grad_filter, grad_clock, -grad_rate_HF.real, -grad_rate_HF.imag, grad_start
+    grad_state = to_planes(carry_BHFd.conj(), 2)
+    return grad_values, grad_key, grad_filter, grad_clock, -grad_rate_HF.real, -grad_rate_HF.imag, grad_state
 
 
-def _to_complex(planes_BH2Fd: Tensor) -> Tensor:
-    return torch.complex(*planes_BH2Fd.unbind(dim=2))
+def _block_backward(
+    block: _Block, grad_mixed: Tensor, carry_BHFd: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of values, keys and filters of a block, and of the state before it.
 
+    ``carry_BHFd`` is the gradient of the state after the block.
+    """
+    tokens = grad_mixed.shape[1]
+    grad_BNHCd = _chunked(grad_mixed).to(carry_BHFd.dtype)
+    # The gradient of the state after each chunk, from the last to the first.
+    read_BNHFd = (block.filter_BNHCF * block.since_start_BNHCF).transpose(-1, -2) @ grad_BNHCd
+    ends = []
+    for m in reversed(range(read_BNHFd.shape[1])):
+        ends.append(carry_BHFd)
+        carry_BHFd = block.since_start_BNHCF[:, m, :, -1, :, None] * carry_BHFd + read_BNHFd[:, m]
+    ends_BNHFd = torch.stack(ends[::-1], dim=1)
 
-def _to_planes(z_BHFd: Tensor) -> Tensor:
-    return torch.stack([z_BHFd.real, z_BHFd.imag], dim=2)
+    # Each gradient has a part from the same chunk, by the kernel, and one from other chunks, by a state.
+    product_BNHCC = grad_BNHCd @ block.v_BNHCd.transpose(-1, -2)
+    kernel_BNHCCF = block.kernel_BNHCCF * product_BNHCC[..., None]
+    near_BNHCd = _score(block).transpose(-1, -2) @ grad_BNHCd.real
+    far_BNHCd = ((block.key_BNHCF * block.until_end_BNHCF) @ ends_BNHFd).real
+    grad_values = _joined(near_BNHCd + far_BNHCd, tokens)
+    near_BNHCF = (kernel_BNHCCF * block.filter_BNHCF[..., None, :]).sum(dim=3)
+    far_BNHCF = block.until_end_BNHCF * (block.v_BNHCd @ ends_BNHFd.transpose(-1, -2))
+    grad_key_BTHF = _joined(near_BNHCF + far_BNHCF, tokens)
+    near_BNHCF = (kernel_BNHCCF * block.key_BNHCF[:, :, :, None]).sum(dim=4)
+    far_BNHCF = block.since_start_BNHCF * (grad_BNHCd @ block.starts_BNHFd.transpose(-1, -2))
+    grad_filter_BTHF = _joined(near_BNHCF + far_BNHCF, tokens)
+    return grad_values, grad_key_BTHF, grad_filter_BTHF, carry_BHFd

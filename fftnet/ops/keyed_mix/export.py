@@ -1,11 +1,10 @@
-"""Keyed mixing in real numbers and without a loop over time: what exported programs hold.
+"""Keyed mixing in real numbers and without a loop over time, for exported programs.
 
 Every operation here is one that other runtimes know, and none depends on the values, so that the number of
-tokens may stay open. Tokens are cut into chunks. Within a chunk every pair of tokens has one score; the state
-before each chunk is a sum over the chunks before it. For T tokens that is O(T^2 / CHUNK^2) in time and memory
-beyond O(T CHUNK), and a number that is not finite spoils its whole row: the other backends are for training.
-
-No exponent is ever positive, so that nothing overflows however fast the clock runs.
+tokens may stay open. Within a chunk every pair of tokens has one score; the state before each chunk is a sum
+over the chunks before it. That takes O(T^2 / CHUNK^2) in time and memory beyond O(T CHUNK), and a number that
+is not finite spoils its whole row, so this backend is not for training. No exponent is ever positive, so
+nothing overflows however fast the clock runs. Steps 3 and 6 of section 3 of docs/maths.md.
 """
 
 import torch
@@ -15,8 +14,8 @@ from torch.nn import functional
 from fftnet.ops.chunks import ages, chunked, joined, not_later
 
 
-def _turned(planes: tuple[Tensor, Tensor], angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Real and imaginary plane of a complex number times ``exp(i angle)``."""
+def _rotated(planes: tuple[Tensor, Tensor], angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Return real and imaginary plane of a complex number times ``exp(i angle)``."""
     real, imag = planes
     cos = angle.cos()
     sin = angle.sin()
@@ -32,7 +31,7 @@ def keyed_mix(
     frequency: Tensor,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """See ``fftnet.ops.keyed_mix.keyed_mix``; for tensors of one dtype."""
+    """See ``fftnet.ops.keyed_mix.keyed_mix``."""
     v_BHNCd = chunked(values).movedim(3, 1)
     # A padded token takes no time and writes nothing.
     clock_BHNC = chunked(clock).movedim(3, 1)
@@ -40,26 +39,27 @@ def keyed_mix(
     decay_H11F = decay[:, None, None]
     frequency_H11F = frequency[:, None, None]
     angle_BHNCF = time_BHNC1 * frequency_H11F
-    key_BHNCF = _turned(_planes(key), -angle_BHNCF)
-    filter_BHNCF = _turned(_planes(filter_), angle_BHNCF)
+    key_BHNCF = _rotated(_planes(key), -angle_BHNCF)
+    filter_BHNCF = _rotated(_planes(filter_), angle_BHNCF)
 
-    # Between the tokens of a chunk.
+    # Scores of the tokens of a chunk. The angle of a pair is the difference of two angles, so keys and
+    # filters are rotated before. Its decay is not split, since one of the two exponentials could overflow.
     age_BHNCC = ages(clock_BHNC)
-    reach_BHNCCF = torch.exp(-age_BHNCC[..., None] * decay_H11F[:, None]) * not_later(clock_BHNC)[..., None]
+    decay_BHNCCF = torch.exp(-age_BHNCC[..., None] * decay_H11F[:, None]) * not_later(clock_BHNC)[..., None]
     pairs_BHNCCF = (
         filter_BHNCF[0][..., None, :] * key_BHNCF[0][..., None, :, :]
         - filter_BHNCF[1][..., None, :] * key_BHNCF[1][..., None, :, :]
     )
-    near_BHNCd = (pairs_BHNCCF * reach_BHNCCF).sum(dim=-1) @ v_BHNCd
+    near_BHNCd = (pairs_BHNCCF * decay_BHNCCF).sum(dim=-1) @ v_BHNCd
 
     # What each chunk adds to the state at its end, and the state before each.
-    left_BHNCF = torch.exp(-age_BHNCC[..., -1, :, None] * decay_H11F)
-    real_BHNFd, imag_BHNFd = ((plane * left_BHNCF).transpose(-1, -2) @ v_BHNCd for plane in key_BHNCF)
-    added_BHNFd = _turned((real_BHNFd, imag_BHNFd), angle_BHNCF[..., -1, :, None])
+    until_end_BHNCF = torch.exp(-age_BHNCC[..., -1, :, None] * decay_H11F)
+    real_BHNFd, imag_BHNFd = ((plane * until_end_BHNCF).transpose(-1, -2) @ v_BHNCd for plane in key_BHNCF)
+    added_BHNFd = _rotated((real_BHNFd, imag_BHNFd), angle_BHNCF[..., -1, :, None])
     before_BHNFd, last_BHFd = _states(added_BHNFd, time_BHNC1[..., -1, 0], decay, frequency, state)
-    fallen_BHNCF = torch.exp(-time_BHNC1 * decay_H11F)
-    real_BHNCd = (filter_BHNCF[0] * fallen_BHNCF) @ before_BHNFd[0]
-    imag_BHNCd = (filter_BHNCF[1] * fallen_BHNCF) @ before_BHNFd[1]
+    since_start_BHNCF = torch.exp(-time_BHNC1 * decay_H11F)
+    real_BHNCd = (filter_BHNCF[0] * since_start_BHNCF) @ before_BHNFd[0]
+    imag_BHNCd = (filter_BHNCF[1] * since_start_BHNCF) @ before_BHNFd[1]
     mixed_BNCHd = (near_BHNCd + real_BHNCd - imag_BHNCd).movedim(1, 3)
     return joined(mixed_BNCHd, values.shape[1]), torch.stack(last_BHFd, dim=2)
 
@@ -71,7 +71,7 @@ def _states(
     frequency: Tensor,
     state: Tensor,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The state before each chunk, and the one behind the last.
+    """Return the state before each chunk, and the one after the last.
 
     Entry 0 is the state before the first chunk, entry n what chunk n - 1 has added; the state before chunk n
     is the sum of the entries up to n.

@@ -1,8 +1,9 @@
 """The portable backend of the prefix context: cumulative sums, on any device.
 
-``mean(t) = mean(t-1) + (x(t) - mean(t-1)) / min(n(t), horizon)`` is solved by weights: with
-``w(n) = n`` up to the horizon h and ``w(n) = h (1 - 1/h)^(h-n)`` beyond it, ``w(n) mean(n)`` is the sum of
-``w(j) x(j) / min(j, h)`` over the tokens up to n. The weights grow, so they are taken anew in every block.
+``mean(t) = mean(t-1) + (x(t) - mean(t-1)) / min(n(t), horizon)`` is solved by weights. With ``w(n) = n`` up
+to the horizon h and ``w(n) = h (1 - 1/h)^(h-n)`` beyond it, ``w(n) mean(n)`` is the sum of
+``w(j) x(j) / min(j, h)`` over the tokens up to n. The weights grow without bound, so each block starts with
+new ones.
 """
 
 import math
@@ -18,16 +19,15 @@ _SIGNATURE = Signature(
     "prefix_mean", {"x": "B T D", "mean": "B D", "count": "B: int64", "counted": "B T: bool?"}
 )
 
-
 BLOCK = 256
-"""Most tokens whose weights are compared; without a horizon they grow so slowly that all are."""
+"""Largest number of tokens in a block; without a horizon weights grow so slowly that one block does."""
 LARGEST = 40.0
 """Largest logarithm of the ratio of two weights in a block: values are multiplied by the ratio and gradients
-divided, and float32 ends at 88."""
+divided, and float32 overflows at 88."""
 
 
 def check_horizon(operator: str, horizon: int | None) -> None:
-    """Refuse what is no number of tokens.
+    """Refuse a horizon that is not a positive number of tokens.
 
     Raises:
         ValueError: if the horizon is below 1; it begins with the operator's name.
@@ -39,7 +39,7 @@ def check_horizon(operator: str, horizon: int | None) -> None:
 def prefix_mean(
     x: Tensor, mean: Tensor, count: Tensor, counted: Tensor | None = None, horizon: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Running mean of what was read up to and including each token.
+    """Running mean of the tokens up to and including each one.
 
     The state holds the mean rather than the sum, so it neither grows nor loses digits over a long text.
 
@@ -48,8 +48,8 @@ def prefix_mean(
         mean: mean of the tokens before, (B, D).
         count: int64 number of tokens before, (B,).
         counted: boolean (B, T); a False token is left out of the mean. None counts all.
-        horizon: from that many tokens on the mean forgets: a token enters with the weight 1 / horizon. None
-            keeps the mean of everything.
+        horizon: number of tokens from which on a token enters with the weight 1 / horizon, so that the mean
+            forgets. None keeps the mean of everything.
 
     Returns:
         Means (B, T, D) in the dtype of ``x``, then the mean and the count after the last token.
@@ -66,7 +66,7 @@ def prefix_mean(
     total_BNL = count[:, None, None] + _counted_up_to(x, counted, x_BNLD)
     before_BN = torch.cat([count[:, None], total_BNL[:, :-1, -1]], dim=1)
     local_BNLD, weight_BNL = _means_of_blocks(x_BNLD, total_BNL, before_BN, horizon)
-    # From block to block goes one mean a row: all else was done for all blocks at once.
+    # One mean a row goes from block to block; all else was computed for all blocks at once.
     starts = [mean.to(dtype)]
     for local_BD, weight_B in zip(
         local_BNLD[:, :-1, -1].unbind(1), weight_BNL[:, :-1, -1].unbind(1), strict=True
@@ -82,7 +82,7 @@ def prefix_mean(
 
 
 def _counted_up_to(x: Tensor, counted: Tensor | None, x_BNLD: Tensor) -> Tensor:
-    """Number of counted tokens up to and including each: (B, N, L); padding is not counted."""
+    """Return the number of counted tokens up to and including each, (B, N, L), without padding."""
     blocks = x_BNLD.shape[1:3]
     if counted is None:
         read_M = torch.arange(1, blocks[0] * blocks[1] + 1, device=x.device).clamp(max=x.shape[1])
@@ -91,15 +91,15 @@ def _counted_up_to(x: Tensor, counted: Tensor | None, x_BNLD: Tensor) -> Tensor:
 
 
 def _growth(horizon: int) -> float:
-    """Logarithm of how much more a token weighs than the one before it, beyond the horizon."""
-    # At a horizon of 1 infinitely more; this much puts the one before below what float64 holds.
+    """Return the logarithm of the ratio of two successive tokens' weights, beyond the horizon."""
+    # At a horizon of 1 it is infinite; 40 puts the token before below the precision of float64.
     return -math.log1p(-1 / horizon) if horizon > 1 else 40.0
 
 
 def _means_of_blocks(
     x_BNLD: Tensor, total_BNL: Tensor, before_BN: Tensor, horizon: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Within-block running means, and the weight of the carried-in mean."""
+    """Return within-block running means, and the weight of the carried-in mean."""
     dtype = x_BNLD.dtype
     before_BN1 = before_BN[..., None]
     size_BNL = total_BNL.clamp(min=1).to(dtype)

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
+from fftnet.ops.numerics import compute_dtype
+
 
 def prefix_context(
     x: Tensor, mean: Tensor, count: Tensor, counted: Tensor | None, horizon: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See ``fftnet.ops.prefix_context.prefix_context``; computed in float64 whatever comes in."""
+    """See ``fftnet.ops.prefix_context.prefix_context``."""
     if counted is None:
         counted = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     mean_BD = mean.double()
@@ -18,6 +20,5 @@ def prefix_context(
         moved_BD = mean_BD + (x[:, t].double() - mean_BD) / size_B[:, None]
         mean_BD = torch.where(counted[:, t, None], moved_BD, mean_BD)
         means.append(mean_BD)
-    narrow = torch.float64 if x.dtype == torch.float64 else torch.float32
     context_BTC = torch.cat([torch.stack(means, dim=1).to(x.dtype), x], dim=-1)
-    return context_BTC, mean_BD.to(narrow), count
+    return context_BTC, mean_BD.to(compute_dtype(x)), count

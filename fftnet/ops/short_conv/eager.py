@@ -3,12 +3,10 @@
 from torch import Tensor
 from torch.nn.functional import silu
 
-from fftnet.ops.gated_conv import causal_conv
+from fftnet.ops.gated_conv.eager import convolve
 
 
-def short_conv(
-    x: Tensor, conv_weight: Tensor, conv_state: Tensor, width: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def short_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.short_conv.short_conv``."""
-    convolved, new_state = causal_conv(x, conv_weight, conv_state)
-    return silu(convolved[..., :width]), convolved[..., width:], new_state
+    convolved = convolve(x, conv_weight, conv_state)
+    return silu(convolved[..., :width]), convolved[..., width:]

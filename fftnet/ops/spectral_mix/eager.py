@@ -13,7 +13,7 @@ def _transform(x_BTD: Tensor) -> Tensor:
 
 def _inverse(spectrum_BDF2: Tensor, num_tokens: int) -> Tensor:
     x_BDT = torch.fft.irfft(torch.view_as_complex(spectrum_BDF2), n=num_tokens, norm="ortho")
-    return x_BDT.transpose(1, 2).contiguous()
+    return x_BDT.transpose(1, 2)
 
 
 def _modulus(spectrum_BHdF2: Tensor) -> Tensor:
@@ -22,9 +22,10 @@ def _modulus(spectrum_BHdF2: Tensor) -> Tensor:
 
 
 def forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """See ``fftnet.ops.spectral_mix`` for the contract of a backend."""
+    """See ``fftnet.ops.spectral_mix`` and ``fftnet.ops.registration``."""
     spectrum = _transform(x)
     heads_BHdF2 = spectrum.unflatten(1, (filter_.shape[1], -1))
+    # Steps 5 and 6 of section 1 of docs/maths.md, |Z| = |W| |X|: one real gain for both planes.
     filter_BH1F = filter_[:, :, None]
     magnitude = _modulus(heads_BHdF2) * filter_BH1F.abs()
     gain = filter_BH1F * torch.relu(magnitude + bias[:, None]) / magnitude.clamp(min=eps)
@@ -34,7 +35,7 @@ def forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> tuple[Tenso
 def backward(
     filter_: Tensor, bias: Tensor, spectrum: Tensor, grad_mixed: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See ``fftnet.ops.spectral_mix`` for the contract of a backend."""
+    """See ``fftnet.ops.spectral_mix`` and ``fftnet.ops.registration``."""
     split = (filter_.shape[1], -1)
     grad_BHdF2 = _transform(grad_mixed).unflatten(1, split)
     heads_BHdF2 = spectrum.unflatten(1, split)
@@ -45,13 +46,16 @@ def backward(
     clamped = magnitude.clamp(min=eps)
     gain = raised / clamped
     slope = (raised > 0) / clamped
+    # d gain / d magnitude, times the magnitude; below eps the denominator is constant.
+    radial = slope * magnitude - gain * (magnitude >= eps)
+    # Re(conj(grad) X): filter and bias are real, so only this projection of the gradient reaches them.
     dot = (grad_BHdF2 * heads_BHdF2).sum(dim=-1)
-    bend = slope * magnitude - gain * (magnitude >= eps)
-    grad_filter = ((gain + bend) * dot).sum(dim=2)
+    grad_filter = ((gain + radial) * dot).sum(dim=2)
     grad_bias = (filter_BH1F * slope * dot).sum(dim=(0, 2))
 
-    radial = (bend * dot / modulus / modulus).masked_fill(modulus == 0, 0.0)
-    grad_x = filter_BH1F[..., None] * (gain[..., None] * grad_BHdF2 + radial[..., None] * heads_BHdF2)
+    # X itself: scaled by the gain, plus the change of the gain along its own direction.
+    along = (radial * dot / modulus / modulus).masked_fill(modulus == 0, 0.0)
+    grad_x = filter_BH1F[..., None] * (gain[..., None] * grad_BHdF2 + along[..., None] * heads_BHdF2)
     tokens = grad_mixed.shape[1]
     return (
         _inverse(grad_x.flatten(1, 2), tokens),

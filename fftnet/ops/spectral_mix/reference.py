@@ -19,7 +19,7 @@ def fourier_matrix(num_tokens: int, device: torch.device) -> Tensor:
 
 
 def spectral_mix(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """See ``fftnet.ops.spectral_mix.spectral_mix``; computed in float64 whatever comes in."""
+    """See ``fftnet.ops.spectral_mix.spectral_mix``."""
     num_tokens = x.shape[1]
     x_BTHd = x.to(torch.complex128).unflatten(-1, (filter_.shape[1], -1))
     forward_FT = fourier_matrix(num_tokens, x.device)

@@ -19,7 +19,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
@@ -34,7 +34,7 @@ from fftnet.ops.cpu import VECTOR_WIDTH
 
 VARIABLE = "FFTNET_BACKEND"
 MAX_REMEMBERED = 1000
-"""Number of calls, told apart by their sizes, whose backend an operator remembers before it forgets all."""
+"""Number of calls, told apart by their sizes, that an operator remembers before it forgets all of them."""
 NUMBA_OFF = "NUMBA_DISABLE_JIT"
 AUTO = "auto"
 TORCH = "torch"
@@ -104,7 +104,7 @@ class Backends:
     def __init__(self, package: str, **takes: Callable[..., bool]) -> None:
         self._package = package
         self._takes = {TORCH: anything} | takes
-        self._selected: dict[tuple[Any, ...], str] = {}
+        self._remembered: dict[tuple[Any, ...], Any] = {}
         BACKENDS.extend(name for name in takes if name not in BACKENDS)
         # The portable modules are imported now, since torch.compile can't trace an import.
         self._modules = {
@@ -134,19 +134,31 @@ class Backends:
             return self.choose(name, signature.check(*tensors, known=known), *tensors)
         if _is_transformed():
             return self._transformable(name, signature.check(*tensors, known=known), *tensors)
-        # Sizes that were checked before are not compared again: a decode step feels every microsecond.
-        sizes = [None if x is None else (x.shape, x.dtype, x.device) for x in tensors]
-        key = (name, signature, torch.is_grad_enabled(), *(known or {}).values(), *sizes)
+        return self.remember(
+            (name, signature, torch.is_grad_enabled(), *(known or {}).values()),
+            tensors,
+            lambda: self.choose(name, signature.check(*tensors, known=known), *tensors),
+        )
+
+    def remember(
+        self, key: tuple[Any, ...], tensors: Sequence[Tensor | None], find: Callable[[], Any]
+    ) -> Any:
+        """Return ``find()``, remembered for the key and the sizes, dtypes and devices of the tensors.
+
+        So tensors like earlier ones are not compared with a signature again: a decode step feels every
+        microsecond.
+        """
+        key = (*key, *[None if x is None else (x.shape, x.dtype, x.device) for x in tensors])
         try:
-            return self._selected[key]
+            return self._remembered[key]
         except (KeyError, TypeError):
             pass  # New sizes; or sizes that are symbols, which have no hash.
-        selected = self.choose(name, signature.check(*tensors, known=known), *tensors)
+        found = find()
         with suppress(TypeError):
-            if len(self._selected) >= MAX_REMEMBERED:
-                self._selected.clear()
-            self._selected[key] = selected
-        return selected
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = found
+        return found
 
     def choose(self, name: str, sizes: Sizes, *tensors: Tensor | None) -> str:
         """Return the backend that ``name`` stands for with these tensors, which have been checked.

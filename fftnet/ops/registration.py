@@ -111,13 +111,18 @@ class RegisteredOperator:
 
     def _define(self, signature: Signature, results: Sequence[str], function: str) -> Any:
         """Register an operator that runs ``function`` of a backend's module, with its output shapes."""
+        count = len(signature)
         rows = [parse(shape)[0] for shape in signature.arguments.values()]
         products = {n: factors for n, row in enumerate(rows) if len(factors := _factors(row)) > len(row)}
         shapes = [parse(shape)[0] for shape in results]
 
-        def prepare(*arguments: Any) -> tuple[Any, dict[Any, int]]:
+        def prepare(arguments: Sequence[Any]) -> tuple[Any, dict[Any, int]]:
             # Anyone can call a registered operator, and kernels trust the shapes that they get.
-            tensors, (*constants, backend) = arguments[: len(signature)], arguments[len(signature) :]
+            tensors, rest = arguments[:count], arguments[count:]
+            return self._backends.remember((function, *rest), tensors, lambda: check(tensors, *rest))
+
+        def check(tensors: Sequence[Tensor], *rest: Any) -> tuple[Any, dict[Any, int]]:
+            *constants, backend = rest
             module = self._backends.load(backend)
             known = self._known(constants)
             if hasattr(module, "BLOCK"):
@@ -127,12 +132,12 @@ class RegisteredOperator:
             return module, sizes
 
         def compute(*arguments: Any) -> Any:
-            module, sizes = prepare(*arguments)
-            tensors = [x.contiguous() for x in arguments[: len(signature)]]
+            module, sizes = prepare(arguments)
+            tensors = [x.contiguous() for x in arguments[:count]]
             for place, factors in products.items():
                 tensors[place] = tensors[place].view([signature.size(x, sizes) for x in factors])
             with _full_precision(tensors[0].device.type):
-                found = _as_tuple(getattr(module, function)(*tensors, *arguments[len(signature) : -1]))
+                found = _as_tuple(getattr(module, function)(*tensors, *arguments[count:-1]))
             # Residuals become flat: torch.compile makes another graph if one of their dimensions is 1, as the
             # number of blocks of a short text is.
             pairs = zip(found, shapes, strict=True)
@@ -140,7 +145,7 @@ class RegisteredOperator:
             return made[0] if len(made) == 1 else tuple(made)
 
         def allocate(*arguments: Any) -> Any:
-            _, sizes = prepare(*arguments)
+            _, sizes = prepare(arguments)
             like = next(x for x in arguments if x.is_floating_point())
             empty = [like.new_empty([signature.size(x, sizes) for x in shape]) for shape in shapes]
             return empty[0] if len(empty) == 1 else tuple(empty)

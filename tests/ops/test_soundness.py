@@ -53,7 +53,7 @@ def test_without_the_checks_portable_forms_do_not(
 ) -> None:
     monkeypatch.setattr(Signature, "check", unchecked)
     # Calls that are remembered now would count as checked afterwards.
-    monkeypatch.setattr(operator.backends, "_selected", {})
+    monkeypatch.setattr(operator.backends, "_remembered", {})
     assert walk(operator, backend)
 
 

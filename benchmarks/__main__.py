@@ -1,4 +1,4 @@
-"""Check that what is compared agrees, measure it, write JSON and three pictures, print a table of targets."""
+"""Check that what is compared agrees, measure it, write JSON and three pictures, print tables."""
 
 import argparse
 import sys
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
     pictures.plot_length(results, flags.output / LENGTH_PICTURE)
     pictures.plot_decode(results, flags.output / DECODE_PICTURE)
     pictures.plot_overview(sections, flags.output / OVERVIEW_PICTURE)
-    print(report.table(results))
+    print(report.text(results))
     return 0
 
 

@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from benchmarks.baselines import ATTENTION, BOTH, COPY, EAGER, LINEAR, MORE_BINS, PAIR, PRODUCTS, TRAIN
 from benchmarks.encoders import FNET
 from benchmarks.measure import OURS
-from benchmarks.report import Results, Value
+from benchmarks.report import Results
 from fftnet.metrics.plots import plain_ticks
 
+Value = tuple[float, float, float]
+"""Lower quartile, median, upper quartile; three equal numbers if there is only one."""
 COLOURS = {
     OURS: "#1f4e79",
     MORE_BINS: "#4f81bd",

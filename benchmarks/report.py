@@ -1,205 +1,169 @@
-"""Report of the measurements: the targets, met or missed."""
+"""Report of the measurements: the tables of docs/performance.md, and who is fastest in each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.baselines import (
-    ATTENTION,
-    BOTH,
-    EAGER,
-    FLOAT32,
-    FORWARD,
-    LINEAR,
-    MORE_BINS,
-    PAIR,
-    PRODUCTS,
-    STEP,
-    TRAIN,
-)
-from benchmarks.busy import COMMANDS
+from benchmarks.baselines import ATTENTION, BOTH, STEP, TRAIN
+from benchmarks.encoders import FNET, OURS_CAUSAL
 from benchmarks.measure import OURS
-from benchmarks.runtimes import INT8, ONNX
+from benchmarks.runtimes import COMPILED, INT8, ONNX
+from experiments.tables import joined
 
-Results = Mapping[str, Sequence[Mapping[str, Any]]]
+Row = Mapping[str, Any]
+Results = Mapping[str, Sequence[Row]]
 """Suite to its rows, as JSON."""
-Value = tuple[float, float, float]
-"""Lower quartile, median, upper quartile; all three alike where there is one number only."""
+MILLISECONDS = "ms"
+SPEED = "tokens/s"
 
 
-@dataclass(frozen=True)
-class Target:
-    """A number that is aimed at."""
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Times or speeds of several sides in several cases."""
 
-    name: str
-    value: Callable[[Results], Value | None]
-    bound: float
-    at_least: bool = True
-    unit: str = "x"
+    title: str
+    suite: str
+    work: str
+    """Kind of work whose rows are shown."""
+    sides: Mapping[str, str]
+    """Side to its name in the table."""
+    unit: str = MILLISECONDS
+    head: str = "tokens"
+    """Heading of the first column."""
+    case: Callable[[Row], str] = lambda row: f"{row['tokens']:,}"
+    """Function that returns the name of a row's case."""
+    shown: Callable[[Row], bool] = lambda row: row["batch"] == 1
+    """Function that returns True for the rows of the table."""
+    sides_down: bool = False
+    """True: a side a row, a case a column; False: a case a row, a side a column."""
 
-    def verdict(self, results: Results) -> tuple[str, str, str]:
-        """The measured value with its quartiles, the aim, and whether it is met."""
-        aim = f"{'>=' if self.at_least else '<='} {self.bound:g}{self.unit}"
-        value = self.value(results)
-        if value is None:
-            return "", aim, "not measured"
-        lower, median, upper = value
-        spread = "" if lower == upper else f" ({lower:.3g} - {upper:.3g})"
-        met = median >= self.bound if self.at_least else median <= self.bound
-        return f"{median:.3g}{self.unit}{spread}", aim, "met" if met else "missed"
+    def values(self, results: Results) -> dict[str, dict[str, float]]:
+        """Return case to side to value, in the order of the measurement."""
+        found: dict[str, dict[str, float]] = {}
+        for row in results.get(self.suite, ()):
+            if row["work"] == self.work and row["side"] in self.sides and self.shown(row):
+                seconds = row["seconds"]
+                value = seconds * 1e3 if self.unit == MILLISECONDS else row["batch"] / seconds
+                found.setdefault(self.case(row), {})[self.sides[row["side"]]] = value
+        return found
 
+    def best(self, values: Mapping[str, float]) -> str:
+        """Return the name of the fastest side of a case."""
+        return (min if self.unit == MILLISECONDS else max)(values, key=lambda name: values[name])
 
-def _find(results: Results, suite: str, **fields: object) -> Mapping[str, Any] | None:
-    for row in results.get(suite, ()):
-        if all(row[name] == value for name, value in fields.items()):
-            return row
-    return None
+    def cell(self, values: Mapping[str, float], name: str) -> str:
+        """Return a value, bold if it is the best of its case."""
+        whole = self.unit == SPEED or values[name] >= 100
+        text = f"{values[name]:,.0f}" if whole else f"{values[name]:.1f}"
+        return f"**{text}**" if name == self.best(values) else text
 
+    def sentence(self, results: Results) -> str:
+        """Return the sentence that says which side wins where, and by how much."""
+        won: dict[str, list[tuple[str, float]]] = {}
+        for case, values in self.values(results).items():
+            first = self.best(values)
+            others = [value for name, value in values.items() if name != first]
+            ratios = [max(value / values[first], values[first] / value) for value in others]
+            won.setdefault(first, []).append((case, min(ratios, default=1.0)))
+        parts = []
+        for name, places in won.items():
+            where = "everywhere" if len(won) == 1 else f"at {joined([case for case, _ in places])}"
+            low, high = (pick(ratio for _, ratio in places) for pick in (min, max))
+            span = " to ".join(dict.fromkeys((f"{low:.3g}", f"{high:.3g}")))
+            parts.append(f"{name} wins {where}, {span} times as fast as the next")
+        return f"{self.title}: {'; '.join(parts)}."
 
-def speedup(suite: str, side: str, work: str, batch: int, tokens: int) -> Callable[[Results], Value | None]:
-    """Time of the side over our time."""
-
-    def value(results: Results) -> Value | None:
-        row = _find(results, suite, side=side, work=work, batch=batch, tokens=tokens)
-        if row is None or row["times_ours"] is None:
-            return None
-        lower, upper = row["times_ours_quartiles"]
-        return lower, row["times_ours"], upper
-
-    return value
-
-
-def slowdown(suite: str, side: str, work: str, batch: int, tokens: int) -> Callable[[Results], Value | None]:
-    """Our time over the time of the side."""
-    inverse = speedup(suite, side, work, batch, tokens)
-
-    def value(results: Results) -> Value | None:
-        found = inverse(results)
-        return None if found is None else (1 / found[2], 1 / found[1], 1 / found[0])
-
-    return value
-
-
-def _more_bins(results: Results) -> Value | None:
-    ours = _find(results, "op", side=MORE_BINS, work=BOTH, batch=1, tokens=16384)
-    linear = _find(results, "op", side=LINEAR, work=BOTH, batch=1, tokens=16384)
-    return None if ours is None or linear is None else (ours["seconds"] / linear["seconds"],) * 3
-
-
-def _beyond_products(results: Results) -> Value | None:
-    share = speedup("mixer", PRODUCTS, BOTH, 1, 4096)(results)
-    return None if share is None else (100 - 100 * share[2], 100 - 100 * share[1], 100 - 100 * share[0])
-
-
-def _steadiness(results: Results) -> Value | None:
-    near, far = (
-        _find(results, "write", side=OURS, work=STEP, batch=1, tokens=position) for position in (256, 65536)
-    )
-    return None if near is None or far is None else (near["seconds"] / far["seconds"],) * 3
-
-
-def _growth(results: Results) -> Value | None:
-    row = _find(results, "read", side=OURS)
-    return None if row is None else (row["growth_bytes"] / 1e6,) * 3
-
-
-def _exported_speed(results: Results) -> Value | None:
-    """Tokens per second at D = 128 by the faster of the runtimes that need not compile."""
-    found = [_find(results, "runtimes", side=side, work=STEP, width=128) for side in (ONNX, INT8)]
-    speeds = []
-    for row in found:
-        if row is not None:
-            lower, upper = row["seconds_quartiles"]
-            speeds.append((1 / upper, 1 / row["seconds"], 1 / lower))
-    return max(speeds, key=lambda speed: speed[1], default=None)
+    def markdown(self, results: Results) -> str:
+        """Return the table, in which the fastest side of each case is bold."""
+        values = self.values(results)
+        names = [name for name in self.sides.values() if any(name in found for found in values.values())]
+        cells = {
+            (case, name): self.cell(found, name)
+            for case, found in values.items()
+            for name in names
+            if name in found
+        }
+        if self.sides_down:
+            head = [self.head, *values]
+            rows = [[name, *(cells.get((case, name), "") for case in values)] for name in names]
+        else:
+            head = [self.head, *(f"{name}, {self.unit}" for name in names)]
+            rows = [[case, *(cells.get((case, name), "") for name in names)] for case in values]
+        first = "---" if self.sides_down or self.suite == "encoder" else "---:"
+        lines = [head, *rows]
+        text = [f"| {' | '.join(line)} |" for line in lines]
+        return "\n".join([text[0], f"|{first}|{'---:|' * (len(head) - 1)}", *text[1:]])
 
 
-def _busy_slowdown(results: Results) -> Value | None:
-    row = _find(results, "busy", side=OURS, work=TRAIN, policy=COMMANDS, neighbour=True)
-    if row is None:
-        return None
-    lower, upper = row["times_quiet_quartiles"]
-    return lower, row["times_quiet"], upper
-
-
-TARGETS = [
-    *(
-        Target(f"causal op, f+b, B={b} T={t}: eager / ours", speedup("op", EAGER, BOTH, b, t), bound)
-        for b, t, bound in ((16, 256, 10), (1, 4096, 40))
+ENCODERS = {
+    OURS: "FFTNet (bidirectional)",
+    OURS_CAUSAL: "FFTNet (causal)",
+    ATTENTION: "attention",
+    FNET: "FNet",
+}
+TWO_SIDES = {OURS: "FFTNet", ATTENTION: "attention"}
+TABLES = (
+    Table(
+        title="Training step, 4 layers, 4,096 tokens",
+        suite="train",
+        work=TRAIN,
+        sides=TWO_SIDES,
+        head="tokens per row",
+        shown=lambda row: True,
     ),
-    *(
-        Target(
-            f"causal op, {short}, B={b} T={t}: ours / linear layer",
-            slowdown("op", LINEAR, work, b, t),
-            bound,
-            at_least=False,
+    Table(
+        title="Decoding of one text, 4 layers",
+        suite="write",
+        work=STEP,
+        sides={OURS: "FFTNet", ATTENTION: "attention with a KV cache"},
+        unit=SPEED,
+        head="context",
+    ),
+    Table(title="Causal mixer, forward and backward", suite="mixer", work=BOTH, sides=TWO_SIDES),
+    Table(
+        title="Runtimes, decoding on one thread, tokens/s",
+        suite="runtimes",
+        work=STEP,
+        sides={
+            OURS: "PyTorch",
+            COMPILED: "PyTorch, compiled",
+            ONNX: "ONNX Runtime",
+            INT8: "ONNX Runtime, 8-bit weights",
+        },
+        unit=SPEED,
+        head="runtime",
+        case=lambda row: f"width {row['width']}",
+        sides_down=True,
+    ),
+    Table(
+        title="Encoder layers, forward and backward",
+        suite="encoder",
+        work=BOTH,
+        sides=ENCODERS,
+        head="tokens",
+        case=lambda row: f"{row['batch']} × {row['tokens']:,} (width {row['width']})",
+        shown=lambda row: True,
+    ),
+    Table(
+        title="Training step of a classifier, 4 layers",
+        suite="classifier",
+        work=TRAIN,
+        sides=ENCODERS,
+    ),
+)
+"""Tables of docs/performance.md that are made from docs/benchmarks.json."""
+
+
+def text(results: Results, tables: Sequence[Table] = TABLES) -> str:
+    """Return all tables whose suites were measured, and what reading a long text takes."""
+    parts = []
+    for table in tables:
+        if table.values(results):
+            parts += [table.sentence(results), table.markdown(results)]
+    for row in results.get("read", ()):
+        parts.append(
+            f"Reading {row['tokens']:,} tokens: {row['tokens'] / row['seconds']:,.0f} tokens/s, "
+            f"{row['growth_bytes'] / 1e6:.0f} MB, a state of {row['state_bytes']:,} bytes "
+            f"({row['state_bytes_at_start']:,} after 64 tokens)."
         )
-        for short, work, bound in (("forward", FORWARD, 0.5), ("f+b", BOTH, 1))
-        for b, t in ((16, 256), (1, 16384), (1, 65536))
-    ),
-    Target("causal op with 32 bins, f+b, T=16384: ours / linear layer", _more_bins, 1.6, at_least=False),
-    *(
-        Target(f"causal mixer, f+b, T={t}: attention / ours", speedup("mixer", ATTENTION, BOTH, 1, t), bound)
-        for t, bound in ((512, 1.3), (4096, 5), (16384, 16))
-    ),
-    Target(
-        "causal mixer, f+b, T=4096: beyond its own products", _beyond_products, 25, at_least=False, unit=" %"
-    ),
-    *(
-        Target(
-            f"bidirectional, f+b, T={t}: eager / ours", speedup("bidirectional", EAGER, BOTH, 1, t), bound=6
-        )
-        for t in (4096, 16384)
-    ),
-    *(
-        Target(
-            f"bidirectional, f+b, T={t}: ours / rfft+irfft",
-            slowdown("bidirectional", PAIR, BOTH, 1, t),
-            1.5,
-            at_least=False,
-        )
-        for t in (4096, 16384)
-    ),
-    *(
-        Target(f"training step, T={t}: Transformer / ours", speedup("train", ATTENTION, TRAIN, b, t), bound)
-        for b, t, bound in ((16, 256, 1.2), (8, 512, 1.5), (1, 4096, 3))
-    ),
-    *(
-        Target(
-            f"training step in bf16, T={t}: Transformer / ours",
-            speedup("precision", ATTENTION, TRAIN, b, t),
-            bound,
-        )
-        for b, t, bound in ((16, 256, 1.2), (8, 512, 1.5), (1, 4096, 3))
-    ),
-    Target(
-        "training step, T=256: float32 / bf16", speedup("precision", f"{OURS}, {FLOAT32}", TRAIN, 16, 256), 2
-    ),
-    Target(
-        "training step of a classifier, T=4096: attention / ours",
-        speedup("classifier", ATTENTION, TRAIN, 1, 4096),
-        5,
-    ),
-    Target("tokens/s at position 65,536 over those at 256", _steadiness, 0.95),
-    Target("writing one text in ONNX Runtime, one thread, D=128", _exported_speed, 2500, unit=" tokens/s"),
-    Target("reading 1,000,000 tokens: growth of memory", _growth, 300, at_least=False, unit=" MB"),
-    Target("training step beside a busy process: busy / quiet", _busy_slowdown, 2.2, at_least=False),
-]
-
-
-def table(results: Results, targets: Sequence[Target] = TARGETS) -> str:
-    """The targets as text, one a line, and the size of the state."""
-    cells = [(target.name, *target.verdict(results)) for target in targets]
-    widths = [max(len(row[column]) for row in cells) for column in range(4)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
-    read = _find(results, "read", side=OURS)
-    if read is not None:
-        lines.append(
-            f"state after {read['tokens']:,} tokens: {read['state_bytes']:,} bytes; "
-            f"after 64: {read['state_bytes_at_start']:,}; "
-            f"read at {read['tokens'] / read['seconds']:,.0f} tokens/s"
-        )
-    return "\n".join(lines)
+    return "\n\n".join(parts)

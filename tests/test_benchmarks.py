@@ -101,8 +101,9 @@ def test_all_suites_write_json_and_pictures(tmp_path: Path, capsys: pytest.Captu
     for name in (command.LENGTH_PICTURE, command.DECODE_PICTURE, command.OVERVIEW_PICTURE):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert "state after 70 tokens" in printed
-    assert len(printed.splitlines()) == len(report.TARGETS) + 1
+    assert "Reading 70 tokens: " in printed
+    for table in report.TABLES:
+        assert f"{table.title}: " in printed
 
 
 @pytest.mark.usefixtures("in_process")
@@ -288,15 +289,32 @@ def test_a_job_runs_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert jobs.run_job(os.getenv, key="BENCHMARK", default="none") == "none"
 
 
-def test_targets_are_met_missed_or_not_measured() -> None:
-    row = {"side": "linear layer", "work": baselines.FORWARD, "batch": 1, "tokens": 8}
-    results = {"op": [row | {"times_ours": 4.0, "times_ours_quartiles": [2.0, 5.0]}]}
-    case = ("op", "linear layer", baselines.FORWARD, 1, 8)
-    fast = report.Target("fast", report.speedup(*case), 4.0)
-    slow = report.Target("slow", report.slowdown(*case), 0.2, at_least=False)
-    absent = report.Target("absent", report.speedup("op", "eager", baselines.BOTH, 1, 8), 4.0)
-    assert fast.verdict(results) == ("4x (2 - 5)", ">= 4x", "met")
-    assert slow.verdict(results) == ("0.25x (0.2 - 0.5)", "<= 0.2x", "missed")
-    assert absent.verdict(results) == ("", ">= 4x", "not measured")
-    lines = report.table(results, [fast, slow, absent]).splitlines()
-    assert [line.split()[-1] for line in lines] == ["met", "missed", "measured"]
+def test_the_performance_page_has_the_tables_of_the_stored_results() -> None:
+    stored = strict((ROOT / "docs" / command.FILE).read_text())["suites"]
+    results = {name: section["rows"] for name, section in stored.items()}
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    for table in report.TABLES:
+        assert table.markdown(results) in page, "copy the table that `python -m benchmarks --only` prints"
+
+
+def test_a_sentence_names_the_winner_of_each_case() -> None:
+    row = {"work": "w", "batch": 2}
+    times = {("ours", 8): 2.0, ("other", 8): 1.0, ("ours", 9): 1.0, ("other", 9): 4.0, ("bare", 9): 0.1}
+    rows = [row | {"side": side, "tokens": tokens, "seconds": s} for (side, tokens), s in times.items()]
+    sides = {"ours": "FFTNet", "other": "rival"}
+    table = report.Table(title="T", suite="s", work="w", sides=sides, shown=lambda row: True)
+    assert table.sentence({"s": rows}) == (
+        "T: rival wins at 8, 2 times as fast as the next; FFTNet wins at 9, 4 times as fast as the next."
+    )
+    lines = ["| tokens | FFTNet, ms | rival, ms |", "|---:|---:|---:|"]
+    assert table.markdown({"s": rows}).splitlines() == [
+        *lines,
+        "| 8 | 2,000 | **1,000** |",
+        "| 9 | **1,000** | 4,000 |",
+    ]
+    speeds = replace(table, unit=report.SPEED, sides_down=True)
+    assert speeds.markdown({"s": rows}).splitlines()[2:] == [
+        "| FFTNet | 1 | **2** |",
+        "| rival | **2** | 0 |",
+    ]
+    assert report.text({}) == ""

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks import baselines, busy, jobs, report
+from benchmarks import baselines, busy, jobs
 from benchmarks.measure import OURS, TimeBudget
 from benchmarks.settings import Settings
 from fftnet.wait_policy import WAIT_POLICY
@@ -100,9 +100,6 @@ def test_every_case_is_measured_quiet_and_beside_one_neighbour(monkeypatch: pyte
     assert (crowded["neighbour"], crowded["seconds"], crowded["times_quiet"]) == (True, 12.0, 3.0)
     assert crowded["times_quiet_quartiles"] == [7.0 / 4.0, 18.0 / 4.0]
     assert (decode["work"], decode["tokens"], decode["times_quiet"]) == ("decode step", 256, 3.0)
-    target = report.TARGETS[-1]
-    assert target.verdict({"busy": rows}) == ("3x (1.75 - 4.5)", "<= 2.2x", "missed")
-    assert target.verdict({"busy": [row for row in rows if row["policy"] == "default"]})[2] == "not measured"
 
 
 @pytest.mark.parametrize("side", list(baselines.LANGUAGE_MODELS))

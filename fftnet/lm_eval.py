@@ -65,6 +65,7 @@ class FFTNetLM(TemplateLM):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__()
+        # The command always passes a device; without a GPU its default means "choose one".
         if device == HARNESS_DEVICE and not torch.cuda.is_available():
             device = None
         self.model, self._encoding = load(checkpoint, device=device or "auto")
@@ -73,6 +74,7 @@ class FFTNetLM(TemplateLM):
             raise EvaluationError(
                 "the checkpoint is bidirectional, and the harness asks for next tokens: take a causal one"
             )
+        # "auto:4" and the like ask for a search of the batch size, which a fixed one replaces.
         automatic = batch_size is None or str(batch_size).startswith("auto")
         self.batch_size = BATCH_SIZE if automatic else _size("batch_size", batch_size)
         self._chunk_size = None if chunk_size is None else _size("chunk_size", chunk_size)

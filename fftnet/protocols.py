@@ -30,6 +30,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
+        # None and booleans stay as they are.
         moved = {name: x.to(device) for name, x in self._asdict().items() if isinstance(x, Tensor)}
         return self._replace(**moved)
 

@@ -92,6 +92,7 @@ def stored_numbers(path: Path) -> int:
     total = 0
     for file in _shards(path):
         with _reading(file), safe_open(file, framework="pt") as tensors:
+            # Shapes come from the header of the file: no tensor is read.
             total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     return total
 
@@ -119,6 +120,7 @@ def _shards(path: Path) -> list[Path]:
         return [path]
     values = read_json(index)
     weight_map = values.get("weight_map") if isinstance(values, dict) else None
+    # An index without names gives one empty name, which is refused below.
     names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else {""}
     for name in sorted(names):
         if not is_file_name(name):
@@ -152,6 +154,7 @@ def write_json(path: Path, value: Any) -> None:
         CheckpointError: naming the file, if it can't be written.
     """
     with writing(path):
+        # A checkpoint may be the first file of its folder.
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(value, indent=2) + "\n")
 
@@ -162,6 +165,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: if it can't be written; then no partial file is left.
     """
+    # Written next to the target and renamed: a rename within a folder replaces the file at once.
     partial = path.with_name(f"{path.name}.tmp")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -185,6 +189,7 @@ def read_json(path: Path) -> Any:
     """
     with _reading(path):
         with path.open("rb") as file:
+            # One byte more than allowed, so that a larger file is noticed without reading it whole.
             content = file.read(MAX_JSON_BYTES + 1)
         if len(content) > MAX_JSON_BYTES:
             raise ValueError(f"it is larger than {MAX_JSON_BYTES:,} bytes")
@@ -205,6 +210,7 @@ def read_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> dict
     """
     stored = rename({name: tensor for file in _shards(path) for name, tensor in read_tensors(file).items()})
     wanted = module.state_dict()
+    # Sorted, so that the message names the same weight in every run.
     for name in sorted(stored.keys() | wanted.keys()):
         if name not in stored:
             problem = f"lacks {name}"

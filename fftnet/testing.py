@@ -128,6 +128,7 @@ def first_token_loss(model: Callable[[Tensor], Any], batches: Iterable[Tensor]) 
         if batch.shape[1] >= 2:
             logits = _output(model, batch[:, :-1])[:, 0].double()
             total += float(nn.functional.cross_entropy(logits, batch[:, 1], reduction="sum"))
+            # Batches may have different numbers of rows, so sums are divided at the end.
             rows += len(batch)
     if rows == 0:
         raise ValueError("first_token_loss needs at least one row of two tokens or more")
@@ -196,6 +197,7 @@ def _evaluating(model: Callable[[Tensor], Any]) -> Iterator[None]:
 def _perturb(inputs: Tensor, position: int, vocab_size: int | None, generator: torch.Generator) -> Tensor:
     changed = inputs.clone()
     if inputs.is_floating_point():
+        # As large as the features themselves, whatever their unit.
         noise = torch.randn(inputs[:, position].shape, generator=generator, dtype=torch.float64)
         changed[:, position] += (noise * (float(inputs.std()) or 1.0)).to(inputs)
         return changed
@@ -216,6 +218,7 @@ def _sizes(output_BTC: Tensor) -> Tensor:
     """
     magnitude_BTC = output_BTC.double().abs()
     rows_BN = magnitude_BTC.flatten(1)
+    # Outputs that are exactly 0, as after a ReLU, say nothing about the size of the others.
     rows_BN = rows_BN.masked_fill(rows_BN == 0, torch.nan)
     median_B1 = rows_BN.nanmedian(dim=1, keepdim=True).values
     quartile_B = rows_BN.masked_fill(rows_BN > median_B1, torch.nan).nanmedian(dim=1).values.nan_to_num(1.0)

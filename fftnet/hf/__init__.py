@@ -37,6 +37,7 @@ __all__ = [
 def _register(family: Family, config_class: type[ExchangedConfig]) -> None:
     transformers.AutoConfig.register(family.model_type, config_class, exist_ok=True)
     for auto, name in family.auto_classes.items():
+        # AutoConfig is registered above, by its name instead of a configuration class.
         if auto != "AutoConfig":
             getattr(transformers, auto).register(config_class, globals()[name], exist_ok=True)
 

@@ -42,7 +42,9 @@ class Tokens(NamedTuple):
 
     def before(self, later: "Tokens") -> "Tokens":
         """Return these tokens followed by ``later``."""
+        # Pending tokens may come from a call in another dtype, for example outside of autocast.
         embeddings = torch.cat([self.embeddings, later.embeddings.to(self.embeddings)], dim=1)
+        # Without padding there is no mask, so that the backbone takes its faster path.
         if self.mask is None and later.mask is None:
             return Tokens(embeddings, None)
         return Tokens(embeddings, torch.cat([self.full_mask(), later.full_mask()], dim=1))
@@ -123,6 +125,7 @@ class FFTNetCache(cache_utils.Cache):
         self, config: Any, state: State | None = None, *, seen: int = 0, static: bool = False
     ) -> None:
         native = config if isinstance(config, BackboneConfig) else config.native()
+        # A state that grows has another shape at every step, which a compiled graph can't take.
         fixed = not any(mixer_class(name).grows for name in native.mixer_pattern)
         layers: list[Any] = [FFTNetCacheLayer(static and fixed) for _ in native.layer_mixers]
         super().__init__(layers=layers)
@@ -166,6 +169,7 @@ class FFTNetCache(cache_utils.Cache):
         Args:
             attention_mask: (B, seen or more), 0 at padding; only the first ``seen`` positions matter.
         """
+        # Mixers count the tokens that they have read; padding is not among them.
         count_B = None if self._state is None else getattr(self._state[0], "count", None)
         if count_B is None:
             return True
@@ -198,6 +202,7 @@ class FFTNetCache(cache_utils.Cache):
             new: number of tokens that were not pending.
         """
         if self._calls is not None:
+            # References only: states never change, so keeping one is free.
             self._calls.append(Call(before, tokens))
         self._pending = None
         self._seen = self._seen.to(tokens.embeddings.device) + new
@@ -227,6 +232,7 @@ class FFTNetCache(cache_utils.Cache):
                 f"the cache can take back {recorded} tokens, not {remaining}: call "
                 "activate_past_recording before the model reads what is to be taken back"
             )
+        # Not in place: a copy of the cache may share the tensor.
         self._seen = self._seen - remaining
         while remaining:
             # A call is undone as a whole; those of its tokens that stay become pending.
@@ -240,6 +246,7 @@ class FFTNetCache(cache_utils.Cache):
 
     def copy(self) -> "FFTNetCache":
         """Return an independent cache of the same text, without copying tensors: states are shared."""
+        # States are never changed, so a shallow copy is independent; only the list of calls grows.
         other = copy.copy(self)
         other._calls = None if self._calls is None else list(self._calls)
         return other

@@ -68,6 +68,7 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
             cache,
             return_dict=True,
         )
+        # slice(-0, None) is everything, as the library means by 0.
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(read.last_hidden_state[:, kept])
         loss = None
@@ -106,6 +107,7 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
     ) -> None:
         cache = model_kwargs.get(CACHE_NAME)
         if cache is not None:
+            # Tells the library that the caller still holds this cache, so it must be right after generation.
             cache._is_user_defined = True
             mask = model_kwargs.get("attention_mask")
             if mask is not None and isinstance(cache, FFTNetCache) and not cache.has_read(mask):
@@ -116,5 +118,6 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
             return
         cache = FFTNetCache(self.config, static=generation_config.cache_implementation == "static")
         if generation_config.is_assistant:
+            # An assistant proposes tokens that the main model may refuse: they are taken back with crop.
             cache.activate_past_recording()
         model_kwargs[CACHE_NAME] = cache

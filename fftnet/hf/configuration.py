@@ -53,6 +53,7 @@ class ExchangedConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.architectures is not None:
             self.architectures = string_list("architectures", self.architectures)
+        # The native configuration checks all fields and fills in those of the mixers.
         native = asdict(self.native())
         self.mixers = list(native["mixers"])
         self.mixer_configs = native["mixer_configs"]
@@ -77,6 +78,7 @@ class ExchangedConfig(PreTrainedConfig):
         Raises:
             ValueError: if it is that of another model.
         """
+        # Checked here because the library would read any config.json with this class.
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
@@ -148,6 +150,7 @@ class FFTNetViTConfig(ExchangedConfig):
     pooling: str = IMAGE["pooling"]
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # The library's labels decide the number of classes; num_classes is used if there are none.
         if self.id2label is None:
             kwargs.setdefault("num_labels", self.num_classes)
         super().__post_init__(**kwargs)

@@ -77,6 +77,7 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
     def __init__(self, config: FFTNetConfig) -> None:
         super().__init__(config)
         self.num_labels = int(config.num_labels or 0)
+        # Configurations of language models have no pooling; a head on one takes the mean.
         self.pooling = config.pooling or MEAN
         self.model = FFTNetModel(config)
         self.score = nn.Linear(config.d_model, self.num_labels, bias=False)
@@ -96,6 +97,7 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
         Labels are (B,) or, for several classes per text, (B, num_labels). All other arguments are those of
         ``FFTNetModel.forward``.
         """
+        # Pooling needs to know padding, even if the caller gives no mask.
         mask = attention_mask
         if mask is None and input_ids is not None and self.config.pad_token_id is not None:
             mask = _without_ends(input_ids, self.config.pad_token_id)
@@ -180,6 +182,7 @@ def _without_ends(input_ids: Tensor, pad_token_id: int) -> Tensor:
     real = input_ids != pad_token_id
     started = real.cumsum(dim=1) > 0
     continues = real.flip(1).cumsum(dim=1).flip(1) > 0
+    # A padding id inside a text stays a token of it: only the ends are cut.
     within = started & continues
     # A row of padding only is read as it is: the class of an empty text is not defined.
     return within | ~within.any(dim=1, keepdim=True)

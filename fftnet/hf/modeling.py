@@ -42,6 +42,7 @@ class FFTNetPreTrainedModel(PreTrainedModel):
         family = config.family
         known = {type(self).__name__, *family.natives, *family.auto_classes.values()}
         names = config.architectures or []
+        # A folder of a user's own head would load with new weights, without an error.
         if not known.intersection(names) and names:
             raise ValueError(
                 f"config.json is that of {names[0]}, which is not a model of fftnet.hf: load it with that "
@@ -72,6 +73,7 @@ class FFTNetPreTrainedModel(PreTrainedModel):
             ValueError: if ``config.json`` describes a far larger model than the file of weights.
         """
         path = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "", WEIGHTS_FILE)
+        # A name on the hub, or weights in another format: the library reports what is missing.
         if not has_weights(path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         # The library builds the model on the meta device, then takes memory also for weights that do not fit.
@@ -153,6 +155,7 @@ class FFTNetModel(FFTNetPreTrainedModel):
         cache = past_key_values if cache is None else cache
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
+        # Recomputed layers would read their tokens into the cache twice, so no cache is made.
         if cache is None and use_cache and self.config.causal and not self._recomputes():
             cache = FFTNetCache(self.config)
         tokens = Tokens(embeddings, _mask_of(embeddings, attention_mask, cache))
@@ -180,6 +183,7 @@ class FFTNetModel(FFTNetPreTrainedModel):
             before = self.backbone.init_state(tokens.embeddings.shape[0], tokens.embeddings.device)
         hidden, after = self.backbone(tokens.embeddings, tokens.mask, before, collected)
         cache.finish(tokens, before, after, new.length)
+        # Pending tokens were read again; the caller asked only for the new ones.
         again = tokens.length - new.length
         if not again:
             return hidden
@@ -195,6 +199,7 @@ def _mask_of(embeddings: Tensor, attention_mask: Tensor | None, cache: FFTNetCac
     rows, count = embeddings.shape[:2]
     shape = tuple(attention_mask.shape)
     compiling = torch.compiler.is_compiling()
+    # While compiling, values can't be looked at; generate gives masks over the new tokens then.
     seen = 0 if cache is None or compiling else cache.get_seq_length()
     fits = len(shape) == 2 and shape[0] == rows and (shape[1] in (count, seen + count) or compiling)
     if not fits:

@@ -69,6 +69,7 @@ class ReadFilter(nn.Module):
 
         ``fftnet.ops.addresses`` adds the tanh of the modulation to the base filter.
         """
+        # Delta W = MLP(c_t), still without tanh: the operator fuses it with the sum.
         shape = (*context.shape[:-1], *self.base_filter.shape)
         return self.base_filter, self.modulation(context).view(shape)
 

@@ -31,6 +31,7 @@ class Backbone(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(_layers(config, layer_class))
         self.norm = RMSNorm(config.d_model)
+        # States are checked against this layout; the meta device makes it free.
         self._layout = layout_of(self.init_state(1, "meta")) if config.causal else ()
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
@@ -71,6 +72,7 @@ class Backbone(nn.Module):
         check_input(x, self.d_model, attention_mask)
         if self.dropout.training:
             x = self.dropout(x)
+        # Without a state: training, and encoders, which see a whole sequence and so may have no state.
         if state is None:
             if not self.causal:
                 x = x + self.position_scale * _positions(x, attention_mask)
@@ -86,6 +88,7 @@ class Backbone(nn.Module):
         single = attention_mask is None and x.shape[1] == 1
         if single:
             x = x[:, 0]
+        # New states are collected, old ones stay as they are: they may be forked.
         states = []
         for layer, layer_state in zip(self.layers, state, strict=True):
             _collect(collected, x)

@@ -40,6 +40,7 @@ def check_mask(attention_mask: Tensor, shape: tuple[int, ...]) -> None:
     """
     if not isinstance(attention_mask, Tensor):
         raise ValueError(f"attention_mask must be a boolean tensor, got {given(attention_mask)}")
+    # A mask of shape (T,) would broadcast and give wrong results without an error.
     if attention_mask.shape != shape:
         expected = f"{tuple(shape)}, as the tokens are"
         raise ValueError(f"attention_mask must be of shape {expected}, got {tuple(attention_mask.shape)}")

@@ -92,6 +92,7 @@ class AdaptiveSpectralFilter(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         """Return the filter (..., H, K) of a context (..., context_dim)."""
         shape = (*context.shape[:-1], *self.base_filter.shape)
+        # W = W_base + tanh(MLP(c)): the tanh keeps the modulation within 1 of the base.
         return self.base_filter + torch.tanh(self.modulation(context)).view(shape)
 
 
@@ -122,6 +123,7 @@ class ModReLU(nn.Module):
         """Apply to a complex spectrum (..., H, F, d) of any F; without one return the bias (H, K)."""
         if spectrum is None:
             return self.bias
+        # Biases at K anchors become biases at the F bins of the spectrum; nothing changes if K = F.
         bias_HF = numerics.interpolate_anchors(self.bias, spectrum.shape[-2])
         return numerics.modrelu(spectrum, bias_HF[..., None], self.eps)
 
@@ -180,6 +182,7 @@ class PrefixFourierTransform(nn.Module):
         Returns:
             The spectrum, complex (B, T, H, F, d), and the new state.
         """
+        # a = exp(log_decay) is positive for every parameter, so |lambda| < 1 and the state stays bounded.
         decay = self.log_decay.exp()
         if values is None:
             return decay, self.frequency
@@ -187,6 +190,7 @@ class PrefixFourierTransform(nn.Module):
             state = self.init_state(values.shape[0], values.shape[3], values.device)
         dtype = state.dtype
         sums, state = prefix_transform(values.to(dtype), decay.to(dtype), self.frequency.to(dtype), state)
+        # The sums go on as the state; g is applied on the way out, since it may change in training.
         return sums * gain(decay)[..., None], state
 
 
@@ -217,6 +221,7 @@ class PrefixInverse(nn.Module):
         """Map complex (B, T, H, F, d) to real (B, T, H, d); without argument return C, (H, F, 2)."""
         if spectrum is None:
             return self.readout
+        # y(t) = Re sum_k C_k A_k(t), with C stored as pairs because optimizers handle real weights.
         readout_HF = torch.view_as_complex(self.readout.to(spectrum.real.dtype))
         return (spectrum * readout_HF[..., None]).real.sum(dim=3)
 
@@ -273,6 +278,7 @@ class TiedEmbedding(nn.Embedding):
         """
         if input.is_floating_point():
             return nn.functional.linear(input, self.weight)
+        # A compiled graph can't look at ids; the check would break it.
         if torch.compiler.is_compiling():
             return super().forward(input)
         try:

@@ -57,8 +57,10 @@ class BackboneConfig:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         for name in self.mixer_pattern:
+            # One layer that sees later tokens would make all layers above it see them.
             if self.causal and not mixer_class(name).causal:
                 raise ValueError(f"causal=True needs causal mixers, but {name!r} sees the whole sequence")
+        # Frozen dataclasses are written this way. From here on every mixer in use has a configuration.
         object.__setattr__(self, "mixer_configs", self._completed())
 
     @property

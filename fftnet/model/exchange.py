@@ -108,6 +108,7 @@ def labels_from_file(values: dict[str, Any]) -> dict[str, Any]:
     if found is None:
         return values
     try:
+        # Keys are strings in JSON; classes 0 to K - 1 must all be there.
         names = tuple(str(found[str(index)]) for index in range(len(found)))
     except (KeyError, TypeError) as error:
         raise ValueError("its id2label does not number the classes from 0") from error

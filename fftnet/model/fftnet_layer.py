@@ -90,6 +90,7 @@ class FFTNetLayer(nn.Module):
         Returns:
             A tensor of the shape of ``x``; with a state, the pair of it and the new state.
         """
+        # A decode step comes as (B, D). Mixers without a form for one token get (B, 1, D).
         normed = self.mixer_norm(x)
         if state is None:
             return self._finish(x, self.mixer(normed, attention_mask))

@@ -86,6 +86,7 @@ class FFTNet(PretrainedModel):
         """
         check_ids(tokens)
         _check_keep(logits_to_keep)
+        # The embedding is called as a module for both directions, so that offloading hooks see each use.
         x = self.embedding(tokens)
         if state is None:
             return self.embedding(_last(self.backbone(x, attention_mask), logits_to_keep))
@@ -124,12 +125,14 @@ class FFTNet(PretrainedModel):
         _check_keep(logits_to_keep)
         num_tokens = tokens.shape[1]
         keep = num_tokens if logits_to_keep is None else logits_to_keep
+        # From here on each chunk continues the state of the chunk before.
         read = self.init_state(tokens.shape[0], tokens.device) if state is None else state
         size = chunk_size or max(num_tokens, 1)
         kept = []
         for start in range(0, max(num_tokens, 1), size):
             piece = slice(start, start + size)
             mask = None if attention_mask is None else attention_mask[:, piece]
+            # Of the last `keep` positions, `later` are in chunks that follow this one.
             later = max(num_tokens - piece.stop, 0)
             logits, read = self(tokens[:, piece], mask, read, max(keep - later, 0))
             # Empty logits are dropped: thousands of small tensors would fragment the heap.

@@ -78,6 +78,7 @@ def pooled(hidden: Tensor, pooling: str, attention_mask: Tensor | None = None) -
     mask_BT = attention_mask[:, -hidden.shape[1] :].to(hidden.device).bool()
     if pooling == LAST:
         position_T = torch.arange(hidden.shape[1], device=hidden.device)
+        # argmax finds the largest position that is not masked; a row without tokens gives 0.
         last_B = (position_T * mask_BT).argmax(dim=1)
         return hidden[torch.arange(len(last_B), device=hidden.device), last_B]
     # Padding is filled with 0 instead of multiplied by 0: it may hold NaN, and 0 * NaN is NaN.

@@ -76,6 +76,7 @@ class PretrainedModel(nn.Module):
             CheckpointError: if the folder can't be written.
         """
         kind: dict[str, Any] = {"model_type": self.family.model_type, "architectures": [self.architecture]}
+        # Models of users have no class in fftnet.hf, so the library must not be led there.
         known = self.architecture in self.other_names
         if known:
             kind["auto_map"] = self.family.auto_map
@@ -93,6 +94,7 @@ class PretrainedModel(nn.Module):
         """
         config = cls.read_config(directory)
         path = Path(directory) / WEIGHTS_FILE
+        # Counted before the model is built: see at_most.
         numbers = serialization.stored_numbers(path)
         try:
             with at_most(numbers):

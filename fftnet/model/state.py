@@ -88,6 +88,7 @@ def select_state(state: State, rows: Tensor | Sequence[int]) -> State:
     if lowest < 0 or highest >= count:
         wrong = lowest if lowest < 0 else highest
         raise ValueError(f"the state is of {_rows(count)}, so there is no row {wrong}")
+    # Each tensor is indexed on its own device: counts of attention stay on the CPU.
     index = index.long()
     return tuple(
         type(layer)(*(tensor.index_select(0, index.to(tensor.device)) for tensor in layer)) for layer in state
@@ -133,6 +134,7 @@ def load_state(path: str | Path, model: Stateful) -> State:
         CheckpointError: naming the file, if it is missing, damaged or of another model.
     """
     stored = serialization.read_tensors(Path(path))
+    # A new state of the model defines the names, types and shapes that the file must have.
     start = model.init_state(1)
     wanted = state_tensors(start)
     for name in sorted(stored.keys() | wanted.keys()):
@@ -228,6 +230,7 @@ def _concat_layers(layers: Sequence[Any]) -> Any:
         if field in growing:
             dim = growing[field]
             longest = max(x.shape[dim] for x in tensors)
+            # Slots beyond the count of a row are never read, so zeros are as good as any other value.
             after = tensors[0].ndim - 1 - dim
             tensors = [functional.pad(x, (0, 0) * after + (0, longest - x.shape[dim])) for x in tensors]
         fields.append(torch.cat(list(tensors)))
@@ -250,6 +253,7 @@ def _fits(shape: tuple[int, ...], rows: int, size: tuple[int, ...]) -> bool:
 
 def _misfit(index: int, layer: Any, expected: LayerLayout, rows: int) -> str:
     """Describe the first difference between the state of a layer and its layout."""
+    # Another width or number of heads is another model; only then can rows be to blame.
     for field, tensor, size in zip(layer._fields, layer, expected.sizes, strict=True):
         shape = tuple(tensor.shape)
         if not _fits(shape, shape[0] if shape else 0, size):

@@ -95,6 +95,7 @@ def vit_config(preset: str, *, num_classes: int, image_size: int = 224, **fields
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}")
     config = ViTConfig(**PRESETS[preset], num_classes=num_classes, image_size=image_size, **fields)
+    # One anchor per bin: the filter of the published model is not interpolated.
     mixer = SpectralConfig(num_anchors=config.num_tokens // 2 + 1)
     return replace(config, mixer_configs={"spectral": mixer})
 
@@ -137,6 +138,7 @@ class Patches(nn.Module):
                 f"images must be of shape (batch, {self.num_channels}, height, width), sides multiples of "
                 f"{size}, got {given(images)}"
             )
+        # Row by row: token t = row * columns + column, each token the C * size * size numbers of a patch.
         patches_BTP = F.unfold(images, size, stride=size).transpose(1, 2)
         grid = (images.shape[2] // size, images.shape[3] // size)
         position_1Dhw = self.position
@@ -144,6 +146,7 @@ class Patches(nn.Module):
             # Images of another size: the trained grid of positions is resampled.
             position_1Dhw = F.interpolate(position_1Dhw, grid, mode="bilinear")
         x_BTD = self.project(patches_BTP) + position_1Dhw.flatten(2).transpose(1, 2)
+        # The class token comes first and has no position: there is one only.
         if self.class_token is None:
             return x_BTD
         return torch.cat([self.class_token.expand(len(images), -1, -1), x_BTD], dim=1)

@@ -52,6 +52,7 @@ def mixer_config(name: str, values: Any = None) -> Any:
         return values
     if values is not None and not isinstance(values, Mapping):
         raise ValueError(f"mixer {name!r} takes a {kind.__name__}, got {type(values).__name__}")
+    # Checked by name here: the error of a dataclass would not list the fields.
     known = [field.name for field in fields(kind)]
     for field in values or {}:
         if field not in known:

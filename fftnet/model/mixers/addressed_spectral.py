@@ -121,6 +121,7 @@ class AddressedSpectralMixer(SteppingMixer):
         self.num_bins = config.num_bins
         bins = config.num_bins
         address_dim = 2 * num_heads * bins
+        # Step 1 projects values and raw keys together: one product, and one convolution over both.
         self.project_in = nn.Linear(d_model, d_model + address_dim, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(d_model + address_dim, config.conv_size))
         self.project_context = nn.Linear(d_model, config.context_dim, bias=False)
@@ -207,7 +208,9 @@ class AddressedSpectralMixer(SteppingMixer):
     def _read(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: AddressedSpectralState
     ) -> tuple[Tensor, AddressedSpectralState]:
+        # Five products share this input: under autocast it is cast once instead of five times.
         x_BTD = for_products(x_BTD)
+        # Step 4: the context is narrow, so its projection comes first and the running mean second.
         context_BTC, mean_BM, count_B = self.context(
             self.project_context(x_BTD), state.mean, state.count, mask_BT
         )
@@ -249,6 +252,7 @@ class AddressedSpectralMixer(SteppingMixer):
             state.spectrum,
             eps=self.activation.eps,
         )
+        # Equal strides at every step, or torch.compile would compile the step again.
         if conv_state.stride() != state.conv_state.stride():
             conv_state = packed(conv_state)
         return self.project_out(mixed_BD), AddressedSpectralState(spectrum, mean_BM, count_B, conv_state)
@@ -267,6 +271,7 @@ class AddressedSpectralMixer(SteppingMixer):
             projected_BTC, self.conv_weight, state.conv_state, width=self.d_model
         )
         shape = (self.num_heads, 2, self.num_bins)
+        # Keys and filters as planes (2, F): the operators compute on real numbers.
         base_filter, modulation = self.filter(context_BTC)
         key, filter_ = addresses(
             raw_key_BTC.unflatten(-1, shape),

@@ -88,6 +88,7 @@ class RotaryAttention(Mixer):
         """
         check_input(x, self.d_model, None)
         q, k, v = self._project(x)
+        # forward uses a fused kernel, which never has the weights.
         weights_BHTT = attention.attention_weights(q, k, causal=self.causal)
         mixed_BTHd = torch.einsum("bhts,bshd->bthd", weights_BHTT, v)
         return AttentionView(v, weights_BHTT, mixed_BTHd, self.project_out(mixed_BTHd.flatten(2)))
@@ -155,6 +156,7 @@ class AttentionMixer(RotaryAttention):
     ) -> tuple[Tensor, AttentionState]:
         if mask_BT is None and torch.compiler.is_exporting():
             return self._read_for_export(x_BTD, state)
+        # A row continues at its own position, however many tokens the other rows have read.
         start_B1 = state.count.to(x_BTD.device)[:, None]
         if mask_BT is None:
             position_BT = start_B1 + torch.arange(x_BTD.shape[1], device=x_BTD.device)
@@ -198,6 +200,7 @@ def _append(
     added_B = torch.tensor(k_BTHd.shape[1]) if mask_BT is None else mask_BT.sum(dim=1).cpu()
     before = int(count_B.max())
     total_B = count_B + added_B
+    # A fork, or full buffers: this state gets its own buffers and leaves the old ones to the others.
     if not _may_write(state, k_BTHd) or int(total_B.max()) > keys.shape[2]:
         # Twice the slots of now, so that copies cost O(1) per token on average.
         reserved = 0 if k_BTHd.requires_grad else 2 * before
@@ -208,8 +211,10 @@ def _append(
         if aligned:
             cache[:, before : before + new_BTHd.shape[1]] = new_BTHd
         else:
+            # Rows of different lengths: every token goes to the slot of its position, padding nowhere.
             read_BT = torch.ones_like(position_BT, dtype=torch.bool) if mask_BT is None else mask_BT
             cache[read_BT.nonzero()[:, 0], position_BT[read_BT]] = new_BTHd[read_BT].to(cache.dtype)
+    # In place: all states that share the buffers see that they have been written.
     filled.copy_(total_B)
     return AttentionState(keys, values, total_B, filled)
 

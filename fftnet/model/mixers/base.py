@@ -111,6 +111,7 @@ class SteppingMixer(Mixer):
         Raises:
             ValueError: on an empty sequence, or shapes that do not match.
         """
+        # The decode step comes first and checks little: it runs once per token and layer.
         if state is not None and x.ndim == 2 and x.shape[1] == self.d_model and attention_mask is None:
             return self._step(x, state)
         check_input(x, self.d_model, attention_mask)
@@ -118,6 +119,7 @@ class SteppingMixer(Mixer):
             return self._read_masked(x, attention_mask, state)
         if state is None:
             return self._read(x, None, self.init_state(x.shape[0], x.device))[0]
+        # One token of a longer form: the step needs fewer operations than the operators for T tokens.
         if x.shape[1] == 1:
             mixed, state = self._step(x[:, 0], state)
             return mixed[:, None], state

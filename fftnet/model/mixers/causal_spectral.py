@@ -114,6 +114,7 @@ class CausalSpectralMixer(SteppingMixer):
         self.head_dim = head_dim(d_model, num_heads)
         self.input_gate = config.input_gate
         bins = config.num_bins
+        # With the gate the projection gives k and v; without it, v only.
         channels = 2 * d_model if config.input_gate else d_model
         self.project_in = nn.Linear(d_model, channels, bias=False)
         self.conv_weight: nn.Parameter | None = None
@@ -178,6 +179,7 @@ class CausalSpectralMixer(SteppingMixer):
     def _read(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: CausalSpectralState
     ) -> tuple[Tensor, CausalSpectralState]:
+        # Steps 2 and 3: c_t from the running mean and the token, W(t) = W_base + tanh(MLP(c_t)).
         context_BTC, mean_BD, count_B = self.context(x_BTD, state.mean, state.count, mask_BT)
         projected_BTC = self.project_in(x_BTD)
         values_BTD, conv_state = self._values(projected_BTC, state.conv_state)
@@ -189,6 +191,7 @@ class CausalSpectralMixer(SteppingMixer):
             values_BTHd = values_BTD.unflatten(-1, (self.num_heads, self.head_dim))
             return causal_mix(values_BTHd, filter_BTHF, parameters, start, eps=self.activation.eps)
 
+        # Steps 1, 4 and 5 in one operator, which stores no spectrum per token.
         mixed_BTHd, spectrum = mix(values_BTD, state.spectrum)
         if mask_BT is not None:
             # The operator lets the spectrum decay at every position, also at padding. So the new spectrum is
@@ -203,6 +206,7 @@ class CausalSpectralMixer(SteppingMixer):
 
     def _step(self, x_BD: Tensor, state: CausalSpectralState) -> tuple[Tensor, CausalSpectralState]:
         """Compute the same for one token with fewer and smaller calls, see ``fftnet.ops.decode``."""
+        # The fused step exists for the default form only; other forms read one token as a text.
         if self.conv_weight is None or not self.input_gate:
             mixed_BTD, state = self._read(x_BD[:, None], None, state)
             return mixed_BTD[:, 0], state
@@ -216,6 +220,7 @@ class CausalSpectralMixer(SteppingMixer):
             state.spectrum,
             eps=self.activation.eps,
         )
+        # Equal strides at every step, or torch.compile would compile the step again.
         if conv_state.stride() != state.conv_state.stride():
             conv_state = packed(conv_state)
         state = CausalSpectralState(spectrum, mean_BD, count_B, conv_state)
@@ -229,6 +234,7 @@ class CausalSpectralMixer(SteppingMixer):
         if self.conv_weight is None:
             if not self.input_gate:
                 return projected_BTC, conv_state
+            # v <- k * v without convolution.
             key_BTD, value_BTD = projected_BTC.chunk(2, dim=-1)
             return key_BTD * value_BTD, conv_state
         if self.input_gate:
@@ -241,6 +247,7 @@ def _at_the_end(values_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """Move the tokens of each row from its front to its end, behind zeros."""
     tokens = mask_BT.shape[1]
     padding_B1 = tokens - mask_BT.sum(dim=1, keepdim=True)
+    # Position t of the result is token t - padding of the row; negative ones are the zeros in front.
     source_BT = torch.arange(tokens, device=mask_BT.device) - padding_B1
     moved_BTD = padding.reorder(values_BTD, source_BT % tokens)
     return moved_BTD.masked_fill((source_BT < 0)[..., None], 0.0)
@@ -248,6 +255,7 @@ def _at_the_end(values_BTD: Tensor, mask_BT: Tensor) -> Tensor:
 
 def _decayed(spectrum: Tensor, parameters: HeadParameters, count_B: Tensor) -> Tensor:
     """Multiply a spectrum (B, F, 2, H, d) by lambda^count, count being each row's number of tokens."""
+    # Section 2, "It is a recurrence": Z(t_0 + n) without new tokens is lambda^n Z(t_0).
     rate_FH = torch.complex(-parameters.decay, parameters.frequency).T.to(spectrum.dtype.to_complex())
     factor_BFH1 = torch.exp(count_B[:, None, None] * rate_FH)[..., None]
     decayed_BFHd = torch.complex(*spectrum.unbind(dim=2)) * factor_BFH1

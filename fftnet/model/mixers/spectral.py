@@ -106,6 +106,7 @@ class SpectralMixer(ByLengthMixer):
         return context_BD, interpolate_anchors(self.filter(context_BD), x_BTD.shape[1] // 2 + 1)
 
     def _mix(self, x_BTD: Tensor) -> Tensor:
+        # Context, filter and bias are small; transform, product, modReLU and inverse are one operator.
         _, filter_BHF = self._filter(x_BTD)
         bias_HF = interpolate_anchors(self.activation(), filter_BHF.shape[2])
         return spectral_mix(x_BTD, filter_BHF, bias_HF, eps=self.activation.eps)

@@ -88,6 +88,7 @@ def evaluate(
     most = config.max_tokens and -(-config.max_tokens // (data.batch_size * length))
     metrics = averages.evaluate(model, objective, batches, max_batches=most)
     report = {"split": "all" if config.whole else "test", **metrics.named()}
+    # Digests tell whether the text was part of the training.
     if digest is not None:
         report[DIGEST] = digest
     if documents is not None and model.config.causal:

@@ -125,6 +125,7 @@ def load_classifier(path: str | Path | None = None, *, device: str = "auto") -> 
     Raises:
         UserError: naming the file that is missing or damaged, or the folder without a classifier.
     """
+    # The newest checkpoint may be a language model, which has another loader.
     folder = find_checkpoint(path)
     kind = classifier_kind(folder)
     if kind is None:
@@ -169,6 +170,7 @@ def evaluate_classifier(
     asked = DataConfig() if data is None else data
     if not isinstance(asked, DataConfig):
         asked = DataConfig(data=asked)  # pyright: ignore[reportArgumentType]
+    # The default of ``data`` is synthetic samples, which stand for the training data here.
     own = asked.synthetic or set(places(asked.data)) == set(places(trained.data))
     if own and trained.synthetic:
         raise DataError("it is not known what this model was trained on: name labelled data with data")

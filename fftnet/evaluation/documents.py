@@ -53,8 +53,7 @@ class DocumentMetrics:
     longest: int
     """Tokens of the longest document."""
     by_position: list[PositionLoss]
-    """Losses by position, from the first token of a document at 0; ranges that no document reaches are left
-    out."""
+    """Losses by position, from 0 for the first token; ranges without a token are left out."""
 
 
 def evaluate_documents(
@@ -73,11 +72,10 @@ def evaluate_documents(
     Args:
         model: a causal model; its mode is restored afterwards.
         tokens: ids, an array or a memory map.
-        starts: int64 (N,), the token before the first one of a document, which is read and not counted.
-        ends: int64 (N,), the ends of the documents.
+        starts: int64 (N,), indices of the tokens before the documents, which are read and not counted.
+        ends: int64 (N,), ends of the documents.
         batch_size: documents that are read side by side.
-        chunk_size: tokens of a row read at once; None: as many as fit into memory. It does not change the
-            result.
+        chunk_size: tokens of a row read at once, None: by memory; it does not change the result.
         token_bytes: bytes of text of each id, for bits per byte.
         max_tokens: number of tokens to stop after, within a document if necessary.
 
@@ -150,6 +148,7 @@ class _PositionLosses:
         bytes_V = self._bytes.to(batch.targets.device)
         bytes_BT = bytes_V[batch.targets.clamp(max=len(bytes_V) - 1)] * batch.loss_mask
         parts = (each.loss, batch.loss_mask, each.correct, bytes_BT)
+        # Sums over documents are taken in float64, as those over batches are.
         sums_T4 = torch.stack([part.cpu().double().sum(dim=0) for part in parts], dim=1)
         end = first + len(sums_T4)
         counts = torch.zeros(BUCKETS, 4, dtype=torch.float64)
@@ -168,6 +167,7 @@ def _groups(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     """Yield indices of documents of similar lengths: none is below half of another, to limit padding."""
     order = np.argsort(-lengths, kind="stable")
     first = 0
+    # Sorted by length, so that a group ends where a document is less than half of its longest.
     while first < len(order):
         among = lengths[order[first : first + batch_size]]
         last = first + int((2 * among >= among[0]).sum())

@@ -78,6 +78,7 @@ def inspect_tokens(model: FFTNet, tokens: Tensor) -> Inspection:
     Raises:
         ValueError: on an empty text, ids outside the vocabulary, or weights that are not finite.
     """
+    # Hooks record the input of each mixer, which the model does not return.
     seen: list[tuple[nn.Module, Tensor]] = []
     hooks = [
         layer.get_submodule("mixer").register_forward_pre_hook(
@@ -110,7 +111,7 @@ def loss_by_position(model: FFTNet, tokens: Tensor) -> LossByPosition:
     ids = tokens.numpy()
     last = len(ids) - 1
     carried = evaluate_documents(model, ids, np.array([0]), np.array([last + 1]))
-    # Each window is a document of its own, which starts without a state.
+    # Each window is a document, which starts without a state.
     window = model.config.max_seq_length
     starts = np.arange(0, last, window)
     fresh = evaluate_documents(model, ids, starts, np.minimum(starts + window, last) + 1)
@@ -133,6 +134,7 @@ def _addressed(mixer: AddressedSpectralMixer, x: Tensor) -> MixerNumbers:
     view = mixer.inspect(x)
     decay_HF, frequency_HF = (_wide(part) for part in mixer.transform())
     base_filter, _ = mixer.filter(view.context[:, :1])
+    # The clock advances by a learned step per token; rates are given at its mean pace.
     clock_TH = _wide(view.clock[0])
     filter_THF = _wide(view.filter[0])
     pace_H1 = clock_TH.mean(dim=0)[:, None]

@@ -75,6 +75,7 @@ def evaluate(
     Raises:
         ValueError: if there is no batch.
     """
+    # Batches are made on the CPU, wherever the model is.
     device = next(model.parameters()).device
     sums: list[float] = []
     counts: Tensor | None = None
@@ -97,6 +98,7 @@ def evaluate(
                 counts = losses.counts.cpu().double() + (0.0 if counts is None else counts)
     if not sums:
         raise ValueError("there is no batch to evaluate")
+    # One call for all numbers: every call waits for the slowest process.
     if all_reduce is not None:
         further = [] if counts is None else counts.flatten().tolist()
         reduced = list(all_reduce(*sums, *further))

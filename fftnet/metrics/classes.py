@@ -27,6 +27,7 @@ def macro_f1(counts: Tensor) -> float | None:
         A number in [0, 1]; None if there is no row.
     """
     hits, predicted, actual = counts.double()
+    # A class without any row would add an undefined 0 / 0.
     occurs = predicted + actual > 0
     if not bool(occurs.any()):
         return None
@@ -85,7 +86,7 @@ def evaluate_classes(model: nn.Module, batches: Batches, class_names: Sequence[s
         logits_BK = class_logits(model, batch)[batch.loss_mask]
         actual_B = batch.targets[batch.loss_mask]
         loss = F.cross_entropy(logits_BK, actual_B, reduction="sum")
-        # Each pair of classes has a number of its own: actual * K + predicted.
+        # bincount counts pairs of classes, numbered actual * K + predicted.
         pairs_B = actual_B * size + logits_BK.argmax(dim=1)
         counts = torch.bincount(pairs_B, minlength=size**2).view(size, size)
         return Losses(loss, batch.loss_mask.sum(), {}, counts)

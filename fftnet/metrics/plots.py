@@ -1,4 +1,4 @@
-"""Pictures, as PNG files."""
+"""Plots of losses and of confusion matrices, as PNG files."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_COUNTED = 20
-"""Classes of a confusion matrix whose counts are written into it."""
+"""Maximum number of classes of a confusion matrix that shows its counts."""
 MAX_LABELS = 60
-"""Classes that are named beside it; of more only some."""
+"""Maximum number of classes that its axes name."""
 
 
 def plot_losses(
@@ -23,16 +23,17 @@ def plot_losses(
     unit: str = "targets",
     logged: Sequence[Sequence[float]] = (),
 ) -> None:
-    """Draw training and validation loss over the steps, and the entropy of the data if it is known.
+    """Plot training and validation loss over the steps.
 
     Args:
         history: rows with ``step``, ``train_loss`` and ``loss``.
-        entropy_floor: the lowest loss that is possible.
-        path: of the PNG.
-        unit: what the loss is a mean over.
+        entropy_floor: entropy of the data, the lowest possible loss, if it is known.
+        path: PNG file.
+        unit: name of the targets.
         logged: pairs of a step and the training loss of that step alone.
     """
     figure, axes = _picture("Training and validation loss")
+    # Single steps come first, so that the means are drawn over them.
     if logged:
         axes.plot(*zip(*logged, strict=True), label="training, single steps", color="#a9c7e4", linewidth=0.7)
     steps = [row["step"] for row in history]
@@ -52,15 +53,16 @@ def plot_losses(
 def plot_loss_by_position(
     by_position: Sequence[Mapping[str, Any]], window: int, window_loss: float, path: Path
 ) -> None:
-    """Draw the loss by position in the document: where it still falls beyond the window, context is used.
+    """Plot the loss by position in the document; a fall beyond the window shows the use of long context.
 
     Args:
         by_position: rows with ``first``, ``last`` and ``loss``, in nats per token.
         window: tokens of a training window.
-        window_loss: nats per token where every window starts without a state.
-        path: of the PNG.
+        window_loss: nats per token if every window starts without a state.
+        path: PNG file.
     """
     figure, axes = _picture("Loss by position in the document")
+    # Each range is drawn at its middle. Positions from 1: a logarithm has no 0.
     middles = [(row["first"] + row["last"]) / 2 + 1 for row in by_position]
     losses = [row["loss"] for row in by_position]
     axes.plot(middles, losses, label="state carried from the start", color="#1f4e79", marker=".")
@@ -76,12 +78,12 @@ def plot_loss_by_position(
 
 
 def plot_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str], path: Path) -> None:
-    """Draw the share of each true class's rows by predicted class, and the counts where they fit.
+    """Plot the share of each true class's rows by predicted class, and the counts if they fit.
 
     Args:
-        confusion: (K, K) rows of true class i for which class j was predicted.
+        confusion: (K, K), rows of true class i for which class j was predicted.
         class_names: K names.
-        path: of the PNG.
+        path: PNG file.
     """
     figure, axes = _picture("Confusion matrix")
     size = len(class_names)
@@ -97,6 +99,7 @@ def plot_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
     if size <= MAX_COUNTED:
         for i, row in enumerate(confusion):
             for j, count in enumerate(row):
+                # Readable on dark and on light cells.
                 color = "white" if parts[i][j] > 0.5 else "black"
                 axes.text(j, i, f"{count:,}", ha="center", va="center", color=color)
     figure.savefig(path, dpi=120)
@@ -106,9 +109,10 @@ def plain_ticks(axis: "XAxis | YAxis", base: int = 10) -> None:
     """Label a logarithmic axis with plain numbers: 1.5 and 20,000, not 2 x 10^4.
 
     Args:
-        axis: of finished data, whose range decides the distance of the ticks.
+        axis: axis of finished data, whose range decides the distance of the ticks.
         base: 2 for ticks at powers of two.
     """
+    # Matplotlib is imported late: it takes a third of a second, which other commands need not wait for.
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     low, high = axis.get_view_interval()
@@ -132,7 +136,6 @@ def plain_number(value: float) -> str:
 
 
 def _picture(title: str) -> tuple["Figure", "Axes"]:
-    # Imported here because it takes a third of a second, which other commands need not wait for.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")

@@ -134,6 +134,7 @@ def divide(data: DataConfig, settings: ClassificationConfig) -> tuple[Parts, str
         DataError: if a table can't be read, or a class has too few rows.
     """
     rows = read_labelled(data.data, data.text_field, settings.label_field)
+    # A single class gets its message before the split looks for rows of every class.
     find_classes(rows.labels)
     split = stratified_split(
         rows.labels,

@@ -102,6 +102,7 @@ class ImageClassification:
         )
         config = vit_of(request.model, settings, read)
         classes = config.num_classes
+        # A missing package is reported before training.
         augmentations = settings.augmentations(classes)
         size, seed = request.data.batch_size, request.data.data_seed
         return Prepared(
@@ -135,6 +136,7 @@ def vit_of(model: BackboneConfig, settings: ImageClassificationConfig, read: Ima
         class_names=read.train.class_names,
         pooling=settings.pooling,
     )
+    # Patches decide the length of the sequence.
     config = replace(config, max_seq_length=config.num_tokens)
     if settings.preset is None:
         return config

@@ -51,6 +51,7 @@ class LabelObjective:
         logits_BK = class_logits(model, batch)
         targets = batch.targets
         mask_B = batch.loss_mask
+        # The device is known with the first batch only.
         if self._weights is not None:
             self._weights = self._weights.to(logits_BK.device)
         loss_B = F.cross_entropy(
@@ -81,14 +82,7 @@ class LabelObjective:
 
 
 def label_objective(settings: Any, labels: Sequence[int], num_classes: int, unit: str) -> LabelObjective:
-    """Return the objective that the settings of a task ask for.
-
-    Args:
-        settings: has the fields ``label_smoothing`` and ``class_weights``.
-        labels: labels of all training rows, every class among them.
-        num_classes: K.
-        unit: name of the counted rows.
-    """
+    """Return the objective for the settings of a task and the labels of all its training rows."""
     weights = balanced_weights(labels, num_classes) if settings.class_weights == "balanced" else None
     smoothing = settings.label_smoothing
     return LabelObjective(num_classes, unit=unit, label_smoothing=smoothing, class_weights=weights)
@@ -105,11 +99,6 @@ def check_label_smoothing(value: float) -> None:
 
 
 def balanced_weights(labels: Sequence[int], num_classes: int) -> list[float]:
-    """Return weights with which all classes weigh alike: rows / (K * rows of the class), 1 on average.
-
-    Args:
-        labels: labels of all training rows, every class among them.
-        num_classes: K.
-    """
+    """Return weights rows / (K * rows of the class) for all training labels, each of K classes among them."""
     rows_K = torch.bincount(torch.as_tensor(labels), minlength=num_classes)
     return (len(labels) / (num_classes * rows_K)).tolist()

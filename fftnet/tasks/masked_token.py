@@ -22,6 +22,7 @@ class MaskedToken(TextTask):
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
         """Return the losses of the masked inputs, in nats; the targets of the batch are not used."""
         inputs = batch.inputs
+        # A fixed seed makes evaluations comparable.
         generator = None if model.training else torch.Generator(inputs.device).manual_seed(0)
         draw_BT = torch.rand(inputs.shape, generator=generator, device=inputs.device)
         # Rows without a counted target only fill up a batch.

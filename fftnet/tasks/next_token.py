@@ -29,6 +29,7 @@ class NextToken(TextTask):
             before = state_of_tensors(state, before)
         logits, after = model(batch.inputs, batch.attention_mask, before)
         losses = self.losses(logits, batch.targets, batch.loss_mask)
+        # Truncated backpropagation through time: no gradient flows into earlier batches.
         return losses, {name: tensor.detach() for name, tensor in state_tensors(after).items()}
 
 

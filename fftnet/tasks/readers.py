@@ -47,11 +47,7 @@ class Inputs(NamedTuple):
 
 
 class Reader(Protocol):
-    """The part of a classifier that reads inputs; one for each kind of model.
-
-    Args:
-        folder: folder of the checkpoint.
-        model: model of the checkpoint.
+    """The part of a classifier that reads inputs, made from the folder and the model of a checkpoint.
 
     Raises:
         CheckpointError: if the files next to the model are missing, or belong to another model.
@@ -63,31 +59,15 @@ class Reader(Protocol):
     def __init__(self, folder: Path, model: Any) -> None: ...
 
     def read(self, word: str, data: DataConfig) -> Inputs:
-        """Read the inputs that a file or another word of ``--data`` names.
-
-        Args:
-            word: file, folder or corpus.
-            data: names the columns of tables.
-
-        Raises:
-            DataError: naming what can't be read.
-        """
+        """Read the inputs of a file, whose columns ``data`` names; DataError if it can't be read."""
         ...
 
     def is_single(self, inputs: Any) -> bool:
-        """Return True for one input, False for what may be a list of inputs.
-
-        Raises:
-            DataError: if it could be either.
-        """
+        """Return True for one input, False for a possible list; DataError if it could be either."""
         ...
 
     def encode(self, inputs: Sequence[Any], names: Sequence[str]) -> list[Any]:
-        """Convert inputs one by one; those of equal ``len`` share a batch.
-
-        Raises:
-            DataError: naming the input that can't be read.
-        """
+        """Convert inputs one by one, those of equal ``len`` share a batch; DataError names a wrong one."""
         ...
 
     def batch(self, encoded: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -95,12 +75,7 @@ class Reader(Protocol):
         ...
 
     def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> LabelledData:
-        """Return labelled data in their order.
-
-        Args:
-            request: model, data and the settings of its training.
-            class_names: class names of the model.
-            whole: all data instead of the test split of the training.
+        """Return all labelled data, or those of the test split, in their order.
 
         Raises:
             DataError: if they can't be read, or have a label that the model lacks.
@@ -170,6 +145,7 @@ class ImageReader:
 
     def __init__(self, folder: Path, model: FFTNetViT) -> None:
         self._processor = ImageProcessor.load(folder)
+        # Another size would change the number of patches without an error.
         expected = (model.config.image_size, model.config.num_channels)
         if (self._processor.size, self._processor.channels) != expected:
             raise CheckpointError(
@@ -191,6 +167,7 @@ class ImageReader:
         if not hasattr(inputs, "shape"):
             return isinstance(inputs, (str, bytes, os.PathLike)) or _is_pillow(inputs)
         shape = tuple(inputs.shape)
+        # PyTorch puts channels first; guessing would classify single channels as grey images.
         if len(shape) == 3 and shape[0] in (3, 4) and shape[2] not in CHANNELS:
             raise DataError(
                 f"an array of shape {shape} may be one image with the channels first or {shape[0]} grey "

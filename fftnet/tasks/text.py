@@ -82,11 +82,7 @@ class TextTask:
 
     @classmethod
     def build_model(cls, config: BackboneConfig, vocab_size: int) -> FFTNet:
-        """Return a language model for a tokenizer of ``vocab_size`` ids.
-
-        Raises:
-            ValueError: if sizes do not fit together, or the model can't have this objective.
-        """
+        """Return a language model for a tokenizer of ``vocab_size`` ids; ValueError if it can't be built."""
         cls.check_model(config)
         return FFTNet(FFTNetConfig(vocab_size=vocab_size + cls.extra_tokens, **sizes_of(config)))
 
@@ -99,12 +95,7 @@ class TextTask:
         raise NotImplementedError
 
     def losses(self, logits: Tensor, targets: Tensor, loss_mask: Tensor) -> Losses:
-        """Sum the losses of the counted tokens and compute the metrics of text.
-
-        Args:
-            logits: (B, T, V).
-            targets: int64 ids (B, T), arbitrary for tokens that do not count.
-            loss_mask: boolean (B, T), the tokens that count.
+        """Sum the losses of the counted tokens; arguments as in ``token_losses``.
 
         Returns:
             Losses in nats with the metrics perplexity, accuracy, bits_per_byte (if the bytes of tokens are
@@ -115,6 +106,7 @@ class TextTask:
         loss = each.loss.sum()
         nats = loss.detach()
         count = loss_mask.sum()
+        # Bytes do not depend on the tokenizer, so that bits per byte compare models of different ones.
         metrics = {
             "bits_per_byte": Mean(nats / math.log(2), self._bytes(targets, loss_mask)),
             "accuracy": Mean(each.correct.sum(), count),
@@ -124,6 +116,7 @@ class TextTask:
         return Losses(loss, count, metrics)
 
     def _bytes(self, targets: Tensor, loss_mask: Tensor) -> Tensor:
+        # Special tokens, such as the mask, may lie beyond the table.
         self._token_bytes = self._token_bytes.to(targets.device)
         known = targets.clamp(min=0, max=len(self._token_bytes) - 1)
         return (self._token_bytes[known] * loss_mask).sum()

@@ -48,15 +48,13 @@ def load_images(
     """Read and divide the images of a configuration.
 
     Args:
-        config: one source, fractions and seed of held-out images if the source has no such split, and the
-            memory for pixels.
+        config: one source, fractions and seed of held-out images, and the memory for pixels.
         image_size: side in pixels; None: that of the images.
         valid_data: another source for validation.
         test_data: another source for the test.
 
     Raises:
-        DataError: if a source can't be read, there are fewer than two classes, another split has images of
-            a class that training lacks, or images of several sizes come without an image size.
+        DataError: if a source can't be read, classes do not fit, or ``image_size`` is necessary.
     """
     source = _only_source(config)
     found = _found(source, valid_data, test_data)
@@ -68,6 +66,7 @@ def load_images(
     size = image_size or _own_size(train, source)
     channels = 1 if all(image.grey for image in train.images) else 3
     count = sum(len(images.labels) for images in splits.values())
+    # Images that fit into memory are decoded once, others again for every batch.
     if count * size * size * channels <= config.in_memory_mb * 1e6:
         splits = {name: _in_memory(images, size, channels) for name, images in splits.items()}
         sample = splits[TRAIN].images
@@ -90,11 +89,10 @@ def load_test_images(
     """Return the images that a trained model is measured on, and a digest of all images.
 
     Args:
-        config: the source and its division, which must be those of training: else the test images may have
-            been trained on.
+        config: the source, divided as in training: else test images may have trained the model.
         class_names: class names of the model.
-        valid_data: as in training.
-        test_data: as in training.
+        valid_data: source for validation in training.
+        test_data: source for the test in training.
         whole: all images of the source instead of its test split.
 
     Raises:
@@ -153,6 +151,7 @@ def _divided(
     train = found[TRAIN]
     names = train.class_names
     splits = {split: images.named_as(names) for split, images in found.items()}
+    # Keys stay when images are added, and so does the split of each image.
     part_N = stratified_split(
         [names[label] for label in train.labels.tolist()],
         (image.key() for image in train.images),

@@ -124,6 +124,7 @@ def read_images(images: Sequence[LazyImage], size: int, channels: int) -> np.nda
     Raises:
         DataError: naming an image that can't be read.
     """
+    # Images in memory usually have the form already: no thread, and no copy but one.
     shape = (size, size) if channels == 1 else (size, size, channels)
     contents = [image.content for image in images]
     ready = [content for content in contents if isinstance(content, np.ndarray) and content.shape == shape]
@@ -180,6 +181,7 @@ def image_array(image: "Image", name: str) -> np.ndarray:
     Raises:
         DataError: if its file is damaged, or it has more than ``MAX_PIXELS`` pixels.
     """
+    # Not in place: the image belongs to the caller.
     with _readable(name):
         _check_size(image, name)
         return _array(_pillow("ImageOps").exif_transpose(image))
@@ -194,6 +196,7 @@ def _pillow(name: str) -> Any:
 def _opened(path: Path) -> Iterator["Image"]:
     """Open an image file, and check format and size before any pixel is decoded."""
     with _readable(str(path)), _pillow("Image").open(path) as image:
+        # The format is that of the content: a suffix proves nothing.
         if image.format not in FORMATS:
             raise DataError(f"{path} is a {image.format} file: convert it to PNG or JPEG, or remove it")
         _check_size(image, str(path))
@@ -229,6 +232,7 @@ def _too_large(name: str) -> DataError:
 
 def _array(image: "Image") -> np.ndarray:
     """Return uint8 (H, W) of a grey image of Pillow, else (H, W, 3)."""
+    # Pillow would clip 16 bits to 8 instead of scaling them.
     if image.mode in DEEP_MODES:
         return np.clip(np.asarray(image) >> 8, 0, WHITE).astype(np.uint8)
     if image.mode == "F":

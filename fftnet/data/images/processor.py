@@ -15,9 +15,6 @@ from fftnet.serialization import CheckpointError, read_json, write_json
 
 PROCESSOR_FILE = "preprocessor_config.json"
 """File name of an image processor in Transformers, whose ``AutoImageProcessor`` reads this one."""
-PROCESSOR_TYPE = "ViTImageProcessor"
-BILINEAR = 2
-"""Number of bilinear resizing in Pillow and Transformers."""
 MIN_STD = 1e-6
 """Lower limit of a standard deviation; float32 pixels would overflow far below it."""
 MAX_VALUES = 2**24
@@ -29,8 +26,7 @@ class ImageProcessor:
     """The form of a model's images.
 
     Raises:
-        ValueError: if the size is no positive integer, or there is not one mean and one standard deviation
-            for each of 1 or 3 channels.
+        ValueError: if a field is out of range, or mean and standard deviation are not of 1 or 3 channels.
     """
 
     size: int
@@ -58,30 +54,20 @@ class ImageProcessor:
         return read_images(images, self.size, self.channels)
 
     def normalised(self, images: np.ndarray) -> Tensor:
-        """Return the input of the model.
-
-        Args:
-            images: (B, S, S, C) in [0, 255], uint8 or floats.
-
-        Returns:
-            float32 (B, C, S, S).
-        """
+        """Convert images (B, S, S, C) in [0, 255], uint8 or floats, to float32 (B, C, S, S)."""
         scaled = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / WHITE
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (scaled - mean) / std
 
     def save(self, folder: Path) -> None:
-        """Write the file of an image processor in Transformers.
-
-        Raises:
-            CheckpointError: if it can't be written.
-        """
+        """Write the file of an image processor in Transformers; CheckpointError if that fails."""
         values = {
-            "image_processor_type": PROCESSOR_TYPE,
+            "image_processor_type": "ViTImageProcessor",
             "do_convert_rgb": self.channels == 3,
             "do_resize": True,
             "size": {"height": self.size, "width": self.size},
-            "resample": BILINEAR,
+            # Pillow's number of bilinear resizing.
+            "resample": 2,
             "do_rescale": True,
             "rescale_factor": 1 / WHITE,
             "do_normalize": True,
@@ -111,13 +97,8 @@ class ImageProcessor:
 def measured(images: Sequence[LazyImage], size: int, channels: int) -> ImageProcessor:
     """Return a processor with the mean and standard deviation of some images.
 
-    Args:
-        images: images that are measured.
-        size: side S in pixels.
-        channels: C, 1 or 3.
-
     Raises:
-        DataError: if one can't be read.
+        DataError: if an image can't be read.
     """
     total_C = np.zeros(channels)
     squares_C = np.zeros(channels)

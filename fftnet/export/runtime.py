@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fftnet.export.config import ExportError, import_onnx
-from fftnet.export.state_file import MAKE, read_description
+from fftnet.export.state_file import MAKE, layer_types, read_description
 from fftnet.model.checks import check_ids
 from fftnet.model.state import State, check_state, concat_states, layout_of, select_state
 
@@ -31,29 +31,30 @@ class OnnxWriter:
 
     def __init__(self, folder: str | Path, *, int8: bool = False, threads: int | None = None) -> None:
         self.folder = Path(folder)
-        self.description, checked = read_description(self.folder)
+        self.description, self._entries = read_description(self.folder)
         self.device = torch.device("cpu")
-        self.vocab_size = checked.vocab_size
-        if "step" not in checked.files:
+        self.vocab_size: int = self.description["vocab_size"]
+        files = self.description["files"]
+        if "step" not in files:
             raise ExportError(f"{self.folder} holds a bidirectional model, which can't write")
-        if int8 and "step_int8" not in checked.files:
+        if int8 and "step_int8" not in files:
             raise ExportError(f"{self.folder} has no 8-bit weights: {MAKE} {self.folder} --int8")
-        self._entries = checked.state
-        self._types = checked.layer_types()
+        self._types = layer_types(self._entries)
         self._inputs = [entry.input for entry in self._entries]
         self._outputs = ["logits", *(entry.output for entry in self._entries)]
         self._layout = layout_of(self.init_state(1))
         # The state that the last call returned, and its arrays by input.
         self._newest: tuple[State | None, dict[str, np.ndarray]] = (None, {})
-        self._block = checked.block_length if "prefill" in checked.files else 0
+        self._block = self.description["block_length"] if "prefill" in files else 0
         self._threads = torch.get_num_threads() if threads is None else threads
         # A step's tensors are small: looking for one to reuse takes longer than a new one.
-        self._step = self._open(checked.files["step_int8" if int8 else "step"], reuse=False)
+        self._step = self._open(files["step_int8" if int8 else "step"], reuse=False)
         self._prefill: Any = None
 
     def init_state(self, batch_size: int) -> State:
         """Return the state before the first token."""
-        return self._to_state([entry.start(batch_size).contiguous() for entry in self._entries])
+        starts = [entry.start for entry in self._entries]
+        return self._to_state([start.expand(batch_size, *start.shape[1:]).contiguous() for start in starts])
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token (B,); return the next logits (B, V) and the new state.

@@ -1,19 +1,18 @@
-"""The file ``state.json`` of an exported folder: every field is checked before it is used."""
+"""The file ``state.json`` of an exported folder: it is checked before a program is opened."""
 
 import math
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fftnet.export.config import ExportError
 from fftnet.export.onnx import STATE_FILE, VERSION
-from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range
+from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE
 from fftnet.serialization import CheckpointError, is_file_name, read_json
 
 MAKE = "fftnet export CHECKPOINT --output"
@@ -21,12 +20,9 @@ DTYPES = {"float32": torch.float32, "int64": torch.int64}
 MAX_NUMBERS = 2**28
 """Maximum size of one row of a state tensor: 1 GB in float32."""
 
-Kind = TypeVar("Kind")
 
-
-@dataclass(frozen=True, kw_only=True)
-class StateTensor:
-    """Entry of ``state.json`` for one tensor of the state."""
+class StateTensor(NamedTuple):
+    """One tensor of the state."""
 
     input: str
     """Name among the inputs of the programs."""
@@ -36,82 +32,17 @@ class StateTensor:
     """Numbers of the layers whose states it holds."""
     field: str
     """Name of the field in the states of these layers."""
-    shape: tuple[int, ...]
-    """Shape of one row."""
-    dtype: str
-    """Dtype: float32 or int64."""
-    initial: Any
-    """Value before the first token: one number, or an array of ``shape``."""
+    start: Tensor
+    """Value before the first token, of one row; its numbers may share memory."""
     grows: int | None
-    """Dimension of ``shape`` that grows with the text."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be {' or '.join(DTYPES)}, got {self.dtype!r}")
-        # A damaged shape must not allocate all memory.
-        if min(self.shape, default=0) < 0 or math.prod(self.shape) > MAX_NUMBERS:
-            raise ValueError(f"shape must have from 0 to {MAX_NUMBERS} numbers, got {self.shape}")
-        check_range(self, 0, len(self.shape) - 1, "grows")
-        try:
-            self.start(1)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"initial does not fit shape {self.shape}: {error}") from error
-
-    def start(self, rows: int) -> Tensor:
-        """Return the tensor before the first token; its rows share memory."""
-        return torch.tensor(self.initial, dtype=DTYPES[self.dtype]).expand(rows, *self.shape)
+    """Dimension that grows with the text; dimension 0 are the rows."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """Fields of ``state.json`` that are needed to run the programs."""
-
-    files: dict[str, str]
-    """File names of the programs by their purpose."""
-    num_parameters: int
-    """Number of parameters of the model."""
-    vocab_size: int
-    """Number of token ids."""
-    block_length: int = 1
-    """Number of tokens that the program ``prefill`` reads at once."""
-    state: tuple[Any, ...] = ()
-    """Tensors of the state of a causal model, as ``StateTensor``."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_range(self, 0, None, "num_parameters")
-        check_range(self, 1, MAX_VOCAB_SIZE, "vocab_size")
-        check_range(self, 1, MAX_SIZE, "block_length")
-        # A path could lead out of the folder.
-        for name in self.files.values():
-            if not is_file_name(name):
-                raise ValueError(f"files must name files of the folder, got {name!r}")
-        if "step" in self.files and not self.state:
-            raise ValueError("state must have an entry for each tensor, got none")
-        object.__setattr__(self, "state", tuple(_from_json(StateTensor, entry) for entry in self.state))
-        # Refuses names that can't be fields, and two fields of one name.
-        self.layer_types()
-
-    def layer_types(self) -> list[Any]:
-        """Return the types of the parts of a state: tensors of the same layers are the fields of one part."""
-        parts: dict[tuple[int, ...], list[StateTensor]] = {}
-        for entry in self.state:
-            parts.setdefault(entry.layers, []).append(entry)
-        return [
-            _layer_type(
-                tuple(entry.field for entry in part),
-                tuple((entry.field, entry.grows + 1) for entry in part if entry.grows is not None),
-            )
-            for part in parts.values()
-        ]
-
-
-def read_description(folder: Path) -> tuple[dict[str, Any], Description]:
+def read_description(folder: Path) -> tuple[dict[str, Any], list[StateTensor]]:
     """Read ``state.json`` of an exported folder.
 
     Returns:
-        The content of the file, and the fields that were checked.
+        The content of the file, and its entries for the state of a causal model.
 
     Raises:
         ExportError: if the file is missing, damaged or of another version.
@@ -123,26 +54,72 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Description]:
         values = read_json(path)
     except CheckpointError as error:
         raise ExportError(f"{path} is damaged, export the model again") from error
-    if not isinstance(values, Mapping) or values.get("version") != VERSION or values.get("format") != "onnx":
+    if not isinstance(values, dict) or values.get("version") != VERSION or values.get("format") != "onnx":
         raise ExportError(f"{path} is not of format onnx, version {VERSION}: export the model again")
     try:
-        return dict(values), _from_json(Description, values)
-    except ValueError as error:
-        raise ExportError(f"{path} is damaged, export the model again: {error}") from error
+        _check_number(values, "num_parameters", 0, 2**63)
+        _check_number(values, "vocab_size", 1, MAX_VOCAB_SIZE)
+        for name in values["files"].values():
+            # A path could lead out of the folder.
+            if not isinstance(name, str) or not is_file_name(name):
+                raise ValueError(f"files must name files of the folder, got {name!r}")
+        if "step" not in values["files"]:
+            return values, []
+        _check_number(values, "block_length", 1, MAX_SIZE)
+        entries = [_state_tensor(entry) for entry in values["state"]]
+        if not entries:
+            raise ValueError("state must have an entry for each tensor, got none")
+        # Refuses names that can't be fields, and two fields of one name.
+        layer_types(entries)
+    # The errors of reading a value of another type than expected, and of making tensors of it.
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ExportError(f"{path} is damaged, export the model again: {reason}") from error
+    return values, entries
 
 
-def _from_json(kind: type[Kind], values: Any) -> Kind:
-    """Make a dataclass of a JSON object, whose other fields are ignored."""
-    known = [each.name for each in fields(kind)]  # pyright: ignore[reportArgumentType]
-    if not isinstance(values, Mapping):
-        raise ValueError(f"expected an object with {', '.join(known)}, got {values!r}")
-    try:
-        return kind(**{name: values[name] for name in known if name in values})
-    except TypeError as error:
-        raise ValueError(f"a field is missing: {error}") from error
+def layer_types(entries: Sequence[StateTensor]) -> list[Any]:
+    """Return the types of the parts of a state: tensors of the same layers are the fields of one part."""
+    parts: dict[tuple[int, ...], list[StateTensor]] = {}
+    for entry in entries:
+        parts.setdefault(entry.layers, []).append(entry)
+    return [
+        _layer_type(
+            tuple(entry.field for entry in part),
+            tuple((entry.field, entry.grows) for entry in part if entry.grows is not None),
+        )
+        for part in parts.values()
+    ]
 
 
 # Cached: states of two runtimes of one model have the same types and can be concatenated.
 @cache
-def _layer_type(names: tuple[str, ...], growing: Sequence[tuple[str, int]]) -> Any:
+def _layer_type(names: tuple[str, ...], growing: tuple[tuple[str, int], ...]) -> Any:
     return type("LayerState", (namedtuple("LayerState", names),), {"growing": dict(growing)})
+
+
+def _check_number(values: Mapping[str, Any], name: str, least: int, most: int) -> None:
+    if type(values[name]) is not int or not least <= values[name] <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {values[name]!r}")
+
+
+def _state_tensor(entry: Mapping[str, Any]) -> StateTensor:
+    for name in ("input", "output", "field"):
+        if not isinstance(entry[name], str):
+            raise ValueError(f"{name} must be a text, got {entry[name]!r}")
+    shape = entry["shape"]
+    # A damaged shape must not allocate all memory.
+    if min(shape, default=0) < 0 or math.prod(shape) > MAX_NUMBERS:
+        raise ValueError(f"shape must have from 0 to {MAX_NUMBERS} numbers, got {shape}")
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"dtype must be {' or '.join(DTYPES)}, got {entry['dtype']!r}")
+    if entry["grows"] is not None:
+        _check_number(entry, "grows", 0, len(shape) - 1)
+    return StateTensor(
+        input=entry["input"],
+        output=entry["output"],
+        layers=tuple(entry["layers"]),
+        field=entry["field"],
+        start=torch.tensor(entry["initial"], dtype=DTYPES[entry["dtype"]]).expand(1, *shape),
+        grows=None if entry["grows"] is None else entry["grows"] + 1,
+    )

@@ -38,17 +38,16 @@ def event(value: Mapping[str, Any] | str) -> bytes:
 
 
 class Answer:
-    """Builder of the answer to one request, with log-probabilities if ``with_scores``."""
+    """Builder of the answer to one request."""
 
     # Field `object` of a whole answer and of a chunk, and beginning of the id.
     kind: ClassVar[str]
     chunk_kind: ClassVar[str]
     prefix: ClassVar[str]
 
-    def __init__(self, model: str, tokenizer: Tokenizer, jobs: Sequence[Job], with_scores: bool) -> None:
+    def __init__(self, model: str, tokenizer: Tokenizer, jobs: Sequence[Job]) -> None:
         self._tokenizer = tokenizer
         self._jobs = jobs
-        self._with_scores = with_scores
         self._head = {"id": self.prefix + secrets.token_hex(12), "created": int(time.time()), "model": model}
 
     def body(self, pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -81,7 +80,8 @@ class Answer:
     def _choice(
         self, number: int, text: dict[str, Any], scores: Sequence[TokenScores], finish: str | None
     ) -> dict[str, Any]:
-        logprobs = self._logprobs(scores) if self._with_scores else None
+        # All jobs of a request ask for the same scores.
+        logprobs = None if self._jobs[0].top_logprobs is None else self._logprobs(scores)
         return {"index": number, **text, "logprobs": logprobs, "finish_reason": finish}
 
     def _usage(self) -> dict[str, Any]:

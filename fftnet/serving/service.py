@@ -162,8 +162,7 @@ class Service:
         watcher = None
         try:
             asked = await self._read(request, kind, work)
-            with_scores = asked.num_likeliest is not None
-            answer = answer_kind(self._config.name, self._tokenizer, work.jobs, with_scores)
+            answer = answer_kind(self._config.name, self._tokenizer, work.jobs)
             self.engine.submit(work.jobs)
             if asked.stream:
                 options = asked.stream_options

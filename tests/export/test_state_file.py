@@ -37,8 +37,8 @@ FITS: dict[str, list[Any]] = {
     "input": ["x"],
     "output": ["x"],
     "field": ["x"],
-    "layers": [[], [1]],
-    "shape": [[], [1]],
+    "layers": [[], [1], "x", ["x"], {}, {"a": 1}],
+    "shape": [[], [1], {}],
     "initial": [True, 3, -1, 2.5, [1], 10**30],
     "grows": [None],
 }
@@ -66,15 +66,16 @@ def test_a_field_of_a_wrong_type_ends_in_a_sentence(tmp_path: Path, name: str) -
     [
         ({"files": {"step": "/etc/passwd"}}, "files must name files of the folder, got '/etc/passwd'"),
         ({"files": {"step": "..\\x"}}, "files must name files of the folder"),
-        ({"vocab_size": 10**12}, "vocab_size must be at most 16777216, got 1000000000000"),
-        ({"block_length": 0}, "block_length must be at least 1, got 0"),
+        ({"vocab_size": 10**12}, "vocab_size must be a whole number from 1 to 16777216, got 10{12}"),
+        ({"block_length": 0}, "block_length must be a whole number from 1 to 1048576, got 0"),
         ({"state": []}, "state must have an entry for each tensor"),
-        ({"state": [{"input": "s0"}]}, "a field is missing: .*'output'"),
+        ({"state": [{"input": "s0"}]}, "'output' is missing"),
+        ({"state": [ENTRY | {"input": []}]}, r"input must be a text, got \[\]"),
         ({"state": [ENTRY | {"field": "class"}]}, "Type names and field names .*: 'class'"),
         ({"state": [ENTRY, ENTRY]}, "Encountered duplicate field name: 'spectrum'"),
         ({"state": [ENTRY | {"shape": [10**6, 10**6]}]}, "shape must have from 0 to 268435456 numbers, got"),
         ({"state": [ENTRY | {"dtype": "save"}]}, "dtype must be float32 or int64, got 'save'"),
-        ({"state": [ENTRY | {"grows": 2}]}, "grows must be at most 1 or left out, got 2"),
+        ({"state": [ENTRY | {"grows": 2}]}, "grows must be a whole number from 0 to 1, got 2"),
     ],
 )
 def test_a_field_out_of_range_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

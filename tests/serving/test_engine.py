@@ -345,7 +345,7 @@ def test_offsets_count_characters_whole_and_streamed(stops: tuple[str, ...]) -> 
     tokens = [*"aé漢z🙂b".encode(), 0xE2, *b"cz", TOKENIZER.eot]
     pieces = [reply.take(token, torch.zeros(TOKENIZER.vocab_size)) for token in tokens]
     expected = [0, 1, 1, 2, 2, 2, 3, 4, 4, 4, 4, 5, 6, 7, 8]
-    answer = CompletionAnswer("m", TOKENIZER, [job], True)
+    answer = CompletionAnswer("m", TOKENIZER, [job])
     sent = [piece for piece in pieces if piece is not None]
     chunks = [answer.chunk(piece)["choices"][0] for piece in sent]
     streamed = [offset for chunk in chunks for offset in chunk["logprobs"]["text_offset"]]

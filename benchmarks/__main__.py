@@ -1,4 +1,4 @@
-"""Check that what is compared agrees, measure it, write JSON and three pictures, print tables."""
+"""Check that what is compared agrees, measure it, write JSON and two pictures, print tables."""
 
 import argparse
 import sys
@@ -18,7 +18,6 @@ from fftnet.serialization import read_json, write_json
 
 FILE = "benchmarks.json"
 LENGTH_PICTURE = "benchmark_length.png"
-DECODE_PICTURE = "benchmark_decode.png"
 OVERVIEW_PICTURE = "images/overview.png"
 
 
@@ -112,7 +111,6 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
         return 1
     results = {name: section["rows"] for name, section in sections.items()}
     pictures.plot_length(results, flags.output / LENGTH_PICTURE)
-    pictures.plot_decode(results, flags.output / DECODE_PICTURE)
     pictures.plot_overview(sections, flags.output / OVERVIEW_PICTURE)
     print(report.text(results))
     return 0

@@ -1,4 +1,4 @@
-"""Pictures of the stored measurements: over the length, decoding, and the overview of the README."""
+"""Pictures of the stored measurements: time and memory over the length, and the overview of the README."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -105,32 +105,6 @@ def plot_length(results: Results, path: Path) -> None:
         rows = [row for row in results.get("memory", ()) if row["of"] == of and row["growth_bytes"]]
         _curves(axes, rows, lambda row: (row["growth_bytes"] / 1e6,) * 3)
         axes.set(title=title, xlabel="tokens T", ylabel="MB")
-    figure.savefig(path, dpi=120)
-
-
-def plot_decode(results: Results, path: Path) -> None:
-    """Draw the speed of decoding over the context length, and over the number of sequences at once.
-
-    Args:
-        results: of all suites.
-        path: of the PNG.
-    """
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    figure.suptitle("Decoding speed")
-    position, batch = figure.subplots(1, 2)
-    rows = results.get("write", ())
-
-    def speed(row: Mapping[str, Any]) -> Value:
-        lower, upper = row["seconds_quartiles"]
-        return row["batch"] / upper, row["batch"] / row["seconds"], row["batch"] / lower
-
-    _curves(position, [row for row in rows if row["batch"] == 1], speed)
-    position.set(title="one sequence", xlabel="context length, tokens", ylabel="tokens per second")
-    first = min((row["tokens"] for row in rows), default=0)
-    together = [row | {"tokens": row["batch"]} for row in map(dict, rows) if row["tokens"] == first]
-    _curves(batch, together, speed)
-    unit = "tokens per second, all sequences"
-    batch.set(title=f"context length {first:,}", xlabel="sequences at once", ylabel=unit)
     figure.savefig(path, dpi=120)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from experiments import pictures, tables
-from experiments.base import FINISHED, Sweep
+from experiments.base import Sweep
 from experiments.results import Line
 from experiments.tasks import TEST_SEED, SyntheticExperiment
 from experiments.training import IGNORED, Batch, Budget, accuracy
@@ -154,29 +154,11 @@ class Recall(SyntheticExperiment):
             for name, found in seeds.items()
         ]
         head = ["model", "parameters", "state", *map(_label, self.settings.tested)]
-        return "\n\n".join([self.sentence(scores), tables.table(head, rows), *self._sweep(lines)])
+        return f"{self.sentence(scores)}\n\n{tables.table(head, rows)}"
 
     def sentence(self, scores: dict[str, dict[str, list[float]]]) -> str:
         """Return the sentence about the best model."""
         return tables.winners(scores, self.unit, self.lower_is_better)
-
-    def _sweep(self, lines: Sequence[Line]) -> list[str]:
-        pairs = [(rate, decay) for decay in self.sweep.weight_decays for rate in self.sweep.learning_rates]
-        if len(pairs) == 1:
-            return []
-        rows = []
-        for name in self.reported(lines):
-            found = {
-                (line["learning_rate"], line["weight_decay"]): f"{self.score(line):.3f}"
-                if line["outcome"] == FINISHED
-                else line["outcome"]
-                for line in self.swept(lines, name)
-            }
-            rows.append([self.label(name), *(found.get(pair, "") for pair in pairs)])
-        caption = (
-            "All runs of the sweep by learning rate and weight decay, mean accuracy over the trained sizes:"
-        )
-        return [caption, tables.table(["model", *(f"{rate:g}, {decay:g}" for rate, decay in pairs)], rows)]
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:
         """Draw the accuracy over learning rates, and over the size of the state if sizes differ."""

@@ -98,7 +98,7 @@ def test_all_suites_write_json_and_pictures(tmp_path: Path, capsys: pytest.Captu
     assert read["state_bytes"] == read["state_bytes_at_start"] > 0
     assert len(found["memory"]["rows"]) == 4
     assert {row["runs"] for row in found["busy"]["rows"]} == {2}
-    for name in (command.LENGTH_PICTURE, command.DECODE_PICTURE, command.OVERVIEW_PICTURE):
+    for name in (command.LENGTH_PICTURE, command.OVERVIEW_PICTURE):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "Reading 70 tokens: " in printed
@@ -127,21 +127,16 @@ def test_the_stored_results_are_drawn_again_with_the_names_of_the_readme(
     shutil.copy(stored, tmp_path)
     assert command.main(["--output", str(tmp_path), "--only"]) == 0
     assert (tmp_path / command.FILE).read_text() == stored.read_text()
-    length, decode, overview = figures
-    assert (length.get_suptitle(), decode.get_suptitle()) == (
-        "Time and peak memory over sequence length",
-        "Decoding speed",
-    )
+    length, overview = figures
+    assert length.get_suptitle() == "Time and peak memory over sequence length"
     shown = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in length.axes]
     assert shown[0][0] == shown[1][0] == "FFTNet"
     assert shown[2][0] == "FFTNet (bidirectional)"
     assert shown[3] == ["FFTNet", "attention"]
-    decode.draw_without_rendering()
-    assert [label.get_text() for label in decode.axes[0].get_yticklabels()][-1].isascii()
     for axes in overview.axes:
         assert axes.get_lines()[0].get_label() == "FFTNet"
         assert axes.get_ylim()[0] == 0
-    for axes in (*length.axes, *decode.axes, *overview.axes):
+    for axes in (*length.axes, *overview.axes):
         assert not any("ours" in text.get_text() for text in axes.get_legend().get_texts())
 
 

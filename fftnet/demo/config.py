@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 from fftnet.errors import UserError
-from fftnet.fields import check_fields
+from fftnet.fields import check_fields, documented
 
 
 class DemoError(UserError, ValueError):
     """A page can't be made or served; the message says why and what to do."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Configuration of ``fftnet demo``.

@@ -209,7 +209,7 @@ class Checkpointer:
             check: raises a ``UserError`` for a checkpoint to pass over.
 
         Returns:
-            The checkpoint, None if there is none, and the problem of each one of a higher step.
+            The checkpoint or None, and the problem of each one of a higher step.
         """
         problems: dict[Path, UserError] = {}
         # The list starts with the highest step.
@@ -262,7 +262,7 @@ class Checkpointer:
         self._replaced = []
 
     def _chosen(self) -> Path | None:
-        """Return the checkpoint to resume, None if there is none."""
+        """Return the checkpoint to resume, or None."""
         if self._config.resume not in (None, AUTO):
             # It was verified when the folder was claimed.
             folder = Path(self._config.resume)

@@ -58,7 +58,7 @@ def newest_checkpoint(root: Path) -> Path:
     The newest run is the one whose last checkpoint was written last.
 
     Raises:
-        CheckpointError: if there is none; the message names commands that help.
+        CheckpointError: if no checkpoint is found; the message names commands that help.
     """
     runs: dict[Path, list[Path]] = {}
     # Path.rglob fails if a run deletes a folder at the same time.

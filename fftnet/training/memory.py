@@ -10,7 +10,7 @@ MMAP_THRESHOLD = -3
 """Numbers of two parameters of ``mallopt``, from glibc's ``malloc.h``."""
 NEVER = 2**31 - 1
 LARGEST_MAPPED = (2**30, 2**25)
-"""Size in bytes from which an array gets pages of its own. Older versions of glibc allow 32 MiB at most."""
+"""Size in bytes from which an array gets new pages. Older versions of glibc allow 32 MiB at most."""
 
 
 def keep_freed_memory() -> bool:

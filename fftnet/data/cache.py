@@ -41,11 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a token file.
-
-    Raises:
-        ValueError: if a field is of another type or out of range.
-    """
+    """The header of a token file; a field of another type or out of range is a ValueError."""
 
     version: int
     tokenizer: str
@@ -87,6 +83,7 @@ def user_cache() -> Path:
 def cache_path(config: DataConfig, tokenizer: TextEncoder) -> Path:
     """Return the path of the token file of a configuration, from the names of sources and tokenizer alone."""
     places = [os.path.abspath(source) for source in config.data]
+    # Neither times nor content: an outdated file is found under the same name and replaced.
     key = json.dumps([places, config.data, config.text_field, tokenizer.name])
     stem = "".join(c if c.isalnum() else "-" for c in Path(config.data[0]).stem)[:40]
     name = f"{stem}-{tokenizer.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}{TOKENS}"
@@ -111,6 +108,7 @@ def resolve_or_explain(config: DataConfig, tokenizer: TextEncoder) -> list[Sourc
 def cached_tokens(config: DataConfig, files: Sequence[SourceFile], tokenizer: TextEncoder) -> TokenArrays:
     """Open the token file of a configuration; make it first if no valid one exists. The log says why."""
     path = cache_path(config, tokenizer)
+    # Files are compared by size and time: reading all of a large text would take as long as tokenizing.
     sources = _identity(files, config.text_field)
     with suppress(DataError):
         return open_tokens(path, tokenizer, sources)
@@ -156,10 +154,7 @@ def total_bytes(files: Sequence[SourceFile]) -> int | None:
 def open_tokens(path: Path, tokenizer: TextEncoder, sources: str | None = None) -> TokenArrays:
     """Map a token file into memory, after reading it once to check its ids.
 
-    Args:
-        path: the file.
-        tokenizer: the tokenizer that it must have been made with.
-        sources: see ``Header``; None: any, also without a digest of the text.
+    The file must be of this tokenizer and, unless they are None, of these sources (see ``Header``).
     """
     header = _read_header(path)
     if header.tokenizer != tokenizer.fingerprint:
@@ -180,17 +175,11 @@ def open_tokens(path: Path, tokenizer: TextEncoder, sources: str | None = None) 
 
 
 def write_tokens(path: Path, parts: Iterable[TokenArrays], tokenizer: TextEncoder, sources: str) -> None:
-    """Write a token file; an older one stays until the new one is complete.
+    """Write the parts of a tokenized text to a token file; an older one stays until the new one is complete.
 
-    Args:
-        path: in a folder that exists.
-        parts: from ``fftnet.data.tokens.tokenize_parts``; their errors pass through.
-        tokenizer: the tokenizer that made them.
-        sources: see ``Header``.
-
-    Raises:
-        OSError: if it can't be written; no incomplete file is left.
+    Errors of the parts pass through. No incomplete file is left.
     """
+    # The complete file gets its name by one rename, so that a killed process leaves no part under that name.
     temporary = path.with_name(f"{path.name}.tmp")
     dtype = id_dtype(tokenizer)
     document_ends: list[np.ndarray] = []
@@ -234,6 +223,7 @@ def _identity(files: Sequence[SourceFile], text_field: str) -> str:
     digest = hashlib.sha256(text_field.encode())
     for file in files:
         try:
+            # A file may vanish between resolving and reading.
             digest.update(json.dumps(file.identity).encode())
         except OSError as error:
             raise DataError(f"{file.name} can't be read: {error.strerror}") from error
@@ -250,6 +240,7 @@ def _read_header(path: Path) -> Header:
     if not head.startswith(MAGIC):
         raise DataError(f"{path} is not a token file or its header is damaged")
     start = len(MAGIC) + 8 + 32
+    # A wild length is cut by the slice, and the checksum then differs.
     text = head[start : start + int.from_bytes(head[len(MAGIC) : len(MAGIC) + 8], "little")]
     if hashlib.sha256(text).digest() != head[start - 32 : start]:
         raise DataError(f"the header of {path} is damaged")
@@ -269,6 +260,7 @@ def _read_header(path: Path) -> Header:
 
 def _check_ids(path: Path, header: Header, tokenizer: TextEncoder) -> None:
     """Refuse ids that the tokenizer does not have: they would crash a model."""
+    # All values of the dtype are valid ids.
     if np.iinfo(header.dtype).max < tokenizer.vocab_size:
         return
     # Read, not mapped: pages of a map would count as memory of the process.

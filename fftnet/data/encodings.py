@@ -41,6 +41,7 @@ class Definition(NamedTuple):
     def fingerprint(self) -> str:
         """SHA-256 of all of it."""
         digest = hashlib.sha256(self.pattern.encode())
+        # Runs compare this value when they resume: any change here would refuse the checkpoints of today.
         digest.update(json.dumps(sorted(self.special_tokens.items())).encode())
         for piece, rank in sorted(self.ranks.items(), key=lambda item: item[1]):
             digest.update(base64.b64encode(piece) + b" %d\n" % rank)
@@ -152,11 +153,9 @@ def check_unicode(text: str) -> None:
 
 
 def train_bpe(corpus: Iterable[str], vocab_size: int | None) -> "tokenizers.Tokenizer":
-    """Learn merges from texts, with Hugging Face tokenizers.
+    """Learn merges from texts, with Hugging Face tokenizers, which holds only counts of words.
 
-    Args:
-        corpus: read once; only counts of words are held.
-        vocab_size: number of ids, one of them reserved for ``<|endoftext|>``; a small corpus gives fewer.
+    One of the ids is reserved for ``<|endoftext|>``; a small corpus gives fewer.
     """
     if vocab_size is None or vocab_size < MIN_VOCAB_SIZE:
         raise TokenizerError(
@@ -173,11 +172,13 @@ def train_bpe(corpus: Iterable[str], vocab_size: int | None) -> "tokenizers.Toke
             yield text
 
     stages = tokenizers.pre_tokenizers
+    # The same pieces as TikToken will cut, so that the learned merges apply there.
     pieces = stages.Split(tokenizers.Regex(GPT2_PATTERN), behavior="isolated")
     as_bytes = stages.ByteLevel(add_prefix_space=False, use_regex=False)
     trained = tokenizers.Tokenizer(tokenizers.models.BPE())
     trained.pre_tokenizer = stages.Sequence([pieces, as_bytes])
     trainer = tokenizers.trainers.BpeTrainer(
+        # The end of text is added later.
         vocab_size=vocab_size - 1,
         initial_alphabet=sorted(stages.ByteLevel.alphabet()),
         show_progress=False,
@@ -192,6 +193,7 @@ def ranks_of(trained: "tokenizers.Tokenizer") -> dict[bytes, int]:
     """Return the bytes of each token and its rank: the 256 bytes, then the merges as they were learned."""
     byte_of = byte_stand_ins()
     ranks = {bytes([byte]): byte for byte in range(256)}
+    # Two pairs of tokens may join to the same bytes: the first one counts.
     for left, right in json.loads(trained.to_str())["model"]["merges"]:
         ranks.setdefault(bytes(byte_of[character] for character in left + right), len(ranks))
     return ranks
@@ -199,6 +201,7 @@ def ranks_of(trained: "tokenizers.Tokenizer") -> dict[bytes, int]:
 
 def byte_stand_ins() -> dict[str, int]:
     """Return GPT-2's printable characters and the byte that each stands for in byte-level merges."""
+    # Bytes that are printable in Latin-1 stand for themselves, the others for characters from 256 on.
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

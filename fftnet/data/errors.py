@@ -30,15 +30,12 @@ def first_line(error: Exception) -> str:
 
 
 def import_extra(module: str, user: str, extra: str) -> Any:
-    """Import a module of an optional package.
+    """Import a module of an optional package, or raise a ``MissingPackageError``.
 
     Args:
         module: such as ``pyarrow.parquet``.
-        user: the part of FFTNet that needs it, as the beginning of a sentence that continues with "needs".
+        user: subject of the message, which continues with "needs".
         extra: name of the optional dependencies that hold the package.
-
-    Raises:
-        MissingPackageError: with that sentence, if the package is not installed.
     """
     try:
         return import_module(module)

@@ -22,6 +22,7 @@ def digest_items(items: Iterable[bytes]) -> str:
     """Return the SHA-256 of a sequence of items, their lengths included."""
     sha256 = hashlib.sha256()
     for item in items:
+        # Without lengths, "ab" + "c" and "a" + "bc" would have the same digest.
         sha256.update(len(item).to_bytes(8, "little"))
         sha256.update(item)
     return sha256.hexdigest()
@@ -38,15 +39,11 @@ def visible_children(folder: Path) -> list[Path]:
 
 
 def walk_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Return the files below a folder that have one of the suffixes, sorted.
+    """Return the files below a folder that have one of the suffixes (lower case, with a dot), sorted.
 
-    Hidden files and folders are skipped, that is, names that begin with a dot. Links to folders are followed.
-    A folder that is reached twice is read once, so that a loop of links ends. A folder that can't be read is
-    named in the log.
-
-    Args:
-        folder: may itself be hidden.
-        suffixes: in lower case, with their dots.
+    Hidden files and folders below it are skipped, that is, names that begin with a dot. Links to folders are
+    followed. A folder that is reached twice is read once, so that a loop of links ends. A folder that can't
+    be read is named in the log.
     """
     found: list[Path] = []
     seen: set[str] = set()

@@ -45,11 +45,7 @@ class Limits:
 
 
 def limits_of(complexity: float) -> Limits:
-    """Return the limits at a complexity.
-
-    Raises:
-        ValueError: if the complexity lies outside [0, 1].
-    """
+    """Return the limits at a complexity; outside [0, 1] it is a ValueError."""
     if not 0.0 <= complexity <= 1.0:
         raise ValueError(f"pattern_complexity must lie in [0, 1], got {complexity}")
     return Limits(
@@ -63,30 +59,19 @@ def limits_of(complexity: float) -> Limits:
 
 
 def max_length(complexity: float) -> int:
-    """Return the number of characters of the longest possible text.
-
-    Raises:
-        ValueError: if the complexity lies outside [0, 1].
-    """
+    """Return the number of characters of the longest possible text."""
     limits = limits_of(complexity)
     name = max(map(len, NAMES[: limits.names]))
     numbers = 2 * limits.top_count - 1
     phrase = limits.top_words * (max(map(len, WORDS)) + 1) - 1
     weather = limits.weather * (max(map(len, WEATHER)) + len(" It ."))
+    # Everything that is the same in all texts; counts have one digit.
     fixed = len(' counts 1: . Says "". Packs . Then  says "" again.')
     return fixed + 2 * name + numbers + 2 * phrase + 2 * limits.top_pairs + weather
 
 
 def sample(rng: random.Random, complexity: float) -> Sample:
-    """Draw a text.
-
-    Args:
-        rng: the only source of randomness.
-        complexity: in [0, 1]; adds names, higher counts, longer phrases, deeper brackets, more in between.
-
-    Raises:
-        ValueError: if the complexity lies outside [0, 1].
-    """
+    """Draw a text; complexity adds names, higher counts, longer phrases, deeper brackets, more in between."""
     limits = limits_of(complexity)
     name = rng.choice(NAMES[: limits.names])
     count = rng.randint(2, limits.top_count)
@@ -110,6 +95,7 @@ def _pack(rng: random.Random, limits: Limits) -> tuple[str, float]:
     pairs = 0
     log_probability = 0.0
     while True:
+        # All brackets are closed: stop or begin the next pair.
         if not waiting and pairs:
             if pairs == limits.top_pairs:
                 return box, log_probability
@@ -118,6 +104,7 @@ def _pack(rng: random.Random, limits: Limits) -> tuple[str, float]:
             if stop:
                 return box, log_probability
         elif waiting:
+            # Brackets are open: open another one if the limits allow a choice, else close the last one.
             free = pairs < limits.top_pairs and len(waiting) < limits.depth
             deeper = free and rng.random() < OPEN_DEEPER
             if free:

@@ -54,6 +54,7 @@ class LabelledTexts(NamedTuple):
 def read_text_rows(word: str, text_field: str) -> list[Row]:
     """Read the rows of tables with all their columns, or the lines of a ``.txt`` file as rows with a text."""
     lines = Path(word).suffix.lower() == ".txt"
+    # All columns, because a prediction is shown next to the row that was given.
     rows = list(_lines(word, text_field) if lines else read_rows([word], ()))
     for row in rows:
         _text(row, text_field)
@@ -84,6 +85,7 @@ def label_of(row: Row, label_field: str) -> str:
     value = row.values[label_field]
     if value is None or value == "":
         raise DataError(f"{row.name} has an empty {label_field!r}: give it a label, or leave the row out")
+    # A boolean is an int, too.
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, str)):
@@ -136,6 +138,7 @@ def stratified_split(
     Returns:
         uint8 (rows,): TRAIN, VALID or TEST of ``fftnet.data.splits``.
     """
+    # Training needs a row of each class, and so does each split that has a fraction.
     needed = 1 + (valid_fraction > 0) + (test_fraction > 0)
     counts = Counter(labels)
     if needed * len(counts) > len(labels):
@@ -160,6 +163,7 @@ def stratified_split(
             # The class has fewer different rows than splits, so equal rows have to be divided.
             places = np.sort(place[rows])
             order = place[rows].argsort(kind="stable").argsort()
+        # Number of different places below the fraction, at least 1, leaving one for each other split.
         tests = int(np.searchsorted(places, test_fraction))
         tests = min(max(tests, test_fraction > 0), len(places) - needed + (test_fraction > 0))
         held_out = int(np.searchsorted(places, test_fraction + valid_fraction))
@@ -177,6 +181,7 @@ def _hash_places(keys: Iterable[bytes], seed: int) -> np.ndarray:
         each = seeded.copy()
         each.update(key)
         digests.append(each.digest())
+    # 53 bits are what a float64 in [0, 1) can hold.
     return (np.frombuffer(b"".join(digests), "<u8") >> np.uint64(11)) * 2.0**-53
 
 

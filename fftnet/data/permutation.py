@@ -33,9 +33,11 @@ class EpochOrder:
         if self._seed is None:
             return places, 0
         if self._count > MAX_SHUFFLED:
+            # A stored order would take 8 bytes an item, more than 128 MB.
             shift = int(np.random.default_rng((self._seed, epoch)).integers(self._shifts))
             return permute_indices(places, self._count, self._seed * GOLDEN + epoch), shift
         if self._held is None or self._held[0] != epoch:
+            # One order is held, that of the current epoch: batches of an epoch come one after the other.
             rng = np.random.default_rng((self._seed, epoch))
             order = rng.permutation(self._count)
             self._held = epoch, order, int(rng.integers(self._shifts))
@@ -43,15 +45,9 @@ class EpochOrder:
 
 
 def permute_indices(places: np.ndarray, count: int, key: int) -> np.ndarray:
-    """Return the images of these places under a pseudo-random permutation of 0 to ``count - 1``.
+    """Return the images of these places, int64, under the pseudo-random permutation of a key.
 
-    Args:
-        places: int64, each below ``count``.
-        count: at least 1.
-        key: selects the permutation.
-
-    Returns:
-        int64, of the shape of ``places``.
+    It permutes the numbers 0 to ``count - 1``.
     """
     # A Feistel network permutes the next power of four. What falls outside is permuted again until it is
     # inside (cycle walking), which keeps the map one-to-one and needs no table.
@@ -70,15 +66,7 @@ def permute_indices(places: np.ndarray, count: int, key: int) -> np.ndarray:
 
 
 def hash64(x: np.ndarray, key: int) -> np.ndarray:
-    """Return well-spread 64 bits for every number and key (SplitMix64).
-
-    Args:
-        x: uint64.
-        key: any integer; selects the hash function.
-
-    Returns:
-        uint64, of the shape of ``x``.
-    """
+    """Return 64 well-spread bits, uint64, for every number (uint64) under a key (SplitMix64)."""
     seed = np.random.SeedSequence(key % 2**128).generate_state(1, np.uint64)[0]
     z = (x + np.uint64(1)) * np.uint64(GOLDEN) ^ seed
     z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)

@@ -47,13 +47,7 @@ class Chunk(NamedTuple):
 def read_chunks(
     files: Sequence[SourceFile], text_field: str, advance: Advance = lambda count: None
 ) -> Iterator[Chunk]:
-    """Yield the documents of all files in their order, in chunks; skip those without any text.
-
-    Args:
-        files: from ``fftnet.data.sources.resolve``.
-        text_field: column that holds the text of a table.
-        advance: called with the number of bytes read since the last call.
-    """
+    """Yield the documents of all files in their order, in chunks; skip those without any text."""
     for file in files:
         empty = True
         try:
@@ -73,11 +67,7 @@ def segments(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     A segment has at least S characters: 1/100 of the text, but at most 32,768. A document is cut after S
     characters, or after 1/100 of the text before it if that is more, and always after a million.
 
-    Args:
-        chunks: all documents, in their order.
-
-    Returns:
-        The same text, divided further; a segment ends with each marked chunk, and with the last one.
+    The result is the same text, divided further. A segment ends with each marked chunk and with the text.
     """
     stream = iter(chunks)
     # S is at its maximum as soon as the text has 100 of the largest segments, so no more is read ahead.
@@ -89,8 +79,10 @@ def segments(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         if size >= MIN_SEGMENTS * SEGMENT:
             break
     least = min(max(size // MIN_SEGMENTS, 1), SEGMENT)
+    # Characters of finished pieces, of the current piece of a document, and of the current segment.
     before = piece = segment = 0
     for chunk in chain(ahead, stream):
+        # The limit grows with the text before, so that a large text has longer, whole documents.
         longest = max(least, min(before // MIN_SEGMENTS, LONGEST_DOCUMENT))
         for part in _cut(chunk, piece, longest):
             piece += len(part.text)
@@ -150,6 +142,7 @@ def _divide(document: Document) -> Iterator[Chunk]:
     divided = False
     for block in document.blocks:
         buffer += block
+        # A chunk ends at a place that no token spans, so that chunks can be tokenized separately.
         while len(buffer) > 2 * CHUNK:
             at = _cut_place(buffer, CHUNK, 2 * CHUNK) or CHUNK
             yield Chunk(document.name, buffer[:at], ends_document=False)
@@ -160,13 +153,7 @@ def _divide(document: Document) -> Iterator[Chunk]:
 
 
 def _cut(chunk: Chunk, piece: int, longest: int) -> Iterator[Chunk]:
-    """Divide a chunk where its document is cut.
-
-    Args:
-        chunk: the chunk to divide.
-        piece: characters of its document since the last cut or the beginning; below ``longest``.
-        longest: number of characters after which a document is cut.
-    """
+    """Cut a chunk wherever its document has ``longest`` characters since the last cut; so far ``piece``."""
     text = chunk.text
     while piece + len(text) > longest:
         at = _cut_place(text, longest - piece, 2 * longest - piece)

@@ -37,6 +37,7 @@ class SyntheticBatches:
         """Return the samples of a batch."""
         first = index * self._config.batch_size
         last = min(first + self._config.batch_size, self._num_samples)
+        # A held-out split must stay the same for losses to be comparable.
         epoch = epoch if self._split == "train" else 0
         return [_sample(self._config, self._split, epoch, number) for number in range(first, last)]
 
@@ -57,6 +58,7 @@ class SyntheticBatches:
 
 def load_synthetic(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -> Splits:
     """Make three streams of samples, with the entropy of the validation split."""
+    # At least one full batch.
     held_out = max(config.num_samples // 5, config.batch_size)
     train, valid, test = (
         SyntheticBatches(config, tokenizer, split, count, max_seq_length)
@@ -76,5 +78,6 @@ def training_samples(config: DataConfig) -> Iterator[str]:
 
 
 def _sample(config: DataConfig, split: str, epoch: int, number: int) -> grammar.Sample:
+    # A seed for each sample: any sample can be drawn without those before it.
     seed = f"{config.data_seed}/{split}/{epoch}/{number}"
     return grammar.sample(random.Random(seed), config.pattern_complexity)

@@ -28,12 +28,7 @@ ATOMIC = re.compile(rf"\(\?>({ATOM}\{{\d+(?:,\d*)?\}})\)")
 
 
 def library_files(name: str, definition: Definition) -> dict[str, str]:
-    """Return names and contents of the files that describe a tokenizer to the libraries.
-
-    Args:
-        name: name of the encoding.
-        definition: everything that decides how a text is cut.
-    """
+    """Return names and contents of the files that describe an encoding to the libraries."""
     end = definition.special_tokens[END_OF_TEXT]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -61,6 +56,7 @@ def read_library_files(directory: Path) -> tuple[str, Definition]:
         described = read_json(path)
         stage = described["pre_tokenizer"]
         stages = stage["pretokenizers"] if stage["type"] == "Sequence" else [stage]
+        # Every look-up may fail in a damaged file; the errors are caught together below.
         vocabulary = described["model"]["vocab"]
         added = described["added_tokens"]
         known = described["model"]["type"] == "BPE" and described["normalizer"] is None
@@ -99,6 +95,7 @@ def read_library_files(directory: Path) -> tuple[str, Definition]:
 def _describe(definition: Definition) -> dict[str, Any]:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     stages: list[dict[str, Any]] = [byte_level]
+    # Without merges, pieces do not matter, and bytes need no pattern.
     if definition != BYTES:
         pattern = {"Regex": POSSESSIVE.sub(r"(?>\1)", definition.pattern)}
         stages.insert(0, {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False})

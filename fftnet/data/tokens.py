@@ -53,6 +53,7 @@ class SplitView:
     @cached_property
     def _spans(self) -> tuple[np.ndarray, np.ndarray]:
         """Starts of the spans, the first end of text included, and the number of tokens before each."""
+        # The first end of text lets the first token be predicted, in every split.
         starts = np.concatenate([[0], self.starts])
         ends = np.concatenate([[1], self.ends])
         return starts, np.concatenate([[0], np.cumsum(ends - starts)])
@@ -74,6 +75,7 @@ class SplitView:
         if not len(self.starts):
             return self.starts, self.ends
         document_ends = self.document_ends.astype(np.int64)
+        # An end of a document inside a part divides it; the ends of parts are ends of documents anyway.
         owner = np.searchsorted(self.starts, document_ends, side="left") - 1
         inside = document_ends[(owner >= 0) & (document_ends <= self.ends[owner])]
         between = np.setdiff1d(inside, self.ends, assume_unique=True)
@@ -82,12 +84,7 @@ class SplitView:
 
 
 def view_segments(text: TokenArrays, owned: np.ndarray | None = None) -> SplitView:
-    """Return the part of a text that lies in some of its segments.
-
-    Args:
-        text: the whole text.
-        owned: boolean (segments,); None takes all.
-    """
+    """Return the part of a text in the segments that ``owned``, boolean (segments,), marks; None: all."""
     bounds = np.concatenate([[1], text.segment_ends]).astype(np.int64)
     if owned is None:
         owned = np.ones(len(text.segment_ends), dtype=bool)
@@ -110,14 +107,9 @@ def tokenize(chunks: Iterable[Chunk], tokenizer: TextEncoder) -> TokenArrays:
 
 
 def tokenize_parts(chunks: Iterable[Chunk], tokenizer: TextEncoder) -> Iterator[TokenArrays]:
-    """Tokenize a text part by part, without ever holding all of it.
+    """Tokenize the chunks of ``segments`` part by part, without ever holding all of the text.
 
-    Args:
-        chunks: from ``fftnet.data.splits.segments``.
-        tokenizer: encoder of the text.
-
-    Yields:
-        Parts, whose ends count from the beginning of the text; the last one has the digest.
+    Ends count from the beginning of the text. The last part has the digest.
     """
     dtype = id_dtype(tokenizer)
     sha256 = hashlib.sha256()
@@ -125,6 +117,7 @@ def tokenize_parts(chunks: Iterable[Chunk], tokenizer: TextEncoder) -> Iterator[
     yield TokenArrays(np.array([tokenizer.eot], dtype), none, none)
     count = ended = 1
     for tokens, document_ends, segment_ends, _ in _encode_groups(_group(chunks, sha256), tokenizer):
+        # Ends of a group count from its own beginning.
         offset = np.uint64(count)
         yield TokenArrays(tokens, document_ends + offset, segment_ends + offset)
         if len(segment_ends):

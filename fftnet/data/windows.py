@@ -1,4 +1,7 @@
-"""Batches of a tokenized text; each batch is a pure function of seed, epoch and index."""
+"""Batches of a tokenized text; each batch is a pure function of seed, epoch and index.
+
+A batch has B = ``batch_size`` rows of T = ``max_seq_length`` tokens. The seed decides offsets and order.
+"""
 
 from collections.abc import Sequence
 
@@ -33,12 +36,7 @@ def text_batch(rows: Sequence[np.ndarray | list[int]], length: int = 0) -> Batch
 
 
 def padded(rows: Sequence[np.ndarray | list[int]], length: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows of any lengths as int64 ids (B, T), 0 behind their ends, and a boolean mask of the ids.
-
-    Args:
-        rows: B runs of ids.
-        length: minimum length T.
-    """
+    """Return rows as int64 ids (B, T), T at least ``length``, 0 behind their ends, and a mask of the ids."""
     longest = max(length, *map(len, rows))
     tokens = np.zeros((len(rows), longest), dtype=np.int64)
     present = np.zeros((len(rows), longest), dtype=bool)
@@ -51,11 +49,7 @@ def padded(rows: Sequence[np.ndarray | list[int]], length: int = 0) -> tuple[np.
 class WindowBatches:
     """Windows of a long run of tokens, across the ends of documents.
 
-    Args:
-        tokens: ids.
-        batch_size: B.
-        max_seq_length: T.
-        seed: seed of offsets and order; None: consecutive windows from the start, each target once.
+    Without a seed, they are consecutive windows from the start, and each target comes once.
     """
 
     def __init__(
@@ -75,6 +69,7 @@ class WindowBatches:
         order, offset = self._order.slice(epoch, index * self._batch_size, self._batch_size)
         starts = order * self._length + offset
         if self._order.shuffled:
+            # The shift may push the last window past the end of the text.
             starts = np.minimum(starts, len(self._tokens) - self._length - 1)
         size = self._length + 1
         return text_batch([self._tokens[start : start + size] for start in starts.tolist()], size)
@@ -85,13 +80,7 @@ class StretchBatches:
 
     The unit of shuffling is a stretch of N windows. Stretches are adjacent, so that no target comes twice in
     an epoch. Less than a stretch is left out, at the beginning and the end, at other places in every epoch.
-
-    Args:
-        tokens: ids, more than ``windows * max_seq_length``.
-        batch_size: B; the last N batches of an epoch may have fewer rows.
-        max_seq_length: T.
-        windows: N.
-        seed: seed of offsets and order.
+    The last N batches of an epoch may have fewer rows. There must be more than ``windows * T`` tokens.
     """
 
     def __init__(
@@ -110,6 +99,7 @@ class StretchBatches:
         group, window = divmod(index, self._windows)
         order, offset = self._order.slice(epoch, group * self._batch_size, self._batch_size)
         starts = (order * self._windows + window) * self._length + offset
+        # Window w + 1 begins with the last target of window w.
         rows = [self._tokens[start : start + self._length + 1] for start in starts.tolist()]
         return text_batch(rows)._replace(fresh=window == 0)
 
@@ -117,13 +107,8 @@ class StretchBatches:
 class DocumentBatches:
     """Windows that never hold two documents; each target comes once an epoch.
 
-    A document that is longer than a window fills several, each of which starts with a fresh state.
-
-    Args:
-        view: the text.
-        batch_size: B.
-        max_seq_length: T.
-        seed: seed of the order; None keeps the order of the documents.
+    A document that is longer than a window fills several, each of which starts with a fresh state. Without a
+    seed, the order is that of the documents.
     """
 
     def __init__(self, view: SplitView, batch_size: int, max_seq_length: int, seed: int | None) -> None:
@@ -142,6 +127,7 @@ class DocumentBatches:
         order, _ = self._order.slice(epoch, index * self._batch_size, self._batch_size)
         owner = np.searchsorted(self._windows_before, order, side="right")
         number = order - np.where(owner > 0, self._windows_before[owner - 1], 0)
+        # A window begins with the last target of the window before it, or with the token before the document.
         starts = self._starts[owner] + number * self._length
         stops = np.minimum(starts + self._length + 1, self._ends[owner])
         spans = zip(starts.tolist(), stops.tolist(), strict=True)

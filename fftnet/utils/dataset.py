@@ -19,19 +19,6 @@ from fftnet.data.tokens import SplitView, TokenArrays, tokenize, view_segments
 from fftnet.data.windows import DocumentBatches, StretchBatches, WindowBatches
 from fftnet.protocols import Batches, TextEncoder
 
-__all__ = [
-    "DataConfig",
-    "DataError",
-    "EvaluationData",
-    "SplitView",
-    "Splits",
-    "load_data",
-    "load_evaluation_data",
-    "load_tokens",
-    "split_views",
-    "training_texts",
-]
-
 logger = logging.getLogger(__name__)
 
 LEARNED_CHARACTERS = 2**26
@@ -108,6 +95,7 @@ def load_tokens(config: DataConfig, tokenizer: TextEncoder) -> TokenArrays:
             ".jsonl or .parquet (text_field names the column)",
             listed(tables),
         )
+    # An unknown size may be a large one.
     size = total_bytes(files)
     if size is None or size > config.in_memory_mb * 1e6:
         return cached_tokens(config, files, tokenizer)
@@ -131,6 +119,7 @@ def _real_training_texts(config: DataConfig) -> Iterator[str]:
     # If the size is unknown, all of the beginning is taken.
     size = total_bytes(files) or 0
     kept = min(1.0, LEARNED_CHARACTERS / max(size, 1))
+    # Whole segments are taken or not, so that the sample comes from all parts of the text.
     rng = random.Random(f"{config.data_seed}/bpe")
     splits = (split for first in itertools.count(0, BLOCK) for split in _assign(BLOCK, config, first))
     taken = next(splits) == TRAIN and rng.random() < kept

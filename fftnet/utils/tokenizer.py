@@ -26,8 +26,6 @@ from fftnet.data.encodings import (
 from fftnet.data.errors import TokenizerError, import_extra
 from fftnet.data.tokenizer_json import LIBRARY_FILE, library_files, read_library_files
 
-__all__ = ["StreamDecoder", "Tokenizer", "TokenizerError", "load_tokenizer"]
-
 MAX_GAP = 500_000
 """Maximum number of consecutive spaces passed to TikToken; with a million, its regex engine panics."""
 
@@ -69,6 +67,7 @@ class Tokenizer:
     """
 
     def __init__(self, encoding: Encoding) -> None:
+        # Documents are joined by this token, and generation stops at it.
         if END_OF_TEXT not in encoding.special_tokens_set:
             raise TokenizerError(f"the encoding {encoding.name!r} has no {END_OF_TEXT}, to end a document")
         self.encoding = encoding
@@ -120,6 +119,7 @@ class Tokenizer:
             TokenizerError: if the text holds lone surrogates, which are not Unicode text.
         """
         check_unicode(text)
+        # A user's text must not be able to end a document.
         return [token for part in _parts(text) for token in self.encoding.encode_ordinary(part)]
 
     def encode_array(self, text: str) -> np.ndarray:
@@ -139,6 +139,7 @@ class Tokenizer:
         Raises:
             TokenizerError: if an id is not in use.
         """
+        # TikToken would panic at some unknown ids; a dictionary names the id.
         table = self._bytes
         try:
             return b"".join(table[token] for token in tokens)
@@ -231,6 +232,7 @@ def load_tokenizer(
 
 def _parts(text: str) -> Iterator[str]:
     cuts = [0, len(text)]
+    # Shorter texts are not searched: most calls tokenize a prompt.
     if len(text) > MAX_GAP:
         for gap in re.finditer(r"\s{1000,}", text):
             cuts += range(gap.start() + MAX_GAP, gap.end(), MAX_GAP)

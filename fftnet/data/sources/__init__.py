@@ -60,12 +60,7 @@ def resolve(words: Sequence[str]) -> list[SourceFile]:
 
 
 def read_rows(words: Sequence[str], columns: Sequence[str]) -> Iterator[Row]:
-    """Yield all rows of the tables that the words name, in a fixed order.
-
-    Args:
-        words: files, folders, globs and ``hf:`` datasets.
-        columns: names of the columns in use; empty: all.
-    """
+    """Yield all rows of the tables that the words name, in a fixed order; no columns stands for all."""
     for file in resolve(words):
         source = file.source
         table = source if isinstance(source, Table) else DELIMITED.get(Path(file.name).suffix.lower())
@@ -80,6 +75,7 @@ def read_rows(words: Sequence[str], columns: Sequence[str]) -> Iterator[Row]:
 
 def _by_name(word: str) -> Source | None:
     """Return the source with this name, or with the prefix of this word."""
+    # A suffix is no name: a file called ".txt" is a path.
     for key in (word, word.partition(":")[0] + ":"):
         if key in SOURCES and not key.startswith("."):
             return SOURCES[key]
@@ -92,6 +88,7 @@ def _by_suffix(path: Path) -> Source:
 
 def _paths(word: str) -> list[Path]:
     path = Path(word)
+    # Files of other suffixes in a folder are probably not text.
     if path.is_dir():
         suffixes = [key for key, source in SOURCES.items() if key.startswith(".") and source.in_folders]
         files = walk_files(path, suffixes)

@@ -38,7 +38,9 @@ class SourceFile:
     def identity(self) -> tuple[str, int, int]:
         """Name, size and time of the last change; differs whenever the content does, without reading it."""
         if self.path is None:
+            # Content that comes with a package changes with its version.
             return f"{self.name} {self.source.version}", 0, 0
+        # The absolute path counts, because another file may have the same size and time.
         status = self.path.stat()
         return str(self.path.absolute()), status.st_size, status.st_mtime_ns
 
@@ -73,14 +75,12 @@ class Source(ABC):
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
         """Yield the documents of a file one by one.
 
+        An OSError passes through: the caller names the file.
+
         Args:
             file: from ``resolve``.
             text_field: column that holds the text of a table.
             advance: called with the number of bytes read since the last call.
-
-        Raises:
-            DataError: naming the part that is damaged or lacks the field.
-            OSError: unchanged; the caller adds the name of the file.
         """
 
 

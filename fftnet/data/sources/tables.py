@@ -31,16 +31,9 @@ class Table(Source):
 
     @abstractmethod
     def rows(self, file: SourceFile, columns: Sequence[str], advance: Advance) -> Iterator[Row]:
-        """Yield the rows of a file one by one.
+        """Yield the rows of a file one by one, with arguments and errors as in ``read``.
 
-        Args:
-            file: from ``resolve``.
-            columns: names of the columns in use; others may be left out. Empty: all. Rows may lack them.
-            advance: called with the number of bytes read since the last call.
-
-        Raises:
-            DataError: naming the part that is damaged.
-            OSError: unchanged; the caller adds the name of the file.
+        Columns other than these may be left out, unless there are none. Rows may lack columns.
         """
 
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
@@ -65,11 +58,7 @@ class JsonLines(Table):
 
 
 class Delimited(Table):
-    """Rows of text fields; a field with a delimiter, a quotation mark or a line break is quoted.
-
-    Args:
-        delimiter: character between two fields.
-    """
+    """Rows of text fields; a field with a delimiter, a quotation mark or a line break is quoted."""
 
     label: ClassVar[str] = "a .csv or .tsv file"
 
@@ -80,6 +69,7 @@ class Delimited(Table):
         """Yield the rows after the header, named by the line that they end in."""
         csv.field_size_limit(LONGEST_LINE)
         with path_of(file).open("rb") as raw, TextIOWrapper(raw, "utf-8-sig", newline="") as stream:
+            # The reader takes lines, so that a field that is never closed can't fill the memory either.
             lines = read_lines(stream, file.name)
             reader = csv.DictReader(lines, delimiter=self._delimiter, strict=True)
             read = 0
@@ -91,6 +81,7 @@ class Delimited(Table):
                     if None in values or None in values.values():
                         count = len(reader.fieldnames or ())
                         raise DataError(f"{name} has not {count} fields as the first line: quote its text")
+                    # The position is ahead of the rows by a buffer: close enough for a progress bar.
                     advance(raw.tell() - read)
                     read = raw.tell()
                     yield Row(name, dict(values))
@@ -125,12 +116,7 @@ def read_lines(stream: IO[AnyStr], name: str) -> Iterator[AnyStr]:
 
 
 def check_unique(names: Sequence[str], source: str = "") -> None:
-    """Refuse a table or an object that has a column twice, because only one of the two could be read.
-
-    Args:
-        names: names of the columns.
-        source: beginning of the message.
-    """
+    """Refuse columns of which two have the same name, because only one of the two could be read."""
     if len(set(names)) < len(names):
         twice = next(name for number, name in enumerate(names) if name in names[:number])
         raise DataError(f"{source}has the column {twice!r} twice: rename or remove one of the two")
@@ -158,6 +144,7 @@ def unicode_of(row: Row, text: str) -> str:
 
 def _parse(line: bytes, name: str) -> dict[str, Any]:
     try:
+        # Some programs begin a file with a byte order mark, which utf-8-sig skips.
         value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique)
     except DataError as error:
         raise DataError(f"{name} {error}") from None

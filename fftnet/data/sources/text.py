@@ -43,6 +43,7 @@ class PythonDocs(Source):
 
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
         """Yield the topics in the order of their names."""
+        # Imported late: the module is large, and some distributions of Python lack it.
         topics = import_module("pydoc_data.topics").topics
         for name, text in sorted(topics.items()):
             yield Document(f"{file.name}/{name}", [text])
@@ -100,6 +101,7 @@ def _blocks(file: SourceFile, advance: Advance) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 place = f"{file.name} is not UTF-8 text (byte {read - held + error.start})"
                 raise DataError(f"{place}: convert it or leave it out") from error
+            # Only at the beginning: later the character is part of the text.
             yield text.removeprefix(BYTE_ORDER_MARK) if read == 0 else text
             read += len(block)
             advance(len(block))

@@ -13,7 +13,7 @@ from fftnet.model.mixers.addressed_spectral import (
     AddressedSpectralState,
 )
 from fftnet.ops import numerics
-from fftnet.ops.gated_conv import causal_conv
+from fftnet.ops.convolution import causal_conv
 
 PARTS = (
     "base filter",

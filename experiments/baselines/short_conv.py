@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.model.checks import check_input
-from fftnet.ops.gated_conv import causal_conv
+from fftnet.ops.convolution import causal_conv
 
 WIDTH = 4
 """Tokens that the convolution sees, the newest included."""

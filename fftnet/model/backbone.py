@@ -10,7 +10,7 @@ from fftnet.model.components import RMSNorm
 from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_layer import FFTNetLayer
 from fftnet.model.state import State, check_state, layout_of
-from fftnet.ops.positions import sinusoids
+from fftnet.ops.attention import sinusoids
 
 
 class Backbone(nn.Module):

@@ -1,4 +1,6 @@
-"""Attention with rotary positions: what a key-value cache and padding need beside PyTorch's own kernel."""
+"""Attention with rotary positions and a key-value cache, around PyTorch's kernel; sinusoidal positions."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +11,31 @@ from fftnet.ops.numerics import compute_dtype
 WAVELENGTH = 10000.0
 """The slowest rotary pair turns by 1 / WAVELENGTH radians per token, the fastest by 1."""
 BLOCK = 256
-"""Queries that share one mask, so that a mask never holds more than BLOCK times the keys."""
+"""Number of queries that share one mask, so that no mask holds more than BLOCK times the keys."""
+
+
+def sinusoids(position: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """Return sine and cosine positions of any length, wavelengths log-spaced from 2 pi to 20,000 pi tokens.
+
+    Args:
+        position: integer positions (B, T).
+        width: D; odd widths drop the last cosine.
+        dtype: of the result; computed in float32.
+
+    Returns:
+        Tensor of shape (B, T, D).
+    """
+    pairs = (width + 1) // 2
+    rate = torch.exp(torch.arange(pairs, device=position.device) * (-math.log(WAVELENGTH) / max(pairs, 1)))
+    angle = position[..., None].float() * rate
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)[..., :width].to(dtype)
 
 
 def rotate(x: Tensor, position: Tensor) -> Tensor:
     """Rotary positions: channel pairs (i, i + d / 2) turn by ``position * WAVELENGTH ** (-2 i / d)``.
 
     Args:
-        x: queries or keys (B, T, H, d) of any floating dtype, d even; turned in float32 (float64 for
+        x: queries or keys (B, T, H, d) of any floating dtype, d even; rotated in float32 (float64 for
             float64).
         position: integer positions (B, T); a first dimension of 1 serves every row.
 
@@ -34,7 +53,7 @@ def rotate(x: Tensor, position: Tensor) -> Tensor:
 
 
 def append(cache: Tensor, new: Tensor, count: Tensor) -> Tensor:
-    """A cache with room for T more tokens, in which they stand behind those of their row; a copy.
+    """Return a cache that is T tokens longer, with the new tokens behind those of their row; a copy.
 
     Args:
         cache: (B, H, S, d), S >= max(count).
@@ -46,6 +65,7 @@ def append(cache: Tensor, new: Tensor, count: Tensor) -> Tensor:
     """
     tokens = new.shape[1]
     slot_S = torch.arange(cache.shape[2] + tokens, device=cache.device)
+    # Rows have read different numbers of tokens, so each slot looks up the new token that belongs to it.
     index_BS = slot_S - count[:, None]
     is_new_BS = (index_BS >= 0) & (index_BS < tokens)
     _, _, heads, width = new.shape
@@ -70,6 +90,7 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, position: Te
     q, keys, values = (x.to(queries.dtype).transpose(1, 2) for x in (queries, keys, values))
     tokens = q.shape[2]
     seen = keys.shape[2]
+    # Without a mask PyTorch takes its fastest kernel.
     if position is None and tokens in (1, seen):
         return F.scaled_dot_product_attention(q, keys, values, is_causal=tokens > 1).transpose(1, 2)
     if position is None:
@@ -91,7 +112,7 @@ def full_attention(
         queries: (B, T, H, d) of any floating dtype.
         keys: (B, T, H, d), of the same tokens.
         values: (B, T, H, d), finite at padding, too.
-        attention_mask: boolean (B, T); a False token is read by none. A row may have none that is True.
+        attention_mask: boolean (B, T); no token reads a False one. A row may be all False.
 
     Returns:
         Tensor of the shape and dtype of ``queries``, zero where the mask is False.
@@ -99,25 +120,25 @@ def full_attention(
     q, k, v = (x.to(queries.dtype).transpose(1, 2) for x in (queries, keys, values))
     if attention_mask is None:
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    # A row without tokens reads its padding, since kernels do not agree on the softmax of nothing.
+    # A row without tokens reads its padding, since kernels do not agree on a softmax over nothing.
     is_read_BT = attention_mask | ~attention_mask.any(dim=1, keepdim=True)
     mixed_BHTd = F.scaled_dot_product_attention(q, k, v, attn_mask=is_read_BT[:, None, None])
     return mixed_BHTd.transpose(1, 2).masked_fill(~attention_mask[..., None, None], 0.0)
 
 
 def attention_weights(queries: Tensor, keys: Tensor, *, causal: bool = True) -> Tensor:
-    """The weights of ``causal_attention`` or ``full_attention`` by themselves, which kernels never store.
+    """Return the weights of ``causal_attention`` or ``full_attention``, which kernels never store.
 
     Args:
         queries: (B, T, H, d) of any floating dtype.
         keys: (B, T, H, d), of the same tokens.
-        causal: no weight is on a later token.
+        causal: give later tokens a weight of 0.
 
     Returns:
         (B, H, T, T), of the dtype of ``queries``: rows sum to 1.
     """
     score_BHTT = torch.einsum("bthd,bshd->bhts", queries, keys.to(queries.dtype)) / queries.shape[-1] ** 0.5
-    if not causal:
-        return score_BHTT.softmax(dim=-1)
-    later_TT = torch.ones(score_BHTT.shape[-2:], dtype=torch.bool, device=queries.device).triu(1)
-    return score_BHTT.masked_fill(later_TT, -torch.inf).softmax(dim=-1)
+    if causal:
+        later_TT = torch.ones(score_BHTT.shape[-2:], dtype=torch.bool, device=queries.device).triu(1)
+        score_BHTT = score_BHTT.masked_fill(later_TT, -torch.inf)
+    return score_BHTT.softmax(dim=-1)

@@ -1,6 +1,48 @@
-"""The state of a causal convolution: the last P tokens that it has read."""
+"""Causal depth-wise convolution, and its state: the last P tokens that it has read."""
 
-from torch import Tensor, arange, cat
+import torch
+from torch import Tensor
+
+from fftnet.ops.checks import Signature
+from fftnet.ops.numerics import compute_dtype
+
+_SIGNATURE = Signature(
+    "causal_conv",
+    {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"},
+    derived={"P": lambda W: W - 1},
+)
+
+
+def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
+    """Depth-wise causal convolution: ``y(t) = sum_i weight[W-1-i] * x(t-i)``.
+
+    Args:
+        x: tokens (B, T, C) of any floating dtype, T >= 1; computed in float32 (float64 for float64).
+        conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
+        conv_state: the P = W - 1 tokens before the first, (B, P, C).
+
+    Returns:
+        Convolved tokens (B, T, C), and the last P tokens for the call that continues, in the dtype of
+        ``conv_state``.
+
+    Raises:
+        ValueError: if a tensor does not fit the others.
+    """
+    _SIGNATURE.check(x, conv_weight, conv_state)
+    dtype = compute_dtype(x)
+    y = convolve(x.to(dtype), conv_weight.to(dtype), conv_state.to(dtype))
+    return y.to(torch.promote_types(x.dtype, conv_weight.dtype)), new_state(x, conv_state)
+
+
+def convolve(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
+    """Convolve tensors of one dtype; see ``causal_conv``."""
+    tokens = x.shape[1]
+    padded = torch.cat([conv_state, x], dim=1)
+    y = padded[:, :tokens] * conv_weight[:, 0]
+    # A loop over the few taps: conv1d would need tokens and channels exchanged.
+    for tap in range(1, conv_weight.shape[1]):
+        y = torch.addcmul(y, padded[:, tap : tap + tokens], conv_weight[:, tap])
+    return y
 
 
 def new_state(x: Tensor, conv_state: Tensor) -> Tensor:
@@ -11,9 +53,10 @@ def new_state(x: Tensor, conv_state: Tensor) -> Tensor:
     tokens = x.shape[1]
     if not isinstance(tokens, int):
         # torch.export can't tell if an open number of tokens is below P.
-        return cat([conv_state, x.to(conv_state.dtype)], dim=1)[:, tokens:]
+        return torch.cat([conv_state, x.to(conv_state.dtype)], dim=1)[:, tokens:]
+    # Only the tokens that stay are copied, not the whole text.
     kept = x[:, max(tokens - conv_state.shape[1], 0) :]
-    return cat([conv_state[:, tokens:], kept.to(conv_state.dtype)], dim=1)
+    return torch.cat([conv_state[:, tokens:], kept.to(conv_state.dtype)], dim=1)
 
 
 def state_after(x: Tensor, conv_state: Tensor, count: Tensor) -> Tensor:
@@ -27,6 +70,6 @@ def state_after(x: Tensor, conv_state: Tensor, count: Tensor) -> Tensor:
     Returns:
         The last P tokens, (B, P, C), in the dtype of ``conv_state``.
     """
-    read_BTC = cat([conv_state, x.to(conv_state.dtype)], dim=1)
-    place_BP = count[:, None] + arange(conv_state.shape[1], device=x.device)
+    read_BTC = torch.cat([conv_state, x.to(conv_state.dtype)], dim=1)
+    place_BP = count[:, None] + torch.arange(conv_state.shape[1], device=x.device)
     return read_BTC.gather(1, place_BP[..., None].expand_as(conv_state))

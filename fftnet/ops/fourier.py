@@ -1,4 +1,4 @@
-"""Fourier transforms over the tokens, in the precision that a transform needs."""
+"""Fourier transforms over the tokens, in float32 or float64 even under autocast."""
 
 import torch
 from torch import Tensor
@@ -6,8 +6,13 @@ from torch import Tensor
 from fftnet.ops.numerics import compute_dtype
 
 
+def _check_tokens(x: Tensor) -> None:
+    if x.shape[1] == 0:
+        raise ValueError("the Fourier transform needs at least one token, got a sequence of length 0")
+
+
 def fourier_transform(x: Tensor, num_heads: int) -> Tensor:
-    """Orthonormal half spectrum over the tokens, one for each channel.
+    """Return the orthonormal half spectrum over the tokens, one for each channel.
 
     Args:
         x: real tokens (B, T, D) of any floating dtype; narrow ones are transformed in float32.
@@ -19,18 +24,16 @@ def fourier_transform(x: Tensor, num_heads: int) -> Tensor:
     Raises:
         ValueError: if T is 0 or H does not divide D.
     """
-    batch, tokens, width = x.shape
-    if tokens == 0:
-        raise ValueError("the Fourier transform needs at least one token, got a sequence of length 0")
-    if width % num_heads:
-        raise ValueError(f"num_heads={num_heads} must divide the width {width}")
+    _check_tokens(x)
+    if x.shape[2] % num_heads:
+        raise ValueError(f"num_heads={num_heads} must divide the width {x.shape[2]}")
     with torch.autocast(x.device.type, enabled=False):
         spectrum_BFD = torch.fft.rfft(x.to(compute_dtype(x)), dim=1, norm="ortho")
-    return spectrum_BFD.view(batch, tokens // 2 + 1, num_heads, width // num_heads).transpose(1, 2)
+    return spectrum_BFD.unflatten(2, (num_heads, -1)).transpose(1, 2)
 
 
 def inverse_fourier_transform(spectrum: Tensor, num_tokens: int) -> Tensor:
-    """Inverse of ``fourier_transform``.
+    """Invert ``fourier_transform``.
 
     Args:
         spectrum: complex half spectrum (B, H, F, d) with F = num_tokens // 2 + 1.
@@ -39,12 +42,11 @@ def inverse_fourier_transform(spectrum: Tensor, num_tokens: int) -> Tensor:
     Returns:
         Real tokens of shape (B, T, H * d) in the spectrum's precision.
     """
-    spectrum_BFD = spectrum.transpose(1, 2).flatten(2)
-    return torch.fft.irfft(spectrum_BFD, n=num_tokens, dim=1, norm="ortho")
+    return torch.fft.irfft(spectrum.transpose(1, 2).flatten(2), n=num_tokens, dim=1, norm="ortho")
 
 
 def fourier_mix(x: Tensor) -> Tensor:
-    """Real part of the orthonormal Fourier transform over tokens and channels (FNet, arXiv 2105.03824).
+    """Return the real part of the orthonormal transform over tokens and channels (FNet, arXiv 2105.03824).
 
     Args:
         x: real tokens (B, T, D) of any floating dtype; narrow ones are transformed in float32.
@@ -55,16 +57,15 @@ def fourier_mix(x: Tensor) -> Tensor:
     Raises:
         ValueError: if T is 0.
     """
-    if x.shape[1] == 0:
-        raise ValueError("the Fourier transform needs at least one token, got a sequence of length 0")
+    _check_tokens(x)
     with torch.autocast(x.device.type, enabled=False):
         return torch.fft.fft2(x.to(compute_dtype(x)), norm="ortho").real.to(x.dtype)
 
 
 def count_bins(sums: Tensor, num_tokens: int) -> Tensor:
-    """Double in place, along the last dimension, the inner bins: all but DC and, for even T, Nyquist.
+    """Double in place, along the last dimension, the inner bins of a half spectrum, and return it.
 
-    They stand for two bins of the whole spectrum each. Of a half spectrum of ``num_tokens`` tokens, (..., F).
+    These are all bins but DC and, for even ``num_tokens``, Nyquist: each stands for two of the full spectrum.
     """
     sums[..., 1 : (num_tokens + 1) // 2] *= 2
     return sums

@@ -9,19 +9,19 @@ from torch import Tensor
 def tokens_first(x: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Move the tokens of each row to its front, in their order, and all padding behind them.
 
-    A causal mixer then needs no mask for its outputs: nothing that stands behind a token can reach it.
+    A causal mixer then needs no mask for its outputs: a token never reads what stands behind it.
 
     Args:
         x: tokens (B, T, D).
         attention_mask: boolean (B, T), False at padding; any pattern.
 
     Returns:
-        The moved tokens (B, T, D), zero at padding; their mask (B, T); and int64 (B, T), the new place of
-        every old position, for ``reorder``.
+        Moved tokens (B, T, D), zero at padding; their mask (B, T); and the new place of every old position,
+        int64 (B, T), for ``reorder``.
     """
     order_BT = (~attention_mask).byte().argsort(dim=1, stable=True)
     mask_BT = attention_mask.gather(1, order_BT)
-    # Padding may hold anything, and 0 times NaN would be NaN.
+    # Filled, not multiplied: padding may hold NaN, and 0 times NaN is NaN.
     moved_BTD = reorder(x, order_BT).masked_fill(~mask_BT[..., None], 0.0)
     return moved_BTD, mask_BT, order_BT.argsort(dim=1)
 
@@ -32,19 +32,18 @@ def reorder(x: Tensor, place: Tensor) -> Tensor:
 
 
 def by_length(x: Tensor, attention_mask: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply ``mix`` to every row at its own length, so that padding and batch-mates change nothing.
+    """Apply ``mix`` to every row at its own length, so that padding and other rows change nothing.
 
     Args:
         x: padded tokens (B, T, D).
-        attention_mask: boolean (B, T), True where there is a token; any pattern, any number a row, none
-            included.
+        attention_mask: boolean (B, T), True at tokens; any pattern, and rows may be all padding.
         mix: maps (b, n, D) to the same shape; called once for each distinct number of tokens.
 
     Returns:
         Tensor of the shape of ``x``, zero at padding.
     """
     lengths = attention_mask.sum(dim=1).tolist()
-    # All tokens behind each other, row after row: taken out once and put back once, whatever the rows are.
+    # All tokens one after the other, row after row: taken out once and put back once, whatever the mask is.
     rows = list(x[attention_mask].split(lengths))
     for length in set(lengths) - {0}:
         places = [place for place, other in enumerate(lengths) if other == length]

@@ -20,8 +20,8 @@ from fftnet.model.components import (
 from fftnet.model.mixers.base import SteppingMixer, device_of, packed
 from fftnet.ops import decode, padding
 from fftnet.ops.causal_mix import HeadParameters, causal_mix
-from fftnet.ops.convolution import state_after
-from fftnet.ops.gated_conv import causal_conv, gated_conv
+from fftnet.ops.convolution import causal_conv, state_after
+from fftnet.ops.gated_conv import gated_conv
 
 EPS = 0.03
 """Magnitude below which modReLU no longer normalizes. There a bias b > 0 amplifies round-off by b / EPS;

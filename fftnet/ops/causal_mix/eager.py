@@ -8,15 +8,10 @@ transform is longer than two blocks, and no ``exp`` or ``cos`` runs over the who
 import torch
 from torch import Tensor
 
-from fftnet.ops.checks import Signature
 from fftnet.ops.numerics import to_complex, to_planes
 
 BLOCK = 256
 """Tokens between two checkpoints of the state."""
-
-_TRANSFORM = Signature(
-    "prefix_transform", {"values": "B T H d", "decay": "H F", "frequency": "H F", "state": "B F 2 H d"}
-)
 
 
 def powers(decay: Tensor, frequency: Tensor, count: int) -> Tensor:
@@ -49,7 +44,7 @@ def _to_state(z_BHFd: Tensor) -> Tensor:
 def prefix_transform(
     values: Tensor, decay: Tensor, frequency: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The whole spectrum of every prefix, ``Z_k(t) = sum_{j<=t} lambda_k^(t-j) v(j)``, differentiable.
+    """Return the spectrum of every prefix, ``Z_k(t) = sum_{j<=t} lambda_k^(t-j) v(j)``, differentiable.
 
     Args:
         values: v in float32 or float64, (B, T, H, d), T >= 1.
@@ -59,11 +54,7 @@ def prefix_transform(
 
     Returns:
         Complex (B, T, H, F, d), which is F times the size of ``values``, and the state after the last token.
-
-    Raises:
-        ValueError: if a tensor does not fit the others.
     """
-    _TRANSFORM.check(values, decay, frequency, state)
     carry_BHFd = _from_state(state)
     blocks = []
     for v_BLHd in values.split(BLOCK, dim=1):

@@ -5,10 +5,9 @@ from torch import Tensor, promote_types
 from fftnet.ops.checks import Signature, Sizes
 from fftnet.ops.convolution import new_state
 from fftnet.ops.dispatch import Backends, anything, whole_vectors
-from fftnet.ops.gated_conv.eager import causal_conv
 from fftnet.ops.registration import RegisteredOperator
 
-__all__ = ["BACKENDS", "causal_conv", "gated_conv"]
+__all__ = ["BACKENDS", "gated_conv"]
 
 BACKENDS = Backends(
     __name__,

@@ -1,49 +1,8 @@
 """The portable backend of the gated convolution: shifted copies of the tokens, on any device."""
 
-import torch
 from torch import Tensor
 
-from fftnet.ops.checks import Signature
-from fftnet.ops.convolution import new_state
-from fftnet.ops.numerics import compute_dtype
-
-_SIGNATURE = Signature(
-    "causal_conv",
-    {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"},
-    derived={"P": lambda W: W - 1},
-)
-
-
-def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
-    """Depth-wise causal convolution: ``y(t) = sum_i weight[W-1-i] * x(t-i)``.
-
-    Args:
-        x: tokens (B, T, C) of any floating dtype, T >= 1; computed in float32 (float64 for float64).
-        conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
-        conv_state: the P = W - 1 tokens before the first, (B, P, C).
-
-    Returns:
-        Convolved tokens (B, T, C), and the last P tokens for the call that continues, in the dtype of
-        ``conv_state``.
-
-    Raises:
-        ValueError: if a tensor does not fit the others.
-    """
-    _SIGNATURE.check(x, conv_weight, conv_state)
-    dtype = compute_dtype(x)
-    y = convolve(x.to(dtype), conv_weight.to(dtype), conv_state.to(dtype))
-    return y.to(torch.promote_types(x.dtype, conv_weight.dtype)), new_state(x, conv_state)
-
-
-def convolve(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
-    """Convolve tensors of one dtype; see ``causal_conv``."""
-    tokens = x.shape[1]
-    padded = torch.cat([conv_state, x], dim=1)
-    y = padded[:, :tokens] * conv_weight[:, 0]
-    # A loop over the few taps: conv1d would transpose tokens and channels.
-    for tap in range(1, conv_weight.shape[1]):
-        y = torch.addcmul(y, padded[:, tap : tap + tokens], conv_weight[:, tap])
-    return y
+from fftnet.ops.convolution import convolve
 
 
 def gated_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:

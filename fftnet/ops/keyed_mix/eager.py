@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fftnet.ops.checks import Signature
 from fftnet.ops.chunks import in_blocks
 from fftnet.ops.numerics import to_complex, to_planes
 
@@ -20,18 +19,6 @@ BLOCK = 256
 """Tokens between two checkpoints of the state."""
 CHUNK = 16
 """Tokens of which every pair has a score; divides ``BLOCK``."""
-
-_SPECTRUM = Signature(
-    "keyed_spectrum",
-    {
-        "values": "B T H d",
-        "key": "B T H 2 F",
-        "clock": "B T H",
-        "decay": "H F",
-        "frequency": "H F",
-        "state": "B H 2 F d",
-    },
-)
 
 
 class _Block(NamedTuple):
@@ -99,7 +86,7 @@ def _score(block: _Block) -> Tensor:
 def keyed_spectrum(
     values: Tensor, key: Tensor, clock: Tensor, decay: Tensor, frequency: Tensor, state: Tensor
 ) -> Tensor:
-    """The whole keyed spectrum of every prefix, token by token, differentiable.
+    """Return the whole keyed spectrum of every prefix, token by token, differentiable.
 
     Args:
         values: v, (B, T, H, d), T >= 1.
@@ -111,11 +98,7 @@ def keyed_spectrum(
 
     Returns:
         Z, complex (B, T, H, F, d), which is 2 F times the size of ``values``.
-
-    Raises:
-        ValueError: if a tensor does not fit the others.
     """
-    _SPECTRUM.check(values, key, clock, decay, frequency, state)
     key_BTHF1 = to_complex(key, 3)[..., None]
     pole_BTHF1 = torch.exp(clock[..., None] * torch.complex(-decay, frequency))[..., None]
     z_BHFd = to_complex(state, 2)

@@ -1,16 +1,15 @@
 """Causal context (docs/maths.md, section 3, step 4): the running mean of the prefix, then the token itself.
 
-The registered backends take calls that count every token; a horizon of 0 means to them that there is none.
+Registered backends run calls that count every token. Without a horizon they get 0.
 """
 
 from torch import Tensor
 
 from fftnet.ops.checks import Signature, Sizes
 from fftnet.ops.dispatch import Backends, anything, whole_vectors
-from fftnet.ops.prefix_context.eager import check_horizon, prefix_mean
 from fftnet.ops.registration import RegisteredOperator
 
-__all__ = ["BACKENDS", "check_horizon", "prefix_context", "prefix_mean"]
+__all__ = ["BACKENDS", "check_horizon", "prefix_context"]
 
 
 def _all_counted(sizes: Sizes, x: Tensor, *others: Tensor | None) -> bool:
@@ -36,6 +35,12 @@ _operator = RegisteredOperator(
 )
 
 
+def check_horizon(operator: str, horizon: int | None) -> None:
+    """Refuse a horizon that is not a positive number of tokens, with a ValueError."""
+    if horizon is not None and horizon < 1:
+        raise ValueError(f"{operator}: horizon must be at least 1, got {horizon}")
+
+
 def prefix_context(
     x: Tensor,
     mean: Tensor,
@@ -45,7 +50,9 @@ def prefix_context(
     horizon: int | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the means of ``fftnet.ops.prefix_context.eager.prefix_mean``, then the tokens.
+    """Return the running mean of the tokens up to and including each one, and the token itself.
+
+    The state holds the mean rather than the sum, so it neither grows nor loses digits over a long text.
 
     Args:
         x: tokens (B, T, D) of any floating dtype, T >= 1.
@@ -57,8 +64,8 @@ def prefix_context(
         backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
-        Context (B, T, 2 D) in the dtype of ``x``, then the mean in float32 (float64 for float64 tokens) and
-        the count after the last token.
+        Means, then tokens, (B, T, 2 D) in the dtype of ``x``. Mean, in float32 (float64 for float64 tokens),
+        and count after the last token.
 
     Raises:
         ValueError: if a tensor does not fit the others, the horizon is below 1, or the backend is unknown or

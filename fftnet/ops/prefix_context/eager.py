@@ -11,13 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from fftnet.ops.checks import Signature
 from fftnet.ops.chunks import in_blocks
 from fftnet.ops.numerics import compute_dtype
-
-_SIGNATURE = Signature(
-    "prefix_mean", {"x": "B T D", "mean": "B D", "count": "B: int64", "counted": "B T: bool?"}
-)
 
 BLOCK = 256
 """Largest number of tokens in a block; without a horizon weights grow so slowly that one block does."""
@@ -26,38 +21,10 @@ LARGEST = 40.0
 divided, and float32 overflows at 88."""
 
 
-def check_horizon(operator: str, horizon: int | None) -> None:
-    """Refuse a horizon that is not a positive number of tokens.
-
-    Raises:
-        ValueError: if the horizon is below 1; it begins with the operator's name.
-    """
-    if horizon is not None and horizon < 1:
-        raise ValueError(f"{operator}: horizon must be at least 1, got {horizon}")
-
-
-def prefix_mean(
-    x: Tensor, mean: Tensor, count: Tensor, counted: Tensor | None = None, horizon: int | None = None
+def prefix_context(
+    x: Tensor, mean: Tensor, count: Tensor, counted: Tensor | None, horizon: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Running mean of the tokens up to and including each one.
-
-    The state holds the mean rather than the sum, so it neither grows nor loses digits over a long text.
-
-    Args:
-        x: tokens (B, T, D) of any floating dtype, T >= 1; accumulated in float32 (float64 for float64).
-        mean: mean of the tokens before, (B, D).
-        count: int64 number of tokens before, (B,).
-        counted: boolean (B, T); a False token is left out of the mean. None counts all.
-        horizon: number of tokens from which on a token enters with the weight 1 / horizon, so that the mean
-            forgets. None keeps the mean of everything.
-
-    Returns:
-        Means (B, T, D) in the dtype of ``x``, then the mean and the count after the last token.
-
-    Raises:
-        ValueError: if a tensor does not fit the others.
-    """
-    _SIGNATURE.check(x, mean, count, counted)
+    """See ``fftnet.ops.prefix_context.prefix_context``."""
     dtype = compute_dtype(x)
     tokens = x.shape[1]
     length = tokens if horizon is None else min(BLOCK, int(LARGEST / _growth(horizon)), tokens)
@@ -66,7 +33,7 @@ def prefix_mean(
     total_BNL = count[:, None, None] + _counted_up_to(x, counted, x_BNLD)
     before_BN = torch.cat([count[:, None], total_BNL[:, :-1, -1]], dim=1)
     local_BNLD, weight_BNL = _means_of_blocks(x_BNLD, total_BNL, before_BN, horizon)
-    # One mean a row goes from block to block; all else was computed for all blocks at once.
+    # Only one mean a row goes from block to block; all else was computed for all blocks at once.
     starts = [mean.to(dtype)]
     for local_BD, weight_B in zip(
         local_BNLD[:, :-1, -1].unbind(1), weight_BNL[:, :-1, -1].unbind(1), strict=True
@@ -78,7 +45,7 @@ def prefix_mean(
     last, total = (
         end.clone(memory_format=torch.contiguous_format) for end in (means_BTD[:, -1], total_BNL[:, -1, -1])
     )
-    return means_BTD.to(x.dtype), last, total
+    return torch.cat([means_BTD.to(x.dtype), x], dim=-1), last, total
 
 
 def _counted_up_to(x: Tensor, counted: Tensor | None, x_BNLD: Tensor) -> Tensor:
@@ -111,11 +78,3 @@ def _means_of_blocks(
         size_BNL = size_BNL.clamp(max=horizon) * growth_BNL
         before_BN1 = before_BN1.clamp(max=horizon)
     return x_BNLD.cumsum(dim=2) / size_BNL[..., None], before_BN1.to(dtype) / size_BNL
-
-
-def prefix_context(
-    x: Tensor, mean: Tensor, count: Tensor, counted: Tensor | None, horizon: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See ``fftnet.ops.prefix_context.prefix_context``."""
-    means_BTD, last, total = prefix_mean(x, mean, count, counted, horizon)
-    return torch.cat([means_BTD, x], dim=-1), last, total

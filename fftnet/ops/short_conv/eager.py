@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import silu
 
-from fftnet.ops.gated_conv.eager import convolve
+from fftnet.ops.convolution import convolve
 
 
 def short_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor, width: int) -> tuple[Tensor, Tensor]:

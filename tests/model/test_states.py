@@ -8,6 +8,7 @@ from models import CAUSAL, FIXED, VARIANTS, VOCAB, make, tokens
 from torch.utils._pytree import tree_leaves
 
 from fftnet import FFTNet
+from fftnet.model import Backbone, BackboneConfig
 from fftnet.model.state import State
 
 
@@ -93,6 +94,20 @@ def test_a_state_stays_what_it_was_whatever_follows_from_it(
             states.append((text, state))
         if recorded:
             logits_BV.sum().backward()  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+@torch.no_grad()
+def test_a_backbone_reads_features_in_pieces() -> None:
+    backbone = Backbone(BackboneConfig(d_model=16, num_heads=4, num_layers=2)).double()
+    x = torch.randn(2, 11, 16, dtype=torch.float64)
+    state = backbone.init_state(2)
+    pieces = []
+    for piece in x.split([4, 1, 1, 5], dim=1):
+        hidden, state = backbone(piece, None, state)
+        pieces.append(hidden)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), backbone(x), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match=r"x must be of shape \(batch, tokens, 16\), got \(2, 11, 3\)"):
+        backbone(x[..., :3])
 
 
 def continuations(model: FFTNet, text: torch.Tensor, state: State) -> list[State]:

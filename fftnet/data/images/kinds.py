@@ -4,6 +4,7 @@ import math
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,22 +167,21 @@ def read_npz_images(path: Path) -> list[LazyImage]:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays, under lower-case names; all headers are checked before any array is allocated."""
+    """Read the arrays, under lower-case names; a decompression bomb is refused before it is unpacked."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-            size, count = path.stat().st_size, sum(_stated_bytes(path, archive, member) for member in members)
-            if count > max(UNPACKED_BYTES, UNPACKED_RATIO * size):
+            size, unpacked = path.stat().st_size, sum(member.file_size for member in members)
+            if unpacked > max(UNPACKED_BYTES, UNPACKED_RATIO * size):
                 raise DataError(
-                    f"{path} has {size / 1e6:,.1f} MB and promises {count / 1e9:,.1f} GB, more than "
+                    f"{path} has {size / 1e6:,.1f} MB and unpacks to {unpacked / 1e9:,.1f} GB, more than "
                     f"{UNPACKED_RATIO} times as much: unpack it yourself if you trust it"
                 )
-            arrays = {}
-            for member in members:
-                with archive.open(member) as stream:
-                    array = npy.read_array(stream, allow_pickle=False)
-                arrays[member.filename.removesuffix(".npy").lower()] = array
-            return arrays
+            # No member gives more bytes than the directory of the archive states.
+            return {
+                member.filename.removesuffix(".npy").lower(): _array(archive.read(member), path)
+                for member in members
+            }
     except DataError:
         raise
     # The readers of archives, their compressions and of headers have no common error for damage.
@@ -189,28 +189,25 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} is no complete .npz file ({first_line(error)}): write it again") from error
 
 
-def _stated_bytes(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
-    """Return the size of an array in bytes by its header, which the archive's directory must confirm."""
-    with archive.open(member) as stream:
-        version = npy.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(
-                f"an array has the version {version[0]}.{version[1]} of the format, not 1.0 or 2.0"
-            )
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(stream)
-        start = stream.tell()
+def _array(data: bytes, path: Path) -> np.ndarray:
+    """Return the array in an ``.npy`` file as a view of its bytes."""
+    stream = BytesIO(data)
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array has the version {version[0]}.{version[1]} of the format, not 1.0 or 2.0")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran_order, dtype = read(stream)
     if dtype.hasobject:
         raise DataError(
             f"{path} holds an array of Python objects, as images of several sizes make one: resize them to "
             "one size, or save them as files in a folder for each class"
         )
-    if min(shape, default=0) < 0 or not dtype.itemsize:
-        raise ValueError(f"{member.filename} has the shape {shape} of {dtype}, which no array has")
-    count = math.prod(shape) * dtype.itemsize
-    if count > member.file_size - start:
-        raise ValueError(f"{member.filename} promises {count} bytes, {member.file_size - start} follow")
-    return count
+    # reshape would take a negative size for an unknown one.
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array has the shape {shape}")
+    # A view allocates nothing: a header that states too large a shape is an error.
+    array = np.frombuffer(data, dtype, math.prod(shape), stream.tell())
+    return array.reshape(shape, order="F" if fortran_order else "C")
 
 
 def _find(arrays: Mapping[str, np.ndarray], kinds: Sequence[str], words: Sequence[str]) -> np.ndarray | None:

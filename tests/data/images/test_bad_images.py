@@ -222,10 +222,10 @@ AB = described("'<U1'", "(2,)", struct.pack("<II", 65, 66))
 
 
 HOSTILE_ARRAYS: list[tuple[str, bytes, bytes | None, bytes | None]] = [
-    ("promises 70368744177664 bytes", described("'|u1'", "(1099511627776, 8, 8)", bytes(99)), Y, None),
-    ("promises 16000000000 bytes, 8 follow", described("'|V2000000000'", "(2, 2, 2)", bytes(8)), Y, None),
-    (r"shape \(-2, 2, 2\) of uint8, which no array has", described("'|u1'", "(-2, 2, 2)", bytes(8)), Y, None),
-    ("of <U0, which no array has", X, described("'<U0'", "(1099511627776,)"), None),
+    ("no complete .npz", described("'|u1'", "(1099511627776, 8, 8)", bytes(99)), Y, None),
+    ("no complete .npz", described("'|V2000000000'", "(2, 2, 2)", bytes(8)), Y, None),
+    ("no complete .npz", described("'|u1'", "(-2, 2, 2)", bytes(8)), Y, None),
+    ("no complete .npz", X, described("'<U0'", "(1099511627776,)"), None),
     ("no complete .npz", described("'|u1'", "(2.0, 2, 2)", bytes(8)), Y, None),
     ("no complete .npz", described("'|u1'", "'ab'", bytes(8)), Y, None),
     ("no complete .npz", described("'|u1'", "(18446744073709551616, 0)"), Y, None),
@@ -294,6 +294,6 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(
     monkeypatch.setattr("fftnet.data.images.kinds.UNPACKED_BYTES", 2**20)
     zeros = np.zeros((4000, 32, 32), dtype=np.uint8)
     np.savez_compressed(tmp_path / "a.npz", x=zeros, y=np.arange(4000) % 2)
-    refused("promises 0.0 GB, more than 32 times as much: unpack it yourself", tmp_path / "a.npz")
+    refused("unpacks to 0.0 GB, more than 32 times as much: unpack it yourself", tmp_path / "a.npz")
     monkeypatch.undo()
     assert len(read(tmp_path / "a.npz")["train"].labels) == 4000

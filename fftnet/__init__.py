@@ -11,56 +11,32 @@ from typing import TYPE_CHECKING, Any
 from fftnet.wait_policy import set_wait_policy
 
 if TYPE_CHECKING:
-    from fftnet.api.evaluate import EvaluationConfig, evaluate
-    from fftnet.api.generate import generate
-    from fftnet.api.load import load
-    from fftnet.api.predict import load_classifier
-    from fftnet.api.run_config import RunConfig, TaskConfig
-    from fftnet.api.sampling import SamplingConfig
-    from fftnet.api.start import StartConfig
-    from fftnet.api.train import train
-    from fftnet.model.config import BackboneConfig, FFTNetConfig
-    from fftnet.model.fftnet_layer import FFTNetLayer
-    from fftnet.model.fftnet_model import FFTNet
-    from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
-    from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
-    from fftnet.model.mixers.spectral import SpectralMixer
-    from fftnet.testing import assert_causal
-    from fftnet.training.accelerator import AcceleratorConfig
-    from fftnet.training.config import BudgetConfig, TrainConfig
-    from fftnet.training.optim import OptimConfig
-    from fftnet.training.run_folder import SaveConfig
-    from fftnet.utils.dataset import DataConfig
-    from fftnet.utils.tokenizer import load_tokenizer
-
-__all__ = [
-    "AcceleratorConfig",
-    "AddressedSpectralMixer",
-    "BackboneConfig",
-    "BudgetConfig",
-    "CausalSpectralMixer",
-    "DataConfig",
-    "EvaluationConfig",
-    "FFTNet",
-    "FFTNetConfig",
-    "FFTNetLayer",
-    "OptimConfig",
-    "RunConfig",
-    "SamplingConfig",
-    "SaveConfig",
-    "SpectralMixer",
-    "StartConfig",
-    "TaskConfig",
-    "TrainConfig",
-    "__version__",
-    "assert_causal",
-    "evaluate",
-    "generate",
-    "load",
-    "load_classifier",
-    "load_tokenizer",
-    "train",
-]
+    # `as` marks the names as public for type checkers.
+    from fftnet.api.evaluate import EvaluationConfig as EvaluationConfig
+    from fftnet.api.evaluate import evaluate as evaluate
+    from fftnet.api.generate import generate as generate
+    from fftnet.api.load import load as load
+    from fftnet.api.predict import load_classifier as load_classifier
+    from fftnet.api.run_config import RunConfig as RunConfig
+    from fftnet.api.run_config import TaskConfig as TaskConfig
+    from fftnet.api.sampling import SamplingConfig as SamplingConfig
+    from fftnet.api.start import StartConfig as StartConfig
+    from fftnet.api.train import train as train
+    from fftnet.model.config import BackboneConfig as BackboneConfig
+    from fftnet.model.config import FFTNetConfig as FFTNetConfig
+    from fftnet.model.fftnet_layer import FFTNetLayer as FFTNetLayer
+    from fftnet.model.fftnet_model import FFTNet as FFTNet
+    from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer as AddressedSpectralMixer
+    from fftnet.model.mixers.causal_spectral import CausalSpectralMixer as CausalSpectralMixer
+    from fftnet.model.mixers.spectral import SpectralMixer as SpectralMixer
+    from fftnet.testing import assert_causal as assert_causal
+    from fftnet.training.accelerator import AcceleratorConfig as AcceleratorConfig
+    from fftnet.training.config import BudgetConfig as BudgetConfig
+    from fftnet.training.config import TrainConfig as TrainConfig
+    from fftnet.training.optim import OptimConfig as OptimConfig
+    from fftnet.training.run_folder import SaveConfig as SaveConfig
+    from fftnet.utils.dataset import DataConfig as DataConfig
+    from fftnet.utils.tokenizer import load_tokenizer as load_tokenizer
 
 _HOMES = {
     "AcceleratorConfig": "fftnet.training.accelerator",
@@ -89,6 +65,8 @@ _HOMES = {
     "load_tokenizer": "fftnet.utils.tokenizer",
     "train": "fftnet.api.train",
 }
+"""Public name to the module that defines it."""
+__all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 set_wait_policy()
 

@@ -14,8 +14,8 @@ from torch import nn
 import fftnet
 from fftnet.api.evaluate import EvaluationConfig
 from fftnet.api.generate import SamplingConfig
-from fftnet.api.run_config import configure
-from fftnet.api.train import RunConfig, TaskConfig, TrainingResult, example_command
+from fftnet.api.run_config import RunConfig, TaskConfig, configure
+from fftnet.api.train import TrainingResult, example_command
 from fftnet.cli import train as command
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.config import BackboneConfig, FFTNetConfig

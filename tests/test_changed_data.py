@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 import fftnet
-from fftnet.api.predict import evaluate_classifier
-from fftnet.api.train import (
+from fftnet import (
     AcceleratorConfig,
     BudgetConfig,
     DataConfig,
@@ -21,6 +20,7 @@ from fftnet.api.train import (
     check_data,
     train,
 )
+from fftnet.api.predict import evaluate_classifier
 from fftnet.cli.main import main
 from fftnet.model.config import BackboneConfig
 from fftnet.serialization import write_json

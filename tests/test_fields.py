@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import fftnet
+from fftnet import AcceleratorConfig, BudgetConfig, OptimConfig, SaveConfig, TrainConfig
 from fftnet.api.evaluate import EvaluationConfig
 from fftnet.api.generate import SamplingConfig
 from fftnet.api.run_config import PARTS
-from fftnet.api.train import AcceleratorConfig, BudgetConfig, OptimConfig, SaveConfig, TrainConfig
 from fftnet.cli.inspect import InspectionConfig
 from fftnet.data.images.processor import ImageProcessor
 from fftnet.export import ExportConfig

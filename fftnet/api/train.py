@@ -11,43 +11,26 @@ from torch import Tensor, nn
 
 from fftnet.api.generate import SamplingConfig, generate
 from fftnet.api.load import RUN_FILE
-from fftnet.api.run_config import RunConfig, TaskConfig, configure
-from fftnet.api.start import StartConfig, load_start
+from fftnet.api.run_config import RunConfig, configure
+from fftnet.api.start import load_start
 from fftnet.data.files import DIGEST
 from fftnet.devices import pick_device
 from fftnet.metrics.averages import evaluate
-from fftnet.model.config import BackboneConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.serialization import as_json, read_json, write_json
 from fftnet.tasks import LANGUAGE_TASKS, task_class
 from fftnet.tasks.base import Prepared, Request
 from fftnet.tasks.readers import READERS
-from fftnet.training.accelerator import AcceleratorConfig, TrainingError, launched_rank
-from fftnet.training.checkpointer import SaveConfig
-from fftnet.training.config import BudgetConfig, Callbacks, RunMetadata, TrainConfig
+from fftnet.training.accelerator import TrainingError, launched_rank
+from fftnet.training.config import Callbacks, RunMetadata
 from fftnet.training.manifest import BEST, LAST
-from fftnet.training.optim import OptimConfig
 from fftnet.training.report import listed
 from fftnet.training.run_folder import METRICS_FILE, claimed
-from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
 from fftnet.utils.trainer import Trainer
 
-__all__ = [
-    "AcceleratorConfig",
-    "BackboneConfig",
-    "BudgetConfig",
-    "DataConfig",
-    "OptimConfig",
-    "RunConfig",
-    "SaveConfig",
-    "StartConfig",
-    "TaskConfig",
-    "TrainConfig",
-    "TrainingResult",
-    "train",
-]
+__all__ = ["TrainingResult", "train"]
 
 SAMPLE_TOKENS = 100
 """Length of the text that is shown at every evaluation, in tokens."""

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import fftnet
-from fftnet.api.predict import Classifier, evaluate_classifier
-from fftnet.api.train import (
+from fftnet import (
     AcceleratorConfig,
     BudgetConfig,
     DataConfig,
@@ -24,6 +23,7 @@ from fftnet.api.train import (
     TrainingResult,
     train,
 )
+from fftnet.api.predict import Classifier, evaluate_classifier
 from fftnet.data.errors import DataError
 from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.config import BackboneConfig

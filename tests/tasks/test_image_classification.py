@@ -9,7 +9,7 @@ import pytest
 import torch
 from pictures import pictures, write_folder
 
-from fftnet.api.train import TaskConfig
+from fftnet import TaskConfig
 from fftnet.data.images.processor import ImageProcessor
 from fftnet.model.config import BackboneConfig
 from fftnet.model.vit import FFTNetViT, vit_config

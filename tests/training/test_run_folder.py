@@ -11,7 +11,7 @@ import pytest
 from runs import at_step, make, saved_step
 
 import fftnet
-from fftnet.api.train import BudgetConfig, DataConfig, RunConfig, TaskConfig
+from fftnet import BudgetConfig, DataConfig, RunConfig, TaskConfig
 from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
 from fftnet.training.accelerator import TrainingError
 from fftnet.training.checkpointer import RESUMABLE, Checkpointer

@@ -17,10 +17,10 @@ from fftnet import (
     SaveConfig,
     TaskConfig,
     TrainConfig,
-    check_data,
     train,
 )
 from fftnet.api.predict import evaluate_classifier
+from fftnet.api.train import check_data
 from fftnet.cli.main import main
 from fftnet.model.config import BackboneConfig
 from fftnet.serialization import write_json

@@ -20,10 +20,10 @@ from fftnet import (
     SaveConfig,
     TaskConfig,
     TrainConfig,
-    TrainingResult,
     train,
 )
 from fftnet.api.predict import Classifier, evaluate_classifier
+from fftnet.api.train import TrainingResult
 from fftnet.data.errors import DataError
 from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.config import BackboneConfig

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import randomise
 from models import VOCAB, make, tokens
 
 from fftnet.api.generate import SamplingConfig, generate
@@ -230,12 +229,3 @@ def test_programs_that_state_json_does_not_describe_end_in_a_sentence(
         (tmp_path / "state.json").write_text(json.dumps(values | change))
         with pytest.raises(ExportError, match=r"can't be run, export the model again: "):
             OnnxWriter(tmp_path).prefill(tokens(1, BLOCK))
-
-
-def test_an_export_that_cannot_be_written_ends_in_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    model = randomise(make(num_layers=1))
-    with pytest.raises(ExportError, match=r"file/sub could not be written .*: choose another --output"):
-        export_model(model, None, ExportConfig(output=str(tmp_path / "file" / "sub")))
-    with pytest.raises(ExportError, match="unknown format 'gguf'; choose from onnx"):
-        export_model(model, None, ExportConfig(format="gguf", output=str(tmp_path)))

@@ -115,12 +115,7 @@ def class_indices(rows: LabelledTexts, class_names: Sequence[str]) -> np.ndarray
 
 
 def stratified_split(
-    labels: Sequence[str],
-    keys: Iterable[bytes],
-    *,
-    valid_fraction: float,
-    test_fraction: float,
-    seed: int,
+    labels: Sequence[str], keys: Iterable[bytes], *, valid_fraction: float, test_fraction: float, seed: int
 ) -> np.ndarray:
     """Assign each row to a split, so that each split has about its fraction of every class, at least one row.
 

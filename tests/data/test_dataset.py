@@ -14,13 +14,7 @@ from hypothesis import strategies as st
 from fftnet.data.synthetic import SyntheticBatches
 from fftnet.data.windows import WindowBatches
 from fftnet.protocols import Batches
-from fftnet.utils.dataset import (
-    DataConfig,
-    DataError,
-    load_data,
-    load_evaluation_data,
-    training_texts,
-)
+from fftnet.utils.dataset import DataConfig, DataError, load_data, load_evaluation_data, training_texts
 from fftnet.utils.tokenizer import load_tokenizer
 
 

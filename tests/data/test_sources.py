@@ -24,11 +24,7 @@ LINE = b'{"text": "a"}\n'
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            "latin.txt",
-            b"x" * 2**21 + b"\xe9 ",
-            r"latin\.txt is not UTF-8 text \(byte 2097152\): convert",
-        ),
+        ("latin.txt", b"x" * 2**21 + b"\xe9 ", r"latin\.txt is not UTF-8 text \(byte 2097152\): convert"),
         ("half.txt", b"caf\xc3", r"half\.txt is not UTF-8 text \(byte 3\)"),
         ("wide.txt", "wide".encode("utf-16"), r"wide\.txt is not UTF-8 text \(byte 0\)"),
         ("none.txt", b"", r"none\.txt is empty: leave it out"),
@@ -43,11 +39,7 @@ LINE = b'{"text": "a"}\n'
         ("f.jsonl", b'{"text": "a\\ud800"}\n', r"f\.jsonl line 1: character 1 is a lone surrogate"),
         ("g.jsonl", '{"text": "a"}\n'.encode("utf-16"), r"g\.jsonl line 1 is not UTF-8 text"),
         ("h.jsonl", b"[" * 100_000, r"h\.jsonl line 1 is not JSON \(.*recursion"),
-        (
-            "i.jsonl",
-            LINE + b'{"text": "a", "text": "b"}\n',
-            r"i\.jsonl line 2 has the column 'text' twice",
-        ),
+        ("i.jsonl", LINE + b'{"text": "a", "text": "b"}\n', r"i\.jsonl line 2 has the column 'text' twice"),
     ],
 )
 def test_a_damaged_source_is_named_and_no_file_is_left(
@@ -234,11 +226,7 @@ def test_a_table_that_is_read_as_plain_text_is_told(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            "a.jsonl",
-            '{"text": "a", "label": 1}\n{"text": "' + "x" * 99,
-            "line 2 is longer than 100 ch",
-        ),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "' + "x" * 99, "line 2 is longer than 100 ch"),
         ("a.csv", "text,label\na,x\n" + "x" * 200, r"line 3 is longer than 100 characters"),
         ("a.csv", 'text,label\n"' + "x\n" * 60, r"a.csv line \d+ is no table: field larger than field limit"),
     ],

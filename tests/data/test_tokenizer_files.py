@@ -43,8 +43,7 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     stem = name.removesuffix(".tiktoken")
     with pytest.raises(
-        TokenizerError,
-        match=rf"^the tokenizer '{stem}' needs {package}: pip install '\.\[text\]' in a clone",
+        TokenizerError, match=rf"^the tokenizer '{stem}' needs {package}: pip install '\.\[text\]' in a clone"
     ):
         load_tokenizer(name, corpus=["a text"], vocab_size=300)
 

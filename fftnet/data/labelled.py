@@ -17,7 +17,7 @@ from fftnet.data.errors import DataError, listed
 from fftnet.data.files import digest_items
 from fftnet.data.permutation import EpochOrder
 from fftnet.data.sources import read_rows, resolve
-from fftnet.data.sources.tables import Row, text_of, unicode_of
+from fftnet.data.sources.tables import Row, missing_field, text_of, unicode_of
 from fftnet.data.splits import TEST, TRAIN, VALID, read_chunks
 from fftnet.data.tokens import id_dtype
 from fftnet.data.windows import padded
@@ -78,10 +78,7 @@ def read_labelled(words: Sequence[str], text_field: str, label_field: str) -> La
 def label_of(row: Row, label_field: str) -> str:
     """Return the label of a row as the name of its class; a boolean is true or false."""
     if label_field not in row.values:
-        known = ", ".join(map(str, row.values)) or "none"
-        raise DataError(
-            f"{row.name} has no label in field {label_field!r} (its fields: {known}); set label_field"
-        )
+        raise missing_field(row, "label", label_field)
     value = row.values[label_field]
     if value is None or value == "":
         raise DataError(f"{row.name} has an empty {label_field!r}: give it a label, or leave the row out")

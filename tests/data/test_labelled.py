@@ -57,13 +57,10 @@ def test_every_kind_of_table_gives_the_same_rows(suffix: str, tmp_path: Path) ->
     assert rows.labels == ["x", "y", "x"]
     # A row that is shown with its answer keeps all of its columns.
     whole = [row.values for row in read_text_rows(str(tmp_path / f"a{suffix}"), "text")]
-    assert [{name: str(value) for name, value in row.items()} for row in whole] == [
-        {name: str(value) for name, value in row.items()} for row in ROWS
-    ]
+    assert [list(map(str, row.values())) for row in whole] == [list(map(str, row.values())) for row in ROWS]
+    assert [list(row) for row in whole] == [list(row) for row in ROWS]
     assert all(f"a{suffix} " in name for name in rows.names)
-    with pytest.raises(
-        DataError, match=r"no label in field 'class' \(its fields: .*text.*\); set label_field"
-    ):
+    with pytest.raises(DataError, match=r"no label in field 'class' \(its fields: .*text.*\); set lab"):
         read_labelled([str(tmp_path / f"a{suffix}")], "text", "class")
 
 
@@ -140,9 +137,7 @@ def test_classes_are_sorted_as_numbers_where_all_are_integers(tmp_path: Path) ->
 
 def test_a_label_that_training_has_not_is_named_with_its_row() -> None:
     rows = LabelledTexts(["f line 1", "f line 2"], ["t", "t"], ["x", "z"])
-    with pytest.raises(
-        DataError, match=r"f line 2 has the label 'z', which no row of training has \(they have"
-    ):
+    with pytest.raises(DataError, match=r"f line 2 has the label 'z', which no row of training has"):
         class_indices(rows, ("x", "y"))
     assert class_indices(rows, ("x", "z")).tolist() == [0, 1]
 
@@ -217,10 +212,7 @@ def test_equal_rows_share_a_split() -> None:
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        (
-            ["a"] * 20 + ["b", "b"],
-            "too few rows have the label 'b': 2, and 3 are needed, to train, to validate",
-        ),
+        (["a"] * 20 + ["b", "b"], "too few rows have the label 'b': 2, and 3 are needed, to train, to v"),
         ([str(n) for n in range(9)], "9 rows have 9 different labels, and each class needs 3 rows"),
     ],
 )

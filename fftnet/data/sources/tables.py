@@ -126,11 +126,14 @@ def text_of(row: Row, text_field: str) -> str:
     """Return the text in a row."""
     text = row.values.get(text_field)
     if not isinstance(text, str):
-        known = ", ".join(map(str, row.values)) or "none"
-        raise DataError(
-            f"{row.name} has no text in field {text_field!r} (its fields: {known}); set text_field"
-        )
+        raise missing_field(row, "text", text_field)
     return unicode_of(row, text)
+
+
+def missing_field(row: Row, kind: str, field: str) -> DataError:
+    """Return the error of a row without a text or a label in its field, which lists its fields."""
+    known = ", ".join(map(str, row.values)) or "none"
+    return DataError(f"{row.name} has no {kind} in field {field!r} (its fields: {known}); set {kind}_field")
 
 
 def unicode_of(row: Row, text: str) -> str:

@@ -66,11 +66,19 @@ def guard_numba() -> None:
     run = Threads.run
 
     def guarded_run(self: Threads, kernel: Any, items: int, work: int, *arguments: Any) -> None:
-        copies = [guarded(x) if isinstance(x, np.ndarray) else x for x in arguments]
-        run(self, kernel, items, work, *copies)
-        for original, copy in zip(arguments, copies, strict=True):
-            if isinstance(original, np.ndarray):
-                original[...] = copy
+        pairs: list[tuple[Tensor, Tensor]] = []
+
+        def copy(x: Any) -> Any:
+            if isinstance(x, tuple):
+                return tuple(map(copy, x))
+            if isinstance(x, Tensor):
+                pairs.append((x, torch.from_numpy(guarded(x.numpy()))))
+                return pairs[-1][1]
+            return x
+
+        run(self, kernel, items, work, *map(copy, arguments))
+        for original, changed in pairs:
+            original.copy_(changed)
 
     Threads.run = guarded_run
 
@@ -94,19 +102,12 @@ class GuardedKernel:
 
 def guard_triton() -> None:
     """Hand all kernels that are launched guarded copies."""
-    from fftnet.ops.causal_mix import gpu as causal
-    from fftnet.ops.causal_mix import triton_tiles as causal_tiles
-    from fftnet.ops.keyed_mix import triton_kernels as keyed
-    from fftnet.ops.keyed_mix import triton_tiles as keyed_tiles
+    from fftnet.ops.gpu import scan
+    from fftnet.ops.keyed_mix import triton_kernels
 
-    for module, names in (
-        (causal, ("_ends", "_read_out", "_adjoint", "_add_later")),
-        (causal_tiles, ("_carry",)),
-        (keyed, ("_ends", "_read", "_match")),
-        (keyed_tiles, ("_carry",)),
-    ):
-        for name in names:
-            setattr(module, name, GuardedKernel(getattr(module, name)))
+    scan._carry = GuardedKernel(scan._carry)
+    for name in ("_ends", "_read", "_match"):
+        setattr(triton_kernels, name, GuardedKernel(getattr(triton_kernels, name)))
 
 
 GUARDS = {"numba": guard_numba, "triton": guard_triton}

@@ -67,8 +67,8 @@ def test_triton_is_available_with_a_gpu_or_the_interpreter(monkeypatch: pytest.M
     for gpu, interpreted, found in [(False, "0", False), (False, "1", True), (True, "0", True)]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         monkeypatch.setenv("TRITON_INTERPRET", interpreted)
-        assert ("triton" in causal_mix.BACKENDS.available()) == found
-        assert causal_mix.BACKENDS.choose("auto", SIZES, CPU) != "triton"
+        assert ("triton" in keyed_mix.BACKENDS.available()) == found
+        assert keyed_mix.BACKENDS.choose("auto", SIZES, CPU) != "triton"
 
 
 def test_auto_is_the_fastest_that_takes_the_tensors() -> None:

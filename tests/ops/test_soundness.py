@@ -33,7 +33,7 @@ def test_kernels_touch_nothing_but_their_arrays_and_without_the_checks_they_do(b
     report = json.loads(done.stdout)
     operators = [x for x in OPERATORS if x not in SAME_CHECKS]
     if backend == "triton":
-        operators = [CAUSAL_MIX, KEYED_MIX]
+        operators = [KEYED_MIX]
     assert list(report) == [operator.name for operator in operators]
     for name, result in report.items():
         assert result["checked"] == {"exit": 0, "problems": []}, name

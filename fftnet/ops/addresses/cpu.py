@@ -1,13 +1,12 @@
 """The CPU kernels of the addresses: one pass forward, one pass backward, vectors of bins.
 
-See ``fftnet.ops.cpu`` for how to read kernels. Keys and filters have nothing in common, hence a kernel for
-each. A work item is SPAN tokens with all of their heads, counted over the rows of the batch; the gradients of
-what all tokens share are one sum an item, and so the same on any number of threads. Backward computes sizes,
+See ``fftnet.ops.cpu`` for how to read kernels. Keys and filters share nothing, hence a kernel for each. A
+work item is SPAN tokens with all of their heads, counted over the rows of the batch; the gradients of
+parameters are one sum an item, and so the same on any number of threads. Backward computes root mean square,
 tanh and modReLU again.
 
-Offsets, for bin k of head h: ``(n * H + h) * 2 F + k`` in a token's keys and filters, with the imaginary part
-F numbers after it; the same without n in what all tokens share; ``h * F + k`` in bias and gain. The sums hold
-three rows of F numbers for each head: the base's real and imaginary part, and gain or bias.
+Index (0, n, h, p, k) is bin k of plane p, real or imaginary, of head h of token n. ``sums`` (items, H, 3, F)
+holds the gradients of the base's two planes and of gain or bias.
 """
 
 from typing import Any
@@ -16,12 +15,11 @@ import torch
 from torch import Tensor
 
 from fftnet.ops.cpu.compile import jit
-from fftnet.ops.cpu.functions import tanh
-from fftnet.ops.cpu.memory import empty, lent
-from fftnet.ops.cpu.norm import SPAN, add, divide_back, inverse_size, split
+from fftnet.ops.cpu.functions import modrelu_scale, modrelu_slopes, tanh
+from fftnet.ops.cpu.memory import copies, empty
+from fftnet.ops.cpu.norm import SPAN, add, count_spans, divide_back, inverse_rms, split
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, sqrt, store, where
-from fftnet.ops.numerics import NORM_EPS
 
 TINY = 1e-15
 """Magnitude below which a number has no direction, so that nothing is divided by 0."""
@@ -29,169 +27,160 @@ TINY = 1e-15
 
 @jit
 def _keys(first, last, lanes, vectors, raw, base, gain, key):  # pyright: ignore
-    B, T, H = raw.shape[:3]
+    N = raw.shape[0] * raw.shape[1]
+    H = raw.shape[2]
     F = len(lanes) * len(vectors)
-    for n in range(first * SPAN, min(last * SPAN, B * T)):
+    flat = raw.reshape(N, H, 2 * F)
+    for n in range(first * SPAN, min(last * SPAN, N)):
         for h in range(H):
-            token = (n * H + h) * 2 * F
-            inverse = inverse_size(raw, token, F, NORM_EPS, lanes, vectors + vectors)
+            # g (base + u / |u|): docs/maths.md, section 3, step 2.
+            inverse = inverse_rms(flat, n, h, 2 * F, F, lanes)
             for k in range(0, F, len(lanes)):
-                factor = load(gain, h * F + k, lanes)
-                for part in range(k, 2 * F, F):
-                    x = load(base, h * 2 * F + part, lanes) + inverse * load(raw, token + part, lanes)
-                    store(key, token + part, factor * x)
+                for plane in range(2):
+                    index = (0, n, h, plane, k)
+                    u = load(base, (h, plane, k), lanes) + inverse * load(raw, index, lanes)
+                    store(key, index, load(gain, (h, k), lanes) * u)
 
 
 @jit
-def _keys_back(first, last, lanes, vectors, grad, raw, base, gain, grad_raw, sums):  # pyright: ignore
-    B, T, H = raw.shape[:3]
+def _keys_back(first, last, lanes, vectors, raw, base, gain, grad_key, grad_raw, sums):  # pyright: ignore
+    N = raw.shape[0] * raw.shape[1]
+    H = raw.shape[2]
     F = len(lanes) * len(vectors)
+    flat = raw.reshape(N, H, 2 * F)
+    grad_flat = grad_raw.reshape(N, H, 2 * F)
     for item in range(first, last):
-        for n in range(item * SPAN, min((item + 1) * SPAN, B * T)):
+        for n in range(item * SPAN, min((item + 1) * SPAN, N)):
             for h in range(H):
-                token = (n * H + h) * 2 * F
-                total = (item * H + h) * 3 * F
-                inverse = inverse_size(raw, token, F, NORM_EPS, lanes, vectors + vectors)
+                inverse = inverse_rms(flat, n, h, 2 * F, F, lanes)
+                dot = load(flat, (n, h, 0), lanes) * 0
                 for k in range(0, F, len(lanes)):
-                    factor = load(gain, h * F + k, lanes)
-                    for part in range(k, 2 * F, F):
-                        x = load(base, h * 2 * F + part, lanes) + inverse * load(raw, token + part, lanes)
-                        pull = load(grad, token + part, lanes)
-                        add(sums, total + 2 * F + k, pull * x, lanes)
-                        pull = factor * pull
-                        add(sums, total + part, pull, lanes)
-                        store(grad_raw, token + part, pull)
-                divide_back(grad_raw, raw, token, F, inverse, lanes, vectors + vectors)
+                    scale = load(gain, (h, k), lanes)
+                    for plane in range(2):
+                        index = (0, n, h, plane, k)
+                        part = load(raw, index, lanes)
+                        grad = load(grad_key, index, lanes)
+                        u = load(base, (h, plane, k), lanes) + inverse * part
+                        add(sums, (item, h, 2, k), grad * u, lanes)
+                        grad = scale * grad
+                        add(sums, (item, h, plane, k), grad, lanes)
+                        dot = dot + grad * part
+                        store(grad_raw, index, grad)
+                divide_back(grad_flat, flat, n, h, 2 * F, dot, F, inverse, lanes)
 
 
 @jit
 def _filters(first, last, lanes, vectors, raw, modulation, base, bias, eps, filter_):  # pyright: ignore
-    B, T, H = raw.shape[:3]
+    N = raw.shape[0] * raw.shape[1]
+    H = raw.shape[2]
     F = len(lanes) * len(vectors)
-    for n in range(first * SPAN, min(last * SPAN, B * T)):
+    flat = raw.reshape(N, H, 2 * F)
+    for n in range(first * SPAN, min(last * SPAN, N)):
         for h in range(H):
-            token = (n * H + h) * 2 * F
-            inverse = inverse_size(raw, token, F, NORM_EPS, lanes, vectors + vectors)
+            inverse = inverse_rms(flat, n, h, 2 * F, F, lanes)
             for k in range(0, F, len(lanes)):
-                at = token + k
-                shared = h * 2 * F + k
-                u_r = load(base, shared, lanes) + inverse * load(raw, at, lanes)
-                u_r = u_r + tanh(load(modulation, at, lanes))
-                u_i = load(base, shared + F, lanes) + inverse * load(raw, at + F, lanes)
-                u_i = u_i + tanh(load(modulation, at + F, lanes))
-                magnitude = sqrt(u_r * u_r + u_i * u_i)
-                raised = magnitude + load(bias, h * F + k, lanes)
-                scale = where(raised <= 0, 0, raised) / where(magnitude <= eps, eps, magnitude)
-                store(filter_, at, scale * u_r)
-                store(filter_, at + F, scale * u_i)
+                re = (0, n, h, 0, k)
+                im = (0, n, h, 1, k)
+                # u = base + tanh(modulation) + q / |q|, then modReLU(u): docs/maths.md, section 3, step 5.
+                u_re = load(base, (h, 0, k), lanes) + inverse * load(raw, re, lanes)
+                u_re = u_re + tanh(load(modulation, re, lanes))
+                u_im = load(base, (h, 1, k), lanes) + inverse * load(raw, im, lanes)
+                u_im = u_im + tanh(load(modulation, im, lanes))
+                magnitude = sqrt(u_re * u_re + u_im * u_im)
+                scale = modrelu_scale(magnitude, load(bias, (h, k), lanes), eps)
+                store(filter_, re, scale * u_re)
+                store(filter_, im, scale * u_im)
 
 
 @jit
 def _filters_back(  # pyright: ignore
-    first, last, lanes, vectors, grad, raw, modulation, base, bias, eps, grad_raw, grad_modulation, sums
+    first,
+    last,
+    lanes,
+    vectors,
+    raw,
+    modulation,
+    base,
+    bias,
+    eps,
+    grad_filter,
+    grad_raw,
+    grad_modulation,
+    sums,
 ):
-    B, T, H = raw.shape[:3]
+    N = raw.shape[0] * raw.shape[1]
+    H = raw.shape[2]
     F = len(lanes) * len(vectors)
+    flat = raw.reshape(N, H, 2 * F)
+    grad_flat = grad_raw.reshape(N, H, 2 * F)
     for item in range(first, last):
-        for n in range(item * SPAN, min((item + 1) * SPAN, B * T)):
+        for n in range(item * SPAN, min((item + 1) * SPAN, N)):
             for h in range(H):
-                token = (n * H + h) * 2 * F
-                total = (item * H + h) * 3 * F
-                inverse = inverse_size(raw, token, F, NORM_EPS, lanes, vectors + vectors)
+                inverse = inverse_rms(flat, n, h, 2 * F, F, lanes)
+                dot = load(flat, (n, h, 0), lanes) * 0
                 for k in range(0, F, len(lanes)):
-                    at = token + k
-                    shared = h * 2 * F + k
-                    tanh_r = tanh(load(modulation, at, lanes))
-                    tanh_i = tanh(load(modulation, at + F, lanes))
-                    u_r = load(base, shared, lanes) + inverse * load(raw, at, lanes) + tanh_r
-                    u_i = load(base, shared + F, lanes) + inverse * load(raw, at + F, lanes) + tanh_i
-                    magnitude = sqrt(u_r * u_r + u_i * u_i)
-                    shift = load(bias, h * F + k, lanes)
-                    raised = magnitude + shift
-                    # share = 1 / max(|u|, eps) where modReLU passes, else 0; bend is by how much faster than
-                    # raised * share * |u| the output grows along u.
-                    per_magnitude = 1 / where(magnitude <= TINY, TINY, magnitude)
-                    share = where(eps <= magnitude, per_magnitude, 1 / eps)
-                    share = where(raised <= 0, 0, share)
-                    scale = raised * share
-                    bend = where(eps <= magnitude, 0 - shift, magnitude) * share
-                    grad_r = load(grad, at, lanes)
-                    grad_i = load(grad, at + F, lanes)
-                    along = grad_r * u_r + grad_i * u_i
-                    push = bend * along * per_magnitude * per_magnitude
-                    grad_r = scale * grad_r + push * u_r
-                    grad_i = scale * grad_i + push * u_i
-                    add(sums, total + k, grad_r, lanes)
-                    add(sums, total + F + k, grad_i, lanes)
-                    add(sums, total + 2 * F + k, share * along, lanes)
-                    store(grad_raw, at, grad_r)
-                    store(grad_raw, at + F, grad_i)
-                    store(grad_modulation, at, grad_r * (1 - tanh_r * tanh_r))
-                    store(grad_modulation, at + F, grad_i * (1 - tanh_i * tanh_i))
-                divide_back(grad_raw, raw, token, F, inverse, lanes, vectors + vectors)
+                    re = (0, n, h, 0, k)
+                    im = (0, n, h, 1, k)
+                    raw_re = load(raw, re, lanes)
+                    raw_im = load(raw, im, lanes)
+                    tanh_re = tanh(load(modulation, re, lanes))
+                    tanh_im = tanh(load(modulation, im, lanes))
+                    u_re = load(base, (h, 0, k), lanes) + inverse * raw_re + tanh_re
+                    u_im = load(base, (h, 1, k), lanes) + inverse * raw_im + tanh_im
+                    magnitude = sqrt(u_re * u_re + u_im * u_im)
+                    inverse_magnitude = 1 / where(magnitude <= TINY, TINY, magnitude)
+                    shift = load(bias, (h, k), lanes)
+                    share, scale, slope = modrelu_slopes(magnitude, inverse_magnitude, shift, eps)
+                    # modReLU scales the gradient, and adds a part along u because the scale depends on |u|.
+                    grad_re = load(grad_filter, re, lanes)
+                    grad_im = load(grad_filter, im, lanes)
+                    along = grad_re * u_re + grad_im * u_im
+                    radial = slope * along * inverse_magnitude * inverse_magnitude
+                    grad_re = scale * grad_re + radial * u_re
+                    grad_im = scale * grad_im + radial * u_im
+                    add(sums, (item, h, 0, k), grad_re, lanes)
+                    add(sums, (item, h, 1, k), grad_im, lanes)
+                    add(sums, (item, h, 2, k), share * along, lanes)
+                    dot = dot + grad_re * raw_re + grad_im * raw_im
+                    store(grad_raw, re, grad_re)
+                    store(grad_raw, im, grad_im)
+                    # tanh' = 1 - tanh^2
+                    store(grad_modulation, re, grad_re * (1 - tanh_re * tanh_re))
+                    store(grad_modulation, im, grad_im * (1 - tanh_im * tanh_im))
+                divide_back(grad_flat, flat, n, h, 2 * F, dot, F, inverse, lanes)
 
 
-def _items(raw_key: Tensor) -> int:
-    return -(-raw_key.shape[0] * raw_key.shape[1] // SPAN)
-
-
-def _run(kernel: Any, like: Tensor, *arguments: Any) -> None:
-    """Tensors among the arguments as arrays, numbers in their dtype, so that nothing becomes wider."""
-    narrow = like.numpy().dtype.type
-    arrays = (x.numpy() if isinstance(x, Tensor) else narrow(x) for x in arguments)
-    threads.run(kernel, _items(like), like.numel(), *split(like.shape[4]), *arrays)
+def _run(kernel: Any, raw: Tensor, *arguments: Any) -> None:
+    threads.run(kernel, count_spans(raw), raw.numel(), *split(raw.shape[4]), raw, *arguments)
 
 
 def forward(
-    raw_key: Tensor,
-    raw_filter: Tensor,
-    modulation: Tensor,
-    base_key: Tensor,
-    base_filter: Tensor,
-    bias: Tensor,
-    gain: Tensor,
-    eps: float,
+    raw_key: Tensor, raw_filter: Tensor, modulation: Tensor, *parameters: Any
 ) -> tuple[Tensor, Tensor]:
-    """See ``fftnet.ops.addresses`` for the contract of a backend."""
-    base_key, base_filter, bias, gain = lent(base_key, base_filter, bias, gain)
+    """See ``fftnet.ops.registration`` for the contract of a backend."""
+    *tensors, eps = parameters
+    base_key, base_filter, bias, gain = copies(*tensors)
     key = empty(raw_key)
     filter_ = empty(raw_key)
-    _run(_keys, raw_key, raw_key, base_key, gain, key)
-    _run(_filters, raw_key, raw_filter, modulation, base_filter, bias, eps, filter_)
+    _run(_keys, raw_key, base_key, gain, key)
+    _run(_filters, raw_filter, modulation, base_filter, bias, eps, filter_)
     return key, filter_
 
 
-def backward(
-    raw_key: Tensor,
-    raw_filter: Tensor,
-    modulation: Tensor,
-    base_key: Tensor,
-    base_filter: Tensor,
-    bias: Tensor,
-    gain: Tensor,
-    grad_key: Tensor,
-    grad_filter: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See ``fftnet.ops.addresses`` for the contract of a backend."""
-    base_key, base_filter, bias, gain = lent(base_key, base_filter, bias, gain)
+def backward(raw_key: Tensor, raw_filter: Tensor, modulation: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    """See ``fftnet.ops.registration`` for the contract of a backend."""
+    *parameters, grad_key, grad_filter, eps = others
+    base_key, base_filter, bias, gain = copies(*parameters)
     grad_raw_key = empty(raw_key)
     grad_raw_filter = empty(raw_key)
     grad_modulation = empty(raw_key)
-    _, _, heads, _, bins = raw_key.shape
-    key_sums = raw_key.new_zeros(_items(raw_key), heads, 3, bins)
+    key_sums = raw_key.new_zeros(count_spans(raw_key), *gain.shape[:1], 3, *gain.shape[1:])
     filter_sums = torch.zeros_like(key_sums)
-    _run(_keys_back, raw_key, grad_key, raw_key, base_key, gain, grad_raw_key, key_sums)
-    inputs = (grad_filter, raw_filter, modulation, base_filter, bias, eps)
-    _run(_filters_back, raw_key, *inputs, grad_raw_filter, grad_modulation, filter_sums)
+    _run(_keys_back, raw_key, base_key, gain, grad_key, grad_raw_key, key_sums)
+    inputs = (raw_filter, modulation, base_filter, bias, eps, grad_filter)
+    _run(_filters_back, *inputs, grad_raw_filter, grad_modulation, filter_sums)
     grad_base_key, grad_gain = key_sums.sum(dim=0).split([2, 1], dim=1)
     grad_base_filter, grad_bias = filter_sums.sum(dim=0).split([2, 1], dim=1)
-    return (
-        grad_raw_key,
-        grad_raw_filter,
-        grad_modulation,
-        grad_base_key.clone(),
-        grad_base_filter.clone(),
-        grad_bias[:, 0].clone(),
-        grad_gain[:, 0].clone(),
-    )
+    # Copies, since an operator must not return two views of one tensor.
+    parts = (grad_base_key, grad_base_filter, grad_bias[:, 0], grad_gain[:, 0])
+    return grad_raw_key, grad_raw_filter, grad_modulation, *(part.clone() for part in parts)

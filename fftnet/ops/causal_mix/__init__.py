@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fftnet.ops.checks import Signature
-from fftnet.ops.dispatch import Backends, anything, on_cpu, on_gpu
+from fftnet.ops.dispatch import Backends, anything, on_cpu
 from fftnet.ops.registration import RegisteredOperator
 
 __all__ = ["BACKENDS", "HeadParameters", "causal_mix"]
@@ -32,7 +32,6 @@ BACKENDS = Backends(
     __name__,
     torch=anything,
     numba=on_cpu,
-    triton=on_gpu,
     reference=anything,
     export=anything,
 )

@@ -1,54 +1,74 @@
 """Depth-wise causal convolution of one vector of channels at one token, and its gradients.
 
-See ``fftnet.ops.cpu`` for how to read kernels. The kernels get the filters transposed, (W, C), so that a
-tap's weights of neighbouring channels are neighbours; and W as the length of a tuple, ``taps``, which the
-compiler knows, so that it unrolls the loop over taps.
+See ``fftnet.ops.cpu`` for how to read kernels. ``inputs`` are the tokens (B, T, C); the filters transposed,
+(W, C), so that weights of neighbouring channels are neighbours; and the P = W - 1 tokens before the first,
+(B, P, C). ``taps`` tells W as the length of a tuple, which the compiler knows, so that it unrolls the loop.
 """
 
-from fftnet.ops.cpu.compile import jit
-from fftnet.ops.cpu.vector import load, store
+from typing import Any
 
-BLOCK = 64
-"""Tokens that one vector of channels walks before the next does: channels of a token are neighbours in
-memory, so the next vector finds in the cache what was fetched for the first."""
+import torch
+from torch import Tensor
+
+from fftnet.ops.cpu.compile import jit, widest_lanes
+from fftnet.ops.cpu.memory import empty
+from fftnet.ops.cpu.norm import add
+from fftnet.ops.cpu.threads import threads
+from fftnet.ops.cpu.vector import load, store
 
 
 @jit
-def convolve(x, weight, past, b, t, c, lanes, taps):  # pyright: ignore
+def convolve(inputs, b, t, c, lanes, taps):  # pyright: ignore
     """``sum_i weight[W-1-i] * x(t-i)`` for the channels from c on."""
-    T = x.shape[1]
-    C = x.shape[2]
+    x, weight, past = inputs
     P = len(taps) - 1
-    here = (b * T + t) * C + c
-    y = load(weight, P * C + c, lanes) * load(x, here, lanes)
+    y = load(weight, (P, c), lanes) * load(x, (b, t, c), lanes)
     for i in range(1, len(taps)):
-        # Before the first token stand those of the state: x(-1) is its last.
-        earlier = load(x, here - i * C, lanes) if i <= t else load(past, (b * P + P + t - i) * C + c, lanes)
-        y = y + load(weight, (P - i) * C + c, lanes) * earlier
+        # The tokens of the state come before the first: x(-1) is its last.
+        earlier = load(x, (b, t - i, c), lanes) if i <= t else load(past, (b, P + t - i, c), lanes)
+        y = y + load(weight, (P - i, c), lanes) * earlier
     return y
 
 
 @jit
-def convolve_back(  # pyright: ignore
-    grad, x, weight, past, grad_x, grad_past, grad_weight, b, t, c, lanes, taps
-):
-    """Add what ``grad``, the gradient of the convolution at t, gives to tokens, state and weights."""
-    T = x.shape[1]
-    C = x.shape[2]
+def convolve_back(grad, inputs, grads, b, t, c, lanes, taps):  # pyright: ignore
+    """Add to the gradients of tokens, filters and state what follows from ``grad``, that of the result at t.
+
+    The gradient of the filters is one sum a row of the batch, (B, W, C).
+    """
+    x, weight, past = inputs
+    grad_x, grad_weight, grad_past = grads
     P = len(taps) - 1
-    here = (b * T + t) * C + c
-    newest = (b * len(taps) + P) * C + c
-    # The newest tap is the first to reach token t as time goes on, so it sets where the others add.
-    store(grad_x, here, load(weight, P * C + c, lanes) * grad)
-    store(grad_weight, newest, load(grad_weight, newest, lanes) + grad * load(x, here, lanes))
+    # The newest tap is the first to reach token t as time goes on, so it sets the sum that others add to.
+    store(grad_x, (b, t, c), load(weight, (P, c), lanes) * grad)
+    add(grad_weight, (b, P, c), grad * load(x, (b, t, c), lanes), lanes)
     for i in range(1, len(taps)):
-        w = load(weight, (P - i) * C + c, lanes)
-        tap = newest - i * C
+        scaled = load(weight, (P - i, c), lanes) * grad
         if i <= t:
-            at = here - i * C
-            store(grad_x, at, load(grad_x, at, lanes) + w * grad)
-            store(grad_weight, tap, load(grad_weight, tap, lanes) + grad * load(x, at, lanes))
+            add(grad_x, (b, t - i, c), scaled, lanes)
+            add(grad_weight, (b, P - i, c), grad * load(x, (b, t - i, c), lanes), lanes)
         else:
-            at = (b * P + P + t - i) * C + c
-            store(grad_past, at, load(grad_past, at, lanes) + w * grad)
-            store(grad_weight, tap, load(grad_weight, tap, lanes) + grad * load(past, at, lanes))
+            add(grad_past, (b, P + t - i, c), scaled, lanes)
+            add(grad_weight, (b, P - i, c), grad * load(past, (b, P + t - i, c), lanes), lanes)
+
+
+def run(kernel: Any, inputs: tuple[Tensor, ...], channels: int, width: int, *arguments: Any) -> None:
+    """Run a kernel whose work items are vectors of ``channels``, each within a multiple of ``width``."""
+    x, weight, past = inputs
+    lanes = widest_lanes(width)
+    items = x.shape[0] * (channels // len(lanes))
+    transposed = (x, weight.T.contiguous(), past)
+    threads.run(kernel, items, x.numel(), lanes, (0,) * weight.shape[1], transposed, *arguments)
+
+
+def run_backward(
+    kernel: Any, inputs: tuple[Tensor, ...], channels: int, width: int, *arguments: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a kernel that adds gradients to those of the inputs, and return these."""
+    x, weight, past = inputs
+    grad_x = empty(x)
+    grad_past = torch.zeros_like(past)
+    # One sum a row of the batch, since rows are done by different threads.
+    grad_weight = x.new_zeros(x.shape[0], weight.shape[1], x.shape[2])
+    run(kernel, inputs, channels, width, *arguments, (grad_x, grad_weight, grad_past))
+    return grad_x, grad_weight.sum(dim=0).T.contiguous(), grad_past

@@ -1,4 +1,4 @@
-"""Large results on a CPU: memory that the kernel maps in large pages."""
+"""Tensors that kernels take: whole vectors, parameters copied, and large results in large pages."""
 
 import ctypes
 import mmap
@@ -10,27 +10,29 @@ from torch.nn import functional
 from fftnet.ops.cpu import VECTOR_WIDTH
 
 LARGE = 1 << 23
-"""Bytes from which the advice pays."""
+"""Size from which large pages pay, in bytes."""
 
 
-def _advise() -> Any:
+def _find_madvise() -> Any:
     try:
         return ctypes.CDLL(None).madvise if hasattr(mmap, "MADV_HUGEPAGE") else None
     except (AttributeError, OSError, TypeError):
         return None
 
 
-_madvise = _advise()
+_madvise = _find_madvise()
 
 
-def padded(x: Tensor) -> Tensor:
-    """``x`` with zeros behind its last dimension up to whole vectors: they add nothing to any gradient."""
-    missing = -x.shape[-1] % VECTOR_WIDTH
-    return functional.pad(x, (0, missing)) if missing else x
+def padded(x: Tensor, dims: int = 1) -> Tensor:
+    """Return ``x`` with its last dimensions filled up to whole vectors by zeros, which change no gradient."""
+    missing = [-size % VECTOR_WIDTH for size in x.shape[-dims:]]
+    # functional.pad takes two numbers a dimension, the last dimension first.
+    widths = [width for size in reversed(missing) for width in (0, size)]
+    return functional.pad(x, widths) if any(missing) else x
 
 
-def lent(*parameters: Tensor) -> list[Tensor]:
-    """Copies of small parameters, to be handed to kernels.
+def copies(*parameters: Tensor) -> list[Tensor]:
+    """Return copies of small parameters, to be handed to kernels.
 
     Memory that NumPy has seen can't be resized, and sharding frees gathered parameters by resizing it to 0.
     """
@@ -38,13 +40,14 @@ def lent(*parameters: Tensor) -> list[Tensor]:
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:
-    """An uninitialised tensor like ``like``, of that shape where one is given.
+    """Return an uninitialised tensor like ``like``, optionally of another shape.
 
-    Mapping a large one page by page, at the first write, takes longer than computing it; so large ones ask
-    for large pages. That is advice: a system that does not know it does as before.
+    Mapping a large one page by page, at the first write, takes longer than computing it. So large ones ask
+    for large pages; a system that does not know this advice ignores it.
     """
     x = like.new_empty(shape or like.shape)
     if _madvise is not None and x.nbytes >= LARGE:
+        # The advice must begin at a page; the part of a page before it stays as it is.
         start = -(-x.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         length = x.data_ptr() + x.nbytes - start
         _madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)

@@ -1,55 +1,147 @@
-"""Division of neighbouring numbers by their size, sqrt(sum of squares / count), and its gradient.
+"""Root mean square of neighbouring numbers: division by it, its gradient, and RMSNorm with an optional gate.
 
-See ``fftnet.ops.cpu`` for how to read kernels. How many numbers there are is told like the lanes: ``vectors``
-is a tuple as long as they are vectors, which the compiler knows, so that it leaves no loop. ``count`` is
-another number for complex ones, real and imaginary plane, of which there are half as many.
+See ``fftnet.ops.cpu`` for how to read kernels. A work item is SPAN tokens with all of their heads, counted
+over the rows of the batch. The gradient of the weight is one sum an item, and so the same on any number of
+threads. Backward computes root mean square and gate again.
 """
 
 import numpy as np
+from torch import Tensor
 
 from fftnet.ops.cpu.compile import jit, widest_lanes
+from fftnet.ops.cpu.functions import sigmoid
+from fftnet.ops.cpu.memory import copies, empty
+from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, store, sum_lanes
+from fftnet.ops.numerics import NORM_EPS
 
 SPAN = 64
-"""Tokens of a work item of a kernel that does every token by itself: enough of them to be worth a row in the
-sums over tokens, few enough that a short text has several items."""
+"""Tokens of a work item whose tokens are independent: enough of them to be worth a row in the sums over
+tokens, few enough that a short text has several items."""
+
+
+def count_spans(x: Tensor) -> int:
+    """Return the number of work items of SPAN tokens in (B, T, ...), counted over the rows of the batch."""
+    return -(-x.shape[0] * x.shape[1] // SPAN)
 
 
 def split(numbers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """``lanes`` and ``vectors`` of so many neighbouring numbers, a multiple of ``VECTOR_WIDTH``."""
+    """Return ``lanes`` and ``vectors`` for a multiple of ``VECTOR_WIDTH`` neighbouring numbers."""
     lanes = widest_lanes(numbers)
     return lanes, (0,) * (numbers // len(lanes))
 
 
 @jit
-def add(sums, at, x, lanes):  # pyright: ignore
-    """Add a vector to what stands there."""
-    store(sums, at, load(sums, at, lanes) + x)
+def add(sums, index, x, lanes):  # pyright: ignore
+    """Add a vector to ``sums``, from ``sums[index]`` on."""
+    store(sums, index, load(sums, index, lanes) + x)
 
 
 @jit
-def inverse_size(x, at, count, eps, lanes, vectors):  # pyright: ignore
-    """``1 / sqrt(sum of squares / count + eps)`` of the numbers from ``at`` on, a scalar."""
-    scalar = x.dtype.type
-    part = load(x, at, lanes)
-    total = part * part
-    for n in range(1, len(vectors)):
-        part = load(x, at + n * len(lanes), lanes)
-        total = total + part * part
-    return scalar(1) / np.sqrt(sum_lanes(total) * scalar(1 / count) + scalar(eps))
+def inverse_rms(x, n, h, width, count, lanes):  # pyright: ignore
+    """1 / sqrt(sum of squares / count + NORM_EPS) of the numbers ``x[n, h]``.
 
-
-@jit
-def divide_back(grad, x, at, count, inverse, lanes, vectors):  # pyright: ignore
-    """In place of the gradient of ``inverse * x``, which ``grad`` holds, put that of x.
-
-    The inverse size falls along x: with n = inverse x, it is ``inverse (grad - n (n . grad) / count)``.
+    ``count`` is their number, or half of it for complex numbers, which are two real ones each.
     """
-    total = load(grad, at, lanes) * load(x, at, lanes)
-    for n in range(1, len(vectors)):
-        here = at + n * len(lanes)
-        total = total + load(grad, here, lanes) * load(x, here, lanes)
-    along = inverse * inverse * sum_lanes(total) * x.dtype.type(1 / count)
-    for n in range(len(vectors)):
-        here = at + n * len(lanes)
-        store(grad, here, inverse * (load(grad, here, lanes) - along * load(x, here, lanes)))
+    part = load(x, (n, h, 0), lanes)
+    total = part * part
+    for c in range(len(lanes), width, len(lanes)):
+        part = load(x, (n, h, c), lanes)
+        total = total + part * part
+    number = x.dtype.type
+    return number(1) / np.sqrt(sum_lanes(total) * number(1 / count) + number(NORM_EPS))
+
+
+@jit
+def divide_back(grad, x, n, h, width, dot, count, inverse, lanes):  # pyright: ignore
+    """Replace the gradient of ``inverse * x``, which ``grad`` holds, by that of x.
+
+    1 / rms depends on x, too: with y = inverse x it is ``inverse (grad - y (y . grad) / count)``. ``dot`` is
+    a vector whose lanes sum up to ``x . grad``.
+    """
+    along = inverse * inverse * sum_lanes(dot) * x.dtype.type(1 / count)
+    for c in range(0, width, len(lanes)):
+        index = (n, h, c)
+        store(grad, index, inverse * (load(grad, index, lanes) - along * load(x, index, lanes)))
+
+
+@jit
+def _forward(first, last, lanes, vectors, x, gate, weight, out):  # pyright: ignore
+    N = x.shape[0] * x.shape[1]
+    d = len(lanes) * len(vectors) if len(vectors) > 0 else weight.size
+    H = weight.size // d
+    x = x.reshape(N, H, d)
+    out = out.reshape(N, H, d)
+    weight = weight.reshape(H, d)
+    for n in range(first * SPAN, min(last * SPAN, N)):
+        for h in range(H):
+            inverse = inverse_rms(x, n, h, d, d, lanes)
+            for c in range(0, d, len(lanes)):
+                # weight x / rms(x) sigmoid(gate): docs/maths.md, section 3, step 7.
+                y = inverse * load(x, (n, h, c), lanes) * load(weight, (h, c), lanes)
+                if gate is not None:
+                    y = y * sigmoid(load(gate, (0, n, h, c), lanes))
+                store(out, (n, h, c), y)
+
+
+@jit
+def _backward(first, last, lanes, vectors, x, gate, weight, grad_out, grad_x, grad_gate, grad_weight):  # pyright: ignore
+    N = x.shape[0] * x.shape[1]
+    d = len(lanes) * len(vectors) if len(vectors) > 0 else weight.size
+    H = weight.size // d
+    x = x.reshape(N, H, d)
+    grad_out = grad_out.reshape(N, H, d)
+    grad_x = grad_x.reshape(N, H, d)
+    weight = weight.reshape(H, d)
+    grad_weight = grad_weight.reshape(grad_weight.shape[0], H, d)
+    for item in range(first, last):
+        for n in range(item * SPAN, min((item + 1) * SPAN, N)):
+            for h in range(H):
+                inverse = inverse_rms(x, n, h, d, d, lanes)
+                dot = load(x, (n, h, 0), lanes) * 0
+                for c in range(0, d, len(lanes)):
+                    index = (n, h, c)
+                    part = load(x, index, lanes)
+                    scale = load(weight, (h, c), lanes)
+                    grad = load(grad_out, index, lanes)
+                    if gate is not None:
+                        opened = sigmoid(load(gate, (0, n, h, c), lanes))
+                        grad = grad * opened
+                        # sigmoid' = sigmoid (1 - sigmoid), and grad holds the first factor already.
+                        store(grad_gate, (0, n, h, c), inverse * grad * scale * part * (1 - opened))
+                    add(grad_weight, (item, h, c), inverse * grad * part, lanes)
+                    grad = grad * scale
+                    dot = dot + grad * part
+                    store(grad_x, index, grad)
+                divide_back(grad_x, x, n, h, d, dot, d, inverse, lanes)
+
+
+def _split(x: Tensor, gate: Tensor | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return ``lanes`` and ``vectors``; without a gate a kernel is compiled once for all widths."""
+    lanes, vectors = split(x.shape[-1])
+    return lanes, () if gate is None else vectors
+
+
+def forward(x: Tensor, gate: Tensor | None, weight: Tensor) -> Tensor:
+    """Return ``weight x / rms(x) sigmoid(gate)``, with 1 for the sigmoid if ``gate`` is None.
+
+    Args:
+        x: (N, H, d), the tokens of all rows.
+        gate: likewise, or None.
+        weight: (H, d).
+    """
+    out = empty(x)
+    arrays = (x, gate, *copies(weight), out)
+    threads.run(_forward, count_spans(x), x.numel(), *_split(x, gate), *arrays)
+    return out
+
+
+def backward(
+    x: Tensor, gate: Tensor | None, weight: Tensor, grad_out: Tensor, grad_gate: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of ``x`` and ``weight``; write that of ``gate`` to ``grad_gate``."""
+    grad_x = empty(x)
+    grad_weight = x.new_zeros(count_spans(x), *weight.shape)
+    arrays = (x, gate, *copies(weight), grad_out, grad_x, grad_gate, grad_weight)
+    threads.run(_backward, count_spans(x), x.numel(), *_split(x, gate), *arrays)
+    return grad_x, grad_weight.sum(dim=0)

@@ -1,7 +1,7 @@
-"""The threads that CPU kernels run on: those of PyTorch.
+"""Threads that CPU kernels run on: those of PyTorch.
 
-Not Numba's parallel loops: its thread layers are not safe to call from several threads, and such loops take
-twice as long to compile.
+Numba's parallel loops are not used: its thread layers are not safe to call from several threads, and such
+loops take twice as long to compile.
 """
 
 import ctypes
@@ -12,21 +12,31 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fftnet.wait_policy import warn_if_crowded
 
 SERIAL_WORK = 1 << 16
-"""Up to this many values, waking a second thread costs more than it saves."""
+"""Number of values up to which waking a second thread costs more than it saves."""
 
 _BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-class Threads:
-    """Shares the items of a kernel among as many threads as PyTorch uses.
+def to_array(argument: Any) -> Any:
+    """Return a tensor, or a tuple of tensors, as arrays that share their memory; anything else as it is."""
+    if isinstance(argument, Tensor):
+        return argument.numpy()
+    if isinstance(argument, tuple) and argument and isinstance(argument[0], Tensor):
+        return tuple(x.numpy() for x in argument)
+    return argument
 
-    The threads are those of PyTorch's own OpenMP team, because after each operation its workers keep their
-    cores busy for milliseconds, waiting for the next one, and other threads would have to compete with them.
-    Where there is no such team, and after a fork, which no team survives, a pool is made when first needed.
+
+class Threads:
+    """Team that shares the items of a kernel, as large as PyTorch's number of threads.
+
+    These are the threads of PyTorch's own OpenMP team: after each operation its workers keep their cores busy
+    for milliseconds, waiting for the next one, and other threads would compete with them. Without such a
+    team, and after a fork, which no team survives, a pool is made when first needed.
     """
 
     def __init__(self) -> None:
@@ -35,7 +45,7 @@ class Threads:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.forget)
         try:
-            # A handle also finds the symbols of the libraries behind it: the OpenMP that PyTorch runs on.
+            # A handle also finds the symbols of the libraries behind it, such as PyTorch's OpenMP.
             self._team = ctypes.CDLL(str(torch._C.__file__)).GOMP_parallel
             self._team.argtypes = (_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
             self._team.restype = None
@@ -43,27 +53,29 @@ class Threads:
             self._team = None
 
     def run(self, kernel: Any, items: int, work: int, *arguments: Any) -> None:
-        """Call ``kernel(first, last, *arguments)`` so that all items are covered once.
+        """Call ``kernel(first, last, *arguments)`` in several threads, so that all items are covered once.
 
         Args:
-            kernel: from ``fftnet.ops.cpu.compile.jit``.
-            items: independent pieces of work, shared out evenly.
-            work: values that are computed in all, which decides whether more threads pay.
-            arguments: passed on.
+            kernel: made by ``fftnet.ops.cpu.compile.jit``.
+            items: number of independent pieces of work, shared out evenly.
+            work: number of values to compute, which decides if more threads pay.
+            arguments: passed on, tensors as arrays, also within tuples.
         """
+        # The common case without a call: at one token, every microsecond counts.
+        arrays = [x.numpy() if type(x) is Tensor else to_array(x) for x in arguments]
         threads = min(torch.get_num_threads(), items) if work > SERIAL_WORK else 1
         if threads <= 1:
-            kernel(0, items, *arguments)
+            kernel(0, items, *arrays)
         else:
             if self._team is not None:
                 warn_if_crowded()
             cuts = [items * n // threads for n in range(threads + 1)]
-            self._share(kernel, list(pairwise(cuts)), arguments)
+            self._share(kernel, list(pairwise(cuts)), arrays)
 
-    def _share(self, kernel: Any, spans: list[tuple[int, int]], arguments: tuple[Any, ...]) -> None:
+    def _share(self, kernel: Any, spans: list[tuple[int, int]], arrays: list[Any]) -> None:
         threads = len(spans)
         failures: list[BaseException] = []
-        # A queue, because the team may turn out smaller than asked for: fewer threads then do several spans.
+        # The team may be smaller than asked for; fewer threads then take several spans from the queue.
         waiting: SimpleQueue[tuple[int, int]] = SimpleQueue()
         for span in spans:
             waiting.put(span)
@@ -71,7 +83,7 @@ class Threads:
         def body(_: int | None = None) -> None:
             try:
                 while True:
-                    kernel(*waiting.get_nowait(), *arguments)
+                    kernel(*waiting.get_nowait(), *arrays)
             except Empty:
                 pass
             except BaseException as failure:
@@ -93,7 +105,7 @@ class Threads:
         return self._pool
 
     def forget(self) -> None:
-        """Make new threads when they are next needed: in a forked process there are none."""
+        """Make new threads when they are next needed, because a forked process has none."""
         self._pool = None
         self._team = None
 

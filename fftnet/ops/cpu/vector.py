@@ -1,17 +1,13 @@
 """Vectors for Numba: neighbouring channels as one value, held in the processor's registers.
 
-Why not plain loops over channels? In a recurrence they take four times as long. Two arrays may share memory,
-as far as the compiler can tell (LLVM calls it aliasing): a write to the output could change the state that
-the next token continues from, so it writes every state to memory and reads it back, token by token. A value
-of a vector type has no address, so nothing can change it from outside: it stays in registers over the whole
-loop. LLVM splits a vector into whatever registers the processor has.
+Plain loops over channels take four times as long in a recurrence. Two arrays may share memory, as far as the
+compiler can tell (LLVM calls it aliasing): a write to the output could change the state that the next token
+continues from, so the state goes to memory and back at every token. A value of a vector type has no address,
+so it stays in registers over the whole loop. LLVM splits a vector into the registers of the processor.
 
-For the kernels, this file adds to Numba a type, ``Vector``, and functions on it. Between vectors, and
-between a vector and a scalar, ``+ - * / <=`` work as usual, lane by lane.
-
-Each function below is written in two steps, as Numba asks for it: the outer one gets the types of the
-arguments and returns the type of the result, the inner one gets a builder and emits the LLVM instructions for
-the values.
+This file adds to Numba a type, ``Vector``, and functions on it. Between vectors, and between a vector and a
+number, ``+ - * / <=`` work lane by lane. Numba defines such functions in two steps: the outer one gets the
+types of the arguments and returns the type of the result, the inner one emits LLVM instructions.
 """
 
 import operator
@@ -19,13 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, models, overload, register_model
+from numba import extending, types
+from numba.core import cgutils
+from numba.extending import models, overload, register_model
 
 from fftnet.ops.cpu.compile import FASTMATH
 
-_BYTES = {ir.FloatType: 4, ir.DoubleType: 8}
-"""LLVM type to its size. Vectors are read and written wherever a number may lie."""
+# Typed as Any, because a call leaves out the first argument of the function that types it.
+intrinsic: Any = extending.intrinsic
 
 
 class Vector(types.Type):
@@ -39,38 +36,32 @@ class Vector(types.Type):
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
-    """Tells Numba that a Vector is a vector of LLVM, which has one instruction for all lanes."""
+    """Representation of a Vector as a vector of LLVM, which has one instruction for all lanes."""
 
     def __init__(self, manager: Any, vector: Vector) -> None:
         element = manager.lookup(vector.element).get_value_type()
         super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
 
 
-def intrinsic_of(function: Callable[..., Any]) -> Any:
-    """Numba's ``intrinsic``: the function types a call and generates its instructions."""
-    # Typed as Any, because a call leaves out the first argument of the function that types it.
-    return intrinsic(function)
-
-
-def _vectors(context: Any, builder: Any, vector: Vector, kinds: Any, values: Any) -> list[Any]:
-    """The values with every scalar repeated in all lanes of a vector."""
-    wide = context.get_value_type(vector)
-    result = []
-    for kind, value in zip(kinds, values, strict=True):
-        if not isinstance(kind, Vector):
-            value = in_all_lanes(builder, context.cast(builder, value, kind, vector.element), wide)
-        result.append(value)
-    return result
-
-
-def in_all_lanes(builder: Any, scalar: Any, wide: Any) -> Any:
-    """A vector of the LLVM type ``wide`` with the same number in all lanes."""
+def repeat(builder: Any, number: Any, wide: Any) -> Any:
+    """Return a vector of the LLVM type ``wide`` with the same number in all lanes."""
     index = ir.IntType(32)
     # Into lane 0, and from there (index 0, once for each lane) into all.
-    vector = builder.insert_element(ir.Constant(wide, ir.Undefined), scalar, ir.Constant(index, 0))
-    return builder.shuffle_vector(
-        vector, vector, ir.Constant(ir.VectorType(index, wide.count), [0] * wide.count)
-    )
+    vector = builder.insert_element(ir.Constant(wide, ir.Undefined), number, ir.Constant(index, 0))
+    lanes = ir.Constant(ir.VectorType(index, wide.count), [0] * wide.count)
+    return builder.shuffle_vector(vector, vector, lanes)
+
+
+def _convert(context: Any, builder: Any, result: Any, kinds: Any, values: Any) -> list[Any]:
+    """Cast numbers to the type ``result``, and repeat them in all lanes if it is a vector."""
+    converted = []
+    for kind, value in zip(kinds, values, strict=True):
+        if not isinstance(kind, Vector):
+            value = context.cast(builder, value, kind, getattr(result, "element", result))
+            if isinstance(result, Vector):
+                value = repeat(builder, value, context.get_value_type(result))
+        converted.append(value)
+    return converted
 
 
 def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
@@ -82,30 +73,42 @@ def _call(builder: Any, name: str, result: Any, *values: Any) -> Any:
     return builder.call(function, values, fastmath=FASTMATH)
 
 
-def load_at(builder: Any, data: Any, offset: Any, wide: Any) -> Any:
-    """Read a vector ``offset`` numbers behind the address ``data``; nothing checks the bounds."""
-    address = builder.bitcast(builder.gep(data, [offset]), wide.as_pointer())
-    return builder.load(address, align=_BYTES[type(wide.element)])
+def pointer(context: Any, builder: Any, array: Any, value: Any, index: list[Any]) -> Any:
+    """Return the address of ``array[index]``; nothing checks the bounds."""
+    view = context.make_array(array)(context, builder, value)
+    return cgutils.get_item_pointer(context, builder, array, view, index)
 
 
-def store_at(builder: Any, data: Any, offset: Any, value: Any) -> None:
-    """Write a vector there."""
-    address = builder.bitcast(builder.gep(data, [offset]), value.type.as_pointer())
-    builder.store(value, address, align=_BYTES[type(value.type.element)])
+def load_at(builder: Any, address: Any, wide: Any) -> Any:
+    """Read a vector from the address of its first number."""
+    # Aligned like one number, since a vector may begin at any of them.
+    align = 4 if isinstance(wide.element, ir.FloatType) else 8
+    return builder.load(builder.bitcast(address, wide.as_pointer()), align=align)
+
+
+def store_at(builder: Any, address: Any, value: Any) -> None:
+    """Write a vector to the address of its first number."""
+    align = 4 if isinstance(value.type.element, ir.FloatType) else 8
+    builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=align)
 
 
 def _define(operation: Callable[..., Any], instruction: str) -> None:
     """Make a Python operator work on vectors, by one instruction of LLVM."""
 
-    @intrinsic_of
+    @intrinsic
     def combine(context, a, b):  # pyright: ignore
         vector = a if isinstance(a, Vector) else b
+        compares = operation is operator.le
+        result = Vector(types.boolean, vector.lanes) if compares else vector
 
         def generate(context, builder, signature, values):  # pyright: ignore
-            both = _vectors(context, builder, vector, signature.args, values)
+            both = _convert(context, builder, vector, signature.args, values)
+            if compares:
+                # "Ordered": false if either is NaN.
+                return builder.fcmp_ordered(instruction, *both)
             return getattr(builder, instruction)(*both, flags=FASTMATH)
 
-        return vector(a, b), generate
+        return result(a, b), generate
 
     @overload(operation)
     def _(a, b):  # pyright: ignore
@@ -117,70 +120,55 @@ _define(operator.add, "fadd")
 _define(operator.sub, "fsub")
 _define(operator.mul, "fmul")
 _define(operator.truediv, "fdiv")
+_define(operator.le, "<=")
 
 
-@intrinsic_of
-def _at_most(context, a, b):  # pyright: ignore
-    vector = a if isinstance(a, Vector) else b
-
-    def generate(context, builder, signature, values):  # pyright: ignore
-        # "Ordered": false where either is NaN.
-        return builder.fcmp_ordered("<=", *_vectors(context, builder, vector, signature.args, values))
-
-    return Vector(types.boolean, vector.lanes)(a, b), generate
-
-
-@overload(operator.le)
-def _(a, b):  # pyright: ignore
-    if isinstance(a, Vector) or isinstance(b, Vector):
-        return lambda a, b: _at_most(a, b)
-
-
-@intrinsic_of
+@intrinsic
 def where(context, mask, yes, no):  # pyright: ignore
-    """Lane by lane ``yes if mask else no``; of ``a <= b``, hence ``no`` where either is NaN."""
-    vector = yes if isinstance(yes, Vector) else no
+    """``yes if mask else no``, lane by lane; between two numbers in the type of ``no``.
+
+    ``a <= b`` is false if either is NaN, so ``no`` is taken then.
+    """
+    result = yes if isinstance(yes, Vector) else no
 
     def generate(context, builder, signature, values):  # pyright: ignore
-        mask, *both = values
-        return builder.select(mask, *_vectors(context, builder, vector, signature.args[1:], both))
+        both = _convert(context, builder, result, signature.args[1:], values[1:])
+        return builder.select(values[0], *both)
 
-    return vector(mask, yes, no), generate
-
-
-@intrinsic_of
-def sqrt(context, x):  # pyright: ignore
-    """The square root of every lane."""
-
-    def generate(context, builder, signature, values):  # pyright: ignore
-        return _call(builder, "llvm.sqrt", values[0].type, *values)
-
-    return x(x), generate
+    return result(mask, yes, no), generate
 
 
-@intrinsic_of
+def _function(name: str) -> Any:
+    """Return a function of one vector that LLVM has under a name."""
+
+    @intrinsic
+    def function(context, x):  # pyright: ignore
+        def generate(context, builder, signature, values):  # pyright: ignore
+            return _call(builder, name, values[0].type, *values)
+
+        return x(x), generate
+
+    return function
+
+
+sqrt = _function("llvm.sqrt")
+rint = _function("llvm.rint")
+"""Nearest whole number of every lane."""
+
+
+@intrinsic
 def multiply_add(context, x, factor, summand):  # pyright: ignore
     """``x * factor + summand``, rounded once and never reordered."""
 
     def generate(context, builder, signature, values):  # pyright: ignore
         return _call(
-            builder, "llvm.fma", values[0].type, *_vectors(context, builder, x, signature.args, values)
+            builder, "llvm.fma", values[0].type, *_convert(context, builder, x, signature.args, values)
         )
 
     return x(x, factor, summand), generate
 
 
-@intrinsic_of
-def rint(context, x):  # pyright: ignore
-    """The nearest whole number of every lane."""
-
-    def generate(context, builder, signature, values):  # pyright: ignore
-        return _call(builder, "llvm.rint", values[0].type, *values)
-
-    return x(x), generate
-
-
-@intrinsic_of
+@intrinsic
 def power_of_two(context, n):  # pyright: ignore
     """2^n of whole numbers n between -126 and 127, put together from the bits of a float."""
     bits = n.element.bitwidth
@@ -195,9 +183,9 @@ def power_of_two(context, n):  # pyright: ignore
     return n(n), generate
 
 
-@intrinsic_of
+@intrinsic
 def sum_lanes(context, x):  # pyright: ignore
-    """The sum of all lanes, a scalar."""
+    """Return the sum of all lanes, a number."""
 
     def generate(context, builder, signature, values):  # pyright: ignore
         element = values[0].type.element
@@ -206,29 +194,37 @@ def sum_lanes(context, x):  # pyright: ignore
     return x.element(x), generate
 
 
-@intrinsic_of
-def load(context, array, offset, lanes):  # pyright: ignore
-    """``len(lanes)`` neighbouring numbers of a contiguous array, beginning ``offset`` after its first."""
+def _item(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    """Return the address of ``array[index]`` in a call of ``load`` or ``store``."""
+    kind = signature.args[1]
+    index = cgutils.unpack_tuple(builder, values[1]) if isinstance(kind, types.BaseTuple) else [values[1]]
+    kinds = kind.types if isinstance(kind, types.BaseTuple) else [kind]
+    whole = [context.cast(builder, i, kind, types.intp) for i, kind in zip(index, kinds, strict=True)]
+    return pointer(context, builder, signature.args[0], values[0], whole)
+
+
+@intrinsic
+def load(context, array, index, lanes):  # pyright: ignore
+    """Read ``len(lanes)`` neighbouring numbers of a contiguous array, beginning with ``array[index]``."""
     if array.layout != "C":
-        return None  # Numba then says that there is no such function: offsets count contiguous numbers.
+        return None  # Numba then reports that no such function exists: the last numbers must be neighbours.
     vector = Vector(array.dtype, lanes.count)
 
     def generate(context, builder, signature, values):  # pyright: ignore
-        data = context.make_array(signature.args[0])(context, builder, values[0]).data
-        return load_at(builder, data, values[1], context.get_value_type(vector))
+        address = _item(context, builder, signature, values)
+        return load_at(builder, address, context.get_value_type(vector))
 
-    return vector(array, offset, lanes), generate
+    return vector(array, index, lanes), generate
 
 
-@intrinsic_of
-def store(context, array, offset, value):  # pyright: ignore
-    """Write the lanes of ``value`` to a contiguous array, beginning ``offset`` after its first."""
+@intrinsic
+def store(context, array, index, value):  # pyright: ignore
+    """Write the lanes of ``value`` to a contiguous array, beginning with ``array[index]``."""
     if array.layout != "C":
         return None
 
     def generate(context, builder, signature, values):  # pyright: ignore
-        data = context.make_array(signature.args[0])(context, builder, values[0]).data
-        store_at(builder, data, values[1], values[2])
+        store_at(builder, _item(context, builder, signature, values), values[2])
         return context.get_dummy_value()
 
-    return types.void(array, offset, value), generate
+    return types.void(array, index, value), generate

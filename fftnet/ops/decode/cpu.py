@@ -1,8 +1,8 @@
-"""The decode step's kernels: what stands between its matrix products, in two calls a layer.
+"""The decode step's kernels: everything between its matrix products, in two calls a layer.
 
-At one token a call costs more than its arithmetic, so these do in two what takes fifty small operations. The
-loops over channels are plain ones here: there is no recurrence, so nothing has to stay in registers.
-See ``fftnet.ops.cpu`` for how to read kernels. A work item is one row of the batch.
+At one token a call costs more than its arithmetic, so two calls replace fifty small operations. The loops
+over channels are plain ones: there is no recurrence, so nothing has to stay in registers, and the compiler
+makes vectors of them. See ``fftnet.ops.cpu`` for how to read kernels. A work item is one row of the batch.
 """
 
 import numpy as np
@@ -11,16 +11,18 @@ from torch import Tensor
 
 from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.cpu.compile import jit
+from fftnet.ops.cpu.functions import modrelu_scale
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.decode import AddressedParameters
 from fftnet.ops.numerics import NORM_EPS
 
 FOREVER = 1 << 62
-"""The horizon of a mean that never forgets."""
+"""Horizon of a mean that never forgets."""
 
 
 @jit
 def _read_context(b, x, mean, count, horizon, context, new_mean, new_count):  # pyright: ignore
+    """Context [mean; x] of row b, with the running mean over at most ``horizon`` tokens."""
     D = x.shape[1]
     new_count[b] = count[b] + 1
     share = x.dtype.type(1) / x.dtype.type(min(new_count[b], horizon))
@@ -31,7 +33,19 @@ def _read_context(b, x, mean, count, horizon, context, new_mean, new_count):  # 
 
 
 @jit
+def _convolve(b, projected, weight, past, convolved):  # pyright: ignore
+    """All channels of row b convolved at the newest token; ``weight`` (C, W) has its tap last."""
+    P = past.shape[1]
+    for c in range(projected.shape[1]):
+        total = weight[c, P] * projected[b, c]
+        for i in range(P):
+            total += weight[c, i] * past[b, i, c]
+        convolved[c] = total
+
+
+@jit
 def _remember(b, projected, past, new_past):  # pyright: ignore
+    """Shift the last P tokens by one, and append the newest."""
     P = past.shape[1]
     for i in range(P):
         for c in range(past.shape[2]):
@@ -39,9 +53,30 @@ def _remember(b, projected, past, new_past):  # pyright: ignore
 
 
 @jit
-def _context(  # pyright: ignore
-    first, last, x, mean, count, horizon, context, new_mean, new_count
-):
+def _pole(time, decay, frequency):  # pyright: ignore
+    """Return exp(time mu), real and imaginary part."""
+    radius = np.exp(-time * decay)
+    return radius * np.cos(time * frequency), radius * np.sin(time * frequency)
+
+
+@jit
+def _gain(decay):  # pyright: ignore
+    """g = sqrt(1 - |lambda|^2), without the loss of digits for slow decays."""
+    return np.sqrt(-np.expm1(-decay - decay))
+
+
+@jit
+def _inverse_rms(x, start, size):  # pyright: ignore
+    """1 / rms of ``size`` complex numbers, whose real and then imaginary parts begin at ``x[start]``."""
+    number = x.dtype.type
+    total = number(0)
+    for n in range(start, start + size + size):
+        total += x[n] * x[n]
+    return number(1) / np.sqrt(total / number(size) + number(NORM_EPS))
+
+
+@jit
+def _context(first, last, x, mean, count, horizon, context, new_mean, new_count):  # pyright: ignore
     for b in range(first, last):
         _read_context(b, x, mean, count, horizon, context, new_mean, new_count)
 
@@ -51,16 +86,13 @@ def _gate(  # pyright: ignore
     first, last, x, projected, weight, past, mean, count, context, values, new_past, new_mean, new_count
 ):
     D = x.shape[1]
-    P = past.shape[1]
+    convolved = np.empty(2 * D, x.dtype)
     for b in range(first, last):
         _read_context(b, x, mean, count, FOREVER, context, new_mean, new_count)
+        _convolve(b, projected, weight, past, convolved)
+        # v <- k v: channels of keys first, then those of values.
         for c in range(D):
-            key = weight[c, P] * projected[b, c]
-            value = weight[D + c, P] * projected[b, D + c]
-            for i in range(P):
-                key += weight[c, i] * past[b, i, c]
-                value += weight[D + c, i] * past[b, i, D + c]
-            values[b, c] = key * value
+            values[b, c] = convolved[c] * convolved[D + c]
         _remember(b, projected, past, new_past)
 
 
@@ -68,58 +100,31 @@ def _gate(  # pyright: ignore
 def _mix(  # pyright: ignore
     first, last, values, filter_, decay, frequency, bias, readout, state, eps, mixed, new_state
 ):
-    H = filter_.shape[1]
-    F = filter_.shape[2]
-    d = values.shape[2]
-    zero = values.dtype.type(0)
+    _, H, d = values.shape
+    one = values.dtype.type(1)
     for h in range(H):
-        for k in range(F):
-            radius = np.exp(-decay[h, k])
-            pole_r = radius * np.cos(frequency[h, k])
-            pole_i = radius * np.sin(frequency[h, k])
-            # g = sqrt(1 - |lambda|^2), without the loss of digits for slow decays.
-            gain = np.sqrt(-np.expm1(-decay[h, k] - decay[h, k]))
+        # Rows are the inner loop: pole and gain of a bin are the same for all.
+        for k in range(filter_.shape[2]):
+            pole_re, pole_im = _pole(one, decay[h, k], frequency[h, k])
+            gain = _gain(decay[h, k])
             shift = bias[h, k]
-            readout_r = readout[h, k, 0]
-            readout_i = readout[h, k, 1]
+            readout_re = readout[h, k, 0]
+            readout_im = readout[h, k, 1]
             for b in range(first, last):
                 f = filter_[b, h, k] * gain
                 for c in range(d):
                     # Z = lambda Z + v
-                    old_r = state[b, k, 0, h, c]
-                    old_i = state[b, k, 1, h, c]
-                    z_r = pole_r * old_r - pole_i * old_i + values[b, h, c]
-                    z_i = pole_r * old_i + pole_i * old_r
-                    new_state[b, k, 0, h, c] = z_r
-                    new_state[b, k, 1, h, c] = z_i
-                    # A = relu(|f Z| + bias) f Z / max(|f Z|, eps), then y = Re sum_k C_k A_k
-                    magnitude = abs(f) * np.sqrt(z_r * z_r + z_i * z_i)
-                    raised = magnitude + shift
-                    raised = zero if raised <= zero else raised
-                    scale = f * raised / (eps if magnitude <= eps else magnitude)
-                    out = scale * (readout_r * z_r - readout_i * z_i)
-                    mixed[b, h, c] = out if k == 0 else mixed[b, h, c] + out
-
-
-@jit
-def _inverse_size(x, at, bins):  # pyright: ignore
-    """1 over the size of so many complex numbers from ``x[at]`` on, real and imaginary plane."""
-    scalar = x.dtype.type
-    total = scalar(0)
-    for n in range(at, at + bins + bins):
-        total += x[n] * x[n]
-    return scalar(1) / np.sqrt(total / scalar(bins) + scalar(NORM_EPS))
-
-
-@jit
-def _shrink(z_r, z_i, bias, eps):  # pyright: ignore
-    """modReLU of a complex number."""
-    zero = eps - eps
-    magnitude = np.sqrt(z_r * z_r + z_i * z_i)
-    raised = magnitude + bias
-    raised = zero if raised <= zero else raised
-    scale = raised / (eps if magnitude <= eps else magnitude)
-    return scale * z_r, scale * z_i
+                    old_re = state[b, k, 0, h, c]
+                    old_im = state[b, k, 1, h, c]
+                    z_re = pole_re * old_re - pole_im * old_im + values[b, h, c]
+                    z_im = pole_re * old_im + pole_im * old_re
+                    new_state[b, k, 0, h, c] = z_re
+                    new_state[b, k, 1, h, c] = z_im
+                    # A = modReLU(f Z), then y = Re sum_k C_k A_k; the first bin sets the sum.
+                    magnitude = abs(f) * np.sqrt(z_re * z_re + z_im * z_im)
+                    scale = f * modrelu_scale(magnitude, shift, eps)
+                    y = scale * (readout_re * z_re - readout_im * z_im)
+                    mixed[b, h, c] = y if k == 0 else mixed[b, h, c] + y
 
 
 @jit
@@ -145,60 +150,57 @@ def _address(  # pyright: ignore
     new_past,
     new_spectrum,
 ):
-    C = projected.shape[1]
-    D = gate.shape[1]
-    P = past.shape[1]
-    H = decay.shape[0]
-    F = decay.shape[1]
+    # The numbers of steps are those of docs/maths.md, section 3.
+    H, F = decay.shape
     d = norm_weight.shape[1]
-    scalar = projected.dtype.type
-    one = scalar(1)
-    convolved = np.empty(C, projected.dtype)
+    D = H * d
+    number = projected.dtype.type
+    one = number(1)
+    convolved = np.empty(projected.shape[1], projected.dtype)
     for b in range(first, last):
-        for c in range(C):
-            total = weight[c, P] * projected[b, c]
-            for i in range(P):
-                total += weight[c, i] * past[b, i, c]
-            convolved[c] = total
+        # Step 1: D channels of values, which pass through SiLU, then 2 F raw keys for each head.
+        _convolve(b, projected, weight, past, convolved)
         for c in range(D):
             convolved[c] = convolved[c] / (one + np.exp(-convolved[c]))
         _remember(b, projected, past, new_past)
         for h in range(H):
-            at = 2 * h * F
-            key_scale = _inverse_size(convolved, D + at, F)
-            filter_scale = _inverse_size(raw_filter[b], at, F)
-            for c in range(h * d, (h + 1) * d):
-                mixed[b, c] = scalar(0)
+            start = 2 * h * F
+            key_scale = _inverse_rms(convolved, D + start, F)
+            filter_scale = _inverse_rms(raw_filter[b], start, F)
+            y = mixed[b, h * d : (h + 1) * d]
+            y[:] = number(0)
             for k in range(F):
-                # g = sqrt(1 - |lambda|^2) at one token, without the loss of digits for slow decays.
-                gain = np.sqrt(-np.expm1(-decay[h, k] - decay[h, k]))
-                key_r = gain * (base_key[h, 0, k] + key_scale * convolved[D + at + k])
-                key_i = gain * (base_key[h, 1, k] + key_scale * convolved[D + at + F + k])
-                wanted_r = base_filter[h, 0, k] + np.tanh(modulation[b, h, 0, k])
-                wanted_i = base_filter[h, 1, k] + np.tanh(modulation[b, h, 1, k])
-                wanted_r += filter_scale * raw_filter[b, at + k]
-                wanted_i += filter_scale * raw_filter[b, at + F + k]
-                filter_r, filter_i = _shrink(wanted_r, wanted_i, bias[h, k], eps)
-                radius = np.exp(-clock[b, h] * decay[h, k])
-                pole_r = radius * np.cos(clock[b, h] * frequency[h, k])
-                pole_i = radius * np.sin(clock[b, h] * frequency[h, k])
+                # Step 2: the write key.
+                gain = _gain(decay[h, k])
+                key_re = gain * (base_key[h, 0, k] + key_scale * convolved[D + start + k])
+                key_im = gain * (base_key[h, 1, k] + key_scale * convolved[D + start + F + k])
+                # Step 5: the read filter.
+                filter_re = base_filter[h, 0, k] + np.tanh(modulation[b, h, 0, k])
+                filter_im = base_filter[h, 1, k] + np.tanh(modulation[b, h, 1, k])
+                filter_re += filter_scale * raw_filter[b, start + k]
+                filter_im += filter_scale * raw_filter[b, start + F + k]
+                magnitude = np.sqrt(filter_re * filter_re + filter_im * filter_im)
+                scale = modrelu_scale(magnitude, bias[h, k], eps)
+                filter_re *= scale
+                filter_im *= scale
+                pole_re, pole_im = _pole(clock[b, h], decay[h, k], frequency[h, k])
                 for c in range(d):
-                    # Z = exp(clock mu) Z + key v, then y = Re sum_k filter_k Z_k
+                    # Step 3, Z = exp(clock mu) Z + key v, and step 6, y = Re sum_k filter_k Z_k.
                     value = convolved[h * d + c]
-                    old_r = spectrum[b, h, 0, k, c]
-                    old_i = spectrum[b, h, 1, k, c]
-                    z_r = pole_r * old_r - pole_i * old_i + key_r * value
-                    z_i = pole_r * old_i + pole_i * old_r + key_i * value
-                    new_spectrum[b, h, 0, k, c] = z_r
-                    new_spectrum[b, h, 1, k, c] = z_i
-                    mixed[b, h * d + c] += filter_r * z_r - filter_i * z_i
-            power = scalar(0)
-            for c in range(h * d, (h + 1) * d):
-                power += mixed[b, c] * mixed[b, c]
-            scale = one / np.sqrt(power / scalar(d) + scalar(NORM_EPS))
+                    old_re = spectrum[b, h, 0, k, c]
+                    old_im = spectrum[b, h, 1, k, c]
+                    z_re = pole_re * old_re - pole_im * old_im + key_re * value
+                    z_im = pole_re * old_im + pole_im * old_re + key_im * value
+                    new_spectrum[b, h, 0, k, c] = z_re
+                    new_spectrum[b, h, 1, k, c] = z_im
+                    y[c] += filter_re * z_re - filter_im * z_im
+            # Step 7: read-out norm and gate.
+            power = number(0)
             for c in range(d):
-                opened = scale / (one + np.exp(-gate[b, h * d + c]))
-                mixed[b, h * d + c] *= norm_weight[h, c] * opened
+                power += y[c] * y[c]
+            scale = one / np.sqrt(power / number(d) + number(NORM_EPS))
+            for c in range(d):
+                y[c] *= norm_weight[h, c] * scale / (one + np.exp(-gate[b, h * d + c]))
 
 
 def _contiguous(*tensors: Tensor) -> list[Tensor]:
@@ -207,18 +209,12 @@ def _contiguous(*tensors: Tensor) -> list[Tensor]:
 
 def gate_step(
     x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """See ``fftnet.ops.decode.gate_step``; all floating tensors have one dtype."""
     inputs = _contiguous(x, projected, conv_weight, conv_state, mean, count)
-    outputs = (
-        torch.empty_like(inputs[1]),
-        torch.empty_like(inputs[0]),
-        torch.empty_like(inputs[3]),
-        torch.empty_like(inputs[4]),
-        torch.empty_like(inputs[5]),
-    )
-    arrays = [t.numpy() for t in (*inputs, *outputs)]
-    threads.run(_gate, x.shape[0], conv_state.numel() + x.numel(), *arrays)
+    # Context and gated values have the shapes of ``projected`` and ``x``.
+    outputs = tuple(torch.empty_like(inputs[n]) for n in (1, 0, 3, 4, 5))
+    threads.run(_gate, x.shape[0], conv_state.numel() + x.numel(), *inputs, *outputs)
     return outputs
 
 
@@ -229,9 +225,7 @@ def mix_step(
     inputs = _contiguous(values, filter_, *parameters, state)
     mixed = torch.empty_like(inputs[0])
     new_state = torch.empty_like(inputs[6])
-    arrays = [t.numpy() for t in inputs]
-    bound = arrays[0].dtype.type(eps)
-    threads.run(_mix, values.shape[0], state.numel(), *arrays, bound, mixed.numpy(), new_state.numpy())
+    threads.run(_mix, values.shape[0], state.numel(), *inputs, eps, mixed, new_state)
     return mixed, new_state
 
 
@@ -242,9 +236,8 @@ def context_step(
     projected, mean, count = _contiguous(projected, mean, count)
     context = projected.new_empty(projected.shape[0], 2 * projected.shape[1])
     outputs = (context, torch.empty_like(mean), torch.empty_like(count))
-    arrays = [t.numpy() for t in (projected, mean, count)]
-    results = [t.numpy() for t in outputs]
-    threads.run(_context, projected.shape[0], projected.numel(), *arrays, horizon or FOREVER, *results)
+    arguments = (projected, mean, count, horizon or FOREVER, *outputs)
+    threads.run(_context, projected.shape[0], projected.numel(), *arguments)
     return outputs
 
 
@@ -262,8 +255,5 @@ def address_step(
     """See ``fftnet.ops.decode.address_step``; all tensors have one dtype."""
     inputs = _contiguous(projected, raw_filter, modulation, clock, gate, *parameters, conv_state, spectrum)
     outputs = (torch.empty_like(inputs[4]), torch.empty_like(inputs[12]), torch.empty_like(inputs[13]))
-    arrays = [t.numpy() for t in inputs]
-    results = [t.numpy() for t in outputs]
-    bound = arrays[0].dtype.type(eps)
-    threads.run(_address, projected.shape[0], spectrum.numel(), *arrays, bound, *results)
+    threads.run(_address, projected.shape[0], spectrum.numel(), *inputs, eps, *outputs)
     return outputs

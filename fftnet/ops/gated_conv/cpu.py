@@ -1,84 +1,60 @@
 """The CPU kernels of the gated convolution: one pass forward, one pass backward.
 
 See ``fftnet.ops.cpu`` for how to read kernels. A work item is one vector of channels of one row of the
-batch. Nothing of length T is made but the result: backward computes the convolved keys and values again.
+batch. The result is the only tensor of length T: backward computes the convolved keys and values again.
 """
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from fftnet.ops.cpu.compile import jit, widest_lanes
-from fftnet.ops.cpu.convolution import BLOCK, convolve, convolve_back
+from fftnet.ops.cpu import BLOCK
+from fftnet.ops.cpu.compile import jit
+from fftnet.ops.cpu.convolution import convolve, convolve_back, run, run_backward
 from fftnet.ops.cpu.memory import empty
-from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, store
 
 
 @jit
-def _forward(first, last, lanes, taps, x, weight, past, values):  # pyright: ignore
-    T = x.shape[1]
-    D = x.shape[2] // 2
+def _forward(first, last, lanes, taps, inputs, values):  # pyright: ignore
+    _, T, D = values.shape
     G = D // len(lanes)  # vectors a row of the batch: item = b * G + g
     for b in range(first // G, (last + G - 1) // G):
         for t0 in range(0, T, BLOCK):
             for g in range(max(first - b * G, 0), min(last - b * G, G)):
                 c = g * len(lanes)
                 for t in range(t0, min(t0 + BLOCK, T)):
-                    key = convolve(x, weight, past, b, t, c, lanes, taps)
-                    value = convolve(x, weight, past, b, t, D + c, lanes, taps)
-                    store(values, (b * T + t) * D + c, key * value)
+                    # v <- k v (docs/maths.md, section 5): channels of keys first, then D channels of values.
+                    key = convolve(inputs, b, t, c, lanes, taps)
+                    value = convolve(inputs, b, t, D + c, lanes, taps)
+                    store(values, (b, t, c), key * value)
 
 
 @jit
-def _backward(  # pyright: ignore
-    first, last, lanes, taps, grad_values, x, weight, past, grad_x, grad_past, grad_weight
-):
-    T = x.shape[1]
-    D = x.shape[2] // 2
-    G = D // len(lanes)
+def _backward(first, last, lanes, taps, inputs, grad_values, grads):  # pyright: ignore
+    _, T, D = grad_values.shape
+    G = D // len(lanes)  # vectors a row of the batch: item = b * G + g
     for b in range(first // G, (last + G - 1) // G):
         for t0 in range(0, T, BLOCK):
             for g in range(max(first - b * G, 0), min(last - b * G, G)):
                 c = g * len(lanes)
                 for t in range(t0, min(t0 + BLOCK, T)):
-                    grad = load(grad_values, (b * T + t) * D + c, lanes)
-                    key = convolve(x, weight, past, b, t, c, lanes, taps)
-                    value = convolve(x, weight, past, b, t, D + c, lanes, taps)
-                    grad_key = grad * value
-                    convolve_back(
-                        grad_key, x, weight, past, grad_x, grad_past, grad_weight, b, t, c, lanes, taps
-                    )
-                    grad_value = grad * key
-                    convolve_back(
-                        grad_value, x, weight, past, grad_x, grad_past, grad_weight, b, t, D + c, lanes, taps
-                    )
-
-
-def _run(kernel: Any, x: Tensor, conv_weight: Tensor, *arguments: Tensor) -> None:
-    width = x.shape[2] // 2
-    lanes = widest_lanes(width)
-    items = x.shape[0] * (width // len(lanes))
-    taps = (0,) * conv_weight.shape[1]
-    threads.run(kernel, items, x.numel(), lanes, taps, *(tensor.numpy() for tensor in arguments))
+                    grad = load(grad_values, (b, t, c), lanes)
+                    key = convolve(inputs, b, t, c, lanes, taps)
+                    value = convolve(inputs, b, t, D + c, lanes, taps)
+                    convolve_back(grad * value, inputs, grads, b, t, c, lanes, taps)
+                    convolve_back(grad * key, inputs, grads, b, t, D + c, lanes, taps)
 
 
 def forward(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
-    """See ``fftnet.ops.gated_conv`` for the contract of a backend."""
-    values = empty(x, *x.shape[:2], x.shape[2] // 2)
-    _run(_forward, x, conv_weight, x, conv_weight.T.contiguous(), conv_state, values)
+    """See ``fftnet.ops.registration`` for the contract of a backend."""
+    width = x.shape[2] // 2
+    values = empty(x, *x.shape[:2], width)
+    run(_forward, (x, conv_weight, conv_state), width, width, values)
     return values
 
 
 def backward(
     x: Tensor, conv_weight: Tensor, conv_state: Tensor, grad_values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See ``fftnet.ops.gated_conv`` for the contract of a backend."""
-    grad_x = empty(x)
-    grad_past = torch.zeros_like(conv_state)
-    # One sum a row of the batch, since rows are done by different threads.
-    grad_weight = x.new_zeros(x.shape[0], conv_weight.shape[1], x.shape[2])
-    inputs = (grad_values, x, conv_weight.T.contiguous(), conv_state)
-    _run(_backward, x, conv_weight, *inputs, grad_x, grad_past, grad_weight)
-    return grad_x, grad_weight.sum(dim=0).T.contiguous(), grad_past
+    """See ``fftnet.ops.registration`` for the contract of a backend."""
+    width = x.shape[2] // 2
+    return run_backward(_backward, (x, conv_weight, conv_state), width, width, grad_values)

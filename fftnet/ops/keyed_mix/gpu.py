@@ -1,19 +1,19 @@
-"""The CUDA backend of keyed mixing: chunks of time in parallel, with matrix products wherever one will do.
+"""The CUDA backend of keyed mixing: chunks of time in parallel, with matrix products wherever they fit.
 
-With the time s(t) since the beginning of its chunk, keys are turned by ``exp(-i s(t) frequency)`` and filters
-by the opposite, once a token. What is left is real: in each bin both planes of the spectrum decay alike,
+With the time s(t) since the beginning of its chunk, keys are rotated by ``exp(-i s(t) frequency)`` and
+filters by the opposite angle, once a token. The rest is real: in each bin both planes of the spectrum decay
+alike,
 
     X(t) = exp(-clock(t) decay) X(t-1) + key(t) v(t),   y(t) = sum over planes and bins of filter(t) X(t)
 
-(filters are kept conjugate, so that a read-out is a plain sum). Forward: what every chunk adds to the state
-(``_ends``); a scan over the chunks, which gives the state before each (``_carry``); then the outputs of every
-stretch of 16 tokens (``_read``): from the state before its chunk, from earlier stretches of the chunk by two
-products of matrices, and from its own tokens with a weight for each pair and bin. Ages are counted from the
+with conjugate filters, so that a read-out is a plain sum. Forward: the contribution of every chunk to the
+state (``ends``); a scan over the chunks, which gives the state before each (``sweep``); then the outputs of
+every stretch of 16 tokens (``read``): from the state before its chunk, from earlier stretches of the chunk by
+two matrix products, and from its own tokens with a weight for each pair and bin. Ages are counted from the
 edges of chunks and stretches, so that no exponent is ever positive however fast the clock runs.
 
-Backward is the same with time reversed and the roles of keys and filters exchanged for the gradient of the
-values, and with those of bins and channels exchanged for the gradients of filters and keys (``_match``). The
-gradients of clock, decay and frequency follow from these.
+Backward is the same with time reversed. The gradient of the values exchanges keys with filters; those of
+filters and keys exchange bins with channels (``match``). The gradients of clock, decay and frequency follow.
 """
 
 import torch
@@ -21,14 +21,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from fftnet.ops.chunks import in_blocks
+from fftnet.ops.gpu.scan import sweep
+from fftnet.ops.gpu.tiles import BLOCK
 from fftnet.ops.keyed_mix.triton_kernels import ends, match, read
-from fftnet.ops.keyed_mix.triton_tiles import BLOCK, sweep
 
 
-def _turn(planes_BTH2F: Tensor, turns_BTH2F: Tensor, back: bool = False) -> Tensor:
-    """Turn by ``exp(-i angle)``, or back by ``exp(i angle)``, from the angle's cosine and sine."""
+def _rotate(planes_BTH2F: Tensor, rotation_BTH2F: Tensor, back: bool = False) -> Tensor:
+    """Rotate by ``exp(-i angle)``, or back by ``exp(i angle)``, from the angle's cosine and sine."""
     real, imag = planes_BTH2F.unbind(dim=3)
-    cosine, sine = turns_BTH2F.unbind(dim=3)
+    cosine, sine = rotation_BTH2F.unbind(dim=3)
     sine = -sine if back else sine
     return torch.stack([real * cosine + imag * sine, imag * cosine - real * sine], dim=3)
 
@@ -38,90 +39,74 @@ def _conjugate(planes_BTH2F: Tensor) -> Tensor:
     return torch.stack([real, -imag], dim=3)
 
 
-def _turns(clock: Tensor, decay: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the clock means for every token and chunk.
+def _clock_factors(clock: Tensor, decay: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return time and rotation of every token and chunk.
 
     Returns:
         The time since the beginning of its chunk, (B, T, H); cosine and sine of the angle by which every bin
-        turns in that time, (B, T, H, 2, F); the same for whole chunks, (B, N, H, 2, F), and what a chunk
-        leaves of a state, (B, N, H, F).
+        rotates in that time, (B, T, H, 2, F); the same for whole chunks, (B, N, H, 2, F), and the decay
+        factor of a state over a chunk, (B, N, H, F).
     """
     tokens = clock.shape[1]
     blocks = in_blocks(clock, BLOCK)
     time = blocks.cumsum(dim=2).flatten(1, 2)[:, :tokens].contiguous()
     angle = time[..., None] * frequency
-    turns = torch.stack([angle.cos(), angle.sin()], dim=3)
+    rotation = torch.stack([angle.cos(), angle.sin()], dim=3)
+    # The last chunk may be shorter: its last token is the last of the row.
     last = torch.arange(BLOCK - 1, BLOCK * blocks.shape[1], BLOCK, device=clock.device).clamp(max=tokens - 1)
-    fallen = torch.exp(-time[:, last, :, None] * decay)
-    return time, turns, turns[:, last].contiguous(), fallen
+    chunk_decay = torch.exp(-time[:, last, :, None] * decay)
+    return time, rotation, rotation[:, last].contiguous(), chunk_decay
 
 
-def forward(
-    values: Tensor,
-    key: Tensor,
-    filter_: Tensor,
-    clock: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    state: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See ``fftnet.ops.keyed_mix`` for the contract of a backend."""
+def forward(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``fftnet.ops.registration`` for the contract of a backend."""
+    values, key, filter_, clock, decay, frequency, state = tensors
     with torch.cuda.device_of(values):
-        time, turns, chunk_turns, fallen = _turns(clock, decay, frequency)
-        turned_key = _turn(key, turns)
-        turned_filter = _turn(_conjugate(filter_), turns)
-        added = ends(turned_key, values, time, decay)
-        checkpoints, last = sweep(values.shape[1], added, state, chunk_turns, fallen, reverse=False)
-        mixed = read(turned_filter, turned_key, values, time, decay, checkpoints)
+        time, rotation, *chunks = _clock_factors(clock, decay, frequency)
+        key = _rotate(key, rotation)
+        filter_ = _rotate(_conjugate(filter_), rotation)
+        added = ends(key, values, time, decay)
+        checkpoints, last = sweep(values.shape[1], added, state, *chunks)
+        mixed = read(filter_, key, values, time, decay, checkpoints)
     return mixed, last, checkpoints
 
 
-def backward(
-    values: Tensor,
-    key: Tensor,
-    filter_: Tensor,
-    clock: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    checkpoints: Tensor,
-    last: Tensor,
-    grad_mixed: Tensor,
-    grad_state: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See ``fftnet.ops.keyed_mix`` for the contract of a backend."""
+def backward(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """See ``fftnet.ops.registration`` for the contract of a backend."""
+    values, key, filter_, clock, decay, frequency, checkpoints, last, grad_mixed, grad_state = tensors
     with torch.cuda.device_of(values):
-        time, turns, chunk_turns, fallen = _turns(clock, decay, frequency)
-        turned_key = _turn(key, turns)
-        turned_filter = _turn(_conjugate(filter_), turns)
-        added = ends(turned_filter, grad_mixed, time, decay, reverse=True)
-        later, grad_start = sweep(values.shape[1], added, grad_state, chunk_turns, fallen, reverse=True)
-        grad_values = read(turned_key, turned_filter, grad_mixed, time, decay, later, reverse=True)
-        grad_filter = match(grad_mixed, values, turned_key, time, decay, checkpoints)
-        grad_key = match(values, grad_mixed, turned_filter, time, decay, later, reverse=True)
-    grad_filter = _conjugate(_turn(grad_filter, turns, back=True))
-    grad_key = _turn(grad_key, turns, back=True)
-    # A reading at t moves with exp(S(t) mu), a writing with exp(-S(t) mu), where S(t) is the clock's sum up
-    # to t: the gradient of clock(t) mu is the sum over all later ones, and the state is read after the last.
-    moved_r, moved_i = _exponent(filter_, grad_filter, 3)
-    written_r, written_i = _exponent(key, grad_key, 3)
-    state_r, state_i = _exponent(last, grad_state, 2)
-    slope_r = _sum_later(moved_r - written_r) + state_r.sum(dim=-1)[:, None]
-    slope_i = _sum_later(moved_i - written_i) + state_i.sum(dim=-1)[:, None]
-    grad_clock = (slope_i * frequency - slope_r * decay).sum(dim=-1)
-    grad_decay = -(slope_r * clock[..., None]).sum(dim=(0, 1))
-    grad_frequency = (slope_i * clock[..., None]).sum(dim=(0, 1))
+        time, rotation, *chunks = _clock_factors(clock, decay, frequency)
+        rotated_key = _rotate(key, rotation)
+        rotated_filter = _rotate(_conjugate(filter_), rotation)
+        added = ends(rotated_filter, grad_mixed, time, decay, reverse=True)
+        later, grad_start = sweep(values.shape[1], added, grad_state, *chunks, reverse=True)
+        grad_values = read(rotated_key, rotated_filter, grad_mixed, time, decay, later, reverse=True)
+        grad_filter = match(grad_mixed, values, rotated_key, time, decay, checkpoints)
+        grad_key = match(values, grad_mixed, rotated_filter, time, decay, later, reverse=True)
+    grad_filter = _conjugate(_rotate(grad_filter, rotation, back=True))
+    grad_key = _rotate(grad_key, rotation, back=True)
+    # A read-out at t contains exp(S(t) mu), a write exp(-S(t) mu), with the sum S(t) of the clock up to t. So
+    # the gradient of clock(t) mu is the sum over all later ones. The state is read after the last token.
+    read_re, read_im = _exponent(filter_, grad_filter, 3)
+    written_re, written_im = _exponent(key, grad_key, 3)
+    state_re, state_im = _exponent(last, grad_state, 2)
+    slope_re = _sum_later(read_re - written_re) + state_re.sum(dim=-1)[:, None]
+    slope_im = _sum_later(read_im - written_im) + state_im.sum(dim=-1)[:, None]
+    grad_clock = (slope_im * frequency - slope_re * decay).sum(dim=-1)
+    grad_decay = -(slope_re * clock[..., None]).sum(dim=(0, 1))
+    grad_frequency = (slope_im * clock[..., None]).sum(dim=(0, 1))
     return grad_values, grad_key, grad_filter, grad_clock, grad_decay, grad_frequency, grad_start
 
 
 def _exponent(z: Tensor, grad: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """The gradients of a and b where ``z`` is ``exp(a + i b)`` times something, from that of z."""
+    """Return the gradients of a and b, where ``z`` is ``exp(a + i b)`` times something, from that of z."""
     real, imag = z.unbind(dim)
-    grad_r, grad_i = grad.unbind(dim)
-    return real * grad_r + imag * grad_i, real * grad_i - imag * grad_r
+    grad_re, grad_im = grad.unbind(dim)
+    return real * grad_re + imag * grad_im, real * grad_im - imag * grad_re
 
 
 def _sum_later(x: Tensor) -> Tensor:
-    """Sums over this and all later tokens, (B, T, ...); in chunks, since a GPU takes one thread for a row."""
+    """Return sums over this and all later tokens, (B, T, ...); in chunks, since a row has one GPU thread."""
     tokens = x.shape[1]
     within = in_blocks(x, BLOCK).flip(2).cumsum(dim=2).flip(2)
     following = within[:, 1:, 0].flip(1).cumsum(dim=1).flip(1)

@@ -1,29 +1,33 @@
-"""The Triton kernels of keyed mixing; see ``fftnet.ops.keyed_mix.gpu`` for how they make the operator.
+"""The Triton kernels of keyed mixing; see ``fftnet.ops.gpu`` for how to read them.
 
-All take turned keys and filters, filters conjugate; ``time`` is the clock's sum since the beginning of a
-token's chunk, (B, T, H), ``decay`` is (H, F), and ``states`` those before every chunk, (B, N, H, 2, F, d).
-With ``REVERSE`` time runs backwards, and what is called key, filter or values is what takes that part then.
+``fftnet.ops.keyed_mix.gpu`` explains how they make the operator. All take rotated keys and filters
+(B, T, H, 2, F), filters conjugate; ``decay`` is (H, F), and ``states`` those before every chunk,
+(B, N, H, 2, F, d). With ``REVERSE`` time runs backwards; key, filter and values are then the tensors that
+take their parts.
 """
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
-from fftnet.ops.causal_mix.triton_tiles import load_complex, store_complex
-from fftnet.ops.keyed_mix.triton_tiles import (
+from fftnet.ops.gpu.tiles import (
     BINS,
     BLOCK,
     CHUNK,
     STRETCH,
     across,
+    decay_over,
     dot,
     earlier,
-    faded,
     kernel,
+    load_bins,
+    load_channels,
+    load_complex,
     locate,
     power_of_two,
     rows,
     since_chunk,
+    store_complex,
     within,
 )
 
@@ -31,6 +35,13 @@ LANES = 64
 """Most channels that a program handles at once."""
 FEWEST = 16
 """Fewest channels that a matrix product takes."""
+
+
+@kernel
+def _load_state(states, block, head, heads, k, bins, lane, width):  # pyright: ignore
+    """Load bins k and channels ``lane`` of the state before a chunk."""
+    at = states + ((block * heads + head) * 2 * bins + k[:, None]) * width + lane[None, :]
+    return load_complex(at, bins * width, (k < bins)[:, None] & (lane < width)[None, :])
 
 
 @kernel
@@ -47,7 +58,7 @@ def _ends(  # pyright: ignore
     REVERSE: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """What a chunk adds to the state at its end: its sum of ``key(t) v(t)``, each decayed until then.
+    """Contribution of a chunk to the state at its end: its sum of ``key(t) v(t)``, each decayed until then.
 
     One program for BINS bins and LANES channels of a chunk of one head.
     """
@@ -62,16 +73,16 @@ def _ends(  # pyright: ignore
     n = block % count * CHUNK + tl.arange(0, CHUNK)
     row = (block // count * tokens + n) * heads + head
     inside = n < tokens
+    # Ages count from the end of the chunk, so no exponent is positive.
     passed = tl.load(time + row, inside, 0.0)
     age = passed if REVERSE else tl.where(inside, tl.max(passed, 0) - passed, 0.0)
-    left = faded(age, tl.load(decay + head * bins + k, k < bins, 0.0))
-    mask = inside[:, None] & (k < bins)[None, :]
-    key_r, key_i = load_complex(key + row[:, None] * 2 * bins + k[None, :], bins, mask)
-    x = tl.load(values + row[:, None] * width + lane[None, :], inside[:, None] & (lane < width)[None, :], 0.0)
-    end_r = dot(tl.trans(key_r * left), x)
-    end_i = dot(tl.trans(key_i * left), x)
+    factor = decay_over(age, tl.load(decay + head * bins + k, k < bins, 0.0))
+    key_re, key_im = load_bins(key, row, inside, k, bins)
+    x = load_channels(values, row, inside, lane, width)
+    end_re = dot(tl.trans(key_re * factor), x)
+    end_im = dot(tl.trans(key_im * factor), x)
     end = ends + ((block * heads + head) * 2 * bins + k[:, None]) * width + lane[None, :]
-    store_complex(end, bins * width, end_r, end_i, (k < bins)[:, None] & (lane < width)[None, :])
+    store_complex(end, bins * width, end_re, end_im, (k < bins)[:, None] & (lane < width)[None, :])
 
 
 @kernel
@@ -90,30 +101,28 @@ def _read(  # pyright: ignore
     REVERSE: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """The outputs of a stretch: LANES channels of one head to a program."""
+    """Outputs of a stretch (docs/maths.md, section 3, step 6): LANES channels of one head to a program."""
     part, head, origin, first, block = locate(tokens, heads, tl.cdiv(width, LANES))
     row, inside = rows(first, origin, head, tokens, heads)
     since = since_chunk(time, row, inside, first, origin, head, tokens, heads, REVERSE)
     between, pair = within(time, row, inside, REVERSE)
     lane = part * LANES + tl.arange(0, LANES)
-    channels = (lane < width)[None, :]
-    x = tl.load(values + row[:, None] * width + lane[None, :], inside[:, None] & channels, 0.0)
+    x = load_channels(values, row, inside, lane, width)
     total = tl.zeros_like(x)
     score = tl.zeros_like(between)
+    # The state before the chunk, and the stretch's own tokens: a weight for each pair and bin.
     for k0 in range(0, bins, BINS):
         k = k0 + tl.arange(0, BINS)
-        mask = inside[:, None] & (k < bins)[None, :]
         rate = tl.load(decay + head * bins + k, k < bins, 0.0)
-        at = row[:, None] * 2 * bins + k[None, :]
-        filter_r, filter_i = load_complex(filter_ + at, bins, mask)
-        key_r, key_i = load_complex(key + at, bins, mask)
-        pairs = filter_r[:, None, :] * key_r[None, :, :] + filter_i[:, None, :] * key_i[None, :, :]
+        filter_re, filter_im = load_bins(filter_, row, inside, k, bins)
+        key_re, key_im = load_bins(key, row, inside, k, bins)
+        pairs = filter_re[:, None, :] * key_re[None, :, :] + filter_im[:, None, :] * key_im[None, :, :]
         score += tl.sum(pairs * tl.exp(-between[:, :, None] * rate[None, None, :]), 2)
-        state = states + ((block * heads + head) * 2 * bins + k[:, None]) * width + lane[None, :]
-        state_r, state_i = load_complex(state, bins * width, (k < bins)[:, None] & channels)
-        left = faded(since, rate)
-        total += dot(filter_r * left, state_r) + dot(filter_i * left, state_i)
+        state_re, state_im = _load_state(states, block, head, heads, k, bins, lane, width)
+        factor = decay_over(since, rate)
+        total += dot(filter_re * factor, state_re) + dot(filter_im * factor, state_im)
     total += dot(tl.where(pair, score, 0.0), x)
+    # Earlier stretches of the chunk: two matrix products, with decays counted from an edge between them.
     begin, end = earlier(first, tokens, REVERSE)
     for before in range(begin, end, STRETCH):
         before_row, before_inside = rows(before, origin, head, tokens, heads)
@@ -121,19 +130,16 @@ def _read(  # pyright: ignore
         score = tl.zeros_like(between)
         for k0 in range(0, bins, BINS):
             k = k0 + tl.arange(0, BINS)
-            exists = (k < bins)[None, :]
             rate = tl.load(decay + head * bins + k, k < bins, 0.0)
-            at = row[:, None] * 2 * bins + k[None, :]
-            filter_r, filter_i = load_complex(filter_ + at, bins, inside[:, None] & exists)
-            at = before_row[:, None] * 2 * bins + k[None, :]
-            key_r, key_i = load_complex(key + at, bins, before_inside[:, None] & exists)
-            left = faded(since, rate)
-            key_left = faded(until, rate)
-            score += dot(filter_r * left, tl.trans(key_r * key_left))
-            score += dot(filter_i * left, tl.trans(key_i * key_left))
-        at = before_row[:, None] * width + lane[None, :]
-        total += dot(score, tl.load(values + at, before_inside[:, None] & channels, 0.0))
-    tl.store(mixed + row[:, None] * width + lane[None, :], total, inside[:, None] & channels)
+            filter_re, filter_im = load_bins(filter_, row, inside, k, bins)
+            key_re, key_im = load_bins(key, before_row, before_inside, k, bins)
+            factor = decay_over(since, rate)
+            key_factor = decay_over(until, rate)
+            score += dot(filter_re * factor, tl.trans(key_re * key_factor))
+            score += dot(filter_im * factor, tl.trans(key_im * key_factor))
+        total += dot(score, load_channels(values, before_row, before_inside, lane, width))
+    mask = inside[:, None] & (lane < width)[None, :]
+    tl.store(mixed + row[:, None] * width + lane[None, :], total, mask)
 
 
 @kernel
@@ -152,38 +158,35 @@ def _match(  # pyright: ignore
     REVERSE: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """The gradient of the filters of a stretch, or in reverse of its keys: BINS bins to a program.
+    """Gradient of the filters of a stretch, or in reverse of its keys: BINS bins to a program.
 
-    That of bin k is the product of the output's gradient and ``X_k``, summed over the channels; X is not
-    made, since the products with the values give the same.
+    That of bin k is the product of the output's gradient and ``X_k``, summed over the channels. X is not
+    made, since products with the values give the same.
     """
     part, head, origin, first, block = locate(tokens, heads, tl.cdiv(bins, BINS))
     row, inside = rows(first, origin, head, tokens, heads)
     since = since_chunk(time, row, inside, first, origin, head, tokens, heads, REVERSE)
     between, pair = within(time, row, inside, REVERSE)
     k = part * BINS + tl.arange(0, BINS)
-    exists = (k < bins)[None, :]
     rate = tl.load(decay + head * bins + k, k < bins, 0.0)
     product = tl.zeros_like(between)
-    total_r = tl.zeros((STRETCH, BINS), time.dtype.element_ty)
-    total_i = tl.zeros((STRETCH, BINS), time.dtype.element_ty)
+    total_re = tl.zeros((STRETCH, BINS), time.dtype.element_ty)
+    total_im = tl.zeros((STRETCH, BINS), time.dtype.element_ty)
+    # The state before the chunk, and the stretch's own tokens.
     for c0 in range(0, width, LANES):
         lane = c0 + tl.arange(0, LANES)
-        mask = inside[:, None] & (lane < width)[None, :]
-        grad = tl.load(grad_mixed + row[:, None] * width + lane[None, :], mask, 0.0)
-        x = tl.load(values + row[:, None] * width + lane[None, :], mask, 0.0)
-        state = states + ((block * heads + head) * 2 * bins + k[:, None]) * width + lane[None, :]
-        state_r, state_i = load_complex(state, bins * width, (k < bins)[:, None] & (lane < width)[None, :])
-        product += dot(grad, tl.trans(x))
-        total_r += dot(grad, tl.trans(state_r))
-        total_i += dot(grad, tl.trans(state_i))
-    own = row[:, None] * 2 * bins + k[None, :]
-    key_r, key_i = load_complex(key + own, bins, inside[:, None] & exists)
+        grad = load_channels(grad_mixed, row, inside, lane, width)
+        state_re, state_im = _load_state(states, block, head, heads, k, bins, lane, width)
+        product += dot(grad, tl.trans(load_channels(values, row, inside, lane, width)))
+        total_re += dot(grad, tl.trans(state_re))
+        total_im += dot(grad, tl.trans(state_im))
+    key_re, key_im = load_bins(key, row, inside, k, bins)
     product = tl.where(pair, product, 0.0)
     weight = product[:, :, None] * tl.exp(-between[:, :, None] * rate[None, None, :])
-    left = faded(since, rate)
-    total_r = total_r * left + tl.sum(weight * key_r[None, :, :], 1)
-    total_i = total_i * left + tl.sum(weight * key_i[None, :, :], 1)
+    factor = decay_over(since, rate)
+    total_re = total_re * factor + tl.sum(weight * key_re[None, :, :], 1)
+    total_im = total_im * factor + tl.sum(weight * key_im[None, :, :], 1)
+    # Earlier stretches of the chunk.
     begin, end = earlier(first, tokens, REVERSE)
     for before in range(begin, end, STRETCH):
         before_row, before_inside = rows(before, origin, head, tokens, heads)
@@ -191,22 +194,23 @@ def _match(  # pyright: ignore
         product = tl.zeros_like(between)
         for c0 in range(0, width, LANES):
             lane = c0 + tl.arange(0, LANES)
-            channels = (lane < width)[None, :]
-            at = row[:, None] * width + lane[None, :]
-            grad = tl.load(grad_mixed + at, inside[:, None] & channels, 0.0)
-            at = before_row[:, None] * width + lane[None, :]
-            product += dot(grad, tl.trans(tl.load(values + at, before_inside[:, None] & channels, 0.0)))
-        at = before_row[:, None] * 2 * bins + k[None, :]
-        key_r, key_i = load_complex(key + at, bins, before_inside[:, None] & exists)
-        left = faded(since, rate)
-        key_left = faded(until, rate)
-        total_r += left * dot(product, key_r * key_left)
-        total_i += left * dot(product, key_i * key_left)
-    store_complex(grad_filter + own, bins, total_r, total_i, inside[:, None] & exists)
+            grad = load_channels(grad_mixed, row, inside, lane, width)
+            product += dot(grad, tl.trans(load_channels(values, before_row, before_inside, lane, width)))
+        key_re, key_im = load_bins(key, before_row, before_inside, k, bins)
+        factor = decay_over(since, rate)
+        key_factor = decay_over(until, rate)
+        total_re += factor * dot(product, key_re * key_factor)
+        total_im += factor * dot(product, key_im * key_factor)
+    at = grad_filter + row[:, None] * 2 * bins + k[None, :]
+    store_complex(at, bins, total_re, total_im, inside[:, None] & (k < bins)[None, :])
+
+
+def _lanes(width: int) -> int:
+    return max(min(power_of_two(width), LANES), FEWEST)
 
 
 def ends(key: Tensor, values: Tensor, time: Tensor, decay: Tensor, *, reverse: bool = False) -> Tensor:
-    """What every chunk adds to the state, (B, N, H, 2, F, d)."""
+    """Return the contribution of every chunk to the state at its end, (B, N, H, 2, F, d)."""
     batch, tokens, heads, width = values.shape
     bins = decay.shape[1]
     count = -(-tokens // BLOCK)
@@ -218,47 +222,25 @@ def ends(key: Tensor, values: Tensor, time: Tensor, decay: Tensor, *, reverse: b
     return added
 
 
-def read(
-    filter_: Tensor,
-    key: Tensor,
-    values: Tensor,
-    time: Tensor,
-    decay: Tensor,
-    states: Tensor,
-    *,
-    reverse: bool = False,
-) -> Tensor:
-    """The outputs of all tokens, (B, T, H, d)."""
+def read(*tensors: Tensor, reverse: bool = False) -> Tensor:
+    """Return the outputs (B, T, H, d) from filter, key, values, time, decay and states."""
+    _, _, values, _, decay, _ = tensors
     batch, tokens, heads, width = values.shape
     lanes = _lanes(width)
     mixed = torch.empty_like(values)
     programs = batch * -(-tokens // STRETCH.value) * heads * -(-width // lanes)
     sizes = (tokens, heads, width, decay.shape[1])
-    tensors = (filter_, key, values, time, decay, states, mixed)
-    _read[(programs,)](*tensors, *sizes, REVERSE=reverse, LANES=lanes)
+    _read[(programs,)](*tensors, mixed, *sizes, REVERSE=reverse, LANES=lanes)
     return mixed
 
 
-def match(
-    grad_mixed: Tensor,
-    values: Tensor,
-    key: Tensor,
-    time: Tensor,
-    decay: Tensor,
-    states: Tensor,
-    *,
-    reverse: bool = False,
-) -> Tensor:
-    """The gradients of all filters, (B, T, H, 2, F)."""
+def match(*tensors: Tensor, reverse: bool = False) -> Tensor:
+    """Return the gradients of filters, from grad_mixed, values, key, time, decay and states."""
+    _, values, key, _, decay, _ = tensors
     batch, tokens, heads, width = values.shape
     bins = decay.shape[1]
     grad_filter = torch.empty_like(key)
     programs = batch * -(-tokens // STRETCH.value) * heads * -(-bins // BINS.value)
     sizes = (tokens, heads, width, bins)
-    tensors = (grad_mixed, values, key, time, decay, states, grad_filter)
-    _match[(programs,)](*tensors, *sizes, REVERSE=reverse, LANES=_lanes(width))
+    _match[(programs,)](*tensors, grad_filter, *sizes, REVERSE=reverse, LANES=_lanes(width))
     return grad_filter
-
-
-def _lanes(width: int) -> int:
-    return max(min(power_of_two(width), LANES), FEWEST)

@@ -21,7 +21,16 @@ from operators import (
     mix_step_inputs,
 )
 
-from fftnet.ops import causal_mix, decode, dispatch, gated_conv, prefix_context, spectral_mix, use_backend
+from fftnet.ops import (
+    causal_mix,
+    decode,
+    dispatch,
+    gated_conv,
+    keyed_mix,
+    prefix_context,
+    spectral_mix,
+    use_backend,
+)
 from fftnet.ops.checks import Signature
 
 CPU = torch.zeros(2, 17, 16)

@@ -263,7 +263,7 @@ def test_a_text_that_the_model_has_seen_is_warned_of(answers: dict[str, Answer])
     assert "warning: the model was trained on a part of story.txt" in answers["seen whole"].err
 
 
-def test_a_model_without_its_run_or_without_documents(answers: dict[str, Answer]) -> None:
+def test_a_model_without_run_file_or_without_documents(answers: dict[str, Answer]) -> None:
     assert answers["bare"].report == answers["bpe"].report | {"checkpoint": "bare"}
     assert answers["bare"].err.startswith("warning: bare/run.json is missing: the model may have been")
     assert answers["bidirectional"].report["loss"] > 1

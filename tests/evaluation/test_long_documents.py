@@ -116,7 +116,7 @@ def test_documents_without_a_token_to_predict_change_no_average() -> None:
         evaluate_documents(model, tokens, starts[:0], ends[:0], max_tokens=4)
 
 
-def test_a_state_that_is_not_carried_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_fails_if_the_state_is_not_carried(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     prefill = FFTNet.prefill
 

@@ -69,7 +69,7 @@ def prepare(data: DataConfig, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_it_learns_what_the_texts_tell_and_is_the_same_when_it_is_loaded(
+def test_a_trained_classifier_predicts_the_same_after_loading(
     causal: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = DataConfig(data=[table(tmp_path / "a.jsonl", 120)], batch_size=8)
@@ -100,7 +100,7 @@ def test_it_learns_what_the_texts_tell_and_is_the_same_when_it_is_loaded(
     assert evaluate_classifier(classifier, data, whole=True)["rows"] == 120
 
 
-def test_files_of_ones_own_validate_and_test_and_columns_have_any_names(tmp_path: Path) -> None:
+def test_separate_files_for_validation_and_test_with_any_column_names(tmp_path: Path) -> None:
     names: dict[str, Any] = {"text": "body", "label": "stars"}
     data = DataConfig(data=[table(tmp_path / "a.jsonl", 30, **names)], text_field="body", batch_size=8)
     valid = table(tmp_path / "v.jsonl", 7, **names)
@@ -149,7 +149,7 @@ def test_a_part_of_each_class_is_held_out_and_no_row_is_in_two_parts(tmp_path: P
         ({"test_data": ["OTHER"]}, {}, r"b.jsonl line 3 has the label 'new', which no row of training has"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_settings_and_data_that_do_not_fit_are_refused(
     settings: dict[str, Any], fields: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
     other = table(tmp_path / "b.jsonl", 9, (3, 10, "new"))
@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_refused(
         TaskConfig(settings=ClassificationConfig())
 
 
-def test_what_is_no_classifier_or_no_text_is_a_sentence(tmp_path: Path) -> None:
+def test_wrong_checkpoints_and_inputs_are_refused(tmp_path: Path) -> None:
     result = run(tmp_path, DataConfig(data=[table(tmp_path / "a.jsonl", 30)]))
     folder = result.folder / "best"
     with pytest.raises(CheckpointError, match="is a classifier, not a language model: use fftnet predict"):

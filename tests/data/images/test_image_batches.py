@@ -99,7 +99,7 @@ def test_reading_from_files_gives_what_memory_gives(tmp_path: Path) -> None:
         assert same(batches(lazy).batch(epoch, index), batches(held).batch(epoch, index))
 
 
-def test_images_are_decoded_when_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_decoded_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path, 40)
     monkeypatch.setattr("fftnet.data.images.loading.MEASURED", 4)
     # Two images at a time are measured, which limits memory.

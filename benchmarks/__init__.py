@@ -1,1 +1,1 @@
-"""Measurements against the obvious PyTorch version, attention and bare limits (``make bench``)."""
+"""Benchmarks of time and memory against eager PyTorch, attention and lower bounds (``make bench``)."""

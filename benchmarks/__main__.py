@@ -24,7 +24,7 @@ OVERVIEW_PICTURE = "images/overview.png"
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--full", action="store_true", help="longer and more lengths: up to 25 minutes, not 7"
+        "--full", action="store_true", help="more and longer cases: up to 25 minutes instead of 7"
     )
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of the results")
     parser.add_argument(
@@ -80,11 +80,11 @@ def _earlier(path: Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None, settings: Settings | None = None) -> int:
-    """Run the benchmarks; returns the exit status: 0, or 1 after one sentence on what was wrong.
+    """Run the benchmarks; return the exit status: 0, or 1 after one sentence about the error.
 
     Args:
         argv: flags.
-        settings: sizes in place of those that ``--full`` chooses.
+        settings: sizes (default: those that ``--full`` chooses).
     """
     words = list(sys.argv[1:] if argv is None else argv)
     flags = _parse(words)
@@ -99,11 +99,13 @@ def main(argv: Sequence[str] | None = None, settings: Settings | None = None) ->
         settings = replace(settings, checkpoint=flags.checkpoint)
     try:
         if flags.only:
+            # Nothing is measured or written if compared implementations differ.
             parity.check()
         path = flags.output / FILE
         command = " ".join(["python -m benchmarks", *words])
         with settled_heap():
             measured = {suite: _measure(suite, settings, command) for suite in SUITES if suite in flags.only}
+        # Suites that were not run keep their stored results.
         sections = _earlier(path) | measured
         write_json(path, {"suites": {name: sections[name] for name in SUITES if name in sections}})
     except (parity.ParityError, UserError) as error:

@@ -1,8 +1,7 @@
-"""The sides of a comparison: ours; as baselines the obvious PyTorch version, attention, what no layer beats.
+"""Sides of a comparison: FFTNet, its eager PyTorch version, attention, and bounds that no layer can beat.
 
-All calls of a case read the same tokens, and a layer's projections are counted in all of them or in none. No
-other file of the benchmarks, but ``encoders`` for models without a state, builds a model, a mixer or the
-inputs of an operator.
+All calls of a case read the same tokens, and all or none include projections. This file and ``encoders``
+build all models, mixers and inputs of the benchmarks.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,17 +34,17 @@ PAIR = "rfft+irfft"
 
 BF16 = "bf16"
 FLOAT32 = "float32"
-"""Precisions of the matrix products of training."""
+"""Dtypes of the matrix products of training."""
 
 LANGUAGE_MODELS = {OURS: "addressed_spectral", ATTENTION: "attention"}
-"""Ours and its baseline to the mixer of all layers."""
+"""Side to the mixer of all its layers."""
 BINS = 16
-"""Of our causal mixer, as its default."""
+"""Frequency bins of the causal mixer, its default."""
 VOCABULARY = 257
-"""Bytes, and the end of a text."""
+"""Number of tokens: bytes, and the end of a text."""
 
 Calls = dict[str, Callable[[], object]]
-"""Ours and its baselines: name to a call that does the work once."""
+"""Side to a call that does the work once."""
 
 
 def eager_keyed_mix(
@@ -56,27 +55,31 @@ def eager_keyed_mix(
     decay_HF: Tensor,
     frequency_HF: Tensor,
 ) -> Tensor:
-    """``fftnet.ops.keyed_mix.keyed_mix`` as one would first write it: token by token, complex, autograd."""
+    """Compute ``keyed_mix`` as one would write it first: token by token, complex, with autograd."""
     key_BTHF1 = torch.complex(*key_BTH2F.unbind(dim=3))[..., None]
     filter_BTHF1 = torch.complex(*filter_BTH2F.unbind(dim=3))[..., None]
     pole_BTHF1 = torch.exp(clock_BTH[..., None] * torch.complex(-decay_HF, frequency_HF))[..., None]
     z_BHFd = torch.zeros_like(key_BTHF1[:, 0] * v_BTHd[:, 0, :, None])
     outputs = []
-    # Taken apart at once: the gradient of x[:, t] would be as large as x, for every token.
+    # Unbind once: the gradient of x[:, t] would be as large as x, for every token.
     tokens = (x.unbind(dim=1) for x in (v_BTHd[:, :, :, None], key_BTHF1, filter_BTHF1, pole_BTHF1))
     for v, key, filter_, pole in zip(*tokens, strict=True):
+        # docs/maths.md, section 3: decay and rotate the spectrum, write value times key, read with the
+        # filter.
         z_BHFd = pole * z_BHFd + key * v
         outputs.append((filter_ * z_BHFd).real.sum(dim=2))
     return torch.stack(outputs, dim=1)
 
 
 def eager_attention(mixer: RotaryAttention, x_BTD: Tensor) -> Tensor:
-    """Attention with rotary positions as one would first write it: the whole matrix of scores."""
+    """Compute attention with rotary positions as one would write it first: the whole matrix of scores."""
     tokens = x_BTD.shape[1]
     q, k, v = mixer.project_in(x_BTD).unflatten(-1, (3, mixer.num_heads, -1)).unbind(dim=2)
     position = torch.arange(tokens)
+    # Rotary positions as in the fused mixer, so that both compute the same.
     q = attention.rotate(q, position[None])
     k = attention.rotate(k, position[None])
+    # All T x T scores, which fused attention never stores.
     score = torch.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
     if mixer.causal:
         score = score.masked_fill(position > position[:, None], -torch.inf)
@@ -84,12 +87,12 @@ def eager_attention(mixer: RotaryAttention, x_BTD: Tensor) -> Tensor:
 
 
 def fourier_pair(x_BTD: Tensor) -> Tensor:
-    """The cheapest transform there and back."""
+    """Apply the cheapest transform and its inverse."""
     return torch.fft.irfft(torch.fft.rfft(x_BTD, dim=1), n=x_BTD.shape[1], dim=1)
 
 
 def linear(x_BTD: Tensor, weight_DD: Tensor) -> Tensor:
-    """One D x D linear layer."""
+    """Apply one D x D linear layer."""
     return F.linear(x_BTD, weight_DD)
 
 
@@ -107,13 +110,15 @@ def call(
                 function(*inputs)
 
         return forward
+    # Gradients of all inputs and weights, as inside of a model.
     leaves = [x.requires_grad_() for x in inputs] + ([] if module is None else list(module.parameters()))
+    # A random gradient from above, so that backward has as much work as in training.
     upstream = torch.randn_like(inputs[0])
     return lambda: torch.autograd.grad(function(*inputs), leaves, upstream)
 
 
 def memory_pass(x: Tensor, work: str) -> Callable[[], object]:
-    """Read the values and write the result; backwards, read values and gradient and write a gradient."""
+    """Make the call that only moves memory: read and write once, backwards read twice and write once."""
     grad = torch.randn_like(x)
 
     def both() -> None:
@@ -124,20 +129,16 @@ def memory_pass(x: Tensor, work: str) -> Callable[[], object]:
 
 
 def causal_mixer(width: int, heads: int, bins: int = BINS) -> AddressedSpectralMixer:
-    """Our causal mixer."""
+    """Return FFTNet's causal mixer."""
     return AddressedSpectralMixer(width, heads, AddressedSpectralConfig(num_bins=bins))
 
 
-def attention_mixer(width: int, heads: int) -> AttentionMixer:
-    """Causal attention with its projections."""
-    return AttentionMixer(width, heads)
-
-
 def op_inputs(batch: int, tokens: int, width: int, heads: int, bins: int = BINS) -> list[Tensor]:
-    """Values, keys, filters, clock, decay and frequency: what a layer at its start would hand over."""
+    """Return values, keys, filters, clock, decay and frequency as a new layer passes them to the operator."""
     decay, frequency = causal_mixer(width, heads, bins).transform()
     return [
         torch.randn(batch, tokens, heads, width // heads),
+        # Keys are small, as the gain of a layer makes them.
         torch.randn(batch, tokens, heads, 2, bins) / bins,
         torch.randn(batch, tokens, heads, 2, bins),
         0.5 + torch.rand(batch, tokens, heads),
@@ -147,7 +148,7 @@ def op_inputs(batch: int, tokens: int, width: int, heads: int, bins: int = BINS)
 
 
 def ours_keyed_mix(*inputs: Tensor) -> Tensor:
-    """Our operator from an empty state."""
+    """Run our operator from an empty state."""
     v_BTHd, _, _, _, decay, _ = inputs
     batch, _, heads, width = v_BTHd.shape
     state = v_BTHd.new_zeros(batch, heads, 2, decay.shape[1], width)
@@ -155,12 +156,13 @@ def ours_keyed_mix(*inputs: Tensor) -> Tensor:
 
 
 def op(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
-    """The causal operator alone."""
+    """Return the calls of the causal operator alone."""
     inputs = op_inputs(batch, tokens, width, heads)
     x_BTD = torch.randn(batch, tokens, width)
     weight_DD = torch.randn(width, width)
     return {
         OURS: call(ours_keyed_mix, inputs, work),
+        # Twice the bins show how time grows with the state.
         MORE_BINS: call(ours_keyed_mix, op_inputs(batch, tokens, width, heads, 2 * BINS), work),
         EAGER: call(eager_keyed_mix, inputs, work),
         LINEAR: call(linear, [x_BTD, weight_DD], work),
@@ -170,11 +172,12 @@ def op(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
 
 
 def own_products(mixer: nn.Module, batch: int, tokens: int, work: str) -> Callable[[], object]:
-    """Make the call of all linear layers of a mixer, each on as many tokens: what it can't do without."""
+    """Make the call of all linear layers of a mixer, each on as many tokens: a lower bound of its time."""
     layers = [module for module in mixer.modules() if isinstance(module, nn.Linear)]
     # Layers of one width read the same tokens, as in the mixer.
     tokens_of = {layer.in_features: torch.randn(batch, tokens, layer.in_features) for layer in layers}
     inputs = [tokens_of[layer.in_features].detach() for layer in layers]
+    # One gradient for each layer's output.
     upstream = [torch.randn(batch, tokens, layer.out_features) for layer in layers]
 
     def run() -> list[Tensor]:
@@ -183,16 +186,17 @@ def own_products(mixer: nn.Module, batch: int, tokens: int, work: str) -> Callab
     if work == FORWARD:
         return torch.no_grad()(run)
     leaves = [x.requires_grad_() for x in inputs]
+    # Weights get gradients, too.
     leaves += [parameter for layer in layers for parameter in layer.parameters()]
     return lambda: torch.autograd.grad(run(), leaves, upstream)
 
 
 def mixer(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
-    """The whole causal mixer, with its projections, against attention with its own."""
+    """Return the calls of the causal mixer and of attention, each with its projections."""
     x_BTD = torch.randn(batch, tokens, width)
     weight_DD = torch.randn(width, width)
     ours = causal_mixer(width, heads)
-    baseline = attention_mixer(width, heads)
+    baseline = AttentionMixer(width, heads)
     return {
         OURS: call(ours, [x_BTD], work, ours),
         ATTENTION: call(baseline, [x_BTD], work, baseline),
@@ -203,7 +207,7 @@ def mixer(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
 
 
 def language_model(side: str, width: int, heads: int, layers: int) -> FFTNet:
-    """A language model over bytes, ours or the baseline: the mixer of all its layers is that of the side."""
+    """Return a language model over bytes whose layers all have the mixer of the side."""
     return FFTNet(
         FFTNetConfig(
             vocab_size=VOCABULARY,
@@ -216,28 +220,30 @@ def language_model(side: str, width: int, heads: int, layers: int) -> FFTNet:
 
 
 def default_model(side: str) -> FFTNet:
-    """The model that the commands train unless told otherwise, or the same with attention."""
+    """Return the default model of the commands, or the same with attention."""
     return FFTNet(FFTNetConfig(vocab_size=VOCABULARY, mixers=(LANGUAGE_MODELS[side],)))
 
 
 def step_of(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
-    """Make the call that computes the loss and its gradients and takes one step of AdamW."""
+    """Make the call of one step of AdamW: loss, gradients, update."""
     optimizer = make_optimizer(model, OptimConfig())
 
     def step() -> None:
         loss().backward()
         optimizer.step()
+        # Gradients are freed, as in training, and allocated again by the next step.
         optimizer.zero_grad()
 
     return step
 
 
 def train_step(model: FFTNet, batch: int, tokens: int, precision: str = FLOAT32) -> Callable[[], object]:
-    """Make the call that does one step of training: forward, backward, AdamW."""
+    """Make the call of one training step of a language model."""
     tokens_BT = torch.randint(0, VOCABULARY, (batch, tokens + 1))
 
     def loss() -> Tensor:
         with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=precision == BF16):
+            # The matrix products only; the loss is float32 in both.
             logits_BTV = model(tokens_BT[:, :-1])
         return F.cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten())
 
@@ -245,7 +251,7 @@ def train_step(model: FFTNet, batch: int, tokens: int, precision: str = FLOAT32)
 
 
 def train(width: int, heads: int, layers: int, batch: int, tokens: int, precision: str = FLOAT32) -> Calls:
-    """One step of training a language model."""
+    """Return the training steps of FFTNet and of attention."""
     return {
         side: train_step(language_model(side, width, heads, layers), batch, tokens, precision)
         for side in LANGUAGE_MODELS
@@ -253,7 +259,7 @@ def train(width: int, heads: int, layers: int, batch: int, tokens: int, precisio
 
 
 def precision(width: int, heads: int, layers: int, batch: int, tokens: int) -> Calls:
-    """One step of training in bf16, and the same step in float32."""
+    """Return the training steps in bf16 and in float32."""
     return {
         name: train_step(language_model(side, width, heads, layers), batch, tokens, numbers)
         for side in LANGUAGE_MODELS
@@ -262,10 +268,11 @@ def precision(width: int, heads: int, layers: int, batch: int, tokens: int) -> C
 
 
 def attention_state(model: FFTNet, batch: int, position: int, room: int) -> State:
-    """A state of attention as after ``position`` tokens, filled directly: reading them would cost O(T^2)."""
+    """Return a random state of attention at a position: reading the tokens would cost O(T^2)."""
     heads = model.config.num_heads
     shape = (batch, heads, position + room, model.config.d_model // heads)
     return tuple(
+        # Keys and values of all earlier tokens, their number and the next position.
         AttentionState(
             torch.randn(shape),
             torch.randn(shape),
@@ -277,7 +284,7 @@ def attention_state(model: FFTNet, batch: int, position: int, room: int) -> Stat
 
 
 def decode_steps(model: FFTNet, state: State, batch: int, steps: int) -> Callable[[], object]:
-    """Make the call that writes so many tokens, each time from where the last call stopped."""
+    """Make the call that decodes a number of tokens, each time from the last call's state."""
     token_B = torch.randint(0, VOCABULARY, (batch,))
 
     def run() -> None:

@@ -1,8 +1,8 @@
-"""One other process on the same cores: how much slower a training step and a decode step become.
+"""Slowdown of a training step and of a decode step when another process runs on the same cores.
 
-PyTorch's threads wait for each other at the end of every parallel loop. If they spin while they wait, they
-keep the cores from a thread that still has work to do and has lost its own core to another process. Whether
-they spin is up to OpenMP's environment variables, which are read once; so every case is a process of its own.
+PyTorch's threads wait for each other at the end of every parallel loop. Threads that spin while they wait
+keep the cores from a thread that lost its own core to another process. OpenMP's environment variables decide
+whether they spin. They are read once, so every case runs in a new process.
 """
 
 import math
@@ -21,7 +21,7 @@ from benchmarks.settings import Settings
 from fftnet.wait_policy import WAIT_POLICY, WAIT_VARIABLES
 
 POSITION = 256
-"""Where tokens are written."""
+"""Context length at which tokens are decoded."""
 NEIGHBOUR = """
 import os
 import sys
@@ -31,30 +31,29 @@ while os.getppid() == int(sys.argv[1]):
     for _ in range(1_000_000):
         pass
 """
-"""Keeps one core busy until it is killed, or until the process whose number it is given is not its parent."""
+"""Program that keeps one core busy until it is killed, or until its parent process has ended."""
 
 Times = dict[str, list[float]]
-"""Work to the seconds of every run."""
+"""Kind of work to the seconds of every run."""
 
 
 def policy_name(variables: Mapping[str, str]) -> str:
-    """``NAME=VALUE``, or ``default`` where no variable is set."""
+    """Return ``NAME=VALUE``, or ``default`` if no variable is set."""
     return " ".join(f"{name}={value}" for name, value in variables.items()) or "default"
 
 
 POLICIES = {policy_name(chosen): chosen for chosen in ({}, {"OMP_WAIT_POLICY": "PASSIVE"}, WAIT_POLICY)}
-"""Name to environment variables: OpenMP's own choice, its only standard one, and that of the commands."""
-COMMANDS = policy_name(WAIT_POLICY)
-"""The policy that the commands set."""
+"""Name to environment variables: OpenMP's default, its standard variable, and the policy of the commands."""
 
 
 @contextmanager
 def busy_neighbour() -> Iterator[subprocess.Popen[str]]:
-    """One process more, in plain Python, that never waits; it may run on any core."""
+    """Run another process, in plain Python, that never waits, on any core."""
     command = [sys.executable, "-c", NEIGHBOUR, str(os.getpid())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
+            # The first line says that the process has started and is busy.
             process.stdout.readline()
             yield process
         finally:
@@ -62,7 +61,8 @@ def busy_neighbour() -> Iterator[subprocess.Popen[str]]:
 
 
 def environment(policy: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment variables with this policy in place of any other."""
+    """Return the environment variables of this process with this policy instead of any other."""
+    # Only one policy may be set: OpenMP's variables override each other.
     others = {name: value for name, value in os.environ.items() if name not in WAIT_VARIABLES}
     return others | dict(policy)
 
@@ -70,7 +70,8 @@ def environment(policy: Mapping[str, str]) -> dict[str, str]:
 def _runs(
     run: Callable[[], object], runs: int, clock: Callable[[Callable[[], object]], float]
 ) -> list[float]:
-    """Seconds of so many runs after a warm-up, however long they take."""
+    """Return the seconds of each run after a warm-up, however long they take."""
+    # No time limit: every case has the same number of runs.
     unlimited = TimeBudget(seconds=math.inf, rounds=runs, slow=math.inf, stop=math.inf)
     return paired({"": run}, unlimited, clock)[""]
 
@@ -79,18 +80,19 @@ def measure_steps(side: str, batch: int, tokens: int, train_runs: int, steps: in
     """Time training steps and decode steps of the default model in this process.
 
     Args:
-        side: ours, or attention.
-        batch: texts in a training step.
+        side: FFTNet or attention.
+        batch: texts of a training step.
         tokens: length of each.
-        train_runs: training steps, after one that is not counted.
+        train_runs: training steps after a warm-up.
         steps: decode steps of one text in a run.
-        decode_runs: such runs, after one that is not counted.
+        decode_runs: runs after a warm-up.
 
     Returns:
         Seconds of each training step and, averaged over a run, of a decode step.
     """
     torch.manual_seed(0)
     model = baselines.default_model(side)
+    # One model in one process for both, as in a session of a user.
     train = _runs(baselines.train_step(model, batch, tokens), train_runs, seconds_of)
     with torch.no_grad():
         tokens_BT = torch.randint(0, baselines.VOCABULARY, (1, POSITION))
@@ -116,7 +118,7 @@ def _times(side: str, policy: Mapping[str, str], settings: Settings) -> Times:
 
 
 def _row(seconds: Sequence[float], quiet: Sequence[float] | None, **case: object) -> dict[str, Any]:
-    """One case as JSON; its ratios are to the median of the same on a quiet machine."""
+    """Return one case as JSON, with its ratios to the median of the same work on a quiet machine."""
     lower, median, upper = quartiles(seconds)
     row = {
         "suite": "busy",
@@ -135,7 +137,7 @@ def _row(seconds: Sequence[float], quiet: Sequence[float] | None, **case: object
 
 
 def busy(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Training and decode steps of the default model, quiet and beside a busy process, under each policy."""
+    """Time the default model's steps, quiet and next to a busy process, under each policy."""
     batch, tokens = settings.busy
     shapes = {
         baselines.TRAIN: {"batch": batch, "tokens": tokens},
@@ -143,6 +145,7 @@ def busy(settings: Settings) -> Iterator[dict[str, Any]]:
     }
     for side in baselines.LANGUAGE_MODELS:
         for name, policy in POLICIES.items():
+            # First without the neighbour: the base of the ratios.
             quiet = _times(side, policy, settings)
             with busy_neighbour():
                 crowded = _times(side, policy, settings)

@@ -1,6 +1,6 @@
-"""The sides of comparisons between encoders, which may look at all tokens; beside those of ``baselines``.
+"""Sides of comparisons between encoders, which may see all tokens.
 
-A causal mixer is an encoder as well, whose last token has seen all of a text.
+Causal mixers are encoders, too: their last token has seen the whole text.
 """
 
 from collections.abc import Callable
@@ -28,16 +28,17 @@ MIXERS_OF = {
     ATTENTION: "bidirectional_attention",
     FNET: "fnet",
 }
-"""Side to the mixer of all layers."""
+"""Side to the mixer of all its layers."""
 ANCHORS = 129
-"""Anchor frequencies of the bidirectional filter: the published layer's at 256 tokens."""
+"""Anchor frequencies of the bidirectional filter, those of the published layer at 256 tokens."""
 CLASSES = 10
 
 
 def eager_spectral_mix(mixer: SpectralMixer, x_BTD: Tensor) -> Tensor:
-    """The bidirectional layer as the paper writes it: the whole complex transform, complex arithmetic."""
+    """Compute the bidirectional layer as the paper writes it, with the whole complex transform."""
     tokens = x_BTD.shape[1]
     heads = mixer.num_heads
+    # The upper half of the complex spectrum mirrors the lower one, and so do filter and bias.
     k = torch.arange(tokens)
     mirrored = torch.minimum(k, tokens - k)
     bins = tokens // 2 + 1
@@ -45,22 +46,24 @@ def eager_spectral_mix(mixer: SpectralMixer, x_BTD: Tensor) -> Tensor:
     bias_HF = numerics.interpolate_anchors(mixer.activation(), bins)[..., mirrored]
     spectrum_BFHd = torch.fft.fft(x_BTD, dim=1, norm="ortho").unflatten(-1, (heads, -1))
     z = spectrum_BFHd * filter_BHF.transpose(1, 2)[..., None]
+    # modReLU: shrink the magnitude, keep the phase.
     magnitude = z.abs()
     z = z * (torch.relu(magnitude + bias_HF.T[..., None]) / magnitude.clamp(min=mixer.activation.eps))
     return torch.fft.ifft(z.flatten(2), dim=1, norm="ortho").real
 
 
 def spectral_mixer(width: int, heads: int) -> SpectralMixer:
-    """Our bidirectional mixer."""
+    """Return FFTNet's bidirectional mixer."""
     return SpectralMixer(width, heads, SpectralConfig(num_anchors=ANCHORS))
 
 
 def bare(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
-    """The paper's mixer, which has no projections, against others without."""
+    """Return the calls of the paper's mixer, which has no projections, and of others without them."""
     x_BTD = torch.randn(batch, tokens, width)
     ours = spectral_mixer(width, heads)
     fnet = build_mixer(MIXERS_OF[FNET], width, heads)
 
+    # Without projections queries, keys and values are the tokens themselves.
     def bare_attention(x: Tensor) -> Tensor:
         heads_BHTd = x.unflatten(-1, (heads, -1)).transpose(1, 2)
         return F.scaled_dot_product_attention(heads_BHTd, heads_BHTd, heads_BHTd).transpose(1, 2).flatten(2)
@@ -76,7 +79,7 @@ def bare(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
 
 
 def mixers(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
-    """Whole mixers, each with all the projections that it has, and the transform of these tokens alone."""
+    """Return the calls of whole mixers with their projections, and of the bare transform."""
     x_BTD = torch.randn(batch, tokens, width)
     calls = {}
     for side, name in MIXERS_OF.items():
@@ -86,7 +89,7 @@ def mixers(width: int, heads: int, batch: int, tokens: int, work: str) -> Calls:
 
 
 def classifier(side: str, width: int, heads: int, layers: int) -> FFTNetForSequenceClassification:
-    """A classifier of bytes in which the mixer of all layers is that of the side."""
+    """Return a classifier of bytes whose layers all have the mixer of the side."""
     name = MIXERS_OF[side]
     return FFTNetForSequenceClassification(
         SequenceClassifierConfig(
@@ -96,13 +99,14 @@ def classifier(side: str, width: int, heads: int, layers: int) -> FFTNetForSeque
             num_heads=heads,
             num_layers=layers,
             mixers=(name,),
+            # Causal mixers work in causal models; the others see the whole text.
             causal=MIXERS[name].causal,
         )
     )
 
 
 def train(width: int, heads: int, layers: int, batch: int, tokens: int) -> Calls:
-    """One step of training a classifier of whole texts."""
+    """Return the training steps of classifiers of whole texts."""
     return {side: _train_step(classifier(side, width, heads, layers), batch, tokens) for side in MIXERS_OF}
 
 

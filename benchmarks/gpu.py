@@ -1,8 +1,8 @@
-"""Our causal operator and mixer against flash attention on a GPU, and where they cross.
+"""FFTNet's causal operator and mixer against flash attention on a GPU.
 
-Run as ``python -m benchmarks.gpu`` on a machine with CUDA. Every case has as many tokens, so that only the
-length of the texts differs. Matrix products and attention are bf16; our operator computes in float32 there as
-everywhere. It first compares the model on the GPU with the same model in float64 on the CPU.
+Run ``python -m benchmarks.gpu`` on a machine with CUDA. All cases have equally many tokens, in rows of
+different lengths. Matrix products and attention are bf16; our operator computes in float32, as everywhere.
+First the model on the GPU is compared with the same model in float64 on the CPU.
 """
 
 import argparse
@@ -27,27 +27,27 @@ PARITY_TOKENS = 515
 
 @dataclass(frozen=True, kw_only=True)
 class GpuSettings:
-    """Sizes of everything."""
+    """Sizes of the benchmark."""
 
     width: int = 1024
     heads: int = 16
     tokens: int = 131072
-    """In each case, shared out among as many texts as fit."""
+    """Tokens of each case, in as many rows as fit."""
     lengths: Sequence[int] = tuple(2**n for n in range(9, 18))
     layers: int = 4
-    """Of the language model that is trained."""
+    """Layers of the language model that is trained."""
     train_tokens: int = 32768
     seconds: float = 0.5
-    """A side that has run three times leaves the rounds once it has taken so many seconds."""
+    """Time after which a side that has run three times is not run again, in seconds."""
 
     @property
     def time_budget(self) -> TimeBudget:
-        """Of one comparison."""
+        """Time budget of one comparison."""
         return TimeBudget(seconds=self.seconds, rounds=12, slow=5.0, stop=5.0)
 
 
 def synchronised(run: Callable[[], object]) -> float:
-    """Seconds of a call, with all the work that it has started on the GPU."""
+    """Return the seconds of a call with all the work that it started on the GPU."""
 
     def whole() -> None:
         run()
@@ -58,7 +58,7 @@ def synchronised(run: Callable[[], object]) -> float:
 
 
 def in_bf16(run: Callable[[], object], device: str) -> Callable[[], object]:
-    """A call whose matrix products are bf16."""
+    """Return the call with bf16 matrix products."""
 
     def narrow() -> object:
         with torch.autocast(device, torch.bfloat16):
@@ -68,7 +68,7 @@ def in_bf16(run: Callable[[], object], device: str) -> Callable[[], object]:
 
 
 def check_model(device: str) -> float:
-    """Compare values and gradients of our language model on a device with those in float64 on the CPU.
+    """Compare values and gradients of FFTNet on a device with those in float64 on the CPU.
 
     Returns:
         The largest difference, relative to the norm of what is compared.
@@ -81,6 +81,7 @@ def check_model(device: str) -> float:
     tokens_BT = torch.randint(0, baselines.VOCABULARY, (2, PARITY_TOKENS))
     expected = _values_and_gradients(model, tokens_BT)
     actual = _values_and_gradients(model.float().to(device), tokens_BT.to(device))
+    # The comparison itself is in float64 on the CPU.
     actual = [x.cpu().double() for x in actual]
     require(f"the model on {device} and in float64 on the CPU", actual, expected)
     return max(float((a - b).norm() / b.norm()) for a, b in zip(actual, expected, strict=True))
@@ -93,9 +94,10 @@ def _values_and_gradients(model: FFTNet, tokens_BT: torch.Tensor) -> list[torch.
 
 
 def operator(settings: GpuSettings, batch: int, tokens: int, work: str) -> baselines.Calls:
-    """The causal operator alone, flash attention alone, a linear layer and a pass over memory."""
+    """Return the calls of the causal operator, flash attention, a linear layer and a pass over memory."""
     width, heads = settings.width, settings.heads
     inputs = baselines.op_inputs(batch, tokens, width, heads)
+    # Layout of PyTorch's attention: heads before tokens.
     qkv = [torch.randn(batch, heads, tokens, width // heads, dtype=torch.bfloat16) for _ in range(3)]
     x_BTD = torch.randn(batch, tokens, width, dtype=torch.bfloat16)
     weight_DD = torch.randn(width, width, dtype=torch.bfloat16)
@@ -112,22 +114,24 @@ def operator(settings: GpuSettings, batch: int, tokens: int, work: str) -> basel
 
 
 def mixer(settings: GpuSettings, batch: int, tokens: int, work: str) -> baselines.Calls:
-    """The whole causal mixer against attention, each with its projections."""
+    """Return the calls of the causal mixer and of attention, each with its projections."""
     return baselines.mixer(settings.width, settings.heads, batch, tokens, work)
 
 
 def measured(settings: GpuSettings, device: str) -> Iterator[dict[str, Any]]:
-    """All rows, shortest texts first."""
+    """Measure and yield all rows, shortest texts first."""
     clock = synchronised if device == "cuda" else seconds_of
     for suite, make in (("operator", operator), ("mixer", mixer)):
         for work in WORKS:
             for length in settings.lengths:
                 batch = settings.tokens // length
                 calls = make(settings, batch, length, work)
+                # Autocast is part of every call, as in training.
                 narrow = {side: in_bf16(run, device) for side, run in calls.items()}
                 times = paired(narrow, settings.time_budget, clock)
                 yield from (row.summary() for row in rows(suite, work, batch, length, times))
     for length in settings.lengths:
+        # Training steps have fewer tokens: activations of all layers must fit into memory.
         if length <= settings.train_tokens:
             batch = settings.train_tokens // length
             sizes = (settings.width, settings.heads, settings.layers)
@@ -137,11 +141,11 @@ def measured(settings: GpuSettings, device: str) -> Iterator[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None, settings: GpuSettings | None = None) -> int:
-    """Compare, measure and write JSON; returns the exit status: 0, or 1 after one sentence on what was wrong.
+    """Compare, measure and write JSON; return the exit status: 0, or 1 after one sentence about the error.
 
     Args:
         argv: flags.
-        settings: sizes in place of the usual.
+        settings: sizes (default: the published ones).
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/benchmarks_gpu.json"), help="the results")
@@ -158,6 +162,7 @@ def main(argv: Sequence[str] | None = None, settings: GpuSettings | None = None)
         print(f"error: {error}", file=sys.stderr)
         return 1
     found: list[dict[str, Any]] = []
+    # How exact the measured model is stands next to its times.
     facts = machine() | {"largest_difference_from_float64": off}
     if flags.device == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
@@ -172,7 +177,7 @@ def main(argv: Sequence[str] | None = None, settings: GpuSettings | None = None)
                 f"{row['seconds'] * 1e3:.3g} ms{note}",
                 flush=True,
             )
-            # After every row: a run that is cut off keeps what it has seen.
+            # After every row, so that an interrupted run keeps its results.
             write_json(flags.output, {"command": command, "machine": facts, "rows": found})
     return 0
 

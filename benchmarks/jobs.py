@@ -1,4 +1,4 @@
-"""Work in a fresh process: memory and threads depend on everything that a process did before."""
+"""Functions in a new process, because memory and threads depend on everything that a process did before."""
 
 import json
 import subprocess
@@ -15,12 +15,12 @@ Result = TypeVar("Result")
 def run_job(
     function: Callable[..., Result], environment: Mapping[str, str] | None = None, /, **arguments: int | str
 ) -> Result:
-    """Call a function in a fresh process that has as many threads as this one.
+    """Call a function in a new process with as many threads as this one.
 
     Args:
-        function: of a module that can be imported; its result can be written as JSON.
-        environment: all environment variables of the process (None: those of this one).
-        arguments: by name.
+        function: function of an importable module, whose result can be written as JSON.
+        environment: environment variables of the process (None: those of this one).
+        arguments: arguments by name.
 
     Raises:
         subprocess.CalledProcessError: if it fails.
@@ -31,6 +31,7 @@ def run_job(
         "threads": torch.get_num_threads(),
         "arguments": arguments,
     }
+    # Through standard input and output, so that the job needs no file.
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.jobs"],
         input=json.dumps(job),

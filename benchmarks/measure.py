@@ -1,4 +1,4 @@
-"""How it is measured: ours and the baselines in one process, in turn, medians with quartiles."""
+"""Measurement: all sides in one process, in turn, medians with quartiles."""
 
 import gc
 import os
@@ -15,42 +15,42 @@ import torch
 from fftnet.wait_policy import WAIT_VARIABLES
 
 WARM_CACHE = 0.1
-"""A call that takes less than so many seconds at first is timed with a warm cache."""
+"""Duration in seconds below which a call is timed with a warm cache."""
 OURS = "ours"
-"""The side that every ratio is taken against; all others are baselines."""
+"""Side that every ratio is taken against: FFTNet. All others are baselines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeBudget:
-    """How long a comparison may take."""
+    """Limits of the time of a comparison."""
 
     seconds: float
-    """A side that has run three times leaves the rounds once it has taken so many seconds."""
+    """Time after which a side that has run three times is not run again, in seconds."""
     rounds: int = 30
-    """Rounds at most."""
+    """Largest number of rounds."""
     slow: float
-    """A side that takes longer than so many seconds, twice, is not run again: the second time counts."""
+    """Duration in seconds above which a side runs twice only; the second run counts."""
     stop: float
-    """A side whose last run took longer than so many seconds is left out at greater lengths."""
+    """Duration in seconds above which a side is left out at greater lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Seconds of every run of one side in one case."""
+    """Measurement of one side in one case."""
 
     suite: str
     side: str
-    """Ours, or a baseline."""
+    """FFTNet, or a baseline."""
     work: str
     batch: int
     tokens: int
-    """Length T, or the position of the token that is written."""
+    """Length T, or the position of a decoded token."""
     seconds: tuple[float, ...]
     times_ours: tuple[float, float, float] | None
-    """Time of this side over our time: lower quartile, median, upper quartile; None for our own."""
+    """Time of this side over FFTNet's time: lower quartile, median, upper quartile (None for FFTNet)."""
 
     def summary(self) -> dict[str, Any]:
-        """The row as JSON: quartiles in place of the single runs."""
+        """Return the row as JSON, with quartiles instead of the single runs."""
         lower, median, upper = quartiles(self.seconds)
         return {
             "suite": self.suite,
@@ -67,13 +67,13 @@ class Row:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile."""
+    """Return lower quartile, median and upper quartile."""
     lower, median, upper = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
     return lower, median, upper
 
 
 def seconds_of(run: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call, in seconds."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -81,7 +81,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 @contextmanager
 def settled_heap() -> Iterator[None]:
-    """Make later collections look at later objects only: all the imports would take 0.2 s each time."""
+    """Let garbage collection ignore existing objects; looking at all imports takes 0.2 s each time."""
     gc.collect()
     gc.freeze()
     try:
@@ -95,21 +95,21 @@ def paired(
     time_budget: TimeBudget,
     clock: Callable[[Callable[[], object]], float] = seconds_of,
 ) -> dict[str, list[float]]:
-    """Run the sides in turn, each round in the opposite order of the one before.
+    """Run the sides in turn, each round in the opposite order of the round before.
 
-    So whatever else the machine does falls on all of them alike, and the ratio within a round is worth more
-    than a ratio of times that were taken apart. A short call runs once before its clock starts, or it would
-    pay for the caches that its neighbour has emptied.
+    So other load on the machine slows all sides alike, and ratios within a round are more reliable than
+    ratios of separate measurements.
 
     Args:
-        calls: side to what it does.
-        time_budget: when to stop.
-        clock: seconds of one call.
+        calls: side to its call.
+        time_budget: limits of the time.
+        clock: function that returns the seconds of one call.
 
     Returns:
-        Side to the seconds of each round from the first; a slow side has one.
+        Side to the seconds of each round; a slow side has one.
     """
     gc.collect()
+    # A collection in the middle of a call would count as its time.
     gc.disable()
     try:
         times, warm_cache = _warm_up(calls, time_budget, clock)
@@ -117,11 +117,14 @@ def paired(
         order = list(spent)
         for done in range(time_budget.rounds):
             for name in order:
+                # A short call runs once before its clock starts, because the other sides have emptied the
+                # caches.
                 start = time.perf_counter()
                 if name in warm_cache:
                     calls[name]()
                 times[name].append(clock(calls[name]))
                 spent[name] += time.perf_counter() - start
+            # Every side runs at least three times; then it leaves when its time is used up.
             order = [name for name in reversed(order) if done < 2 or spent[name] < time_budget.seconds]
     finally:
         gc.enable()
@@ -133,7 +136,7 @@ def _warm_up(
     time_budget: TimeBudget,
     clock: Callable[[Callable[[], object]], float],
 ) -> tuple[dict[str, list[float]], set[str]]:
-    """Call each side; returns the times that count, and who is to be timed with a warm cache."""
+    """Call each side; return the times that count, and the sides to be timed with a warm cache."""
     times: dict[str, list[float]] = {}
     warm_cache: set[str] = set()
     for name, run in calls.items():
@@ -142,6 +145,7 @@ def _warm_up(
         if seconds > time_budget.slow:
             # The first call may have compiled kernels.
             seconds = clock(run)
+        # A slow side has its only measurement already.
         times[name] = [seconds] if seconds > time_budget.slow else []
         if time.perf_counter() - start < WARM_CACHE:
             warm_cache.add(name)
@@ -149,14 +153,15 @@ def _warm_up(
 
 
 def ratios(over: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:
-    """Quartiles of ``over / ours`` in the rounds that both ran; a single run is taken against our median."""
+    """Return quartiles of ``over / ours`` over common rounds, or of a single run over our median."""
+    # A slow side has a single run, which has no partner in a round.
     if min(len(over), len(ours)) == 1:
         return quartiles([value / quartiles(ours)[1] for value in over])
     return quartiles([value / mine for value, mine in zip(over, ours, strict=False)])
 
 
 def rows(suite: str, work: str, batch: int, tokens: int, times: Mapping[str, Sequence[float]]) -> list[Row]:
-    """One row for each side, with its ratio to ours."""
+    """Return a row for each side, with its ratio to FFTNet."""
     ours = times.get(OURS)
     return [
         Row(
@@ -173,7 +178,7 @@ def rows(suite: str, work: str, batch: int, tokens: int, times: Mapping[str, Seq
 
 
 def machine() -> dict[str, Any]:
-    """Facts that the numbers depend on, without a name of the machine."""
+    """Return hardware and versions that the numbers depend on, without a name of the machine."""
     return {
         "processor": platform.machine(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),

@@ -1,4 +1,4 @@
-"""Memory: the functions that ``benchmarks.jobs.run_job`` calls, each in a process of its own."""
+"""Memory: functions that ``benchmarks.jobs.run_job`` calls, each in a new process."""
 
 import gc
 import resource
@@ -16,17 +16,15 @@ from benchmarks import baselines
 from benchmarks.measure import OURS
 
 WARM_UP = 64
-"""Tokens of the call before, which loads what the process needs once."""
+"""Tokens of the warm-up, which loads everything that a process needs once."""
 CHUNK = 4096
-"""Tokens that a long text is read in."""
+"""Tokens of a chunk of a long text."""
 
 
 def _status(field: str) -> int:
-    """Bytes of a field of /proc/self/status; the largest ever resident where there is no such file.
-
-    Not ``ru_maxrss`` where it can be helped: it survives exec on Linux, so a child would start with its
-    parent's peak and every growth below that would read as zero.
-    """
+    """Return a field of /proc/self/status in bytes, or the peak of resident memory without that file."""
+    # ru_maxrss survives exec on Linux: a child would start with its parent's peak, and smaller growth would
+    # read as 0.
     path = Path("/proc/self/status")
     if path.is_file():
         for line in path.read_text().splitlines():
@@ -38,10 +36,11 @@ def _status(field: str) -> int:
 
 
 def peak_growth(run: Callable[[], object]) -> int:
-    """Bytes by which the peak of resident memory during ``run`` exceeds what was resident before."""
-    # What is garbage already would be given back during the run, and hide as much of its growth.
+    """Return the growth of the peak of resident memory during a call, in bytes."""
+    # Garbage that is freed during the call would hide as much of its growth.
     gc.collect()
     with suppress(OSError):
+        # 5 resets the peak of resident memory to its current value.
         Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     run()
@@ -49,29 +48,31 @@ def peak_growth(run: Callable[[], object]) -> int:
 
 
 def state_bytes(state: Any) -> int:
-    """Bytes of all tensors in a state."""
+    """Return the bytes of all tensors of a state."""
     return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(state))
 
 
 def peak_of_pass(
     suite: str, side: str, width: int, heads: int, layers: int, batch: int, tokens: int
 ) -> dict[str, int]:
-    """Peak memory of one forward and backward pass of a mixer, or of one training step of a model."""
+    """Measure the peak memory of a mixer's forward and backward pass, or of a model's training step."""
 
     def make(tokens: int) -> Callable[[], object]:
         if suite == "train":
             return baselines.train(width, heads, layers, batch, tokens)[side]
         return baselines.mixer(width, heads, batch, tokens, baselines.BOTH)[side]
 
+    # Kernels and buffers that are made once must not count.
     make(WARM_UP)()
     return {"growth_bytes": peak_growth(make(tokens))}
 
 
 @torch.no_grad()
 def read_text(width: int, heads: int, layers: int, tokens: int) -> dict[str, float]:
-    """Read a long text in chunks, keeping the last logits only."""
+    """Read a long text in chunks and keep the last logits only."""
     model = baselines.language_model(OURS, width, heads, layers)
     tokens_BT = torch.randint(0, baselines.VOCABULARY, (1, tokens))
+    # The warm-up also gives the size of the state after few tokens.
     _, state = model.prefill(tokens_BT[:, :WARM_UP], logits_to_keep=1)
     states = []
     start = time.perf_counter()

@@ -1,6 +1,7 @@
-"""The gate before every report: what is compared must compute the same function."""
+"""Check before every report: compared implementations must compute the same function."""
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +9,11 @@ from torch import Tensor, nn
 from benchmarks import baselines, encoders
 from fftnet.model.mixers import build_mixer
 
+Module = TypeVar("Module", bound=nn.Module)
 TOLERANCE = 1e-3
 """Largest difference in float32, relative to the norm of what is compared."""
 BF16_TOLERANCE = 0.05
-"""The same where matrix products are bf16, whose numbers have 8 bits."""
+"""Largest relative difference with bf16 matrix products, whose numbers have 8 bits."""
 BATCH = 2
 TOKENS = 67
 WIDTH = 32
@@ -19,11 +21,11 @@ HEADS = 4
 
 
 class ParityError(Exception):
-    """Two implementations do not agree: one sentence that names them."""
+    """Two implementations that do not agree, in one sentence."""
 
 
 def check() -> None:
-    """Compare all implementations that claim to be the same, in values and gradients, at a small size.
+    """Compare all equivalent implementations in values and gradients, at a small size.
 
     Raises:
         ParityError: naming the first pair that differs and by how much.
@@ -46,10 +48,11 @@ def require(
     """Compare tensors in pairs.
 
     Raises:
-        ParityError: naming what differs by more than the tolerance, relative to the norm of what is expected.
+        ParityError: if a pair differs by more than the tolerance, relative to the norm of the expected one.
     """
     for one, other in zip(actual, expected, strict=True):
         off = float((one - other).norm() / other.norm().clamp(min=1e-12))
+        # Written so that NaN fails, too.
         if not off <= tolerance:
             raise ParityError(
                 f"nothing is reported: {what} differ by {off:.2g} of their size, more than {tolerance:g}"
@@ -61,6 +64,7 @@ def _outcome(
 ) -> list[Tensor]:
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     y = function(*leaves)
+    # A fixed gradient that differs at every output.
     upstream = torch.linspace(-1, 1, y.numel()).view_as(y)
     return [y.detach(), *torch.autograd.grad(y, [*leaves, *weights], upstream)]
 
@@ -72,16 +76,17 @@ def _causal_op(bins: int) -> None:
     require("our causal operator and its eager version", ours, eager)
 
 
-def _moved(module: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+@torch.no_grad()
+def perturbed(module: Module, size: float = 0.2) -> Module:
+    """Add noise to all parameters: at its start values a model hardly depends on its state."""
+    for parameter in module.parameters():
+        parameter.add_(size * torch.randn_like(parameter))
     return module
 
 
 def _bidirectional_mixer() -> None:
     mixer = encoders.spectral_mixer(WIDTH, HEADS)
-    weights = list(_moved(mixer).parameters())
+    weights = list(perturbed(mixer).parameters())
     inputs = [torch.randn(BATCH, TOKENS, WIDTH)]
     ours = _outcome(mixer, inputs, weights)
     eager = _outcome(lambda x: encoders.eager_spectral_mix(mixer, x), inputs, weights)
@@ -100,8 +105,9 @@ def _attention(name: str) -> None:
 @torch.no_grad()
 def _decoding(side: str) -> None:
     model = baselines.language_model(side, WIDTH, HEADS, layers=2)
-    _moved(model)
+    perturbed(model)
     text = torch.randint(0, baselines.VOCABULARY, (BATCH, TOKENS))
+    # Half of the text in chunks, half token by token: all ways of reading.
     half = TOKENS // 2
     logits, state = model.prefill(text[:, :half], chunk_size=16)
     pieces = [logits]
@@ -114,7 +120,7 @@ def _decoding(side: str) -> None:
 
 @torch.no_grad()
 def _bf16(side: str) -> None:
-    model = _moved(baselines.language_model(side, WIDTH, HEADS, layers=2))
+    model = perturbed(baselines.language_model(side, WIDTH, HEADS, layers=2))
     text = torch.randint(0, baselines.VOCABULARY, (BATCH, TOKENS))
     with torch.autocast(text.device.type, torch.bfloat16):
         logits = model(text)

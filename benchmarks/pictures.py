@@ -50,6 +50,7 @@ def _curves(
         values = [of(row) for row in own]
         medians = [median for _, median, _ in values]
         axes.plot(tokens, medians, label=names.get(side, side), color=COLOURS[side], marker=".")
+        # The band is the range of the quartiles.
         axes.fill_between(
             tokens,
             [low for low, _, _ in values],
@@ -58,6 +59,7 @@ def _curves(
             alpha=0.2,
         )
     axes.set(xscale="log", yscale="log")
+    # The measured lengths are the ticks.
     ticks = sorted({row["tokens"] for row in rows})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xticks([], minor=True)
@@ -99,6 +101,7 @@ def plot_length(results: Results, path: Path) -> None:
         unit = "milliseconds" if work == TRAIN else f"milliseconds, {work}"
         axes.set(title=title, xlabel="tokens T", ylabel=unit)
     for axes, of, title in (
+        # Memory has one number for each case, without quartiles.
         (grid[1, 1], "mixer", "causal mixer, memory"),
         (grid[1, 2], "train", "training step, one sequence, memory"),
     ):

@@ -42,6 +42,7 @@ class Table:
         found: dict[str, dict[str, float]] = {}
         for row in results.get(self.suite, ()):
             if row["work"] == self.work and row["side"] in self.sides and self.shown(row):
+                # Medians; quartiles are in the JSON file.
                 seconds = row["seconds"]
                 value = seconds * 1e3 if self.unit == MILLISECONDS else row["batch"] / seconds
                 found.setdefault(self.case(row), {})[self.sides[row["side"]]] = value
@@ -62,6 +63,7 @@ class Table:
         won: dict[str, list[tuple[str, float]]] = {}
         for case, values in self.values(results).items():
             first = self.best(values)
+            # The ratio to the best of the others is the smallest one.
             others = [value for name, value in values.items() if name != first]
             ratios = [max(value / values[first], values[first] / value) for value in others]
             won.setdefault(first, []).append((case, min(ratios, default=1.0)))

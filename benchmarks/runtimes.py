@@ -1,6 +1,6 @@
-"""Runtimes of one model: how fast each writes one text, and what weights of 8 bits cost in bits per byte.
+"""Runtimes of one model: their decoding speed, and the cost of 8-bit weights in bits per byte.
 
-All of them write on one thread, which is what an edge device or one worker of a server has.
+All runtimes decode on one thread, as an edge device or one worker of a server does.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ INT8 = "ONNX Runtime, int8"
 BITS = "bits per byte"
 TEXT = "python-docs"
 INT8_TOLERANCE = 0.3
-"""Largest difference of the logits with weights of 8 bits, relative to their norm: more is a mistake."""
+"""Largest difference of the logits with 8-bit weights, relative to their norm."""
 PARITY_TOKENS = 20
 
 Step = Callable[[Tensor, State], tuple[Tensor, State]]
@@ -39,7 +39,7 @@ Step = Callable[[Tensor, State], tuple[Tensor, State]]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch on one thread within the block."""
+    """Limit PyTorch to one thread within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -49,10 +49,10 @@ def one_thread() -> Iterator[None]:
 
 
 def _agree(steps: Mapping[str, Step], starts: Mapping[str, State], what: str) -> None:
-    """Hold the logits of all runtimes against those of PyTorch, over a text that each reads by itself.
+    """Compare the logits of all runtimes with those of PyTorch over a text.
 
     Raises:
-        ParityError: naming the first that differs, by how much.
+        ParityError: if one differs.
     """
     text_T = torch.randint(0, baselines.VOCABULARY, (PARITY_TOKENS,))
     found: dict[str, Tensor] = {}
@@ -64,12 +64,13 @@ def _agree(steps: Mapping[str, Step], starts: Mapping[str, State], what: str) ->
             logits.append(logits_1V)
         found[side] = torch.stack(logits)
     for side in steps:
+        # 8-bit weights are an approximation; all others must be equal up to round-off.
         tolerance = INT8_TOLERANCE if side == INT8 else parity.TOLERANCE
         parity.require(f"{side} and PyTorch ({what})", [found[side]], [found[OURS]], tolerance)
 
 
 def _writing(step: Step, state: State, steps: int) -> Callable[[], object]:
-    """Make the call that reads so many tokens, each time from where the last call stopped."""
+    """Make the call that decodes a number of tokens, each time from the last call's state."""
     token_1 = torch.randint(0, baselines.VOCABULARY, (1,))
 
     def run() -> None:
@@ -80,30 +81,27 @@ def _writing(step: Step, state: State, steps: int) -> Callable[[], object]:
     return run
 
 
-def _moved(model: FFTNet) -> FFTNet:
-    """Away from the start values, at which a model computes hardly anything."""
-    for parameter in model.parameters():
-        parameter.add_(0.02 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def writers(model: FFTNet, folder: Path) -> dict[str, Writer]:
-    """The model and what its export into the folder makes of it."""
+    """Export the model into the folder and return it with its exports."""
     export_model(model, None, ExportConfig(output=str(folder), int8=True))
     return {OURS: model, ONNX: OnnxWriter(folder, threads=1), INT8: OnnxWriter(folder, int8=True, threads=1)}
 
 
 @torch.no_grad()
 def _speeds(settings: Settings, width: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Seconds of a decode step of one text, in every runtime."""
-    model = _moved(baselines.language_model(OURS, width, settings.read_heads, settings.layers))
+    """Time a decode step of one text in every runtime."""
+    model = parity.perturbed(
+        baselines.language_model(OURS, width, settings.read_heads, settings.layers), 0.02
+    ).eval()
     runtimes = writers(model, folder)
     steps: dict[str, Step] = {side: writer.step for side, writer in runtimes.items()}
+    # Models of other widths must not count against the limit of recompilations.
     torch.compiler.reset()
     steps[COMPILED] = torch.compile(model.step, backend=settings.compiler)
     position = settings.positions[0]
     tokens_BT = torch.randint(0, baselines.VOCABULARY, (1, position))
     read = {side: writer.prefill(tokens_BT, logits_to_keep=1)[1] for side, writer in runtimes.items()}
+    # The compiled step continues from the state of the model that it was made of.
     read[COMPILED] = read[OURS]
     _agree(steps, read, f"D = {width}")
     calls = {side: _writing(step, read[side], settings.steps) for side, step in steps.items()}
@@ -114,13 +112,14 @@ def _speeds(settings: Settings, width: int, folder: Path) -> Iterator[dict[str, 
 
 @torch.no_grad()
 def _bits(checkpoint: str, batches: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Bits per byte of held-out windows of python-docs, read token by token in every runtime.
+    """Measure bits per byte on held-out windows of python-docs, token by token in every runtime.
 
     Raises:
-        ParityError: if those with weights of 32 bits differ.
+        ParityError: if runtimes with 32-bit weights differ.
     """
     model, tokenizer = load(checkpoint, device="cpu")
     model = model.float()
+    # The same loss as in training, so that bits per byte are those of fftnet evaluate.
     task = NextToken(tokenizer.token_bytes())
     valid = load_data(DataConfig(data=[TEXT]), tokenizer, model.config.max_seq_length).valid
     taken = [valid.batch(0, index) for index in range(min(batches, valid.num_batches))]
@@ -137,7 +136,7 @@ def _bits(checkpoint: str, batches: int, folder: Path) -> Iterator[dict[str, Any
 
 
 def _bits_of(writer: Writer, task: NextToken, batch: Batch) -> tuple[float, float]:
-    """Bits of all counted targets of a batch, and their bytes."""
+    """Return the bits of all counted targets of a batch, and their bytes."""
     state = writer.init_state(batch.num_rows)
     logits = []
     for token_B in batch.inputs.unbind(dim=1):
@@ -148,10 +147,10 @@ def _bits_of(writer: Writer, task: NextToken, batch: Batch) -> tuple[float, floa
 
 
 def runtimes(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Decode steps of PyTorch, compiled, and ONNX Runtime with 32 and 8 bits; bits per byte of a checkpoint.
+    """Compare decode steps of all runtimes; measure bits per byte of a checkpoint, if one is given.
 
     Raises:
-        ParityError: if two of them do not write the same.
+        ParityError: if two of them do not compute the same.
     """
     with one_thread(), tempfile.TemporaryDirectory() as folder:
         for width in settings.runtime_widths:

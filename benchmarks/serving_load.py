@@ -1,7 +1,7 @@
-"""Many clients of ``fftnet serve`` at once: no reply lost or mixed up, memory flat, all as ``generate`` says.
+"""Load test of ``fftnet serve`` with many clients: no reply is lost or wrong, and memory does not grow.
 
-Run as ``python -m benchmarks.serving_load --clients 64 --seconds 60``. It prints its figures as JSON and
-ends with status 1 where a promise does not hold.
+Run ``python -m benchmarks.serving_load --clients 64 --seconds 60``. It prints its results as JSON and ends
+with status 1 if a reply is lost or wrong, or memory grows.
 """
 
 import argparse
@@ -30,16 +30,16 @@ from fftnet.model.fftnet_model import FFTNet
 from fftnet.utils.tokenizer import Tokenizer, load_tokenizer
 
 CACHE_BYTES = 32 * 2**20
-"""So few that the cache is full soon, and memory can only grow where something leaks."""
+"""Size of the prefix cache in bytes, so small that it is soon full and memory grows only by leaks."""
 TIE = 1e-4
-"""Two tokens whose chances are nearer than this may change places through round-off."""
+"""Relative distance of two probabilities below which round-off may change their order."""
 MAX_CHECKED = 2000
-"""Replies that are written again, evenly taken from all."""
+"""Largest number of replies that are generated again, spread evenly over all."""
 
 
 @dataclass
 class Asked:
-    """A request and what came of it."""
+    """A request and its reply."""
 
     prompt: str
     seed: int
@@ -52,7 +52,7 @@ class Asked:
 
 @dataclass
 class Load:
-    """What all clients have seen."""
+    """Requests, errors and memory of a load test."""
 
     asked: list[Asked] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Load:
 
 @contextmanager
 def server(checkpoint: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A running ``fftnet serve`` and its port."""
+    """Run ``fftnet serve`` and yield its process and port."""
     flags = ["--port", "0", "--device", "cpu", "--cache_bytes", str(CACHE_BYTES)]
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -79,12 +79,13 @@ def server(checkpoint: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes]
 
 
 def client(number: int, port: int, until: float, load: Load) -> None:
-    """Ask, streaming or not, one prompt after the other, each going on from the last reply; some hang up."""
+    """Send requests, streaming or not, that continue earlier replies; some clients disconnect early."""
     rng = np.random.default_rng(number)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     turn = 0
     talk = ""
     while time.monotonic() < until:
+        # A new conversation after four turns; the turns between continue it and use the prefix cache.
         if turn % 4 == 0:
             talk = f"Client {number}, talk {turn}. "
         asked = Asked(talk + "x" * int(rng.integers(30)), int(rng.integers(2**31)), int(rng.integers(4, 48)))
@@ -132,7 +133,7 @@ def _ask(connection: http.client.HTTPConnection, asked: Asked, stream: bool, han
 
 
 def metric(port: int, name: str) -> float:
-    """The value of a metric of the server."""
+    """Return the value of a metric of the server."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/metrics")
     lines = connection.getresponse().read().decode().splitlines()
@@ -142,9 +143,9 @@ def metric(port: int, name: str) -> float:
 
 @torch.inference_mode()
 def nearest_tie(model: FFTNet, prompt: Sequence[int], reply: Sequence[int], seed: int) -> float:
-    """How near, relative to 1, the best token of a draw of this reply came to the second.
+    """Return the smallest relative distance between the best and the second token in the draws of a reply.
 
-    PyTorch draws the token whose probability over an exponential variate is largest.
+    PyTorch draws the token whose probability divided by an exponential variate is largest.
     """
     generator = torch.Generator().manual_seed(seed)
     logits_1TV, state = model.prefill(torch.tensor([prompt]))
@@ -154,7 +155,7 @@ def nearest_tie(model: FFTNet, prompt: Sequence[int], reply: Sequence[int], seed
         chances_V = logits_V.softmax(dim=-1)
         drawn = (chances_V / torch.empty_like(chances_V).exponential_(generator=generator)).topk(2)
         if int(drawn.indices[0]) != token:
-            raise SystemExit("this PyTorch draws in another way: ties can't be told")
+            raise SystemExit("this version of PyTorch draws in another way, so ties can't be recognized")
         nearest = min(nearest, 1 - float(drawn.values[1] / drawn.values[0]))
         logits_BV, state = model.step(torch.tensor([token]), state)
         logits_V = logits_BV[0]
@@ -162,7 +163,7 @@ def nearest_tie(model: FFTNet, prompt: Sequence[int], reply: Sequence[int], seed
 
 
 def verdicts(model: FFTNet, tokenizer: Tokenizer, asked: Sequence[Asked]) -> dict[str, int]:
-    """How many replies are what ``generate`` writes, differ where a draw was a tie, or are wrong."""
+    """Count the replies that equal those of ``generate``, that differ at a tie, and that are wrong."""
     counts = {"equal": 0, "tie": 0, "wrong": 0}
     for request in asked:
         config = SamplingConfig(temperature=1.0, seed=request.seed, max_new_tokens=request.tokens)
@@ -171,6 +172,7 @@ def verdicts(model: FFTNet, tokenizer: Tokenizer, asked: Sequence[Asked]) -> dic
         if text == request.text or (request.hung_up and text.startswith(request.text)):
             counts["equal"] += 1
             continue
+        # A reply that differs is right if a draw on its way was a tie.
         prompt = [tokenizer.eot, *tokenizer.encode(request.prompt)]
         tie = nearest_tie(model, prompt, generation.tokens[0], request.seed) < TIE
         counts["tie" if tie else "wrong"] += 1
@@ -178,7 +180,7 @@ def verdicts(model: FFTNet, tokenizer: Tokenizer, asked: Sequence[Asked]) -> dic
 
 
 def run_load(port: int, clients: int, seconds: float) -> Load:
-    """All clients at once; the server's memory is noted every half second."""
+    """Run all clients at once and record the server's memory every half second."""
     load = Load()
     until = time.monotonic() + seconds
     threads = [threading.Thread(target=client, args=(n, port, until, load)) for n in range(clients)]
@@ -191,9 +193,10 @@ def run_load(port: int, clients: int, seconds: float) -> Load:
 
 
 def figures(load: Load, seconds: float) -> dict[str, Any]:
-    """Rates, times and memory."""
+    """Return rates, times and memory as JSON."""
     done = [asked for asked in load.asked if asked.finish is not None]
     times = np.array([asked.seconds for asked in done])
+    # The first third fills caches; memory must not grow after it.
     third = len(load.memory) // 3
     return {
         "requests": len(load.asked),
@@ -209,7 +212,7 @@ def figures(load: Load, seconds: float) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the load, print what was seen."""
+    """Run the load test and print its results; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_load", description=__doc__)
     parser.add_argument("--checkpoint", help="default: random weights, D=128, 4 layers, bytes")
     parser.add_argument("--clients", type=int, default=64)
@@ -229,10 +232,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             report |= {name: round(metric(port, f"fftnet_{name}")) for name in names}
             steps = metric(port, "fftnet_step_rows_count")
             report["rows_a_step"] = round(metric(port, "fftnet_step_rows_sum") / max(steps, 1), 1)
+            # Requests of clients that hung up end within a second.
             time.sleep(1)
             report["left_over"] = sum(metric(port, f"fftnet_{name}") for name in ("waiting", "writing"))
         report["server_status"] = process.returncode
         model, tokenizer = load_model(checkpoint)
+        # After the server has ended, with the same weights in this process.
         every = max(len(load.asked) // MAX_CHECKED, 1)
         report["checked"] = verdicts(model, tokenizer, load.asked[::every])
     print(json.dumps(report, indent=2))
@@ -242,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load_model(checkpoint: str) -> tuple[FFTNet, Tokenizer]:
-    """The model as ``fftnet generate`` has it."""
+    """Load the model as ``fftnet generate`` does."""
     torch.backends.mkldnn.enabled = False  # pyright: ignore[reportAttributeAccessIssue]
     return fftnet.load(checkpoint, device="cpu")
 

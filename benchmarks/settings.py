@@ -1,4 +1,4 @@
-"""Sizes of everything that is measured."""
+"""Sizes of all benchmarks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Cases = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Sizes of everything."""
+    """Sizes of all suites."""
 
     time_budget: TimeBudget
     width: int = 256
@@ -21,40 +21,40 @@ class Settings:
     mixer: Cases = ((1, 256), (1, 512), (1, 1024), (1, 4096), (1, 16384))
     bidirectional: Cases = ((1, 256), (1, 1024), (1, 4096), (1, 16384))
     train: Cases = ((16, 256), (8, 512), (4, 1024), (1, 4096))
-    """As many tokens in every step."""
+    """Batches and lengths of training steps, with equally many tokens."""
     encoder: Sequence[tuple[int, int, Cases]] = (
         (768, 12, ((8, 196), (8, 197))),
         (256, 4, ((1, 1024), (1, 2048), (1, 4096), (1, 16384))),
     )
-    """Width, heads and cases: of a vision transformer, whose 197 tokens are a prime number, beside the 196
-    without a class token; of Long Range Arena."""
+    """Width, heads and cases: a vision transformer (197 tokens with the class token, a prime number, and 196
+    without it), and Long Range Arena."""
     classifier: Cases = ((1, 4096),)
     positions: Sequence[int] = (256, 1024, 4096, 16384, 65536)
-    """Where a token is written."""
+    """Context lengths of decode steps."""
     batches: Sequence[int] = (1, 16, 64)
-    """Texts written at once, at the first position."""
+    """Numbers of texts that are decoded at once, at the first position."""
     steps: int = 8
-    """Decode steps that are timed as one run."""
+    """Decode steps of one timed run."""
     read_tokens: int = 1_000_000
     read_width: int = 128
     read_heads: int = 2
     memory_mixer: Cases = ((1, 4096), (1, 16384))
     memory_train: Cases = ((1, 1024), (1, 4096))
     attention_memory_tokens: int = 16384
-    """Memory of attention is measured up to this length: beyond it one run takes minutes."""
+    """Largest length of attention in memory measurements; longer runs take minutes."""
     busy: tuple[int, int] = (16, 256)
-    """Batch and length of the default model's training step beside a busy process."""
+    """Batch and length of the default model's training step next to a busy process."""
     busy_train_runs: int = 7
     busy_decode_runs: int = 30
-    """Each of ``steps`` decode steps."""
+    """Runs of ``steps`` decode steps."""
     runtime_widths: Sequence[int] = (128, 256)
-    """Widths of the models that all runtimes write with, with ``read_heads`` heads."""
+    """Widths of the models of all runtimes, with ``read_heads`` heads."""
     compiler: str = "inductor"
-    """Backend of torch.compile among them."""
+    """Backend of torch.compile."""
     checkpoint: str | None = None
-    """A trained model whose bits per byte they measure; None measures none."""
+    """Trained model whose bits per byte are measured (None: none)."""
     runtime_batches: int = 4
-    """Batches of held-out windows that it reads."""
+    """Batches of held-out windows for the bits per byte."""
 
 
 QUICK = Settings(time_budget=TimeBudget(seconds=0.3, slow=2.0, stop=10.0))

@@ -1,4 +1,4 @@
-"""The suites: what is compared in which cases. A new one is a function and a line in the table."""
+"""Suites of the benchmark. A new one is a function and an entry of the table."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -25,6 +25,7 @@ def _sweep(
 ) -> Iterator[Row]:
     stopped: set[str] = set()
     for batch, tokens in cases:
+        # Sides that became too slow at a shorter length are left out.
         running = {name: run for name, run in make(batch, tokens).items() if name not in stopped}
         times = paired(running, time_budget)
         stopped |= {name for name, taken in times.items() if taken[-1] > time_budget.stop}
@@ -34,29 +35,29 @@ def _sweep(
 def _layers(
     suite: str, cases: Cases, make: Callable[..., baselines.Calls], settings: Settings
 ) -> Iterator[Row]:
-    """Sweep the lengths forward, then forward and backward."""
+    """Measure all lengths forward, then forward and backward."""
     for work in (baselines.FORWARD, baselines.BOTH):
         sized = partial(make, settings.width, settings.heads, work=work)
         yield from _sweep(suite, work, cases, sized, settings.time_budget)
 
 
 def op(settings: Settings) -> Iterator[Row]:
-    """The causal operator against its eager version, a linear layer and bare limits."""
+    """Compare the causal operator with its eager version, a linear layer and lower bounds."""
     return _layers("op", settings.op, baselines.op, settings)
 
 
 def mixer(settings: Settings) -> Iterator[Row]:
-    """The causal mixer against causal attention."""
+    """Compare the causal mixer with causal attention."""
     return _layers("mixer", settings.mixer, baselines.mixer, settings)
 
 
 def bidirectional(settings: Settings) -> Iterator[Row]:
-    """The paper's mixer against its eager version, FNet, attention and a bare transform pair."""
+    """Compare the paper's mixer with its eager version, FNet, attention and the bare transforms."""
     return _layers("bidirectional", settings.bidirectional, encoders.bare, settings)
 
 
 def encoder(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Mixers of encoders with their projections against bidirectional attention with its own."""
+    """Compare mixers of encoders with bidirectional attention, all with their projections."""
     for width, heads, cases in settings.encoder:
         for work in (baselines.FORWARD, baselines.BOTH):
             sized = partial(encoders.mixers, width, heads, work=work)
@@ -65,28 +66,28 @@ def encoder(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def classifier(settings: Settings) -> Iterator[Row]:
-    """A training step of a classifier of whole texts, ours in all forms against attention and FNet."""
+    """Compare training steps of classifiers: all forms of FFTNet, attention and FNet."""
     keep_freed_memory()
     make = partial(encoders.train, settings.width, settings.heads, settings.layers)
     return _sweep("classifier", baselines.TRAIN, settings.classifier, make, settings.time_budget)
 
 
 def train(settings: Settings) -> Iterator[Row]:
-    """A training step of the language model against a Transformer of equal width."""
+    """Compare training steps of the language model with a Transformer of equal width."""
     keep_freed_memory()
     make = partial(baselines.train, settings.width, settings.heads, settings.layers)
     return _sweep("train", baselines.TRAIN, settings.train, make, settings.time_budget)
 
 
 def precision(settings: Settings) -> Iterator[Row]:
-    """The same training step with bf16 matrix products, as ``--precision auto`` has it, and in float32."""
+    """Compare the same training steps with bf16 and float32 matrix products."""
     keep_freed_memory()
     make = partial(baselines.precision, settings.width, settings.heads, settings.layers)
     return _sweep("precision", baselines.TRAIN, settings.train, make, settings.time_budget)
 
 
 def _reader(model: FFTNet, batch: int) -> Callable[[int], State]:
-    """Make a function of growing positions that returns the state there, after random tokens."""
+    """Make a function of growing positions that returns the state there after random tokens."""
     state = model.init_state(batch)
     done = 0
 
@@ -103,12 +104,13 @@ def _reader(model: FFTNet, batch: int) -> Callable[[int], State]:
 
 @torch.no_grad()
 def write(settings: Settings) -> list[Row]:
-    """Decode steps at growing positions and in growing batches; all positions take turns in one round."""
+    """Measure decode steps at growing positions and in growing batches."""
     models = {
         side: baselines.language_model(side, settings.width, settings.heads, settings.layers)
         for side in baselines.LANGUAGE_MODELS
     }
     steps = settings.steps
+    # Free places of the KV cache: all steps of all rounds, each run twice.
     room = steps * 2 * (settings.time_budget.rounds + 1)
     found = []
 
@@ -126,6 +128,7 @@ def write(settings: Settings) -> list[Row]:
                 made[f"{side} {position}"] = baselines.decode_steps(models[side], state, batch, steps)
         return made
 
+    # One text at all positions, then several texts at the first position.
     first = settings.positions[0]
     cases = [(1, settings.positions), *((batch, (first,)) for batch in settings.batches if batch > 1)]
     for batch, positions in cases:
@@ -137,7 +140,7 @@ def write(settings: Settings) -> list[Row]:
 
 
 def read(settings: Settings) -> list[dict[str, Any]]:
-    """A long text through one model, in a process of its own: growth of memory, size of the state."""
+    """Read a long text in a new process: growth of memory, size of the state."""
     measured = jobs.run_job(
         read_text,
         width=settings.read_width,
@@ -149,12 +152,13 @@ def read(settings: Settings) -> list[dict[str, Any]]:
 
 
 def memory(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Peak memory of mixers and training steps, each in a process of its own."""
+    """Measure the peak memory of mixers and training steps, each in a new process."""
     sizes = {"width": settings.width, "heads": settings.heads, "layers": settings.layers}
     limit = settings.attention_memory_tokens
     for of, cases in (("mixer", settings.memory_mixer), ("train", settings.memory_train)):
         for batch, tokens in cases:
             for side in (OURS, baselines.ATTENTION):
+                # Attention beyond the limit takes minutes a run.
                 if side == OURS or tokens <= limit:
                     case = {"side": side, "batch": batch, "tokens": tokens}
                     measured = jobs.run_job(peak_of_pass, suite=of, **case, **sizes)
@@ -176,5 +180,5 @@ SUITES: dict[str, Suite] = {
     "busy": busy,
     "runtimes": runtimes,
 }
-"""Name to a function that yields ``Row`` or, of what is no time, JSON. They run in this order, since those
-with steps of training keep freed memory, as ``fftnet train`` does, and so does the process from then on."""
+"""Name to a function that yields rows, as ``Row`` or JSON. The order matters: from the first training step
+on, the process keeps freed memory, as ``fftnet train`` does."""

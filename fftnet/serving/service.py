@@ -8,7 +8,6 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from fftnet.serving.answers import Answer, ChatAnswer, CompletionAnswer, error_body, event
 from fftnet.serving.config import ServeConfig
@@ -33,6 +32,7 @@ class _Work:
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
         self.jobs: list[Job] = []
+        self.watcher: asyncio.Task[None] | None = None
         self._over = False
 
     def emit(self, piece: Piece | Refusal) -> None:
@@ -58,10 +58,27 @@ class _Work:
             yield piece
         self._over = True
 
+    async def events(self, answer: Answer, with_usage: bool) -> AsyncIterator[bytes]:
+        """Yield the server-sent events of a stream."""
+        for chunk in answer.first_chunks():
+            yield event(chunk)
+        try:
+            async for piece in self.pieces():
+                yield event(answer.chunk(piece))
+        except Refusal as refusal:
+            # The status 200 has been sent already. OpenAI's clients also look for errors in events.
+            self.close()
+            yield event(error_body(refusal))
+            return
+        if with_usage:
+            yield event(answer.usage_chunk())
+        yield event("[DONE]")
+
     async def watch(self, request: Request) -> None:
-        """Wait until the client leaves, and end ``pieces`` then."""
+        """Cancel the jobs and end ``pieces`` when the client leaves; return after the answer in any case."""
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        self.close(hung_up=True)
         self._pieces.put_nowait(ClientDisconnect())
 
     def close(self, hung_up: bool = False) -> None:
@@ -71,37 +88,6 @@ class _Work:
             self._engine.cancel(self.jobs)
             if hung_up:
                 self._metrics.hang_ups.inc()
-
-
-class _EventStream(StreamingResponse):
-    """Stream of server-sent events that cancels its jobs when it ends for any reason."""
-
-    def __init__(self, work: _Work, answer: Answer, with_usage: bool) -> None:
-        events = self._events(work, answer, with_usage)
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._work = work
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._work.close(hung_up=True)
-
-    @staticmethod
-    async def _events(work: _Work, answer: Answer, with_usage: bool) -> AsyncIterator[bytes]:
-        for chunk in answer.first_chunks():
-            yield event(chunk)
-        try:
-            async for piece in work.pieces():
-                yield event(answer.chunk(piece))
-        except Refusal as refusal:
-            # The status 200 has been sent already. OpenAI's clients also look for errors in events.
-            work.close()
-            yield event(error_body(refusal))
-            return
-        if with_usage:
-            yield event(answer.usage_chunk())
-        yield event("[DONE]")
 
 
 class Service:
@@ -146,12 +132,7 @@ class Service:
         """Return all metrics."""
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def _answer(
-        self,
-        request: Request,
-        kind: type[AnyRequest],
-        answer_kind: type[Answer],
-    ) -> Response:
+    async def _answer(self, request: Request, kind: type[AnyRequest], answer_kind: type[Answer]) -> Response:
         content_type = request.headers.get("content-type", "")
         # Browsers send other types without asking the server first (CORS).
         if content_type.partition(";")[0].strip().lower() != "application/json":
@@ -159,16 +140,17 @@ class Service:
             message = f"the body needs the header Content-Type: application/json, got {given}"
             raise Refusal(415, message, code="unsupported_media_type")
         work = _Work(self.engine, self.metrics)
-        watcher = None
         try:
             asked = await self._read(request, kind, work)
             answer = answer_kind(self._config.name, self._tokenizer, work.jobs)
             self.engine.submit(work.jobs)
+            # asyncio keeps a weak reference only.
+            work.watcher = asyncio.create_task(work.watch(request))
             if asked.stream:
                 options = asked.stream_options
-                return _EventStream(work, answer, bool(options and options.include_usage))
-            # A stream notices by itself that its client has left.
-            watcher = asyncio.create_task(work.watch(request))
+                events = work.events(answer, bool(options and options.include_usage))
+                headers = {"Cache-Control": "no-cache"}
+                return StreamingResponse(events, media_type="text/event-stream", headers=headers)
             pieces = [piece async for piece in work.pieces()]
             return await asyncio.to_thread(lambda: JSONResponse(answer.body(pieces)))
         except ClientDisconnect:
@@ -177,9 +159,6 @@ class Service:
         except BaseException:
             work.close()
             raise
-        finally:
-            if watcher is not None:
-                watcher.cancel()
 
     async def _read(self, request: Request, kind: type[AnyRequest], work: _Work) -> AnyRequest:
         """Read and validate a body, and make its jobs."""

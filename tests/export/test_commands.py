@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from commands import run_as_user
-from conftest import randomise
+from demo_pages import save
 
-from fftnet import FFTNet, FFTNetConfig, load_tokenizer
+from fftnet import FFTNet
 from fftnet.cli.main import main
 from fftnet.export import ExportConfig, ExportError, export_model
 from fftnet.export.runtime import OnnxWriter
@@ -18,21 +18,11 @@ pytest.importorskip("onnxruntime")
 PROMPT = "A prompt that is longer than a block of eight tokens"
 
 
-def save(folder: Path, **fields: object) -> None:
-    """Write a checkpoint of a small model over bytes."""
-    tokenizer = load_tokenizer("bytes")
-    sizes = {"vocab_size": tokenizer.vocab_size, "d_model": 8, "num_layers": 1, "max_seq_length": 16}
-    model = randomise(FFTNet(FFTNetConfig(**(sizes | fields))))  # pyright: ignore[reportArgumentType]
-    model.float().save_pretrained(folder)
-    tokenizer.save(folder)
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a checkpoint ``own`` and its export ``out``."""
     folder = tmp_path_factory.mktemp("commands")
-    (folder / "own").mkdir()
-    save(folder / "own", mixers=("causal_spectral",))
+    save(folder / "own", d_model=8, num_layers=1, mixers=("causal_spectral",))
     done = run_as_user("fftnet export own --format onnx --output out --block_length 8 --int8", folder)
     listed = re.findall(r"^out/(\S+): [\d,]+ bytes$", done.stdout, re.MULTILINE)
     assert listed == ["step.onnx", "prefill.onnx", "step_int8.onnx", "state.json"]

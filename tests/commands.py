@@ -1,4 +1,4 @@
-"""Commands of the command line: as a user runs them, and in forked processes, for the many that tests run."""
+"""Commands for tests: in a new process as a user runs them, or in a forked one, which is faster."""
 
 import atexit
 import json
@@ -17,7 +17,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 class Forks:
-    """One process that has imported everything, and forks itself for every command."""
+    """A process that has imported everything, and forks for every command."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -29,7 +29,7 @@ class Forks:
         )
 
     def run(self, words: list[str], folder: Path, out: Path, err: Path, world: int = 1) -> list[int]:
-        """Run a command in a folder, in so many processes, and return their exit statuses."""
+        """Run a command in a folder, in ``world`` processes, and return their exit statuses."""
         order = {
             "words": words,
             "folder": str(folder),
@@ -56,7 +56,7 @@ def _forks() -> Forks:
 
 
 def run(command: str, folder: Path, code: int = 0) -> Done:
-    """Run a command in a forked process, which saves the seconds of importing.
+    """Run a command in a forked process, which saves the time of imports.
 
     Args:
         command: as ``run_as_user`` takes it.
@@ -73,7 +73,7 @@ def run(command: str, folder: Path, code: int = 0) -> Done:
 
 
 def run_as_user(command: str, folder: Path, code: int = 0) -> Done:
-    """Run a command as a user does, in a process of its own.
+    """Run a command in a new process, as a user does.
 
     Args:
         command: ``fftnet COMMAND ...``, or ``python main.py ...``.
@@ -91,7 +91,7 @@ def run_as_user(command: str, folder: Path, code: int = 0) -> Done:
 
 
 def checked(done: Done, code: int) -> Done:
-    """A command that has ended as it should: with that status, and without a traceback."""
+    """Return a command after checking its status and that it printed no traceback."""
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done

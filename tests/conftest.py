@@ -1,4 +1,4 @@
-"""Fixtures that several files share."""
+"""Shared fixtures."""
 
 import os
 import signal
@@ -32,9 +32,9 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def pytest_configure() -> None:
-    """Give each test process one thread: two that share two cores spend their time waiting for each other.
+    """Give each test process one thread, because threads of several processes wait for each other.
 
-    And take Ctrl-C back: what is started in the background ignores it, and so would all that it starts.
+    Processes started in the background ignore Ctrl-C, and so would their children: restore it.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if threading.current_thread() is threading.main_thread():
@@ -42,7 +42,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, or one process ends on them while the other waits."""
+    """Run the slowest files first, so that test processes end at about the same time."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
@@ -56,7 +56,7 @@ def _seed() -> Iterator[None]:
 
 
 def randomise(module: Module, scale: float = 0.3) -> Module:
-    """Move every weight away from its start in float64, so that no filter is constant and no bias zero."""
+    """Add noise to every weight in float64, so that no filter is constant and no bias is zero."""
     module.double().eval()
     with torch.no_grad():
         for parameter in module.parameters():

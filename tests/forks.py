@@ -1,4 +1,4 @@
-"""Commands in forked processes, so that what takes seconds to import is imported once for all of them.
+"""Commands in forked processes, so that imports, which take seconds, happen once for all of them.
 
 As a program it reads a line of JSON a command (world, folder, words, environment, out, err: files) and
 answers with the exit statuses of its processes. Nothing is computed before a fork, so that no thread is lost
@@ -36,7 +36,7 @@ for late in (
 
 
 def start(words: list[str], out: Path, err: Path, prepare: Callable[[], None] = lambda: None) -> int:
-    """The process id of a command that writes what it says into two files, which may be one."""
+    """Start a command with its output in two files, which may be the same, and return its process id."""
     child = os.fork()
     if child:
         return child
@@ -60,7 +60,7 @@ def start(words: list[str], out: Path, err: Path, prepare: Callable[[], None] = 
 
 
 def joining(rank: int, world: int, port: int, folder: str, environment: dict[str, str]) -> Callable[[], None]:
-    """Tell a process its environment, and its place in a run as torchrun would."""
+    """Return a function that sets the environment of a process, as torchrun would."""
 
     def prepare() -> None:
         os.environ.clear()

@@ -1,4 +1,4 @@
-"""Kill small runs again and again and let them go on; print what came of it. Run by test_faults.py."""
+"""Kill and resume small runs, and print a report as JSON. Run by test_faults.py."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def start(output: Path, prepare: Callable[[], None] = lambda: None, flags: str =
 
 
 def wait(child: int, doomed: Callable[[], bool] = lambda: False) -> int:
-    """The exit status of a child, which is killed when its time has come."""
+    """Return the exit status of a child, which is killed when ``doomed`` is true."""
     while not doomed():
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -50,7 +50,7 @@ def wait(child: int, doomed: Callable[[], bool] = lambda: False) -> int:
 
 
 def result(output: Path) -> list[str]:
-    """All that must be equal: every bit of weights, average, optimizer and generators; losses and texts."""
+    """Return what must be equal: digests of weights and training state, losses and texts."""
     last = output / f"step-{STEPS:08d}"
     verify(last)
     history = json.loads((last / "training.json").read_text())["state"]["history"]
@@ -65,7 +65,7 @@ def result(output: Path) -> list[str]:
 
 
 def kill_at_call(place: Any, name: str, number: int) -> Callable[[], None]:
-    """Let a child die at the beginning of a call of a function."""
+    """Kill a child at the start of the n-th call of a function."""
 
     def prepare() -> None:
         real = getattr(place, name)
@@ -84,7 +84,7 @@ def kill_at_call(place: Any, name: str, number: int) -> Callable[[], None]:
 
 
 def kill_in_file(number: int) -> Callable[[], None]:
-    """Let a child die when half of a file of tensors is written."""
+    """Kill a child when half of the n-th file of tensors is written."""
 
     def prepare() -> None:
         calls = 0
@@ -103,7 +103,7 @@ def kill_in_file(number: int) -> Callable[[], None]:
 
 
 def at_random(folder: Path, seed: int, wanted: int) -> dict[str, Any]:
-    """Kill at random instants; whenever a run ends before it is killed, compare it and begin another.
+    """Kill at random instants; compare a run that ends before it is killed, and start another.
 
     An instant is a random time after a random number of further checkpoints, so that the kills fall into the
     start of a run and into its steps and writes, however fast the machine is.
@@ -144,7 +144,7 @@ def at_random(folder: Path, seed: int, wanted: int) -> dict[str, Any]:
 
 
 def in_a_write(folder: Path) -> dict[str, Any]:
-    """Kill at every kind of moment in the writing of a checkpoint; then let the run end."""
+    """Kill at every kind of moment in the writing of a checkpoint; then finish the run."""
     assert wait(start(folder / "whole")) == 0
     whole = result(folder / "whole")
     moments = {f"file {n}": kill_in_file(n) for n in (1, 6)}
@@ -163,7 +163,7 @@ def in_a_write(folder: Path) -> dict[str, Any]:
 
 
 def without_generators(folder: Path) -> dict[str, Any]:
-    """The control: a run that forgets its random generators must not end equal."""
+    """Control experiment: a run that forgets its random generators must not end equal."""
 
     def forget() -> None:
         training_state.set_random_state = lambda *arguments: None
@@ -188,7 +188,7 @@ def without_generators(folder: Path) -> dict[str, Any]:
 
 
 def with_small_files(folder: Path) -> dict[str, Any]:
-    """Let a run go on where no file may become large, and once more where it may."""
+    """Resume a run under a limit on file sizes, and then without."""
     flags = "--schedule wsd --save_every 100 --max_steps"
     output = folder / "outputs"
 

@@ -1,4 +1,4 @@
-"""Small runs that several files of tests train: a bigram model on a noisy cycle."""
+"""Small training runs for tests: a bigram model on a noisy cycle."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -27,7 +27,7 @@ next_token = NextToken([1] * VOCAB)
 
 
 def text(rows: Tensor) -> Batch:
-    """A batch of int64 rows (B, T + 1), -1 where nothing is."""
+    """Return a batch of int64 rows (B, T + 1), padded with -1."""
     present = rows >= 0
     tokens = rows.clamp(min=0)
     return Batch(tokens[:, :-1], tokens[:, 1:], present[:, 1:], present[:, :-1])
@@ -57,7 +57,7 @@ def bigram() -> nn.Module:
 
 
 class Poisoned:
-    """An objective whose loss goes wrong on some batches of the chain."""
+    """An objective that multiplies the loss of some batches of the chain by a factor."""
 
     def __init__(self, factors: dict[int, float]) -> None:
         self.bad = {Chain().batch(0, n).targets.sum().item(): factor for n, factor in factors.items()}
@@ -73,7 +73,7 @@ class Poisoned:
 
 
 def configs(folder: Path, **values: Any) -> dict[str, Any]:
-    """Configurations of a quiet run on the CPU, each with the fields that it has."""
+    """Return the configurations of a quiet run on the CPU from fields of any of them."""
     values = {"output_dir": str(folder), "progress": False, "device": "cpu", "trackers": ["none"]} | values
     kinds = {
         "train_config": TrainConfig,
@@ -93,7 +93,7 @@ def configs(folder: Path, **values: Any) -> dict[str, Any]:
 def make(
     folder: Path, train: Batches | None = None, objective: Objective = next_token, **values: Any
 ) -> Trainer:
-    """A trainer of the bigram model, on the chain or other data."""
+    """Return a trainer of the bigram model, by default on the chain."""
     return Trainer(
         bigram(),
         objective,
@@ -108,7 +108,7 @@ def make(
 
 
 def at_step(trainer: Trainer, step: int, action: Callable[[], object]) -> None:
-    """Do something before the update of a step."""
+    """Call a function before the update of a step."""
     update = trainer._update
 
     def both(stop: StopRequest, bar: tqdm) -> bool:
@@ -124,7 +124,7 @@ def stop() -> None:
 
 
 def interrupted(folder: Path, **values: Any) -> tuple[Trainer, Trainer]:
-    """A trainer that ran through, and one that died in step 8 of 12."""
+    """Return a trainer that finished, and one that died in step 8 of 12."""
     whole = make(folder / "whole", max_steps=12, eval_every=3, **values)
     whole.train()
     part = make(folder / "part", max_steps=12, eval_every=3, **values)

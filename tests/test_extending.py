@@ -1,4 +1,4 @@
-"""The diary of docs/architecture.md, done: what is added to a copy of the package, in how few files."""
+"""Additions to a copy of the package, as docs/architecture.md describes them, and the files they touch."""
 
 import json
 import os
@@ -15,7 +15,7 @@ TINY = "--d_model 16 --num_heads 4 --num_layers 2 --batch_size 4 --max_steps 2 -
 
 
 class Copy:
-    """A copy of the package in a folder, which notes the files that are changed in it."""
+    """A copy of the package that records which of its files are changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class Copy:
         return done.stdout
 
     def command(self, words: str) -> str:
-        # A copy's kernels are compiled anew, which takes longer than all that is trained here.
+        # Compiling the kernels of the copy would take longer than the training.
         return self.run("-m", "fftnet", *words.split(), backend="torch")
 
 
@@ -95,7 +95,7 @@ def test_a_regression_task_with_a_corpus_of_numbers_is_three_files(copy: Copy) -
         f"train --task regression --regression.number_field score --data rows.jsonl --no_causal {flags}"
     )
     report = json.loads((copy.folder / "outputs" / "metrics.json").read_text())
-    # The best number that does not look at the text, 2, has an error of 1.
+    # The best constant prediction, 2, has an error of 1.
     assert report["final"]["mean_error"] < 0.8
     assert len(copy.touched) == 3
 

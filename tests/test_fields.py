@@ -1,4 +1,4 @@
-"""Fields of configurations: of the declared type, finite, within sane ranges."""
+"""Fields of configurations: declared types, finite numbers, ranges, and docstrings at run time."""
 
 import ast
 import math
@@ -50,7 +50,7 @@ CONFIGS: dict[type[Any], dict[str, Any]] = {
     ImageClassificationConfig: {},
     ImageProcessor: {"size": 8, "mean": (0.5,), "std": (0.5,)},
 }
-"""Every class to its fields without a default."""
+"""Configuration class to values for its fields without a default."""
 LISTS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "mixers": (lambda value: BackboneConfig(mixers=value).mixers, "attention"),
     "trackers": (lambda value: AcceleratorConfig(trackers=value).trackers, "none"),
@@ -59,7 +59,7 @@ LISTS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "augmentation": (lambda value: ImageClassificationConfig(augmentation=value).augmentation, "flip"),
     "class_names": (lambda value: check_class_names(value, 1), "cat"),
 }
-"""Name of a list field to a function that sets it and reads it back, and a value."""
+"""Name of a list field to a function that sets it and returns it, and a value."""
 NO_NUMBERS: list[Any] = [math.nan, math.inf, -math.inf, True, "3", [3], 10**400, 1j]
 NUMERIC = [
     (config, field.name, kind)
@@ -162,7 +162,7 @@ def config_classes() -> list[type]:
     """Every class of the package whose name ends in ``Config``, and the data of fftnet evaluate."""
     package = Path(fftnet.__file__).parent
     found = []
-    # The classes in hf/ are those of Transformers, with fields of its own.
+    # The classes in hf/ inherit fields of Transformers.
     for path in sorted({*package.rglob("*.py")} - {*package.glob("hf/*")}):
         definitions = ast.parse(path.read_text(encoding="utf-8")).body
         names = [node.name for node in definitions if isinstance(node, ast.ClassDef)]

@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, none left behind by a killed process, and no error where a disk has none."""
+"""Locks: one holder at a time, released by killed processes, and optional on file systems without locks."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""``fftnet generate``: where its prompt comes from, line breaks, and the interactive loop."""
+"""``fftnet generate``: sources of the prompt, line breaks, and the interactive loop."""
 
 import io
 import sys
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Generation]]:
-    """Prompts and texts of a command, in order; nothing is piped in."""
+    """Record the prompts and texts of a command; standard input is empty."""
     seen: list[tuple[list[str], Generation]] = []
 
     def recorded(model: Any, prompts: list[str], *arguments: Any, **given: Any) -> Generation:

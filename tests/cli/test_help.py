@@ -1,4 +1,4 @@
-"""Help: what it lists and in which order, the examples it gives, and what may stand without a flag."""
+"""Help: commands, flags in their order, examples, and positional values."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Output that cannot be written ends in a sentence; what its encoding cannot hold is replaced."""
+"""Output that can't be written ends in a sentence; characters that can't be encoded are replaced."""
 
 import io
 import sys

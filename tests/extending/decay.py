@@ -1,4 +1,4 @@
-"""A causal mixer with one knob: every channel is averaged over the past, and forgets at a rate of its own."""
+"""A causal mixer with one setting: a moving average over the past with a learned decay per channel."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from fftnet.model.mixers.base import Mixer, device_of
 
 @dataclass(frozen=True, kw_only=True)
 class DecayConfig:
-    """The decaying average."""
+    """Settings of the decaying average."""
 
     half_life: float = 8.0
-    """Tokens after which half is forgotten, at the start."""
+    """Initial half-life of the average, tokens."""
 
     def __post_init__(self) -> None:
         if self.half_life <= 0:
@@ -22,10 +22,10 @@ class DecayConfig:
 
 
 class DecayState(NamedTuple):
-    """The average so far."""
+    """State of the mixer."""
 
     average: Tensor
-    """(B, D)."""
+    """Average so far (B, D)."""
 
 
 class DecayMixer(Mixer):
@@ -41,19 +41,19 @@ class DecayMixer(Mixer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start every channel at the half-life of the configuration."""
+        """Initialize every channel to the half-life of the configuration."""
         keep = 0.5 ** (1 / self.half_life)
         nn.init.constant_(self.logit, torch.logit(torch.tensor(keep)).item())
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> DecayState:
-        """An average of nothing."""
+        """Return an average of 0."""
         place = device or device_of(self.logit)
         return DecayState(torch.zeros(batch_size, self.d_model, dtype=self.logit.dtype, device=place))
 
     def forward(
         self, x: Tensor, attention_mask: Tensor | None = None, state: DecayState | None = None
     ) -> Tensor | tuple[Tensor, DecayState]:
-        """Average (B, T, D) over the past; tokens that the mask leaves out change nothing."""
+        """Average (B, T, D) over the past; masked tokens are skipped."""
         keep = torch.sigmoid(self.logit)
         (average,) = state or self.init_state(x.shape[0], x.device)
         outputs = []

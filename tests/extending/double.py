@@ -1,4 +1,4 @@
-"""A backend of bidirectional mixing: plain PyTorch, computed in float64 whatever comes in."""
+"""A backend of bidirectional mixing: plain PyTorch in float64."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Texts with a number each: rows of tables with a text and a number."""
+"""Texts with numbers: rows of tables with a text and a number."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from fftnet.utils.dataset import DataConfig, Splits
 
 
 class NumberedTexts:
-    """Rows of ids with a number each, in an order that each epoch draws anew, or in their own."""
+    """Rows of ids with numbers; a seed shuffles them in each epoch."""
 
     def __init__(self, rows: list[tuple[np.ndarray, float]], batch_size: int, seed: int | None) -> None:
         self._rows = rows
@@ -20,7 +20,7 @@ class NumberedTexts:
         self.num_batches = -(-len(rows) // batch_size)
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """Padded ids (B, T), numbers (B,)."""
+        """Return padded ids (B, T) and numbers (B,)."""
         order = np.arange(len(self._rows))
         if self._seed is not None:
             np.random.default_rng((self._seed, epoch)).shuffle(order)
@@ -32,7 +32,7 @@ class NumberedTexts:
 
 
 def load_numbers(config: DataConfig, number_field: str, tokenizer: TextEncoder) -> Splits:
-    """Every fifth row validates and every fifth one tests."""
+    """Return splits: one row in five for validation, one for the test."""
     rows = [
         (tokenizer.encode_array(text_of(row, config.text_field)), float(row.values[number_field]))
         for row in read_rows(config.data, [config.text_field, number_field])

@@ -1,4 +1,4 @@
-"""A number for each text: the mean over the backbone's hidden states, one linear layer, squared errors."""
+"""Regression on texts: mean of the hidden states, a linear layer, squared errors."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from fftnet.utils.tokenizer import load_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionConfig:
-    """Where the number is."""
+    """Settings of the regression."""
 
     number_field: str = "number"
     """Column that holds the number."""
@@ -35,27 +35,27 @@ class Regressor(PretrainedModel):
         self.head = nn.Linear(config.d_model, 1)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Numbers (B,)."""
+        """Return numbers (B,)."""
         hidden = self.backbone(self.embedding(tokens), attention_mask)
         return self.head(pooled(hidden, MEAN, attention_mask))[:, 0]
 
 
 class Regression:
-    """One number a text."""
+    """One number per text."""
 
     Config: ClassVar[type[Any]] = RegressionConfig
     unit = "texts"
 
     @staticmethod
     def prepare(request: Request) -> Prepared:
-        """The data, and a model of the sizes that are asked for."""
+        """Load the data and return a model of the requested sizes."""
         tokenizer = load_tokenizer(request.data.tokenizer)
         splits = load_numbers(request.data, request.settings.number_field, tokenizer)
         config = FFTNetConfig(vocab_size=tokenizer.vocab_size, **asdict(request.model))
         return Prepared(lambda: Regressor(config), Regression(), splits, tokenizer)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        """Squared errors, and the mean of the absolute ones."""
+        """Return the squared errors, and the mean absolute error as a metric."""
         error = (model(batch.inputs, batch.attention_mask) - batch.targets) * batch.loss_mask
         count = batch.loss_mask.sum()
         return Losses(error.square().sum(), count, {"mean_error": Mean(error.detach().abs().sum(), count)})

@@ -1,4 +1,4 @@
-"""Files of shouting: every line is a document, in capitals."""
+"""Files in which every line is a document, read in capitals."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,12 @@ from fftnet.data.sources.base import Advance, Document, Source, SourceFile, path
 
 
 class Shout(Source):
-    """A line a document, in capitals."""
+    """One document per line, in capitals."""
 
     label = "a .shout file"
 
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
-        """The lines that are not blank."""
+        """Yield the lines that are not blank."""
         for number, line in enumerate(path_of(file).read_text(encoding="utf-8").splitlines(), start=1):
             advance(len(line) + 1)
             if line.strip():

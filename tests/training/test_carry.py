@@ -1,4 +1,4 @@
-"""States that go on from window to window: gradients by hand, resuming in the middle, dealing out again."""
+"""Carried states (truncated BPTT): gradients computed by hand, resuming, and splitting among processes."""
 
 import math
 from collections.abc import Callable

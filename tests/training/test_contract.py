@@ -1,4 +1,4 @@
-"""The trainer knows Batch and Losses only, so that an objective need not be about tokens."""
+"""The trainer uses Batch and Losses only: here it trains on images with two targets each."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Nothing is lost: kills at any instant, signals, full disks; each run goes on as if nothing had been."""
+"""Kills at any instant, signals and full disks: nothing is lost, and resumed runs end with the same bits."""
 
 import json
 import os
@@ -17,7 +17,6 @@ from runs import Chain, at_step, losses, make, next_token, resumed, saved_step, 
 
 from fftnet import serialization
 from fftnet.training.manifest import verify
-from fftnet.training.sharding import Interrupted, ShardedBatches
 from fftnet.training.signals import StopRequest, deferred_signals
 
 ROOT = Path(__file__).parents[2]
@@ -103,17 +102,6 @@ def test_a_second_interrupt_is_raised_at_once_and_a_late_sigterm_is_not() -> Non
         assert left.value.code == code
 
 
-def test_handlers_of_others_are_left_alone() -> None:
-    def own(number: int, frame: object) -> None: ...
-
-    usual = signal.signal(signal.SIGTERM, own)
-    try:
-        with deferred_signals():
-            assert signal.getsignal(signal.SIGTERM) is own
-    finally:
-        signal.signal(signal.SIGTERM, usual)
-
-
 def test_a_hangup_is_held_back_and_stays_ignored_under_nohup() -> None:
     usual = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
@@ -121,6 +109,7 @@ def test_a_hangup_is_held_back_and_stays_ignored_under_nohup() -> None:
             signal.raise_signal(signal.SIGHUP)
             assert request.number == signal.SIGHUP
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+        # nohup ignores the signal; handlers of other code stay, too.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with deferred_signals() as request:
             signal.raise_signal(signal.SIGHUP)
@@ -136,7 +125,7 @@ def test_a_run_whose_output_nobody_reads_ends_the_step_and_saves(
     open_output: Callable[[], tuple[int, int]],
     last_step: int,
 ) -> None:
-    """The progress bar finds the closed pipe; a closed terminal does not stop the bar, but the next line."""
+    """The progress bar fails on a closed pipe; on a closed terminal, only the next line fails."""
     reader, writer = open_output()
     trainer = make(tmp_path, max_steps=12, eval_every=6, progress=True)
 
@@ -171,15 +160,6 @@ def test_a_signal_during_an_evaluation_leaves_it_out_and_resume_makes_up_for_it(
     assert losses(again) == losses(whole)
 
 
-def test_a_signal_between_two_validation_batches_is_seen(tmp_path: Path) -> None:
-    request = StopRequest()
-    batches = ShardedBatches(Chain(), rank=0, world=1, stop_requested=lambda: request.number is not None)
-    assert torch.equal(batches.batch(0, 1).inputs, Chain().batch(0, 1).inputs)
-    request.number = signal.SIGTERM
-    with pytest.raises(Interrupted):
-        batches.batch(0, 2)
-
-
 def test_a_limit_on_file_sizes_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
     report = kills("limit", str(tmp_path))
     assert report["codes"] == [0, 2, 0], report["log"]
@@ -191,7 +171,7 @@ def test_a_limit_on_file_sizes_keeps_the_earlier_checkpoint(tmp_path: Path) -> N
 
 
 def test_a_full_disk_says_how_much_is_missing_and_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
-    """On a real file system of 360 kB, in a namespace of its own."""
+    """A real file system of 360 kB, mounted in a private namespace."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("this system lets users mount nothing; the other two tests of full disks stand in")
     disk = tmp_path / "disk"

@@ -1,4 +1,4 @@
-"""Several processes: the same losses however a batch is spread, one voice, checkpoints that move, deaths."""
+"""Several processes: equal losses, one output, checkpoints for any number of them, and dying workers."""
 
 import json
 import os
@@ -30,7 +30,7 @@ TWO = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2"
 
 
 def start(folder: Path, launcher: str, flags: str) -> subprocess.Popen[str]:
-    # A port of its own for every run, so that two test processes do not meet.
+    # Every run gets a free port, because tests run in parallel.
     if launcher.startswith(TWO):
         launcher += " --rdzv-backend c10d --rdzv-endpoint localhost:0"
     return subprocess.Popen(
@@ -38,7 +38,7 @@ def start(folder: Path, launcher: str, flags: str) -> subprocess.Popen[str]:
         cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
-        # Restarted workers need a store of their own, or they look for each other where the dead ones were.
+        # Without this, restarted workers look for each other at the store of the dead ones.
         env=os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
     )
 

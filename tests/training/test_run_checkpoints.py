@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole or not there, named when damaged, the newest intact one found."""
+"""Checkpoints of a run: damaged ones are named, the newest intact one is resumed, other runs are refused."""
 
 import errno
 import json

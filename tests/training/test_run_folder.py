@@ -1,4 +1,4 @@
-"""The folder of a run: no other run and no file of the user is lost, and one run at a time writes."""
+"""The output folder: no other run and no file of the user is lost, and one run at a time writes."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Batches are dealt out to processes and micro-batches; the step stays that of the whole batch."""
+"""Batches are split among processes and micro-batches; the gradient stays that of the whole batch."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Updates that would do harm are skipped, counted and told; broken weights are never saved."""
+"""Harmful updates are skipped, counted and reported; weights that are not finite are never saved."""
 
 import math
 from pathlib import Path

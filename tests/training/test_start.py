@@ -1,4 +1,4 @@
-"""Runs that start from the weights of a checkpoint: what is taken, what starts anew, what is refused."""
+"""Runs that start from a checkpoint: loaded weights, random weights, and refused checkpoints."""
 
 import json
 from dataclasses import fields, replace

@@ -1,4 +1,4 @@
-"""Training: it learns, it is exact, it resumes bit by bit, it stops when it must and loses nothing."""
+"""The trainer: it learns, reports, resumes with the same bits, and names mistakes."""
 
 import json
 import math

@@ -96,10 +96,8 @@ def resolve_or_explain(config: DataConfig, tokenizer: TextEncoder) -> list[Sourc
         return resolve(config.data)
     except DataError as error:
         path = cache_path(config, tokenizer)
-        try:
-            open_tokens(path, tokenizer)
-        except DataError:
-            raise error from None
+        if not path.exists():
+            raise
         raise DataError(
             f"{error}; its tokens are still in {path}: put the text back, or use them with --data {path}"
         ) from None

@@ -14,16 +14,21 @@ from hypothesis import strategies as st
 from fftnet.data.synthetic import SyntheticBatches
 from fftnet.data.windows import WindowBatches
 from fftnet.protocols import Batches
-from fftnet.utils.dataset import DataConfig, DataError, load_data, load_evaluation_data, training_texts
+from fftnet.utils.dataset import (
+    DataConfig,
+    DataError,
+    Splits,
+    load_data,
+    load_evaluation_data,
+    training_texts,
+)
 from fftnet.utils.tokenizer import load_tokenizer
 
 
 def all_rows(batches: Batches, epoch: int = 0) -> list[list[int]]:
     """The tokens of all rows of an epoch, without padding."""
-    rows = [
-        row for index in range(batches.num_batches) for row in rows_of(batches.batch(epoch, index)).tolist()
-    ]
-    return [[token for token in row if token >= 0] for row in rows]
+    found = [rows_of(batches.batch(epoch, index)) for index in range(batches.num_batches)]
+    return [[token for token in row if token >= 0] for rows in found for row in rows.tolist()]
 
 
 def targets(batches: Batches) -> list[int]:
@@ -37,14 +42,14 @@ def write(folder: Path, **texts: str) -> list[str]:
 
 
 def test_synthetic_rows_are_documents_and_their_splits_and_epochs_differ() -> None:
-    splits = load_data(DataConfig(num_samples=20, batch_size=8, pattern_complexity=1.0), BYTES, 256)
+    def load(seed: int) -> Splits:
+        config = DataConfig(num_samples=20, batch_size=8, pattern_complexity=1.0, data_seed=seed)
+        return load_data(config, BYTES, 256)
+
+    splits = load(0)
     assert splits.train.num_batches == 3
-    seen = [
-        all_rows(splits.train, 0),
-        all_rows(splits.train, 1),
-        all_rows(splits.valid),
-        all_rows(splits.test),
-    ]
+    seen = [all_rows(splits.train, epoch) for epoch in (0, 1)]
+    seen += [all_rows(splits.valid), all_rows(splits.test)]
     for row in itertools.chain(*seen):
         assert row[0] == row[-1] == BYTES.eot
         assert violations(BYTES.decode(row), 1.0) == []
@@ -52,14 +57,8 @@ def test_synthetic_rows_are_documents_and_their_splits_and_epochs_differ() -> No
     texts = [set(map(tuple, rows)) for rows in seen]
     assert len(set.union(*texts)) > 0.95 * sum(map(len, texts))
     assert all_rows(splits.valid, 3) == seen[2]
-    again, other = (
-        load_data(
-            DataConfig(num_samples=20, batch_size=8, pattern_complexity=1.0, data_seed=seed), BYTES, 256
-        )
-        for seed in (0, 1)
-    )
-    assert torch.equal(rows_of(again.train.batch(5, 0)), rows_of(splits.train.batch(5, 0)))
-    assert all_rows(other.train) != seen[0]
+    assert torch.equal(rows_of(load(0).train.batch(5, 0)), rows_of(splits.train.batch(5, 0)))
+    assert all_rows(load(1).train) != seen[0]
 
 
 @pytest.mark.parametrize("name", ["bytes", "bpe"])
@@ -127,9 +126,8 @@ def test_training_windows_are_full_runs_of_the_text(length: int, extra: int, bat
 
 def test_every_training_token_is_reached_and_epochs_differ() -> None:
     windows = WindowBatches(np.arange(205, dtype=np.int32), 4, 20, 0)
-    assert {token for epoch in range(200) for row in all_rows(windows, epoch) for token in row} == set(
-        range(205)
-    )
+    rows = [row for epoch in range(200) for row in all_rows(windows, epoch)]
+    assert set(itertools.chain(*rows)) == set(range(205))
     assert all_rows(windows, 0) != all_rows(windows, 1)
 
 
@@ -156,13 +154,9 @@ def test_a_text_too_short_is_named(tmp_path: Path) -> None:
     [
         ("data", [], "at least one source"),
         ("data", ["synthetic", "a.txt"], "can't be mixed"),
-        ("data", 5, "data must be a string or a list of strings, got 5"),
         ("data", ["a.txt", None], r"data must be a string or a list of strings, got \['a.txt', None\]"),
-        ("text_field", 3, "text_field must be a string, got 3"),
-        ("tokenizer", None, "tokenizer must be a string, got None"),
         ("batch_size", 0, "batch_size must be at least 1, got 0"),
         ("batch_size", 10**10, "batch_size must be at most 1048576, got 10000000000"),
-        ("batch_size", "16", "batch_size must be a whole number of 64 bits, got '16'"),
         ("num_samples", 0, "num_samples must be at least 1"),
         ("num_samples", 10**15, "num_samples must be at most 1073741824"),
         ("vocab_size", 10**10, "vocab_size must be at most 16777216"),
@@ -183,5 +177,3 @@ def test_a_single_string_or_path_is_a_list_of_one() -> None:
     for value in ("my.txt", Path("my.txt"), ["my.txt"], (Path("my.txt"),)):
         assert DataConfig(data=value).data == ["my.txt"]  # pyright: ignore[reportArgumentType]
     assert DataConfig(data="synthetic").synthetic  # pyright: ignore[reportArgumentType]
-    assert DataConfig(cache_dir=Path("cache")).cache_dir == "cache"  # pyright: ignore[reportArgumentType]
-    assert type(DataConfig(batch_size=np.int64(4)).batch_size) is int  # pyright: ignore[reportArgumentType]

@@ -44,11 +44,10 @@ def test_a_text_has_one_digest_however_and_wherever_it_is_read(
 
 def test_changed_text_and_other_documents_have_another_digest(tmp_path: Path) -> None:
     texts = [story(n, 100) for n in range(20)]
-    digests = {digest(write_lines(tmp_path / "a.jsonl", texts))}
-    digests.add(digest(write_lines(tmp_path / "a.jsonl", [*texts[:-1], texts[-1][:-1] + "?"])))
-    digests.add(digest(write_lines(tmp_path / "a.jsonl", [texts[0] + texts[1], *texts[2:]])))
-    digests.add(digest(write_lines(tmp_path / "a.jsonl", texts[::-1])))
-    digests.add(digest(write_lines(tmp_path / "a.jsonl", [*texts, "more"])))
+    changed = [[*texts[:-1], texts[-1][:-1] + "?"], [texts[0] + texts[1], *texts[2:]], texts[::-1]]
+    digests = {
+        digest(write_lines(tmp_path / "a.jsonl", each)) for each in (texts, *changed, [*texts, "more"])
+    }
     assert len(digests) == 5
     assert load_data(DataConfig(), BYTES, 300).digest is None
 

@@ -228,22 +228,19 @@ def test_each_row_comes_once_an_epoch_with_its_label_whoever_asks_first(count: i
     rows = [np.array([n, *rng.integers(0, 9, rng.integers(0, 12))], np.uint16) for n in range(count)]
     classes = np.arange(count) * 7 % 5
     shuffled, again = (LabelledBatches(rows, classes, size, 3) for _ in range(2))
-    orders = []
-    for epoch in (0, 1):
-        seen = []
+    orders: list[list[int]] = [[], []]
+    for epoch, seen in enumerate(orders):
         for index in range(shuffled.num_batches):
             batch = shuffled.batch(epoch, index)
-            for n, row in enumerate(batch.inputs):
-                number = int(row[0])
-                length = len(rows[number])
-                assert row[:length].tolist() == rows[number].tolist()
-                present = length if batch.attention_mask is None else int(batch.attention_mask[n].sum())
-                assert present == length
-                assert int(batch.targets[n]) == classes[number]
-                seen.append(number)
+            mask = batch.attention_mask
             assert batch.loss_mask.all()
+            for n, row in enumerate(batch.inputs):
+                seen.append(int(row[0]))
+                expected = rows[seen[-1]].tolist()
+                assert row[: len(expected)].tolist() == expected
+                assert (batch.inputs.shape[1] if mask is None else int(mask[n].sum())) == len(expected)
+                assert int(batch.targets[n]) == classes[seen[-1]]
         assert sorted(seen) == list(range(count))
-        orders.append(seen)
     assert count < 7 or orders[0] != orders[1]
     # Another object, asked in another order, gives the same.
     for index in reversed(range(again.num_batches)):

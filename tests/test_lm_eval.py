@@ -1,4 +1,4 @@
-"""The harness's three kinds of requests, against sums over the logits of a whole text at once, in float64."""
+"""The harness's three kinds of requests against one pass over the whole text in float64."""
 
 import json
 import os
@@ -28,35 +28,30 @@ CHOICES = [
 ]
 DOCUMENTS = [{"text": "Öre sings. " * 30}, {"text": "A"}, {"text": "The fox runs, the owl sings in 東京."}]
 WRITING = [{"start": "A fox of"}, {"start": "Öre"}, {"start": "The owl sings and sings"}]
-YAML = """
-task: {name}
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    validation: {data}
-validation_split: validation
-output_type: {kind}
-"""
-CHOICE_YAML = """
-doc_to_text: "{{question}}"
-doc_to_choice: "{{choices}}"
-doc_to_target: gold
-target_delimiter: ""
-metric_list: [{metric: acc}]
-"""
-ROLLING_YAML = """
-doc_to_text: ""
-doc_to_target: "{{text}}"
-metric_list: [{metric: bits_per_byte}]
-"""
-WRITING_YAML = """
-doc_to_text: "{{start}}"
-doc_to_target: ""
-generation_kwargs: {until: [STOP], max_gen_toks: 12}
-metric_list: [{metric: exact_match}]
-"""
-
-
+TASKS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "choices": (
+        CHOICES,
+        {
+            **{"output_type": "multiple_choice", "metric_list": [{"metric": "acc"}], "target_delimiter": ""},
+            **{"doc_to_text": "{{question}}", "doc_to_choice": "{{choices}}", "doc_to_target": "gold"},
+        },
+    ),
+    "rolling": (
+        DOCUMENTS,
+        {
+            **{"output_type": "loglikelihood_rolling", "metric_list": [{"metric": "bits_per_byte"}]},
+            **{"doc_to_text": "", "doc_to_target": "{{text}}"},
+        },
+    ),
+    "writing": (
+        WRITING,
+        {
+            **{"output_type": "generate_until", "metric_list": [{"metric": "exact_match"}]},
+            **{"doc_to_text": "{{start}}", "doc_to_target": ""},
+        },
+    ),
+}
+"""Data and fields of a task of each kind."""
 SETTINGS = ["checkpoint=checkpoint", "checkpoint=checkpoint,batch_size=2,chunk_size=5"]
 EVALUATE = f"""
 import json
@@ -75,7 +70,7 @@ print(json.dumps(found, default=str))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint, and tasks of each kind."""
+    """Write a checkpoint, and a task of each kind."""
     folder = tmp_path_factory.mktemp("harness")
     torch.manual_seed(3)
     tokenizer = load_tokenizer("bpe", corpus=[row["text"] for row in DOCUMENTS], vocab_size=280)
@@ -88,17 +83,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save(folder / "both")
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=12)
     (text,) = generate(model.eval(), [WRITING[0]["start"]], greedy, tokenizer=tokenizer).texts
-    stop = json.dumps(text[len(text) // 2 :][:2])
-    tasks = {
-        "choices": ("multiple_choice", CHOICE_YAML, CHOICES),
-        "rolling": ("loglikelihood_rolling", ROLLING_YAML, DOCUMENTS),
-        "writing": ("generate_until", WRITING_YAML.replace("STOP", stop), WRITING),
-    }
+    stop = text[len(text) // 2 :][:2]
     (folder / "tasks").mkdir()
-    for name, (kind, yaml, rows) in tasks.items():
+    for name, (rows, fields) in TASKS.items():
         data = folder / f"{name}.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / "tasks" / f"{name}.yaml").write_text(YAML.format(name=name, data=data, kind=kind) + yaml)
+        files = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"validation": str(data)}}}
+        task = {"task": name, "validation_split": "validation"} | files | fields
+        if name == "writing":
+            task["generation_kwargs"] = {"until": [stop], "max_gen_toks": 12}
+        # The harness reads YAML, which JSON is.
+        (folder / "tasks" / f"{name}.yaml").write_text(json.dumps(task))
     return folder
 
 
@@ -111,12 +106,12 @@ def all_samples(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(params=SETTINGS)
 def samples(request: pytest.FixtureRequest, all_samples: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Task to the harness's own record of every request."""
+    """Return the harness's record of every request by task."""
     return all_samples[request.param]
 
 
 def offline(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, since the harness does not live with warnings that are errors."""
+    """Run in a new process: in this one, the harness's warnings would be errors."""
     names = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "home")}
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=240, env=os.environ | names
@@ -125,7 +120,7 @@ def offline(command: list[str], folder: Path) -> subprocess.CompletedProcess[str
 
 @torch.no_grad()
 def log_probabilities(folder: Path, ids: list[int]) -> tuple[Tensor, Tensor]:
-    """Of every token but the first, and whether it is the likeliest: one pass, softmax in float64."""
+    """Return the log-probability of every token but the first, and True where it is the likeliest."""
     model = FFTNet.from_pretrained(folder / "checkpoint").double()
     scores = model(torch.tensor([ids[:-1]]))[0].log_softmax(dim=-1)
     targets = torch.tensor(ids[1:])
@@ -159,7 +154,7 @@ def test_a_document_is_read_from_its_first_token_to_its_last(
 
 
 @torch.no_grad()
-def test_what_is_written_is_the_likeliest_up_to_a_stop(
+def test_generated_text_is_the_likeliest_up_to_a_stop(
     folder: Path, samples: dict[str, list[dict[str, Any]]]
 ) -> None:
     tokenizer = tokenizer_of(folder)
@@ -190,7 +185,7 @@ def test_what_is_written_is_the_likeliest_up_to_a_stop(
         ({"device": "warp"}, "device 'warp' can't be used here"),
     ],
 )
-def test_a_users_mistake_ends_in_a_sentence(folder: Path, settings: dict[str, Any], sentence: str) -> None:
+def test_wrong_arguments_are_refused(folder: Path, settings: dict[str, Any], sentence: str) -> None:
     from fftnet.lm_eval import FFTNetLM
 
     settings = settings | {"checkpoint": str(folder / settings.get("checkpoint", "checkpoint"))}
@@ -198,7 +193,7 @@ def test_a_users_mistake_ends_in_a_sentence(folder: Path, settings: dict[str, An
         FFTNetLM(**settings)
 
 
-def test_ways_of_choosing_that_are_not_there_are_refused(folder: Path) -> None:
+def test_unsupported_generation_settings_are_refused(folder: Path) -> None:
     from fftnet.lm_eval import FFTNetLM
 
     model: Any = FFTNetLM(str(folder / "checkpoint"))

@@ -16,10 +16,8 @@ from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers import mixer_class
 from fftnet.model.state import State, num_rows, select_state
 
-OLD_CACHE_NAME = "past_key_values"
-CACHE_NAME = (
-    "cache" if "cache" in modeling_outputs.CausalLMOutputWithPast.__dataclass_fields__ else OLD_CACHE_NAME
-)
+_OUTPUTS = modeling_outputs.CausalLMOutputWithPast.__dataclass_fields__
+CACHE_NAME = "cache" if "cache" in _OUTPUTS else "past_key_values"
 """Name of the cache in arguments and outputs of the library, which 5.24 changed."""
 
 

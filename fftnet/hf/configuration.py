@@ -17,14 +17,6 @@ BYTES_VOCAB_SIZE = 257
 IMAGENET_CLASSES = 1000
 
 
-def _defaults(native: type[Any]) -> dict[str, Any]:
-    return {each.name: each.default for each in fields(native)}
-
-
-BACKBONE = _defaults(BackboneConfig)
-IMAGE = _defaults(ViTConfig)
-
-
 class ExchangedConfig(PreTrainedConfig):
     """Base class: the fields of the backbone, and one ``config.json`` for both sides."""
 
@@ -38,15 +30,15 @@ class ExchangedConfig(PreTrainedConfig):
         "hidden_dropout": "dropout",
     }
 
-    d_model: int = BACKBONE["d_model"]
-    num_heads: int = BACKBONE["num_heads"]
-    num_layers: int = BACKBONE["num_layers"]
-    ffn_dim: int | None = BACKBONE["ffn_dim"]
-    dropout: float | int = BACKBONE["dropout"]
-    causal: bool = BACKBONE["causal"]
+    d_model: int = BackboneConfig.d_model
+    num_heads: int = BackboneConfig.num_heads
+    num_layers: int = BackboneConfig.num_layers
+    ffn_dim: int | None = BackboneConfig.ffn_dim
+    dropout: float | int = BackboneConfig.dropout
+    causal: bool = BackboneConfig.causal
     mixers: list[str] | tuple[str, ...] = ()
     mixer_configs: dict[str, Any] = field(default_factory=dict)
-    max_seq_length: int = BACKBONE["max_seq_length"]
+    max_seq_length: int = BackboneConfig.max_seq_length
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("auto_map", None)
@@ -142,12 +134,12 @@ class FFTNetViTConfig(ExchangedConfig):
     family: ClassVar[Family] = IMAGES
     native_class: ClassVar[type[Any]] = ViTConfig
 
-    causal: bool = IMAGE["causal"]
-    image_size: int = IMAGE["image_size"]
-    patch_size: int = IMAGE["patch_size"]
-    num_channels: int = IMAGE["num_channels"]
+    causal: bool = ViTConfig.causal
+    image_size: int = ViTConfig.image_size
+    patch_size: int = ViTConfig.patch_size
+    num_channels: int = ViTConfig.num_channels
     num_classes: int = IMAGENET_CLASSES
-    pooling: str = IMAGE["pooling"]
+    pooling: str = ViTConfig.pooling
 
     def __post_init__(self, **kwargs: Any) -> None:
         # The library's labels decide the number of classes; num_classes is used if there are none.

@@ -35,15 +35,7 @@ class Backbone(nn.Module):
         self._layout = layout_of(self.init_state(1, "meta")) if config.causal else ()
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
-        """Return the state before the first token.
-
-        Args:
-            batch_size: rows B.
-            device: device of the state (None: that of each layer's weights).
-
-        Raises:
-            ValueError: if the model is bidirectional.
-        """
+        """Return the state before the first token, as ``FFTNet.init_state``."""
         self._check_causal()
         return tuple(layer.init_state(batch_size, device) for layer in self.layers)  # pyright: ignore
 

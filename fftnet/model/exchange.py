@@ -15,8 +15,6 @@ from fftnet.serialization import CheckpointError, writing
 
 BASE_PREFIX = "model."
 """Prefix of all weights except the head's, if a model with a head was saved by the library."""
-TIED_HEAD = "lm_head.weight"
-"""Name of the embedding in the library when it is the head."""
 CAUSAL_ARCHITECTURE = "FFTNetForCausalLM"
 MASKED_ARCHITECTURE = "FFTNetForMaskedLM"
 SEQUENCE_ARCHITECTURE = "FFTNetForSequenceClassification"

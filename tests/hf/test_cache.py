@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from hf_models import both
-from models import HYBRIDS, MODELS, tokens
+from models import HYBRIDS, tokens
 from torch import Tensor
 
 from fftnet.hf import FFTNetCache
@@ -19,17 +19,6 @@ KINDS = pytest.mark.parametrize("fields", [{}, *({"mixers": pattern} for pattern
 @torch.no_grad()
 def read(model: Any, ids: Tensor, cache: FFTNetCache, mask: Tensor | None = None) -> Tensor:
     return model(ids, mask, **{CACHE_NAME: cache}).logits
-
-
-@pytest.mark.parametrize("fields", MODELS, ids=str)
-def test_pieces_give_what_the_whole_gives(fields: dict[str, Any], tmp_path: Path) -> None:
-    native, model = both(tmp_path, **fields)
-    text = tokens(2, 11)
-    cache = FFTNetCache(model.config)
-    pieces = [read(model, piece, cache) for piece in text.split([4, 1, 1, 5], dim=1)]
-    assert cache.get_seq_length() == 11
-    with torch.no_grad():
-        torch.testing.assert_close(torch.cat(pieces, dim=1), native(text), rtol=1e-9, atol=1e-9)
 
 
 @KINDS

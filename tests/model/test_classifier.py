@@ -23,8 +23,8 @@ FORMS: list[dict[str, Any]] = [
 
 
 def config(**fields: Any) -> SequenceClassifierConfig:
-    sizes = {"vocab_size": 11, "d_model": 16, "num_heads": 4, "num_layers": 2, "num_classes": 3}
-    return SequenceClassifierConfig(**(sizes | fields))
+    sizes: dict[str, Any] = {"vocab_size": 11, "d_model": 16, "num_heads": 4, "num_layers": 2}
+    return SequenceClassifierConfig(**({"num_classes": 3} | sizes | fields))
 
 
 def make(**fields: Any) -> FFTNetForSequenceClassification:

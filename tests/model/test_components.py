@@ -41,10 +41,11 @@ def test_theorem_the_causal_layer_is_the_published_one_on_every_prefix(grid: int
         transform.log_decay.fill_(-math.inf)
         transform.frequency.copy_(2 * math.pi / grid * torch.arange(bins).double().expand(heads, bins))
         inverse.readout.copy_(torch.stack([weight, torch.zeros_like(weight)], dim=-1) / math.sqrt(grid))
+    decay, frequency = transform()
     causal, _ = prefix.causal_mix(
         x.unflatten(-1, (heads, -1)),
         adaptive(x.cumsum(dim=1) / grid) / math.sqrt(grid),
-        prefix.HeadParameters(*transform(), activation(), inverse()),
+        prefix.HeadParameters(decay, frequency, activation(), inverse()),
         transform.init_state(2, width // heads),
         eps=activation.eps,
     )

@@ -117,7 +117,7 @@ def test_hybrids_repeat_their_pattern_and_must_be_causal() -> None:
 )
 def test_wrong_fields_are_refused(field: str, value: Any, message: str) -> None:
     known = field in FFTNetConfig.__dataclass_fields__
-    fields = {field: value} if known else {"mixer_configs": {field: value}}
+    fields: dict[str, Any] = {field: value} if known else {"mixer_configs": {field: value}}
     with pytest.raises(ValueError, match=message):
         FFTNetConfig(**({"vocab_size": 3} | fields))
 

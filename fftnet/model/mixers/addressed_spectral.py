@@ -100,14 +100,6 @@ class AddressedSpectralMixer(SteppingMixer):
     """Values under write keys, prefix transform, read filter made of token and context, norm and gate.
 
     Exactly causal. Cost O(T F D) for a text and O(F D) for a decode step.
-
-    Args:
-        d_model: width D of a token.
-        num_heads: H, which must divide D.
-        config: bins, context and convolution (None: the defaults).
-
-    Raises:
-        ValueError: if the heads do not divide the width.
     """
 
     Config = AddressedSpectralConfig
@@ -169,16 +161,7 @@ class AddressedSpectralMixer(SteppingMixer):
         return AddressedSpectralState(spectrum, mean, count, conv_state)
 
     def inspect(self, x: Tensor) -> AddressedSpectralView:
-        """Compute ``forward`` step by step and return the intermediate results.
-
-        Memory: a complex spectrum for every token, 2 F times the size of ``x``.
-
-        Args:
-            x: tokens (B, T, D), T >= 1, without padding.
-
-        Raises:
-            ValueError: on an empty sequence or another width.
-        """
+        """Compute ``forward`` step by step, as ``SpectralMixer.inspect``, with a spectrum for every token."""
         check_input(x, self.d_model, None)
         state = self.init_state(x.shape[0], x.device)
         context, _, _ = self.context(self.project_context(x), state.mean, state.count)

@@ -54,14 +54,7 @@ class AttentionView(NamedTuple):
 class RotaryAttention(Mixer):
     """Base class: projections to queries, keys and values with rotary positions, and an output projection.
 
-    Args:
-        d_model: width D of a token.
-        num_heads: H, which must divide D.
-        config: unused.
-
-    Raises:
-        ValueError: if the heads do not divide the width, or the width of a head is odd (rotary positions
-            rotate pairs of channels).
+    The width of a head must be even: rotary positions rotate pairs of channels.
     """
 
     Config = AttentionConfig
@@ -76,16 +69,7 @@ class RotaryAttention(Mixer):
         self.project_out = nn.Linear(d_model, d_model, bias=False)
 
     def inspect(self, x: Tensor) -> AttentionView:
-        """Compute ``forward`` step by step and return the intermediate results.
-
-        Memory: one weight for every pair of tokens.
-
-        Args:
-            x: tokens (B, T, D), T >= 1, without padding.
-
-        Raises:
-            ValueError: on an empty sequence or another width.
-        """
+        """Compute ``forward`` step by step, as ``SpectralMixer.inspect``, with all attention weights."""
         check_input(x, self.d_model, None)
         q, k, v = self._project(x)
         # forward uses a fused kernel, which never has the weights.

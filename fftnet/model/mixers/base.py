@@ -29,6 +29,9 @@ class Mixer(nn.Module):
         d_model: width D of a token.
         num_heads: H, for mixers that have heads.
         config: an instance of ``Config`` (None: its defaults).
+
+    Raises:
+        ValueError: if the heads do not divide the width.
     """
 
     causal: ClassVar[bool] = False

@@ -96,14 +96,6 @@ class CausalSpectralMixer(SteppingMixer):
     """Gated and convolved values, prefix transform, filter made of the prefix's context, modReLU, read-out.
 
     Exactly causal. Cost O(T F D) for a text and O(F D) for a decode step.
-
-    Args:
-        d_model: width D of a token.
-        num_heads: H, which must divide D.
-        config: bins, MLP, convolution and gate (None: the defaults).
-
-    Raises:
-        ValueError: if the heads do not divide the width.
     """
 
     Config = CausalSpectralConfig
@@ -147,16 +139,7 @@ class CausalSpectralMixer(SteppingMixer):
         return CausalSpectralState(spectrum, mean, count, conv_state)
 
     def inspect(self, x: Tensor) -> CausalSpectralView:
-        """Compute ``forward`` step by step and return the intermediate results.
-
-        Memory: a complex spectrum for every token, 2 F times the size of ``x``.
-
-        Args:
-            x: tokens (B, T, D), T >= 1, without padding.
-
-        Raises:
-            ValueError: on an empty sequence or another width.
-        """
+        """Compute ``forward`` step by step, as ``SpectralMixer.inspect``, with a spectrum for every token."""
         check_input(x, self.d_model, None)
         state = self.init_state(x.shape[0], x.device)
         # Steps 1 to 5 of docs/maths.md, section 2.

@@ -61,14 +61,6 @@ class SpectralMixer(ByLengthMixer):
 
     The filter has K anchor frequencies (``num_anchors``) and is interpolated to the T // 2 + 1 bins of the
     sequence; with K = T // 2 + 1 it is that of the published layer.
-
-    Args:
-        d_model: width D of a token.
-        num_heads: H, which must divide D.
-        config: the anchors and the MLP (None: the defaults).
-
-    Raises:
-        ValueError: if the heads do not divide the width.
     """
 
     Config = SpectralConfig

@@ -90,7 +90,7 @@ def _paths(word: str) -> list[Path]:
     path = Path(word)
     # Files of other suffixes in a folder are probably not text.
     if path.is_dir():
-        suffixes = [key for key, source in SOURCES.items() if key.startswith(".") and source.in_folders]
+        suffixes = [key for key, source in SOURCES.items() if key.startswith(".") and not source.alone]
         files = walk_files(path, suffixes)
         if not files:
             raise DataError(f"the folder {word} holds no text file ({' '.join(suffixes)})")

@@ -50,8 +50,7 @@ class Source(ABC):
 
     Attributes:
         label: its name in help and error texts.
-        alone: it can't be mixed with other sources.
-        in_folders: files with its suffix are read if a folder is named.
+        alone: it can't be mixed with other sources, and is skipped in folders.
         is_file: it is read from files.
         size: size in bytes of something that is not a file; None if unknown.
         version: version of the content of something that is not a file.
@@ -59,7 +58,6 @@ class Source(ABC):
 
     label: ClassVar[str]
     alone: ClassVar[bool] = False
-    in_folders: ClassVar[bool] = True
     is_file: ClassVar[bool] = True
     size: ClassVar[int | None] = None
     version: ClassVar[str] = ""

@@ -80,7 +80,6 @@ class Tokens(Source):
 
     label = "a .tokens file that an earlier run left"
     alone = True
-    in_folders = False
 
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
         """Refuse: the file holds no text."""

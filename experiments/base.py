@@ -172,6 +172,7 @@ class Experiment(ABC):
         Args:
             lines: lines of the runs that were made, of any configuration.
         """
+        # Lines are compared by everything that decides a result, so a changed setting is a new run.
         done = {key_of(line) for line in lines}
         for case in self.cases:
             for run in self._wanted(case, lines):
@@ -182,6 +183,7 @@ class Experiment(ABC):
         first, *others = self.sweep.seeds
         decay, *other_decays = self.sweep.weight_decays
         rates = _middle_first(self.sweep.learning_rates)
+        # The reference first; its runs are skipped below, because they are done by then.
         if self.reference in self.models:
             for rate in rates:
                 yield self.run(self.reference, case, rate, decay, first)
@@ -195,6 +197,7 @@ class Experiment(ABC):
         for decay in other_decays:
             for model, best in self._at_best(swept, lines, case):
                 yield self.run(model, case, best["learning_rate"], decay, first)
+        # Seeds wait until the best weight decay is known.
         decays = set(self.sweep.weight_decays)
         decided = [name for name in swept if self._tried(lines, name, case, "weight_decay") >= decays]
         for seed in others:
@@ -236,6 +239,7 @@ class Experiment(ABC):
     def best(self, lines: Sequence[Line], model: str, case: str = "") -> Line | None:
         """Return the best finished line of a model's sweep, or None if there is none."""
         rows = [line for line in self.swept(lines, model, case) if line["outcome"] == FINISHED]
+        # Diverged runs have no score and can't be the best.
         choose = min if self.lower_is_better else max
         return choose(rows, key=self.score, default=None)
 
@@ -258,5 +262,6 @@ class Experiment(ABC):
 
 
 def _middle_first(values: Sequence[float]) -> list[float]:
+    # Middle rates are the likeliest best ones, so an interrupted sweep has them.
     middle = (len(values) - 1) / 2
     return [value for _, value in sorted(enumerate(values), key=lambda pair: abs(pair[0] - middle))]

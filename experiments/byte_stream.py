@@ -30,6 +30,7 @@ class ByteStream:
 
 def join(texts: Sequence[Document]) -> ByteStream:
     """Join documents to a stream."""
+    # The first end-of-text token lets the first byte be predicted, too.
     parts = [np.array([EOT], dtype=np.uint16)]
     for text in texts:
         parts += [np.frombuffer(text.text, dtype=np.uint8).astype(np.uint16), parts[0]]
@@ -48,6 +49,7 @@ def draw(stream: ByteStream, generator: np.random.Generator, rows: int, window: 
     Returns:
         Ids int64 (B, T), and the ids that follow each of them.
     """
+    # Windows cross the ends of documents, which the model sees as end-of-text tokens.
     start_B1 = generator.integers(0, len(stream.ids) - window, (rows, 1))
     ids = stream.ids[start_B1 + np.arange(window + 1)].astype(np.int64)
     return torch.from_numpy(ids[:, :-1]), torch.from_numpy(ids[:, 1:])
@@ -60,6 +62,7 @@ def windows(stream: ByteStream, window: int) -> Batch:
         Ids int64 (N, T), and targets, ``IGNORED`` behind the end.
     """
     count = math.ceil((len(stream.ids) - 1) / window)
+    # The last window is padded; its targets behind the end are ignored.
     ids = np.full(count * window + 1, EOT, dtype=np.int64)
     targets = np.full(count * window, IGNORED, dtype=np.int64)
     ids[: len(stream.ids)] = stream.ids
@@ -77,6 +80,7 @@ def total_nats(model: nn.Module, batch: Batch, tokens: int) -> float:
         tokens: tokens of a forward pass, in whole windows.
     """
     total = 0.0
+    # At least one window, even if it is longer than the limit.
     rows = max(tokens // batch[0].shape[1], 1)
     for inputs_BT, targets_BT in zip(*(part.split(rows) for part in batch), strict=True):
         inputs_BT, targets_BT = to_device_of(model, (inputs_BT, targets_BT))

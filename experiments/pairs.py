@@ -44,6 +44,7 @@ class PairClassifier(nn.Module):
         Raises:
             ValueError: if a row is not two texts around one separator.
         """
+        # One pass encodes all texts of the batch, first and second ones.
         texts_BT, present_BT = self._split(tokens, attention_mask)
         hidden_BTD = self.backbone(self.embedding(texts_BT), present_BT)
         first, second = self.norm(pooled(hidden_BTD, self.pooling, present_BT)).chunk(2)

@@ -52,16 +52,19 @@ def colour(model: str) -> str:
     if model in COLOURS:
         return COLOURS[model]
     others = [name for name in MODELS if name not in COLOURS]
+    # Models without a colour of their own take those of others, which are in other pictures.
     spare = [found for name, found in COLOURS.items() if name not in WHOLE]
     return spare[others.index(model) % len(spare)]
 
 
 def panels(count: int, width: float = 3.4, height: float = 3.4) -> tuple[Figure, list[Axes]]:
     """Return a picture and its panels, in rows of at most ``COLUMNS`` and of equal length if possible."""
+    # Rounded up; then as many columns as fill all rows evenly.
     rows = -(-count // COLUMNS)
     columns = -(-count // rows)
     figure = Figure(figsize=(max(width * columns, 6.0), height * rows), layout="constrained")
     found = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    # The last row may have empty places.
     for axes in found[count:]:
         axes.remove()
     for axes in found[:count]:
@@ -107,6 +110,7 @@ def over_learning_rates(experiment: "Experiment", lines: Sequence[Line], score: 
     figure, found = panels(len(cases), width=4.6, height=3.8)
     first, *others = experiment.sweep.weight_decays
     for axes, case in zip(found, cases, strict=False):
+        # Ticks at the learning rates that were run.
         shown = set()
         for model in experiment.reported(lines, case):
             for decay in (first, *others):

@@ -73,6 +73,7 @@ class Positions(Experiment):
         for case in self.cases:
             for name in self.models:
                 best = self.language.best(self._language_lines(), name, case)
+                # Attention has no state of fixed size.
                 if best is None or best["state_numbers"] is None:
                     continue
                 run = self.run(name, case, best["learning_rate"], best["weight_decay"], best["seed"])
@@ -91,6 +92,7 @@ class Positions(Experiment):
         """Read the held-out text with a carried state and in fresh windows."""
         settings = self.settings
         window = self.language.settings.window
+        # The digest of the training run names the file of its weights.
         trained = self.language.run(run.arm, run.case, run.learning_rate, run.weight_decay, run.seed)
         model = self.language.model(run.arm, run.seed).eval()
         serialization.load_weights(model, self.language.weights(trained.digest))
@@ -104,8 +106,10 @@ class Positions(Experiment):
             )
         rows = min(settings.rows, (len(ids) - 1) // tokens)
         inputs_RT = ids[: rows * tokens].view(rows, tokens)
+        # Every token is the target of the one before it.
         targets_RT = ids[1 : rows * tokens + 1].view(rows, tokens)
         carried_RT = byte_stream.nats_with_state(model, inputs_RT, targets_RT, settings.chunk)
+        # Fresh windows in batches of 8 rows; each starts from an empty state.
         windows = zip(
             inputs_RT.reshape(-1, window).split(8), targets_RT.reshape(-1, window).split(8), strict=True
         )
@@ -198,6 +202,7 @@ def bounds(tokens: int, first: int) -> list[tuple[int, int]]:
     """Return buckets of positions: up to ``first``, then each as long as all before it."""
     found = [(0, min(first, tokens))]
     while found[-1][1] < tokens:
+        # Doubling buckets, so that each is as long as all before it.
         start = found[-1][1]
         found.append((start, min(2 * start, tokens)))
     return found

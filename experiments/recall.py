@@ -97,6 +97,7 @@ class Recall(SyntheticExperiment):
 
     def step_batch(self, case: str, generator: np.random.Generator, step: int) -> Batch:
         """Return the batch of a training step, whose size changes from step to step."""
+        # Sizes in turn, with equally many tokens.
         size = self.settings.trained[step % len(self.settings.trained)]
         return self.rows(generator, self.settings.batch_tokens // size[0], size)
 
@@ -180,6 +181,7 @@ class Recall(SyntheticExperiment):
                     axes.axhline(tables.mean(values), color=colour, label=label)
                 else:
                     axes.plot([state] * len(values), values, "o", color=colour, label=self.label(name))
+            # Guessing one of the K values of the row is right in 1 / K.
             axes.axhline(1 / size[1], color="black", linestyle=":", label="a guess among the row's values")
             axes.set(ylim=(-0.02, 1.02), title=_label(size))
             axes.set(xlabel="state, numbers a layer", ylabel="accuracy")
@@ -255,6 +257,7 @@ def draw_pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw distinct keys and any values, both (B, K)."""
     half = vocab_size // 2
+    # Sorting random numbers gives distinct keys; 0 is the filler.
     keys_BK = generator.random((rows, half - 1)).argsort(axis=1)[:, :pairs] + 1
     return keys_BK, generator.integers(half, vocab_size, (rows, pairs))
 
@@ -277,6 +280,7 @@ def with_queries(
     rows, pairs = keys.shape
     start = written.shape[1]
     slots = (tokens - start) // 2
+    # Slots near the writes are likelier, by the power law of the published task.
     log_weight = (POWER - 1) * np.log(np.arange(1, slots + 1))
     # Gumbel trick: the largest of log-weights with Gumbel noise are a draw without replacement.
     drawn = log_weight + generator.gumbel(size=(rows, slots))
@@ -304,6 +308,7 @@ def rewritten_batch(generator: np.random.Generator, rows: int, size: Size, vocab
     """
     tokens, pairs = size
     keys_BK, _ = draw_pairs(generator, rows, pairs, vocab_size)
+    # Each key once, and as many writes of random keys again.
     again_BK = generator.integers(0, pairs, (rows, (WRITES - 1) * pairs))
     all_BK = np.broadcast_to(np.arange(pairs), (rows, pairs))
     which_BW = generator.permuted(np.concatenate([all_BK, again_BK], axis=1), axis=1)
@@ -312,6 +317,7 @@ def rewritten_batch(generator: np.random.Generator, rows: int, size: Size, vocab
     # Later writes overwrite earlier ones.
     for write in range(which_BW.shape[1]):
         np.put_along_axis(last_BK, which_BW[:, write, None], written_BW[:, write, None], axis=1)
+    # Each write names its key and then its value.
     named_BW = np.take_along_axis(keys_BK, which_BW, axis=1)
     written = np.stack([named_BW, written_BW], axis=2).reshape(rows, -1)
     return with_queries(generator, written, keys_BK, last_BK, tokens)

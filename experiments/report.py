@@ -82,9 +82,11 @@ def _section(experiment: Experiment, lines: list[Line], output: Path) -> str:
     void = experiment.control(lines)
     if void is not None:
         parts.append(f"**{void[0].upper()}{void[1:]}.**")
+    # The first paragraph says who wins; the description follows it.
     winner, *tables = experiment.tables(lines).split("\n\n")
     parts += [winner, experiment.about, *tables]
     for name, figure in experiment.pictures(lines).items():
+        # Pictures are also shown without the page around them.
         figure.suptitle(experiment.title)
         path = output / PICTURES / f"{experiment.name}_{name}.png"
         try:
@@ -113,6 +115,7 @@ def _wrapped(part: str) -> str:
 
 
 def _origin(lines: list[Line]) -> str:
+    # All current lines count, also runs of a sweep that were not the best.
     hours = sum(line["seconds"] for line in lines) / 3600
     commits = sorted({line["commit"][:8] + "+" * line["commit"].endswith("+") for line in lines})
     names = ", ".join(sorted({line["processor"] for line in lines}))

@@ -52,6 +52,7 @@ def read(path: Path, say: Callable[[str], None] = print) -> list[Line]:
         return []
     except OSError as error:
         raise ExperimentError(f"{path} can't be read: {error.strerror}") from error
+    # Every finished line ends with a line break, so the last part is empty or cut off.
     *whole, torn = text.split(b"\n")
     if torn:
         say(f"{path.name}: the last line was cut off while it was written, so its run is left out")
@@ -59,6 +60,7 @@ def read(path: Path, say: Callable[[str], None] = print) -> list[Line]:
     for number, row in enumerate(whole, start=1):
         try:
             line = json.loads(row)
+            # Fails if a key is missing.
             key_of(line)
         except (ValueError, KeyError, TypeError) as error:
             raise ExperimentError(
@@ -79,6 +81,7 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             text = path.read_bytes()
+            # A cut-off line would join with the new one.
             os.truncate(path, text.rfind(b"\n") + 1)
         # One call of write at the end of the file: processes that share it do not mix their lines.
         with path.open("ab", buffering=0) as file:
@@ -97,6 +100,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "commit": commit(),
         "threads": torch.get_num_threads(),
+        # The type of the hardware decides the time, not its name in a network.
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "torch": torch.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

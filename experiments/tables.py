@@ -64,6 +64,7 @@ def winners(scores_of: Mapping[str, Scores], unit: str, lower: bool, digits: int
     """
     places: dict[str, list[str]] = {}
     for case, scores in scores_of.items():
+        # Rounded as they are shown, so that equal numbers share the first place.
         means = {name: round(mean(values), digits) for name, values in scores.items() if values}
         ordered = sorted(means, key=lambda name: means[name] if lower else -means[name])
         best = [name for name in ordered if means[name] == means[ordered[0]]]
@@ -78,6 +79,7 @@ def winners(scores_of: Mapping[str, Scores], unit: str, lower: bool, digits: int
             if len(means) > 1
             else f"only {best[0]} ran"
         )
+        # Cases with the same winner share one part of the sentence.
         places.setdefault(who, []).append(f"on {case} {place}" if case else place)
     return f"**{unit}: {'; '.join(f'{who} {joined(found)}' for who, found in places.items())}.**"
 
@@ -95,6 +97,7 @@ def costs(scores_of: Mapping[str, Scores], whole: str, unit: str, lower: bool, d
     found = []
     for case, scores in scores_of.items():
         means = {name: mean(values) for name, values in scores.items() if values}
+        # The models of an ablation are named by the removed part.
         parts = [name for name in means if name.startswith("without ")]
         worst = max(parts, key=lambda name: means[name] if lower else -means[name])
         place = f" on {case}" if case else ""

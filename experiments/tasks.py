@@ -71,6 +71,7 @@ class SyntheticExperiment(Experiment):
 
     def execute(self, run: Run) -> dict[str, Any]:
         """Train one model on one task and test it."""
+        # All tasks are asked as next tokens of a language model without text.
         language_model = models.build_language_model(
             run.arm,
             vocab_size=self.vocabulary(run.case),
@@ -133,6 +134,7 @@ class TaskExperiment(SyntheticExperiment):
             if not found:
                 continue
             values = {case: [self.score(line) for line in lines_of] for case, lines_of in seeds.items()}
+            # A mean over some of the tasks would not compare with the others.
             if all(values.values()):
                 means[self.label(model)] = [tables.mean([tables.mean(scores) for scores in values.values()])]
             cells = [tables.number(values[case]) for case in self.cases]
@@ -194,6 +196,7 @@ class Tracking(TaskExperiment):
     def draw(self, case: str, generator: np.random.Generator, rows: int, test: bool) -> Batch:
         """Return short rows for training, long ones for the test."""
         shortest, longest = self.settings.tested if test else self.settings.trained
+        # Every length is as likely.
         lengths_B = generator.integers(shortest, longest + 1, rows)
         ids_BT, targets_BT = TRACKING_TASKS[case].draw(generator, lengths_B)
         return torch.from_numpy(ids_BT), torch.from_numpy(targets_BT)
@@ -233,6 +236,7 @@ class Compressor(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits (B, T, V) of the tokens at all places of ids (B, T)."""
         embedded_BTD = self.language_model.embedding(tokens)
+        # The bottleneck of the task: everything must be in one hidden state.
         last_B1D = self.language_model.backbone(embedded_BTD)[:, -1:]
         return self.decode(last_B1D + self.places.weight)
 

@@ -49,6 +49,7 @@ class Budget:
 
     def used(self, steps: int, seconds: float) -> float:
         """Return the used share of the budget."""
+        # Exactly one of the two budgets is set.
         if self.steps is not None:
             return steps / self.steps
         return seconds / (self.seconds or 1.0)
@@ -116,6 +117,7 @@ class Checkpoint:
         now = time.monotonic()
         if now - self._saved < self.every and now < self.deadline:
             return
+        # Under its name only when it is whole: a killed process leaves the previous checkpoint.
         partial = self.path.with_suffix(".partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,6 +158,7 @@ def loss_of(model: nn.Module, batch: Batch, precision: str = FP32) -> Tensor:
 def accuracy(model: nn.Module, batch: Batch) -> float:
     """Return the share of the counted targets with the largest logit."""
     inputs_BT, targets_BT = to_device_of(model, batch)
+    # Only some positions ask for an answer, such as the queries of recall.
     asked_BT = targets_BT != IGNORED
     right_BT = (model(inputs_BT).argmax(dim=-1) == targets_BT) & asked_BT
     return float(right_BT.sum() / asked_BT.sum())
@@ -187,21 +190,7 @@ def train(
     Raises:
         OutOfTime: at the deadline.
     """
-    # AdamW (0.9, 0.95) with a cosine to 0.
-    config = OptimConfig(
-        learning_rate=run.learning_rate,
-        weight_decay=run.weight_decay,
-        min_lr_ratio=0.0,
-        warmup_fraction=budget.warmup_fraction,
-    )
-    optimizer = make_optimizer(model, config)
-    done: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "curve": []}
-    saved = checkpoint.load()
-    if saved is not None:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        done = {name: saved[name] for name in done}
-
+    config, optimizer, done = _begin(model, run, budget, checkpoint.load())
     while (used := budget.used(done["step"], done["seconds"])) < 1:
         start = time.perf_counter()
         _set_learning_rate(optimizer, config, budget, done["step"], done["seconds"])
@@ -209,6 +198,7 @@ def train(
         torch.manual_seed((run.seed << 32) + done["step"])
         drawn = batch(done["step"])
         loss = loss_of(model, drawn, precision)
+        # The loss is read before the update, so that a diverged run ends without one.
         value = loss.item()
         if not math.isfinite(value):
             checkpoint.drop()
@@ -221,14 +211,36 @@ def train(
         done["tokens"] += drawn[0].numel()
         done["seconds"] += time.perf_counter() - start
         now = budget.used(done["step"], done["seconds"])
+        # A point of the curve is due when the used share passes a multiple of 1 / points.
         if math.floor(now * budget.points) > math.floor(used * budget.points):
             row = {"step": done["step"], "tokens": done["tokens"], "seconds": round(done["seconds"], 2)}
             model.eval()
             done["curve"].append(row | {"loss": round(value, 5)} | measure())
             model.train()
+        # Also ends the process at the deadline.
         checkpoint.keep(lambda: done | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
     checkpoint.drop()
     return Trained(FINISHED, done["curve"], done["step"], done["seconds"])
+
+
+def _begin(
+    model: nn.Module, run: Run, budget: Budget, saved: dict[str, Any] | None
+) -> tuple[OptimConfig, torch.optim.Optimizer, dict[str, Any]]:
+    """Return the optimizer with its configuration and the progress, restored if there is a checkpoint."""
+    # AdamW (0.9, 0.95) with a cosine to 0.
+    config = OptimConfig(
+        learning_rate=run.learning_rate,
+        weight_decay=run.weight_decay,
+        min_lr_ratio=0.0,
+        warmup_fraction=budget.warmup_fraction,
+    )
+    optimizer = make_optimizer(model, config)
+    done: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "curve": []}
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        done = {name: saved[name] for name in done}
+    return config, optimizer, done
 
 
 def _set_learning_rate(

@@ -61,6 +61,7 @@ def missing(experiment: Experiment, path: Path, say: Callable[[str], None]) -> G
         if not runs:
             return
         for run in runs:
+            # One lock for each run, held while it works; it is free again if the process dies.
             lock = FileLock(folder / f"{run.experiment}-{run.digest}.lock", timeout=0)
             try:
                 lock.acquire()
@@ -73,8 +74,10 @@ def missing(experiment: Experiment, path: Path, say: Callable[[str], None]) -> G
                     yield run
             finally:
                 lock.release()
+            # Plan again after each run: its result may decide the next one.
             break
         else:
+            # All missing runs are locked by others, whose results may make new runs necessary.
             time.sleep(WAIT)
 
 

@@ -1,9 +1,9 @@
-"""The tutorial: a notebook that is run, and shown as a page of the documentation site.
+"""The tutorial: run the notebook and write it as a page of the documentation site.
 
-``python scripts/tutorial.py`` runs the cells of ``docs/tutorial.ipynb`` in one process, keeps in the file
-what they print and draw, and writes the same as ``docs/tutorial.md`` with its pictures. The cells are plain
-Python, so that neither Jupyter nor IPython is needed: the value of a last line is shown, a picture by the
-method ``_repr_png_`` that Jupyter asks for, too.
+``python scripts/tutorial.py`` runs the cells of ``docs/tutorial.ipynb`` in one process, stores what they
+print and draw in the notebook, and writes ``docs/tutorial.md`` with its pictures. The cells are plain Python,
+so that neither Jupyter nor IPython is needed: the value of the last line is shown, or its picture by
+``_repr_png_``.
 """
 
 import ast
@@ -21,33 +21,33 @@ from typing import Any
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTEBOOK = DOCS / "tutorial.ipynb"
 PARAMETERS = "parameters"
-"""The tag of the cell whose values may be replaced."""
+"""Tag of the cell whose values may be replaced."""
 
 Cell = dict[str, Any]
 
 
 def load(path: Path = NOTEBOOK) -> dict[str, Any]:
-    """The notebook as JSON, in the nbformat 4."""
+    """Load the notebook as JSON, in nbformat 4."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def code_cells(notebook: Mapping[str, Any]) -> list[Cell]:
-    """The cells that are run, in their order."""
+    """Return the code cells in their order."""
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
 def run(notebook: Mapping[str, Any], parameters: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """Run all code cells, one after the other, in the current folder; their outputs are put into them.
+    """Run all code cells in the current folder and store their outputs in them.
 
     Args:
-        notebook: from ``load``; it is changed.
-        parameters: values for names that the cell tagged ``parameters`` sets.
+        notebook: notebook of ``load``, changed in place.
+        parameters: new values of names that the cell tagged ``parameters`` sets.
 
     Returns:
-        The names that the cells have left.
+        The namespace of the cells.
 
     Raises:
-        KeyError: if a parameter is none of the notebook.
+        KeyError: if the notebook does not set a parameter.
     """
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(code_cells(notebook), start=1):
@@ -55,6 +55,7 @@ def run(notebook: Mapping[str, Any], parameters: Mapping[str, object] | None = N
         cell["outputs"] = list(_outputs(cell, names, number))
         if PARAMETERS in cell["metadata"].get("tags", []):
             for name, value in (parameters or {}).items():
+                # A misspelled name would leave the slow setting in place.
                 if name not in names:
                     raise KeyError(f"the notebook has no parameter {name}")
                 names[name] = value
@@ -62,7 +63,7 @@ def run(notebook: Mapping[str, Any], parameters: Mapping[str, object] | None = N
 
 
 def page(notebook: Mapping[str, Any]) -> tuple[str, dict[str, bytes]]:
-    """The notebook as Markdown, and its pictures, by their paths beside the page."""
+    """Return the notebook as Markdown, and its pictures by their paths relative to the page."""
     parts = []
     pictures: dict[str, bytes] = {}
     for cell in notebook["cells"]:
@@ -94,9 +95,10 @@ def write(notebook: Mapping[str, Any], path: Path = NOTEBOOK) -> None:
 
 
 def _outputs(cell: Cell, names: dict[str, Any], number: int) -> Iterator[dict[str, Any]]:
-    """What the cell prints and shows."""
+    """Run a cell and yield its outputs."""
     tree = ast.parse("".join(cell["source"]))
     place = f"<cell {number}>"
+    # As in Jupyter, the value of an expression in the last line is shown.
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     printed = io.StringIO()
     value = None
@@ -118,10 +120,11 @@ def _outputs(cell: Cell, names: dict[str, Any], number: int) -> Iterator[dict[st
 
 
 def main() -> int:
-    """Run the notebook in a folder of its own, and write what it gives."""
+    """Run the notebook in a temporary folder and write its outputs."""
     notebook = load()
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
+        # The cells write runs and models into the current folder.
         os.chdir(folder)
         run(notebook)
         os.chdir(here)

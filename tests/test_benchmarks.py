@@ -229,7 +229,7 @@ def test_a_side_is_left_out_once_a_run_took_too_long() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="needs a peak that can be reset")
 def test_peak_growth_sees_a_smaller_peak_after_a_larger_one() -> None:
-    # In a process of its own, as it is measured: this one may give back more than is taken.
+    # In a new process, as it is measured: this one may free more than the call takes.
     code = (
         "import torch\nfrom benchmarks.memory import peak_growth\n"
         "for size in (64, 48):\n    print(peak_growth(lambda: torch.ones(size, 2**18).sum()))"

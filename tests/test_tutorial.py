@@ -36,7 +36,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 def test_every_cell_of_the_notebook_runs_and_gives_what_it_gave(ran: Ran) -> None:
     def shape(notebook: dict[str, Any]) -> list[list[str]]:
-        """Of every output its kind."""
+        """Return the kind of every output."""
         cells = tutorial.code_cells(notebook)
         return [[kind for output in cell["outputs"] for kind in output.get("data", output)] for cell in cells]
 

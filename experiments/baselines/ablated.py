@@ -126,6 +126,7 @@ class Ablated(AddressedSpectralMixer):
             x_BTD, projected_BTC, context_BTC, decay_HF, state
         )
         if self.without == "write keys":
+            # Only the learned base key is left, the same for all tokens.
             key = (gain(decay_HF)[:, None] * self.key()).expand_as(key)
         elif self.without == "norm of keys and filters":
             convolved_BTC, _ = causal_conv(projected_BTC, self.conv_weight, state.conv_state)
@@ -141,6 +142,7 @@ class Ablated(AddressedSpectralMixer):
         raw_filter = self.project_filter(x_BTD).unflatten(-1, shape)
         base_filter, modulation = self.filter(context_BTC)
         key = scale_HF[:, None] * (self.key() + raw_key)
+        # docs/maths.md, section 3, without the division by the norm.
         planes = base_filter + torch.tanh(modulation) + raw_filter
         filter_ = numerics.modrelu(torch.complex(*planes.unbind(dim=3)), self.activation(), EPS)
         return key, torch.stack([filter_.real, filter_.imag], dim=3)
@@ -160,6 +162,7 @@ class Ablated(AddressedSpectralMixer):
 
     def _read_spectrum(self, x_BTD: Tensor) -> Tensor:
         """Apply modReLU to every filtered bin and channel, token by token. Slow; the state is not used."""
+        # The kernels never store the spectrum; the definition does.
         view = self.inspect(x_BTD)
         filtered_BTHFd = view.filter[..., None] * view.spectrum
         activated_BTHFd = numerics.modrelu(filtered_BTHFd, self.spectrum_bias[..., None], EPS)

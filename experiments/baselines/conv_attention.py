@@ -66,6 +66,7 @@ class ConvAttention(Mixer):
         if state is not None:
             raise ValueError("this attention carries no state: read the whole text at once")
         check_rows(x, self.d_model, attention_mask)
+        # Queries, keys and values are convolved, as FFTNet's keys and values are.
         convolved_BTC, _ = self.conv(self.project_in(x))
         q, k, v = convolved_BTC.unflatten(-1, (3, self.num_heads, -1)).unbind(dim=2)
         position_1T = torch.arange(x.shape[1], device=x.device)[None]

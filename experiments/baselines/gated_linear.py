@@ -119,6 +119,7 @@ class GatedLinear(Mixer):
         """Spread the initial decays of the heads evenly over the logarithm."""
         low, high = STEPS
         share_H = (torch.arange(self.num_heads) + 0.5) / self.num_heads
+        # Evenly spread over the logarithm, from the slowest to the fastest head.
         step_H = low * (high / low) ** share_H
         # Inverse of softplus, so that the clock's bias gives these steps.
         self.project_clock.bias.copy_(step_H + torch.log(-torch.expm1(-step_H)))
@@ -143,6 +144,7 @@ class GatedLinear(Mixer):
         q, k, v = (
             part.unflatten(-1, (self.num_heads, -1)) for part in convolved_BTC.split(self.widths, dim=-1)
         )
+        # Keys and queries of unit length keep the memory bounded.
         q = F.rms_norm(q, q.shape[-1:], eps=NORM_EPS) / math.sqrt(self.key_dim)
         k = F.rms_norm(k, k.shape[-1:], eps=NORM_EPS) / math.sqrt(self.key_dim)
         # Sums over tokens have the dtype of the weights, also under autocast.

@@ -26,6 +26,7 @@ class ShortConv(nn.Module):
         bound = 1 / math.sqrt(WIDTH)
         nn.init.uniform_(self.weight, -bound, bound)
         with torch.no_grad():
+            # The newest token passes, as without a convolution.
             self.weight[:, -1] += 1.0
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:

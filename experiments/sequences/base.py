@@ -65,6 +65,7 @@ Builder = Callable[[Path, Sizes | None], SequenceData]
 
 def gather(rows: Sequence[np.ndarray], labels: Iterable[int], dtype: np.typing.DTypeLike) -> Rows:
     """Return rows (T,) and their labels as one split."""
+    # Rows of any lengths in one array need no padding on disk.
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     ids = np.concatenate(rows).astype(dtype, copy=False) if rows else np.empty(0, dtype)
     return Rows(ids, ends, np.fromiter(labels, np.int64))
@@ -107,6 +108,7 @@ def hold_out(rows: Rows, counts: Sequence[int], seed: int = 0) -> tuple[Rows, Ro
     order = np.random.default_rng(seed).permutation(len(rows))
     label_N = rows.labels[order]
     held = [order[label_N == label][:count] for label, count in enumerate(counts)]
+    # Both parts keep the shuffled order.
     is_held_N = np.zeros(len(rows), bool)
     is_held_N[np.concatenate(held)] = True
     # Shuffled, so that the first rows of both are of all classes.

@@ -49,6 +49,7 @@ def _draw(generator: np.random.Generator, shortest: int, ids: np.ndarray) -> int
         while True:
             if depth < MOST_DEPTH and generator.random() < OPERATOR_SHARE:
                 ids[length] = MIN + _below(generator, CLOSE - MIN)
+                # Number of arguments that the operator at this depth still needs.
                 missing[depth] = FEWEST_ARGUMENTS + _below(generator, MOST_ARGUMENTS - FEWEST_ARGUMENTS + 1)
                 depth += 1
                 length += 1
@@ -87,6 +88,7 @@ def _value(ids: np.ndarray) -> int:
             depth += 1
         else:
             depth -= 1
+            # The arguments since the operator, sorted for minimum, maximum and median.
             arguments = np.sort(values[starts[depth] : count])
             middle = len(arguments) // 2
             if operators[depth] == MIN:
@@ -100,6 +102,7 @@ def _value(ids: np.ndarray) -> int:
             else:
                 # Median of an even number: the mean of the two in the middle, rounded down.
                 result = (arguments[middle - 1] + arguments[middle]) // 2
+            # The value replaces the arguments on the stack.
             values[starts[depth]] = result
             count = starts[depth] + 1
     return values[0]
@@ -121,6 +124,7 @@ def expressions(split: str, count: int, shortest: int = SHORTEST, longest: int =
     start = 0
     for index in range(count):
         space = ids[start : start + longest]
+        # One generator for each sample, so that it depends on its split and number alone.
         length = _draw(np.random.default_rng((*seed, index)), shortest, space)
         labels[index] = _value(space[:length])
         start += length

@@ -40,6 +40,7 @@ def pairs(works: Sequence[bytes], split: str, count: int, length: int = PASSAGE)
     ids = np.full((count, 2 * length + 1), SEPARATOR, np.int32)
     labels = np.arange(count) % 2
     for index in range(count):
+        # One generator for each pair, so that it depends on its split and number alone.
         generator = np.random.default_rng((SPLITS.index(split), index))
         first, second = generator.choice(len(works), 2, replace=False).tolist()
         if labels[index]:
@@ -81,6 +82,7 @@ def retrieval(
     if len(works) < 2:
         raise ExperimentError(f"{corpus} has {len(works)} works long enough for passages of {length} bytes")
     counts = dict(zip(SPLITS, sizes or SIZES, strict=True))
+    # The file name changes with the texts.
     mark = zlib.crc32(b"\0".join(works))
     path = cache / f"retrieval-{corpus}-{mark:08x}-{length}-{'-'.join(map(str, counts.values()))}.safetensors"
     splits = generated(path, lambda split: pairs(works, split, counts[split], length))

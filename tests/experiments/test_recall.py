@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.recall import FILLER, RecallSettings, recall_batch
-from experiments.training import IGNORED
+from experiments.recall import FILLER, Recall, RewrittenRecall, recall_batch, rewritten_batch
+from experiments.training import IGNORED, Batch
 
 ROOT = Path(__file__).parents[2]
 VOCABULARY = 512
@@ -36,12 +37,20 @@ def replay(inputs: list[int], targets: list[int], written: int, vocabulary: int)
     return asked
 
 
-@pytest.mark.parametrize("size", RecallSettings().tested)
-def test_every_query_is_answered_by_what_was_written(size: tuple[int, int]) -> None:
-    inputs, targets = recall_batch(np.random.default_rng(0), 40, size, VOCABULARY)
+@pytest.mark.parametrize(
+    ("draw", "size", "writes"),
+    [
+        *((recall_batch, size, 1) for size in Recall.settings.tested),
+        *((rewritten_batch, size, 2) for size in RewrittenRecall.settings.tested),
+    ],
+)
+def test_every_query_is_answered_by_the_last_write(
+    draw: Callable[..., Batch], size: tuple[int, int], writes: int
+) -> None:
+    inputs, targets = draw(np.random.default_rng(0), 40, size, VOCABULARY)
     assert inputs.shape == targets.shape == (40, size[0])
     for row, answers in zip(inputs.tolist(), targets.tolist(), strict=True):
-        assert len(replay(row, answers, 2 * size[1], VOCABULARY)) == size[1]
+        assert len(replay(row, answers, 2 * writes * size[1], VOCABULARY)) == size[1]
 
 
 def test_rows_depend_on_the_generator_only_and_near_places_come_first() -> None:
@@ -56,19 +65,9 @@ def test_rows_depend_on_the_generator_only_and_near_places_come_first() -> None:
 
 
 def test_quick_runs_the_whole_way() -> None:
-    words = [
-        "-m",
-        "experiments",
-        "recall",
-        "--quick",
-        "--model",
-        "attention",
-        "gated_linear_8",
-        "--threads",
-        "1",
-    ]
+    words = ["--quick", "--threads", "1", "--model", "attention", "gated_linear_8"]
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, "-m", "experiments", "recall", *words],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

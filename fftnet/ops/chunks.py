@@ -36,11 +36,8 @@ def joined(x: Tensor, tokens: int) -> Tensor:
 
 
 def ages(time: Tensor) -> Tensor:
-    """Return the time between the end of entry j and the end of entry t, (..., N) to (..., N, N).
-
-    It is 0 where j >= t. Each pair has a sum of its own: the difference of two sums from the beginning would
-    lose digits.
-    """
+    """Return the time from the end of entry j to that of entry t, (..., N) to (..., N, N); 0 where j >= t."""
+    # A sum for each pair: the difference of two sums from the beginning would lose digits.
     n = torch.arange(time.shape[-1], device=time.device)
     return (time[..., None] * (n[:, None] > n)).cumsum(dim=-2)
 

@@ -87,11 +87,6 @@ def use_backend(name: str) -> Iterator[None]:
         _named = before
 
 
-def is_available(backend: str) -> bool:
-    """Return if the package behind a backend can be imported and its device is present."""
-    return _obstacle(backend) is None
-
-
 class Backends:
     """The backends of one operator, which is a package with a module for each.
 
@@ -113,7 +108,7 @@ class Backends:
 
     def available(self) -> list[str]:
         """Return the names of the backends that can run here."""
-        return [name for name in self._takes if is_available(name)]
+        return [name for name in self._takes if _obstacle(name) is None]
 
     def select(
         self, signature: Signature, backend: str | None, *tensors: Tensor | None, known: Sizes | None = None
@@ -247,16 +242,12 @@ def _is_transformed() -> bool:
 
 
 def _require(name: str) -> None:
-    if name == AUTO:
+    """Refuse a backend that is unknown or can't run here."""
+    obstacle = _obstacle(name)
+    if name == AUTO or (name in BACKENDS and obstacle is None):
         return
-    if name not in BACKENDS:
-        problem = f"unknown backend {name!r}"
-    else:
-        obstacle = _obstacle(name)
-        if obstacle is None:
-            return
-        problem = f"the backend {name!r} can't run here: {obstacle}"
-    choices = [AUTO, *(other for other in BACKENDS if is_available(other))]
+    problem = f"the backend {name!r} can't run here: {obstacle}" if obstacle else f"unknown backend {name!r}"
+    choices = [AUTO, *(other for other in BACKENDS if _obstacle(other) is None)]
     raise BackendError(f"{problem}; choose from {', '.join(choices)}")
 
 
@@ -273,11 +264,17 @@ def _constant(function: Callable[..., Any]) -> Any:
 
 @_constant
 def _obstacle(backend: str) -> str | None:
-    """Return why a backend can't run here, or None; tries the import once."""
+    """Return why a backend can't run here, or None."""
+    found = _diagnose(backend)
+    return None if found is None else found[0]
+
+
+def _diagnose(backend: str) -> tuple[str, str] | None:
+    """Return why a backend can't run here and how to fix that, or None; tries the import once."""
     if backend not in PROBES:
         return None
     if backend == "triton" and not (torch.cuda.is_available() or _triton_interprets()):
-        return "there is no GPU with CUDA"
+        return "there is no GPU with CUDA", "use a GPU"
     if backend not in _failures:
         try:
             for module in PROBES[backend]:
@@ -289,32 +286,23 @@ def _obstacle(backend: str) -> str | None:
     if failure is None:
         # With its compiler disabled, Numba runs kernels as plain Python, which has no vectors.
         off = backend == "numba" and sys.modules["numba"].config.DISABLE_JIT
-        return f"numba is switched off by {NUMBA_OFF}" if off else None
-    if _is_missing(backend, failure):
-        return f"{backend} is not installed"
-    return f"{backend} is installed, but its import fails ({type(failure).__name__}: {failure})"
-
-
-def _is_missing(backend: str, failure: Exception) -> bool:
-    return isinstance(failure, ModuleNotFoundError) and failure.name == backend
+        return (f"numba is switched off by {NUMBA_OFF}", f"unset {NUMBA_OFF}") if off else None
+    if isinstance(failure, ModuleNotFoundError) and failure.name == backend:
+        return f"{backend} is not installed", f"pip install {backend}"
+    problem = f"{backend} is installed, but its import fails ({type(failure).__name__}: {failure})"
+    return problem, "install versions that fit each other"
 
 
 @_constant
 def _available_or_told(backend: str, device: str) -> bool:
     """Return if the fastest backend of a device can run; if not, log once how to fix that."""
-    obstacle = _obstacle(backend)
-    if obstacle is not None and backend not in _told:
+    found = _diagnose(backend)
+    if found is not None and backend not in _told:
         _told.add(backend)
-        failure = _failures.get(backend)
-        if failure is None:
-            level, cure = logging.WARNING, f"unset {NUMBA_OFF}"
-        elif _is_missing(backend, failure):
-            level, cure = logging.INFO, f"pip install {backend}"
-        else:
-            level, cure = logging.WARNING, "install versions that fit each other"
+        # A package that is not installed may be left out on purpose; all else is a mistake.
         _log.log(
-            level,
+            logging.INFO if found[1].startswith("pip install") else logging.WARNING,
             "%s: on %s the operators run as plain PyTorch, which is slower; %s, or set %s=%s to leave it so",
-            *(obstacle, device, cure, VARIABLE, TORCH),
+            *(found[0], device, found[1], VARIABLE, TORCH),
         )
-    return obstacle is None
+    return found is None

@@ -27,6 +27,7 @@ def fourier_transform(x: Tensor, num_heads: int) -> Tensor:
     _check_tokens(x)
     if x.shape[2] % num_heads:
         raise ValueError(f"num_heads={num_heads} must divide the width {x.shape[2]}")
+    # There are no transforms in bfloat16, and in float16 only for some lengths.
     with torch.autocast(x.device.type, enabled=False):
         spectrum_BFD = torch.fft.rfft(x.to(compute_dtype(x)), dim=1, norm="ortho")
     return spectrum_BFD.unflatten(2, (num_heads, -1)).transpose(1, 2)
@@ -63,9 +64,7 @@ def fourier_mix(x: Tensor) -> Tensor:
 
 
 def count_bins(sums: Tensor, num_tokens: int) -> Tensor:
-    """Double in place, along the last dimension, the inner bins of a half spectrum, and return it.
-
-    These are all bins but DC and, for even ``num_tokens``, Nyquist: each stands for two of the full spectrum.
-    """
+    """Double in place, along the last dimension, the inner bins of a half spectrum, and return it."""
+    # All but DC and, for even T, Nyquist: each stands for two bins of the full spectrum.
     sums[..., 1 : (num_tokens + 1) // 2] *= 2
     return sums

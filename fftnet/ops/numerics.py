@@ -38,6 +38,7 @@ def to_planes(z: Tensor, dim: int) -> Tensor:
 
 def root(square: Tensor) -> Tensor:
     """Return the square root, with a gradient of 0 at 0, where that of ``sqrt`` is infinite."""
+    # The root is taken of 1 where the square is 0: masking the result alone would leave a gradient of NaN.
     is_zero = square == 0
     return torch.where(is_zero, 1.0, square).sqrt().masked_fill(is_zero, 0.0)
 
@@ -71,6 +72,7 @@ def interpolate_anchors(anchors: Tensor, num_bins: int) -> Tensor:
     Returns:
         Tensor of shape (..., H, F).
     """
+    # With align_corners the first anchor is DC and the last one the highest bin.
     rows = anchors.reshape(1, -1, anchors.shape[-1])
     spread = F.interpolate(rows, size=num_bins, mode="linear", align_corners=True)
     return spread.view(*anchors.shape[:-1], num_bins)

@@ -72,6 +72,7 @@ class RegisteredOperator:
         floating = [shape for shape in inputs.values() if parse(shape)[1] is None]
         operator = self._define(signature, list(results.values()), "forward")
         self._adjoint = self._define(adjoint, floating, "backward")
+        # The backward operator refuses to be differentiated, with a message that names the way out.
         operator.register_autograd(self._differentiate, setup_context=self._save)
         self._adjoint.register_autograd(self._refuse, setup_context=_save_backend)
         self._operator = getattr(torch.ops.fftnet, signature.operator).default
@@ -97,6 +98,7 @@ class RegisteredOperator:
     def run(self, backend: str, *arguments: Any) -> Any:
         """Run the registered operator on a backend that ``Backends.select`` has chosen."""
         tensors, constants = self._split(arguments)
+        # Cast here and not in the kernels, so that autograd casts the gradients back.
         dtype = compute_dtype(tensors[0])
         wide = [(x.to(dtype) if x.is_floating_point() else x).contiguous() for x in tensors]
         found = _as_tuple(self._operator(*wide, *constants, backend))[: len(self.outputs)]
@@ -146,6 +148,7 @@ class RegisteredOperator:
 
         def allocate(*arguments: Any) -> Any:
             _, sizes = prepare(arguments)
+            # All floating tensors have one dtype, and so have the results.
             like = next(x for x in arguments if x.is_floating_point())
             empty = [like.new_empty([signature.size(x, sizes) for x in shape]) for shape in shapes]
             return empty[0] if len(empty) == 1 else tuple(empty)

@@ -21,16 +21,7 @@ from operators import (
     mix_step_inputs,
 )
 
-from fftnet.ops import (
-    causal_mix,
-    decode,
-    dispatch,
-    gated_conv,
-    keyed_mix,
-    prefix_context,
-    spectral_mix,
-    use_backend,
-)
+from fftnet.ops import causal_mix, decode, gated_conv, keyed_mix, prefix_context, spectral_mix, use_backend
 from fftnet.ops.checks import Signature
 
 CPU = torch.zeros(2, 17, 16)
@@ -244,7 +235,7 @@ def test_a_broken_package_is_told_once_and_replaced(tmp_path: Path) -> None:
 
 def test_numba_switched_off_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     numba = pytest.importorskip("numba")
-    assert dispatch.is_available("numba")
+    assert "numba" in causal_mix.BACKENDS.available()
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
     sentence = "the backend 'numba' can't run here: numba is switched off by NUMBA_DISABLE_JIT; choose from"
     with pytest.raises(ValueError, match=sentence):
@@ -258,4 +249,4 @@ def test_nothing_is_told_where_nothing_is_missing(caplog: pytest.LogCaptureFixtu
             operator.call(*operator.make().values())
         decode.BACKENDS.choose("auto", SIZES, *mix_step_inputs().values())
     assert told(caplog.text) == []
-    assert dispatch.is_available("numba")
+    assert "numba" in causal_mix.BACKENDS.available()

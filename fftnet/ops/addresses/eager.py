@@ -23,7 +23,9 @@ def addresses(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.addresses.addresses``."""
+    # Step 2, then step 5, on both planes at once.
     key = gain[:, None] * (base_key + _normalized(raw_key))
     filter_ = base_filter + torch.tanh(modulation) + _normalized(raw_filter)
+    # modReLU: one real factor for both planes.
     magnitude = root(filter_.square().sum(dim=3, keepdim=True))
     return key, filter_ * (torch.relu(magnitude + bias[:, None]) / magnitude.clamp(min=eps))

@@ -27,6 +27,7 @@ def addresses(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.addresses.addresses``."""
+    # Step 2 of section 3 of docs/maths.md, then step 5.
     key = gain.double() * (_complex(base_key) + _normalized(_complex(raw_key)))
     modulated = _complex(base_filter) + _complex(torch.tanh(modulation.double()))
     filter_ = modrelu(modulated + _normalized(_complex(raw_filter)), bias.double(), eps)

@@ -51,6 +51,7 @@ _operator = RegisteredOperator(
         derived={"N": lambda T, BLOCK: (T + BLOCK - 1) // BLOCK},
     ),
     outputs={"mixed": "B T H d", "last": "B F 2 H d"},
+    # Backward recomputes a block from the state before it; that of the first block is ``state``.
     residuals={"checkpoints": "B N*F*2*H*d"},
     saved=("values", "filter_", "decay", "frequency", "bias", "readout", "checkpoints"),
     constants={"eps": "float"},

@@ -29,6 +29,7 @@ def _convolve(x_BLHFd: Tensor, kernel_LHF: Tensor) -> Tensor:
 
 
 def _advance(v_BLHd: Tensor, powers_LHF: Tensor, carry_BHFd: Tensor) -> Tensor:
+    # A head shares its powers among channels and rows, so values have F = 1 here.
     local = _convolve(v_BLHd[:, :, :, None], powers_LHF[:-1])
     return local + powers_LHF[1:, ..., None] * carry_BHFd[:, None]
 
@@ -89,6 +90,7 @@ def forward(
         checkpoints.append(_to_state(carry_BHFd))
         spectrum = _advance(v_BLHd, powers(decay, frequency, v_BLHd.shape[1] + 1), carry_BHFd)
         carry_BHFd = spectrum[:, -1]
+        # Step 4: the filter, then modReLU.
         z = spectrum * filter_BLHF[..., None]
         z = z * _gain(z, bias, eps)[2]
         # Step 5: Re(C A) = Re C Re A - Im C Im A.
@@ -113,8 +115,7 @@ def backward(
     grad_pole_HF = carry_BHFd.new_zeros(decay.shape)
     grad_bias = torch.zeros_like(bias)
     grad_readout = torch.zeros_like(readout)
-    grad_values = torch.empty_like(values)
-    grad_filter = torch.empty_like(filter_)
+    grad_values, grad_filter = torch.empty_like(values), torch.empty_like(filter_)
     readout_HF = to_complex(readout, -1).conj()
     for n in reversed(range(checkpoints.shape[1])):
         span = slice(n * BLOCK, (n + 1) * BLOCK)
@@ -128,8 +129,7 @@ def backward(
         z = spectrum * filter_BLHF1
         magnitude, clamped, gain = _gain(z, bias, eps)
         grad_out = grad_mixed[:, span, :, None]
-        grad_readout[..., 0] += (grad_out * gain * z.real).sum(dim=(0, 1, 4))
-        grad_readout[..., 1] -= (grad_out * gain * z.imag).sum(dim=(0, 1, 4))
+        grad_readout += torch.view_as_real((grad_out * gain * z.conj()).sum(dim=(0, 1, 4)))
         grad_a = grad_out * readout_HF[..., None]
         # The gain depends on |z| only, so its gradient points along z.
         unit = z / magnitude.masked_fill(magnitude == 0, 1.0)
@@ -149,12 +149,5 @@ def backward(
         carry_BHFd = conjugate_LHF[1][..., None] * adjoint[:, 0]
     # From the pole to its exponent, d lambda = lambda (-da + i dw).
     rate_HF = powers(decay, frequency, 2)[1].conj() * grad_pole_HF
-    return (
-        grad_values,
-        grad_filter,
-        -rate_HF.real,
-        rate_HF.imag,
-        grad_bias,
-        grad_readout,
-        _to_state(carry_BHFd),
-    )
+    grads = (grad_values, grad_filter, -rate_HF.real, rate_HF.imag, grad_bias, grad_readout)
+    return *grads, _to_state(carry_BHFd)

@@ -30,6 +30,7 @@ def prefix_spectrum(values: Tensor, decay: Tensor, frequency: Tensor, state: Ten
     t = torch.arange(values.shape[1], dtype=torch.float64, device=values.device)
     exponent_HF = torch.complex(-decay, frequency)
     age_TT = t[:, None] - t
+    # Ages of later tokens are clamped, since the exponential of a negative age could overflow.
     past_TT = (age_TT >= 0).double()
     kernel_HFTT = torch.exp(exponent_HF[..., None, None] * age_TT.clamp(min=0)) * past_TT
     carried_HFT = torch.exp(exponent_HF[..., None] * (t + 1))
@@ -49,6 +50,7 @@ def causal_mix(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.causal_mix.causal_mix``."""
+    # Steps 1, 4 and 5 of section 2 of docs/maths.md, without g.
     spectrum = prefix_spectrum(values.double(), decay.double(), frequency.double(), state.double())
     filtered = modrelu(filter_.double()[..., None] * spectrum, bias.double()[..., None], eps)
     mixed_BTHd = torch.einsum("hf,bthfd->bthd", to_complex(readout.double(), -1), filtered).real

@@ -39,6 +39,7 @@ class AddressedParameters(NamedTuple):
 
 
 def _at_inference(sizes: Sizes, x: Tensor, *others: Tensor) -> bool:
+    # The kernels have no gradients, and read and write arrays of one dtype.
     if is_grad_enabled() or compiler.is_compiling() or x.device.type != "cpu":
         return False
     dtypes = {tensor.dtype for tensor in (x, *others) if tensor.is_floating_point()}
@@ -94,6 +95,7 @@ _ADDRESS_STEP = Signature(
         "conv_state": "B P C",
         "spectrum": "B H 2 F d",
     },
+    # ``projected`` holds the values of all heads, then both planes of the keys of all bins.
     derived={
         "A": lambda H, F: 2 * H * F,
         "D": lambda H, d: H * d,

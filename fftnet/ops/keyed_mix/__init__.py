@@ -36,6 +36,7 @@ _operator = RegisteredOperator(
         derived={"N": lambda T, BLOCK: (T + BLOCK - 1) // BLOCK},
     ),
     outputs={"mixed": "B T H d", "last": "B H 2 F d"},
+    # Backward recomputes a block from the state before it; that of the first block is ``state``.
     residuals={"checkpoints": "B N*H*2*F*d"},
     saved=("values", "key", "filter_", "clock", "decay", "frequency", "checkpoints", "last"),
 )

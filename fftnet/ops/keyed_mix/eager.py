@@ -63,6 +63,7 @@ def _cut(
     filter_BNHCF = torch.complex(*map(_chunked, filter_.unbind(dim=3)))
     time_BNHC = _chunked(clock).cumsum(dim=3)
     rate_HCF = rate_HF[:, None]
+    # Ages of later tokens count as 0: their exponential could overflow, and 0 times infinity is NaN.
     past_CC = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=values.device).tril()
     age_BNHCC = (time_BNHC[..., None] - time_BNHC[..., None, :]).masked_fill(~past_CC, 0.0)
     kernel_BNHCCF = torch.exp(age_BNHCC[..., None] * rate_HCF[:, None]) * past_CC[..., None]
@@ -128,6 +129,7 @@ def forward(
         checkpoints.append(to_planes(carry_BHFd, 2))
         block = _cut(values[:, span], key[:, span], filter_[:, span], clock[:, span], rate_HF, carry_BHFd)
         carry_BHFd = block.end_BHFd
+        # Step 6: tokens of the same chunk by their scores, all earlier ones by the state.
         near_BNHCd = _score(block) @ block.v_BNHCd.real
         far_BNHCd = ((block.filter_BNHCF * block.since_start_BNHCF) @ block.starts_BNHFd).real
         mixed.append(_joined(near_BNHCd + far_BNHCd, values[:, span].shape[1]))

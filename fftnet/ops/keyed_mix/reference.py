@@ -35,5 +35,6 @@ def keyed_mix(
     spectrum = torch.einsum("bhfts,bshf,bshd->bthfd", kernel_BHFTT, key_BTHF, wide)
     carried_BTHF = torch.exp(time_BTH[..., None] * rate_HF)
     spectrum = spectrum + torch.einsum("bthf,bhfd->bthfd", carried_BTHF, to_complex(state.double(), 2))
+    # Step 6 of section 3 of docs/maths.md.
     mixed_BTHd = torch.einsum("bthf,bthfd->bthd", filter_BTHF, spectrum).real
     return mixed_BTHd.to(values.dtype), to_planes(spectrum[:, -1], 2).to(values.dtype)

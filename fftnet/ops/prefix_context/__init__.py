@@ -13,6 +13,7 @@ __all__ = ["BACKENDS", "check_horizon", "prefix_context"]
 
 
 def _all_counted(sizes: Sizes, x: Tensor, *others: Tensor | None) -> bool:
+    # The registered operator has no argument ``counted``.
     masked = len(others) == 3 and others[2] is not None
     return not masked and whole_vectors("D")(sizes, x)
 
@@ -30,6 +31,7 @@ _operator = RegisteredOperator(
     BACKENDS,
     Signature("prefix_context", _INPUTS, derived={"C": lambda D: 2 * D}),
     outputs={"context": "B T C", "last": "B D"},
+    # The context is linear in x and mean, with weights that follow from the count.
     saved=("count",),
     constants={"horizon": "int"},
 )

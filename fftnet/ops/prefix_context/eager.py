@@ -27,7 +27,9 @@ def prefix_context(
     """See ``fftnet.ops.prefix_context.prefix_context``."""
     dtype = compute_dtype(x)
     tokens = x.shape[1]
+    # Within a block the last weight is at most e^LARGEST times the first.
     length = tokens if horizon is None else min(BLOCK, int(LARGEST / _growth(horizon)), tokens)
+    # A token that does not count adds nothing to the sum, and the count stays.
     x_BTD = x.to(dtype) if counted is None else x.to(dtype) * counted[..., None]
     x_BNLD = in_blocks(x_BTD, length)
     total_BNL = count[:, None, None] + _counted_up_to(x, counted, x_BNLD)

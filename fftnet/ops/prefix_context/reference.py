@@ -12,6 +12,7 @@ def prefix_context(
     """See ``fftnet.ops.prefix_context.prefix_context``."""
     if counted is None:
         counted = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    # Section 3, step 4: a token enters with the weight 1 / min(n, horizon).
     mean_BD = mean.double()
     means = []
     for t in range(x.shape[1]):

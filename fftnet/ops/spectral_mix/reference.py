@@ -22,6 +22,7 @@ def spectral_mix(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> Tensor
     """See ``fftnet.ops.spectral_mix.spectral_mix``."""
     num_tokens = x.shape[1]
     x_BTHd = x.to(torch.complex128).unflatten(-1, (filter_.shape[1], -1))
+    # Steps 1, 5, 6 and 7 of section 1 of docs/maths.md.
     forward_FT = fourier_matrix(num_tokens, x.device)
     spectrum_BHFd = torch.einsum("ft,bthd->bhfd", forward_FT, x_BTHd)
     filtered_BHFd = modrelu(filter_.double()[..., None] * spectrum_BHFd, bias.double()[..., None], eps)

@@ -57,7 +57,7 @@ def copy(tmp_path: Path) -> Copy:
     return Copy(tmp_path)
 
 
-def test_a_mixer_with_a_knob_is_two_files(copy: Copy) -> None:
+def test_a_mixer_with_a_setting_is_two_files(copy: Copy) -> None:
     copy.add("decay.py", "model/mixers/decay.py")
     copy.enter(
         "model/mixers/__init__.py",

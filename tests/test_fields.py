@@ -74,7 +74,7 @@ NUMERIC = [
 @pytest.mark.parametrize(
     ("config", "name", "kind"), NUMERIC, ids=lambda value: getattr(value, "__name__", value)
 )
-def test_what_is_no_number_is_refused_in_every_field_of_numbers(config: type, name: str, kind: type) -> None:
+def test_every_numeric_field_refuses_other_values(config: type, name: str, kind: type) -> None:
     for value in NO_NUMBERS + ([2.5, 256.0, 1e30, 10**30] if kind is int else []):
         with pytest.raises(
             ValueError, match=rf"^{name} must be a (whole number of 64 bits|finite number)( or None)?, got "
@@ -123,13 +123,13 @@ def test_a_number_out_of_range_is_refused_with_the_limit(
         (SamplingConfig, {"seed": "x" * 1000}, r"seed must be a whole number of 64 bits, got 'x{79}\.\.\.$"),
     ],
 )
-def test_other_fields_are_of_their_declared_type(config: type, values: dict[str, Any], message: str) -> None:
+def test_other_fields_refuse_other_types(config: type, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**CONFIGS[config] | values)
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_string_given_for_a_list_is_never_taken_letter_by_letter(name: str) -> None:
+def test_a_string_for_a_list_is_one_item(name: str) -> None:
     read_back, value = LISTS[name]
     assert list(read_back(value)) == [value]
     assert read_back([value]) == read_back(value)
@@ -138,7 +138,7 @@ def test_a_string_given_for_a_list_is_never_taken_letter_by_letter(name: str) ->
             read_back(wrong)
 
 
-def test_numbers_of_numpy_become_those_of_python() -> None:
+def test_numbers_of_numpy_become_python_numbers() -> None:
     config = FFTNetConfig(vocab_size=np.int64(11), d_model=np.int32(8), dropout=np.float32(0.5))  # pyright: ignore
     assert [type(value) for value in (config.vocab_size, config.d_model, config.dropout)] == [int, int, float]
     assert config == FFTNetConfig(vocab_size=11, d_model=8, dropout=0.5)

@@ -36,7 +36,7 @@ def frequencies(config: SamplingConfig, draws: int = 4000) -> torch.Tensor:
         (SamplingConfig(temperature=0.0), (1,)),
     ],
 )
-def test_tokens_are_drawn_from_the_distribution_that_was_asked_for(config, kept) -> None:  # pyright: ignore
+def test_tokens_are_drawn_from_the_requested_distribution(config, kept) -> None:  # pyright: ignore
     wanted = torch.zeros(VOCAB)
     kept = list(kept)
     wanted[kept] = (LOGITS[0, kept] / (config.temperature or 1.0)).softmax(dim=0)
@@ -77,14 +77,14 @@ def greedy(model: FFTNet, prompt: list[int], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("mixers", [(), HYBRID])
-def test_writing_equals_reading_everything_again(mixers: tuple[str, ...]) -> None:
+def test_generation_equals_repeated_forward_passes(mixers: tuple[str, ...]) -> None:
     model = make(mixers=mixers, num_layers=2)
     config = SamplingConfig(max_new_tokens=12, temperature=0.0)
     assert generate(model, [[1, 2, 3]], config).tokens == [greedy(model, [1, 2, 3], 12)]
 
 
 @pytest.mark.parametrize("mixers", [(), HYBRID])
-def test_prompts_of_different_lengths_are_written_as_each_alone(mixers: tuple[str, ...]) -> None:
+def test_prompts_of_different_lengths_are_continued_as_each_alone(mixers: tuple[str, ...]) -> None:
     model = make(mixers=mixers, num_layers=2)
     prompts = [[1, 2, 3], [4], [5, 6, 0, 1, 2], [3, 3, 3]]
     config = SamplingConfig(max_new_tokens=9, temperature=1.0, seed=5)
@@ -95,7 +95,7 @@ def test_prompts_of_different_lengths_are_written_as_each_alone(mixers: tuple[st
 
 
 @pytest.mark.parametrize("mixers", [(), HYBRID])
-def test_a_state_goes_on_as_if_everything_were_read_again(mixers: tuple[str, ...]) -> None:
+def test_generation_from_a_state_equals_reading_everything_again(mixers: tuple[str, ...]) -> None:
     model = make(mixers=mixers, num_layers=2)
     config = SamplingConfig(max_new_tokens=6, temperature=0.0)
     first = generate(model, [[1, 2, 3], [4]], config)
@@ -160,7 +160,7 @@ def test_one_text_in_gives_one_text_out_and_keywords_are_fields_of_the_configura
     assert generate(model, ["Once"], config).texts == [expected]
 
 
-def test_ids_of_a_model_with_a_tokenizer_go_on_past_the_end_of_text() -> None:
+def test_ids_are_continued_past_the_end_of_text() -> None:
     tokenizer = load_tokenizer("bytes")
     model = make(vocab_size=tokenizer.vocab_size)
     ids = torch.tensor([[tokenizer.eot, 65], [tokenizer.eot, 66]])
@@ -172,14 +172,14 @@ def test_ids_of_a_model_with_a_tokenizer_go_on_past_the_end_of_text() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
-def test_the_compiled_step_writes_the_same() -> None:
+def test_the_compiled_step_generates_the_same() -> None:
     torch.compiler.reset()
     model = make()
     config = SamplingConfig(max_new_tokens=12, temperature=0.0, compile=True)
     assert generate(model, [[1, 2, 3]], config).tokens == [greedy(model, [1, 2, 3], 12)]
 
 
-def test_what_cannot_be_continued_is_refused() -> None:
+def test_wrong_arguments_of_generate_are_refused() -> None:
     model = make()
     with pytest.raises(ValueError, match="a prompt is empty"):
         generate(model, [[1], []])
@@ -208,7 +208,7 @@ def test_what_cannot_be_continued_is_refused() -> None:
             SamplingConfig(**{field: value})  # pyright: ignore
 
 
-def test_a_model_in_training_mode_writes_as_in_evaluation_mode_and_keeps_its_modes() -> None:
+def test_generation_uses_evaluation_mode_and_restores_the_modes() -> None:
     model = make(dropout=0.5)
     config = SamplingConfig(max_new_tokens=6, seed=3)
     expected = generate(model, [[1, 2], [3]], config).tokens

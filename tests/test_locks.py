@@ -21,7 +21,7 @@ with locked(Path(sys.argv[1]), wait=False) as held:
 """
 
 
-def test_a_killed_holder_blocks_nobody(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     command = [sys.executable, "-c", HOLDER, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
@@ -47,7 +47,7 @@ def test_a_thread_may_take_a_lock_twice_and_another_may_not(tmp_path: Path) -> N
         assert pool.submit(take).result()
 
 
-def test_a_disk_without_locks_is_told_from_one_that_cannot_be_written(
+def test_a_file_system_without_locks_differs_from_one_that_is_not_writable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()

@@ -140,7 +140,7 @@ def test_an_answer_keeps_the_columns_of_its_row(
         ]
 
 
-def test_a_column_that_is_named_counts_also_where_it_is_the_default_of_training(
+def test_an_explicit_text_field_wins_over_that_of_training(
     day: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(day)
@@ -210,7 +210,7 @@ def test_the_code_of_the_page_runs(day: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found["report"]["rows"] == metrics["test"]["targets"]
 
 
-def test_lines_of_standard_input_that_are_no_texts_are_named(
+def test_bad_lines_of_standard_input_are_named(
     day: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(day)
@@ -260,7 +260,7 @@ def test_lines_of_standard_input_that_are_no_texts_are_named(
         ),
     ],
 )
-def test_what_can_not_be_done_is_one_sentence_and_leaves_no_file(
+def test_a_mistake_is_one_sentence_and_leaves_no_file(
     words: str, sentence: str, day: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(day)

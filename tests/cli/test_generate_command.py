@@ -114,7 +114,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{word}\n" for word in words)))
 
 
-def test_each_line_goes_on_from_what_the_terminal_shows(
+def test_each_line_continues_the_text_on_the_terminal(
     checkpoint: Path, written: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines(monkeypatch, r"Once\nmore", "Twice", "", "never")
@@ -128,7 +128,7 @@ def test_each_line_goes_on_from_what_the_terminal_shows(
     assert generate(model, [read], config, stop=TOKENIZER.eot).tokens == again.tokens
 
 
-def test_ctrl_c_ends_a_reply_and_the_next_line_goes_on_behind_it(
+def test_ctrl_c_ends_a_reply_and_the_next_line_continues(
     checkpoint: Path, written: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []

@@ -75,7 +75,7 @@ def test_the_code_of_the_page_runs(
     np.testing.assert_allclose(theirs, found["probabilities"], rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_goes_on_from_its_middle_and_ends_alike(
+def test_a_resumed_run_on_images_ends_with_the_same_bits(
     day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -112,7 +112,7 @@ def test_arrays_are_answered_row_by_row_whatever_their_colours(
         assert [answer["label"] for answer in answers] == [("left", "below")[label] for label in labels]
 
 
-def test_the_default_form_sees_the_whole_image_and_a_printed_one_is_kept(
+def test_models_of_images_are_bidirectional_by_default(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_folder(tmp_path / "photos", 20)
@@ -161,7 +161,7 @@ def test_the_default_form_sees_the_whole_image_and_a_printed_one_is_kept(
         ),
     ],
 )
-def test_what_can_not_be_done_is_one_sentence(
+def test_a_mistake_is_one_sentence(
     words: str, sentence: str, day: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(day)

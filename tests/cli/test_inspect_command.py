@@ -136,9 +136,7 @@ def answers(folder: Path) -> dict[str, Answer]:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_pictures_are_those_that_the_model_can_have(
-    folder: Path, answers: dict[str, Answer], name: str
-) -> None:
+def test_pictures_depend_on_the_mixers(folder: Path, answers: dict[str, Answer], name: str) -> None:
     answer = answers[name]
     assert answer.code == 0, answer.err
     made = folder / made_by(name)
@@ -150,7 +148,7 @@ def test_the_pictures_are_those_that_the_model_can_have(
         assert min(struct.unpack(">II", start[16:])) > 200
 
 
-def test_what_is_left_out_is_said(answers: dict[str, Answer]) -> None:
+def test_missing_pictures_are_explained(answers: dict[str, Answer]) -> None:
     assert "left out" not in answers["prompt"].err
     assert "because a bidirectional model reads a text all at once" in answers["both"].err
     assert "weights of tokens of the layers with spectral, which have none" in answers["both"].err
@@ -167,7 +165,7 @@ def test_a_users_mistake_ends_in_a_sentence(answers: dict[str, Answer], line: st
     assert len(answer.err.splitlines()) == 1
 
 
-def test_labels_show_blanks_and_what_can_not_be_drawn() -> None:
+def test_labels_show_blanks_and_control_characters() -> None:
     tokenizer = load_tokenizer("bytes")
     ids = [tokenizer.eot, *tokenizer.encode("a \n$é\x07")]
     assert token_labels(tokenizer, ids) == ["<end>", "a", "␣", "↵", "$", "\\xc3", "\\xa9", "U+7"]
@@ -177,6 +175,6 @@ def test_labels_show_blanks_and_what_can_not_be_drawn() -> None:
     assert any(label.startswith("␣U+6771") for label in labels)
 
 
-def test_shares_are_in_proportion_to_the_size_and_none_of_nothing() -> None:
+def test_shares_are_proportional_and_zero_without_weights() -> None:
     weights = torch.tensor([[1.0, -3.0], [0.0, 0.0]])
     assert shares(weights).tolist() == [[0.25, 0.75], [0.0, 0.0]]

@@ -102,7 +102,7 @@ def test_a_resumed_run_says_that_its_precision_changes(
         ({"precision": "bf16"}, 0.05),
     ],
 )
-def test_how_it_computes_does_not_change_what_is_learned(
+def test_precision_and_checkpointing_do_not_change_the_result(
     tmp_path: Path, values: dict[str, Any], tolerance: float
 ) -> None:
     settings = {"max_steps": 30, "eval_every": 30, "learning_rate": 1e-2}

@@ -72,7 +72,7 @@ def by_hand(model: FFTNet, batch: Batch, state: State) -> tuple[float, list[Tens
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("mixers", MIXERS)
-def test_loss_and_gradient_of_two_windows_are_those_of_a_loop_by_hand(
+def test_loss_and_gradient_of_two_windows_equal_a_computation_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixers: tuple[str, ...], parts: int
 ) -> None:
     """Three rows: two micro-batches of them have a row that only fills up."""
@@ -121,7 +121,7 @@ def test_loss_and_gradient_of_two_windows_are_those_of_a_loop_by_hand(
         (MIXERS[2], {"precision": "bf16", "ema_decay": 0.9, "activation_checkpointing": True}),
     ],
 )
-def test_a_run_that_is_resumed_in_the_middle_of_a_stretch_ends_the_same(
+def test_a_run_resumed_between_carried_windows_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixers: tuple[str, ...], values: dict[str, Any]
 ) -> None:
     whole = carrying(tmp_path / "whole", mixers, **values)
@@ -175,7 +175,7 @@ class Watched(NextToken):
         return found._replace(loss=found.loss * (math.inf if len(self.anew) - 1 == self.bad else 1)), after
 
 
-def test_a_stretch_begins_anew_and_so_does_what_follows_a_skipped_update(tmp_path: Path) -> None:
+def test_states_are_reset_after_a_stretch_and_after_a_skipped_update(tmp_path: Path) -> None:
     objective = Watched()
     carrying(tmp_path / "plain", objective=objective, save_model=False).train()
     # The dry run reads the first window twice.
@@ -187,7 +187,7 @@ def test_a_stretch_begins_anew_and_so_does_what_follows_a_skipped_update(tmp_pat
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_the_states_of_rows_are_dealt_out_again(world: int, parts: int) -> None:
+def test_joined_states_are_split_again(world: int, parts: int) -> None:
     rows = torch.arange(10).view(5, 2)
     padded = torch.cat([rows, rows[-1:]])
     before = [Carried(5, ({"x": padded[:2]}, {"x": padded[2:4]})), Carried(5, ({"x": padded[4:]},))]

@@ -60,7 +60,7 @@ def test_images_and_numbers_are_trained_on(tmp_path: Path, capfd: pytest.Capture
     assert torch.equal(weights(again), weights(whole))
 
 
-def test_images_are_dealt_out_and_averaged_over_what_counts(tmp_path: Path) -> None:
+def test_gradients_of_images_are_averaged_over_counted_rows(tmp_path: Path) -> None:
     """Five images in micro-batches of two, or on two processes: the last row is filled up."""
     plain = trainer(tmp_path)
     spread = trainer(tmp_path, accumulation_steps=3)

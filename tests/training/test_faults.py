@@ -119,7 +119,7 @@ def test_a_hangup_is_held_back_and_stays_ignored_under_nohup() -> None:
 
 
 @pytest.mark.parametrize(("open_output", "last_step"), [(os.pipe, 5), (os.openpty, 7)])
-def test_a_run_whose_output_nobody_reads_ends_the_step_and_saves(
+def test_a_run_with_a_closed_output_ends_the_step_and_saves(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     open_output: Callable[[], tuple[int, int]],
@@ -145,7 +145,7 @@ def test_a_run_whose_output_nobody_reads_ends_the_step_and_saves(
     verify(tmp_path / "last")
 
 
-def test_a_signal_during_an_evaluation_leaves_it_out_and_resume_makes_up_for_it(tmp_path: Path) -> None:
+def test_a_signal_cancels_an_evaluation_and_resume_repeats_it(tmp_path: Path) -> None:
     whole = make(tmp_path / "whole", max_steps=12, eval_every=3)
     whole.train()
     trainer = make(tmp_path / "part", max_steps=12, eval_every=3)
@@ -192,7 +192,7 @@ def test_a_full_disk_says_how_much_is_missing_and_keeps_the_earlier_checkpoint(t
     verify(tmp_path / "kept")
 
 
-def test_a_batch_of_nothing_is_no_fault(tmp_path: Path) -> None:
+def test_a_batch_without_targets_is_not_skipped(tmp_path: Path) -> None:
     class Hollow(Chain):
         def rows(self, epoch: int, index: int) -> torch.Tensor:
             return torch.full((8, 17), -1) if index == 1 else super().rows(epoch, index)

@@ -100,7 +100,7 @@ def test_two_accumulation_steps_are_one_run(runner: Runner) -> None:
     assert_same_run(runner.folder, "accumulated")
 
 
-def test_two_processes_are_one_run_with_one_voice(folder: Path) -> None:
+def test_two_processes_are_one_run_and_one_prints(folder: Path) -> None:
     """Batches of 5 rows do not even divide by two."""
     run = start(folder, TWO, "--output_dir ddp")
     _, shown = run.communicate(timeout=180)
@@ -113,7 +113,7 @@ def test_two_processes_are_one_run_with_one_voice(folder: Path) -> None:
     assert report["processes"] == 2
 
 
-def test_a_split_model_is_one_run_and_its_checkpoints_move(runner: Runner) -> None:
+def test_a_sharded_model_is_one_run_with_portable_checkpoints(runner: Runner) -> None:
     runner.train(2, "fsdp", "--strategy fsdp --accumulation_steps 2")
     assert_same_run(runner.folder, "fsdp")
     runner.train(1, "fsdp-to-one", "--resume fsdp/step-00000004")
@@ -122,7 +122,7 @@ def test_a_split_model_is_one_run_and_its_checkpoints_move(runner: Runner) -> No
     assert_same_run(runner.folder, "one-to-fsdp")
 
 
-def test_a_split_model_in_bf16_with_an_average(runner: Runner) -> None:
+def test_a_sharded_model_in_bf16_with_a_moving_average(runner: Runner) -> None:
     flags = "--precision bf16 --ema_decay 0.9 --activation_checkpointing"
     runner.train(1, "bf16", flags)
     runner.train(2, "bf16-fsdp", f"{flags} --strategy fsdp")
@@ -131,7 +131,7 @@ def test_a_split_model_in_bf16_with_an_average(runner: Runner) -> None:
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
 
 
-def test_states_that_go_on_are_dealt_out_to_however_many_processes(runner: Runner) -> None:
+def test_carried_states_are_split_among_any_number_of_processes(runner: Runner) -> None:
     """Five rows; the checkpoint that is gone on from stands in the middle of a stretch of four windows."""
     words = "".join(f"{number} and {number * number} " for number in range(1000))
     (runner.folder / "squares.txt").write_text(words)
@@ -146,7 +146,7 @@ def test_states_that_go_on_are_dealt_out_to_however_many_processes(runner: Runne
     assert_same_run(runner.folder, "carried-to-fsdp", "carried")
 
 
-def test_a_classifier_is_one_run_however_its_rows_are_spread(runner: Runner) -> None:
+def test_a_classifier_on_two_processes_is_one_run(runner: Runner) -> None:
     """Rows of unlike lengths, so that processes pad differently; the last batch does not divide by two."""
     lines = [f"{'abc'[n % 3] * (n % 7 + 1)} {n},{'xyz'[n % 3]}\n" for n in range(39)]
     (runner.folder / "rows.csv").write_text("text,label\n" + "".join(lines))
@@ -210,7 +210,7 @@ def test_sigterm_to_the_launcher_saves_the_run(folder: Path) -> None:
     verify(folder / found[2])
 
 
-def test_a_mistake_is_told_once(folder: Path) -> None:
+def test_a_mistake_is_reported_once(folder: Path) -> None:
     run = start(folder, TWO, "--data nowhere.txt")
     _, shown = run.communicate(timeout=60)
     assert run.returncode != 0

@@ -50,18 +50,6 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
-    store = checkpointer(tmp_path, keep=2)
-    for step in range(1, 6):
-        path = store.write(step, filler(str(step)), 10)
-        if step == 2:
-            store.link("best", path)
-        store.drop("step-00000002")
-    assert names(tmp_path) == {"best", "last", "step-00000002", "step-00000004", "step-00000005"}
-    assert content(tmp_path / "best") == "2"
-    assert content(tmp_path / "last") == "5"
-
-
 def test_a_full_disk_says_how_many_bytes_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, max_steps=4, eval_every=4).train()
     replacing = make(tmp_path, max_steps=6, eval_every=6, overwrite=True)
@@ -184,14 +172,14 @@ def test_resume_refuses_another_run(tmp_path: Path, capfd: pytest.CaptureFixture
         other.train()
 
 
-def test_the_stable_schedule_lets_a_run_go_on_for_longer(tmp_path: Path) -> None:
+def test_a_run_with_the_stable_schedule_can_be_extended(tmp_path: Path) -> None:
     make(tmp_path, max_steps=4, schedule="wsd").train()
     trainer = make(tmp_path, max_steps=6, schedule="wsd", resume="auto")
     trainer.train()
     assert trainer.step == 6
 
 
-def test_a_run_goes_on_in_another_folder(tmp_path: Path) -> None:
+def test_a_run_is_resumed_in_another_folder(tmp_path: Path) -> None:
     whole, _ = interrupted(tmp_path)
     again = make(
         tmp_path / "moved", max_steps=12, eval_every=3, resume=str(tmp_path / "part" / "step-00000006")

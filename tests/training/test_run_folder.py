@@ -87,7 +87,7 @@ def test_the_results_of_a_run_without_checkpoints_are_not_replaced_either(tmp_pa
     claim(tmp_path, resume="auto")
 
 
-def test_a_run_that_goes_on_from_elsewhere_or_from_earlier_deletes_nothing(tmp_path: Path) -> None:
+def test_resuming_another_run_or_an_earlier_checkpoint_deletes_nothing(tmp_path: Path) -> None:
     other = checkpoint(tmp_path / "other")
     for step in (4, 6):
         checkpoint(tmp_path / "run", f"step-{step:08d}")
@@ -169,7 +169,7 @@ def store_of(folder: Path, told: list[str] | None = None, **fields: Any) -> Chec
     return store
 
 
-def test_checkpoints_are_ordered_by_step_whatever_the_clock_says(tmp_path: Path) -> None:
+def test_checkpoints_are_ordered_by_step_not_by_time(tmp_path: Path) -> None:
     store = store_of(tmp_path, keep_last=2)
     tomorrow = 2_000_000_000
     for step in (9, 10, 11):
@@ -182,7 +182,7 @@ def test_checkpoints_are_ordered_by_step_whatever_the_clock_says(tmp_path: Path)
     assert store.newest_intact() == (tmp_path / "step-00000011", {})
 
 
-def test_what_was_just_written_and_what_links_name_is_never_deleted(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_and_linked_ones_are_never_deleted(tmp_path: Path) -> None:
     """A damaged checkpoint of a higher step stays, and does not count among the newest ones."""
     store = store_of(tmp_path, keep_last=1)
     for step in (2, 3, 8):
@@ -332,7 +332,7 @@ def test_a_model_without_training_state_is_whole(tmp_path: Path) -> None:
         verify(tmp_path)
 
 
-def test_the_newest_run_is_told_by_its_last_checkpoint_and_a_run_by_its_steps(tmp_path: Path) -> None:
+def test_the_newest_run_is_the_one_whose_last_checkpoint_is_newest(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint under .*: train a model .*models/shakespeare"):
         newest_checkpoint(tmp_path)
 

@@ -24,7 +24,7 @@ from fftnet.utils.trainer import Trainer
     st.integers(1, 4),
     st.booleans(),
 )
-def test_every_row_is_dealt_out_once(rows: int, length: int, world: int, parts: int, masked: bool) -> None:
+def test_every_row_is_in_one_shard(rows: int, length: int, world: int, parts: int, masked: bool) -> None:
     """Whatever the inputs and targets are: here images, several labels a row, and a mask of the inputs."""
     batch = Batch(
         torch.randn(rows, 3, length, 2),
@@ -73,7 +73,7 @@ def test_gradients_are_those_of_the_mean_over_all_tokens(tmp_path: Path, parts: 
 
 
 @pytest.mark.parametrize(("causal", "task"), [(True, "next_token"), (False, "masked_token")])
-def test_rows_of_nothing_change_nothing(tmp_path: Path, causal: bool, task: str) -> None:
+def test_rows_that_fill_up_micro_batches_change_nothing(tmp_path: Path, causal: bool, task: str) -> None:
     """Four rows in three micro-batches of two: the last one holds nothing."""
     config = FFTNetConfig(vocab_size=VOCAB + 1, d_model=8, num_heads=2, num_layers=1, causal=causal)
     model = randomise(FFTNet(config))

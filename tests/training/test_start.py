@@ -64,7 +64,7 @@ def test_a_classifier_starts_from_a_language_model(language_model: Path) -> None
     assert torch.equal(model.score.weight, drawn)
 
 
-def test_the_mask_token_is_left_out_or_starts_anew(tmp_path: Path) -> None:
+def test_the_embedding_of_the_mask_token_is_dropped_or_random(tmp_path: Path) -> None:
     folder = saved(FFTNet(MASKED), tmp_path / "masked")
     model = FFTNetForSequenceClassification(classes(MASKED, "a", "b"))
     load_start(model, TOKENIZER, folder)
@@ -78,7 +78,7 @@ def test_the_mask_token_is_left_out_or_starts_anew(tmp_path: Path) -> None:
     assert torch.equal(again.embedding.weight, torch.cat([model.embedding.weight, drawn[-1:]]))
 
 
-def test_a_head_is_taken_for_the_same_classes_only(tmp_path: Path) -> None:
+def test_a_head_is_loaded_for_the_same_classes_only(tmp_path: Path) -> None:
     folder = saved(FFTNetForSequenceClassification(classes(SIZES, "a", "b")), tmp_path / "first")
     same, other = (FFTNetForSequenceClassification(classes(SIZES, *names)) for names in ("ab", "ac"))
     load_start(same, TOKENIZER, folder)
@@ -104,7 +104,7 @@ def test_images_keep_their_patches(tmp_path: Path) -> None:
     assert_taken(model, tmp_path / "vit", "head.weight", "head.bias")
 
 
-def test_what_does_not_fit_is_refused(language_model: Path, tmp_path: Path) -> None:
+def test_other_sizes_and_tokenizers_are_refused(language_model: Path, tmp_path: Path) -> None:
     wide = FFTNetForSequenceClassification(classes(replace(SIZES, d_model=32), "a", "b"))
     with pytest.raises(CheckpointError, match=r"of shape .*16.*, not .*32.*: the checkpoint was made"):
         load_start(wide, TOKENIZER, language_model)

@@ -40,7 +40,7 @@ from fftnet.utils import trainer as trainer_module
 from fftnet.utils.trainer import Trainer
 
 
-def test_it_learns_a_chain_and_reports(tmp_path: Path) -> None:
+def test_a_run_learns_a_chain_and_writes_its_results(tmp_path: Path) -> None:
     trainer = make(tmp_path, num_epochs=20, eval_every=10)
     history = trainer.train()
     surprise = -(0.9125 * math.log(0.9125) + 7 * 0.0125 * math.log(0.0125))

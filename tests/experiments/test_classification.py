@@ -25,7 +25,7 @@ from experiments.sequences.base import Rows, SequenceData, gather
 from experiments.training import Budget, OutOfTime
 from fftnet.data.windows import padded
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
-from fftnet.model.heads import LAST, MEAN
+from fftnet.model.heads import MEAN
 from fftnet.model.mixers import MIXERS
 from fftnet.model.mixers.spectral import SpectralMixer
 from fftnet.model.vit import ViTConfig, vit_config
@@ -238,22 +238,6 @@ def test_a_run_learns_and_a_resumed_run_ends_the_same(model: str, case: str, tmp
     resumed = experiment.execute(run)
     assert resumed["results"]["valid"] == line["results"]["valid"]
     assert resumed["results"]["curve"][-1]["loss"] == line["results"]["curve"][-1]["loss"]
-
-
-@pytest.mark.parametrize(("case", "pooling"), [("ids", MEAN), ("ids", LAST), ("patches", MEAN)])
-def test_models_pool_as_their_case_says(
-    case: str, pooling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built = []
-    build = models.build_classifier
-    monkeypatch.setattr(
-        models, "build_classifier", lambda *choices: built.append(build(*choices)) or built[-1]
-    )
-    experiment = Small(workbench=Workbench(cache=tmp_path))
-    one_step = Budget(steps=1, points=1)
-    experiment.settings[case] = replace(experiment.settings[case], pooling=pooling, budget=one_step)
-    experiment.execute(experiment.run("attention", case, 1e-2, 0.0, 0))
-    assert [model.config.pooling for model in built] == [pooling]
 
 
 @pytest.mark.parametrize("name", ["addressed", "spectral"])

@@ -282,7 +282,9 @@ def synthetic(experiment: Recall, accuracy: Callable[[str, int], float]) -> list
 @pytest.mark.parametrize("solved", [True, False])
 def test_the_report_is_made_from_the_lines(tmp_path: Path, solved: bool) -> None:
     experiment = Recall(only=("attention", "gru"))
-    for line in synthetic(experiment, lambda arm, pairs: 1.0 if solved and arm == "attention" else 1 / pairs):
+    for line in synthetic(
+        experiment, lambda name, pairs: 1.0 if solved and name == "attention" else 1 / pairs
+    ):
         results.append(tmp_path / "recall.jsonl", line)
     pages = []
     for _ in range(2):

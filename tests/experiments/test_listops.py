@@ -42,8 +42,14 @@ def value(tokens: list[str], depth: int = 1) -> tuple[int, int]:
     return FUNCTIONS[token](arguments), deepest
 
 
-def test_every_label_is_what_the_expression_comes_to(tmp_path: Path) -> None:
-    data = SEQUENCES["listops"](tmp_path, SIZES)
+@pytest.mark.parametrize(
+    ("name", "shortest", "longest", "depth"),
+    [("listops", 500, 2_000, 10), ("listops40", 5, 40, 4), ("listops500", 120, 500, 8)],
+)
+def test_every_label_is_the_value_of_its_expression(
+    tmp_path: Path, name: str, shortest: int, longest: int, depth: int
+) -> None:
+    data = SEQUENCES[name](tmp_path, SIZES)
     assert (data.vocab_size, len(data.class_names)) == (15, 10)
     deepest = 0
     splits = (data.train, data.valid, data.test)
@@ -51,13 +57,14 @@ def test_every_label_is_what_the_expression_comes_to(tmp_path: Path) -> None:
         assert len(rows) == count
         for index in range(count):
             tokens = words(rows.row(index))
-            assert 500 < len(tokens) < 2_000
-            result, depth = value(tokens)
+            assert shortest < len(tokens) < longest
+            result, below = value(tokens)
             assert tokens == []
             assert result == rows.labels[index]
-            deepest = max(deepest, depth)
-    assert deepest == 10
-    assert len({rows.row(index).tobytes() for rows in splits for index in range(len(rows))}) == sum(SIZES)
+            deepest = max(deepest, below)
+    assert depth <= deepest <= 10
+    if name == "listops":
+        assert len({rows.row(index).tobytes() for rows in splits for index in range(len(rows))}) == sum(SIZES)
 
 
 def test_short_expressions_have_all_operators_digits_and_counts() -> None:
@@ -74,14 +81,6 @@ def test_short_expressions_have_all_operators_digits_and_counts() -> None:
     # Every operator as likely as the others, within five standard deviations.
     counts = np.array([tokens.count(name) for name in FUNCTIONS])
     assert abs(counts / counts.sum() - 0.25).max() < 5 * (0.25 * 0.75 / counts.sum()) ** 0.5
-
-
-def test_classes_are_as_uneven_as_minima_and_maxima_make_them() -> None:
-    shares = np.bincount(expressions("valid", 600).labels, minlength=10) / 600
-    # In the published set, too, 0 and 9 are the most frequent.
-    assert set(np.argsort(shares)[-2:].tolist()) == {0, 9}
-    assert shares.min() > 0.03
-    assert shares.max() < 0.25
 
 
 def test_a_sample_depends_on_its_split_and_number_alone() -> None:
@@ -111,15 +110,3 @@ def test_a_set_is_made_once_and_then_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(ExperimentError, match=r"delete .* to generate it again"):
         generated(path, refuses)
-
-
-@pytest.mark.parametrize(("name", "shortest", "longest"), [("listops40", 5, 40), ("listops500", 120, 500)])
-def test_shorter_ones_have_other_lengths_only(tmp_path: Path, name: str, shortest: int, longest: int) -> None:
-    data = SEQUENCES[name](tmp_path, (50, 20, 20))
-    assert (len(data.train), len(data.valid), len(data.test)) == (50, 20, 20)
-    for rows in (data.train, data.valid, data.test):
-        lengths = np.diff(rows.ends, prepend=0)
-        assert lengths.min() > shortest
-        assert lengths.max() < longest
-        for index in range(len(rows)):
-            assert value(words(rows.row(index)))[0] == rows.labels[index]

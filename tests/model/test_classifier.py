@@ -23,8 +23,14 @@ FORMS: list[dict[str, Any]] = [
 
 
 def config(**fields: Any) -> SequenceClassifierConfig:
-    sizes: dict[str, Any] = {"vocab_size": 11, "d_model": 16, "num_heads": 4, "num_layers": 2}
-    return SequenceClassifierConfig(**({"num_classes": 3} | sizes | fields))
+    values: dict[str, Any] = {
+        "vocab_size": 11,
+        "num_classes": 3,
+        "d_model": 16,
+        "num_heads": 4,
+        "num_layers": 2,
+    }
+    return SequenceClassifierConfig(**(values | fields))
 
 
 def make(**fields: Any) -> FFTNetForSequenceClassification:

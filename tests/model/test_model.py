@@ -117,9 +117,10 @@ def test_hybrids_repeat_their_pattern_and_must_be_causal() -> None:
 )
 def test_wrong_fields_are_refused(field: str, value: Any, message: str) -> None:
     known = field in FFTNetConfig.__dataclass_fields__
-    fields: dict[str, Any] = {field: value} if known else {"mixer_configs": {field: value}}
+    values: dict[str, Any] = {"vocab_size": 3}
+    values |= {field: value} if known else {"mixer_configs": {field: value}}
     with pytest.raises(ValueError, match=message):
-        FFTNetConfig(**({"vocab_size": 3} | fields))
+        FFTNetConfig(**values)
 
 
 @pytest.mark.parametrize("name", MIXERS)

@@ -91,7 +91,9 @@ SEQUENCES = (*TASKS, *LANGUAGE, "recall_rewritten", "language_time", "language_l
 LONG = ("lra", "images")
 BRIEF = ("lra_brief",)
 CLASSIFICATION = (*LONG, *BRIEF)
+ALL = (*SEQUENCES, *CLASSIFICATION)
 ABLATIONS = ("ablation_recall", "ablation_language")
+OURS = (*ALL, *ABLATIONS)
 PAPER = ("ablation_paper",)
 
 
@@ -110,17 +112,8 @@ def _ablation(part: str) -> Model:
 
 
 MODELS: dict[str, Model] = {
-    "addressed": Model(
-        mixers=("addressed_spectral",),
-        num_heads=2,
-        label="FFTNet",
-        experiments=(*SEQUENCES, *ABLATIONS, *CLASSIFICATION),
-    ),
-    "attention": Model(
-        mixers=("conv_attention",),
-        encoder=("bidirectional_attention",),
-        experiments=(*SEQUENCES, *CLASSIFICATION),
-    ),
+    "addressed": Model(mixers=("addressed_spectral",), num_heads=2, label="FFTNet", experiments=OURS),
+    "attention": Model(mixers=("conv_attention",), encoder=("bidirectional_attention",), experiments=ALL),
     "spectral": Model(mixers=("spectral",), label=BIDIRECTIONAL, experiments=(*CLASSIFICATION, *PAPER)),
     "causal_spectral": Model(
         mixers=("causal_spectral",),
@@ -169,26 +162,18 @@ MODELS: dict[str, Model] = {
         )
         for width in (8, 64)
     },
-    "spectral with attention": Model(
-        mixers=("spectral", "bidirectional_attention"),
-        label=f"{BIDIRECTIONAL} + attention",
-        experiments=CLASSIFICATION,
-    ),
-    "spectral with causal_spectral": Model(
-        mixers=("spectral", "causal_spectral"),
-        label=f"{BIDIRECTIONAL} + FFTNet without keys",
-        experiments=BRIEF,
-    ),
-    "spectral with addresses": Model(
-        mixers=("spectral", "addressed_spectral"),
-        label=f"{BIDIRECTIONAL} + FFTNet (causal)",
-        experiments=LONG,
-    ),
-    "spectral with three addressed": Model(
-        mixers=("spectral", *("addressed_spectral",) * 3),
-        label=f"{BIDIRECTIONAL} + 3 FFTNet (causal)",
-        experiments=LONG,
-    ),
+    # Two kinds of layers, repeated in this order.
+    **{
+        f"spectral with {name}": Model(
+            mixers=("spectral", *mixers), label=f"{BIDIRECTIONAL} + {label}", experiments=experiments
+        )
+        for name, mixers, label, experiments in (
+            ("attention", ("bidirectional_attention",), "attention", CLASSIFICATION),
+            ("causal_spectral", ("causal_spectral",), "FFTNet without keys", BRIEF),
+            ("addresses", ("addressed_spectral",), "FFTNet (causal)", LONG),
+            ("three addressed", ("addressed_spectral",) * 3, "3 FFTNet (causal)", LONG),
+        )
+    },
     **{
         f"causal_spectral without {part}": Model(
             mixers=("causal_spectral",),
@@ -216,14 +201,10 @@ def find(name: str) -> Model:
     """Return the model of that name.
 
     Raises:
-        ExperimentError: if there is none, or one of its mixers is not registered.
+        ExperimentError: if it does not exist.
     """
     if name not in MODELS:
         raise ExperimentError(f"there is no model {name!r}; choose from {', '.join(MODELS)}")
-    # A table entry may name a mixer that was removed or renamed.
-    for mixer in (*MODELS[name].mixers, *MODELS[name].encoder):
-        if mixer not in BASELINES and mixer not in MIXERS:
-            raise ExperimentError(f"model {name!r} needs the mixer {mixer!r}, which is not registered")
     return MODELS[name]
 
 
@@ -232,17 +213,17 @@ def _mixer_class(name: str) -> Any:
 
 
 @contextmanager
-def registered_baselines() -> Iterator[None]:
-    """Add the baselines to fftnet's table of mixers within the block.
-
-    Models are built from names. Outside of the block the package and its flags do not know the baselines.
-    """
+def _building(name: str) -> Iterator[None]:
+    """Let the package know the baselines within the block, and turn its errors about sizes into ours."""
+    # Models are built from names of mixers. Outside of the block the package and its flags do not know them.
     MIXERS.update(BASELINES)
     try:
         yield
+    except (TypeError, ValueError) as error:
+        raise ExperimentError(f"model {name!r} can't be built: {error}") from error
     finally:
-        for name in BASELINES:
-            MIXERS.pop(name, None)
+        for baseline in BASELINES:
+            MIXERS.pop(baseline, None)
 
 
 def build_language_model(
@@ -264,7 +245,7 @@ def build_language_model(
             be brought within 2 % of the wanted number.
     """
     model = find(name)
-    with _named(name), registered_baselines():
+    with _building(name):
         config = FFTNetConfig(
             vocab_size=vocab_size,
             d_model=d_model,
@@ -304,7 +285,7 @@ def build_classifier(
     if num_anchors is not None and "spectral" in model.classifier_mixers:
         # The model's own number of anchors wins.
         configs = {"spectral": {"num_anchors": num_anchors}} | configs
-    with _named(name), registered_baselines():
+    with _building(name):
         chosen = replace(
             config, mixers=model.classifier_mixers, mixer_configs=configs, causal=model.causal, ffn_dim=1
         )
@@ -318,18 +299,9 @@ def build_classifier(
     return PairClassifier(built) if pairs else built
 
 
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Turn an error of the package about sizes into one that names the model."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise ExperimentError(f"model {name!r} can't be built: {error}") from error
-
-
 def _matched(name: str, config: BackboneConfig, parameters: int | None, seed: int) -> Any:
     """Build a model whose feed-forward is as wide as brings it nearest to a number of parameters."""
-    with _named(name), registered_baselines():
+    with _building(name):
         if parameters is not None:
             # Parameters are linear in the width, so two widths give all others. Meta tensors take no memory.
             with torch.device("meta"):
@@ -346,7 +318,7 @@ def _matched(name: str, config: BackboneConfig, parameters: int | None, seed: in
 
 
 def _made(config: BackboneConfig) -> Any:
-    # Both classifiers are subclasses of other configurations, so the order matters.
+    # The configuration of a classifier of texts is also one of a language model, so the order matters.
     if isinstance(config, ViTConfig):
         return FFTNetViT(config)
     if isinstance(config, SequenceClassifierConfig):

@@ -1,9 +1,14 @@
 """Inputs of every operator, argument to tensor in the order of the operator's arguments, from sizes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+DEFAULTS = {"batch": 2, "length": 17, "heads": 2, "width": 8, "bins": 4, "taps": 4}
+LETTERS = dict(zip(DEFAULTS, "BTHdFW", strict=True))
+"""Size to its letter in the tables below, which are expressions of these letters."""
 
 
 def normal_numbers(seed: int) -> Callable[..., Tensor]:
@@ -12,172 +17,84 @@ def normal_numbers(seed: int) -> Callable[..., Tensor]:
     return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def _heads(normal: Callable[..., Tensor], heads: int, bins: int) -> dict[str, Tensor]:
-    return {
-        "decay": normal(heads, bins).exp() * 0.2,
-        "frequency": normal(heads, bins),
-        "bias": normal(heads, bins) * 0.3,
-        "readout": normal(heads, bins, 2),
+def maker(shapes: dict[str, str], **defaults: int) -> Callable[..., dict[str, Tensor]]:
+    """Return a function that makes tensors of these shapes.
+
+    Args:
+        shapes: argument to its dimensions, expressions of letters without spaces in them.
+        defaults: sizes other than those of ``DEFAULTS``.
+    """
+
+    def make(*, seed: int = 0, speed: float = 1.0, read: int = 5, **sizes: int) -> dict[str, Tensor]:
+        """Make tensors.
+
+        Args:
+            seed: of the random numbers.
+            speed: factor of the clock.
+            read: number of tokens that the first row has read; the second has read twice as many.
+            sizes: as in ``DEFAULTS``.
+        """
+        numbers = {LETTERS[name]: size for name, size in (DEFAULTS | defaults | sizes).items()}
+        changes: dict[str, Callable[[Tensor], Tensor]] = {
+            "decay": lambda x: x.exp() * 0.2,
+            "bias": lambda x: x * 0.3,
+            "gain": lambda x: x.abs(),
+            "clock": lambda x: x.abs() * speed,
+            "mean": lambda x: x * (read > 0),
+            "count": lambda x: read * torch.arange(1, len(x) + 1),
+            # With nothing read and nothing counted, a mean would have neither a meaning nor a gradient.
+            "counted": lambda x: (x < 0.3) | (torch.arange(x.shape[1]) < 1 - read),
+        }
+        normal = normal_numbers(seed)
+        made = {}
+        for name, shape in shapes.items():
+            x = normal(*(eval(size, dict(numbers)) for size in shape.split()))
+            made[name] = changes.get(name, lambda x: x)(x)
+        return made
+
+    return make
+
+
+HEADS = {"decay": "H F", "frequency": "H F", "bias": "H F", "readout": "H F 2"}
+STREAMS = {"values": "B T H d", "key": "B T H 2 F", "filter_": "B T H 2 F", "clock": "B T H"}
+BASES = {"base_key": "H 2 F", "base_filter": "H 2 F", "bias": "H F"}
+CONTEXT = {"x": "B T d", "mean": "B d", "count": "B"}
+ADDRESS_STEP: dict[str, Any] = {
+    "projected": "B H*d+2*H*F",
+    "raw_filter": "B 2*H*F",
+    "modulation": "B H 2 F",
+    "clock": "B H",
+    "gate": "B H*d",
+    "conv_weight": "H*d+2*H*F W",
+    **BASES,
+    "decay": "H F",
+    "frequency": "H F",
+    "norm_weight": "H d",
+    "conv_state": "B W-1 H*d+2*H*F",
+    "spectrum": "B H 2 F d",
+}
+
+causal_inputs = maker({"values": "B T H d", "filter_": "B T H F", **HEADS, "state": "B F 2 H d"}, width=3)
+keyed_inputs = maker({**STREAMS, "decay": "H F", "frequency": "H F", "state": "B H 2 F d"}, width=3)
+spectral_inputs = maker({"x": "B T H*d", "filter_": "B H T//2+1", "bias": "H T//2+1"}, width=3)
+conv_inputs = maker({"x": "B T 2*d", "conv_weight": "2*d W", "conv_state": "B W-1 2*d"})
+address_inputs = maker(
+    {**dict.fromkeys(["raw_key", "raw_filter", "modulation"], "B T H 2 F"), **BASES, "gain": "H F"}, bins=8
+)
+norm_inputs = maker({"x": "B T H d", "gate": "B T H d", "weight": "H d"})
+rms_inputs = maker({"x": "B T d", "weight": "d"})
+context_inputs = maker(CONTEXT)
+masked_inputs = maker(CONTEXT | {"counted": "B T"})
+gate_step_inputs = maker(
+    {
+        "x": "B d",
+        "projected": "B 2*d",
+        "conv_weight": "2*d W",
+        "conv_state": "B W-1 2*d",
+        "mean": "B d",
+        "count": "B",
     }
-
-
-def causal_inputs(
-    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, bins: int = 4, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = normal_numbers(seed)
-    return {
-        "values": normal(batch, length, heads, width),
-        "filter_": normal(batch, length, heads, bins),
-        **_heads(normal, heads, bins),
-        "state": normal(batch, bins, 2, heads, width),
-    }
-
-
-def keyed_inputs(
-    *,
-    batch: int = 2,
-    length: int = 17,
-    heads: int = 2,
-    width: int = 3,
-    bins: int = 4,
-    speed: float = 1.0,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """Inputs whose clock runs ``speed`` times as fast."""
-    normal = normal_numbers(seed)
-    return {
-        "values": normal(batch, length, heads, width),
-        "key": normal(batch, length, heads, 2, bins),
-        "filter_": normal(batch, length, heads, 2, bins),
-        "clock": normal(batch, length, heads).abs() * speed,
-        "decay": normal(heads, bins).exp() * 0.2,
-        "frequency": normal(heads, bins),
-        "state": normal(batch, heads, 2, bins, width),
-    }
-
-
-def spectral_inputs(
-    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 3, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = normal_numbers(seed)
-    bins = length // 2 + 1
-    return {
-        "x": normal(batch, length, heads * width),
-        "filter_": normal(batch, heads, bins),
-        "bias": normal(heads, bins),
-    }
-
-
-def conv_inputs(
-    *, batch: int = 2, length: int = 17, width: int = 8, taps: int = 4, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = normal_numbers(seed)
-    return {
-        "x": normal(batch, length, 2 * width),
-        "conv_weight": normal(2 * width, taps),
-        "conv_state": normal(batch, taps - 1, 2 * width),
-    }
-
-
-def address_inputs(
-    *, batch: int = 2, length: int = 17, heads: int = 2, bins: int = 8, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = normal_numbers(seed)
-    return {
-        "raw_key": normal(batch, length, heads, 2, bins),
-        "raw_filter": normal(batch, length, heads, 2, bins),
-        "modulation": normal(batch, length, heads, 2, bins),
-        "base_key": normal(heads, 2, bins),
-        "base_filter": normal(heads, 2, bins),
-        "bias": normal(heads, bins) * 0.3,
-        "gain": normal(heads, bins).abs(),
-    }
-
-
-def norm_inputs(
-    *, batch: int = 2, length: int = 17, heads: int = 2, width: int = 8, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = normal_numbers(seed)
-    return {
-        "x": normal(batch, length, heads, width),
-        "gate": normal(batch, length, heads, width),
-        "weight": normal(heads, width),
-    }
-
-
-def rms_inputs(*, batch: int = 2, length: int = 17, width: int = 8, seed: int = 0) -> dict[str, Tensor]:
-    normal = normal_numbers(seed)
-    return {"x": normal(batch, length, width), "weight": normal(width)}
-
-
-def context_inputs(
-    *, batch: int = 2, length: int = 17, width: int = 8, read: int = 5, seed: int = 0
-) -> dict[str, Tensor]:
-    normal = normal_numbers(seed)
-    return {
-        "x": normal(batch, length, width),
-        "mean": normal(batch, width) * (read > 0),
-        "count": read * torch.arange(1, batch + 1),
-    }
-
-
-def masked_inputs(**sizes: int) -> dict[str, Tensor]:
-    # With nothing read and nothing counted, a mean would have neither a meaning nor a gradient.
-    inputs = context_inputs(**sizes | {"read": max(1, sizes.get("read", 5))})
-    generator = torch.Generator().manual_seed(1)
-    return inputs | {"counted": torch.rand(inputs["x"].shape[:2], generator=generator) < 0.6}
-
-
-def gate_step_inputs(*, batch: int = 2, width: int = 8, taps: int = 4, read: int = 5) -> dict[str, Tensor]:
-    normal = normal_numbers(0)
-    return {
-        "x": normal(batch, width),
-        "projected": normal(batch, 2 * width),
-        "conv_weight": normal(2 * width, taps),
-        "conv_state": normal(batch, taps - 1, 2 * width),
-        "mean": normal(batch, width) * (read > 0),
-        "count": read * torch.arange(1, batch + 1),
-    }
-
-
-def mix_step_inputs(*, batch: int = 2, heads: int = 2, width: int = 8, bins: int = 4) -> dict[str, Tensor]:
-    normal = normal_numbers(0)
-    return {
-        "values": normal(batch, heads, width),
-        "filter_": normal(batch, heads, bins),
-        **_heads(normal, heads, bins),
-        "state": normal(batch, bins, 2, heads, width),
-    }
-
-
-def context_step_inputs(*, batch: int = 2, width: int = 8, read: int = 5) -> dict[str, Tensor]:
-    normal = normal_numbers(0)
-    return {
-        "projected": normal(batch, width),
-        "mean": normal(batch, width) * (read > 0),
-        "count": read * torch.arange(1, batch + 1),
-    }
-
-
-def address_step_inputs(
-    *, batch: int = 2, heads: int = 2, width: int = 8, bins: int = 4, taps: int = 4
-) -> dict[str, Tensor]:
-    normal = normal_numbers(0)
-    numbers = 2 * heads * bins
-    channels = heads * width + numbers
-    return {
-        "projected": normal(batch, channels),
-        "raw_filter": normal(batch, numbers),
-        "modulation": normal(batch, heads, 2, bins),
-        "clock": normal(batch, heads).abs(),
-        "gate": normal(batch, heads * width),
-        "conv_weight": normal(channels, taps),
-        "base_key": normal(heads, 2, bins),
-        "base_filter": normal(heads, 2, bins),
-        "bias": normal(heads, bins) * 0.3,
-        "decay": normal(heads, bins).exp() * 0.2,
-        "frequency": normal(heads, bins),
-        "norm_weight": normal(heads, width),
-        "conv_state": normal(batch, taps - 1, channels),
-        "spectrum": normal(batch, heads, 2, bins, width),
-    }
+)
+mix_step_inputs = maker({"values": "B H d", "filter_": "B H F", **HEADS, "state": "B F 2 H d"})
+context_step_inputs = maker({"projected": "B d", "mean": "B d", "count": "B"})
+address_step_inputs = maker(ADDRESS_STEP)

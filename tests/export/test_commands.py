@@ -69,7 +69,7 @@ def test_8_bit_weights_write(
         ("generate --runtime onnx", "exported/state.json is missing: create the folder with fftnet export"),
         ("generate --runtime onnx --checkpoint own", "own/state.json is missing"),
         ("generate --runtime onnx --checkpoint bare", "bare/tokenizer.json is missing"),
-        ("generate --runtime onnx --checkpoint out --compile", "only a PyTorch model can be compiled"),
+        ("generate --runtime onnx --checkpoint out --compile", "compile works with PyTorch models only"),
         ("generate --runtime onnx --checkpoint out --device cuda", "leave out --device cuda"),
         ("generate --int8 --checkpoint own", "int8 is for an exported model: add --runtime onnx"),
     ],

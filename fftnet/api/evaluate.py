@@ -129,6 +129,7 @@ def trained_with(model: FFTNet, tokenizer: Tokenizer, run_file: Path) -> Trainin
     run = read_json(run_file)
     try:
         name = run["task"]["task"]
+        # A masked-token model has one id more, for its mask.
         if model.config.vocab_size != tokenizer.vocab_size + LANGUAGE_TASKS[name].extra_tokens:
             raise ValueError("the vocabulary is that of another objective")
         return Training(name, dict(run["data"]), run.get(DIGEST))
@@ -148,6 +149,7 @@ def seen_in_training(
         whole: all of it instead of its test split.
     """
     words = string_list("data", trained.data.get("data", []))
+    # Places compare alike however a path is spelled or linked.
     known = set(places(words)) - {SYNTHETIC}
     # The digest recognizes a copy at another place; without one, only the place is known.
     same = digest is not None and digest == trained.digest

@@ -82,6 +82,7 @@ class Classifier:
         if len(names) != len(values):
             raise ValueError(f"names must be as many as the inputs, {len(values)}, got {len(names)}")
         encoded = self.reader.encode(values, names)
+        # Results are put back in the order of the inputs.
         found = torch.zeros(len(encoded), len(self.class_names))
         device = next(self.model.parameters()).device
         # Inputs of similar length share a batch, which saves padding.

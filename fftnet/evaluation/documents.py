@@ -87,6 +87,7 @@ def evaluate_documents(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if max_tokens is not None:
         starts, ends = _first(starts, ends, max_tokens)
+    # The first token of a document is read and not predicted.
     lengths = ends - starts - 1
     if not (lengths > 0).any():
         raise ValueError("there is no document to read")
@@ -139,6 +140,7 @@ class _PositionLosses:
     def carry(self, model: nn.Module, batch: Batch, state: RowStates | None) -> tuple[Losses, RowStates]:
         """Return the counts of a chunk, and the state of its rows with the position of the next token."""
         language_model = unwrapped(model)
+        # The template tells types and dtypes of the carried tensors.
         before = language_model.init_state(batch.num_rows)
         first = 0
         if state is not None:
@@ -177,6 +179,7 @@ def _groups(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
 
 def _first(starts: np.ndarray, ends: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first documents up to ``max_tokens`` tokens, the last one cut."""
+    # The last document is cut where the sum of tokens reaches the limit.
     read = np.cumsum(ends - starts - 1)
     kept = int(np.searchsorted(read, max_tokens)) + 1
     ends = ends[:kept].copy()

@@ -105,6 +105,7 @@ def plot_time_scales(inspection: Inspection, window: int, path: Path) -> None:
                 "marker": HEAD_MARKERS[head % len(HEAD_MARKERS)],
             }
             axes.scatter(x_F.numpy(), y_F.numpy(), s=22, alpha=0.8, label=f"head {head}", **style)
+        # On this line a bin turns once while it fades; below it, more often.
         ends = [float(scale_HF.min()), float(scale_HF.max())]
         axes.plot(ends, ends, color=GREY, linewidth=0.8, label="turns once while it fades")
         axes.axvline(window, color=GREY, linestyle=":", label="training window")
@@ -125,6 +126,7 @@ def plot_spectra(inspection: Inspection, labels: Sequence[str], path: Path) -> N
     figure, grid = _grid(len(layers), layers[0][1].spectrum.shape[1], (_width(len(labels)), 2.6))
     for row, (index, numbers) in zip(grid, layers, strict=True):
         for head, axes in enumerate(row):
+            # Neighbouring rows then have similar time scales.
             scale_F, order_F = numbers.time_scale[head].sort()
             shown_FT = numbers.spectrum[:, head, order_F].T.numpy()
             image = axes.imshow(
@@ -162,6 +164,7 @@ def plot_weights(inspection: Inspection, layer: int, labels: Sequence[str], path
 def plot_weights_at(inspection: Inspection, position: int, labels: Sequence[str], path: Path) -> None:
     """Plot the shares that the token at ``position`` reads, a row for each layer and head."""
     rows: dict[str, Tensor] = {}
+    # Tokens after the last one that any layer reads are left out of the axis.
     last = position
     for index, numbers in _having(inspection, "weights"):
         share_HTT = shares(numbers.weights)

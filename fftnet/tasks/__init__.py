@@ -18,6 +18,7 @@ TASKS: dict[str, type[Task]] = {
     "image_classification": ImageClassification,
 }
 """Name to task."""
+# Commands that write or measure text accept these only.
 LANGUAGE_TASKS: dict[str, type[TextTask]] = {
     name: task for name, task in TASKS.items() if issubclass(task, TextTask)
 }

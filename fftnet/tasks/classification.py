@@ -85,6 +85,7 @@ class Classification:
         parts, digest = divide(data, settings)
         class_names = find_classes(parts.train.labels)
         classes = [class_indices(rows, class_names) for rows in parts]
+        # Only training texts teach the tokenizer: held-out text must not influence it.
         tokenizer = load_tokenizer(data.tokenizer, corpus=parts.train.texts, vocab_size=data.vocab_size)
         rows = encode_all(parts, tokenizer, config.max_seq_length)
         # Only training is shuffled.

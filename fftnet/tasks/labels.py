@@ -62,6 +62,7 @@ class LabelObjective:
             label_smoothing=self._label_smoothing,
         )
         loss = loss_B.masked_fill(~mask_B, 0.0).sum()
+        # Metrics of mixed rows use the likelier of their two classes.
         actual_B = targets if targets.ndim == 1 else targets.argmax(dim=1)
         predicted_B = logits_BK.detach().argmax(dim=1)
         hit_B = (predicted_B == actual_B) & mask_B
@@ -100,5 +101,6 @@ def check_label_smoothing(value: float) -> None:
 
 def balanced_weights(labels: Sequence[int], num_classes: int) -> list[float]:
     """Return weights rows / (K * rows of the class) for all training labels, each of K classes among them."""
+    # Averaged over rows the weights are 1, so that the learning rate keeps its meaning.
     rows_K = torch.bincount(torch.as_tensor(labels), minlength=num_classes)
     return (len(labels) / (num_classes * rows_K)).tolist()

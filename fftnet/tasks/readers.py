@@ -127,6 +127,7 @@ class TextReader:
         """Return rows of tables with their labels."""
         data, settings = request.data, request.settings
         check_data(data)
+        # The test split is found again by the rule of training, from the same data and seed.
         if whole:
             rows = read_labelled(data.data, data.text_field, settings.label_field)
             digest = digest_rows(rows)
@@ -177,6 +178,7 @@ class ImageReader:
 
     def encode(self, inputs: Sequence[Any], names: Sequence[str]) -> list[LazyImage]:
         """Check images from Python; those of ``read`` pass."""
+        # Images of files are decoded batch by batch, those from Python are in memory already.
         return [
             given if isinstance(given, LazyImage) else lazy_rows(_array(given, name)[None], name)[0]
             for given, name in zip(inputs, names, strict=True)

@@ -71,6 +71,7 @@ class TextTask:
             raise ValueError(
                 "carry_state needs a model and a task with a state: a causal one, and next_token"
             )
+        # A wrong model is reported before the text is read.
         cls.check_model(config)
         tokenizer = load_tokenizer(data.tokenizer, corpus=training_texts(data), vocab_size=data.vocab_size)
         return Prepared(

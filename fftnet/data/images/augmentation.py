@@ -31,6 +31,7 @@ def flip(examples: Examples, rng: np.random.Generator) -> Examples:
 
 def flipped(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Return images (B, H, W, C), those of ``chosen`` (boolean (B,)) mirrored left to right."""
+    # where copies, so that images that are views of a file are not changed.
     return np.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -52,6 +53,7 @@ def cropped(images: np.ndarray, margin: int, top: np.ndarray, left: np.ndarray) 
         left: integers (B,), the first columns.
     """
     height, width = images.shape[1:3]
+    # One padding for the batch; each window is then a slice of it.
     padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
     rows = zip(padded, top.tolist(), left.tolist(), strict=True)
     return np.stack([image[y : y + height, x : x + width] for image, y, x in rows])
@@ -76,6 +78,7 @@ def rand_augment_of_torchvision() -> Any:
 
 def mixup(examples: Examples, rng: np.random.Generator, alpha: float, num_classes: int) -> Examples:
     """Blend each image with another one of the batch, and their targets alike (arXiv 1710.09412)."""
+    # One weight for the whole batch, as in the reference implementation of mixup.
     weight = float(rng.beta(alpha, alpha))
     partner = rng.permutation(len(examples.images))
     images = examples.images.astype(np.float32)

@@ -245,6 +245,7 @@ def _labelled(
         if len(outside):
             raise DataError(f"{path} has {len(names)} class_names, but a label {outside[0]}")
         return LabelledImages(images, labels.astype(np.int64), names)
+    # Without names, classes are the different labels in sorted order.
     found, indices = np.unique(labels, return_inverse=True)
     return LabelledImages(images, indices.astype(np.int64), _class_texts(found, path))
 
@@ -296,6 +297,7 @@ def find_kind(word: str) -> ImageKind:
     path = Path(word)
     if not path.exists():
         raise DataError(f"{word} does not exist: name {describe_kinds()}")
+    # A folder of IDX files would otherwise be reported as one without classes.
     if any(IDX_NAME.fullmatch(file.name) for file in (visible_children(path) if path.is_dir() else [path])):
         raise DataError(f"{word} holds IDX files, which are not read: convert them to {describe_kinds()}")
     for kind in KINDS.values():

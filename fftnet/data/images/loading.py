@@ -63,6 +63,7 @@ def load_images(
     train = splits[TRAIN]
     if len(np.unique(train.labels)) < 2:
         raise DataError(f"{source} holds one class, {train.class_names[0]!r}: a classifier needs two")
+    # One coloured image makes the model read colours; grey ones are converted.
     size = image_size or _own_size(train, source)
     channels = 1 if all(image.grey for image in train.images) else 3
     count = sum(len(images.labels) for images in splits.values())
@@ -71,6 +72,7 @@ def load_images(
         splits = {name: _in_memory(images, size, channels) for name, images in splits.items()}
         sample = splits[TRAIN].images
     else:
+        # Evenly spaced, so that sorted data give all classes their share.
         number = len(train.images)
         rows = np.linspace(0, number - 1, min(number, MEASURED)).astype(np.int64)
         sample = train.take(rows).images
@@ -106,6 +108,7 @@ def load_test_images(
         labels = np.concatenate([split.labels for split in named])
         return LabelledImages(images, labels, tuple(class_names)), _digest(found)
     found = _found(source, valid_data, test_data)
+    # Dividing hashes every image, which a given test split does not need.
     test = found[TEST] if TEST in found else _divided(found, config, source)[TEST]
     return test.named_as(class_names), _digest(found)
 
@@ -149,6 +152,7 @@ def _divided(
     if TRAIN not in found:
         raise DataError(f"{source} has no training images, only those of {', '.join(found)}")
     train = found[TRAIN]
+    # The classes of training are those of the model.
     names = train.class_names
     splits = {split: images.named_as(names) for split, images in found.items()}
     # Keys stay when images are added, and so does the split of each image.

@@ -83,6 +83,7 @@ class ImageProcessor:
         Raises:
             CheckpointError: if the file is missing, damaged or of another kind of processor.
         """
+        # The file may have been written by Transformers or by hand: only what is used is checked.
         path = folder / PROCESSOR_FILE
         values = read_json(path)
         try:

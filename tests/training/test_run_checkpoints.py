@@ -14,30 +14,9 @@ from runs import interrupted, losses, make, resumed, saved_step, weights
 from fftnet import serialization
 from fftnet.serialization import CheckpointError
 from fftnet.training.accelerator import TrainingError
-from fftnet.training.checkpointer import RESUMABLE, Checkpointer
 from fftnet.training.manifest import MANIFEST_FILE, seal, verify
 
 FILES = ("model.safetensors", "training.safetensors", "training.json", "config.json")
-
-
-def filler(text: str) -> Callable[[Path], None]:
-    def fill(folder: Path) -> None:
-        for name in RESUMABLE:
-            (folder / name).write_text(text)
-
-    return fill
-
-
-def content(folder: Path) -> str:
-    return (folder / RESUMABLE[0]).read_text()
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-def checkpointer(folder: Path, keep: int) -> Checkpointer:
-    return make(folder, keep_last=keep).checkpointer
 
 
 def flip(path: Path) -> None:
@@ -75,7 +54,7 @@ def test_a_full_disk_says_how_many_bytes_are_missing(tmp_path: Path, monkeypatch
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     tmp_path: Path, name: str, damage: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    store = checkpointer(tmp_path, keep=3)
+    store = make(tmp_path, keep_last=3).checkpointer
 
     def fill(folder: Path) -> None:
         for file in FILES:

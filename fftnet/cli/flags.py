@@ -1,6 +1,7 @@
 """Flags: the fields of configuration classes, with the fields' docstrings as help."""
 
 import json
+import sys
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
@@ -30,6 +31,18 @@ class ModelConfig:
     """Checkpoint: folder with config.json and model.safetensors (default: the newest under outputs/)."""
     device: str = "auto"
     """Device: cpu, cuda, auto (cuda if available, else cpu), or untested: mps, xpu."""
+
+
+def read_standard_input() -> str:
+    """Read all of standard input as UTF-8 text, with or without a byte-order mark.
+
+    Raises:
+        UsageError: if it is not UTF-8.
+    """
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 text (byte {error.start}): convert it") from error
 
 
 class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):

@@ -13,7 +13,7 @@ import torch
 
 from fftnet.api.generate import Generation, SamplingConfig, Writer, generate
 from fftnet.api.load import default_prompt, find_checkpoint, load_checkpoint
-from fftnet.cli.flags import ModelConfig, UsageError, parse
+from fftnet.cli.flags import ModelConfig, UsageError, parse, read_standard_input
 from fftnet.export import ExportConfig
 from fftnet.export.runtime import OnnxWriter
 from fftnet.fields import check_fields, documented
@@ -125,10 +125,7 @@ def _text(config: PromptConfig) -> str | None:
     if config.interactive or (config.prompt is None and not _is_piped()):
         return None
     print("reading the prompt from standard input", file=sys.stderr, flush=True)
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8 text (byte {error.start}): convert it") from error
+    text = read_standard_input()
     # Schedulers run commands with an empty pipe, which is then not meant as a prompt.
     return None if not text and config.prompt is None else text
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,13 +49,6 @@ class InspectionConfig:
         check_range(self, 0, None, "position")
 
 
-class Picture(NamedTuple):
-    """A picture to plot."""
-
-    name: str
-    draw: Callable[[Path], None]
-
-
 def run(argv: Sequence[str]) -> None:
     """Draw what a trained model does with a text: filters, spectra, what each token reads, losses."""
     (source, config), _ = parse("inspect", argv, (ModelConfig, InspectionConfig))
@@ -76,9 +68,9 @@ def run(argv: Sequence[str]) -> None:
         inspection = inspect_tokens(model, shown)
         losses = loss_by_position(model, tokens) if model.config.causal else None
         window = model.config.max_seq_length
-        for picture in _pictures(inspection, losses, tokenizer, position, window):
-            picture.draw(folder / picture.name)
-            print(folder / picture.name, flush=True)
+        for name, draw in _pictures(inspection, losses, tokenizer, position, window):
+            draw(folder / name)
+            print(folder / name, flush=True)
     except OSError as error:
         raise UsageError(
             f"the pictures can't be written to {folder} ({error.strerror}): choose another --output"
@@ -117,27 +109,27 @@ def _shown(tokens: Tensor, config: InspectionConfig) -> Tensor:
 
 def _pictures(
     inspection: Inspection, losses: LossByPosition | None, tokenizer: Tokenizer, position: int, window: int
-) -> Iterator[Picture]:
-    """Yield the pictures for which the mixers have values."""
+) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """Yield names and plot functions of the pictures for which the mixers have values."""
     labels = inspection_plots.token_labels(tokenizer, inspection.tokens.tolist())
     have = {name for numbers in inspection.layers for name, part in vars(numbers).items() if part is not None}
     if "filter" in have:
-        yield Picture("filters.png", partial(inspection_plots.plot_filters, inspection, position))
+        yield "filters.png", partial(inspection_plots.plot_filters, inspection, position)
     if "time_scale" in have:
-        yield Picture("time_scales.png", partial(inspection_plots.plot_time_scales, inspection, window))
+        yield "time_scales.png", partial(inspection_plots.plot_time_scales, inspection, window)
     if "spectrum" in have:
-        yield Picture("spectra.png", partial(inspection_plots.plot_spectra, inspection, labels))
+        yield "spectra.png", partial(inspection_plots.plot_spectra, inspection, labels)
     for layer, numbers in enumerate(inspection.layers):
         if numbers.weights is not None:
             draw = partial(inspection_plots.plot_weights, inspection, layer, labels)
-            yield Picture(f"weights_layer_{layer}.png", draw)
+            yield f"weights_layer_{layer}.png", draw
     if "weights" in have:
         draw = partial(inspection_plots.plot_weights_at, inspection, position, labels)
-        yield Picture("weights_of_a_token.png", draw)
+        yield "weights_of_a_token.png", draw
     if losses is not None:
         rows = [vars(row) for row in losses.carried]
         draw = partial(plot_loss_by_position, rows, window, losses.fresh)
-        yield Picture("loss_by_position.png", draw)
+        yield "loss_by_position.png", draw
 
 
 def _left_out(inspection: Inspection, causal: bool) -> Iterator[str]:

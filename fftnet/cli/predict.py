@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fftnet.api.predict import BATCH, Classifier, load_classifier
-from fftnet.cli.flags import ModelConfig, UsageError, parse
+from fftnet.cli.flags import ModelConfig, UsageError, parse, read_standard_input
 from fftnet.data.config import MAX_ROWS
 from fftnet.data.errors import DataError
 from fftnet.data.sources import resolve
@@ -109,11 +109,7 @@ def _check_found(word: str) -> None:
 def _lines_of_stdin(file: str | None) -> list[str]:
     """Read all lines of standard input; a terminal only if the file is ``-``."""
     asked = sys.stdin is not None and (file == STDIN or not sys.stdin.isatty())
-    data = sys.stdin.buffer.read() if sys.stdin is not None and asked else b""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8 text (byte {error.start}): convert it") from error
+    text = read_standard_input() if asked else ""
     if not text.strip():
         raise UsageError(
             "name a file to classify: fftnet predict CHECKPOINT FILE; or give a text with --text, or texts "

@@ -20,7 +20,7 @@ POOLINGS = (CLASS_TOKEN, MEAN)
 START = 0.02
 """Standard deviation of the initial positions and class token, as in the ViT."""
 
-PRESETS: dict[str, dict[str, int]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"num_layers": 4, "d_model": 64, "num_heads": 4},
     "small": {"num_layers": 6, "d_model": 192, "num_heads": 6},
     "base": {"num_layers": 12, "d_model": 768, "num_heads": 12},
@@ -78,23 +78,40 @@ class ViTConfig(BackboneConfig):
         return self.grid_size**2 + (self.pooling == CLASS_TOKEN)
 
 
-def vit_config(preset: str, *, num_classes: int, image_size: int = 224, **fields: Any) -> ViTConfig:
+def vit_config(
+    preset: str,
+    *,
+    num_classes: int,
+    image_size: int = 224,
+    patch_size: int = 16,
+    num_channels: int = 3,
+    pooling: str = CLASS_TOKEN,
+) -> ViTConfig:
     """Return the configuration of a preset; as published, the filter has one value for every frequency.
 
         >>> FFTNetViT(vit_config("base", num_classes=1000)).num_parameters()
 
     Args:
         preset: a name in ``PRESETS``; use ``dataclasses.replace`` on the result for other sizes.
-        num_classes: number of classes.
+        num_classes: see ``ViTConfig``, like all other arguments.
         image_size: side of the training images, in pixels.
-        **fields: patch_size, num_channels and pooling of ``ViTConfig``.
+        patch_size: side of a patch, in pixels.
+        num_channels: channels of a pixel.
+        pooling: class_token or mean.
 
     Raises:
         ValueError: if the preset is unknown or a field is out of range.
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}")
-    config = ViTConfig(**PRESETS[preset], num_classes=num_classes, image_size=image_size, **fields)
+    config = ViTConfig(
+        **PRESETS[preset],
+        num_classes=num_classes,
+        image_size=image_size,
+        patch_size=patch_size,
+        num_channels=num_channels,
+        pooling=pooling,
+    )
     # One anchor per bin: the filter of the published model is not interpolated.
     mixer = SpectralConfig(num_anchors=config.num_tokens // 2 + 1)
     return replace(config, mixer_configs={"spectral": mixer})

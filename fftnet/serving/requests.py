@@ -102,7 +102,7 @@ class BaseRequest(BaseModel):
             if name in UNSUPPORTED and value not in (None, UNSUPPORTED[name]):
                 raise Refusal(400, f"unsupported parameter {name}: leave it out", param=name)
             if name not in cls.model_fields and name not in UNSUPPORTED and name not in IGNORED:
-                raise Refusal(400, f"unknown parameter {name[:100]}: leave it out", param=name[:100])
+                raise Refusal(400, f"unknown parameter {name[:100]!r}: leave it out", param=name[:100])
         return fields
 
     def stops(self, config: ServeConfig) -> tuple[str, ...]:

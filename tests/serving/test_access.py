@@ -240,7 +240,7 @@ def test_the_memory_of_all_bodies_together_is_bounded(sites: Any, monkeypatch: p
         (BODY | {"prompt": ["a"] * 20_000}, "20000 replies were requested, .* writes at most 64 at once"),
         (BODY | {"prompt": [[1]] * 20_000}, "20000 replies were requested"),
         (BODY | {"prompt": [None] * 20_000}, "prompt must be a text, a list of texts"),
-        ({f"k{n}": 0 for n in range(20_000)}, "unknown parameter k0: leave it out"),
+        ({f"k{n}": 0 for n in range(20_000)}, "unknown parameter 'k0': leave it out"),
         (BODY | {"stream_options": {f"k{n}": 0 for n in range(20_000)}, "n": 0}, "n must be"),
     ],
     ids=range(8),

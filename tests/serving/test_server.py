@@ -52,7 +52,7 @@ MISTAKES: list[tuple[Any, int, str]] = [
     (BODY | {"stop": [""]}, 400, "stop must be a text or a list of at most 4 texts, none of them empty"),
     (BODY | {"stop": list("abcde")}, 400, "stop must be a text or a list of at most 4 texts"),
     (BODY | {"stream": "yes"}, 400, "stream must be a valid boolean"),
-    (BODY | {"temprature": 1}, 400, "unknown parameter temprature: leave it out"),
+    (BODY | {"temprature": 1}, 400, "unknown parameter 'temprature': leave it out"),
     (BODY | {"logit_bias": {"1": 2}}, 400, "unsupported parameter logit_bias: leave it out"),
     (CHAT | {"messages": []}, 400, "messages must have at least 1 item"),
     (CHAT | {"messages": [{"role": "dog", "content": "a"}]}, 400, "messages.0.role must be 'system', "),

@@ -1,4 +1,4 @@
-"""The table of commands: a line in ``fftnet --help``, and the frame of each command's own help."""
+"""The table of commands, with their descriptions, examples and common flags."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ class Command(NamedTuple):
     """Help of a command, except its flags."""
 
     about: str
-    """One sentence: the line in ``fftnet --help`` and the head of the command's help."""
+    """Description in one sentence, in ``fftnet --help`` and at the top of the command's help."""
     examples: tuple[str, ...]
-    """Command lines at the end of its help."""
+    """Examples at the end of the help."""
     positional: tuple[str, ...] = ()
-    """Flags whose names may be left out, in the order of their values on the command line."""
+    """Flags whose names are optional, in the order of their values on the command line."""
     common: tuple[str, ...] = ()
-    """Flags that --help shows, in this order; --help_all shows all. Empty: --help shows all."""
+    """Flags in --help, in this order; --help_all shows all (empty: --help shows all)."""
 
 
 COMMANDS = {
@@ -84,18 +84,18 @@ COMMANDS = {
         ("fftnet lm_eval --model_args checkpoint=outputs/best --tasks lambada_openai",),
     ),
 }
-"""Name to command; each is a module of this package with a function ``run``, imported when it is called."""
+"""Name to command; each is a module of this package with a function ``run``, imported on use."""
 START = (
-    ("fftnet generate models/shakespeare", "write with the model of this repository"),
+    ("fftnet generate models/shakespeare", "generate text with the model of this repository"),
     ("fftnet train my.txt", "train a model on your own text"),
-    ("fftnet generate", "write with the newest model under outputs/"),
+    ("fftnet generate", "generate text with the newest model under outputs/"),
 )
-"""First commands of a new user, and what they do."""
+"""First commands for a new user and their descriptions."""
 HELP = (
     ("fftnet COMMAND --help", "show the flags and examples of a command"),
     ("fftnet --version", "show the version of this package"),
 )
-"""Ways to know more, and what they show."""
+"""Help commands and their descriptions."""
 
 
 def overview() -> str:

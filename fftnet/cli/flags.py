@@ -131,7 +131,7 @@ def _parser(
     )
     if command.common:
         parser.add_argument("--help_all", action="help", help="Show all flags and exit.")
-    parser.add_argument("--config", action="config", help="YAML file of flags; flags behind it win over it.")
+    parser.add_argument("--config", action="config", help="YAML file of flags; later flags override it.")
     for cls in classes:
         parser.add_class_arguments(documented(cls), skip=set(without))
     for name, cls in groups.items():

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from fftnet.hf.cache import CACHE_NAME, FFTNetCache
 from fftnet.hf.configuration import FFTNetConfig
-from fftnet.hf.modeling import FFTNetModel, FFTNetPreTrainedModel
+from fftnet.hf.modeling import FFTNetLanguageModel
 
 
-class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
+class FFTNetForCausalLM(FFTNetLanguageModel, GenerationMixin):
     """``fftnet.FFTNet`` with a causal configuration: ids to logits of the next token.
 
     Args:
@@ -22,15 +22,10 @@ class FFTNetForCausalLM(FFTNetPreTrainedModel, GenerationMixin):
         ValueError: if the configuration is bidirectional.
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012 - declared by the library
-
     def __init__(self, config: FFTNetConfig) -> None:
         if not config.causal:
             raise ValueError("a bidirectional model can't write: take FFTNetForMaskedLM, or causal=True")
         super().__init__(config)
-        self.model = FFTNetModel(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.post_init()
 
     @can_return_tuple
     def forward(

@@ -13,13 +13,13 @@ from transformers.utils.generic import can_return_tuple
 
 from fftnet.hf.cache import CACHE_NAME
 from fftnet.hf.configuration import FFTNetConfig, FFTNetViTConfig
-from fftnet.hf.modeling import FFTNetBlock, FFTNetModel, FFTNetPreTrainedModel
+from fftnet.hf.modeling import FFTNetBlock, FFTNetLanguageModel, FFTNetModel, FFTNetPreTrainedModel
 from fftnet.model.backbone import Backbone
 from fftnet.model.heads import MEAN, pooled
 from fftnet.model.vit import Patches
 
 
-class FFTNetForMaskedLM(FFTNetPreTrainedModel):
+class FFTNetForMaskedLM(FFTNetLanguageModel):
     """``fftnet.FFTNet`` with a bidirectional configuration: ids to logits of the tokens themselves.
 
     Args:
@@ -29,15 +29,10 @@ class FFTNetForMaskedLM(FFTNetPreTrainedModel):
         ValueError: if the configuration is causal.
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012 - declared by the library
-
     def __init__(self, config: FFTNetConfig) -> None:
         if config.causal:
             raise ValueError("a causal model sees no later token: take FFTNetForCausalLM, or causal=False")
         super().__init__(config)
-        self.model = FFTNetModel(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.post_init()
 
     @can_return_tuple
     def forward(

@@ -192,6 +192,22 @@ class FFTNetModel(FFTNetPreTrainedModel):
         return hidden[:, again:]
 
 
+class FFTNetLanguageModel(FFTNetPreTrainedModel):
+    """Base class of language models: the native model with the embedding as the head.
+
+    Args:
+        config: sizes, form and mixers.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012 - declared by the library
+
+    def __init__(self, config: FFTNetConfig) -> None:
+        super().__init__(config)
+        self.model = FFTNetModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
+
+
 def _mask_of(embeddings: Tensor, attention_mask: Tensor | None, cache: FFTNetCache | None) -> Tensor | None:
     """Return the boolean mask (B, T) of the new tokens, None if there is no padding."""
     if attention_mask is None:

@@ -85,8 +85,19 @@ def test_the_reference_of_commands_is_the_help_of_this_version() -> None:
 
 OTHER = r"(torchrun |accelerate |srun |#SBATCH |uv )[^`\n]*"
 """Commands of other programs, which have flags of their own."""
-ELSEWHERE = {"only", "max", "my_mixer.window", "model", "model_args", "include_path"}
-"""Flags of the benchmarks, of torchrun, of an example, and of the evaluation harness."""
+ELSEWHERE = {
+    "only",
+    "clients",
+    "seconds",
+    "max",
+    "index",
+    "my_mixer.window",
+    "model",
+    "model_args",
+    "include_path",
+    "tasks",
+}
+"""Flags of the benchmarks, of launchers and pip, of an example, and of the evaluation harness."""
 
 
 def test_flags_in_the_documentation_exist() -> None:

@@ -163,9 +163,9 @@ def main(argv: Sequence[str] | None = None, settings: GpuSettings | None = None)
         return 1
     found: list[dict[str, Any]] = []
     # How exact the measured model is stands next to its times.
-    facts = machine() | {"largest_difference_from_float64": off}
+    hardware = machine() | {"largest_difference_from_float64": off}
     if flags.device == "cuda":
-        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+        hardware |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     command = " ".join(["python -m benchmarks.gpu", *words])
     with torch.device(flags.device):
         for row in measured(settings, flags.device):
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None, settings: GpuSettings | None = None)
                 flush=True,
             )
             # After every row, so that an interrupted run keeps its results.
-            write_json(flags.output, {"command": command, "machine": facts, "rows": found})
+            write_json(flags.output, {"command": command, "machine": hardware, "rows": found})
     return 0
 
 

@@ -59,6 +59,7 @@ def _experiment(flags: argparse.Namespace, cache: Path) -> Experiment:
     hours = flags.max_hours
     if hours is not None and hours <= 0:
         raise ExperimentError(f"--max_hours must be above 0, got {hours:g}")
+    # The monotonic clock, which no change of the system time moves.
     deadline = float("inf") if hours is None else time.monotonic() + 3600 * hours
     workbench = Workbench(cache=cache, deadline=deadline, device=_device(flags.device))
     experiment = report.experiment_class(flags.name)(flags.quick, flags.model, workbench)
@@ -75,6 +76,7 @@ def _run(flags: argparse.Namespace) -> None:
     if not flags.quick:
         workers.work(_experiment(flags, results.CACHE), flags.results / f"{flags.name}.jsonl", _say)
         return
+    # Results of tiny sizes must never mix with real ones.
     folder = Path(tempfile.mkdtemp(prefix="experiments-"))
     experiment = _experiment(flags, folder)
     path = folder / f"{flags.name}.jsonl"
@@ -103,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(report.write(flags.results, flags.output, _say))
         elif flags.workers > 1:
             words = list(sys.argv[1:] if argv is None else argv)
+            # Each process runs the same command with one worker; locks keep them apart.
             return workers.share(flags.workers, [*words, "--workers", "1"])
         else:
             _run(flags)

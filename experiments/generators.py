@@ -85,6 +85,7 @@ def modular_arithmetic(generator: Generator, lengths: np.ndarray) -> Rows:
     """
     lengths = lengths + lengths % 2
     ids_BT = generator.integers(0, MODULUS, (len(lengths), lengths.max()))
+    # Digits at even places, operators at odd ones.
     ids_BT[:, 1::2] = generator.integers(MODULUS, MODULUS + OPERATORS, ids_BT[:, 1::2].shape)
     values_BT = np.full(ids_BT.shape, IGNORED)
     # The sum of all finished terms, and the product that is not finished yet.
@@ -109,6 +110,7 @@ def s3(generator: Generator, lengths: np.ndarray) -> Rows:
     targets_BT = ids_BT.copy()
     for at in range(1, ids_BT.shape[1]):
         targets_BT[:, at] = PRODUCT[targets_BT[:, at - 1], ids_BT[:, at]]
+    # Rows of a batch have different lengths; nothing is asked behind their ends.
     behind_BT = np.arange(ids_BT.shape[1]) >= lengths[:, None]
     return ids_BT, np.where(behind_BT, IGNORED, targets_BT)
 
@@ -144,12 +146,14 @@ def _pairs(generator: Generator, rows: int, tokens: int, noise: int) -> Rows:
     # Pairs and single noise tokens in any order.
     one_row = np.arange(pairs + noise) < pairs
     is_pair = generator.permuted(np.broadcast_to(one_row, (rows, pairs + noise)), axis=1)
+    # A pair takes two places, a noise token one.
     length = np.where(is_pair, 2, 1)
     place_BP = (length.cumsum(axis=1) - length)[is_pair].reshape(rows, pairs)
     ids_BT = generator.integers(2 * KEYS, 2 * KEYS + NOISE, (rows, tokens))
     targets_BT = np.full((rows, tokens), IGNORED)
     np.put_along_axis(ids_BT, place_BP, key_BP, axis=1)
     np.put_along_axis(ids_BT, place_BP + 1, value_BP, axis=1)
+    # Only a key that was there before has an answer.
     answers_BP = np.where(_seen(key_BP), value_BP, IGNORED)
     np.put_along_axis(targets_BT, place_BP, answers_BP, axis=1)
     return ids_BT, targets_BT
@@ -207,6 +211,7 @@ def selective_copying(generator: Generator, rows: int, tokens: int) -> Rows:
     """Draw sixteen tokens among blanks, then a mark, after which they are asked for in their order."""
     body = tokens - COPIED
     copied_BC = generator.integers(0, COPIED, (rows, COPIED))
+    # Sixteen distinct places in increasing order.
     place_BC = np.sort(generator.random((rows, body)).argsort(axis=1)[:, :COPIED], axis=1)
     ids_BT = np.full((rows, tokens), BLANK)
     np.put_along_axis(ids_BT, place_BC, copied_BC, axis=1)

@@ -74,6 +74,7 @@ def panels(count: int, width: float = 3.4, height: float = 3.4) -> tuple[Figure,
 
 def widen(axes: Axes) -> None:
     """Make the axis of x logarithmic, with numbers such as 0.5, 2,000 and 2M."""
+    # State sizes, tokens and seconds span several orders of magnitude.
     axes.set_xscale("log")
     plain_ticks(axes.xaxis)
     large = EngFormatter(sep="")

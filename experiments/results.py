@@ -76,6 +76,7 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
     Raises:
         ExperimentError: if the file can't be written.
     """
+    # Without NaN, which is not JSON: a diverged run has no results.
     row = json.dumps(line, allow_nan=False).encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

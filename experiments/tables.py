@@ -11,6 +11,7 @@ Scores = Mapping[str, Sequence[float]]
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table. The first column is text, the others are numbers."""
+    # Numbers are aligned to the right.
     lines = [_row(head), _row(["---", *["---:"] * (len(head) - 1)])]
     return "\n".join([*lines, *map(_row, rows)])
 

@@ -94,6 +94,7 @@ class Ablated(AddressedSpectralMixer):
             _fix(self.activation.bias)
         elif self.without == "modReLU on the filter":
             _fix(self.activation.bias)
+            # The bias acts on the spectrum instead of the filter.
             self.spectrum_bias = nn.Parameter(torch.zeros_like(self.activation.bias))
         elif self.without == "frequencies":
             _fix(self.transform.frequency)
@@ -108,6 +109,7 @@ class Ablated(AddressedSpectralMixer):
                 self.conv_weight[d_model:].uniform_(-0.5, 0.5)
                 self.conv_weight[d_model:, -1] += 1.0
         elif self.without == "convolution":
+            # Only the newest token passes.
             _fix(self.conv_weight)
             with torch.no_grad():
                 self.conv_weight[:, -1] = 1.0

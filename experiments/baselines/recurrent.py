@@ -65,6 +65,7 @@ class Recurrent(Mixer):
             ValueError: on another shape, or padding that is not at the end of a row.
         """
         check_rows(x, self.d_model, attention_mask, state)
+        # Without a state the text begins, and none is returned.
         before = state or self.init_state(len(x), x.device)
         convolved_BTD, past = self.conv(x, before.past)
         hidden_BTE = self._recur(convolved_BTD, before.hidden)
@@ -112,6 +113,7 @@ class MinGRU(Recurrent):
         # Sums over tokens have the dtype of the weights, also under autocast.
         projected_BT2E = self.project_in(x_BTD).to(self.project_in.weight.dtype)
         gate, candidate = projected_BT2E.chunk(2, dim=-1)
+        # The candidate is positive, as published.
         candidate = torch.where(candidate >= 0, candidate + 0.5, torch.sigmoid(candidate))
         return scan(torch.sigmoid(-gate), torch.sigmoid(gate) * candidate, start_BE)
 

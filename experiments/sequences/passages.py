@@ -42,6 +42,7 @@ def pairs(works: Sequence[bytes], split: str, count: int, length: int = PASSAGE)
     for index in range(count):
         # One generator for each pair, so that it depends on its split and number alone.
         generator = np.random.default_rng((SPLITS.index(split), index))
+        # Two different works; a pair of one work uses the first of them.
         first, second = generator.choice(len(works), 2, replace=False).tolist()
         if labels[index]:
             second = first

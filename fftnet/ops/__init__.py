@@ -1,8 +1,12 @@
 """Pure functions of tensors: the only place that casts dtypes, pads, or picks a backend.
 
-An operator is a folder: its ``__init__`` is the function to call, with the contract of its backends, and each
-backend is a module beside it (``fftnet.ops.dispatch``). All operators compare their tensors with a table
-before they compute anything (``fftnet.ops.checks``).
+An operator is a folder. Its ``__init__`` has the function to call, and each backend is a module next to it.
+``fftnet.ops.registration`` has the contract of a backend, ``fftnet.ops.dispatch`` the rule that chooses one.
+
+All operators have the keyword argument ``backend``: the name of a backend for this call, or None for the one
+that ``use_backend`` or the environment sets. All compare their tensors with a table of shapes before they
+compute anything (``fftnet.ops.checks``). They raise ``ValueError`` if a tensor or a number does not fit, or
+if the backend is unknown or can't run here.
 
 Shape letters used throughout: B batch, T tokens, D model width, H heads, d = D // H channels a head,
 F frequency bins, K anchor frequencies, V vocabulary, C channels of a convolution, W its size, P = W - 1.

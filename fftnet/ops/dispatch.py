@@ -93,7 +93,7 @@ class Backends:
     Args:
         package: the operator's.
         **takes: backend to a function that tells if it can run a call, from the sizes of all letters and the
-            tensors. ``torch`` takes all.
+            tensors. Every operator has ``torch``, which takes all and is not listed.
     """
 
     def __init__(self, package: str, **takes: Callable[..., bool]) -> None:

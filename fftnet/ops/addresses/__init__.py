@@ -11,12 +11,7 @@ from fftnet.ops.registration import RegisteredOperator
 
 __all__ = ["BACKENDS", "addresses"]
 
-BACKENDS = Backends(
-    __name__,
-    torch=anything,
-    numba=whole_vectors("F"),
-    reference=anything,
-)
+BACKENDS = Backends(__name__, numba=whole_vectors("F"), reference=anything)
 _operator = RegisteredOperator(
     BACKENDS,
     Signature(
@@ -64,13 +59,9 @@ def addresses(
         bias: of modReLU, (H, F).
         gain: normalisation g of the prefix transform, (H, F).
         eps: magnitude below which modReLU stops normalising.
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Keys and filters (B, T, H, 2, F) in the dtype of ``raw_key``.
-
-    Raises:
-        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     tensors = (raw_key, raw_filter, modulation, base_key, base_filter, bias, gain)
     key, filter_ = _operator(*tensors, eps, backend=backend)

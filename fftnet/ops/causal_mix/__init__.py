@@ -28,13 +28,7 @@ class HeadParameters(NamedTuple):
     """Real and imaginary part of the read-out weight C, (H, F, 2)."""
 
 
-BACKENDS = Backends(
-    __name__,
-    torch=anything,
-    numba=on_cpu,
-    reference=anything,
-    export=anything,
-)
+BACKENDS = Backends(__name__, numba=on_cpu, reference=anything, export=anything)
 _operator = RegisteredOperator(
     BACKENDS,
     Signature(
@@ -79,14 +73,10 @@ def causal_mix(
         parameters: of every head and bin.
         state: real and imaginary plane of Z before the first token, (B, F, 2, H, d).
         eps: magnitude below which modReLU stops normalising.
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Mixed values (B, T, H, d) in the dtype of ``values`` and the state after the last token in float32
         (float64 for float64 values).
-
-    Raises:
-        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     mixed, last = _operator(values, filter_, *parameters, state, eps, backend=backend)
     return mixed.to(values.dtype), last

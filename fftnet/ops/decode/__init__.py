@@ -46,12 +46,7 @@ def _at_inference(sizes: Sizes, x: Tensor, *others: Tensor) -> bool:
     return dtypes in ({float32}, {float64})
 
 
-BACKENDS = Backends(
-    __name__,
-    torch=anything,
-    numba=_at_inference,
-    export=anything,
-)
+BACKENDS = Backends(__name__, numba=_at_inference, export=anything)
 _GATE_STEP = Signature(
     "gate_step",
     {
@@ -124,14 +119,10 @@ def gate_step(
         conv_state: the P = W - 1 projected tokens before, (B, P, C).
         mean: mean of the tokens before, (B, D).
         count: int64 number of the tokens before, (B,).
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Context (B, 2 D) and values (B, D) in the dtype of ``x``, and the new ``conv_state``, ``mean`` and
         ``count``.
-
-    Raises:
-        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     backend = BACKENDS.select(_GATE_STEP, backend, x, projected, conv_weight, conv_state, mean, count)
     return BACKENDS.load(backend).gate_step(x, projected, conv_weight, conv_state, mean, count)
@@ -154,13 +145,9 @@ def mix_step(
         parameters: of every head and bin, with decay > 0.
         state: real and imaginary plane of the spectrum, (B, F, 2, H, d).
         eps: magnitude below which modReLU stops normalising.
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Mixed values (B, H, d) in the dtype of ``values``, and the new state.
-
-    Raises:
-        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     backend = BACKENDS.select(_MIX_STEP, backend, values, filter_, *parameters, state)
     return BACKENDS.load(backend).mix_step(values, filter_, parameters, state, eps)
@@ -181,14 +168,9 @@ def context_step(
         mean: mean of the tokens before, (B, M).
         count: int64 number of the tokens before, (B,).
         horizon: number of tokens from which on the mean forgets; None keeps the mean of everything.
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Context (B, 2 M) in the dtype of ``projected``, and the new ``mean`` and ``count``.
-
-    Raises:
-        ValueError: if a tensor does not fit the others, the horizon is below 1, or the backend is unknown or
-            can't run here.
     """
     check_horizon("context_step", horizon)
     backend = BACKENDS.select(_CONTEXT_STEP, backend, projected, mean, count)
@@ -220,14 +202,10 @@ def address_step(
         conv_state: the P = W - 1 projected tokens before, (B, P, C).
         spectrum: real and imaginary plane of the spectrum before, (B, H, 2, F, d).
         eps: magnitude below which modReLU stops normalising.
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         The spectrum as it is read, normed and gated, (B, D) in the dtype of ``projected``, and the new
         ``conv_state`` and ``spectrum``.
-
-    Raises:
-        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     token = (projected, raw_filter, modulation, clock, gate)
     backend = BACKENDS.select(_ADDRESS_STEP, backend, *token, *parameters, conv_state, spectrum)

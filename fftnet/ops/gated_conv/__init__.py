@@ -9,12 +9,7 @@ from fftnet.ops.registration import RegisteredOperator
 
 __all__ = ["BACKENDS", "gated_conv"]
 
-BACKENDS = Backends(
-    __name__,
-    torch=anything,
-    numba=whole_vectors("D"),
-    reference=anything,
-)
+BACKENDS = Backends(__name__, numba=whole_vectors("D"), reference=anything)
 
 
 def _has_two_halves(sizes: Sizes) -> str | None:
@@ -43,14 +38,10 @@ def gated_conv(
             are computed in float32.
         conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
         conv_state: the P = W - 1 tokens before the first, (B, P, C).
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Gated values (B, T, D), and the last P tokens for the call that continues, in the dtype of
         ``conv_state``.
-
-    Raises:
-        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     values = _operator(x, conv_weight, conv_state, backend=backend)
     return values.to(promote_types(x.dtype, conv_weight.dtype)), new_state(x, conv_state)

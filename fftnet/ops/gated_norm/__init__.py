@@ -8,12 +8,7 @@ from fftnet.ops.registration import RegisteredOperator
 
 __all__ = ["BACKENDS", "gated_norm"]
 
-BACKENDS = Backends(
-    __name__,
-    torch=anything,
-    numba=whole_vectors("d"),
-    reference=anything,
-)
+BACKENDS = Backends(__name__, numba=whole_vectors("d"), reference=anything)
 _operator = RegisteredOperator(
     BACKENDS,
     Signature("gated_norm", {"x": "B T H d", "gate": "B T H d", "weight": "H d"}),
@@ -28,12 +23,8 @@ def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, *, backend: str | None =
         x: (B, T, H, d) of any floating dtype, T >= 1; float16 and bfloat16 are computed in float32.
         gate: likewise.
         weight: (H, d).
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         (B, T, H, d) in the dtype of ``x``.
-
-    Raises:
-        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     return _operator(x, gate, weight, backend=backend).to(x.dtype)

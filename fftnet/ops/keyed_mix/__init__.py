@@ -12,14 +12,7 @@ from fftnet.ops.registration import RegisteredOperator
 
 __all__ = ["BACKENDS", "keyed_mix"]
 
-BACKENDS = Backends(
-    __name__,
-    torch=anything,
-    numba=on_cpu,
-    triton=on_gpu,
-    reference=anything,
-    export=anything,
-)
+BACKENDS = Backends(__name__, numba=on_cpu, triton=on_gpu, reference=anything, export=anything)
 _operator = RegisteredOperator(
     BACKENDS,
     Signature(
@@ -66,14 +59,10 @@ def keyed_mix(
         decay: a >= 0 per unit of the clock, (H, F).
         frequency: radians per unit of the clock, (H, F).
         state: real and imaginary plane of Z before the first token, (B, H, 2, F, d).
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Mixed values (B, T, H, d) in the dtype of ``values`` and the state after the last token in float32
         (float64 for float64 values).
-
-    Raises:
-        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     tensors = (values, key, filter_, clock, decay, frequency, state)
     mixed, last = _operator(*tensors, backend=backend)

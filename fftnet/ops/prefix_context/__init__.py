@@ -18,13 +18,7 @@ def _all_counted(sizes: Sizes, x: Tensor, *others: Tensor | None) -> bool:
     return not masked and whole_vectors("D")(sizes, x)
 
 
-BACKENDS = Backends(
-    __name__,
-    torch=anything,
-    numba=_all_counted,
-    reference=anything,
-    export=anything,
-)
+BACKENDS = Backends(__name__, numba=_all_counted, reference=anything, export=anything)
 _INPUTS = {"x": "B T D", "mean": "B D", "count": "B: int64"}
 _SIGNATURE = Signature("prefix_context", _INPUTS | {"counted": "B T: bool?"})
 _operator = RegisteredOperator(
@@ -63,15 +57,10 @@ def prefix_context(
         counted: boolean (B, T); a False token is left out of the mean. None counts all.
         horizon: number of tokens from which on a token enters with the weight 1 / horizon, so that the mean
             forgets. None keeps the mean of everything.
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Means, then tokens, (B, T, 2 D) in the dtype of ``x``. Mean, in float32 (float64 for float64 tokens),
         and count after the last token.
-
-    Raises:
-        ValueError: if a tensor does not fit the others, the horizon is below 1, or the backend is unknown or
-            can't run here.
     """
     check_horizon("prefix_context", horizon)
     backend = BACKENDS.select(_SIGNATURE, backend, x, mean, count, counted)

@@ -12,12 +12,7 @@ from fftnet.ops.registration import RegisteredOperator
 
 __all__ = ["BACKENDS", "rms_norm"]
 
-BACKENDS = Backends(
-    __name__,
-    torch=anything,
-    numba=whole_vectors("D"),
-    reference=anything,
-)
+BACKENDS = Backends(__name__, numba=whole_vectors("D"), reference=anything)
 _SIGNATURE = Signature("rms_norm", {"x": "B T D", "weight": "D"})
 _operator = RegisteredOperator(BACKENDS, _SIGNATURE, outputs={"out": "B T D"})
 
@@ -28,13 +23,9 @@ def rms_norm(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor
     Args:
         x: (B, T, D) of any floating dtype, T >= 1.
         weight: (D,).
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         (B, T, D) in the dtype of ``x``.
-
-    Raises:
-        ValueError: if a tensor does not fit the other, or the backend is unknown or can't run here.
     """
     backend = BACKENDS.select(_SIGNATURE, backend, x, weight)
     portable = BACKENDS.portable(backend, "rms_norm")

@@ -26,12 +26,7 @@ def _has_values_and_keys(sizes: Sizes) -> str | None:
     return f"width must lie between 0 and C = {sizes['C']}, got {sizes['D']}"
 
 
-BACKENDS = Backends(
-    __name__,
-    torch=anything,
-    numba=_whole_vectors,
-    reference=anything,
-)
+BACKENDS = Backends(__name__, numba=_whole_vectors, reference=anything)
 _operator = RegisteredOperator(
     BACKENDS,
     Signature(
@@ -56,14 +51,10 @@ def short_conv(
         conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
         conv_state: the P = W - 1 tokens before the first, (B, P, C).
         width: D, the number of channels that are values; below C.
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Values (B, T, D), keys (B, T, C - D), and the last P tokens for the call that continues, in the dtype
         of ``conv_state``.
-
-    Raises:
-        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     values, keys = _operator(x, conv_weight, conv_state, width, backend=backend)
     dtype = promote_types(x.dtype, conv_weight.dtype)

@@ -29,7 +29,6 @@ def _heads_divide(sizes: Sizes) -> str | None:
 
 BACKENDS = Backends(
     __name__,
-    torch=anything,
     numba=on_cpu,
     reference=anything,
     export=_length_is_known,
@@ -67,12 +66,8 @@ def spectral_mix(
         filter_: one real gain per sample, head and bin, (B, H, F) with F = T // 2 + 1; H must divide D.
         bias: of modReLU, (H, F).
         eps: magnitude below which modReLU stops normalising.
-        backend: see ``fftnet.ops.dispatch``; None takes the one that is set there.
 
     Returns:
         Mixed tokens (B, T, D) in the dtype of ``x``.
-
-    Raises:
-        ValueError: if a tensor does not fit the others, or the backend is unknown or can't run here.
     """
     return _operator(x, filter_, bias, eps, backend=backend).to(x.dtype)

@@ -86,9 +86,9 @@ COMMANDS = {
 }
 """Name to command; each is a module of this package with a function ``run``, imported on use."""
 START = (
-    ("fftnet generate models/shakespeare", "generate text with the model of this repository"),
+    ("fftnet generate models/shakespeare", "generate with the model of this repository"),
     ("fftnet train my.txt", "train a model on your own text"),
-    ("fftnet generate", "generate text with the newest model under outputs/"),
+    ("fftnet generate", "generate with the newest model in outputs/"),
 )
 """First commands for a new user and their descriptions."""
 HELP = (

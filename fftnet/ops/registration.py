@@ -62,6 +62,7 @@ class RegisteredOperator:
         self.names = [*inputs, *results]
         self.saved = list(inputs) if saved is None else saved
         self._is_floating = [parse(shape)[1] is None for shape in inputs.values()]
+        # The arguments of backward have the shapes of what they stand for, in the same letters.
         adjoint = Signature(
             f"{signature.operator}_backward",
             {name: {**inputs, **results}[name] for name in self.saved}

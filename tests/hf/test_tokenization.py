@@ -92,7 +92,7 @@ def test_a_folder_goes_through_both_sides_and_back(name: str, tmp_path: Path) ->
     assert all(third(text).input_ids == native.encode(text) for text in DOCS[:20])
 
 
-def test_the_end_of_text_in_a_text_is_special_unless_told_otherwise() -> None:
+def test_end_of_text_in_a_text_is_special_by_default() -> None:
     for name, native in TOKENIZERS.items():
         text = "a<|endoftext|>b"
         assert LIBRARY[name](text).input_ids == [97, native.eot, 98]

@@ -265,7 +265,7 @@ class Trainer:
         )
         finished = self.finished
         best = self.state.best
-        # The average of the weights, if there is one, is the model that is evaluated and saved.
+        # The moving average, if there is one, is evaluated; it is also the model in the checkpoint.
         with self.ema.swapped() if self.ema else nullcontext():
             try:
                 metrics = measure(max_batches=None if finished else self.config.eval_batches)

@@ -1,19 +1,19 @@
-"""Every operator handed every kind of wrong tensor, on memory that can't be overrun unseen.
+"""Every operator with every kind of wrong tensor, on memory that reports each access past its end.
 
 Each array that a kernel gets is copied to the end of a page of memory, and the page behind it must not be
 touched: the first number read or written past the end of an array ends the process (SIGSEGV).
 
-Run as a program with the name of a backend, it walks through all operators, each in a process of its own,
-with the checks and without, and prints what became of them.
+Run as a program with the name of a backend, it calls all operators, each in another process, with and
+without the checks, and prints the results as JSON.
 """
 
 import ctypes
+import functools
 import importlib
 import json
 import mmap
-import os
+import multiprocessing
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -40,13 +40,13 @@ FREE = {
     ("prefix_context_backward", "grad_context", 1),
     ("spectral_mix_backward", "grad_mixed", 1),
 }
-"""Operator, argument and dimension that no other tensor fixes: more tokens or rows may be right, or fewer."""
+"""Operator, argument and dimension that no other tensor fixes, so that another size may be right."""
 
 _pages: list[mmap.mmap] = []
 
 
 def guarded(array: np.ndarray) -> np.ndarray:
-    """A copy that ends where a page ends behind which nothing may be touched."""
+    """Return a copy that ends where a page ends; the next page must not be touched."""
     page = mmap.PAGESIZE
     room = -(-array.nbytes // page) * page
     memory = mmap.mmap(-1, room + page)
@@ -59,49 +59,47 @@ def guarded(array: np.ndarray) -> np.ndarray:
     return copy
 
 
+def call_guarded(function: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    """Call a function with guarded copies of all tensors, also in tuples, and copy back their numbers."""
+    pairs: list[tuple[Tensor, Tensor]] = []
+
+    def copy(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tuple(map(copy, x))
+        if isinstance(x, Tensor):
+            pairs.append((x, torch.from_numpy(guarded(x.numpy()))))
+            return pairs[-1][1]
+        return x
+
+    function(*map(copy, arguments), **options)
+    for original, changed in pairs:
+        original.copy_(changed)
+
+
 def guard_numba() -> None:
-    """Hand all kernels that run on threads guarded copies, and copy back what they wrote."""
+    """Guard the tensors of all kernels that run on threads."""
     from fftnet.ops.cpu.threads import Threads
 
     run = Threads.run
 
     def guarded_run(self: Threads, kernel: Any, items: int, work: int, *arguments: Any) -> None:
-        pairs: list[tuple[Tensor, Tensor]] = []
-
-        def copy(x: Any) -> Any:
-            if isinstance(x, tuple):
-                return tuple(map(copy, x))
-            if isinstance(x, Tensor):
-                pairs.append((x, torch.from_numpy(guarded(x.numpy()))))
-                return pairs[-1][1]
-            return x
-
-        run(self, kernel, items, work, *map(copy, arguments))
-        for original, changed in pairs:
-            original.copy_(changed)
+        call_guarded(functools.partial(run, self, kernel, items, work), *arguments)
 
     Threads.run = guarded_run
 
 
 class GuardedKernel:
-    """A Triton kernel, interpreted on the CPU, whose tensors are guarded copies."""
+    """A Triton kernel, interpreted on the CPU, whose tensors are guarded."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def launch(*arguments: Any, **options: Any) -> None:
-            copies = [torch.from_numpy(guarded(x.numpy())) if isinstance(x, Tensor) else x for x in arguments]
-            self.kernel[grid](*copies, **options)
-            for original, copy in zip(arguments, copies, strict=True):
-                if isinstance(original, Tensor):
-                    original.copy_(copy)
-
-        return launch
+        return functools.partial(call_guarded, self.kernel[grid])
 
 
 def guard_triton() -> None:
-    """Hand all kernels that are launched guarded copies."""
+    """Guard the tensors of all kernels that are launched."""
     from fftnet.ops.gpu import scan
     from fftnet.ops.keyed_mix import triton_kernels
 
@@ -115,7 +113,7 @@ SMALL = {"length": 5, "heads": 2, "bins": 2, "taps": 3}
 
 
 def entries(operator: Operator, backend: str) -> Iterator[tuple[str, Callable[..., Any], dict[str, Tensor]]]:
-    """Ways into an operator: its function, and if it is registered, that and its backward with inputs."""
+    """Yield name, function and inputs of an operator, and of its registered forward and backward."""
     # The kernels of addresses take whole vectors of bins.
     inputs = operator.make(**SMALL | ({"bins": 8} if operator is ADDRESSES else {}))
     yield operator.name, lambda *x: operator.call(*x, backend=backend), inputs
@@ -136,7 +134,7 @@ def entries(operator: Operator, backend: str) -> Iterator[tuple[str, Callable[..
 def _backward_inputs(
     operator: Operator, inputs: dict[str, Tensor], outputs: Tensor | Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """What autograd would save, and outputs in place of their gradients."""
+    """Return the tensors that autograd saves, with outputs instead of their gradients."""
     registered = importlib.import_module(f"fftnet.ops.{operator.name}")._operator
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
     named = dict(zip(registered.names, (*inputs.values(), *outputs), strict=True))
@@ -145,11 +143,11 @@ def _backward_inputs(
 
 
 def wrong(x: Tensor, strict: bool) -> Iterator[tuple[str, int | None, Tensor]]:
-    """Versions of a tensor that are wrong in one way, with words for it and the dimension that changed.
+    """Yield tensors that are wrong in one way, each with a description and the dimension that changed.
 
     Args:
         x: the right tensor.
-        strict: whether another floating dtype is wrong, too.
+        strict: yield one of another floating dtype, too.
     """
     for dim, size in enumerate(x.shape):
         yield f"dimension {dim} too small", dim, x.narrow(dim, 0, size - 1).contiguous()
@@ -168,7 +166,7 @@ def wrong(x: Tensor, strict: bool) -> Iterator[tuple[str, int | None, Tensor]]:
 
 
 def walk(operator: Operator, backend: str) -> list[str]:
-    """Call the operator with each argument wrong in each way; what was not refused by a ValueError."""
+    """Call the operator with each argument wrong in each way; list calls without a clear ValueError."""
     problems = []
     for name, call, inputs in entries(operator, backend):
         for argument, right in inputs.items():
@@ -203,7 +201,7 @@ def _right_if_accepted(operator: Operator, outcome: Any, tensors: dict[str, Tens
 
 
 def _compare_strided(name: str, call: Callable[..., Any], inputs: dict[str, Tensor]) -> list[str]:
-    """Tensors that are not contiguous must be accepted and right."""
+    """Return a problem unless tensors that are not contiguous give the right result."""
     strided = [x.movedim(0, -1).contiguous().movedim(-1, 0) for x in inputs.values()]
     try:
         torch.testing.assert_close(call(*strided), call(*inputs.values()), rtol=1e-9, atol=1e-9)
@@ -213,34 +211,32 @@ def _compare_strided(name: str, call: Callable[..., Any], inputs: dict[str, Tens
 
 
 def unchecked(self: Signature, *tensors: Tensor | None, one_dtype: bool = False, known: Any = None) -> Any:
-    """Bind the letters of a signature without comparing anything, in the place of ``Signature.check``."""
+    """Bind the letters of a signature without comparing anything; a replacement of ``Signature.check``."""
     sizes = self._numbers | (known or {})
     for (_, letters, *_), x in zip(self._rows, tensors, strict=True):
         sizes |= dict(zip(letters, () if x is None else x.shape, strict=False)) | sizes
     return sizes | {letter: self.size(letter, sizes) for letter in self.derived}
 
 
-def without_checks() -> None:
-    """Take the checks out."""
+def walk_unchecked(operator: Operator, backend: str) -> list[str]:
+    """Walk without the checks, in a process that ends afterwards."""
     Signature.check = unchecked
+    return walk(operator, backend)
 
 
-def in_child(function: Callable[[], list[str]]) -> dict[str, Any]:
-    """The result of a function in a process of its own, and how that ended."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            problems = function()
-        except BaseException:
-            problems = [traceback.format_exc()]
-        os.write(writer, json.dumps(problems).encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(child, 0)
-    return {"exit": os.waitstatus_to_exitcode(status), "problems": json.loads(text or "[]")}
+def in_child(function: Callable[..., list[str]], *arguments: Any) -> dict[str, Any]:
+    """Return the exit status of another process that calls the function, and the problems it found."""
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: writer.send(function(*arguments)))
+    child.start()
+    writer.close()
+    try:
+        problems = reader.recv()
+    except EOFError:
+        problems = []
+    child.join()
+    return {"exit": child.exitcode, "problems": problems}
 
 
 def main(backend: str) -> None:
@@ -250,13 +246,13 @@ def main(backend: str) -> None:
     report = {}
     for operator in OPERATORS:
         if backend not in operator.backends.available() or operator in SAME_CHECKS:
-            continue  # No kernel takes a mask.
+            continue
+        # Kernels are compiled here, before the processes for the walks are made.
         for _, call, inputs in entries(operator, backend):
             call(*inputs.values())
-        unchecked = lambda operator=operator: (without_checks(), walk(operator, backend))[1]  # noqa: E731
         report[operator.name] = {
-            "checked": in_child(lambda operator=operator: walk(operator, backend)),
-            "unchecked": in_child(unchecked),
+            "checked": in_child(walk, operator, backend),
+            "unchecked": in_child(walk_unchecked, operator, backend),
         }
     print(json.dumps(report))
 

@@ -5,8 +5,9 @@ work item is SPAN tokens with all of their heads, counted over the rows of the b
 parameters are one sum an item, and so the same on any number of threads. Backward computes root mean square,
 tanh and modReLU again.
 
-Index (0, n, h, p, k) is bin k of plane p, real or imaginary, of head h of token n. ``sums`` (items, H, 3, F)
-holds the gradients of the base's two planes and of gain or bias.
+Keys, filters and modulation become (N, H, 2 F), the tokens of all rows with F real and then F imaginary
+parts; F is known to the compiler. ``sums`` (items, H, 3, F) holds the gradients of the base's two planes and
+of gain or bias.
 """
 
 from typing import Any
@@ -30,16 +31,18 @@ def _keys(first, last, lanes, vectors, raw, base, gain, key):  # pyright: ignore
     N = raw.shape[0] * raw.shape[1]
     H = raw.shape[2]
     F = len(lanes) * len(vectors)
-    flat = raw.reshape(N, H, 2 * F)
+    raw = raw.reshape(N, H, 2 * F)
+    key = key.reshape(N, H, 2 * F)
     for n in range(first * SPAN, min(last * SPAN, N)):
         for h in range(H):
             # g (base + u / |u|): docs/maths.md, section 3, step 2.
-            inverse = inverse_rms(flat, n, h, 2 * F, F, lanes)
+            inverse = inverse_rms(raw, n, h, 2 * F, F, lanes)
             for k in range(0, F, len(lanes)):
+                scale = load(gain, (h, k), lanes)
                 for plane in range(2):
-                    index = (0, n, h, plane, k)
+                    index = (n, h, plane * F + k)
                     u = load(base, (h, plane, k), lanes) + inverse * load(raw, index, lanes)
-                    store(key, index, load(gain, (h, k), lanes) * u)
+                    store(key, index, scale * u)
 
 
 @jit
@@ -47,17 +50,18 @@ def _keys_back(first, last, lanes, vectors, raw, base, gain, grad_key, grad_raw,
     N = raw.shape[0] * raw.shape[1]
     H = raw.shape[2]
     F = len(lanes) * len(vectors)
-    flat = raw.reshape(N, H, 2 * F)
-    grad_flat = grad_raw.reshape(N, H, 2 * F)
+    raw = raw.reshape(N, H, 2 * F)
+    grad_key = grad_key.reshape(N, H, 2 * F)
+    grad_raw = grad_raw.reshape(N, H, 2 * F)
     for item in range(first, last):
         for n in range(item * SPAN, min((item + 1) * SPAN, N)):
             for h in range(H):
-                inverse = inverse_rms(flat, n, h, 2 * F, F, lanes)
-                dot = load(flat, (n, h, 0), lanes) * 0
+                inverse = inverse_rms(raw, n, h, 2 * F, F, lanes)
+                dot = load(raw, (n, h, 0), lanes) * 0
                 for k in range(0, F, len(lanes)):
                     scale = load(gain, (h, k), lanes)
                     for plane in range(2):
-                        index = (0, n, h, plane, k)
+                        index = (n, h, plane * F + k)
                         part = load(raw, index, lanes)
                         grad = load(grad_key, index, lanes)
                         u = load(base, (h, plane, k), lanes) + inverse * part
@@ -66,7 +70,7 @@ def _keys_back(first, last, lanes, vectors, raw, base, gain, grad_key, grad_raw,
                         add(sums, (item, h, plane, k), grad, lanes)
                         dot = dot + grad * part
                         store(grad_raw, index, grad)
-                divide_back(grad_flat, flat, n, h, 2 * F, dot, F, inverse, lanes)
+                divide_back(grad_raw, raw, n, h, 2 * F, dot, F, inverse, lanes)
 
 
 @jit
@@ -74,13 +78,15 @@ def _filters(first, last, lanes, vectors, raw, modulation, base, bias, eps, filt
     N = raw.shape[0] * raw.shape[1]
     H = raw.shape[2]
     F = len(lanes) * len(vectors)
-    flat = raw.reshape(N, H, 2 * F)
+    raw = raw.reshape(N, H, 2 * F)
+    modulation = modulation.reshape(N, H, 2 * F)
+    filter_ = filter_.reshape(N, H, 2 * F)
     for n in range(first * SPAN, min(last * SPAN, N)):
         for h in range(H):
-            inverse = inverse_rms(flat, n, h, 2 * F, F, lanes)
+            inverse = inverse_rms(raw, n, h, 2 * F, F, lanes)
             for k in range(0, F, len(lanes)):
-                re = (0, n, h, 0, k)
-                im = (0, n, h, 1, k)
+                re = (n, h, k)
+                im = (n, h, F + k)
                 # u = base + tanh(modulation) + q / |q|, then modReLU(u): docs/maths.md, section 3, step 5.
                 u_re = load(base, (h, 0, k), lanes) + inverse * load(raw, re, lanes)
                 u_re = u_re + tanh(load(modulation, re, lanes))
@@ -111,16 +117,19 @@ def _filters_back(  # pyright: ignore
     N = raw.shape[0] * raw.shape[1]
     H = raw.shape[2]
     F = len(lanes) * len(vectors)
-    flat = raw.reshape(N, H, 2 * F)
-    grad_flat = grad_raw.reshape(N, H, 2 * F)
+    raw = raw.reshape(N, H, 2 * F)
+    modulation = modulation.reshape(N, H, 2 * F)
+    grad_filter = grad_filter.reshape(N, H, 2 * F)
+    grad_raw = grad_raw.reshape(N, H, 2 * F)
+    grad_modulation = grad_modulation.reshape(N, H, 2 * F)
     for item in range(first, last):
         for n in range(item * SPAN, min((item + 1) * SPAN, N)):
             for h in range(H):
-                inverse = inverse_rms(flat, n, h, 2 * F, F, lanes)
-                dot = load(flat, (n, h, 0), lanes) * 0
+                inverse = inverse_rms(raw, n, h, 2 * F, F, lanes)
+                dot = load(raw, (n, h, 0), lanes) * 0
                 for k in range(0, F, len(lanes)):
-                    re = (0, n, h, 0, k)
-                    im = (0, n, h, 1, k)
+                    re = (n, h, k)
+                    im = (n, h, F + k)
                     raw_re = load(raw, re, lanes)
                     raw_im = load(raw, im, lanes)
                     tanh_re = tanh(load(modulation, re, lanes))
@@ -147,7 +156,7 @@ def _filters_back(  # pyright: ignore
                     # tanh' = 1 - tanh^2
                     store(grad_modulation, re, grad_re * (1 - tanh_re * tanh_re))
                     store(grad_modulation, im, grad_im * (1 - tanh_im * tanh_im))
-                divide_back(grad_flat, flat, n, h, 2 * F, dot, F, inverse, lanes)
+                divide_back(grad_raw, raw, n, h, 2 * F, dot, F, inverse, lanes)
 
 
 def _run(kernel: Any, raw: Tensor, *arguments: Any) -> None:

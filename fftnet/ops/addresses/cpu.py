@@ -37,6 +37,7 @@ def _keys(first, last, lanes, vectors, raw, base, gain, key):  # pyright: ignore
         for h in range(H):
             # g (base + u / |u|): docs/maths.md, section 3, step 2.
             inverse = inverse_rms(raw, n, h, 2 * F, F, lanes)
+            # Real and imaginary plane take the same steps.
             for k in range(0, F, len(lanes)):
                 scale = load(gain, (h, k), lanes)
                 for plane in range(2):
@@ -65,6 +66,7 @@ def _keys_back(first, last, lanes, vectors, raw, base, gain, grad_key, grad_raw,
                         part = load(raw, index, lanes)
                         grad = load(grad_key, index, lanes)
                         u = load(base, (h, plane, k), lanes) + inverse * part
+                        # key = gain u: the gradients of gain and u, summed over tokens and planes.
                         add(sums, (item, h, 2, k), grad * u, lanes)
                         grad = scale * grad
                         add(sums, (item, h, plane, k), grad, lanes)
@@ -183,6 +185,7 @@ def backward(raw_key: Tensor, raw_filter: Tensor, modulation: Tensor, *others: A
     grad_raw_key = empty(raw_key)
     grad_raw_filter = empty(raw_key)
     grad_modulation = empty(raw_key)
+    # A sum for each work item, because items run in different threads.
     key_sums = raw_key.new_zeros(count_spans(raw_key), *gain.shape[:1], 3, *gain.shape[1:])
     filter_sums = torch.zeros_like(key_sums)
     _run(_keys_back, raw_key, base_key, gain, grad_key, grad_raw_key, key_sums)

@@ -39,6 +39,7 @@ def _forward(first, last, lanes, values, filter_, constants, eps, mixed, state, 
     _, T, H, d = values.shape
     F = filter_.shape[3]
     for b in range(first // H, (last + H - 1) // H):
+        # Blocks outside: the tokens of a block are read once for each bin, so they should stay in the cache.
         for n in range(checkpoints.shape[1]):
             for h in range(max(first - b * H, 0), min(last - b * H, H)):
                 for c in range(0, d, len(lanes)):
@@ -85,6 +86,7 @@ def _backward(first, last, lanes, inputs, saved, eps, grads):  # pyright: ignore
                         pole_re, pole_im, bias, readout_re, readout_im = _constants_of(constants, h, k)
                         z_re = load(checkpoints, (b, n, k, 0, h, c), lanes)
                         z_im = load(checkpoints, (b, n, k, 1, h, c), lanes)
+                        # The spectrum of the block once more, from its checkpoint.
                         for t in range(t0, t1):
                             store(past, (t - t0, 0, 0), z_re)
                             store(past, (t - t0, 1, 0), z_im)
@@ -94,6 +96,7 @@ def _backward(first, last, lanes, inputs, saved, eps, grads):  # pyright: ignore
                         # The carry is the gradient of Z(t) that comes from later tokens.
                         carry_re = load(grad_state, (b, k, 0, h, c), lanes)
                         carry_im = load(grad_state, (b, k, 1, h, c), lanes)
+                        # Sums over the tokens of the block, one a channel.
                         sum_bias = zero
                         sum_readout_re = zero
                         sum_readout_im = zero
@@ -106,6 +109,7 @@ def _backward(first, last, lanes, inputs, saved, eps, grads):  # pyright: ignore
                             modulus = sqrt(z_re * z_re + z_im * z_im)
                             inverse = 1 / where(modulus <= TINY, TINY, modulus)
                             magnitude = abs(f) * modulus
+                            # One division serves |Z| and |f Z|: the one by f is of numbers, not of vectors.
                             per_magnitude = inverse * (1 / abs(f))
                             share, scale, slope = modrelu_slopes(magnitude, per_magnitude, bias, eps)
                             # along: the gradient's component along Z, times |Z|.
@@ -132,6 +136,7 @@ def _backward(first, last, lanes, inputs, saved, eps, grads):  # pyright: ignore
                             carry_im = pole_re * grad_im - pole_im * grad_re
                         store(grad_state, (b, k, 0, h, c), carry_re)
                         store(grad_state, (b, k, 1, h, c), carry_im)
+                        # Head h of row b belongs to one thread.
                         grad_constants[b, h, k, 0] += sum_lanes(sum_pole_re)
                         grad_constants[b, h, k, 1] += sum_lanes(sum_pole_im)
                         grad_constants[b, h, k, 2] += sum_lanes(sum_bias)

@@ -1,7 +1,7 @@
 """Compilation of the CPU kernels, and the cache of their machine code on disk.
 
-The cache is Numba's. Here it may fail without a loss: a kernel that can't be read is compiled anew, and one
-that can't be written is compiled again by the next process.
+The cache is Numba's, made safe against failures: a kernel that can't be read is compiled anew, and one that
+can't be written is compiled again by the next process.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from numba.core.serialize import dumps
 from fftnet.ops.cpu import VECTOR_WIDTH
 
 FASTMATH = ("contract", "reassoc", "nsz", "arcp", "afn")
-"""The liberties that LLVM may take with floating-point arithmetic: fuse a product and a sum, reorder sums,
-ignore the sign of zero, multiply by a reciprocal, approximate functions. Not among them: to assume that there
-are no NaNs and infinities. A NaN or an infinity in the input has to come out as NaN."""
+"""Permissions for LLVM's arithmetic: fuse a product and a sum, reorder sums, ignore the sign of zero,
+multiply by a reciprocal, approximate functions. It must not assume that there is no NaN and no infinity: one
+in the input has to come out as NaN."""
 LANES = ((0,) * 4 * VECTOR_WIDTH, (0,) * 2 * VECTOR_WIDTH, (0,) * VECTOR_WIDTH)
-"""Numbers of channels a vector, widest first. Each is told to a kernel as a tuple of that length, because the
-length of a tuple is part of its type: the compiler knows it, and makes a version of the kernel for each."""
+"""Channels a vector, widest first. A kernel gets the number as the length of a tuple, which is part of its
+type: the compiler knows it, and makes a version of the kernel for each."""
 
 COMPILING = "compiling CPU kernels (about 20 s, once)…"
 COMPILING_ALWAYS = (
@@ -40,17 +40,13 @@ _told: set[str] = set()
 
 
 def widest_lanes(channels: int) -> tuple[int, ...]:
-    """The widest of ``LANES`` that divides ``channels``, a multiple of ``VECTOR_WIDTH``."""
+    """Return the widest of ``LANES`` that divides ``channels``, a multiple of ``VECTOR_WIDTH``."""
     return next(lanes for lanes in LANES if channels % len(lanes) == 0)
 
 
-def _digest() -> str:
-    """A short hash of everything that kernels in other files are compiled from."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-
-
-SHARED = _digest()
+_sources = sorted(Path(__file__).parent.glob("*.py"))
+SHARED = hashlib.sha256(b"".join(path.read_bytes() for path in _sources)).hexdigest()[:12]
+"""Short hash of this folder, from which kernels in other files are compiled, too."""
 
 
 class _Checked(CompileResultCacheImpl):
@@ -90,10 +86,10 @@ class _Cache(FunctionCache):
 
 
 class _Announcement(event.Listener):
-    """Line to the user before the first kernel is compiled, which takes long; none if all are on disk."""
+    """Message to the user before the first kernel is compiled; none if all are on disk."""
 
     def on_start(self, event: Any) -> None:
-        # Numba reports what other packages compile, too.
+        # Numba reports the functions of other packages, too.
         kernel = event.data["dispatcher"]
         function = getattr(kernel, "py_func", None)
         if getattr(function, "__qualname__", "").endswith(SHARED):
@@ -114,14 +110,12 @@ event.register("numba:compile", _Announcement())
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Compile ``function`` at its first call, cached on disk if there is a folder that can be written.
-
-    Numba compiles anew when the file changes that the function stands in, but does not look at the files that
-    it imports from. The cached code is filed under the function's qualified name, so a digest of this folder
-    in that name makes a change here (the vectors, these flags) a new function to the cache.
-    """
+    """Compile ``function`` at its first call, cached on disk if a folder can be written."""
+    # Numba compiles anew if the file of a function changes, but ignores the files that it imports from. The
+    # cache files code under the qualified name, so that a change in this folder makes another function.
     function.__qualname__ = f"{function.__qualname__}-{SHARED}"
     kernel: Any = numba.njit(nogil=True, fastmath=set(FASTMATH), error_model="numpy")(function)
-    with suppress(RuntimeError):  # There is no folder for a cache.
+    # RuntimeError: there is no folder for a cache.
+    with suppress(RuntimeError):
         kernel._cache = _Cache(function)
     return kernel

@@ -42,6 +42,7 @@ def convolve_back(grad, inputs, grads, b, t, c, lanes, taps):  # pyright: ignore
     # The newest tap is the first to reach token t as time goes on, so it sets the sum that others add to.
     store(grad_x, (b, t, c), load(weight, (P, c), lanes) * grad)
     add(grad_weight, (b, P, c), grad * load(x, (b, t, c), lanes), lanes)
+    # Older taps: their tokens lie in x, or in the state if the text has just begun.
     for i in range(1, len(taps)):
         scaled = load(weight, (P - i, c), lanes) * grad
         if i <= t:

@@ -43,6 +43,7 @@ def inverse_rms(x, n, h, width, count, lanes):  # pyright: ignore
 
     ``count`` is their number, or half of it for complex numbers, which are two real ones each.
     """
+    # The first vector starts the sum, which then has a type.
     part = load(x, (n, h, 0), lanes)
     total = part * part
     for c in range(len(lanes), width, len(lanes)):
@@ -70,6 +71,7 @@ def _forward(first, last, lanes, vectors, x, gate, weight, out):  # pyright: ign
     N = x.shape[0] * x.shape[1]
     d = len(lanes) * len(vectors) if len(vectors) > 0 else weight.size
     H = weight.size // d
+    # (B, T, D) or (B, T, H, d) as (N, H, d), the tokens of all rows.
     x = x.reshape(N, H, d)
     out = out.reshape(N, H, d)
     weight = weight.reshape(H, d)
@@ -98,6 +100,7 @@ def _backward(first, last, lanes, vectors, x, gate, weight, grad_out, grad_x, gr
         for n in range(item * SPAN, min((item + 1) * SPAN, N)):
             for h in range(H):
                 inverse = inverse_rms(x, n, h, d, d, lanes)
+                # A vector of zeros, or of NaN where x is not finite: then the result is NaN anyway.
                 dot = load(x, (n, h, 0), lanes) * 0
                 for c in range(0, d, len(lanes)):
                     index = (n, h, c)
@@ -109,6 +112,7 @@ def _backward(first, last, lanes, vectors, x, gate, weight, grad_out, grad_x, gr
                         grad = grad * opened
                         # sigmoid' = sigmoid (1 - sigmoid), and grad holds the first factor already.
                         store(grad_gate, (0, n, h, c), inverse * grad * scale * part * (1 - opened))
+                    # grad_x holds the gradient of x / rms(x) until divide_back.
                     add(grad_weight, (item, h, c), inverse * grad * part, lanes)
                     grad = grad * scale
                     dot = dot + grad * part

@@ -6,19 +6,19 @@ See ``fftnet.ops.cpu`` for how to read kernels. Here a matrix of rows of channel
 from numba import types
 from numba.core import cgutils
 
+from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.cpu.compile import FASTMATH, jit
 from fftnet.ops.cpu.vector import Vector, intrinsic, load_at, pointer, repeat, store_at
 
-ROWS = (0,) * 8
-"""Rows in registers at a time, told like the lanes: 8 rows of 32 float32 are half of AVX-512's registers."""
-ONE_ROW = (0,)
+ROWS = VECTOR_WIDTH
+"""Rows in registers at a time: 8 rows of 32 float32 are half of AVX-512's registers."""
 
 
 @intrinsic
-def _accumulate_tile(context, matrix, writes, inputs, reads, out, row, channel, lanes, rows):  # pyright: ignore
-    """``accumulate`` for ``len(rows)`` rows of ``len(lanes)`` channels, from ``matrix[row, channel]`` on.
+def _accumulate_tile(context, matrix, writes, inputs, reads, out, row, channel, lanes):  # pyright: ignore
+    """``accumulate`` for ROWS rows of ``len(lanes)`` channels, from ``matrix[row, channel]`` on.
 
-    Instructions by hand, because Numba has no number of variables that depends on a parameter.
+    Instructions by hand: Numba would keep an array of ROWS vectors in memory.
     """
     vector = Vector(matrix.dtype, lanes.count)
 
@@ -32,14 +32,15 @@ def _accumulate_tile(context, matrix, writes, inputs, reads, out, row, channel, 
 
         def neighbours(argument: int, token):  # pyright: ignore
             first = address(argument, token, row)
-            for n in range(rows.count):
+            for n in range(ROWS):
                 yield repeat(builder, builder.load(builder.gep(first, [zero.type(n)])), wide)
 
-        places = [address(0, builder.add(row, zero.type(n)), channel) for n in range(rows.count)]
-        # Variables of LLVM, which become registers: nobody takes their address.
+        # S stays in variables of LLVM, which become registers, because nobody takes their address.
+        places = [address(0, builder.add(row, zero.type(n)), channel) for n in range(ROWS)]
         held = [cgutils.alloca_once_value(builder, load_at(builder, place, wide)) for place in places]
         shape = context.make_array(signature.args[1])(context, builder, values[1]).shape
         with cgutils.for_range(builder, builder.extract_value(shape, 0)) as loop:
+            # One token: x and the sum for y are vectors of channels, a write or a read is one number a row.
             x = load_at(builder, address(2, loop.index, channel), wide)
             place = address(4, loop.index, channel)
             total = load_at(builder, place, wide)
@@ -54,8 +55,7 @@ def _accumulate_tile(context, matrix, writes, inputs, reads, out, row, channel, 
             store_at(builder, place, builder.load(register))
         return context.get_dummy_value()
 
-    arguments = (matrix, writes, inputs, reads, out, row, channel, lanes, rows)
-    return types.void(*arguments), generate
+    return types.void(matrix, writes, inputs, reads, out, row, channel, lanes), generate
 
 
 @jit
@@ -66,7 +66,7 @@ def accumulate(matrix, writes, inputs, reads, out, lanes):  # pyright: ignore
     tokens walk backwards in time.
 
     Args:
-        matrix: S, (rows, channels).
+        matrix: S, (rows, channels); the number of rows is a multiple of ROWS.
         writes: (tokens, rows).
         inputs: (tokens, channels).
         reads: (tokens, rows).
@@ -74,10 +74,7 @@ def accumulate(matrix, writes, inputs, reads, out, lanes):  # pyright: ignore
         lanes: see ``fftnet.ops.cpu.compile.LANES``; their number divides that of the channels.
     """
     rows, channels = matrix.shape
-    whole = rows // len(ROWS) * len(ROWS)
     # All tokens for one tile before the next tile: S is read and written once, from registers.
     for c in range(0, channels, len(lanes)):
-        for r in range(0, whole, len(ROWS)):
-            _accumulate_tile(matrix, writes, inputs, reads, out, r, c, lanes, ROWS)
-        for r in range(whole, rows):
-            _accumulate_tile(matrix, writes, inputs, reads, out, r, c, lanes, ONE_ROW)
+        for r in range(0, rows, ROWS):
+            _accumulate_tile(matrix, writes, inputs, reads, out, r, c, lanes)

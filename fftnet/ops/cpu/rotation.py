@@ -42,6 +42,7 @@ def rotate(inputs, rotated, b, h, t0, first, last, lanes):  # pyright: ignore
             time += clock[b, t, h]
         row = t - t0
         for k in range(0, F, len(lanes)):
+            # exp(-s mu) = growth (cosine - i sine), which turns and scales the key: section 3, step 3.
             cosine, sine = cos_sin(time * load(rate, (h, 1, k), lanes))
             decay = exp(0 - time * load(rate, (h, 0, k), lanes))
             growth = exp(time * load(rate, (h, 0, k), lanes))
@@ -120,6 +121,7 @@ def rotate_back(inputs, rotated, grad_rotated, exponent, grads, b, h, t0, first,
             key_im = load(keys, (row, F + k), lanes)
             grad_key_re = load(grad_keys, (row, k), lanes)
             grad_key_im = load(grad_keys, (row, F + k), lanes)
+            # Filters are conjugate, so the sum adds filter conj(grad) and subtracts key times its gradient.
             sum_re = load(exponent, (0, k), lanes) + filter_re * grad_re + filter_im * grad_im
             sum_re = sum_re - key_re * grad_key_re - key_im * grad_key_im
             sum_im = load(exponent, (1, k), lanes) + filter_re * grad_im - filter_im * grad_re
@@ -131,6 +133,7 @@ def rotate_back(inputs, rotated, grad_rotated, exponent, grads, b, h, t0, first,
             store(grad_rate, index, load(grad_rate, index, lanes) - time * sum_re)
             index = (b, h, 1, k)
             store(grad_rate, index, load(grad_rate, index, lanes) - time * sum_im)
+            # The clock's own gradient is the sum over the bins.
             slope = sum_re * load(rate, (h, 0, k), lanes) + sum_im * load(rate, (h, 1, k), lanes)
             total -= sum_lanes(slope)
             # Back through the rotation: its transpose turns the other way.

@@ -41,7 +41,6 @@ class Threads:
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        self._size = 0
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.forget)
         try:
@@ -86,23 +85,20 @@ class Threads:
                     kernel(*waiting.get_nowait(), *arrays)
             except Empty:
                 pass
+            # An exception must not pass through the C code of the team.
             except BaseException as failure:
                 failures.append(failure)
 
         if self._team is not None:
             self._team(_BODY(body), None, threads, 0)
         else:
-            others = [self._get(threads - 1).submit(body) for _ in range(1, threads)]
+            # Its threads start when they are needed; with fewer of them, each takes several spans.
+            self._pool = self._pool or ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fftnet")
+            others = [self._pool.submit(body) for _ in range(1, threads)]
             body()
             wait(others)
         if failures:
             raise failures[0]
-
-    def _get(self, size: int) -> ThreadPoolExecutor:
-        if self._pool is None or self._size < size:
-            self._pool = ThreadPoolExecutor(size, thread_name_prefix="fftnet")
-            self._size = size
-        return self._pool
 
     def forget(self) -> None:
         """Make new threads when they are next needed, because a forked process has none."""

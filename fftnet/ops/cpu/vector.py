@@ -110,6 +110,7 @@ def _define(operation: Callable[..., Any], instruction: str) -> None:
 
         return result(a, b), generate
 
+    # For other types the function returns None, and Numba uses its own implementation.
     @overload(operation)
     def _(a, b):  # pyright: ignore
         if isinstance(a, Vector) or isinstance(b, Vector):
@@ -175,6 +176,7 @@ def power_of_two(context, n):  # pyright: ignore
     mantissa, bias = {32: (23, 127), 64: (52, 1023)}[bits]
 
     def generate(context, builder, signature, values):  # pyright: ignore
+        # A float of the mantissa 1 is its exponent plus the bias, shifted behind the bits of the mantissa.
         whole = ir.VectorType(ir.IntType(bits), n.lanes)
         exponent = builder.add(builder.fptosi(values[0], whole), ir.Constant(whole, [bias] * n.lanes))
         shifted = builder.shl(exponent, ir.Constant(whole, [mantissa] * n.lanes))
@@ -189,6 +191,7 @@ def sum_lanes(context, x):  # pyright: ignore
 
     def generate(context, builder, signature, values):  # pyright: ignore
         element = values[0].type.element
+        # The sum starts from 0; FASTMATH lets LLVM add pairs of lanes instead of one after the other.
         return _call(builder, "llvm.vector.reduce.fadd", element, ir.Constant(element, 0.0), *values)
 
     return x.element(x), generate

@@ -5,6 +5,8 @@ over channels are plain ones: there is no recurrence, so nothing has to stay in 
 makes vectors of them. See ``fftnet.ops.cpu`` for how to read kernels. A work item is one row of the batch.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +15,6 @@ from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.cpu.compile import jit
 from fftnet.ops.cpu.functions import modrelu_scale
 from fftnet.ops.cpu.threads import threads
-from fftnet.ops.decode import AddressedParameters
 from fftnet.ops.numerics import NORM_EPS
 
 FOREVER = 1 << 62
@@ -23,6 +24,7 @@ FOREVER = 1 << 62
 @jit
 def _read_context(b, x, mean, count, horizon, context, new_mean, new_count):  # pyright: ignore
     """Context [mean; x] of row b, with the running mean over at most ``horizon`` tokens."""
+    # mean(t) = mean(t-1) + (x(t) - mean(t-1)) / n(t), exact however long the text is.
     D = x.shape[1]
     new_count[b] = count[b] + 1
     share = x.dtype.type(1) / x.dtype.type(min(new_count[b], horizon))
@@ -160,9 +162,11 @@ def _address(  # pyright: ignore
     for b in range(first, last):
         # Step 1: D channels of values, which pass through SiLU, then 2 F raw keys for each head.
         _convolve(b, projected, weight, past, convolved)
+        # SiLU: x sigmoid(x).
         for c in range(D):
             convolved[c] = convolved[c] / (one + np.exp(-convolved[c]))
         _remember(b, projected, past, new_past)
+        # Heads share nothing from here on.
         for h in range(H):
             start = 2 * h * F
             key_scale = _inverse_rms(convolved, D + start, F)
@@ -174,7 +178,7 @@ def _address(  # pyright: ignore
                 gain = _gain(decay[h, k])
                 key_re = gain * (base_key[h, 0, k] + key_scale * convolved[D + start + k])
                 key_im = gain * (base_key[h, 1, k] + key_scale * convolved[D + start + F + k])
-                # Step 5: the read filter.
+                # Step 5: the read filter, base plus modulation plus the token's own part, then modReLU.
                 filter_re = base_filter[h, 0, k] + np.tanh(modulation[b, h, 0, k])
                 filter_im = base_filter[h, 1, k] + np.tanh(modulation[b, h, 1, k])
                 filter_re += filter_scale * raw_filter[b, start + k]
@@ -199,6 +203,7 @@ def _address(  # pyright: ignore
             for c in range(d):
                 power += y[c] * y[c]
             scale = one / np.sqrt(power / number(d) + number(NORM_EPS))
+            # sigmoid(gate) = 1 / (1 + exp(-gate)).
             for c in range(d):
                 y[c] *= norm_weight[h, c] * scale / (one + np.exp(-gate[b, h * d + c]))
 
@@ -241,19 +246,11 @@ def context_step(
     return outputs
 
 
-def address_step(
-    projected: Tensor,
-    raw_filter: Tensor,
-    modulation: Tensor,
-    clock: Tensor,
-    gate: Tensor,
-    parameters: AddressedParameters,
-    conv_state: Tensor,
-    spectrum: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def address_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.decode.address_step``; all tensors have one dtype."""
-    inputs = _contiguous(projected, raw_filter, modulation, clock, gate, *parameters, conv_state, spectrum)
+    *token, parameters, conv_state, spectrum, eps = arguments
+    inputs = _contiguous(*token, *parameters, conv_state, spectrum)
+    # Mixed values have the shape of the gate; states are new tensors, never changed under their owner.
     outputs = (torch.empty_like(inputs[4]), torch.empty_like(inputs[12]), torch.empty_like(inputs[13]))
-    threads.run(_address, projected.shape[0], spectrum.numel(), *inputs, eps, *outputs)
+    threads.run(_address, spectrum.shape[0], spectrum.numel(), *inputs, eps, *outputs)
     return outputs

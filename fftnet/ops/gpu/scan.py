@@ -68,9 +68,11 @@ def _carry(  # pyright: ignore
     k = item // groups % bins
     head = item // groups // bins % heads
     batch = (item // groups // bins // heads).to(tl.int64)
+    # States are (B, N, H, 2, F, d): a real plane of F d numbers, then the imaginary one.
     plane = bins * width
     stride = heads * 2 * plane
     channel = (head * 2 * bins + k) * width + lane
+    # z is the state that the chunks so far have reached.
     z_re, z_im = load_complex(start + batch * stride + channel, plane, lane < width)
     entry = batch * count + (count - 1 if REVERSE else 0)
     first_re = z_re
@@ -89,6 +91,7 @@ def _carry(  # pyright: ignore
         x_re, x_im = load_complex(ends + here * stride + channel[None, :], plane, inside)
         angle = rotation + (here * heads + head) * 2 * bins + k
         factor = tl.load(chunk_decay + (here * heads + head) * bins + k, exists, 0.0)
+        # The pole of a whole chunk, exp(s mu) with the time s that passes in it.
         pole_re, pole_im = _rotate(factor, tl.zeros_like(factor), angle, bins, exists, REVERSE)
         if not REVERSE:
             x_re, x_im = _rotate(x_re, x_im, angle, bins, exists, REVERSE)
@@ -128,6 +131,7 @@ def sweep(
     states = torch.empty_like(ends)
     last = torch.empty_like(start)
     lanes = min(power_of_two(width), WARP)
+    # 16 rows a warp keep a thread's part of the tile in its registers.
     size = min(power_of_two(ends.shape[1]), ROWS)
     grid = (batch * heads * bins * -(-width // lanes),)
     options = {"REVERSE": reverse, "LANES": lanes, "ROWS": size, "num_warps": max(size // 16, 1)}

@@ -52,6 +52,7 @@ def load_channels(values, row, inside, lane, width):  # pyright: ignore
 @kernel
 def dot(a, b):  # pyright: ignore
     """Return a matrix product without rounding to shorter numbers."""
+    # The default, TF32, has 10 bits of mantissa.
     return tl.dot(a, b, input_precision="ieee")
 
 
@@ -88,6 +89,7 @@ def rows(first, origin, head, tokens, heads):  # pyright: ignore
 @kernel
 def earlier(first, tokens, REVERSE: tl.constexpr):  # pyright: ignore
     """Return the range of tokens that come before a stretch in its chunk."""
+    # In reverse they lie behind it, up to the end of the chunk or of the row.
     chunk = first // CHUNK * CHUNK
     begin = first + STRETCH if REVERSE else chunk
     end = min(chunk + CHUNK, tokens) if REVERSE else first
@@ -98,6 +100,7 @@ def earlier(first, tokens, REVERSE: tl.constexpr):  # pyright: ignore
 def since_chunk(time, row, inside, first, origin, head, tokens, heads, REVERSE: tl.constexpr):  # pyright: ignore
     """Return the time from the chunk's beginning to each token of a stretch, (STRETCH,)."""
     passed = tl.load(time + row, inside, 0.0)
+    # In reverse the beginning is the chunk's last token, which is the row's last in a short chunk.
     if REVERSE:
         last = min(first // CHUNK * CHUNK + CHUNK, tokens) - 1
         passed = tl.where(inside, tl.load(time + (origin + last) * heads + head) - passed, 0.0)
@@ -126,6 +129,7 @@ def across(time, row, inside, before_row, before_inside, REVERSE: tl.constexpr):
     passed = tl.load(time + row, inside, 0.0)
     before = tl.load(time + before_row, before_inside, 0.0)
     edge = tl.max(passed, 0) if REVERSE else tl.max(before, 0)
+    # Both are at least 0, so that no exponent is positive.
     since = edge - passed if REVERSE else passed - edge
     until = before - edge if REVERSE else edge - before
     return tl.where(inside, since, 0.0), tl.where(before_inside, until, 0.0)

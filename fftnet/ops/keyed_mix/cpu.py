@@ -47,6 +47,7 @@ def _forward(first, last, lanes, bin_lanes, inputs, mixed, state, checkpoints): 
         spectrum = state[b, h].reshape(2 * F, d)
         fastest = rate[h, 0].max()
         for n in range(checkpoints.shape[1]):
+            # Backward starts from here instead of keeping the spectrum of every token.
             checkpoints[b, n, h] = state[b, h]
             t0 = n * BLOCK
             end = min(t0 + BLOCK, T)
@@ -57,6 +58,7 @@ def _forward(first, last, lanes, bin_lanes, inputs, mixed, state, checkpoints): 
                 time = rotate(inputs, rotated, b, h, t0, t, t1, bin_lanes)
                 # From the end of the stretch before to the first token; then X is Z, since s = 0.
                 advance(spectrum, rate, h, clock[b, t, h], 1, factors, lanes, bin_lanes)
+                # X += key v^T, then y = X^T filter, at each token of the stretch.
                 rows = slice(t - t0, t1 - t0)
                 accumulate(spectrum, keys[rows], values[b, t:t1, h], filters[rows], mixed[b, t:t1, h], lanes)
                 advance(spectrum, rate, h, time, 1, factors, lanes, bin_lanes)
@@ -108,6 +110,7 @@ def _backward(first, last, lanes, bin_lanes, across_lanes, inputs, saved, grads)
                 v = values[b, t:t1, h]
                 grad = grad_mixed[b, t:t1, h]
                 accumulate(across, v, keys[rows], grad, grad_filters[rows], across_lanes)
+                # The transpose holds the newest spectrum, which the next stretch continues from.
                 if t1 < end:
                     transpose(across, spectrum)
                     advance(spectrum, rate, h, time, 1, factors, lanes, bin_lanes)
@@ -127,6 +130,8 @@ def _backward(first, last, lanes, bin_lanes, across_lanes, inputs, saved, grads)
                 v = values[b, t:t1, h][::-1]
                 grad = grad_mixed[b, t:t1, h][::-1]
                 read = filters[rows][::-1]
+                # A read-out adds filter grad_y^T to the carry. Then the gradient of the key reads it with the
+                # value, and that of the value with the key.
                 accumulate(across, grad, read, v, grad_keys[rows][::-1], across_lanes)
                 accumulate(carry, read, grad, keys[rows][::-1], grad_values[b, t:t1, h][::-1], lanes)
                 advance(carry, rate, h, clock[b, t, h], -1, factors, lanes, bin_lanes)

@@ -48,6 +48,7 @@ def _clock_factors(clock: Tensor, decay: Tensor, frequency: Tensor) -> tuple[Ten
         factor of a state over a chunk, (B, N, H, F).
     """
     tokens = clock.shape[1]
+    # Time restarts in every chunk, so that angles and ages stay small in a long text.
     blocks = in_blocks(clock, BLOCK)
     time = blocks.cumsum(dim=2).flatten(1, 2)[:, :tokens].contiguous()
     angle = time[..., None] * frequency
@@ -78,6 +79,7 @@ def backward(*tensors: Tensor) -> tuple[Tensor, ...]:
         time, rotation, *chunks = _clock_factors(clock, decay, frequency)
         rotated_key = _rotate(key, rotation)
         rotated_filter = _rotate(_conjugate(filter_), rotation)
+        # Time reversed: read-outs write into the gradient of the state, and keys read it.
         added = ends(rotated_filter, grad_mixed, time, decay, reverse=True)
         later, grad_start = sweep(values.shape[1], added, grad_state, *chunks, reverse=True)
         grad_values = read(rotated_key, rotated_filter, grad_mixed, time, decay, later, reverse=True)
@@ -108,6 +110,7 @@ def _exponent(z: Tensor, grad: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def _sum_later(x: Tensor) -> Tensor:
     """Return sums over this and all later tokens, (B, T, ...); in chunks, since a row has one GPU thread."""
     tokens = x.shape[1]
+    # Within blocks, then over the sums of the blocks behind.
     within = in_blocks(x, BLOCK).flip(2).cumsum(dim=2).flip(2)
     following = within[:, 1:, 0].flip(1).cumsum(dim=1).flip(1)
     later = functional.pad(following, (0, 0) * (x.ndim - 2) + (0, 1))

@@ -62,6 +62,7 @@ def _ends(  # pyright: ignore
 
     One program for BINS bins and LANES channels of a chunk of one head.
     """
+    # Program number: block, head, bins, channels, the last fastest.
     groups = tl.cdiv(width, LANES)
     parts = groups * tl.cdiv(bins, BINS)
     count = tl.cdiv(tokens, CHUNK)
@@ -79,6 +80,7 @@ def _ends(  # pyright: ignore
     factor = decay_over(age, tl.load(decay + head * bins + k, k < bins, 0.0))
     key_re, key_im = load_bins(key, row, inside, k, bins)
     x = load_channels(values, row, inside, lane, width)
+    # The sum over the chunk's tokens is a matrix product, bins times channels.
     end_re = dot(tl.trans(key_re * factor), x)
     end_im = dot(tl.trans(key_im * factor), x)
     end = ends + ((block * heads + head) * 2 * bins + k[:, None]) * width + lane[None, :]
@@ -116,11 +118,13 @@ def _read(  # pyright: ignore
         rate = tl.load(decay + head * bins + k, k < bins, 0.0)
         filter_re, filter_im = load_bins(filter_, row, inside, k, bins)
         key_re, key_im = load_bins(key, row, inside, k, bins)
+        # Re(filter key) of every pair: a sum of both planes, since filters are conjugate.
         pairs = filter_re[:, None, :] * key_re[None, :, :] + filter_im[:, None, :] * key_im[None, :, :]
         score += tl.sum(pairs * tl.exp(-between[:, :, None] * rate[None, None, :]), 2)
         state_re, state_im = _load_state(states, block, head, heads, k, bins, lane, width)
         factor = decay_over(since, rate)
         total += dot(filter_re * factor, state_re) + dot(filter_im * factor, state_im)
+    # Tokens that come later than the one that reads are masked.
     total += dot(tl.where(pair, score, 0.0), x)
     # Earlier stretches of the chunk: two matrix products, with decays counted from an edge between them.
     begin, end = earlier(first, tokens, REVERSE)
@@ -180,6 +184,7 @@ def _match(  # pyright: ignore
         product += dot(grad, tl.trans(load_channels(values, row, inside, lane, width)))
         total_re += dot(grad, tl.trans(state_re))
         total_im += dot(grad, tl.trans(state_im))
+    # Gradient of filter(t): sum over j <= t of (grad_y(t) . v(j)) exp(-(s(t) - s(j)) a) key(j).
     key_re, key_im = load_bins(key, row, inside, k, bins)
     product = tl.where(pair, product, 0.0)
     weight = product[:, :, None] * tl.exp(-between[:, :, None] * rate[None, None, :])

@@ -38,6 +38,7 @@ TINY = np.float32(1e-15)
 
 @jit
 def _interleave(first, second, third, fourth, out):  # pyright: ignore
+    # Four streams in, one out: a shuffle of registers.
     for n in range(first.shape[0]):
         out[4 * n] = first[n]
         out[4 * n + 1] = second[n]
@@ -92,6 +93,7 @@ def _activate(spectrum, filter_, bias, eps, filtered):  # pyright: ignore
         x_re = spectrum[2 * k]
         x_im = spectrum[2 * k + 1]
         f = filter_[k]
+        # |f X|, docs/maths.md, section 1, steps 5 and 6.
         magnitude = abs(f) * np.sqrt(x_re * x_re + x_im * x_im)
         scale = f * modrelu_scale(magnitude, bias[k], eps)
         filtered[2 * k] = scale * x_re
@@ -115,6 +117,7 @@ def _activate_back(spectrum, filter_, bias, eps, grad, grad_filter, grad_bias): 
         share = (ZERO if shifted <= ZERO else ONE) / (eps if small else magnitude)
         scale = shifted * share
         slope = magnitude * share if small else magnitude * share - scale
+        # The component of the gradient along X, times |X|.
         dot = grad_re * x_re + grad_im * x_im
         inverse = ONE / (TINY if modulus < TINY else modulus)
         radial = slope * dot * inverse * inverse
@@ -126,7 +129,7 @@ def _activate_back(spectrum, filter_, bias, eps, grad, grad_filter, grad_bias): 
 
 @jit
 def _pass(first, last, spectrum, filter_, bias, eps, out, grad_filter, grad_bias):  # pyright: ignore
-    """Forward pass into ``out``, or with a ``grad_filter`` backward pass in place of the gradient ``out``."""
+    """Forward pass into ``out``, or with a ``grad_filter`` the backward pass, which replaces ``out``."""
     heads, bins = bias.shape
     width = spectrum.shape[1] // heads
     spans = (bins + SPAN - 1) // SPAN
@@ -138,6 +141,7 @@ def _pass(first, last, spectrum, filter_, bias, eps, out, grad_filter, grad_bias
         stop = min(start + SPAN, bins)
         f = filter_[b, h, start:stop]
         shift = bias[h, start:stop]
+        # Views of one channel as arrays: the compiler then needs one check of aliasing for all bins.
         for c in range(h * width, (h + 1) * width):
             x = spectrum[b, c, 2 * start : 2 * stop]
             y = out[b, c, 2 * start : 2 * stop]

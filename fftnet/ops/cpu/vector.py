@@ -199,9 +199,10 @@ def sum_lanes(context, x):  # pyright: ignore
 
 def _item(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     """Return the address of ``array[index]`` in a call of ``load`` or ``store``."""
-    kind = signature.args[1]
-    index = cgutils.unpack_tuple(builder, values[1]) if isinstance(kind, types.BaseTuple) else [values[1]]
-    kinds = kind.types if isinstance(kind, types.BaseTuple) else [kind]
+    # A tuple of numbers, or one number for an array of one dimension.
+    kinds = getattr(signature.args[1], "types", None)
+    index = [values[1]] if kinds is None else cgutils.unpack_tuple(builder, values[1])
+    kinds = kinds or [signature.args[1]]
     whole = [context.cast(builder, i, kind, types.intp) for i, kind in zip(index, kinds, strict=True)]
     return pointer(context, builder, signature.args[0], values[0], whole)
 

@@ -22,7 +22,8 @@ COMMENTS, COMMENTS_OF_KERNELS = 0.03, 0.05
 
 
 def is_kernel(path: Path) -> bool:
-    return "ops" in path.parts and (path.stem in ("cpu", "gpu") or path.parent.name in ("cpu", "gpu"))
+    kernels = ("cpu", "gpu", "triton_kernels")
+    return "ops" in path.parts and (path.stem in kernels or path.parent.name in kernels)
 
 
 def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:

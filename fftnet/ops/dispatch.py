@@ -42,6 +42,8 @@ REFERENCE = "reference"
 EXPORT = "export"
 BACKENDS = [TORCH, "numba", "triton", REFERENCE, EXPORT]
 """Names of backends; an operator with another one adds its name."""
+PORTABLE = (TORCH, REFERENCE, EXPORT)
+"""Backends whose modules import no package but PyTorch."""
 MODULES = {TORCH: "eager", "numba": "cpu", "triton": "gpu"}
 """Backend to the name of its modules, if they differ."""
 FASTEST = {"cpu": "numba", "cuda": "triton"}
@@ -58,6 +60,7 @@ _log = logging.getLogger("fftnet")
 _named = os.environ.get(VARIABLE) or AUTO
 _failures: dict[str, Exception | None] = {}
 _told: set[str] = set()
+_defined: dict[tuple[str, str, str], bool] = {}
 
 
 class BackendError(UserError, ValueError):
@@ -101,10 +104,8 @@ class Backends:
         self._takes = {TORCH: anything} | takes
         self._remembered: dict[tuple[Any, ...], Any] = {}
         BACKENDS.extend(name for name in takes if name not in BACKENDS)
-        # The portable modules are imported now, since torch.compile can't trace an import.
-        self._modules = {
-            name: self._import(name) for name in self._takes if name in (TORCH, REFERENCE, EXPORT)
-        }
+        # These modules are imported now, since torch.compile can't trace an import.
+        self._modules = {name: _import(package, name) for name in self._takes if name in PORTABLE}
 
     def available(self) -> list[str]:
         """Return the names of the backends that can run here."""
@@ -191,11 +192,13 @@ class Backends:
             _require(backend)
             if backend not in self._takes:
                 raise ValueError(f"{self._package} has no backend {backend!r}")
-            module = self._modules[backend] = self._import(backend)
+            module = self._modules[backend] = _import(self._package, backend)
         return module
 
     def portable(self, backend: str, function: str) -> Callable[..., Any] | None:
         """Return the function of this name in a backend's module; None if the backend is registered."""
+        if backend not in PORTABLE and not _defines(self._package, backend, function):
+            return None
         return getattr(self.load(backend), function, None)
 
     def require(self, backend: str, sizes: Sizes, *tensors: Tensor) -> None:
@@ -207,9 +210,6 @@ class Backends:
         if not (hasattr(self.load(backend), "forward") and self._takes[backend](sizes, *tensors)):
             name = self._package.rpartition(".")[2]
             raise ValueError(f"the registered {name} can't run on the backend {backend!r} with these tensors")
-
-    def _import(self, backend: str) -> ModuleType:
-        return importlib.import_module(f"{self._package}.{MODULES.get(backend, backend)}")
 
 
 def anything(sizes: Sizes, *tensors: Tensor | None) -> bool:
@@ -241,6 +241,10 @@ def _is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def _import(package: str, backend: str) -> ModuleType:
+    return importlib.import_module(f"{package}.{MODULES.get(backend, backend)}")
+
+
 def _require(name: str) -> None:
     """Refuse a backend that is unknown or can't run here."""
     obstacle = _obstacle(name)
@@ -260,6 +264,15 @@ def _constant(function: Callable[..., Any]) -> Any:
     # while torch.compile traces, and its result is written into the graph.
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
+
+
+@_constant
+def _defines(package: str, backend: str, function: str) -> bool:
+    """Return if the module of a backend has a function of this name, also while torch.compile traces."""
+    key = (package, backend, function)
+    if key not in _defined:
+        _defined[key] = hasattr(_import(package, backend), function)
+    return _defined[key]
 
 
 @_constant

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fftnet.errors import UserError
-from fftnet.fields import check_fields, documented
+from fftnet.fields import check_fields, check_range, documented
 
 
 class DemoError(UserError, ValueError):
@@ -35,5 +35,4 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not 0 <= self.port < 2**16:
-            raise ValueError(f"port must lie between 0 and {2**16 - 1}, got {self.port}")
+        check_range(self, 0, 65535, "port")

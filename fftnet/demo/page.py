@@ -25,16 +25,10 @@ MODEL_FOLDER = "model"
 RUNTIME_FOLDER = "runtime"
 README_FILE = "README.txt"
 """Name of the package's README in the page: browsers show plain text and download Markdown."""
-SPECTRA: dict[type, str] = {AddressedSpectralState: "H2F", CausalSpectralState: "F2H"}
-"""Axes of the spectrum by the type of a layer's state: heads H, bins F, real and imaginary part 2."""
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that has other files than those of a page.
-
-    Raises:
-        DemoError: if the folder is a file, or has other files.
-    """
+    """Refuse a folder that has other files than those of a page."""
     with writing(folder):
         if folder.exists() and any(folder.iterdir()) and not (folder / MODEL_FOLDER / STATE_FILE).is_file():
             raise DemoError(f"{folder} is not empty and has no page: choose another --output")
@@ -98,7 +92,9 @@ def _readme() -> str:
 
 def _spectra(model: FFTNet, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the place of each layer's spectrum in the state: tensor, part of it, and axes."""
-    axes = [SPECTRA.get(type(layer)) for layer in model.init_state(1, "meta")]
+    # Axes by the type of the state: heads H, bins F, real and imaginary part 2.
+    known = {AddressedSpectralState: "H2F", CausalSpectralState: "F2H"}
+    axes = [known.get(type(layer)) for layer in model.init_state(1, "meta")]
     return [
         {"input": entry["input"], "part": part, "parts": len(layers), "layer": layer, "axes": axes[layer]}
         for entry in entries

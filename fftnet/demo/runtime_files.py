@@ -14,12 +14,6 @@ from typing import NamedTuple
 from fftnet.data.cache import user_cache
 from fftnet.demo.config import DemoError
 
-REGISTRY_VARIABLE = "NPM_CONFIG_REGISTRY"
-"""Environment variable with another npm registry, as for npm itself."""
-REGISTRY = "https://registry.npmjs.org"
-TIMEOUT = 60
-"""Timeout of the download without a byte, seconds."""
-
 
 class Package(NamedTuple):
     """A version of an npm package and the files that the page takes from it."""
@@ -46,17 +40,9 @@ RUNTIME = Package(
 
 
 def find_runtime(folder: str | None = None, package: Package = RUNTIME) -> dict[str, Path]:
-    """Return the files of the runtime; without a folder, download them unless they are in the cache.
+    """Return the paths of the runtime's files by their names in the page.
 
-    Args:
-        folder: folder with the files (None: the cache).
-        package: package that has the files.
-
-    Returns:
-        Paths by the names in the page.
-
-    Raises:
-        DemoError: if the folder lacks a file, or the package can't be downloaded.
+    Without a folder, they are in the user's cache, which is filled by one download.
     """
     source = cache_folder(package) if folder is None else Path(folder)
     if folder is None and not is_cached(package):
@@ -81,14 +67,15 @@ def is_cached(package: Package = RUNTIME) -> bool:
 
 
 def _download(package: Package, target: Path) -> None:
-    registry = os.environ.get(REGISTRY_VARIABLE, REGISTRY).rstrip("/")
+    # The variable is npm's own.
+    registry = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org").rstrip("/")
     url = f"{registry}/{package.name}/-/{package.name}-{package.version}.tgz"
     remedy = (
         f"run again with a network, or unpack `npm pack {package.name}@{package.version}` and name its "
         "folder dist with --runtime_files"
     )
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             content = answer.read()
         if base64.b64encode(hashlib.sha512(content).digest()).decode() != package.sha512:
             raise DemoError(f"{url} does not have the expected checksum: {remedy}")

@@ -13,14 +13,7 @@ from fftnet.demo.config import DemoConfig, DemoError
 
 
 class PageServer(ThreadingHTTPServer):
-    """Server that listens from the start; ``serve_forever`` answers.
-
-    Args:
-        config: address and folder; the folder may be created later.
-
-    Raises:
-        DemoError: if the address is not available.
-    """
+    """Server that listens from the start; ``serve_forever`` answers. The folder may be created later."""
 
     daemon_threads = True
 
@@ -31,10 +24,9 @@ class PageServer(ThreadingHTTPServer):
             super().__init__((config.host, config.port), partial(_Handler, directory=config.output))  # pyright: ignore
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            message = (
-                f"can't listen on port {config.port} of {config.host} ({reason}): choose another --port or "
-            )
-            raise DemoError(message + "--host, or only write the page with --no_serve") from error
+            message = f"can't listen on port {config.port} of {config.host} ({reason}): "
+            message += "choose another --port or --host, or only write the page with --no_serve"
+            raise DemoError(message) from error
 
     @property
     def url(self) -> str:

@@ -1,4 +1,4 @@
-"""Configuration of an export, and errors of exporting and of running an exported model."""
+"""Configuration and errors of an export."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,11 +44,7 @@ class ExportError(UserError, ValueError):
 
 
 def import_onnx(module: str) -> Any:
-    """Import a module of the extra ``onnx``.
-
-    Raises:
-        ExportError: naming the extra, if the package is not installed.
-    """
+    """Import a module of the extra ``onnx``, or raise an ExportError that names the extra."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -28,23 +28,14 @@ STATE_FILE = "state.json"
 """Description of the folder, written last: a folder with it is complete."""
 STEP_FILE = "step.onnx"
 STEP_INT8_FILE = "step_int8.onnx"
-PREFILL_FILE = "prefill.onnx"
-ENCODER_FILE = "encoder.onnx"
 VERSION = 2
 """Version of the folder's format."""
-OPSET = 23
-"""Version of ONNX's operators: the first one with RMSNorm."""
 ROWS = 2
 """Batch size used for tracing; the exported batch dimension is dynamic."""
 
 
 def write(model: FFTNet, config: ExportConfig) -> list[Path]:
-    """Write the programs of a model and ``state.json``; see ``fftnet.export.export_model``.
-
-    Raises:
-        ExportError: if a package is not installed, a file can't be written, or the folder has a
-            ``state.json`` of another program.
-    """
+    """Write the programs of a model and ``state.json``; see ``fftnet.export.export_model``."""
     for package in ("onnx", "onnxscript", *["onnxruntime.quantization"] * (config.int8 and model.causal)):
         import_onnx(package)
     folder = Path(config.output)
@@ -81,9 +72,9 @@ def _remove_older(path: Path) -> None:
 def _write_encoder(model: FFTNet, folder: Path, config: ExportConfig) -> dict[str, Any]:
     length = config.encoder_length or model.config.max_seq_length
     tokens_BT = torch.zeros(ROWS, length, dtype=torch.int64)
-    outputs = ["logits", "hidden"]
-    _write_program(EncoderProgram(model), [tokens_BT], folder / ENCODER_FILE, ["tokens"], outputs)
-    return {"files": {"encoder": ENCODER_FILE}, "encoder_length": length}
+    path = folder / "encoder.onnx"
+    _write_program(EncoderProgram(model), [tokens_BT], path, ["tokens"], ["logits", "hidden"])
+    return {"files": {"encoder": path.name}, "encoder_length": length}
 
 
 def _write_causal(model: FFTNet, folder: Path, config: ExportConfig) -> dict[str, Any]:
@@ -102,10 +93,10 @@ def _write_causal(model: FFTNet, folder: Path, config: ExportConfig) -> dict[str
     files = {"step": STEP_FILE}
     if config.prefill:
         tokens_BT = torch.zeros(ROWS, config.block_length, dtype=torch.int64)
-        example = [tokens_BT, *state]
-        path = folder / PREFILL_FILE
-        _write_program(PrefillProgram(model), example, path, ["tokens", *inputs], outputs, grows)
-        files["prefill"] = PREFILL_FILE
+        path = folder / "prefill.onnx"
+        prefill = PrefillProgram(model)
+        _write_program(prefill, [tokens_BT, *state], path, ["tokens", *inputs], outputs, grows)
+        files["prefill"] = path.name
     if config.int8:
         _quantize(folder / STEP_FILE, folder / STEP_INT8_FILE)
         files["step_int8"] = STEP_INT8_FILE
@@ -166,7 +157,8 @@ def _write_program(
             dynamic_shapes=shapes,
             input_names=list(inputs),
             output_names=list(outputs),
-            opset_version=OPSET,
+            # The first version of ONNX's operators with RMSNorm.
+            opset_version=23,
             verbose=False,
         )
     assert exported is not None

@@ -1,7 +1,4 @@
-"""Programs of tensors that are traced for an export, and the packing of states into few tensors.
-
-A state goes in as the tensors of its ``Packing``, and the next state comes out likewise.
-"""
+"""Programs of tensors that are traced for an export, and the packing of states into few tensors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +17,6 @@ class Packed(NamedTuple):
     """One tensor of a packed state."""
 
     field: str
-    """Field of the layers' states."""
     layers: tuple[int, ...]
     """Numbers of the layers whose tensors it holds."""
     grows: int | None

@@ -59,18 +59,9 @@ class OnnxWriter:
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token (B,); return the next logits (B, V) and the new state.
 
-        Raises:
-            ValueError: if ids are outside the vocabulary, or the state is of another model or batch.
+        A wrong id, or a state of another model or batch, is a ValueError.
         """
-        logits_BV, after, _ = self._run(self._step, "token", token, state)
-        return logits_BV, after
-
-    def step_with_filters(self, token: Tensor, state: State) -> tuple[Tensor, State, Tensor | None]:
-        """Read one token; also return the magnitudes (B, L, H, F) of the filters, if the model has any."""
-        outputs = [output.name for output in self._step.get_outputs()]
-        wanted = ["filters"] if "filters" in outputs else []
-        logits_BV, after, filters = self._run(self._step, "token", token, state, *wanted)
-        return logits_BV, after, filters[0] if filters else None
+        return self._run(self._step, "token", token, state)
 
     def prefill(
         self,
@@ -81,20 +72,10 @@ class OnnxWriter:
         chunk_size: int | None = None,
         logits_to_keep: int | None = 1,
     ) -> tuple[Tensor, State]:
-        """Read ids (B, T): whole blocks first, then token by token.
+        """Read ids (B, T), whole blocks first; return logits (B, 1, V) after the last one, and the new state.
 
-        Args:
-            tokens: int64 ids (B, T), T >= 1.
-            state: state after the earlier tokens (None: a new text).
-            attention_mask: boolean (B, T); False tokens are not read, and rows are read one by one.
-            chunk_size: has no effect; blocks have the exported size.
-            logits_to_keep: 1, the only number supported.
-
-        Returns:
-            Logits (B, 1, V) after the last token, and the new state.
-
-        Raises:
-            ValueError: on an empty row, another number of logits, or as ``step``.
+        With a boolean ``attention_mask`` (B, T), False tokens are not read, and rows are read one by one.
+        ``chunk_size`` has no effect: blocks have the exported size. ``logits_to_keep`` must be 1.
         """
         check_ids(tokens)
         if logits_to_keep != 1:
@@ -116,35 +97,30 @@ class OnnxWriter:
                 if self._prefill is None:
                     self._prefill = self._open(self.description["files"]["prefill"], reuse=True)
                 block = tokens[:, start : start + self._block]
-                logits_BV, state, _ = self._run(self._prefill, "tokens", block, state)
+                logits_BV, state = self._run(self._prefill, "tokens", block, state)
                 start += self._block
             else:
                 logits_BV, state = self.step(tokens[:, start], state)
                 start += 1
         return logits_BV[:, None], state
 
-    def _run(
-        self, session: Any, name: str, tokens: Tensor, state: State, *more: str
-    ) -> tuple[Tensor, State, list[Tensor]]:
-        """Return logits, the new state, and the other outputs that are named."""
+    def _run(self, session: Any, name: str, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         ids = tokens.contiguous().numpy()
         # A single id is nearly always the case, and faster as a number of Python.
-        lowest, highest = (ids.item(),) * 2 if ids.size == 1 else (int(ids.min()), int(ids.max()))
-        if lowest < 0 or highest >= self.vocab_size:
-            wrong = lowest if lowest < 0 else highest
-            raise ValueError(f"id {wrong} lies outside the vocabulary of {self.vocab_size}")
+        for extreme in (ids.item(),) if ids.size == 1 else (int(ids.min()), int(ids.max())):
+            if not 0 <= extreme < self.vocab_size:
+                raise ValueError(f"id {extreme} lies outside the vocabulary of {self.vocab_size}")
         feeds = {**self._arrays(state, len(ids)), name: ids}
         try:
-            found = session.run([*self._outputs, *more], feeds)
+            found = session.run(self._outputs, feeds)
         # The exceptions of ONNX Runtime have no common base class.
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ExportError(f"{self.folder} can't be run, export the model again: {reason}") from error
-        tensors = [torch.from_numpy(array) for array in found]
-        size = len(self._entries)
-        after = self._to_state(tensors[1 : size + 1])
-        self._newest = (after, dict(zip(self._inputs, found[1 : size + 1], strict=True)))
-        return tensors[0], after, tensors[size + 1 :]
+        logits_BV, *tensors = [torch.from_numpy(array) for array in found]
+        after = self._to_state(tensors)
+        self._newest = (after, dict(zip(self._inputs, found[1:], strict=True)))
+        return logits_BV, after
 
     def _arrays(self, state: State, rows: int) -> dict[str, np.ndarray]:
         """Return the arrays of a state by input, after checking that it fits."""

@@ -25,9 +25,7 @@ class StateTensor(NamedTuple):
     """One tensor of the state."""
 
     input: str
-    """Name among the inputs of the programs."""
     output: str
-    """Name among the outputs of the programs."""
     layers: tuple[int, ...]
     """Numbers of the layers whose states it holds."""
     field: str
@@ -39,14 +37,7 @@ class StateTensor(NamedTuple):
 
 
 def read_description(folder: Path) -> tuple[dict[str, Any], list[StateTensor]]:
-    """Read ``state.json`` of an exported folder.
-
-    Returns:
-        The content of the file, and its entries for the state of a causal model.
-
-    Raises:
-        ExportError: if the file is missing, damaged or of another version.
-    """
+    """Read ``state.json``; return its content, and its entries for the state of a causal model."""
     path = folder / STATE_FILE
     if not path.is_file():
         raise ExportError(f"{path} is missing: create the folder with {MAKE} {folder}")
@@ -83,19 +74,15 @@ def layer_types(entries: Sequence[StateTensor]) -> list[Any]:
     parts: dict[tuple[int, ...], list[StateTensor]] = {}
     for entry in entries:
         parts.setdefault(entry.layers, []).append(entry)
-    return [
-        _layer_type(
-            tuple(entry.field for entry in part),
-            tuple((entry.field, entry.grows) for entry in part if entry.grows is not None),
-        )
-        for part in parts.values()
-    ]
+    return [_layer_type(tuple((entry.field, entry.grows) for entry in part)) for part in parts.values()]
 
 
 # Cached: states of two runtimes of one model have the same types and can be concatenated.
 @cache
-def _layer_type(names: tuple[str, ...], growing: tuple[tuple[str, int], ...]) -> Any:
-    return type("LayerState", (namedtuple("LayerState", names),), {"growing": dict(growing)})
+def _layer_type(fields: tuple[tuple[str, int | None], ...]) -> Any:
+    growing = {name: grows for name, grows in fields if grows is not None}
+    names = [name for name, _ in fields]
+    return type("LayerState", (namedtuple("LayerState", names),), {"growing": growing})
 
 
 def _check_number(values: Mapping[str, Any], name: str, least: int, most: int) -> None:
@@ -115,11 +102,6 @@ def _state_tensor(entry: Mapping[str, Any]) -> StateTensor:
         raise ValueError(f"dtype must be {' or '.join(DTYPES)}, got {entry['dtype']!r}")
     if entry["grows"] is not None:
         _check_number(entry, "grows", 0, len(shape) - 1)
-    return StateTensor(
-        input=entry["input"],
-        output=entry["output"],
-        layers=tuple(entry["layers"]),
-        field=entry["field"],
-        start=torch.tensor(entry["initial"], dtype=DTYPES[entry["dtype"]]).expand(1, *shape),
-        grows=None if entry["grows"] is None else entry["grows"] + 1,
-    )
+    start = torch.tensor(entry["initial"], dtype=DTYPES[entry["dtype"]]).expand(1, *shape)
+    grows = None if entry["grows"] is None else entry["grows"] + 1
+    return StateTensor(entry["input"], entry["output"], tuple(entry["layers"]), entry["field"], start, grows)

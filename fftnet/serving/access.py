@@ -16,7 +16,6 @@ from fftnet.serving.config import ServeConfig
 from fftnet.serving.jobs import Refusal
 from fftnet.serving.metrics import Metrics
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PATHS = {
     "/": "this text, also at /docs",
     "/v1/completions": "POST: continue a prompt",
@@ -26,8 +25,6 @@ PATHS = {
     "/metrics": "GET: metrics for Prometheus",
 }
 """Paths in the overview and in the metrics."""
-OPEN_PATHS = ("/", "/docs", "/health")
-"""Paths that need no API key."""
 
 
 class Gate:
@@ -41,7 +38,8 @@ class Gate:
         self._app = app
         self._metrics = metrics
         # Host names are case-insensitive, and `_hostname` returns lower case.
-        self._hosts = {host.lower() for host in (*LOOPBACK, config.host, *config.allowed_hosts)}
+        loopback = ("localhost", "127.0.0.1", "::1")
+        self._hosts = {host.lower() for host in (*loopback, config.host, *config.allowed_hosts)}
         self._everywhere = config.host in ("0.0.0.0", "::")
         self._key = None if config.api_key is None else f"Bearer {config.api_key}".encode()
 
@@ -74,9 +72,10 @@ class Gate:
         origin = headers.get("origin")
         if origin is not None and not self._allows(_hostname(origin)):
             raise _foreign("Origin", origin)
-        given = headers.get("authorization", "").encode()
+        if self._key is None or path in ("/", "/docs", "/health"):
+            return
         # compare_digest takes constant time: its duration does not tell how much of a key is right.
-        if self._key and path not in OPEN_PATHS and not hmac.compare_digest(given, self._key):
+        if not hmac.compare_digest(headers.get("authorization", "").encode(), self._key):
             message = "the API key is missing or wrong: send the header Authorization: Bearer KEY"
             raise Refusal(401, message, code="invalid_api_key")
 
@@ -85,10 +84,9 @@ class Gate:
 
 
 class Connection(H11Protocol):
-    """HTTP connection that closes if its client does not send its request, or read its reply, in time.
+    """HTTP connection with a deadline for its client to send a request and to read the reply."""
 
-    uvicorn itself has a timeout between two requests only.
-    """
+    # uvicorn itself has a timeout between two requests only.
 
     def __init__(self, *args: Any, limits: ServeConfig, **fields: Any) -> None:
         super().__init__(*args, **fields)

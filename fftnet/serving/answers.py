@@ -5,7 +5,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from starlette.responses import JSONResponse
 
@@ -17,8 +17,7 @@ def error_body(refusal: Refusal) -> dict[str, Any]:
     """Return the JSON object of an error."""
     kinds = {429: "rate_limit_error", 408: "timeout_error"}
     kind = "server_error" if refusal.status >= 500 else kinds.get(refusal.status, "invalid_request_error")
-    error = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
-    return {"error": error}
+    return {"error": {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}}
 
 
 def error_response(refusal: Refusal) -> JSONResponse:
@@ -37,13 +36,12 @@ def event(value: Mapping[str, Any] | str) -> bytes:
     return f"data: {text}\n\n".encode()
 
 
-class Answer:
-    """Builder of the answer to one request."""
+class CompletionAnswer:
+    """Builder of the answer to one request of ``/v1/completions``."""
 
     # Field `object` of a whole answer and of a chunk, and beginning of the id.
-    kind: ClassVar[str]
-    chunk_kind: ClassVar[str]
-    prefix: ClassVar[str]
+    kind = chunk_kind = "text_completion"
+    prefix = "cmpl-"
 
     def __init__(self, model: str, tokenizer: Tokenizer, jobs: Sequence[Job]) -> None:
         self._tokenizer = tokenizer
@@ -95,27 +93,12 @@ class Answer:
         }
 
     def _whole(self, text: str) -> dict[str, Any]:
-        """Return the fields of a choice that hold a whole reply."""
-        raise NotImplementedError
-
-    def _part(self, text: str) -> dict[str, Any]:
-        """Return the fields of a choice that hold a part of a reply."""
-        raise NotImplementedError
-
-    def _logprobs(self, scores: Sequence[TokenScores]) -> dict[str, Any]:
-        raise NotImplementedError
-
-
-class CompletionAnswer(Answer):
-    """Answer of ``/v1/completions``."""
-
-    kind = chunk_kind = "text_completion"
-    prefix = "cmpl-"
-
-    def _whole(self, text: str) -> dict[str, Any]:
+        """Return the field of a choice that holds a whole reply."""
         return {"text": text}
 
-    _part = _whole
+    def _part(self, text: str) -> dict[str, Any]:
+        """Return the field of a choice that holds a part of a reply."""
+        return self._whole(text)
 
     def _logprobs(self, scores: Sequence[TokenScores]) -> dict[str, Any]:
         decode = self._tokenizer.decode
@@ -132,8 +115,8 @@ class CompletionAnswer(Answer):
         }
 
 
-class ChatAnswer(Answer):
-    """Answer of ``/v1/chat/completions``."""
+class ChatAnswer(CompletionAnswer):
+    """Builder for ``/v1/chat/completions``, whose choices have other fields."""
 
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"

@@ -1,4 +1,4 @@
-"""The HTTP server: its socket, its routes, and its end."""
+"""The HTTP server: its socket, its routes, and its shutdown."""
 
 import asyncio
 import socket
@@ -24,8 +24,8 @@ from fftnet.serving.metrics import Metrics
 from fftnet.serving.service import Service
 from fftnet.utils.tokenizer import Tokenizer
 
+# Time for sending the last replies before the remaining connections are closed, seconds.
 LINGER = 1.0
-"""Time for sending the last replies before the remaining connections are closed, seconds."""
 
 
 class ServeError(UserError):
@@ -48,12 +48,13 @@ class _Server(uvicorn.Server):
         # The port stays open while requests run, so that new ones are answered with 503.
         while self._engine.state == "stopping" and not self.force_exit:
             await asyncio.sleep(0.05)
-        asyncio.get_running_loop().call_later(LINGER, self._abort)
-        await super().shutdown(sockets)
 
-    def _abort(self) -> None:
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
+        def abort() -> None:
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+
+        asyncio.get_running_loop().call_later(LINGER, abort)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # The base class would send itself the signal again at the end: the exit status would be a failure.
@@ -63,11 +64,7 @@ class _Server(uvicorn.Server):
 
 
 def bind(config: ServeConfig) -> socket.socket:
-    """Return a socket that is bound to the address, before the model is loaded.
-
-    Raises:
-        ServeError: if the address is not available.
-    """
+    """Return a socket that is bound to the address, or raise a ServeError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -89,10 +86,12 @@ def bind(config: ServeConfig) -> socket.socket:
 
 def make_app(service: Service, config: ServeConfig) -> ASGIApp:
     """Return the application; its errors have OpenAI's format."""
-    about = [f"fftnet serve: the model {config.name!r} over HTTP, for clients of OpenAI's API", ""]
-    about += [f"  {path:22}{purpose}" for path, purpose in PATHS.items()]
-    about += ["", 'A completion: {"prompt": "Once", "max_tokens": 100}, as application/json']
-    about += ["Fields and limits: docs/serving.md", ""]
+    about = [
+        f"fftnet serve: the model {config.name!r} over HTTP, for clients of OpenAI's API\n",
+        *(f"  {path:22}{purpose}" for path, purpose in PATHS.items()),
+        '\nA completion: {"prompt": "Once", "max_tokens": 100}, as application/json',
+        "Fields and limits: docs/serving.md\n",
+    ]
 
     async def overview() -> Response:
         return PlainTextResponse("\n".join(about))
@@ -126,12 +125,7 @@ def serve(
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C; running requests then have the grace time to end.
 
-    Args:
-        model: causal model in evaluation mode.
-        tokenizer: tokenizer of the model.
-        config: limits and chat template.
-        listener: socket from ``bind``; it is closed.
-        ready: called once requests are accepted.
+    The listener is a socket from ``bind``, which is closed; ``ready`` is called once requests are accepted.
     """
     metrics = Metrics()
     engine = Engine(model, tokenizer, config, metrics)
@@ -151,7 +145,7 @@ def serve(
         _Server(settings, engine, ready).run([listener])
     finally:
         engine.drain()
-        engine.join()
+        engine.thread.join()
 
 
 async def _refused(request: Request, error: Exception) -> Response:

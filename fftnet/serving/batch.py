@@ -20,9 +20,6 @@ from fftnet.utils.tokenizer import Tokenizer
 
 PIECE = 512
 """Approximate number of prompt tokens read between two decode steps."""
-SHORTEST = 64
-"""Minimum length of the last piece of a prompt, in tokens; a shorter one is read with the piece before it.
-Pieces whose lengths are multiples of this give the same numbers as one pass, bit by bit, on tested CPUs."""
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -98,11 +95,10 @@ class Batcher:
         self._batch = None
         if batch is None:
             return
+        everyone = range(len(batch.replies))
         parts: list[_Batch] = []
         logits: list[Tensor] = []
-        for rows, (logits_BV, state) in _together(
-            batch.replies, range(len(batch.replies)), partial(self._advance, batch)
-        ):
+        for rows, (logits_BV, state) in _together(batch.replies, everyone, partial(self._advance, batch)):
             parts.append(_Batch([batch.replies[row] for row in rows], state))
             logits.append(logits_BV)
         if not parts:
@@ -149,18 +145,16 @@ class Batcher:
 
     def _spawn(self, job: Job, logits_1V: Tensor, state: State) -> None:
         """Draw the first token of each reply; unfinished replies join the batch."""
-        count = len(job.choices)
         replies = [Reply(job, choice, self._tokenizer, self._device) for choice in job.choices]
         self._metrics.first_seconds.observe(time.monotonic() - job.submitted)
-        self._take(replies, logits_1V.expand(count, -1))
+        self._take(replies, logits_1V.expand(len(replies), -1))
         unfinished = [reply for reply in replies if not reply.ended and not job.over]
         if unfinished:
             self._joining.append(_Batch(unfinished, select_state(state, [0] * len(unfinished))))
 
     def _gather(self) -> _Batch | None:
         """Return the batch with new rows and without ended ones."""
-        parts = self._joining
-        self._joining = []
+        parts, self._joining = self._joining, []
         if self._batch is not None:
             replies = self._batch.replies
             staying = [row for row, reply in enumerate(replies) if not reply.ended and not reply.job.over]
@@ -244,4 +238,6 @@ def _piece_end(position: int, length: int) -> int:
     """Return the end of the piece that starts at a position in a prompt of ``length`` tokens."""
     # Ends at multiples of PIECE: prompts with a common beginning share the states of its pieces.
     end = (position // PIECE + 1) * PIECE
-    return length if length - end < SHORTEST else end
+    # A last piece below 64 tokens is read with the piece before it. Pieces whose lengths are multiples of 64
+    # give the same numbers as one pass, bit by bit, on tested CPUs.
+    return length if length - end < 64 else end

@@ -1,11 +1,10 @@
 """Configuration of the server: address, access, limits and chat template."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fftnet.fields import check_fields, check_positive, check_range, documented
-
-CONTENT = "{content}"
 
 
 @documented
@@ -57,31 +56,25 @@ class ServeConfig:
         check_range(self, 1, None, "max_prompt_tokens", "max_new_tokens", "max_rows", "max_body_bytes")
         check_range(self, 1, None, "max_connections")
         check_range(self, 0, None, "max_queue", "cache_bytes", "grace_seconds")
+        check_range(self, 0, 65535, "port")
         check_positive(self, "max_seconds", "request_seconds")
-        key = self.api_key
-        if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
+        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
             raise ValueError("api_key must be printable ASCII characters without spaces, at least one")
-        if not 0 <= self.port < 2**16:
-            raise ValueError(f"port must lie between 0 and 65535, got {self.port}")
         if not self.name:
             raise ValueError("name must not be empty: requests give it")
         # On a command line, a line break arrives as the two characters \\n.
         template = self.chat_template.replace("\\n", "\n")
-        if template.count(CONTENT) != 1 or not template.partition(CONTENT)[0]:
-            raise ValueError(
-                f"chat_template must hold {CONTENT} once, and something before it, got {self.chat_template!r}"
-            )
+        if template.count("{content}") != 1 or template.startswith("{content}"):
+            message = "chat_template must hold {content} once, and something before it"
+            raise ValueError(f"{message}, got {self.chat_template!r}")
         # The dataclass is frozen.
         object.__setattr__(self, "chat_template", template)
 
     def chat_parts(self, messages: Iterable[tuple[str, str]]) -> list[str]:
-        """Return a chat as pieces of text, up to the beginning of the reply.
+        """Return a chat, given as roles and contents, as pieces of text up to the beginning of the reply.
 
         Pieces are encoded one by one, so that the ids of a chat begin with the ids of the shorter chat before
         it: the prefix cache then holds its state.
-
-        Args:
-            messages: role and content of each message.
         """
         parts: list[str] = []
         for role, content in messages:
@@ -95,5 +88,5 @@ class ServeConfig:
         return self._around("assistant")[1] + self._around("user")[0]
 
     def _around(self, role: str) -> tuple[str, str]:
-        before, _, after = self.chat_template.partition(CONTENT)
+        before, _, after = self.chat_template.partition("{content}")
         return before.replace("{role}", role), after.replace("{role}", role)

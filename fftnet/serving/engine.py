@@ -21,15 +21,15 @@ logger = logging.getLogger(__name__)
 class Engine:
     """Continuous batching of the replies of all jobs.
 
-    Between two decode steps, rows join and leave the batch, and one piece of the prompts is read, so that a
-    long prompt does not block other users. A reply depends only on its prompt, seed and sampling, up to
-    round-off (docs/serving.md). After ``start``, only the engine's thread may use the model.
+    Between two decode steps, rows join and leave the batch, and one piece of the prompts is read. A reply
+    depends only on its prompt, seed and sampling, up to round-off (docs/serving.md). After ``start``, only
+    the engine's thread may use the model.
     """
 
     def __init__(self, model: FFTNet, tokenizer: Tokenizer, config: ServeConfig, metrics: Metrics) -> None:
         self._config = config
         self._metrics = metrics
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
         # All threads use the queue and the set of admitted jobs, under the lock of the condition.
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
@@ -39,23 +39,19 @@ class Engine:
         self._batcher = Batcher(model, tokenizer, config.cache_bytes, metrics)
 
     def start(self) -> None:
-        """Run a first step, which compiles the kernels, and start the thread."""
+        """Compile the kernels by a first step, and start the thread."""
         self._batcher.warm_up()
-        self._thread.start()
+        self.thread.start()
 
     @property
     def state(self) -> str:
         """``ok``; ``stopping`` after ``drain``; ``dead`` once the thread has ended."""
-        if not self._thread.is_alive():
+        if not self.thread.is_alive():
             return "dead"
         return "ok" if self._stop_at is None else "stopping"
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue all jobs of a request, or none.
-
-        Raises:
-            Refusal: 503 if the engine is stopping, 429 if the queue is full.
-        """
+        """Queue all jobs of a request, or raise a Refusal: 503 when stopping, 429 if the queue is full."""
         with self._changed:
             if self.state != "ok":
                 raise _stopping()
@@ -63,9 +59,8 @@ class Engine:
             in_work = [*self._admitted, *self._waiting]
             rows = sum(len(job.choices) for job in [*in_work, *jobs])
             if rows > self._config.max_rows and len(self._waiting) + len(jobs) > self._config.max_queue:
-                message = (
-                    f"{len(in_work)} prompts are being served or wait: send the request again in a second"
-                )
+                message = f"{len(in_work)} prompts are being served or wait"
+                message += ": send the request again in a second"
                 raise Refusal(429, message, code="rate_limit_exceeded", retry_after=1)
             self._waiting.extend(jobs)
             self._changed.notify()
@@ -83,10 +78,6 @@ class Engine:
         self._stop_at = time.monotonic() + self._config.grace_seconds
         threading.Thread(target=self.cancel, args=((),), daemon=True).start()
 
-    def join(self) -> None:
-        """Wait for the end of the thread."""
-        self._thread.join()
-
     @torch.inference_mode()
     def _run(self) -> None:
         while (new := self._admit()) is not None:
@@ -100,7 +91,9 @@ class Engine:
             # The thread must survive. Errors of single jobs do not arrive here: their guard ends the job.
             except Exception as error:
                 logger.exception("the engine failed")
-                self._fail(failure(error))
+                for job in self._admitted:
+                    job.refuse(failure(error))
+                self._batcher.clear()
             self._metrics.waiting.set(len(self._waiting))
             self._batcher.gauge()
 
@@ -131,20 +124,11 @@ class Engine:
             if stopping:
                 job.refuse(_stopping())
             elif now > job.deadline:
-                seconds = f"{self._config.max_seconds:g} seconds"
-                message = f"the request took longer than {seconds}: ask for fewer tokens"
-                job.refuse(Refusal(408, message, code="timeout"))
+                message = f"the request took longer than {self._config.max_seconds:g} seconds"
+                job.refuse(Refusal(408, f"{message}: ask for fewer tokens", code="timeout"))
         with self._changed:
             self._waiting = deque(job for job in self._waiting if not job.over)
             self._admitted = {job for job in self._admitted if job.unfinished and not job.over}
-
-    def _fail(self, refusal: Refusal) -> None:
-        with self._changed:
-            failed = self._admitted
-            self._admitted = set()
-        for job in failed:
-            job.refuse(refusal)
-        self._batcher.clear()
 
 
 def _stopping() -> Refusal:

@@ -21,9 +21,7 @@ class Refusal(Exception):
     """An error that ends a request: an HTTP status and one sentence."""
 
     status: int
-    """HTTP status."""
     message: str
-    """Sentence for the user."""
     code: str | None = None
     """Word that programs recognize the error by."""
     param: str | None = None
@@ -44,7 +42,6 @@ class TokenScores(NamedTuple):
     logprob: float
     """Natural logarithm of its probability, before temperature, top_k and top_p."""
     likeliest: tuple[tuple[int, float], ...]
-    """The likeliest tokens with their log-probabilities."""
 
 
 class Piece(NamedTuple):
@@ -129,10 +126,8 @@ class Reply:
 
     def take(self, token: int, logits_V: Tensor) -> Piece | None:
         """Add a token that was drawn from these logits; return the text that is final now, if any."""
-        finish = None
-        if token == self._eot:
-            finish = "stop"
-        else:
+        finish = "stop" if token == self._eot else None
+        if finish is None:
             self.tokens.append(token)
             self.job.written += 1
             self._held += self._decoder.push(token)

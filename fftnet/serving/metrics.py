@@ -4,9 +4,6 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
 
 class Metrics:
     """Metrics of one server: the engine and the application update them, ``/metrics`` shows them."""
@@ -31,13 +28,13 @@ class Metrics:
         self.waiting = gauge("fftnet_waiting", "Prompts in the queue")
         self.reading = gauge("fftnet_reading", "Prompts that are being read")
         self.writing = gauge("fftnet_writing", "Replies that are being written")
-        self.step_rows = histogram("fftnet_step_rows", "Batch size of a decode step", buckets=ROWS)
-        self.first_seconds = histogram(
-            "fftnet_first_token_seconds", "Time from a request to its first token", buckets=SECONDS
+        rows = [2**n for n in range(9)]
+        self.step_rows = histogram("fftnet_step_rows", "Batch size of a decode step", buckets=rows)
+        seconds = partial(
+            histogram, buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
         )
-        self.request_seconds = histogram(
-            "fftnet_request_seconds", "Time from a request to its last token", buckets=SECONDS
-        )
+        self.first_seconds = seconds("fftnet_first_token_seconds", "Time from a request to its first token")
+        self.request_seconds = seconds("fftnet_request_seconds", "Time from a request to its last token")
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format."""

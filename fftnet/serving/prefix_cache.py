@@ -11,15 +11,11 @@ from torch import Tensor
 from fftnet.model import State
 from fftnet.model.state import state_tensors
 
-OVERHEAD = 1024
-"""Approximate memory of an entry without its tensors, bytes: key and Python objects."""
-
 
 class Prefix(NamedTuple):
     """State of the model after the first tokens of a text."""
 
     length: int
-    """Number of tokens read."""
     state: State
     """State after them, of one row."""
     logits: Tensor | None = None
@@ -29,7 +25,8 @@ class Prefix(NamedTuple):
     def num_bytes(self) -> int:
         """Memory of the entry, bytes."""
         tensors = [*state_tensors(self.state).values(), *([] if self.logits is None else [self.logits])]
-        return OVERHEAD + sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+        # Key and Python objects take about 1024 bytes.
+        return 1024 + sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
 class PrefixCache:

@@ -15,9 +15,6 @@ from fftnet.utils.tokenizer import Tokenizer
 
 MAX_MESSAGES = 4096
 MAX_STOPS = 4
-MAX_LOGPROBS = 20
-COMPLETION_TOKENS = 16
-"""Default ``max_tokens`` of a completion, as in OpenAI's API."""
 UNSUPPORTED: dict[str, Any] = {
     "best_of": 1,
     "echo": False,
@@ -46,7 +43,7 @@ ALLOWED = {
 """Messages for fields of several types; pydantic reports each type separately."""
 
 Count = Annotated[int, Field(ge=1, lt=2**53)]
-Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+Logprobs = Annotated[int, Field(ge=0, le=20)]
 # fail_fast: the errors of a million wrong items would take seconds to report.
 Ids = Annotated[list[int], Field(min_length=1, fail_fast=True)]
 Stop = Annotated[str, Field(min_length=1)]
@@ -126,7 +123,8 @@ class CompletionRequest(BaseRequest):
 
     def max_new_tokens(self, config: ServeConfig) -> int:
         """Return the maximum length of a reply, in tokens."""
-        return self.max_tokens or COMPLETION_TOKENS
+        # The default of OpenAI's API.
+        return self.max_tokens or 16
 
     @property
     def num_likeliest(self) -> int | None:
@@ -164,11 +162,7 @@ AnyRequest = CompletionRequest | ChatRequest
 
 
 def parse_request(kind: type[AnyRequest], body: bytes, config: ServeConfig) -> AnyRequest:
-    """Validate the body of a request.
-
-    Raises:
-        Refusal: naming the field that is wrong.
-    """
+    """Validate the body of a request; raise a Refusal that names a wrong field."""
     try:
         request = kind.model_validate_json(body)
     except ValidationError as error:
@@ -210,11 +204,7 @@ def make_jobs(
     vocab_size: int,
     emit: Callable[[Piece | Refusal], None],
 ) -> list[Job]:
-    """Encode the prompts of a request and return a job for each.
-
-    Raises:
-        Refusal: if a prompt is too long or has an id outside the vocabulary.
-    """
+    """Encode the prompts of a request and return a job for each; refuse long prompts and unknown ids."""
     copies = request.n or 1
     sampling = SamplingConfig(
         max_new_tokens=request.max_new_tokens(config),

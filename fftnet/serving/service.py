@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from fftnet.serving.answers import Answer, ChatAnswer, CompletionAnswer, error_body, event
+from fftnet.serving.answers import ChatAnswer, CompletionAnswer, error_body, event
 from fftnet.serving.config import ServeConfig
 from fftnet.serving.engine import Engine
 from fftnet.serving.jobs import Job, Piece, Refusal
@@ -42,12 +42,7 @@ class _Work:
             self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """Yield all pieces until every reply has ended.
-
-        Raises:
-            Refusal: if a job ends with an error.
-            ClientDisconnect: if ``watch`` sees the client leave.
-        """
+        """Yield all pieces until every reply has ended; raise the error of a job, or ClientDisconnect."""
         # Replies of all jobs arrive mixed; each has one last piece.
         left = sum(len(job.choices) for job in self.jobs)
         while left:
@@ -58,7 +53,7 @@ class _Work:
             yield piece
         self._over = True
 
-    async def events(self, answer: Answer, with_usage: bool) -> AsyncIterator[bytes]:
+    async def events(self, answer: CompletionAnswer, asked: AnyRequest) -> AsyncIterator[bytes]:
         """Yield the server-sent events of a stream."""
         for chunk in answer.first_chunks():
             yield event(chunk)
@@ -70,7 +65,7 @@ class _Work:
             self.close()
             yield event(error_body(refusal))
             return
-        if with_usage:
+        if asked.stream_options is not None and asked.stream_options.include_usage:
             yield event(answer.usage_chunk())
         yield event("[DONE]")
 
@@ -132,7 +127,9 @@ class Service:
         """Return all metrics."""
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def _answer(self, request: Request, kind: type[AnyRequest], answer_kind: type[Answer]) -> Response:
+    async def _answer(
+        self, request: Request, kind: type[AnyRequest], answer_kind: type[CompletionAnswer]
+    ) -> Response:
         content_type = request.headers.get("content-type", "")
         # Browsers send other types without asking the server first (CORS).
         if content_type.partition(";")[0].strip().lower() != "application/json":
@@ -147,9 +144,8 @@ class Service:
             # asyncio keeps a weak reference only.
             work.watcher = asyncio.create_task(work.watch(request))
             if asked.stream:
-                options = asked.stream_options
-                events = work.events(answer, bool(options and options.include_usage))
                 headers = {"Cache-Control": "no-cache"}
+                events = work.events(answer, asked)
                 return StreamingResponse(events, media_type="text/event-stream", headers=headers)
             pieces = [piece async for piece in work.pieces()]
             return await asyncio.to_thread(lambda: JSONResponse(answer.body(pieces)))
@@ -163,11 +159,17 @@ class Service:
     async def _read(self, request: Request, kind: type[AnyRequest], work: _Work) -> AnyRequest:
         """Read and validate a body, and make its jobs."""
         body = bytearray()
+        limit = self._config.max_body_bytes
         try:
             async for chunk in request.stream():
                 body += chunk
                 self._body_bytes += len(chunk)
-                self._check_size(len(body))
+                if len(body) > limit:
+                    raise Refusal(413, f"the body has more than {limit} bytes: send a shorter request")
+                # Many bodies that are read at the same time must not fill the memory.
+                if self._body_bytes > MAX_BODIES * limit:
+                    message = "too many large requests arrive at once: send the request again in a second"
+                    raise Refusal(503, message, retry_after=1)
             # Parsing a large body takes a while: in a thread it does not hold up other requests.
             async with self._parsers:
                 return await asyncio.to_thread(self._parse, kind, bytes(body), work)
@@ -178,12 +180,3 @@ class Service:
         asked = parse_request(kind, body, self._config)
         work.jobs = make_jobs(asked, self._config, self._tokenizer, self._vocab_size, work.emit)
         return asked
-
-    def _check_size(self, size: int) -> None:
-        limit = self._config.max_body_bytes
-        if size > limit:
-            raise Refusal(413, f"the body has more than {limit} bytes: send a shorter request")
-        # Many bodies that are read at the same time must not fill the memory.
-        if self._body_bytes > MAX_BODIES * limit:
-            message = "too many large requests arrive at once: send the request again in a second"
-            raise Refusal(503, message, retry_after=1)

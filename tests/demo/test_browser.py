@@ -76,16 +76,16 @@ def opened(served_demo: Served) -> Iterator[Opened]:
 
 def written(opened: Opened, prompt: str, count: int) -> tuple[list[int], torch.Tensor]:
     """Continue a prompt greedily in Python; return all ids and the last filters."""
+    writer = opened.writer
     ids = [opened.tokenizer.eot, *opened.tokenizer.encode(prompt)]
-    state = opened.writer.init_state(1)
-    logits = filters = None
-    for number in range(len(ids) + count):
-        if number == len(ids):
-            assert logits is not None
-            ids.append(int(logits.argmax()))
-        logits, state, filters = opened.writer.step_with_filters(torch.tensor([ids[number]]), state)
-    assert filters is not None
-    return ids, filters
+    logits, before = writer.prefill(torch.tensor([ids]))
+    state = before
+    for _ in range(count):
+        ids.append(int(logits.argmax()))
+        before = state
+        logits, state = writer.step(torch.tensor(ids[-1:]), state)
+    (filters,) = writer._step.run(["filters"], writer._arrays(before, 1) | {"token": np.array(ids[-1:])})
+    return ids, torch.from_numpy(filters)
 
 
 def begin(opened: Opened, prompt: str, count: int) -> list[int]:
@@ -160,24 +160,22 @@ def test_a_fork_and_a_roll_back_continue_from_equal_states(opened: Opened) -> No
 
 
 def test_it_writes_after_loading_and_pauses_after_500_tokens(opened: Opened) -> None:
-    context = opened.page.context.browser.new_context()
-    page = context.new_page()
-    # Always the first token of the vocabulary, so that no text ends by chance.
-    page.add_init_script("Math.random = () => 0")
-    page.goto(opened.url)
-    page.wait_for_selector("#status:has-text('Paused')")
-    prompt = len(opened.tokenizer.encode("ROMEO.\n")) + 1
-    assert page.inner_text("#position") == str(prompt + 100)
-    assert page.evaluate("document.getElementById('text-prompt').textContent") == "ROMEO.\n"
-    page.click("#pause:has-text('Continue')")
-    status = f"Paused at position {prompt + 600}. Continue writes 500 tokens more."
-    page.wait_for_selector(f"#status:has-text('{status}')")
-    page.click("#write")
-    page.wait_for_selector(f"#status:has-text('Paused at position {prompt + 500}.')")
-    page.click("text=Read the README")
-    page.wait_for_url("**/README.txt")
-    assert page.inner_text("body").startswith("# FFTNet")
-    context.close()
+    with opened.page.context.browser.new_page() as page:
+        # Always the first token of the vocabulary, so that no text ends by chance.
+        page.add_init_script("Math.random = () => 0")
+        page.goto(opened.url)
+        page.wait_for_selector("#status:has-text('Paused')")
+        prompt = len(opened.tokenizer.encode("ROMEO.\n")) + 1
+        assert page.inner_text("#position") == str(prompt + 100)
+        assert page.evaluate("document.getElementById('text-prompt').textContent") == "ROMEO.\n"
+        page.click("#pause:has-text('Continue')")
+        status = f"Paused at position {prompt + 600}. Continue writes 500 tokens more."
+        page.wait_for_selector(f"#status:has-text('{status}')")
+        page.click("#write")
+        page.wait_for_selector(f"#status:has-text('Paused at position {prompt + 500}.')")
+        page.click("text=Read the README")
+        page.wait_for_url("**/README.txt")
+        assert page.inner_text("body").startswith("# FFTNet")
 
 
 def test_the_text_is_followed_until_the_reader_scrolls_up(opened: Opened) -> None:
@@ -253,14 +251,12 @@ def test_another_tokenizer_ends_in_a_sentence(opened: Opened, change: dict[str, 
     definition = Definition(r"(?<=a)(?|b)", BYTES.ranks, BYTES.special_tokens)
     described = json.loads(library_files("tested", definition)[LIBRARY_FILE])
     described["model"] |= change
-    context = opened.page.context.browser.new_context()
-    page = context.new_page()
-    page.route("**/tokenizer.json", lambda route: route.fulfill(json=described))
-    page.goto(opened.url)
-    page.wait_for_selector("#failure:not([hidden])")
-    assert page.inner_text("#failure").startswith("This model's tokenizer can't be run in this page: ")
-    assert sentence in page.inner_text("#failure")
-    context.close()
+    with opened.page.context.browser.new_page() as page:
+        page.route("**/tokenizer.json", lambda route: route.fulfill(json=described))
+        page.goto(opened.url)
+        page.wait_for_selector("#failure:not([hidden])")
+        assert page.inner_text("#failure").startswith("This model's tokenizer can't be run in this page: ")
+        assert sentence in page.inner_text("#failure")
 
 
 def test_a_long_text_is_cut_at_its_beginning(opened: Opened) -> None:
@@ -298,24 +294,21 @@ def test_it_works_by_keyboard(opened: Opened) -> None:
 
 
 def test_it_fits_a_phone_in_the_dark(opened: Opened) -> None:
-    context = opened.page.context.browser.new_context(
-        viewport={"width": 360, "height": 740}, color_scheme="dark", is_mobile=True, has_touch=True
-    )
-    page = context.new_page()
-    page.on("pageerror", lambda error: opened.wrong.append(str(error)))
-    page.goto(opened.url)
-    page.wait_for_selector("#write:not([disabled])")
-    page.tap("#write")
-    page.wait_for_selector("#fork:not([disabled])")
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert dark != opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    small = """() => [...document.querySelectorAll("button")].filter((one) => {
-      const { width, height } = one.getBoundingClientRect();
-      return width && (width < 40 || height < 40);
-    }).length"""
-    assert page.evaluate(small) == 0
-    context.close()
+    look = {"color_scheme": "dark", "is_mobile": True, "has_touch": True}
+    with opened.page.context.browser.new_page(viewport={"width": 360, "height": 740}, **look) as page:
+        page.on("pageerror", lambda error: opened.wrong.append(str(error)))
+        page.goto(opened.url)
+        page.wait_for_selector("#write:not([disabled])")
+        page.tap("#write")
+        page.wait_for_selector("#fork:not([disabled])")
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert dark != opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        small = """() => [...document.querySelectorAll("button")].filter((one) => {
+          const { width, height } = one.getBoundingClientRect();
+          return width && (width < 40 || height < 40);
+        }).length"""
+        assert page.evaluate(small) == 0
 
 
 def test_nothing_went_wrong_and_nothing_was_asked_of_another_host(opened: Opened) -> None:

@@ -140,7 +140,7 @@ def test_nothing_refers_to_another_host() -> None:
         ("own --output full/notes.txt", r"full/notes.txt could not be written"),
         ("own --no_serve --runtime_files empty", r"empty lacks ort\.wasm\.min\.mjs, .* with --runtime_files"),
         ("own --port TAKEN", r"can't listen on port \d+ of 127\.0\.0\.1 \(Address.*choose another --port"),
-        ("own --port 70000", "port must lie between 0 and 65535, got 70000"),
+        ("own --port 70000", "port must be at most 65535, got 70000"),
         ("own --host nowhere.invalid", "can't listen on port 8080 of nowhere.invalid"),
         ("--no_serve", r"no checkpoint under outputs/: train a model with"),
     ],

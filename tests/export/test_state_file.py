@@ -85,6 +85,8 @@ def test_a_field_out_of_range_is_refused(tmp_path: Path, change: dict[str, Any],
 
 
 def test_what_is_no_json_object_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"state\.json is missing: create the folder with fftnet export"):
+        read_description(tmp_path)
     for text in ("[" * 100_000, '{"a": ', "3", "[]", "null", '"x"', "\udcff"):
         (tmp_path / "state.json").write_bytes(text.encode("utf-8", "surrogateescape"))
         with pytest.raises(ExportError, match=r"state\.json is (damaged|not of format onnx)"):

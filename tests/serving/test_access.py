@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from openai import AuthenticationError, OpenAI
+from openai import AuthenticationError
 from sites import BODY, CHAT, ENDLESS, JSON, Site, wait_until
 from starlette.responses import Response
 
@@ -108,10 +108,7 @@ RAW: dict[str, tuple[bytes, bytes]] = {
     "length no number": (HEAD + b"Content-Length: 0x10\r\n\r\n" + CONTENT, b"400"),
     "two lengths": (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n" + CONTENT, b"400"),
     "length too small": (HEAD + b"Content-Length: 5\r\nConnection: close\r\n\r\n" + CONTENT, b"400"),
-    "length above the limit": (
-        HEAD + b"Connection: close\r\nContent-Length: 99999\r\n\r\n" + b"[" * 9000,
-        b"413",
-    ),
+    "length above the limit": (HEAD + b"Connection: close\r\nContent-Length: 99999\r\n\r\n" + MANY, b"413"),
     "a bad chunk": (CHUNKED + b"zz\r\n" + CONTENT + b"\r\n0\r\n\r\n", b"400"),
     "a huge chunk size": (CHUNKED + b"f" * 40 + b"\r\n", b"400"),
     "an unknown coding": (HEAD + b"Transfer-Encoding: gzip\r\n\r\n" + CONTENT, b"400"),
@@ -165,11 +162,17 @@ def test_half_sent_requests_are_closed_and_others_served_meanwhile(sites: Any) -
     assert not site.servers[0].server_state.connections
 
 
-def test_a_client_that_takes_no_reply_is_left(sites: Any) -> None:
-    site = sites(request_seconds=1.0)
+def slow_reader(site: Site) -> socket.socket:
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
     connection.connect(("127.0.0.1", site.port))
+    return connection
+
+
+def test_a_client_that_takes_no_reply_is_left(sites: Any) -> None:
+    site = sites(request_seconds=1.0)
+    connection = slow_reader(site)
     one = HEAD.replace(b"POST /v1/completions", b"GET /metrics") + b"\r\n"
     connection.setblocking(False)
 
@@ -188,10 +191,7 @@ def test_a_client_that_takes_no_reply_is_left(sites: Any) -> None:
 
 def test_a_slow_client_that_takes_its_reply_gets_all_of_it(sites: Any) -> None:
     site = sites(request_seconds=1.0, name="x" * 12_000_000)
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect(("127.0.0.1", site.port))
-    connection.settimeout(20)
+    connection = slow_reader(site)
     connection.sendall(LAST.replace(b"/health", b"/"))
     begun = time.monotonic()
     received = 0
@@ -290,11 +290,7 @@ def test_others_are_answered_while_bodies_are_parsed(sites: Any, monkeypatch: py
         ({}, {"Origin": "http://evil.example"}, 403),
         ({}, {"Origin": "null"}, 403),
         ({}, {"Origin": "http://127.0.0.1.evil.example"}, 403),
-        (
-            {"allowed_hosts": ("Good.example",)},
-            {"Host": "good.example:80", "Origin": "https://good.example"},
-            200,
-        ),
+        ({"allowed_hosts": ("Ok.example",)}, {"Host": "ok.example:80", "Origin": "https://ok.example"}, 200),
         ({"allowed_hosts": ("good.example",)}, {"Host": "evil.example"}, 403),
         ({"allowed_hosts": ("*",)}, {"Host": "evil.example", "Origin": "null"}, 200),
         ({"host": "0.0.0.0"}, {"Host": "192.168.0.9:8000"}, 200),
@@ -348,13 +344,10 @@ def test_the_key_is_asked_for(path: str, key: str | None, status: int) -> None:
 
 def test_openais_client_sends_the_key(sites: Any) -> None:
     site = sites(api_key="secret")
-    url = f"http://127.0.0.1:{site.port}/v1"
-    with OpenAI(base_url=url, api_key="secret", max_retries=0) as client:
-        assert client.models.list().data[0].id == "fftnet"
-    with OpenAI(base_url=url, api_key="wrong", max_retries=0) as client:
-        with pytest.raises(AuthenticationError, match="the API key is missing or wrong") as refused:
-            client.models.list()
-        assert refused.value.code == "invalid_api_key"
+    assert site.client.with_options(api_key="secret").models.list().data[0].id == "fftnet"
+    with pytest.raises(AuthenticationError, match="the API key is missing or wrong") as refused:
+        site.client.models.list()
+    assert refused.value.code == "invalid_api_key"
     assert site.ask()[0] == 200
 
 
@@ -373,10 +366,8 @@ def test_the_key_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch)
 def test_the_start_prints_commands_to_copy_and_warns_without_a_key() -> None:
     lines = list(command._greeting(ServeConfig(), "127.0.0.1", 80))
     assert lines[0] == "serving fftnet at http://127.0.0.1:80/v1 (Ctrl-C ends it)"
-    for line, beginning in zip(
-        lines[1:], ("try: curl http://127", "  or: python -c ", "note: "), strict=True
-    ):
-        assert line.startswith(beginning)
+    beginnings = ("try: curl http://127", "  or: python -c ", "note: ")
+    assert all(line.startswith(start) for line, start in zip(lines[1:], beginnings, strict=True))
     *_, last = command._greeting(ServeConfig(host="0.0.0.0"), "0.0.0.0", 80)
     assert last.startswith("warning: anyone who reaches port 80 of this machine can use it")
     text = "\n".join(command._greeting(ServeConfig(host="::", api_key="secret"), "::", 80))
@@ -390,9 +381,9 @@ def test_only_json_is_read(sites: Any) -> None:
     site = sites()
     for given in ("text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""):
         status, _, answer = site.complete(**{"Content-Type": given})
-        assert (status, answer["error"]["message"][:46]) == (
-            415,
-            "the body needs the header Content-Type: applic",
+        assert status == 415
+        assert answer["error"]["message"].startswith(
+            "the body needs the header Content-Type: application/json"
         )
     assert site.complete(**{"Content-Type": "Application/JSON; charset=utf-8"})[0] == 200
     assert site.ask("POST", "/v1/chat/completions", CHAT, **{"Content-Type": "text/plain"})[0] == 415

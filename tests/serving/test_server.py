@@ -67,9 +67,6 @@ COMMAND_MISTAKES = {
     "serve both --port 0": r"both is bidirectional and can't write; train a model with causal=True",
     "serve nowhere --port 0": r"nowhere/config\.json is missing: is nowhere a checkpoint\?",
     "serve causal --max_rows 0": r"max_rows must be at least 1, got 0",
-    "serve causal --request_seconds 0": r"request_seconds must be above 0, got 0",
-    "serve causal --api_key ''": r"api_key must be printable ASCII characters without spaces",
-    "serve causal --chat_template hello": r"chat_template must hold \{content\} once",
 }
 
 
@@ -197,14 +194,10 @@ def test_log_probabilities_are_those_of_one_pass(server: Site) -> None:
     parts = complete(server, "ab", seed=1, max_tokens=6, logprobs=0, stream=True)
     logprobs = [score for part in parts for score in part.choices[0].logprobs.token_logprobs]
     assert logprobs == pytest.approx(wanted, abs=1e-4)
-    messages: Any = [{"role": "user", "content": "a"}]
-    chat = server.client.chat.completions.create(
-        model="fftnet", messages=messages, seed=1, max_tokens=3, logprobs=True, top_logprobs=2
-    )
-    content = chat.choices[0].logprobs
-    assert content is not None
-    assert content.content is not None
-    assert [len(token.top_logprobs) for token in content.content] == [2] * len(content.content)
+    create: Any = server.client.chat.completions.create
+    chat = create(model="fftnet", **CHAT, seed=1, logprobs=True, top_logprobs=2)
+    content = chat.choices[0].logprobs.content
+    assert [len(token.top_logprobs) for token in content] == [2] * len(content)
 
 
 def test_a_chat_continues_from_its_cached_state(server: Site) -> None:
@@ -221,17 +214,11 @@ def test_a_chat_continues_from_its_cached_state(server: Site) -> None:
     assert second.choices[0].message.content == server.expected(prompt, seed=2, max_new_tokens=9)
     # The last of the nine tokens was drawn and not read.
     assert second.usage.prompt_tokens_details.cached_tokens == first.usage.prompt_tokens + 8
-
-
-def test_a_streamed_chat_names_the_role_first(server: Site) -> None:
-    chunks = list(
-        server.client.chat.completions.create(
-            model="fftnet", messages=[{"role": "user", "content": "Hi"}], seed=2, max_tokens=9, stream=True
-        )
-    )
+    # A stream names the role first.
+    chunks = list(create(model="fftnet", messages=messages, seed=2, max_tokens=9, stream=True))
     assert chunks[0].choices[0].delta.role == "assistant"
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-    assert text == server.expected("user:\nHi\n\nassistant:\n", seed=2, max_new_tokens=9)
+    assert text == second.choices[0].message.content
     assert chunks[-1].choices[0].finish_reason == "length"
 
 
@@ -280,12 +267,8 @@ def test_bad_requests_end_in_a_sentence_and_disturb_nobody(server: Site, endless
         assert "\n" not in error["message"]
         assert error["type"] == "invalid_request_error"
         assert headers["x-should-retry"] == "false"
-    for method, path, status in (
-        ("GET", "/v2", 404),
-        ("GET", "/v1/completions", 405),
-        ("GET", "/v1/models/a", 404),
-    ):
-        found, _, answer = server.ask(method, path)
+    for path, status in (("/v2", 404), ("/v1/completions", 405), ("/v1/models/a", 404)):
+        found, _, answer = server.ask(path=path)
         assert (found, set(answer["error"])) == (status, {"message", "type", "param", "code"})
     assert next(stream).choices[0].finish_reason is None
     with pytest.raises(openai.BadRequestError, match="the prompt has 301 tokens") as refused:
@@ -299,10 +282,8 @@ def test_models_health_and_metrics(server: Site) -> None:
     assert server.ask()[::2] == (200, {"status": "ok"})
     text = server.ask(path="/metrics")[2]
     families = {family.name: family for family in text_string_to_metric_families(text)}
-    counted = {"path": "/health", "status": "200"}
-    assert any(
-        sample.labels == counted and sample.value > 0 for sample in families["fftnet_requests"].samples
-    )
+    labels = [sample.labels for sample in families["fftnet_requests"].samples if sample.value > 0]
+    assert {"path": "/health", "status": "200"} in labels
     for name in ("written_tokens_total", "first_token_seconds_count", "cache_bytes"):
         assert server.metric(name) > 0
 

@@ -23,8 +23,6 @@ MAX_SIDE = 2**13
 """Largest side of an image, in pixels."""
 MAX_COUNT = 2**53
 """Largest number of tokens or steps: up to here, every integer is exact in float64."""
-SHOWN = 80
-"""Maximum number of characters of a wrong value in a message."""
 _NAMES = {
     # Nouns for error messages.
     int: "a whole number of 64 bits",
@@ -99,13 +97,8 @@ def check_fields(config: Any) -> None:
     Neither a boolean nor 2.0 passes for an integer; an integer passes for a float. A single string or path
     becomes a list of one, a list becomes a tuple, a number of NumPy becomes Python's.
 
-    A string must be one of the ``choices`` in the metadata of its field, a function that returns them.
-
-    Args:
-        config: dataclass, which may be frozen.
-
-    Raises:
-        ValueError: naming the field, what is allowed and the value.
+    A string must be one of the ``choices`` in the metadata of its field, a function that returns them. The
+    dataclass may be frozen. The ValueError names the field, what is allowed and the value.
     """
     for name, kind in _kinds(type(config)).items():
         given = getattr(config, name)
@@ -123,16 +116,9 @@ def check_fields(config: Any) -> None:
 
 
 def check_range(config: Any, least: float, most: float | None, *names: str) -> None:
-    """Refuse a field that lies below ``least`` or above ``most`` (None: no upper limit).
+    """Refuse fields below ``least`` or above ``most`` (None: no upper limit); a field of None passes.
 
-    Args:
-        config: dataclass that has passed ``check_fields``.
-        least: lowest value that is allowed.
-        most: highest value that is allowed.
-        *names: fields; None passes.
-
-    Raises:
-        ValueError: naming the field, the limit and the value.
+    The dataclass must have passed ``check_fields``. The ValueError names the field, the limit and the value.
     """
     for name in names:
         value = getattr(config, name)
@@ -150,15 +136,7 @@ def check_range(config: Any, least: float, most: float | None, *names: str) -> N
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Refuse a field that is 0 or below.
-
-    Args:
-        config: dataclass that has passed ``check_fields``.
-        *names: fields; None passes.
-
-    Raises:
-        ValueError: naming the field and the value.
-    """
+    """Refuse fields of 0 or below, see ``check_range``; a field of None passes."""
     for name in names:
         value = getattr(config, name)
         if value is not None and value <= 0:
@@ -166,11 +144,7 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def check_config(name: str, value: object, kind: type) -> None:
-    """Refuse a configuration that is not of its class, such as a dictionary.
-
-    Raises:
-        ValueError: naming the argument, the class and the value.
-    """
+    """Refuse a configuration that is not of its class, such as a dictionary, with a ValueError."""
     if not isinstance(value, kind):
         fields = "**values" if isinstance(value, dict) else "..."
         given = f"{_shown(value)}: use {kind.__name__}({fields})"
@@ -180,12 +154,7 @@ def check_config(name: str, value: object, kind: type) -> None:
 def string_list(name: str, value: object) -> list[str]:
     """Return a list field as strings; a single string or path becomes a list of one.
 
-    Args:
-        name: name of the field, for the message.
-        value: a string, a path, or a list or tuple of them.
-
-    Raises:
-        ValueError: if it is anything else.
+    A ValueError that names the field refuses anything else.
     """
     items = [value] if isinstance(value, (str, os.PathLike)) else value
     if not isinstance(items, (list, tuple)) or not all(isinstance(i, (str, os.PathLike)) for i in items):
@@ -238,5 +207,6 @@ def _described(kind: Any) -> str:
 
 
 def _shown(value: object) -> str:
+    """Return a wrong value for a message, at most 80 characters of it."""
     text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= 80 else f"{text[:80]}..."

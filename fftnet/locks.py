@@ -15,18 +15,11 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 def locked(path: Path, *, wait: bool) -> Iterator[bool]:
     """Hold the lock of a file; the same thread may take it several times.
 
-    The file stays when the lock is released. Without a holder it blocks nobody.
-
-    Args:
-        path: the lock file. It is created if it is missing.
-        wait: wait until the lock is free.
-
-    Yields:
-        True if the lock is held, False on a file system without locks.
+    Yield False on a file system without locks. The file is created if it is missing, and stays when the lock
+    is released: without a holder it blocks nobody.
 
     Raises:
         TimeoutError: if another process or thread holds the lock and ``wait`` is False.
-        OSError: if the file can't be written.
     """
     # A soft lock, the fallback of the library, survives a killed process and would block the next one.
     lock = FileLock(path.resolve(), timeout=-1 if wait else 0, is_singleton=True, fallback_to_soft=False)

@@ -23,11 +23,7 @@ SPLIT_BY = ("text_field", "valid_fraction", "test_fraction", "data_seed")
 @documented
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """The part of a text that is measured, and a plot of it.
-
-    Raises:
-        ValueError: if a field is out of range, or the folder of the plot is missing.
-    """
+    """The part of a text that is measured, and a plot of it."""
 
     whole: bool = False
     """Measure all of a text instead of its test split: for text that the model was not trained on."""
@@ -116,12 +112,7 @@ class Training(NamedTuple):
 
 
 def trained_with(model: FFTNet, tokenizer: Tokenizer, run_file: Path) -> Training:
-    """Return the task and the data that a model was trained with.
-
-    Args:
-        model: model of a checkpoint.
-        tokenizer: tokenizer of the model.
-        run_file: JSON next to the weights, with ``task`` and ``data``.
+    """Return the task and the data that a model was trained with, from the ``run.json`` of its checkpoint.
 
     Raises:
         CheckpointError: if the file is missing or damaged, or names an objective that the model can't have.
@@ -142,11 +133,7 @@ def seen_in_training(
 ) -> str | None:
     """Return a warning if measured text may have trained the model, else None.
 
-    Args:
-        trained: task and data of the training.
-        data_config: the measured data.
-        digest: digest of the measured data.
-        whole: all of it instead of its test split.
+    ``digest`` is that of the measured data, and ``whole`` measures all of them instead of their test split.
     """
     words = string_list("data", trained.data.get("data", []))
     # Places compare alike however a path is spelled or linked.
@@ -159,11 +146,8 @@ def seen_in_training(
     if whole:
         return f"the model was trained on a part of {', '.join(shared)}: the losses are too low"
     asked = asdict(data_config)
-    changes = [
-        f"{name} {trained.data.get(name)}, not {asked[name]}"
-        for name in SPLIT_BY
-        if trained.data.get(name) != asked[name]
-    ]
+    before = trained.data
+    changes = [f"{n} {before.get(n)}, not {asked[n]}" for n in SPLIT_BY if before.get(n) != asked[n]]
     if not same and places(words) != places(data_config.data):
         changes.insert(0, f"data {words}, not {data_config.data}")
     elif None not in (digest, trained.digest) and not same:

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from fftnet.utils.tokenizer import Tokenizer
 
-PREFILL_CHUNK = 4096
-"""Tokens of a prompt per prefill call, which bounds memory for long prompts."""
-
 
 class Writer(Protocol):
     """Model that generates: a causal ``FFTNet``, or a runtime of an exported one."""
@@ -29,16 +26,13 @@ class Writer(Protocol):
     @property
     def causal(self) -> bool:
         """True if the model sees the past only; others are refused."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Device of ids and logits."""
-        ...
 
     def init_state(self, batch_size: int) -> State:
         """Return the state before the first token, for ``batch_size`` rows."""
-        ...
 
     def prefill(
         self,
@@ -53,26 +47,16 @@ class Writer(Protocol):
 
         Tokens at which ``attention_mask`` is False are skipped.
         """
-        ...
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         """Return logits (B, V) after one more id per row, int64 (B,), and the new state; keep the old one."""
-        ...
 
 
 class Generation:
-    """Generation in progress: iterate over tokens, or read the whole result.
+    """Generation in progress, made by ``generate``: iterate over tokens, or read the whole result.
 
     Iteration yields a list with the new id for every prompt, None if its text has ended. ``tokens``,
     ``texts`` and ``state`` first generate to the end.
-
-    Args:
-        model: causal model, or a runtime of one; it generates in evaluation mode.
-        prompts: ids of one or more prompts.
-        config: number of tokens, and how each is chosen.
-        stop: id that ends a text and is not part of it.
-        state: state before the prompts, one row per prompt; None starts new texts.
-        tokenizer: decodes ``texts``.
     """
 
     def __init__(
@@ -138,11 +122,9 @@ class Generation:
 
     @torch.inference_mode()
     def _write(self, prompts: Sequence[Sequence[int]], state: State | None) -> Generator[list[int | None]]:
-        device = self._model.device
+        device, seed = self._model.device, self._config.seed
         # One generator per row: the text of a prompt does not depend on the rest of the batch.
-        generators = [
-            torch.Generator(device).manual_seed(self._config.seed + row) for row in range(len(prompts))
-        ]
+        generators = [torch.Generator(device).manual_seed(seed + row) for row in range(len(prompts))]
         step = _compiled(self._model) if self._config.compile else self._model.step
         with self._evaluating():
             logits_BV, state = _prefill(self._model, prompts, state)
@@ -167,16 +149,12 @@ class Generation:
 
     def _take(self, tokens: list[int], state: State) -> list[int | None]:
         """Record the sampled tokens; a text that ends here keeps its state."""
-        new: list[int | None] = []
         for row, token in enumerate(tokens):
             if self._states[row] is None and token == self._stop:
                 self._states[row] = select_state(state, [row])
             if self._states[row] is None:
                 self._written[row].append(token)
-                new.append(token)
-            else:
-                new.append(None)
-        return new
+        return [token if self._states[row] is None else None for row, token in enumerate(tokens)]
 
 
 @overload
@@ -299,7 +277,8 @@ def _prefill(model: Writer, prompts: Sequence[Sequence[int]], state: State | Non
         state,
         # Mixers are faster without a mask.
         attention_mask=None if len(set(lengths)) == 1 else mask_BT.to(model.device),
-        chunk_size=PREFILL_CHUNK,
+        # Bounds the memory for long prompts.
+        chunk_size=4096,
         logits_to_keep=1,
     )
     return logits_BTV[:, -1], state

@@ -72,15 +72,7 @@ def load(path: str | Path | None = None, *, device: str = "auto") -> tuple[FFTNe
 
 
 def load_checkpoint(folder: Path, *, device: str = "auto") -> tuple[FFTNet, Tokenizer]:
-    """Load the model and the tokenizer of a folder that ``find_checkpoint`` has verified.
-
-    Args:
-        folder: folder of one checkpoint.
-        device: see ``load``.
-
-    Raises:
-        UserError: see ``load``.
-    """
+    """Load the model and the tokenizer of a folder that ``find_checkpoint`` has verified; see ``load``."""
     if classifier_kind(folder) is not None:
         raise CheckpointError(
             f"{folder} is a classifier, not a language model: use fftnet predict or fftnet evaluate, in "

@@ -28,15 +28,9 @@ BATCH = 32
 
 
 class Classifier:
-    """A trained classifier with the reader of its inputs.
+    """A trained classifier with the reader of its inputs, and ``data`` and ``task`` of its ``run.json``."""
 
-    Args:
-        model: model in evaluation mode.
-        reader: converts inputs to arguments of the model.
-        run: ``data`` and ``task`` of its training as in ``run.json``; empty if they are unknown.
-    """
-
-    def __init__(self, model: Any, reader: Reader, run: dict[str, Any] | None = None) -> None:
+    def __init__(self, model: Any, reader: Reader, run: dict[str, Any]) -> None:
         self.model = model
         self.reader = reader
         run = run or {}
@@ -45,7 +39,6 @@ class Classifier:
         self.settings = reader.Config(**run.get("task", {}).get("settings", {}))
 
     def __repr__(self) -> str:
-        """Return the kind of the classifier, its classes and its number of parameters."""
         kind = type(self.model).__name__
         classes = f"{len(self.class_names)} classes: {listed(self.class_names)}"
         return f"Classifier({kind}, {classes}; {self.model.num_parameters():,} parameters)"
@@ -101,15 +94,14 @@ class Classifier:
 
 
 def _listed(inputs: Any) -> list[Any]:
-    # Iterating over a dictionary would classify its keys.
-    if not isinstance(inputs, (Mapping, AbstractSet)):
-        try:
-            rows = iter(inputs)
-        except TypeError:
-            pass
-        else:
-            return list(rows)
-    raise DataError(f"inputs must be one input or a list of inputs, got {type(inputs).__name__}")
+    # Iterating over a dictionary would classify its keys. Arrays and tensors without dimensions have no rows.
+    try:
+        rows = None if isinstance(inputs, (Mapping, AbstractSet)) else iter(inputs)
+    except TypeError:
+        rows = None
+    if rows is None:
+        raise DataError(f"inputs must be one input or a list of inputs, got {type(inputs).__name__}")
+    return list(rows)
 
 
 def load_classifier(path: str | Path | None = None, *, device: str = "auto") -> Classifier:
@@ -178,12 +170,8 @@ def evaluate_classifier(
     whole = whole or not own
     if text_field is None:
         text_field = trained.text_field if asked.text_field == DataConfig().text_field else asked.text_field
-    taken = replace(
-        trained,
-        data=trained.data if own else asked.data,
-        text_field=text_field,
-        batch_size=asked.batch_size,
-    )
+    sources = trained.data if own else asked.data
+    taken = replace(trained, data=sources, text_field=text_field, batch_size=asked.batch_size)
     request = Request(model=classifier.model.config, data=taken, settings=classifier.settings)
     read = classifier.reader.labelled(request, classifier.class_names, whole=whole)
     report = evaluate_classes(classifier.model, read.batches, classifier.class_names)

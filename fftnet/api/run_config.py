@@ -52,7 +52,7 @@ class RunConfig:
     """A training run, one configuration for each concern.
 
     Raises:
-        ValueError: if a field has the wrong class.
+        ValueError: if a field has the wrong class, as in all configurations, or a value that is not allowed.
     """
 
     model: BackboneConfig = field(default_factory=BackboneConfig)
@@ -93,11 +93,7 @@ def default_flags(task: str, init_from: str | Path | None) -> dict[str, Any]:
 
 
 def assemble(parts: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig:
-    """Join the parts of a run with the settings of its mixers and its task.
-
-    Args:
-        parts: name in ``PARTS`` to an instance of its class.
-        settings: name in ``GROUPS`` to an instance of its class; all of them.
+    """Join the parts of a run, by names in ``PARTS``, with settings for all names in ``GROUPS``.
 
     Raises:
         ValueError: if settings that are not the defaults belong to a mixer or a task that is not used.

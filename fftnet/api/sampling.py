@@ -12,11 +12,7 @@ from fftnet.fields import MAX_COUNT, check_fields, check_range, documented
 @documented
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """Number of new tokens, and how each is chosen.
-
-    Raises:
-        ValueError: if a field is out of range.
-    """
+    """Number of new tokens, and how each is chosen."""
 
     max_new_tokens: int = 300
     """Maximum number of new tokens; generation stops earlier if the model ends the text."""
@@ -40,15 +36,10 @@ class SamplingConfig:
 
 
 def sample(logits: Tensor, config: SamplingConfig, generators: Sequence[torch.Generator]) -> Tensor:
-    """Sample one token per row.
+    """Sample one token per row from logits (B, V), and return int64 ids (B,).
 
-    Args:
-        logits: (B, V) of any floating dtype.
-        config: temperature, top_k and top_p, applied in this order.
-        generators: one per row, on the device of the logits, so that rows are independent.
-
-    Returns:
-        int64 ids (B,).
+    Temperature, top_k and top_p are applied in this order. Each row has a generator, on the device of the
+    logits, so that rows are independent.
 
     Raises:
         ValueError: if a row has no finite logit.

@@ -39,21 +39,13 @@ class StartConfig:
 
 
 def flag_defaults(path: str | Path) -> dict[str, Any]:
-    """Return default flag values read from the checkpoint of ``--init_from``.
+    """Return default flag values read from the checkpoint of ``--init_from``, by name.
 
-    Args:
-        path: checkpoint or folder of runs, see ``find_checkpoint``.
-
-    Returns:
-        Name of a flag to its value: sizes, mixers and their fields, pooling, and the tokenizer or the
-        patches.
-
-    Raises:
-        CheckpointError: if there is no checkpoint, or its configuration is damaged.
+    These are sizes, mixers and their fields, pooling, and the tokenizer or the patches.
     """
     folder = find_checkpoint(path)
     # The model is loaded to check that its weights have the sizes of its configuration.
-    config = _kind(folder).from_pretrained(folder).config
+    config = (classifier_kind(folder) or FFTNet).from_pretrained(folder).config
     found = sizes_of(config)
     # Flags have a field each, such as addressed_spectral.num_bins.
     mixers = found.pop("mixer_configs")
@@ -72,17 +64,11 @@ def load_start(model: PretrainedModel, tokenizer: Tokenizer | None, path: str | 
     The embedding of the mask token, the last id, is dropped if the model has no such token, and keeps its
     random weights if the checkpoint has none.
 
-    Args:
-        model: model to initialize.
-        tokenizer: tokenizer of the model; None for images.
-        path: checkpoint or folder of runs, see ``find_checkpoint``.
-
     Raises:
         CheckpointError: if there is no checkpoint, it is damaged, or of other sizes or another tokenizer.
-        TokenizerError: if its tokenizer can't be read.
     """
     folder = find_checkpoint(path)
-    kind = _kind(folder)
+    kind = classifier_kind(folder) or FFTNet
     if tokenizer is not None and Tokenizer.load(folder).fingerprint != tokenizer.fingerprint:
         raise CheckpointError(
             f"{folder} was trained with another tokenizer: leave --tokenizer out, or name the folder there"
@@ -103,12 +89,7 @@ def load_start(model: PretrainedModel, tokenizer: Tokenizer | None, path: str | 
         return found | {name: own[name] for name in anew}
 
     serialization.load_weights(model, folder / WEIGHTS_FILE, adapted)
-    heads = ", ".join(anew)
-    logger.info("starts from %s%s", folder, f"; anew: {heads}" if heads else "")
-
-
-def _kind(folder: Path) -> type[PretrainedModel]:
-    return classifier_kind(folder) or FFTNet
+    logger.info("starts from %s%s", folder, f"; anew: {', '.join(anew)}" if anew else "")
 
 
 def _classes(config: Any) -> Any:

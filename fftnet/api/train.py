@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fftnet.api.generate import SamplingConfig, generate
+from fftnet.api.generate import generate
 from fftnet.api.load import RUN_FILE
 from fftnet.api.run_config import RunConfig, configure
 from fftnet.api.start import load_start
@@ -33,7 +33,7 @@ from fftnet.utils.trainer import Trainer
 __all__ = ["TrainingResult", "train"]
 
 SAMPLE_TOKENS = 100
-"""Length of the text that is shown at every evaluation, in tokens."""
+"""Length of the text that is shown at every evaluation."""
 
 
 class TrainingResult(NamedTuple):
@@ -85,14 +85,10 @@ def _train(config: RunConfig) -> TrainingResult:
     # The same initial weights on every process and in every run of this seed.
     torch.manual_seed(config.train.seed)
     model = prepared.build_model()
+    data, task_settings = asdict(config.data), config.task.described()
+    described = {"model": asdict(model.config), "data": data, "task": task_settings}
     if config.start.init_from is not None:
         load_start(model, tokenizer, config.start.init_from)
-    described = {
-        "model": asdict(model.config),
-        "data": asdict(config.data),
-        "task": config.task.described(),
-    }
-    if config.start.init_from is not None:
         described["start"] = asdict(config.start)
 
     def save_files(directory: Path) -> None:
@@ -102,9 +98,11 @@ def _train(config: RunConfig) -> TrainingResult:
         prepared.save_files(directory)
         write_json(directory / RUN_FILE, described | {DIGEST: splits.digest})
 
-    def check_files(directory: Path) -> str | None:
-        return check_data(directory, described, splits.digest)
-
+    callbacks = Callbacks(
+        save_files=save_files,
+        check_files=lambda directory: check_data(directory, described, splits.digest),
+        sample=_sampler(model, tokenizer),
+    )
     # Tokenizers with the same name may differ, for example two that were trained on different texts.
     read = {} if tokenizer is None else {"tokenizer": tokenizer.fingerprint}
     trainer = Trainer(
@@ -118,9 +116,7 @@ def _train(config: RunConfig) -> TrainingResult:
         accelerator_config=config.accelerator,
         save_config=config.save,
         metadata=RunMetadata(entropy_floor=splits.entropy_floor, fingerprint=described | read),
-        callbacks=Callbacks(
-            save_files=save_files, check_files=check_files, sample=_sampler(model, tokenizer)
-        ),
+        callbacks=callbacks,
     )
     history = trainer.train()
     model.eval()
@@ -140,16 +136,8 @@ def _train(config: RunConfig) -> TrainingResult:
 def check_data(folder: Path, described: dict[str, Any], digest: str | None) -> str | None:
     """Refuse to resume a checkpoint if the data under the same names have changed since.
 
-    Args:
-        folder: folder of the checkpoint.
-        described: model, data and task of the run that resumes.
-        digest: digest of its data; None if unknown.
-
-    Returns:
-        A line for the user if a change can't be detected, else None.
-
-    Raises:
-        TrainingError: if the data have changed.
+    Return a line for the user if a change can't be detected, else None. The run that resumes is ``described``
+    by model, data and task; ``digest`` is that of its data, None if unknown.
     """
     run = folder / RUN_FILE
     stored = read_json(run) if run.is_file() else {}
@@ -173,11 +161,9 @@ def check_data(folder: Path, described: dict[str, Any], digest: str | None) -> s
 def _measure_test(
     model: PretrainedModel, prepared: Prepared, config: RunConfig, trainer: Trainer
 ) -> dict[str, Any] | None:
-    """Measure the test split with the best weights, or the last if no checkpoints are kept.
+    """Measure the test split with the best weights (the last without checkpoints); add it to metrics.json.
 
-    Returns:
-        Metrics of the test split, which are also added to metrics.json. None on other processes than the
-        main one, and for a sharded model without checkpoints.
+    Return None on other processes than the main one, and for a sharded model without checkpoints.
     """
     # Sharded weights without a checkpoint can't be measured on one process.
     spread = config.accelerator.strategy == "fsdp" and not config.save.save_model
@@ -215,7 +201,6 @@ def _sampler(model: nn.Module, tokenizer: Tokenizer | None) -> Callable[[dict[st
         # Generate with a copy on the CPU, because the model may be compiled or sharded.
         writer = FFTNet(config).eval()
         writer.load_state_dict(weights)
-        sampling = SamplingConfig(max_new_tokens=SAMPLE_TOKENS)
-        return generate(writer, [""], sampling, tokenizer=tokenizer).texts[0]
+        return generate(writer, "", max_new_tokens=SAMPLE_TOKENS, tokenizer=tokenizer)
 
     return sample

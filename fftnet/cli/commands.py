@@ -85,23 +85,22 @@ COMMANDS = {
     ),
 }
 """Name to command; each is a module of this package with a function ``run``, imported on use."""
-START = (
-    ("fftnet generate models/shakespeare", "generate with the model of this repository"),
-    ("fftnet train my.txt", "train a model on your own text"),
-    ("fftnet generate", "generate with the newest model in outputs/"),
-)
-"""First commands for a new user and their descriptions."""
-HELP = (
-    ("fftnet COMMAND --help", "show the flags and examples of a command"),
-    ("fftnet --version", "show the version of this package"),
-)
-"""Help commands and their descriptions."""
 
 
 def overview() -> str:
     """Return the text of ``fftnet --help``."""
-    commands = [(name, command.about) for name, command in COMMANDS.items()]
-    sections = {"start here": START, "commands": commands, "help": HELP}
+    sections = {
+        "start here": [
+            ("fftnet generate models/shakespeare", "generate with the model of this repository"),
+            ("fftnet train my.txt", "train a model on your own text"),
+            ("fftnet generate", "generate with the newest model in outputs/"),
+        ],
+        "commands": [(name, command.about) for name, command in COMMANDS.items()],
+        "help": [
+            ("fftnet COMMAND --help", "show the flags and examples of a command"),
+            ("fftnet --version", "show the version of this package"),
+        ],
+    }
     lines = ["usage: fftnet COMMAND [flags]"]
     for title, rows in sections.items():
         width = max(len(left) for left, _ in rows)

@@ -19,8 +19,6 @@ from fftnet.serialization import CheckpointError
 from fftnet.training.memory import keep_freed_memory
 from fftnet.utils.dataset import DataConfig
 
-WIDEST_NAME = 32
-"""Maximum number of characters of a class name in the table."""
 LABELS = {"f1": "F1", "macro_f1": "macro F1"}
 """Labels of metrics that differ from their names."""
 
@@ -117,8 +115,7 @@ def _table(report: dict[str, Any]) -> Iterator[str]:
     if whole is not None:
         yield from ("", "whole documents", *_numbers(whole))
         rows = [
-            (_span(row["first"], row["last"]), f"{row['tokens']:,}", row["loss"])
-            for row in whole["by_position"]
+            (_span(row["first"], row["last"]), row["tokens"], row["loss"]) for row in whole["by_position"]
         ]
         yield from ("", *_aligned(("position", "tokens", "loss"), rows))
     if "classes" in report:
@@ -156,6 +153,6 @@ def _span(first: int, last: int) -> str:
 
 
 def _short(name: str) -> str:
-    """Return a class name on one line."""
+    """Return a class name on one line, at most 32 characters of it."""
     line = " ".join(name.split())
-    return line if len(line) <= WIDEST_NAME else f"{line[: WIDEST_NAME - 3]}..."
+    return line if len(line) <= 32 else f"{line[:29]}..."

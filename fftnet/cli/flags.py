@@ -34,11 +34,7 @@ class ModelConfig:
 
 
 def read_standard_input() -> str:
-    """Read all of standard input as UTF-8 text, with or without a byte-order mark.
-
-    Raises:
-        UsageError: if it is not UTF-8.
-    """
+    """Read all of standard input as UTF-8 text, with or without a byte-order mark."""
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -78,43 +74,38 @@ def parse(
 
     Returns:
         One configuration per class, and one per group by its name.
-
-    Raises:
-        UsageError: if a flag or value is wrong.
     """
     groups = groups or {}
-    flags = {field.name: field for cls in classes for field in fields(cls) if field.name not in without}
-    flags |= {f"{name}.{field.name}": field for name, cls in groups.items() for field in fields(cls)}
-    parser = _parser(program, classes, groups, without, flags)
+    # Each class with the prefix of its flags.
+    prefixed = [("", cls) for cls in classes] + [(f"{name}.", cls) for name, cls in groups.items()]
+    flags = {p + f.name: f for p, cls in prefixed for f in fields(cls) if f.name not in without}
+    parser = _parser(program, prefixed, without, flags)
     # Flags hidden from help would also be hidden from --print_config.
-    if {"-h", "--help"}.intersection(argv):
-        _shorten(parser, [name for name in COMMANDS[program].common if name in flags])
+    command = COMMANDS[program]
+    if command.common and {"-h", "--help"}.intersection(argv):
+        _shorten(parser, command.common)
     try:
-        words = _spell_out(argv, flags, parser, COMMANDS[program].positional)
+        words = _spell_out(argv, flags, parser, command.positional)
         # Some defaults depend on other flags, such as sizes on --init_from: parse once to learn them.
         if defaults is not None:
             asked = [word for word in words if not word.startswith(SHOWING)]
             parser.set_defaults(dict(defaults(parser.parse_args(asked))))
         values = parser.parse_args(words)
         configs = [
-            cls(**{f.name: values[f.name] for f in fields(cls) if f.name not in without}) for cls in classes
+            cls(**{f.name: values[p + f.name] for f in fields(cls) if p + f.name in flags})
+            for p, cls in prefixed
         ]
-        named = {
-            name: cls(**{field.name: values[f"{name}.{field.name}"] for field in fields(cls)})
-            for name, cls in groups.items()
-        }
     except (ArgumentError, ValueError) as error:
         # jsonargparse breaks its messages into lines.
         sentence = " ".join(str(error).split())
-        option = "--help_all" if COMMANDS[program].common else "--help"
+        option = "--help_all" if command.common else "--help"
         raise UsageError(f"{sentence} (fftnet {program} {option} explains every flag)") from error
-    return configs, named
+    return configs[: len(classes)], dict(zip(groups, configs[len(classes) :], strict=True))
 
 
 def _parser(
     program: str,
-    classes: Sequence[type],
-    groups: Mapping[str, type],
+    prefixed: Sequence[tuple[str, type]],
     without: Collection[str],
     flags: Mapping[str, Field[Any]],
 ) -> ArgumentParser:
@@ -132,11 +123,9 @@ def _parser(
     if command.common:
         parser.add_argument("--help_all", action="help", help="Show all flags and exit.")
     parser.add_argument("--config", action="config", help="YAML file of flags; later flags override it.")
-    for cls in classes:
-        parser.add_class_arguments(documented(cls), skip=set(without))
-    for name, cls in groups.items():
+    for prefix, cls in prefixed:
         if fields(cls):
-            parser.add_class_arguments(documented(cls), name)
+            parser.add_class_arguments(documented(cls), prefix.rstrip(".") or None, skip=set(without))
     for action in parser._actions:
         if action.dest in flags:
             action.metavar = _value(action.dest, flags[action.dest])
@@ -152,8 +141,6 @@ def _value(name: str, field: Field[Any]) -> str:
 
 def _shorten(parser: ArgumentParser, common: Sequence[str]) -> None:
     """Show only the common flags in the help, under one title and in their order."""
-    if not common:
-        return
     actions = {action.dest: action for action in parser._actions}
     group = parser.add_argument_group("common flags")
     group._group_actions.extend(copy(actions[name]) for name in common)
@@ -172,16 +159,13 @@ def _spell_out(
 
     Values without a flag belong to the positional flags in turn. Some flags need no value, switches have a
     form ``--no_name``, and a list takes several arguments.
-
-    Raises:
-        ValueError: if a flag is unknown.
     """
-    # Forms of flags: with an optional value, switches, and short names.
-    alone = {name: field.metadata["alone"] for name, field in flags.items() if "alone" in field.metadata}
+    # Forms of flags: switches, with an optional value, and short names.
     switches = {name for name, field in flags.items() if field.type is bool}
+    alone = dict.fromkeys(switches, "true")
+    alone |= {name: field.metadata["alone"] for name, field in flags.items() if "alone" in field.metadata}
     short = {field.metadata["short"]: name for name, field in flags.items() if "short" in field.metadata}
     known = {option.lstrip("-") for option in parser._option_string_actions}
-    alone |= dict.fromkeys(switches, "true")
     unnamed = list(positional)
     words = list(argv)
     spelled: list[str] = []
@@ -191,12 +175,11 @@ def _spell_out(
         if (word == "-" or not word.startswith("-")) and unnamed:
             words.insert(0, word)
             word = f"--{unnamed.pop(0)}"
-        if word in short:
-            spelled.append(f"--{short[word]}=true")
-            continue
         name = word[2:] if word.startswith("--") else ""
         without_value = not words or words[0].startswith("--")
-        if name in alone and without_value:
+        if word in short:
+            spelled.append(f"--{short[word]}=true")
+        elif name in alone and without_value:
             spelled.append(f"{word}={alone[name]}")
         elif name.startswith("no_") and name[3:] in switches:
             spelled.append(f"--{name[3:]}=false")
@@ -206,9 +189,8 @@ def _spell_out(
             while words and not words[0].startswith("--"):
                 taken.append(words.pop(0))
             spelled.append(f"{word}={taken[0] if taken[0].startswith('[') else json.dumps(taken)}")
-        elif name and name.partition("=")[0] not in known:
-            unknown = name.partition("=")[0]
-            raise ValueError(f"unknown flag --{unknown}{suggestion(unknown, known, '--')}")
+        elif name and (bare := name.partition("=")[0]) not in known:
+            raise ValueError(f"unknown flag --{bare}{suggestion(bare, known, '--')}")
         else:
             spelled.append(word)
             if name and "=" not in word and not word.startswith(SHOWING) and not without_value:

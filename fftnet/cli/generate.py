@@ -5,7 +5,7 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -23,11 +23,7 @@ from fftnet.utils.tokenizer import Tokenizer
 @documented
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
-    """Prompts.
-
-    Raises:
-        ValueError: if both flags read standard input.
-    """
+    """Prompts."""
 
     prompt: str | None = None
     """Text to continue; \\n is a line break, \\\\n a literal \\n; - is standard input (default: piped text,
@@ -43,11 +39,7 @@ class PromptConfig:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """Runtime of the model.
-
-    Raises:
-        ValueError: if the runtime is unknown, or has no int8 weights.
-    """
+    """Runtime of the model."""
 
     runtime: str = field(default="torch", metadata={"choices": lambda: RUNTIMES})
     """Runtime: torch, or onnx, whose checkpoint is a folder of fftnet export (default: exported)."""
@@ -68,7 +60,6 @@ class Loaded(NamedTuple):
     about: str
     """Description of the model in a line."""
     prompt: str = ""
-    """Prompt of the checkpoint."""
 
 
 def _torch(source: ModelConfig, runtime: RuntimeConfig) -> Loaded:
@@ -88,10 +79,7 @@ def _onnx(source: ModelConfig, runtime: RuntimeConfig) -> Loaded:
     return Loaded(model, Tokenizer.load(model.folder), about)
 
 
-RUNTIMES: dict[str, Callable[[ModelConfig, RuntimeConfig], Loaded]] = {
-    "torch": _torch,
-    "onnx": _onnx,
-}
+RUNTIMES = {"torch": _torch, "onnx": _onnx}
 """Name to a function that loads a model."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fftnet.api.load import find_checkpoint, load_checkpoint
 from fftnet.cli.flags import ModelConfig, UsageError, parse
-from fftnet.evaluation import inspection_plots
+from fftnet.evaluation import inspection_plots as plots
 from fftnet.evaluation.inspection import Inspection, LossByPosition, inspect_tokens, loss_by_position
 from fftnet.evaluation.inspection_plots import MAX_TOKENS
 from fftnet.fields import check_fields, check_range, documented
@@ -22,11 +22,7 @@ from fftnet.utils.tokenizer import Tokenizer
 @documented
 @dataclass(frozen=True, kw_only=True)
 class InspectionConfig:
-    """Text to inspect, and the pictures.
-
-    Raises:
-        ValueError: if there is no text or two, or a field is out of range.
-    """
+    """Text to inspect, and the pictures."""
 
     prompt: str | None = None
     """Text of the pictures, at most 511 tokens."""
@@ -111,25 +107,22 @@ def _pictures(
     inspection: Inspection, losses: LossByPosition | None, tokenizer: Tokenizer, position: int, window: int
 ) -> Iterator[tuple[str, Callable[[Path], None]]]:
     """Yield names and plot functions of the pictures for which the mixers have values."""
-    labels = inspection_plots.token_labels(tokenizer, inspection.tokens.tolist())
+    labels = plots.token_labels(tokenizer, inspection.tokens.tolist())
     have = {name for numbers in inspection.layers for name, part in vars(numbers).items() if part is not None}
     if "filter" in have:
-        yield "filters.png", partial(inspection_plots.plot_filters, inspection, position)
+        yield "filters.png", partial(plots.plot_filters, inspection, position)
     if "time_scale" in have:
-        yield "time_scales.png", partial(inspection_plots.plot_time_scales, inspection, window)
+        yield "time_scales.png", partial(plots.plot_time_scales, inspection, window)
     if "spectrum" in have:
-        yield "spectra.png", partial(inspection_plots.plot_spectra, inspection, labels)
+        yield "spectra.png", partial(plots.plot_spectra, inspection, labels)
     for layer, numbers in enumerate(inspection.layers):
         if numbers.weights is not None:
-            draw = partial(inspection_plots.plot_weights, inspection, layer, labels)
-            yield f"weights_layer_{layer}.png", draw
+            yield f"weights_layer_{layer}.png", partial(plots.plot_weights, inspection, layer, labels)
     if "weights" in have:
-        draw = partial(inspection_plots.plot_weights_at, inspection, position, labels)
-        yield "weights_of_a_token.png", draw
+        yield "weights_of_a_token.png", partial(plots.plot_weights_at, inspection, position, labels)
     if losses is not None:
         rows = [vars(row) for row in losses.carried]
-        draw = partial(plot_loss_by_position, rows, window, losses.fresh)
-        yield "loss_by_position.png", draw
+        yield "loss_by_position.png", partial(plot_loss_by_position, rows, window, losses.fresh)
 
 
 def _left_out(inspection: Inspection, causal: bool) -> Iterator[str]:

@@ -15,8 +15,6 @@ from fftnet import __version__
 from fftnet.cli.commands import COMMANDS, overview
 from fftnet.errors import UserError, install_command, suggestion
 
-SPEAKING_SECONDS = 2.0
-"""Delay before a silent process of a failed run ends, so that another one can print the error."""
 CPU_WHEELS = "; torch for the CPU alone: add --extra-index-url https://download.pytorch.org/whl/cpu"
 """End of the hint if PyTorch is missing: its default wheels for Linux contain CUDA."""
 LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -24,14 +22,9 @@ LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run a command (default: the arguments of this process) and return the exit status.
 
-    Args:
-        argv: arguments of the command line (default: those of this process).
-
-    Returns:
-        The exit status: 0; 2 after an error message of one sentence; 130 after Ctrl-C; 141 if nobody reads
-        the output.
+    It is 0; 2 after an error message of one sentence; 130 after Ctrl-C; 141 if nobody reads the output.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A generated text may contain characters that the encoding of the output lacks.
@@ -98,8 +91,8 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its status."""
     status = main(argv)
     if status and os.environ.get("LOCAL_RANK", "0") != "0":
-        # A launcher ends all processes when one fails; the process that prints must come first.
-        time.sleep(SPEAKING_SECONDS)
+        # A launcher ends all processes when one fails; the process that prints the error must come first.
+        time.sleep(2.0)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Everything is written and closed. A thread of PyTorch's process groups that outlives the interpreter
         # would abort the process, and the launcher would report a failed run.
@@ -111,12 +104,9 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _without_command(words: Sequence[str]) -> int:
     """Handle arguments that name no known command, and return the exit status."""
-    if not words:
-        print(overview(), file=sys.stderr)
-        return 2
-    if words[0] in ("-h", "--help", "help"):
-        print(overview())
-        return 0
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
     if words[0] == "--version":
         print(f"fftnet {__version__}")
         return 0

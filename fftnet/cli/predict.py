@@ -20,18 +20,12 @@ from fftnet.tasks.readers import Inputs, TextReader
 from fftnet.training.memory import keep_freed_memory
 
 STDIN = "-"
-DIGITS = 4
-"""Decimal places of a probability."""
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Inputs of a classifier, and the file for its predictions.
-
-    Raises:
-        ValueError: if there is nothing or too much to classify, no such format, or a field is out of range.
-    """
+    """Inputs of a classifier, and the file for its predictions."""
 
     file: str | None = None
     """Inputs: a table with texts in rows, a .txt file with a text per line, - for lines of standard input; an
@@ -69,8 +63,8 @@ def run(argv: Sequence[str]) -> None:
     names, inputs, columns = _read(classifier, config)
     found = classifier.predict(inputs, batch_size=config.batch_size, names=names)
     # The terminal gets JSON lines.
-    suffix = Path(config.output or ".jsonl").suffix or ".jsonl"
-    text = FORMATS[suffix.lower()](Answers(columns, found.tolist(), classifier.class_names))
+    suffix = ".jsonl" if config.output is None else Path(config.output).suffix.lower()
+    text = FORMATS[suffix](Answers(columns, found.tolist(), classifier.class_names))
     # A column of JSON may contain a lone surrogate, which is written as an escape.
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     if config.output is None:
@@ -127,28 +121,23 @@ class Answers(NamedTuple):
     """Probabilities (N, K)."""
     class_names: Sequence[str]
 
-    def best(self) -> list[int]:
-        """Return the index of the most likely class of each input."""
-        return [row.index(max(row)) for row in self.probabilities]
-
     def headed(self, *names: str) -> tuple[list[str], list[str]]:
         """Return the names of all columns, and names for the prediction, with a prefix if they are taken."""
         taken = list(dict.fromkeys(name for row in self.columns for name in row))
-        return taken, [_free(name, taken) for name in names]
-
-
-def _free(name: str, taken: Sequence[str]) -> str:
-    while name in taken:
-        name = f"predicted_{name}"
-    return name
+        free = []
+        for name in names:
+            while name in taken:
+                name = f"predicted_{name}"
+            free.append(name)
+        return taken, free
 
 
 def _json_lines(answers: Answers) -> str:
     _, (label, probability, probabilities) = answers.headed("label", "probability", "probabilities")
     lines = []
-    for row, values, best in zip(*answers[:2], answers.best(), strict=True):
-        each = {name: round(p, DIGITS) for name, p in zip(answers.class_names, values, strict=True)}
-        name = answers.class_names[best]
+    for row, values in zip(*answers[:2], strict=True):
+        each = {name: round(p, 4) for name, p in zip(answers.class_names, values, strict=True)}
+        name = answers.class_names[values.index(max(values))]
         answer = {**row, label: name, probability: each[name], probabilities: each}
         lines.append(json.dumps(answer, ensure_ascii=False, default=str) + "\n")
     return "".join(lines)
@@ -160,9 +149,10 @@ def _delimited(answers: Answers) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*columns, *own])
-    for row, values, best in zip(*answers[:2], answers.best(), strict=True):
-        numbers = [f"{p:.{DIGITS}f}" for p in (values[best], *values)]
-        writer.writerow([*(_cell(row.get(name)) for name in columns), answers.class_names[best], *numbers])
+    for row, values in zip(*answers[:2], strict=True):
+        name = answers.class_names[values.index(max(values))]
+        numbers = [f"{p:.4f}" for p in (max(values), *values)]
+        writer.writerow([*(_cell(row.get(column)) for column in columns), name, *numbers])
     return text.getvalue()
 
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
@@ -37,7 +37,6 @@ LEAST_GAIN = 1.3
 Processors with the same instructions were measured at 2.4 to 5.8, and one at 0.9 to 1.0, on which a training
 step in bf16 took 1.4 times as long as in float32.
 """
-STRATEGIES = ("ddp", "fsdp")
 
 
 class TrainingError(UserError, RuntimeError):
@@ -47,18 +46,14 @@ class TrainingError(UserError, RuntimeError):
 @documented
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorConfig:
-    """Device, precision and processes of a run.
-
-    Raises:
-        ValueError: if a field is unknown or out of range.
-    """
+    """Device, precision and processes of a run."""
 
     device: str = "auto"
     """Device: cpu, cuda, auto (cuda if available, else cpu), or untested: mps, xpu."""
     precision: str = field(default="auto", metadata={"choices": lambda: (AUTO, *PRECISIONS)})
     """Precision of matrix products: fp32, bf16, fp16 with a loss scale, or auto: the setting of accelerate
     launch, else bf16 if the processor supports it and the model is at least 128 wide, else fp32."""
-    strategy: str = field(default="ddp", metadata={"choices": lambda: STRATEGIES})
+    strategy: str = field(default="ddp", metadata={"choices": lambda: ("ddp", "fsdp")})
     """Strategy for several processes: ddp (each holds the whole model) or fsdp (the model is sharded)."""
     accumulation_steps: int = 1
     """Gradient accumulation: micro-batches per step and process, computed one after the other."""
@@ -82,22 +77,12 @@ class AcceleratorConfig:
 
 
 def launched_rank() -> int:
-    """Return the rank that a launcher gave to this process, before the processes are connected."""
+    """Return the rank that a launcher gave to this process, before processes are connected."""
     return get_int_from_env(("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"), 0)
 
 
 def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) -> Accelerator:
-    """Join the processes of the run.
-
-    Args:
-        model: its ``_no_split_modules`` names the classes of its layers; see also ``resolve_precision``.
-        config: device, precision and strategy.
-        folder: output of trackers that write files.
-
-    Raises:
-        DeviceError: if the device is not available.
-        TrainingError: if the precision, the strategy or a tracker is not available.
-    """
+    """Join the processes of the run; ``folder`` is the output of trackers that write files."""
     # Errors of the user come first, before processes wait for each other.
     device = pick_device(config.device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -107,6 +92,10 @@ def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) 
         # Otherwise compiled loops sum the gradient of an embedding in the order in which threads arrive.
         torch.use_deterministic_algorithms(True)
     precision = resolve_precision(config.precision, device, model)
+    trackers = config.tracker_names()
+    for name in trackers:
+        if not importlib.util.find_spec(name):
+            raise TrainingError(f"tracker {name!r} is not installed: pip install {name}, or choose none")
     plugin = None
     if config.strategy == "fsdp":
         if processes == 1:
@@ -129,7 +118,7 @@ def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) 
             gradient_accumulation_steps=config.accumulation_steps,
             fsdp_plugin=plugin,
             dynamo_backend="inductor" if config.compile else None,
-            log_with=_trackers(config),
+            log_with=cast(Any, trackers or None),
             project_dir=folder,
         )
     except (ValueError, ImportError) as error:
@@ -145,21 +134,10 @@ def make_accelerator(model: nn.Module, config: AcceleratorConfig, folder: Path) 
     return accelerator
 
 
-def _trackers(config: AcceleratorConfig) -> Any:
-    names = config.tracker_names()
-    for name in names:
-        if not importlib.util.find_spec(name):
-            raise TrainingError(f"tracker {name!r} is not installed: pip install {name}, or choose none")
-    return names or None
-
-
 def resolve_precision(precision: str, device: torch.device, model: nn.Module) -> str | None:
     """Resolve ``auto`` to a name in ``PRECISIONS``; None if ``accelerate launch`` has chosen one.
 
-    Args:
-        precision: a name in ``PRECISIONS``, or ``auto``.
-        device: device of the run.
-        model: its ``config.d_model`` is its width; a model without one counts as narrow.
+    The width of a model is its ``config.d_model``; a model without one counts as narrow.
     """
     if precision != AUTO:
         return precision
@@ -200,8 +178,3 @@ def product_gain() -> float:
             tries.append(time.perf_counter() - start)
         seconds[dtype] = min(tries)
     return seconds[torch.float32] / seconds[torch.bfloat16]
-
-
-def precision_name(mixed_precision: str) -> str:
-    """Return the precision for Accelerate's name; one that we have no name for, such as fp8, is kept."""
-    return next((name for name, theirs in PRECISIONS.items() if theirs == mixed_precision), mixed_precision)

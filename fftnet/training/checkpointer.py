@@ -12,20 +12,10 @@ from typing import Any
 from fftnet import serialization
 from fftnet.errors import UserError
 from fftnet.serialization import WEIGHTS_FILE, CheckpointError
+from fftnet.training import manifest
 from fftnet.training.accelerator import TrainingError
 from fftnet.training.config import Callbacks
 from fftnet.training.distributed import Distributed
-from fftnet.training.manifest import (
-    BEST,
-    LAST,
-    UNFINISHED,
-    checkpoints,
-    flush,
-    is_sealed,
-    seal,
-    step_of,
-    verify,
-)
 from fftnet.training.optim import EMA
 from fftnet.training.run_folder import AUTO, SaveConfig, claimed, finish_replacements, set_aside
 from fftnet.training.sharding import Carried
@@ -39,15 +29,7 @@ class Checkpointer:
     """Saves a run in folders ``step-<number>``, with links ``last`` and ``best``, and resumes it.
 
     Every process must call ``claimed``, ``save`` and ``resume`` at the same time; the other methods are for
-    the main process.
-
-    Args:
-        distributed: processes, with model and optimizer.
-        ema: moving average of the weights, if there is one.
-        config: output folder, checkpoints to keep, and resuming.
-        settings: JSON-able description of the run; a checkpoint with another one is not resumed.
-        callbacks: write and check further files of a checkpoint.
-        message: shows a line to the user.
+    the main process. A checkpoint with other ``settings`` (JSON-able) is not resumed.
     """
 
     def __init__(
@@ -78,32 +60,23 @@ class Checkpointer:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold the output folder, and verify the checkpoint to resume if one is named.
-
-        Raises:
-            CheckpointError: if the folder can't be written, or there is no such checkpoint.
-            TrainingError: if another run is in the folder, or is writing into it.
-        """
+        """Hold the output folder, and verify the checkpoint to resume if one is named."""
         with ExitStack() as stack:
 
             def claim() -> None:
                 # A checkpoint that the user names is verified before the folder is created.
                 if self._config.resume not in (None, AUTO):
-                    verify(Path(self._config.resume), RESUMABLE)
+                    manifest.verify(Path(self._config.resume), RESUMABLE)
                 stack.enter_context(claimed(self._config, message=self._message))
-                if self._config.overwrite and (found := checkpoints(self.folder)):
-                    self._replaced = [path for path in found if is_sealed(path)]
+                if self._config.overwrite and (found := manifest.checkpoints(self.folder)):
+                    self._replaced = [path for path in found if manifest.is_sealed(path)]
                     self._message(f"{self.folder}: this run replaces another one with its first checkpoint")
 
             self._distributed.main_process_only(claim)
             yield
 
     def save(self, state: TrainingState, carried: Carried | None = None) -> None:
-        """Write a checkpoint, with the recurrent states of rows if they continue.
-
-        Raises:
-            CheckpointError: if it can't be written; all earlier ones are kept.
-        """
+        """Write a checkpoint, with the recurrent states of rows if they continue."""
         # All processes take part in gathering; only the main process writes.
         snapshot = capture(self._distributed, self._ema, state, carried, self.settings)
 
@@ -112,7 +85,7 @@ class Checkpointer:
             path = self.write(state.counters.steps, fill, snapshot.size)
             best = self.path(state.best["step"]) if state.best else path
             if best.is_dir():
-                self.link(BEST, best)
+                self.link(manifest.BEST, best)
             self.drop(best.name)
 
         self._distributed.main_process_only(write)
@@ -121,12 +94,7 @@ class Checkpointer:
         self.newest = self.path(self.saved_step)
 
     def resume(self) -> tuple[TrainingState, Carried | None] | None:
-        """Load the checkpoint that the configuration names; None starts a new run.
-
-        Raises:
-            TrainingError: if its run has other settings, or there are checkpoints but none is intact.
-            CheckpointError: if it can't be read.
-        """
+        """Load the checkpoint that the configuration names; None starts a new run."""
         if self._config.resume is None:
             return None
         folder = self._distributed.broadcast(self._distributed.main_process_only(self._chosen))
@@ -140,46 +108,38 @@ class Checkpointer:
         return state, carried
 
     def write(self, step: int, fill: Callable[[Path], None], size: int) -> Path:
-        """Write the checkpoint of a step into the output folder, whole or not at all.
+        """Write a checkpoint of about ``size`` bytes into the output folder, whole or not at all.
 
         It is filled under a temporary name, sealed by a manifest, flushed to the disk, and renamed.
-
-        Args:
-            step: step of the run.
-            fill: writes the files into the given folder.
-            size: estimated size, bytes.
-
-        Raises:
-            CheckpointError: if it can't be written; all others are kept.
         """
         path = self.path(step)
         temporary = path.with_name(f"{path.name}.tmp")
         try:
             for unfinished in self.folder.glob("step-*.tmp"):
-                if UNFINISHED.fullmatch(unfinished.name):
+                if manifest.UNFINISHED.fullmatch(unfinished.name):
                     shutil.rmtree(unfinished, ignore_errors=True)
             # Until the rename below, a crash leaves a .tmp folder, which the next write deletes.
             temporary.mkdir(parents=True)
             fill(temporary)
-            seal(temporary)
+            manifest.seal(temporary)
             # A folder of this name is moved, not deleted: between two renames a crash must not lose both.
             self._make_way(path)
             temporary.rename(path)
             # The rename itself must be on the disk before the replaced checkpoint is deleted.
-            flush(self.folder)
+            manifest.flush(self.folder)
             finish_replacements(self.folder)
         except (OSError, CheckpointError) as error:
             # A full disk: free the space of the unfinished checkpoint.
             shutil.rmtree(temporary, ignore_errors=True)
             with suppress(OSError):
                 finish_replacements(self.folder)
-            kept = "; all earlier ones are kept" if checkpoints(self.folder) else ""
+            kept = "; all earlier ones are kept" if manifest.checkpoints(self.folder) else ""
             raise CheckpointError(
                 f"the checkpoint {path} could not be saved: {self._reason(error, size)}{kept}"
             ) from error
         self._own.add(path.name)
         self.newest = path
-        self.link(LAST, path)
+        self.link(manifest.LAST, path)
         return path
 
     def _make_way(self, path: Path) -> None:
@@ -197,7 +157,7 @@ class Checkpointer:
 
     def best(self) -> Path:
         """Return the checkpoint with the lowest validation loss, or the newest one if that is missing."""
-        best = self.folder / BEST
+        best = self.folder / manifest.BEST
         return best if best.is_dir() else self.newest or best
 
     def newest_intact(
@@ -205,17 +165,13 @@ class Checkpointer:
     ) -> tuple[Path | None, dict[Path, UserError]]:
         """Find the checkpoint of the highest step that is whole and passes a check.
 
-        Args:
-            check: raises a ``UserError`` for a checkpoint to pass over.
-
-        Returns:
-            The checkpoint or None, and the problem of each one of a higher step.
+        Return the checkpoint or None, and the problem of each one of a higher step.
         """
         problems: dict[Path, UserError] = {}
         # The list starts with the highest step.
-        for path in checkpoints(self.folder):
+        for path in manifest.checkpoints(self.folder):
             try:
-                verify(path, RESUMABLE)
+                manifest.verify(path, RESUMABLE)
                 check(path)
             except (CheckpointError, TrainingError) as error:
                 problems[path] = error
@@ -241,21 +197,18 @@ class Checkpointer:
         """Return the name of the checkpoint that a link points to; None if it is no such link."""
         place = self.folder / name
         target = os.readlink(place) if place.is_symlink() else ""
-        return None if step_of(target) is None else target
+        return None if manifest.step_of(target) is None else target
 
     def drop(self, best: str | None) -> None:
         """Delete the oldest checkpoints of this run, and all of a run that it replaces.
 
-        The newest checkpoint stays, and so do those that links point to.
-
-        Args:
-            best: name of a checkpoint that stays, whatever its age.
+        The newest checkpoint, the best one and those that links point to stay.
         """
         newest = "" if self.newest is None else self.newest.name
-        kept = {best, newest, self._linked(BEST), self._linked(LAST)}
+        kept = {best, newest, self._linked(manifest.BEST), self._linked(manifest.LAST)}
         # A checkpoint of a higher step is damaged, or the run would have resumed from it.
-        own = [path for path in checkpoints(self.folder) if path.name in self._own]
-        past = [path for path in own if (step_of(path.name) or 0) <= (step_of(newest) or 0)]
+        own = [path for path in manifest.checkpoints(self.folder) if path.name in self._own]
+        past = [path for path in own if (manifest.step_of(path.name) or 0) <= (manifest.step_of(newest) or 0)]
         for path in [*past[self._config.keep_last :], *self._replaced]:
             if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
@@ -281,11 +234,12 @@ class Checkpointer:
                 f"no checkpoint in {self.folder} is intact: train in another output_dir, or with --overwrite"
             )
         if folder is not None and folder.resolve().parent == self.folder.resolve():
-            found = checkpoints(self.folder)
-            self._own = {path.name for path in found if is_sealed(path) and path not in others}
+            found = [path for path in manifest.checkpoints(self.folder) if path not in others]
+            self._own = {path.name for path in found if manifest.is_sealed(path)}
         return folder
 
     def _check_settings(self, folder: Path) -> None:
+        """Refuse a checkpoint of a run with other settings; changes that are allowed are shown."""
         stored = read_values(folder)["settings"]
         asked = dict(self.settings)
         # Files first: changed data may also change settings, such as the number of classes.

@@ -16,11 +16,7 @@ from fftnet.fields import check_fields, check_positive, documented
 @documented
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Evaluations, logging and safeguards of a run.
-
-    Raises:
-        ValueError: if a field is out of range.
-    """
+    """Evaluations, logging and safeguards of a run."""
 
     eval_every: int | None = None
     """Steps between two evaluations (default: an epoch, but 5 to 30 evaluations per run)."""
@@ -42,18 +38,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_positive(self, "eval_every", "eval_batches", "early_stopping", "log_every", "loss_spike")
-        check_positive(self, "max_skipped")
+        counts = ("eval_every", "eval_batches", "early_stopping", "log_every", "max_skipped")
+        check_positive(self, *counts, "loss_spike")
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class BudgetConfig:
-    """Length of a run: it ends at the first of the limits that are set, by default after ``num_epochs``.
-
-    Raises:
-        ValueError: if a field is out of range.
-    """
+    """Length of a run: it ends at the first of the limits that are set, by default after ``num_epochs``."""
 
     num_epochs: int = 10
     """Number of passes over the training data, if no other limit is set."""
@@ -74,20 +66,14 @@ class Counters:
     """Steps, targets and seconds that a run has used of its budget."""
 
     steps: int = 0
-    """Number of training steps."""
     targets: int = 0
     """Number of counted targets, over all processes."""
     seconds: float = 0.0
-    """Duration of training and evaluation, seconds, including earlier parts of a resumed run."""
+    """Duration of training and evaluation, including earlier parts of a resumed run."""
 
 
 class Budget:
-    """The limits of a run.
-
-    Args:
-        config: the limits.
-        batches: batches in an epoch.
-    """
+    """The limits of a run, with ``batches`` in an epoch."""
 
     def __init__(self, config: BudgetConfig, batches: int) -> None:
         limits = {
@@ -120,11 +106,6 @@ class RunMetadata:
     """JSON-able description of model and data; a checkpoint with another one is not resumed."""
 
 
-def write_line(line: str) -> None:
-    """Write a line to stderr, above the progress bar if present."""
-    tqdm.write(line, file=sys.stderr)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Callbacks:
     """Functions that a run calls, on its main process only."""
@@ -135,5 +116,6 @@ class Callbacks:
     """Refuses to resume a checkpoint because of such files, or returns a message for the user."""
     sample: Callable[[dict[str, Tensor]], str] | None = None
     """Generates a text with the given weights, shown at every evaluation."""
-    message: Callable[[str], None] = write_line
+    # Above the progress bar if present.
+    message: Callable[[str], None] = lambda line: tqdm.write(line, file=sys.stderr)
     """Shows a line to the user."""

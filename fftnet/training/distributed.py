@@ -1,8 +1,4 @@
-"""A step of training on all processes of a run.
-
-The sum of the losses is divided by the counted targets of all processes, so that a step does not depend on
-how its batch is split (see ``fftnet.training.sharding``).
-"""
+"""A step of training on all processes of a run; it does not depend on how its batch is split."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,12 +12,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 
 from fftnet import serialization
 from fftnet.protocols import Batch, Objective, RowStates
-from fftnet.training.accelerator import (
-    AcceleratorConfig,
-    TrainingError,
-    make_accelerator,
-    precision_name,
-)
+from fftnet.training.accelerator import PRECISIONS, AcceleratorConfig, TrainingError, make_accelerator
 from fftnet.training.optim import OptimConfig, make_optimizer
 from fftnet.training.sharding import Carried, losses_and_state, shard
 
@@ -52,16 +43,8 @@ def _explained() -> Iterator[None]:
 class Distributed:
     """The processes of a run, with the model and the optimizer that they share.
 
-    Every method that communicates raises TrainingError if another process has died.
-
-    Args:
-        model: any module; its ``_no_split_modules`` names the classes of its layers.
-        config: device, precision and strategy.
-        optim_config: the optimizer.
-        folder: output of trackers that write files.
-
-    Raises:
-        TrainingError: if the device, the precision or a tracker is not available.
+    Every method that communicates raises TrainingError if another process has died. ``_no_split_modules`` of
+    the model names the classes of its layers; ``folder`` is the output of trackers that write files.
     """
 
     def __init__(
@@ -73,7 +56,9 @@ class Distributed:
         self.world = self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
         self.model_shards = self.world if self.accelerator.distributed_type == DistributedType.FSDP else 1
-        self.precision = precision_name(self.accelerator.mixed_precision)
+        # A precision of the launcher that we have no name for, such as fp8, keeps Accelerate's.
+        names = {theirs: name for name, theirs in PRECISIONS.items()}
+        self.precision = names.get(self.accelerator.mixed_precision, self.accelerator.mixed_precision)
         self.raw_model = model
         layers = tuple(getattr(model, "_no_split_modules", ()))
         if config.activation_checkpointing:
@@ -107,15 +92,12 @@ class Distributed:
         Returns:
             The loss, the number of counted targets and the other numbers, each summed over all processes; and
             the states of this process's rows, None if rows do not continue.
-
-        Raises:
-            TrainingError: if another process has died, memory is short, or rows continue but the objective
-                has no ``carry``.
         """
         self.optimizer.zero_grad(set_to_none=True)
         micro_batches = shard(batch, self.rank, self.world, self.accumulation_steps)
         expected = max(int(batch.loss_mask.sum()), 1)
-        # Accelerate divides by the number of micro-batches and processes; here all targets count alike.
+        # Accelerate divides by the number of micro-batches and processes. Here all targets count alike: the
+        # step does not depend on how its batch is split.
         weight = self.world * self.accumulation_steps / expected
         losses: list[Tensor] = []
         counts: list[Tensor] = []
@@ -180,14 +162,8 @@ class Distributed:
         return gather_object([value]) if self.world > 1 else [value]
 
     def main_process_only(self, action: Callable[[], Result]) -> Result | None:
-        """Call a function on the main process; if it fails, all processes raise the same error.
-
-        Raises:
-            CheckpointError: if a file can't be read or written.
-            TrainingError: if the run can't continue.
-        """
-        result = None
-        failed = None
+        """Call a function on the main process; if it fails, all processes raise the same error."""
+        result = failed = None
         if self.is_main:
             try:
                 result = action()
@@ -241,11 +217,7 @@ class Distributed:
 
     @_explained()
     def load_state_dict(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
-        """Load the result of ``state_dict``, on any number of processes.
-
-        Raises:
-            CheckpointError: if the optimizer's tensors belong to another model.
-        """
+        """Load the result of ``state_dict``, on any number of processes."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
         _, current = self._state(cpu_offload=False)

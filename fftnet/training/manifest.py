@@ -18,8 +18,6 @@ MANIFEST_FILE = "manifest.json"
 """Name to size in bytes and SHA-256 of every other file of a checkpoint."""
 BEST = "best"
 LAST = "last"
-STEP = re.compile(r"step-(\d+)")
-"""Name of a checkpoint's folder."""
 UNFINISHED = re.compile(r"step-\d+\.tmp")
 """Name of a checkpoint while it is written."""
 REPLACED = re.compile(r"(step-\d+)\.replaced")
@@ -28,7 +26,7 @@ REPLACED = re.compile(r"(step-\d+)\.replaced")
 
 def step_of(name: str) -> int | None:
     """Return the step in the name of a checkpoint's folder, None for any other name."""
-    found = STEP.fullmatch(name)
+    found = re.fullmatch(r"step-(\d+)", name)
     return int(found[1]) if found else None
 
 
@@ -56,9 +54,6 @@ def newest_checkpoint(root: Path) -> Path:
     """Return the checkpoint of the newest run under a folder: its best one, or the one of the highest step.
 
     The newest run is the one whose last checkpoint was written last.
-
-    Raises:
-        CheckpointError: if no checkpoint is found; the message names commands that help.
     """
     runs: dict[Path, list[Path]] = {}
     # Path.rglob fails if a run deletes a folder at the same time.
@@ -89,34 +84,27 @@ def _written(folder: Path) -> int:
 
 
 def verify(folder: Path, required: Sequence[str] = (WEIGHTS_FILE,)) -> None:
-    """Check a checkpoint against its manifest.
-
-    Args:
-        folder: the checkpoint.
-        required: files that the manifest must name; it must also name a ``config.json`` that exists.
-
-    Raises:
-        CheckpointError: naming the first file that is missing, truncated or changed.
-    """
+    """Check a checkpoint against its manifest, which must name the required files."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} does not exist: name the folder of a checkpoint")
     # A model is loaded by its configuration, which must therefore be covered by the checksums.
     configuration = [CONFIG_FILE] if os.path.lexists(folder / CONFIG_FILE) else []
     for name, (size, digest) in _read_manifest(folder / MANIFEST_FILE, [*required, *configuration]).items():
         path = folder / name
+        problem = None
         try:
             status = path.stat()
             # Reading a pipe may wait forever, and a device may have no end.
             if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{path} is damaged, take another checkpoint: it is not a regular file")
-            if status.st_size != size:
-                raise CheckpointError(
-                    f"{path} is truncated, take another checkpoint: {status.st_size} of {size} bytes"
-                )
-            if _digest(path) != digest:
-                raise CheckpointError(f"{path} is damaged, take another checkpoint: its checksum differs")
+                problem = "damaged, take another checkpoint: it is not a regular file"
+            elif status.st_size != size:
+                problem = f"truncated, take another checkpoint: {status.st_size} of {size} bytes"
+            elif _digest(path) != digest:
+                problem = "damaged, take another checkpoint: its checksum differs"
         except OSError as error:
             raise CheckpointError(f"{path} is missing: take another checkpoint") from error
+        if problem is not None:
+            raise CheckpointError(f"{path} is {problem}")
 
 
 def _read_manifest(manifest: Path, required: Sequence[str]) -> dict[str, list[Any]]:
@@ -124,18 +112,18 @@ def _read_manifest(manifest: Path, required: Sequence[str]) -> dict[str, list[An
     problem = None
     if not isinstance(files, dict) or not files:
         problem = "it names no files"
-    elif wrong := [name for name, entry in files.items() if not _is_entry(name, entry)]:
+    # A name with a path could point outside the checkpoint.
+    elif wrong := [
+        name
+        for name, entry in files.items()
+        if not (serialization.is_file_name(name) and isinstance(entry, list) and len(entry) == 2)
+    ]:
         problem = f"see its entry {wrong[0]!r}"
     elif missing := [name for name in required if name not in files]:
         problem = f"it does not name {missing[0]}"
     if problem is not None:
         raise CheckpointError(f"{manifest} is damaged, take another checkpoint: {problem}")
     return files
-
-
-def _is_entry(name: str, entry: Any) -> bool:
-    """Return whether an entry is valid; a name with a path could point outside the checkpoint."""
-    return serialization.is_file_name(name) and isinstance(entry, list) and len(entry) == 2
 
 
 def seal(folder: Path) -> None:

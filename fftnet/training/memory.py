@@ -5,32 +5,21 @@ import sys
 
 import torch
 
-TRIM_THRESHOLD = -1
-MMAP_THRESHOLD = -3
-"""Numbers of two parameters of ``mallopt``, from glibc's ``malloc.h``."""
-NEVER = 2**31 - 1
-LARGEST_MAPPED = (2**30, 2**25)
-"""Size in bytes from which an array gets new pages. Older versions of glibc allow 32 MiB at most."""
-
 
 def keep_freed_memory() -> bool:
     """Let the process keep memory that it frees, so that new arrays need no new pages.
 
     By default large arrays get new pages each time, which the system fills with zeros: up to a third of a
     step's time. Freed memory then stays with the process until it ends. With arrays of many sizes, gaps
-    between them may raise a peak of gigabytes by 40 %.
-
-    Returns:
-        True on success; False if the C library is not glibc, which is then left unchanged.
+    between them may raise a peak of gigabytes by 40 %. Return False if the C library is not glibc.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is None:
         return False
-    return any(mallopt(MMAP_THRESHOLD, size) for size in LARGEST_MAPPED) and bool(
-        mallopt(TRIM_THRESHOLD, NEVER)
-    )
+    # From glibc's malloc.h: -3 is the size from which an array gets new pages, and -1 the one from which
+    # freed memory is returned. Older versions allow 32 MiB at most for the first.
+    mapped = any(mallopt(-3, size) for size in (2**30, 2**25))
+    return mapped and bool(mallopt(-1, 2**31 - 1))
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -1,7 +1,7 @@
 """The optimizer, its learning-rate schedules, and the moving average of the weights."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,11 +18,7 @@ are small, and pulling them to 0 would change their meaning (decays, frequencies
 @documented
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with a linear warm-up and a learning-rate schedule.
-
-    Raises:
-        ValueError: if a field is out of range.
-    """
+    """AdamW with a linear warm-up and a learning-rate schedule."""
 
     learning_rate: float = 3e-3
     """Learning rate at the peak of the schedule."""
@@ -74,25 +70,11 @@ def _warmup_stable_decay(config: OptimConfig, progress: float) -> float:
     return min(1.0, (1 - progress) / max(config.decay_fraction, 1e-9))
 
 
-SCHEDULES: dict[str, Callable[[OptimConfig, float], float]] = {
-    "cosine": _cosine,
-    "wsd": _warmup_stable_decay,
-}
+SCHEDULES = {"cosine": _cosine, "wsd": _warmup_stable_decay}
 """Name to a function of the progress after the warm-up; it returns the factor of the peak, from 1 to 0."""
 
 
-def _adamw(groups: list[dict[str, object]], config: OptimConfig) -> torch.optim.Optimizer:
-    betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
-
-
-OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], OptimConfig], torch.optim.Optimizer]] = {
-    "adamw": _adamw,
-}
-"""Name to a function that makes an optimizer of parameter groups."""
-
-
-def make_optimizer(model: nn.Module, config: OptimConfig, name: str = "adamw") -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Make an optimizer for the trained parameters of a model; only some of them decay, see ``DECAYED``."""
     # By identity, because tied modules share a parameter.
     decaying = {
@@ -105,18 +87,16 @@ def make_optimizer(model: nn.Module, config: OptimConfig, name: str = "adamw") -
         {"params": [p for p in trained if id(p) in decaying], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if id(p) not in decaying], "weight_decay": 0.0},
     ]
-    return OPTIMIZERS[name]([group for group in groups if group["params"]], config)
+    groups = [group for group in groups if group["params"]]
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
 
 
 class EMA:
     """Exponential moving average of a module's parameters, which often generalizes better than the last ones.
 
     The decay rises to its value over the first steps, as ``min(decay, (1 + n) / (10 + n))``, so that the
-    random initialization soon loses its weight.
-
-    Args:
-        module: module whose parameters are averaged; they may be sharded.
-        decay: weight of the old average in an update, in (0, 1).
+    random initialization soon loses its weight. Parameters may be sharded.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

@@ -19,29 +19,19 @@ from fftnet.training.memory import memory_in_use
 from fftnet.training.run_folder import METRICS_FILE, PLOT_FILE
 from fftnet.training.state import TrainingState
 
-LINE = 80
-"""Maximum number of characters of an evaluation's line."""
-
 
 class Forecast(NamedTuple):
     """Cost of a training step, over all processes."""
 
     rows: int
-    """Rows of a step."""
     targets: int
-    """Counted targets of a step."""
+    """Number of counted targets."""
     seconds: float
     """Duration of a step without the optimizer, seconds."""
 
 
 def dry_run(distributed: Distributed, objective: Objective, batch: Batch) -> Forecast:
-    """Compute the gradients of one batch twice, time the second, and restore the model.
-
-    Args:
-        distributed: processes, with the model.
-        objective: losses of a batch.
-        batch: a batch of the whole run.
-    """
+    """Compute the gradients of one batch twice, time the second, and restore the model."""
     # A forward pass changes buffers only, such as the running statistics of batch normalization.
     buffers = [(buffer, buffer.clone()) for buffer in distributed.raw_model.buffers()]
     # The first pass compiles kernels and allocates memory, which the measured one should not include.
@@ -59,16 +49,7 @@ def dry_run(distributed: Distributed, objective: Objective, batch: Batch) -> For
 def run_summary(
     distributed: Distributed, forecast: Forecast, steps: int, train: Batches, valid: Batches, unit: str
 ) -> Iterator[str]:
-    """Yield lines that describe a run before it starts: model, steps, time, memory.
-
-    Args:
-        distributed: processes, with the model.
-        forecast: cost of a step.
-        steps: number of steps of the run.
-        train: training data.
-        valid: validation data.
-        unit: plural noun for the counted targets.
-    """
+    """Yield lines that describe a run before it starts: model, steps, time, memory."""
     yield model_summary(distributed.raw_model)
     epochs = steps / train.num_batches
     yield (
@@ -90,8 +71,8 @@ def run_summary(
 
 
 def _duration(seconds: float) -> str:
-    for unit, size, least in (("days", 86400, 2), ("hours", 3600, 2), ("minutes", 60, 2)):
-        if seconds >= least * size:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} seconds"
 
@@ -134,18 +115,11 @@ def listed(values: Mapping[str, float | None]) -> str:
 def evaluation_line(
     step: int, losses: Mapping[str, float], further: Mapping[str, float | None], speed: str
 ) -> str:
-    """Describe an evaluation in a line that fits a terminal.
-
-    Args:
-        step: step of the run.
-        losses: values that are always shown.
-        further: values that are shown while they fit, in this order.
-        speed: shown last, if it fits.
-    """
+    """Describe an evaluation in 80 characters; further values, and last the speed, are shown if they fit."""
     line = f"step {step}: {listed(losses)}"
     parts = [listed({name: value}) for name, value in further.items() if value is not None]
     for part in (*parts, speed):
-        if len(line) + len(part) + 2 <= LINE:
+        if len(line) + len(part) + 2 <= 80:
             line += f", {part}"
     return line
 
@@ -163,18 +137,7 @@ def paused(bar: tqdm) -> Iterator[None]:
 def write_results(
     folder: Path, state: TrainingState, metadata: RunMetadata, distributed: Distributed, unit: str
 ) -> None:
-    """Write the history of a run, with its last and best evaluation, as JSON and as a plot.
-
-    Args:
-        folder: output folder of the run.
-        state: state of the run after at least one evaluation.
-        metadata: properties that were known before the start.
-        distributed: processes, with the model.
-        unit: plural noun for the counted targets.
-
-    Raises:
-        CheckpointError: naming the file that can't be written.
-    """
+    """Write the history of a run, with its last and best evaluation, as JSON and as a plot."""
     values = {
         "final": state.history[-1],
         "best": state.best,

@@ -26,11 +26,7 @@ AUTO = "auto"
 @documented
 @dataclass(frozen=True, kw_only=True)
 class SaveConfig:
-    """Output folder of a run, its checkpoints, and resuming.
-
-    Raises:
-        ValueError: if a field is out of range.
-    """
+    """Output folder of a run, its checkpoints, and resuming."""
 
     output_dir: str = "outputs"
     """Folder for checkpoints, the loss plot and the metrics."""
@@ -61,16 +57,8 @@ def claimed(
 ) -> Iterator[None]:
     """Keep other runs out of the output folder, and this run out of the folder of another one.
 
-    A run may claim its folder several times. Nothing is written into a folder that is refused.
-
-    Args:
-        config: names the folder, and what may happen to a run in it.
-        main: True on the main process, which holds the lock and writes.
-        message: shows a line to the user.
-
-    Raises:
-        CheckpointError: if the folder can't be written.
-        TrainingError: if another run is in the folder, or is writing into it.
+    A run may claim its folder several times. Nothing is written into a folder that is refused. Only the main
+    process holds the lock and writes.
     """
     folder = Path(config.output_dir)
     with ExitStack() as stack:
@@ -105,11 +93,7 @@ def _hold(folder: Path, stack: ExitStack) -> bool:
 
 
 def refuse_another_run(config: SaveConfig) -> None:
-    """Refuse a configuration under which a run would replace the files of another run in its folder.
-
-    Raises:
-        TrainingError: naming the alternatives.
-    """
+    """Refuse a configuration under which a run would replace the files of another run in its folder."""
     if config.overwrite or config.resume == AUTO:
         return
     folder = Path(config.output_dir)
@@ -146,7 +130,6 @@ def finish_replacements(folder: Path) -> None:
         if name is None or not is_sealed(path):
             continue
         place = folder / name[1]
-        # The successor is complete.
         if is_sealed(place):
             shutil.rmtree(path, ignore_errors=True)
         elif not os.path.lexists(place):
@@ -154,11 +137,7 @@ def finish_replacements(folder: Path) -> None:
 
 
 def set_aside(path: Path, message: Callable[[str], None]) -> None:
-    """Rename a file of the user that has the name of a file of a run, and say so.
-
-    Raises:
-        OSError: if it can't be renamed.
-    """
+    """Rename a file of the user that has the name of a file of a run, and say so."""
     names = (path.with_name(f"{path.name}.old{number}") for number in count(1))
     other = next(name for name in names if not os.path.lexists(name))
     path.rename(other)

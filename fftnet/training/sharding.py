@@ -1,7 +1,6 @@
 """Rows of a batch and their recurrent states, split among processes and micro-batches.
 
-Every process reads the batch of the whole run and works on its own rows. States that rows carry to the next
-step are split in the same way, stored together in a checkpoint, and split again on resume.
+Every process reads the batch of the whole run and works on its own rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,15 +28,8 @@ def _starts(num_rows: int, rank: int, world: int, micro_batches: int) -> tuple[r
 def shard(batch: Batch, rank: int, world: int, micro_batches: int = 1) -> list[Batch]:
     """Return the rows of one process, in micro-batches of equal size.
 
-    Args:
-        batch: batch of the whole run.
-        rank: rank of the process.
-        world: number of processes.
-        micro_batches: number of micro-batches per process.
-
-    Returns:
-        Micro-batches. After the last row, rows of zeros that do not count in the loss fill them up. Their
-        attention mask is True, because some models can't read a row of padding only.
+    After the last row of the batch, rows of zeros that do not count in the loss fill them up. Their attention
+    mask is True, because some models can't read a row of padding only.
     """
     starts, size = _starts(batch.num_rows, rank, world, micro_batches)
     mask = batch.attention_mask
@@ -66,11 +58,7 @@ class Interrupted(Exception):
 class ShardedBatches:
     """Rows of one process from a stream of batches, until the run is asked to end.
 
-    Args:
-        batches: batches of the whole run; every process reads the same ones.
-        rank: rank of the process.
-        world: number of processes.
-        stop_requested: called before each batch; must return the same on all processes.
+    ``stop_requested`` is called before each batch, and must return the same on all processes.
     """
 
     def __init__(
@@ -83,11 +71,7 @@ class ShardedBatches:
         self.num_batches = batches.num_batches
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """Return the rows of this process from a batch, as many as on every other process.
-
-        Raises:
-            Interrupted: if any process was asked to end.
-        """
+        """Return as many rows of a batch as every other process; Interrupted ends the run."""
         if self._stop_requested():
             raise Interrupted
         return shard(self._batches.batch(epoch, index), self._rank, self._world)[0]
@@ -112,14 +96,7 @@ def losses_and_state(
 ) -> tuple[Losses, RowStates | None]:
     """Return the losses of a micro-batch and the states of its rows for the next step, if they continue.
 
-    Args:
-        objective: a ``StatefulObjective`` if rows continue.
-        model: model in training.
-        batch: micro-batch of this process.
-        state: states of these rows after the step before; ignored if the batch is ``fresh``.
-
-    Raises:
-        TrainingError: if rows continue, but the objective has no ``carry``.
+    The states of the step before are ignored if the batch is ``fresh``.
     """
     if batch.fresh is None:
         return objective(model, batch), None
@@ -133,11 +110,7 @@ def losses_and_state(
 
 
 def join(carried: Sequence[Carried]) -> dict[str, Tensor]:
-    """Return the states of all rows in the order of the batch, under their names in a checkpoint.
-
-    Args:
-        carried: states of every process, in the order of ranks.
-    """
+    """Join the states of all processes, in the order of ranks, under their names in a checkpoint."""
     parts = [part for each in carried for part in each.parts]
     # Rows that fill up micro-batches are at the end, and are cut off.
     rows = carried[0].num_rows
@@ -145,17 +118,9 @@ def join(carried: Sequence[Carried]) -> dict[str, Tensor]:
 
 
 def deal_out(tensors: Mapping[str, Tensor], rank: int, world: int, micro_batches: int) -> Carried | None:
-    """Return the part of ``join``'s states that belongs to one process, for any number of processes.
+    """Split the joined states in a checkpoint's tensors as ``shard`` splits rows; None if it has none.
 
-    Args:
-        tensors: tensors of a checkpoint, these states among others.
-        rank: rank of the process.
-        world: number of processes.
-        micro_batches: number of micro-batches per process.
-
-    Returns:
-        States on the device of ``tensors``, split as ``shard`` splits rows, and filled up with copies of the
-        last one; None if the checkpoint has none.
+    Copies of the last state fill the parts up.
     """
     found = {name.removeprefix(CARRIED): x for name, x in tensors.items() if name.startswith(CARRIED)}
     if not found:

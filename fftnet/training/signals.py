@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-LOST_OUTPUT = 13
-"""Number of SIGPIPE, which Windows lacks."""
-
 
 @dataclass
 class StopRequest:
@@ -23,10 +20,6 @@ class StopRequest:
         """End the process with the exit status of the signal: 130 after Ctrl-C, else 128 plus its number.
 
         The status is 143, that of SIGTERM, if another process was asked.
-
-        Raises:
-            KeyboardInterrupt: after SIGINT.
-            SystemExit: in all other cases.
         """
         if self.number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -38,7 +31,8 @@ class StopRequest:
         try:
             yield
         except OSError:
-            self.number = self.number or LOST_OUTPUT
+            # The number of SIGPIPE, which Windows lacks.
+            self.number = self.number or 13
             # Buffered text would fail again at the end of the process, and change the exit status.
             with suppress(OSError, ValueError, AttributeError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), sys.stderr.fileno())
@@ -50,9 +44,6 @@ def deferred_signals(request: StopRequest | None = None) -> Iterator[StopRequest
 
     A SIGTERM after Ctrl-C changes nothing, because launchers send one themselves. Handlers of other code,
     SIGHUP under nohup, and threads other than the main thread are left unchanged.
-
-    Args:
-        request: receives the signal (default: a new one).
     """
     request = request or StopRequest()
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}

@@ -20,7 +20,6 @@ from fftnet.training.sharding import Carried, deal_out, join
 TENSORS_FILE = "training.safetensors"
 """Optimizer, random generators, carried states and, with a moving average, the weights without averaging."""
 VALUES_FILE = "training.json"
-"""All values that are not tensors."""
 MAX_LOGGED = 1000
 """Maximum number of losses kept for the plot: about one per pixel of its width."""
 RAW_WEIGHTS = "weights."
@@ -32,7 +31,6 @@ class Interval:
     """Sums over the steps since the last evaluation."""
 
     loss: float = 0.0
-    """Loss summed over targets."""
     targets: int = 0
     seconds: float = 0.0
 
@@ -86,9 +84,8 @@ class TrainingState:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TrainingState":
         """Read the result of ``asdict``."""
-        counters = Counters(**values["counters"])
-        interval = Interval(**values["interval"])
-        return cls(**(values | {"counters": counters, "interval": interval}))
+        parts = {"counters": Counters(**values["counters"]), "interval": Interval(**values["interval"])}
+        return cls(**(values | parts))
 
 
 @dataclass(frozen=True)
@@ -106,11 +103,7 @@ class Snapshot:
         return sum(tensor.nbytes for tensor in [*self.weights.values(), *self.tensors.values()]) + 2**16
 
     def write(self, folder: Path, save_files: Callable[[Path], None]) -> None:
-        """Write the snapshot into a folder.
-
-        Raises:
-            CheckpointError: if it can't be written, or a weight is not finite.
-        """
+        """Write the snapshot into a folder, unless a weight is not finite."""
         # A checkpoint with such weights would replace a good one.
         for name, tensor in self.weights.items():
             if not torch.isfinite(tensor).all():
@@ -156,9 +149,6 @@ def restore(distributed: Distributed, ema: EMA | None, folder: Path) -> tuple[Tr
     """Load the result of ``capture`` on any number of processes; each of them must call this.
 
     Random generators continue where they stopped; processes without a stored generator keep their own.
-
-    Raises:
-        CheckpointError: naming the file that is missing, damaged or of another model.
     """
     values = read_values(folder)
     weights = serialization.read_weights(distributed.raw_model, folder / WEIGHTS_FILE)
@@ -186,11 +176,7 @@ def restore(distributed: Distributed, ema: EMA | None, folder: Path) -> tuple[Tr
 
 
 def read_values(folder: Path) -> dict[str, Any]:
-    """Read the values of a checkpoint, among them the ``settings`` of its run.
-
-    Raises:
-        CheckpointError: if the folder can't be resumed.
-    """
+    """Read the values of a checkpoint, among them the ``settings`` of its run."""
     values = serialization.read_json(folder / VALUES_FILE)
     if not isinstance(values, dict) or not isinstance(values.get("settings"), dict):
         raise CheckpointError(f"{folder / VALUES_FILE} is of an earlier version: it can be used, not resumed")
@@ -198,29 +184,18 @@ def read_values(folder: Path) -> dict[str, Any]:
 
 
 def random_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the states of the global random generators.
-
-    Returns:
-        PyTorch's states as uint8 tensors (also that of ``device`` if it is not the CPU), and those of Python
-        and NumPy as JSON-able values.
-    """
+    """Return the states of PyTorch's global random generators, and JSON-able those of Python and NumPy."""
     # Tensors hold bits exactly; JSON suffices for the integers of Python and NumPy.
     tensors = {"rng": torch.get_rng_state()}
     if device.type != "cpu":
         tensors["device_rng"] = torch.get_device_module(device).get_rng_state()
     name, words, *rest = np.random.get_state(legacy=True)
-    return tensors, {
-        "python_rng": random.getstate(),
-        "numpy_rng": [name, np.asarray(words).tolist(), *rest],
-    }
+    numpy_rng = [name, np.asarray(words).tolist(), *rest]
+    return tensors, {"python_rng": random.getstate(), "numpy_rng": numpy_rng}
 
 
 def set_random_state(tensors: Mapping[str, Tensor], values: Mapping[str, Any], device: torch.device) -> None:
-    """Set the global random generators to the result of ``random_state``.
-
-    Raises:
-        KeyError: if a state is missing; that of a device other than the CPU is optional.
-    """
+    """Set the global random generators to the result of ``random_state``."""
     torch.set_rng_state(tensors["rng"])
     if "device_rng" in tensors and device.type != "cpu":
         torch.get_device_module(device).set_rng_state(tensors["device_rng"])

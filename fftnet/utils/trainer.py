@@ -26,7 +26,6 @@ from fftnet.training.signals import StopRequest, deferred_signals
 from fftnet.training.state import Interval, TrainingState
 
 LOSS_EMA_DECAY = 0.95
-LOGS = "logs"
 
 
 class Trainer:
@@ -38,11 +37,7 @@ class Trainer:
             ``unit`` is the plural noun for what is counted.
         train: training data.
         valid: validation data.
-        train_config: evaluations, logging and safeguards.
-        budget_config: length of the run.
-        optim_config: the optimizer and its schedule.
-        accelerator_config: device, precision and processes.
-        save_config: output folder, checkpoints, and resuming.
+        train_config, budget_config, optim_config, accelerator_config, save_config: see their classes.
         metadata: properties of the run that are known before it starts.
         callbacks: functions that the run calls.
 
@@ -78,9 +73,8 @@ class Trainer:
         self.valid_data = valid
         self.output = Path(self.save_config.output_dir)
         self.budget = Budget(budget_config or BudgetConfig(), train.num_batches)
-        self.distributed = Distributed(
-            model, accelerator_config or AcceleratorConfig(), self.optim_config, self.output / LOGS
-        )
+        accelerator_config = accelerator_config or AcceleratorConfig()
+        self.distributed = Distributed(model, accelerator_config, self.optim_config, self.output / "logs")
         decay = self.optim_config.ema_decay
         self.ema = None if decay is None else EMA(self.distributed.model, decay)
         settings = {
@@ -105,8 +99,8 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """True if the budget is used up, or the validation loss has not fallen for too long."""
-        used = self.budget.progress(self.state.counters) >= 1
-        return used or self._out_of_patience(self.state.evaluations_waited)
+        used_up = self.budget.progress(self.state.counters) >= 1
+        return used_up or self._out_of_patience(self.state.evaluations_waited)
 
     def train(self) -> list[dict[str, Any]]:
         """Train to the end of the budget and return the history, one row per evaluation.
@@ -231,8 +225,8 @@ class Trainer:
         self._message(f"{problem}: the update is skipped")
 
     def _failure(self, problem: str) -> TrainingError:
-        kept = self.checkpointer.newest
-        kept = f"the last good checkpoint is {kept}" if kept else "no checkpoint was made yet"
+        newest = self.checkpointer.newest
+        kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint was made yet"
         return TrainingError(f"{problem}; {kept}; try a lower learning_rate")
 
     def _save(self) -> None:

@@ -36,11 +36,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
 
 
 def classifier_kind(folder: Path) -> type[PretrainedModel] | None:
-    """Return the class of the classifier in a checkpoint, None for another kind of model.
-
-    Raises:
-        CheckpointError: if its configuration is missing or damaged.
-    """
+    """Return the class of the classifier in a checkpoint, None for another kind of model."""
     path = folder / CONFIG_FILE
     name = architecture_of(read_json(path), path)
     return next((kind for kind in READERS if name in (kind.__name__, *kind.other_names)), None)

@@ -59,21 +59,13 @@ def parse(
     without: Collection[str] = (),
     defaults: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Parse flags into configurations.
+    """Parse the flags of a command into one configuration per class, and one per group by its name.
 
     The metadata of a field may hold ``choices``, a function that returns the allowed values; ``alone``, the
     value of the flag without a value; and ``short``, a second name of a switch, such as ``-i``.
 
-    Args:
-        program: name of the command in ``COMMANDS``.
-        argv: arguments of the command.
-        classes: configuration classes whose fields are the flags.
-        groups: name to a further class, whose flags are ``--name.field``.
-        without: fields that are not flags and keep their defaults.
-        defaults: maps the values of all flags to defaults that depend on them, by flag.
-
-    Returns:
-        One configuration per class, and one per group by its name.
+    The flags of a group are ``--name.field``. Fields in ``without`` are not flags and keep their defaults.
+    ``defaults`` maps the values of all flags to defaults that depend on them, by flag.
     """
     groups = groups or {}
     # Each class with the prefix of its flags.

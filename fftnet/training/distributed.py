@@ -81,17 +81,11 @@ class Distributed:
     def accumulate(
         self, objective: Objective, batch: Batch, *others: float, carried: Carried | None = None
     ) -> tuple[list[float], Carried | None]:
-        """Compute the gradient of the mean loss over a batch, on all processes.
+        """Compute the gradient of the mean loss over a batch of the whole run, on all processes.
 
-        Args:
-            objective: losses of a batch.
-            batch: batch of the whole run.
-            others: numbers to sum over the processes in the same communication.
-            carried: states of this process's rows after the step before; None: rows start afresh.
-
-        Returns:
-            The loss, the number of counted targets and the other numbers, each summed over all processes; and
-            the states of this process's rows, None if rows do not continue.
+        Return the loss, the number of counted targets and the other numbers, each summed over all processes
+        in one communication; and the states of this process's rows for the next step, None if rows do not
+        continue. ``carried`` are those of the step before, None if rows start afresh.
         """
         self.optimizer.zero_grad(set_to_none=True)
         micro_batches = shard(batch, self.rank, self.world, self.accumulation_steps)

@@ -26,13 +26,16 @@ class Writer(Protocol):
     @property
     def causal(self) -> bool:
         """True if the model sees the past only; others are refused."""
+        ...
 
     @property
     def device(self) -> torch.device:
         """Device of ids and logits."""
+        ...
 
     def init_state(self, batch_size: int) -> State:
         """Return the state before the first token, for ``batch_size`` rows."""
+        ...
 
     def prefill(
         self,
@@ -47,9 +50,11 @@ class Writer(Protocol):
 
         Tokens at which ``attention_mask`` is False are skipped.
         """
+        ...
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         """Return logits (B, V) after one more id per row, int64 (B,), and the new state; keep the old one."""
+        ...
 
 
 class Generation:

@@ -33,8 +33,6 @@ HEADER_BYTES = 4096
 DTYPES = ("uint16", "uint32")
 MAX_TOKENS = 2**48 - 1
 """Largest count in a header; keeps sizes in bytes within 64 bits."""
-CHECKED = 2**20
-"""Number of ids that are checked at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -150,10 +148,7 @@ def total_bytes(files: Sequence[SourceFile]) -> int | None:
 
 
 def open_tokens(path: Path, tokenizer: TextEncoder, sources: str | None = None) -> TokenArrays:
-    """Map a token file into memory, after reading it once to check its ids.
-
-    The file must be of this tokenizer and, unless they are None, of these sources (see ``Header``).
-    """
+    """Map a token file into memory and check it; sources that are None are not compared."""
     header = _read_header(path)
     if header.tokenizer != tokenizer.fingerprint:
         raise DataError(f"{path} was made with another tokenizer than {tokenizer.name!r}")
@@ -173,10 +168,7 @@ def open_tokens(path: Path, tokenizer: TextEncoder, sources: str | None = None) 
 
 
 def write_tokens(path: Path, parts: Iterable[TokenArrays], tokenizer: TextEncoder, sources: str) -> None:
-    """Write the parts of a tokenized text to a token file; an older one stays until the new one is complete.
-
-    Errors of the parts pass through. No incomplete file is left.
-    """
+    """Write a tokenized text to a token file; an older one stays until the new one is complete."""
     # The complete file gets its name by one rename, so that a killed process leaves no part under that name.
     temporary = path.with_name(f"{path.name}.tmp")
     dtype = id_dtype(tokenizer)
@@ -261,11 +253,12 @@ def _check_ids(path: Path, header: Header, tokenizer: TextEncoder) -> None:
     # All values of the dtype are valid ids.
     if np.iinfo(header.dtype).max < tokenizer.vocab_size:
         return
-    # Read, not mapped: pages of a map would count as memory of the process.
+    # Read in blocks, not mapped: pages of a map would count as memory of the process.
+    size = 2**20
     with path.open("rb") as file:
         file.seek(HEADER_BYTES)
-        for start in range(0, header.num_tokens, CHECKED):
-            block = np.fromfile(file, header.dtype, min(CHECKED, header.num_tokens - start))
+        for start in range(0, header.num_tokens, size):
+            block = np.fromfile(file, header.dtype, min(size, header.num_tokens - start))
             largest = int(block.max(initial=0))
             if largest >= tokenizer.vocab_size:
                 raise DataError(

@@ -22,8 +22,6 @@ MIN_VOCAB_SIZE = 257
 """Number of all bytes and the end of text."""
 MAX_RANK = 2**24
 """Upper limit of ids, above every published vocabulary; TikToken allocates memory up to the largest id."""
-MAX_BYTES = 2**26
-"""Maximum size of a rank file, in bytes; the largest published one has 4 million."""
 
 Encoding: TypeAlias = "BytesEncoding | tiktoken.Encoding"
 
@@ -74,12 +72,7 @@ class BytesEncoding:
 
 
 def build_encoding(name: str, definition: Definition) -> Encoding:
-    """Build the encoding that a definition describes.
-
-    Raises:
-        MissingPackageError: if it needs TikToken, which is not installed.
-        ValueError, TypeError, AttributeError, OverflowError: if the definition is not valid.
-    """
+    """Build an encoding; a definition that is not valid ends in one of several built-in exceptions."""
     # TikToken would panic at such values, or fill the memory.
     if not isinstance(name, str) or not isinstance(definition.pattern, str):
         raise ValueError(f"name and pattern must be strings, got {name!r} and {definition.pattern!r}")
@@ -110,10 +103,11 @@ def gpt2_encoding(name: str, ranks: dict[bytes, int]) -> Encoding:
 
 def read_ranks(path: Path) -> dict[bytes, int]:
     """Read a rank file in TikToken's format: a line has the base64 of a token and its rank."""
-    # A device can be read without end.
-    if path.exists() and (not path.is_file() or path.stat().st_size > MAX_BYTES):
+    # A device can be read without end; the largest published file has 4 million bytes.
+    most = 2**26
+    if path.exists() and (not path.is_file() or path.stat().st_size > most):
         raise TokenizerError(
-            f"{path} is not a rank file: it must be a regular file of at most {MAX_BYTES:,} bytes"
+            f"{path} is not a rank file: it must be a regular file of at most {most:,} bytes"
         )
     try:
         lines = [line.split() for line in path.read_bytes().splitlines() if line]
@@ -148,15 +142,12 @@ def check_unicode(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        where = f"character {error.start}"
-        raise TokenizerError(f"{where} is a lone surrogate, which is not Unicode text: remove it") from None
+        place = f"character {error.start}"
+        raise TokenizerError(f"{place} is a lone surrogate, which is not Unicode text: remove it") from None
 
 
 def train_bpe(corpus: Iterable[str], vocab_size: int | None) -> "tokenizers.Tokenizer":
-    """Learn merges from texts, with Hugging Face tokenizers, which holds only counts of words.
-
-    One of the ids is reserved for ``<|endoftext|>``; a small corpus gives fewer.
-    """
+    """Learn merges from texts; one id is reserved for ``<|endoftext|>``, a small corpus gives fewer."""
     if vocab_size is None or vocab_size < MIN_VOCAB_SIZE:
         raise TokenizerError(
             f"bpe needs vocab_size of at least {MIN_VOCAB_SIZE} (bytes and end), got {vocab_size}"

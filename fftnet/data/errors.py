@@ -19,9 +19,9 @@ class MissingPackageError(DataError, TokenizerError):
     """A package that is not installed; the message says what needs it and how to install it."""
 
 
-def listed(names: Sequence[str], most: int = 10) -> str:
+def listed(names: Sequence[str]) -> str:
     """Return the first names of many, for a message."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def first_line(error: Exception) -> str:
@@ -30,13 +30,7 @@ def first_line(error: Exception) -> str:
 
 
 def import_extra(module: str, user: str, extra: str) -> Any:
-    """Import a module of an optional package, or raise a ``MissingPackageError``.
-
-    Args:
-        module: such as ``pyarrow.parquet``.
-        user: subject of the message, which continues with "needs".
-        extra: name of the optional dependencies that hold the package.
-    """
+    """Import an optional package's module, or raise an error: ``user`` needs it, install ``extra``."""
     try:
         return import_module(module)
     except ImportError as missing:

@@ -7,11 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 DIGEST = "data_digest"
-"""Field of ``run.json`` and of reports that holds the digest of the data.
-
-The digest is the same for a copy of the data, and another one if texts, rows or images change. It depends
-neither on paths, times and the tokenizer nor on memory.
-"""
+"""Field of ``run.json`` and of reports that holds the digest of the content of the data."""
 UNVERIFIED = "test, not that of training"
 """Name in a report of a test split that may hold text or rows which trained the model."""
 
@@ -35,15 +31,14 @@ def places(words: Sequence[str]) -> list[str]:
 
 def visible_children(folder: Path) -> list[Path]:
     """Return the files and folders directly in a folder, sorted, without hidden ones."""
-    return sorted(child for child in folder.iterdir() if not _is_hidden(child.name))
+    return sorted(child for child in folder.iterdir() if not child.name.startswith("."))
 
 
 def walk_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """Return the files below a folder that have one of the suffixes (lower case, with a dot), sorted.
 
-    Hidden files and folders below it are skipped, that is, names that begin with a dot. Links to folders are
-    followed. A folder that is reached twice is read once, so that a loop of links ends. A folder that can't
-    be read is named in the log.
+    Names that begin with a dot are skipped. Links to folders are followed; a folder that is reached twice is
+    read once, so that a loop of links ends.
     """
     found: list[Path] = []
     seen: set[str] = set()
@@ -56,14 +51,10 @@ def walk_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
                 folders.clear()
                 continue
             seen.add(real)
-            folders[:] = sorted(name for name in folders if not _is_hidden(name))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             roots += [path for name in folders if os.path.islink(path := os.path.join(place, name))]
-            found += [Path(place, name) for name in names if not _is_hidden(name)]
+            found += [Path(place, name) for name in names if not name.startswith(".")]
     return sorted(path for path in found if path.suffix.lower() in suffixes and path.is_file())
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".")
 
 
 def _warn(error: OSError) -> None:

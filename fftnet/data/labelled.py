@@ -23,8 +23,6 @@ from fftnet.data.tokens import id_dtype
 from fftnet.data.windows import padded
 from fftnet.protocols import Batch, Batches, TextEncoder
 
-ENCODED = 1024
-"""Number of texts that are encoded at once."""
 POOL = 8
 """Number of batches whose rows are sorted by length, so that rows of similar length share a batch."""
 
@@ -46,7 +44,7 @@ class LabelledTexts(NamedTuple):
     labels: list[str]
 
     def take(self, index: np.ndarray) -> "LabelledTexts":
-        """Return the rows with these numbers."""
+        """Return the rows with these indices."""
         names, texts, labels = ([column[n] for n in index.tolist()] for column in self)
         return LabelledTexts(names, texts, labels)
 
@@ -114,21 +112,11 @@ def class_indices(rows: LabelledTexts, class_names: Sequence[str]) -> np.ndarray
 def stratified_split(
     labels: Sequence[str], keys: Iterable[bytes], *, valid_fraction: float, test_fraction: float, seed: int
 ) -> np.ndarray:
-    """Assign each row to a split, so that each split has about its fraction of every class, at least one row.
+    """Assign each row to TRAIN, VALID or TEST, uint8 (rows,): its fraction of every class, at least one row.
 
-    A hash of the key decides. Rows with equal keys share a split, and adding or removing rows moves no other
-    row. The exception are very small classes: a split that would be empty gets the row with the nearest hash,
-    which another row may replace later.
-
-    Args:
-        labels: class of each row.
-        keys: content of each row, or a stable name.
-        valid_fraction: fraction of the rows of a class for validation; 0: none.
-        test_fraction: fraction of the rows of a class for the test; 0: none.
-        seed: seed of the hash.
-
-    Returns:
-        uint8 (rows,): TRAIN, VALID or TEST of ``fftnet.data.splits``.
+    A hash of a row's key, its content or a stable name, decides. Rows with equal keys share a split, and
+    adding or removing rows moves no other row. The exception are very small classes: a split that would be
+    empty gets the row with the nearest hash, which another row may replace later.
     """
     # Training needs a row of each class, and so does each split that has a fraction.
     needed = 1 + (valid_fraction > 0) + (test_fraction > 0)
@@ -203,8 +191,8 @@ def encode_texts(
 
     pairs = zip(names, texts, strict=True)
     with ThreadPoolExecutor() as pool:
-        # The pool would hold the ids of all texts at once.
-        while group := list(islice(pairs, ENCODED)):
+        # In groups: the pool would hold the complete ids of all texts at once.
+        while group := list(islice(pairs, 1024)):
             for ids in pool.map(encode, group):
                 cut += len(ids) > max_length
                 rows.append(ids[:max_length].astype(dtype))
@@ -214,13 +202,7 @@ def encode_texts(
 class LabelledBatches:
     """Batches of labelled rows of ids; each is a pure function of seed, epoch and index.
 
-    Each row comes once an epoch.
-
-    Args:
-        rows: ids of each row, at least one row.
-        classes: int64 (rows,).
-        batch_size: B.
-        seed: seed of the order; None keeps the order of the rows.
+    Each row comes once an epoch, in the given order if ``seed`` is None.
     """
 
     def __init__(

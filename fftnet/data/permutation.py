@@ -5,16 +5,12 @@ import numpy as np
 MAX_SHUFFLED = 2**24
 """Largest number of items whose shuffled order is held in memory; a longer order is computed on demand."""
 GOLDEN = 0x9E3779B97F4A7C15
-FEISTEL_ROUNDS = 6
 
 
 class EpochOrder:
-    """The order of the numbers 0 to ``count - 1`` in each epoch, and the shift of the epoch's windows.
+    """The order of the numbers 0 to ``count - 1`` in each epoch, and a shift below ``shifts``.
 
-    Args:
-        count: number of items.
-        shifts: shifts are drawn from 0 to ``shifts - 1``.
-        seed: seed of orders and shifts; None: the numbers in ascending order, without a shift.
+    Without a seed, the order is ascending and the shift is 0.
     """
 
     def __init__(self, count: int, shifts: int, seed: int | None) -> None:
@@ -25,10 +21,7 @@ class EpochOrder:
         self._held: tuple[int, np.ndarray, int] | None = None
 
     def slice(self, epoch: int, first: int, size: int) -> tuple[np.ndarray, int]:
-        """Return the numbers at places ``first`` to ``first + size - 1``, int64, and the shift.
-
-        Fewer numbers come at the end of the order.
-        """
+        """Return the numbers, int64, at up to ``size`` places from ``first`` on, and the shift."""
         places = np.arange(first, min(first + size, self._count))
         if self._seed is None:
             return places, 0
@@ -45,10 +38,7 @@ class EpochOrder:
 
 
 def permute_indices(places: np.ndarray, count: int, key: int) -> np.ndarray:
-    """Return the images of these places, int64, under the pseudo-random permutation of a key.
-
-    It permutes the numbers 0 to ``count - 1``.
-    """
+    """Return the images, int64, of these places under a pseudo-random permutation below ``count``."""
     # A Feistel network permutes the next power of four. What falls outside is permuted again until it is
     # inside (cycle walking), which keeps the map one-to-one and needs no table.
     half = np.uint64(max((count - 1).bit_length() + 1, 2) // 2)
@@ -58,7 +48,7 @@ def permute_indices(places: np.ndarray, count: int, key: int) -> np.ndarray:
     while outside.any():
         left = x[outside] >> half
         right = x[outside] & low
-        for turn in range(FEISTEL_ROUNDS):
+        for turn in range(6):
             left, right = right, left ^ hash64(right, key + turn * 0xD1B54A32D192ED03) & low
         x[outside] = left << half | right
         outside = x >= count

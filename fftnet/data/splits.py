@@ -66,8 +66,6 @@ def segments(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
 
     A segment has at least S characters: 1/100 of the text, but at most 32,768. A document is cut after S
     characters, or after 1/100 of the text before it if that is more, and always after a million.
-
-    The result is the same text, divided further. A segment ends with each marked chunk and with the text.
     """
     stream = iter(chunks)
     # S is at its maximum as soon as the text has 100 of the largest segments, so no more is read ahead.
@@ -99,19 +97,9 @@ def segments(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
 def assign_splits(
     count: int, *, valid_fraction: float, test_fraction: float, seed: int, first: int = 0
 ) -> np.ndarray:
-    """Return the splits of segments ``first`` to ``first + count - 1``.
+    """Return TRAIN, VALID or TEST, uint8 (count,), of segments ``first`` to ``first + count - 1``.
 
     The first 20 segments hold at least one of every split whose fraction is not 0.
-
-    Args:
-        count: number of segments.
-        valid_fraction: fraction of all segments for validation.
-        test_fraction: fraction of all segments for the test.
-        seed: seed of the choice.
-        first: number of the first segment.
-
-    Returns:
-        uint8 (count,): TRAIN, VALID or TEST.
     """
     block_B = np.arange(first // BLOCK, -(-(first + count) // BLOCK))
     number_BS = block_B[:, None] * BLOCK + np.arange(BLOCK)
@@ -125,10 +113,7 @@ def assign_splits(
 
 
 def _held_out(block_B: np.ndarray, fraction: float) -> np.ndarray:
-    """Return the number of held-out segments of each block, int64.
-
-    All blocks up to one hold out their fraction of segments, rounded up.
-    """
+    """Return the held-out segments of each block, int64; up to it, all are their fraction, rounded up."""
 
     def up_to(block: np.ndarray) -> np.ndarray:
         # 20 * 3 * 0.05 is slightly more than 3 in float64, and must not be rounded up to 4.
@@ -168,10 +153,7 @@ def _cut(chunk: Chunk, piece: int, longest: int) -> Iterator[Chunk]:
 
 
 def _cut_place(text: str, first: int, last: int) -> int | None:
-    """Return the first place from ``first`` to ``last`` that no token spans, else ``last``.
-
-    The result is None if the text ends before either.
-    """
+    """Return the first safe place in the range, else ``last``; None if the text ends before either."""
     place = SAFE_CUT.search(text, first, last)
     if place is not None:
         return place.start()

@@ -13,14 +13,8 @@ from fftnet.protocols import Batch, TextEncoder
 class SyntheticBatches:
     """Samples of the grammar, one a row: end of text, the text, end of text.
 
-    Training samples are new in every epoch; the samples of the other splits never change.
-
-    Args:
-        config: seed, complexity and batch size.
-        tokenizer: encoder of the samples.
-        split: name of the split: train, valid or test; part of the seed.
-        num_samples: rows of an epoch.
-        max_seq_length: T, which every sample must fit.
+    Training samples are new in every epoch; those of the other splits (valid, test) never change. Every
+    sample must fit ``max_seq_length``.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
 """A tokenizer as ``tokenizer.json``, the file of Hugging Face Tokenizers, which a checkpoint holds.
 
 The file describes a byte-level BPE with one merge for each token: the pair of tokens that TikToken joins
-last. Both libraries then cut every text alike (tests/hf/test_tokenization.py). Neither is needed to write or
-read the file.
+last. Both libraries then cut every text alike (tests/hf/test_tokenization.py).
 """
 
 import json

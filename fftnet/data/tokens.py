@@ -15,9 +15,6 @@ from fftnet.data.errors import DataError
 from fftnet.data.splits import CHUNK, Chunk
 from fftnet.protocols import TextEncoder
 
-END_OF_DOCUMENT = b"\xff"
-"""Separator of documents in the digest; no UTF-8 text holds this byte."""
-
 
 class TokenArrays(NamedTuple):
     """A tokenized text, in memory or memory-mapped; an end of text begins it and follows each document."""
@@ -37,17 +34,13 @@ class SplitView:
     """The part of a text that a split owns, as one run of tokens that starts with an end of text.
 
     A slice of the view copies the tokens of the slice only.
-
-    Attributes:
-        tokens: ids of all splits, an array or a memory map.
-        document_ends: uint64, see ``TokenArrays``.
-        starts: int64 (N,), ascending, first token of each part; no part begins where another ends.
-        ends: int64 (N,), end of each part.
     """
 
     tokens: np.ndarray
+    """Ids of all splits, an array or a memory map."""
     document_ends: np.ndarray
     starts: np.ndarray
+    """int64 (N,), ascending, first token of each part; no part begins where another ends."""
     ends: np.ndarray
 
     @cached_property
@@ -70,7 +63,7 @@ class SplitView:
     def documents(self) -> tuple[np.ndarray, np.ndarray]:
         """Return starts and ends of the documents, int64, each with the token before its first.
 
-        Neighbouring pieces of a long document are one document again. Takes 16 bytes of memory a document.
+        Neighbouring pieces of a long document are one document again.
         """
         if not len(self.starts):
             return self.starts, self.ends
@@ -107,10 +100,7 @@ def tokenize(chunks: Iterable[Chunk], tokenizer: TextEncoder) -> TokenArrays:
 
 
 def tokenize_parts(chunks: Iterable[Chunk], tokenizer: TextEncoder) -> Iterator[TokenArrays]:
-    """Tokenize the chunks of ``segments`` part by part, without ever holding all of the text.
-
-    Ends count from the beginning of the text. The last part has the digest.
-    """
+    """Tokenize the chunks of ``segments`` part by part; ends count from the beginning of the text."""
     dtype = id_dtype(tokenizer)
     sha256 = hashlib.sha256()
     none = np.array([], np.uint64)
@@ -146,7 +136,8 @@ def _group(chunks: Iterable[Chunk], sha256: "hashlib._Hash") -> Iterator[list[Ch
     group: list[Chunk] = []
     size = 0
     for chunk in chunks:
-        sha256.update(chunk.text.encode() + (END_OF_DOCUMENT if chunk.ends_document else b""))
+        # The separator of documents is a byte that no UTF-8 text holds.
+        sha256.update(chunk.text.encode() + (b"\xff" if chunk.ends_document else b""))
         group.append(chunk)
         size += len(chunk.text)
         if size >= CHUNK:

@@ -14,15 +14,9 @@ from fftnet.protocols import Batch
 
 
 def text_batch(rows: Sequence[np.ndarray | list[int]], length: int = 0) -> Batch:
-    """Make a batch of rows of tokens, each of which is predicted from those before it.
+    """Make a batch of rows of tokens of at least ``length``, each predicted from those before it.
 
-    Args:
-        rows: B runs of ids, of any lengths.
-        length: minimum length that rows are padded to; a longer row takes precedence.
-
-    Returns:
-        Inputs and targets of T = longest - 1 tokens. Padding is 0, and False in both masks;
-        ``attention_mask`` is None if no input is padding.
+    Inputs and targets have T = longest - 1 tokens. Padding is 0, and False in both masks.
     """
     tokens, present = padded(rows, length)
     inputs_present = torch.from_numpy(present[:, :-1].copy())
@@ -79,8 +73,8 @@ class StretchBatches:
     """Windows that follow each other: row r of a batch continues in row r of the next one, for N batches.
 
     The unit of shuffling is a stretch of N windows. Stretches are adjacent, so that no target comes twice in
-    an epoch. Less than a stretch is left out, at the beginning and the end, at other places in every epoch.
-    The last N batches of an epoch may have fewer rows. There must be more than ``windows * T`` tokens.
+    an epoch. Less than a stretch is left out, at other places in every epoch. The last N batches of an epoch
+    may have fewer rows. There must be more than ``windows * T`` tokens.
     """
 
     def __init__(

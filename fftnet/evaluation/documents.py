@@ -15,10 +15,6 @@ from fftnet.model.state import state_of_tensors, state_tensors
 from fftnet.protocols import Batch, Losses, RowStates
 from fftnet.tasks.text import token_losses, unwrapped
 
-MAX_LOGITS = 2**26
-"""Maximum number of logits that are held at once."""
-MAX_CHUNK = 4096
-"""Maximum number of tokens of a row that are read at once."""
 BUCKETS = 64
 """Ranges of positions, each twice as long as the one before."""
 POSITION = "position"
@@ -69,18 +65,11 @@ def evaluate_documents(
 ) -> DocumentMetrics:
     """Read documents from start to end, in chunks that carry the state.
 
-    Args:
-        model: a causal model; its mode is restored afterwards.
-        tokens: ids, an array or a memory map.
-        starts: int64 (N,), indices of the tokens before the documents, which are read and not counted.
-        ends: int64 (N,), ends of the documents.
-        batch_size: documents that are read side by side.
-        chunk_size: tokens of a row read at once, None: by memory; it does not change the result.
-        token_bytes: bytes of text of each id, for bits per byte.
-        max_tokens: number of tokens to stop after, within a document if necessary.
-
-    Raises:
-        ValueError: if the model is bidirectional, there is nothing to read, or a size is below 1.
+    Args: model: a causal model; its mode is restored afterwards. tokens: ids, an array or a memory map.
+    starts: int64 (N,), indices of the tokens before the documents, which are read and not counted. ends:
+    int64 (N,), ends of the documents. batch_size: documents that are read side by side. chunk_size: tokens of
+    a row read at once, None: by memory; it does not change the result. token_bytes: bytes of text of each id,
+    for bits per byte. max_tokens: number of tokens to stop after, within a document if necessary.
     """
     for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size), ("max_tokens", max_tokens)):
         if value is not None and value < 1:
@@ -97,7 +86,7 @@ def evaluate_documents(
 
 def chunk_length(model: FFTNet, rows: int) -> int:
     """Return the number of tokens that ``rows`` rows may read at once, by the memory of their logits."""
-    return min(MAX_CHUNK, max(64, MAX_LOGITS // (model.embedding.num_embeddings * rows)))
+    return min(4096, max(64, 2**26 // (model.embedding.num_embeddings * rows)))
 
 
 class _Chunks:

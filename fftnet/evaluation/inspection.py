@@ -69,14 +69,10 @@ class LossByPosition:
 
 @torch.no_grad()
 def inspect_tokens(model: FFTNet, tokens: Tensor) -> Inspection:
-    """Read a text from a fresh state and inspect every mixer.
+    """Read a text, int64 ids (T,), from a fresh state and inspect every mixer.
 
-    Args:
-        model: model of any mixers; its mode is restored afterwards.
-        tokens: int64 ids (T,), T >= 1. Weights take H T^2 numbers per layer.
-
-    Raises:
-        ValueError: on an empty text, ids outside the vocabulary, or weights that are not finite.
+    Weights take H T^2 numbers per layer. A ValueError tells of an empty text, ids outside the vocabulary, or
+    weights that are not finite.
     """
     # Hooks record the input of each mixer, which the model does not return.
     seen: list[tuple[nn.Module, Tensor]] = []
@@ -99,14 +95,9 @@ def inspect_tokens(model: FFTNet, tokens: Tensor) -> Inspection:
 
 
 def loss_by_position(model: FFTNet, tokens: Tensor) -> LossByPosition:
-    """Return the losses of a text by position, read from a fresh state to its end.
+    """Return the losses of a text, int64 ids (T,), by position, read from a fresh state to its end.
 
-    Args:
-        model: a causal model; its mode is restored afterwards.
-        tokens: int64 ids (T,), T >= 2; the first one, end of text, is read and not counted.
-
-    Raises:
-        ValueError: if the model is bidirectional, or there is nothing to predict.
+    The model must be causal. The first token, end of text, is read and not counted.
     """
     ids = tokens.numpy()
     last = len(ids) - 1
@@ -120,12 +111,7 @@ def loss_by_position(model: FFTNet, tokens: Tensor) -> LossByPosition:
 
 @singledispatch
 def inspect_mixer(mixer: nn.Module, x: Tensor) -> MixerNumbers:
-    """Return the numbers of one mixer; none for a kind without a registered function.
-
-    Args:
-        mixer: of any kind.
-        x: input tokens of the mixer (1, T, D).
-    """
+    """Return the numbers of a mixer on input tokens (1, T, D); none for a kind without a function."""
     return MixerNumbers()
 
 

@@ -24,7 +24,6 @@ MAX_TOKENS = 512
 MAX_LABELS = 96
 """Maximum number of tokens that an axis writes out; with more, it shows positions."""
 LONGEST_LABEL = 8
-DPI = 130
 GREY = "#888888"
 HEAD_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 HEAD_MARKERS = "osD^vP"
@@ -100,11 +99,9 @@ def plot_time_scales(inspection: Inspection, window: int, path: Path) -> None:
         scale_HF = numbers.time_scale
         period_HF = 1 / numbers.frequency.abs().clamp(min=1e-9)
         for head, (x_F, y_F) in enumerate(zip(scale_HF, period_HF, strict=True)):
-            style: dict[str, Any] = {
-                "color": HEAD_COLOURS[head % len(HEAD_COLOURS)],
-                "marker": HEAD_MARKERS[head % len(HEAD_MARKERS)],
-            }
-            axes.scatter(x_F.numpy(), y_F.numpy(), s=22, alpha=0.8, label=f"head {head}", **style)
+            style: dict[str, Any] = {"s": 22, "alpha": 0.8, "marker": HEAD_MARKERS[head % len(HEAD_MARKERS)]}
+            style["color"] = HEAD_COLOURS[head % len(HEAD_COLOURS)]
+            axes.scatter(x_F.numpy(), y_F.numpy(), label=f"head {head}", **style)
         # On this line a bin turns once while it fades; below it, more often.
         ends = [float(scale_HF.min()), float(scale_HF.max())]
         axes.plot(ends, ends, color=GREY, linewidth=0.8, label="turns once while it fades")
@@ -273,4 +270,4 @@ def _legend(figure: "Figure", axes: "Axes") -> None:
 
 def _save(figure: "Figure", title: str, path: Path) -> None:
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=DPI)
+    figure.savefig(path, dpi=130)

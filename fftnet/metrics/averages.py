@@ -62,18 +62,10 @@ def evaluate(
     max_batches: int | None = None,
     all_reduce: Callable[..., Sequence[float]] | None = None,
 ) -> Metrics:
-    """Average an objective over epoch 0, in evaluation mode.
+    """Average an objective over epoch 0, in evaluation mode, which ends afterwards.
 
-    Args:
-        model: its mode is restored afterwards.
-        objective: losses of a batch. Batches with ``fresh`` need a ``StatefulObjective``: the state of rows
-            is carried from batch to batch.
-        batches: the data.
-        max_batches: number of batches that are read; None: all.
-        all_reduce: adds numbers up over the processes that share the batches; None: one process.
-
-    Raises:
-        ValueError: if there is no batch.
+    Batches with ``fresh`` need a ``StatefulObjective``, which carries the state of rows from batch to batch.
+    ``all_reduce`` adds numbers up over the processes that share the batches.
     """
     # Batches are made on the CPU, wherever the model is.
     device = next(model.parameters()).device

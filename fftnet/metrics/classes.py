@@ -18,13 +18,10 @@ def class_logits(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def macro_f1(counts: Tensor) -> float | None:
-    """Return the mean F1 over the classes that occur as a label or as a prediction; all weigh alike.
+    """Return the mean F1 in [0, 1] over the classes that occur as a label or as a prediction.
 
-    Args:
-        counts: (3, K): hits, predicted rows and actual rows of each class.
-
-    Returns:
-        A number in [0, 1]; None if there is no row.
+    ``counts`` are (3, K): hits, predicted rows and actual rows of each class. The result is None without a
+    row.
     """
     hits, predicted, actual = counts.double()
     # A class without any row would add an undefined 0 / 0.
@@ -36,16 +33,10 @@ def macro_f1(counts: Tensor) -> float | None:
 
 
 def class_report(confusion: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return accuracy, macro F1 and the metrics of each class.
+    """Return accuracy, macro F1 and the metrics of each class as JSON values.
 
-    Args:
-        confusion: (K, K), rows of class i (first index) for which class j was predicted.
-        class_names: K names.
-
-    Returns:
-        JSON-able: ``accuracy``, ``macro_f1``, under ``classes`` by name precision, recall, F1 (None without
-        a predicted or an actual row) and support, the number of actual rows; ``class_names`` in order, and
-        ``confusion_matrix``, a list for each class.
+    ``confusion`` is (K, K): rows of class i (first index) for which class j was predicted. Precision, recall
+    and F1 are None without a predicted or an actual row. ``support`` is the number of actual rows.
     """
     hits = confusion.diagonal().tolist()
     predicted = confusion.sum(dim=0).tolist()
@@ -71,14 +62,8 @@ def class_report(confusion: Tensor, class_names: Sequence[str]) -> dict[str, Any
 def evaluate_classes(model: nn.Module, batches: Batches, class_names: Sequence[str]) -> dict[str, Any]:
     """Measure a classifier on epoch 0 of labelled batches, in evaluation mode.
 
-    Args:
-        model: maps inputs, with their attention mask if present, to logits (B, K).
-        batches: batches whose targets are int64 labels (B,).
-        class_names: K names.
-
-    Returns:
-        ``rows``, ``loss`` (mean cross-entropy in nats, without smoothing or weights), and the fields of
-        ``class_report``.
+    Return ``rows``, ``loss`` (mean cross-entropy in nats, without smoothing or weights), and the fields of
+    ``class_report``.
     """
     size = len(class_names)
 

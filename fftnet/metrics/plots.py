@@ -10,11 +10,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
 
-MAX_COUNTED = 20
-"""Maximum number of classes of a confusion matrix that shows its counts."""
-MAX_LABELS = 60
-"""Maximum number of classes that its axes name."""
-
 
 def plot_losses(
     history: Sequence[Mapping[str, Any]],
@@ -25,12 +20,8 @@ def plot_losses(
 ) -> None:
     """Plot training and validation loss over the steps.
 
-    Args:
-        history: rows with ``step``, ``train_loss`` and ``loss``.
-        entropy_floor: entropy of the data, the lowest possible loss, if it is known.
-        path: PNG file.
-        unit: name of the targets.
-        logged: pairs of a step and the training loss of that step alone.
+    Rows of ``history`` have ``step``, ``train_loss`` and ``loss``; ``logged`` has pairs of a step and its own
+    training loss.
     """
     figure, axes = _picture("Training and validation loss")
     # Single steps come first, so that the means are drawn over them.
@@ -55,11 +46,8 @@ def plot_loss_by_position(
 ) -> None:
     """Plot the loss by position in the document; a fall beyond the window shows the use of long context.
 
-    Args:
-        by_position: rows with ``first``, ``last`` and ``loss``, in nats per token.
-        window: tokens of a training window.
-        window_loss: nats per token if every window starts without a state.
-        path: PNG file.
+    Rows have ``first``, ``last`` and ``loss``, in nats per token. ``window_loss`` is the average if every
+    window starts without a state.
     """
     figure, axes = _picture("Loss by position in the document")
     # Each range is drawn at its middle. Positions from 1: a logarithm has no 0.
@@ -78,13 +66,7 @@ def plot_loss_by_position(
 
 
 def plot_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str], path: Path) -> None:
-    """Plot the share of each true class's rows by predicted class, and the counts if they fit.
-
-    Args:
-        confusion: (K, K), rows of true class i for which class j was predicted.
-        class_names: K names.
-        path: PNG file.
-    """
+    """Plot the share of each true class's rows (first index) by predicted class, and small counts."""
     figure, axes = _picture("Confusion matrix")
     size = len(class_names)
     side = min(max(4.2, 0.5 * size + 2), 16)
@@ -92,11 +74,12 @@ def plot_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
     parts = [[count / max(sum(row), 1) for count in row] for row in confusion]
     shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(shown, label="share of the true class's rows")
-    labelled = range(0, size, -(-size // MAX_LABELS))
+    # At most 60 classes are named, and the counts of at most 20 are readable.
+    labelled = range(0, size, -(-size // 60))
     axes.set_xticks(labelled, [class_names[k] for k in labelled], rotation=90 if size > 4 else 0)
     axes.set_yticks(labelled, [class_names[k] for k in labelled])
     axes.set(xlabel="predicted", ylabel="true")
-    if size <= MAX_COUNTED:
+    if size <= 20:
         for i, row in enumerate(confusion):
             for j, count in enumerate(row):
                 # Readable on dark and on light cells.
@@ -106,12 +89,7 @@ def plot_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
 
 
 def plain_ticks(axis: "XAxis | YAxis", base: int = 10) -> None:
-    """Label a logarithmic axis with plain numbers: 1.5 and 20,000, not 2 x 10^4.
-
-    Args:
-        axis: axis of finished data, whose range decides the distance of the ticks.
-        base: 2 for ticks at powers of two.
-    """
+    """Label a logarithmic axis of finished data with plain numbers: 1.5 and 20,000, not 2 x 10^4."""
     # Matplotlib is imported late: it takes a third of a second, which other commands need not wait for.
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -59,14 +59,6 @@ class ClassificationConfig:
         check_label_smoothing(self.label_smoothing)
 
 
-class Parts(NamedTuple):
-    """Rows for training, validation and test."""
-
-    train: LabelledTexts
-    valid: LabelledTexts
-    test: LabelledTexts
-
-
 class Classification:
     """Task of one label per text."""
 
@@ -74,19 +66,14 @@ class Classification:
 
     @staticmethod
     def prepare(request: Request) -> Prepared:
-        """Read the tables, find the classes, learn or load the tokenizer and encode the texts.
-
-        Raises:
-            ValueError: if the configuration of the data is that of a language model.
-            DataError: if a table can't be read, a row lacks its text or label, or classes have too few rows.
-        """
+        """Read the tables, find the classes, learn or load the tokenizer and encode the texts."""
         config, data, settings = request.model, request.data, request.settings
         check_data(data)
         parts, digest = divide(data, settings)
-        class_names = find_classes(parts.train.labels)
+        class_names = find_classes(parts[0].labels)
         classes = [class_indices(rows, class_names) for rows in parts]
         # Only training texts teach the tokenizer: held-out text must not influence it.
-        tokenizer = load_tokenizer(data.tokenizer, corpus=parts.train.texts, vocab_size=data.vocab_size)
+        tokenizer = load_tokenizer(data.tokenizer, corpus=parts[0].texts, vocab_size=data.vocab_size)
         rows = encode_all(parts, tokenizer, config.max_seq_length)
         # Only training is shuffled.
         seeds = (data.data_seed, None, None)
@@ -115,11 +102,7 @@ class Classification:
 
 
 def check_data(data: DataConfig) -> None:
-    """Refuse settings of the data that texts with labels can't have.
-
-    Raises:
-        ValueError: naming the setting.
-    """
+    """Refuse settings of the data that texts with labels can't have, with a ValueError."""
     if data.synthetic:
         raise ValueError("classification needs texts with labels: name a table with data")
     if data.carry_state:
@@ -128,12 +111,8 @@ def check_data(data: DataConfig) -> None:
         raise ValueError("reset_at_documents is for language models: here a text has its row, leave it out")
 
 
-def divide(data: DataConfig, settings: ClassificationConfig) -> tuple[Parts, str]:
-    """Divide the rows of all tables into three parts without common rows, and return a digest of all rows.
-
-    Raises:
-        DataError: if a table can't be read, or a class has too few rows.
-    """
+def divide(data: DataConfig, settings: ClassificationConfig) -> tuple[list[LabelledTexts], str]:
+    """Divide all rows into three parts without common rows; return them and a digest of all rows."""
     rows = read_labelled(data.data, data.text_field, settings.label_field)
     # A single class gets its message before the split looks for rows of every class.
     find_classes(rows.labels)
@@ -144,26 +123,19 @@ def divide(data: DataConfig, settings: ClassificationConfig) -> tuple[Parts, str
         test_fraction=0.0 if settings.test_data else data.test_fraction,
         seed=data.data_seed,
     )
-
     named = {
         part: read_labelled(words, data.text_field, settings.label_field)
         for part, words in ((VALID, settings.valid_data), (TEST, settings.test_data))
         if words
     }
-    train, valid, test = (
-        named.get(part) or rows.take(np.flatnonzero(split == part)) for part in (TRAIN, VALID, TEST)
-    )
-    return Parts(train, valid, test), digest_rows(rows, *named.values())
+    parts = [named.get(part) or rows.take(np.flatnonzero(split == part)) for part in (TRAIN, VALID, TEST)]
+    return parts, digest_rows(rows, *named.values())
 
 
 def encode_all(
     parts: Sequence[LabelledTexts], tokenizer: TextEncoder, max_seq_length: int
 ) -> list[list[np.ndarray]]:
-    """Return the ids of all texts, part by part, and warn if some texts are cut.
-
-    Raises:
-        DataError: naming a text that can't be encoded.
-    """
+    """Return the ids of all texts, part by part, and warn if some texts are cut."""
     encoded = [encode_texts(part.names, part.texts, tokenizer, max_seq_length) for part in parts]
     if cut := sum(number for _, number in encoded):
         logger.warning(

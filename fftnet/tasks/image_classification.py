@@ -86,12 +86,7 @@ class ImageClassification:
 
     @staticmethod
     def prepare(request: Request) -> Prepared:
-        """Read the images and divide them.
-
-        Raises:
-            ValueError: if model, settings and data do not fit together.
-            DataError: if the images can't be read or used.
-        """
+        """Read the images and divide them."""
         settings: ImageClassificationConfig = request.settings
         _check_unused(request)
         read = load_images(
@@ -123,9 +118,7 @@ class ImageClassification:
 def vit_of(model: BackboneConfig, settings: ImageClassificationConfig, read: ImageData) -> ViTConfig:
     """Return the configuration of the model: sizes of a preset or of the backbone, images and classes.
 
-    Raises:
-        ValueError: if the patches do not divide the images, sizes are given next to a preset, or a causal
-            model classifies the class token.
+    Sizes that do not fit together, or are given next to a preset, are a ValueError.
     """
     config = ViTConfig(
         **sizes_of(model),

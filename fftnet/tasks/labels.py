@@ -17,11 +17,7 @@ WEIGHTINGS = ("none", "balanced")
 class LabelObjective:
     """Cross-entropy of one class per row, in nats; smoothing and weights apply to evaluation, too.
 
-    Args:
-        num_classes: K.
-        unit: name of the counted rows, in the plural: texts, images.
-        label_smoothing: part of a target that is spread evenly over all classes, in [0, 1).
-        class_weights: K factors of the losses of each class; None: 1.
+    ``class_weights`` are K factors of the losses of each class. ``unit`` names the rows in the plural.
     """
 
     def __init__(
@@ -38,15 +34,10 @@ class LabelObjective:
         self._weights = None if class_weights is None else torch.tensor(class_weights)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        """Return the losses of a batch.
+        """Return the losses, and as counts (3, K) the hits, predicted and actual rows of each class.
 
-        Args:
-            model: maps inputs, with their attention mask if present, to logits (B, K).
-            batch: targets are int64 labels (B,), or float probabilities (B, K) of mixed rows, whose
-                likeliest class counts in the metrics.
-
-        Returns:
-            Losses with the metric accuracy and counts (3, K): hits, predicted and actual rows of each class.
+        Targets are int64 labels (B,), or float probabilities (B, K) of mixed rows, whose likeliest class
+        counts in the metrics.
         """
         logits_BK = class_logits(model, batch)
         targets = batch.targets
@@ -62,7 +53,6 @@ class LabelObjective:
             label_smoothing=self._label_smoothing,
         )
         loss = loss_B.masked_fill(~mask_B, 0.0).sum()
-        # Metrics of mixed rows use the likelier of their two classes.
         actual_B = targets if targets.ndim == 1 else targets.argmax(dim=1)
         predicted_B = logits_BK.detach().argmax(dim=1)
         hit_B = (predicted_B == actual_B) & mask_B
@@ -90,11 +80,7 @@ def label_objective(settings: Any, labels: Sequence[int], num_classes: int, unit
 
 
 def check_label_smoothing(value: float) -> None:
-    """Check the field ``label_smoothing`` of the settings of a task.
-
-    Raises:
-        ValueError: if it is out of range.
-    """
+    """Raise a ValueError if the field ``label_smoothing`` of a task is out of range."""
     if not 0.0 <= value < 1.0:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {value}")
 

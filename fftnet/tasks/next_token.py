@@ -14,11 +14,15 @@ class NextToken(TextTask):
     @staticmethod
     def check_model(config: BackboneConfig) -> None:
         """Raise ``ValueError`` for a bidirectional model."""
-        _check_causal(config.causal)
+        if not getattr(config, "causal", True):
+            raise ValueError(
+                "next-token training needs causal=True: a bidirectional model sees its target in the input, "
+                "copies it and can write nothing; train it with task masked_token instead"
+            )
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
         """Return the losses of a batch of text, in nats; ValueError if the model is bidirectional."""
-        _check_causal(getattr(config_of(model), "causal", True))
+        self.check_model(config_of(model))
         # Padding behind a text changes nothing before it in a causal model: no attention mask is needed.
         return self.losses(model(batch.inputs), batch.targets, batch.loss_mask)
 
@@ -31,11 +35,3 @@ class NextToken(TextTask):
         losses = self.losses(logits, batch.targets, batch.loss_mask)
         # Truncated backpropagation through time: no gradient flows into earlier batches.
         return losses, {name: tensor.detach() for name, tensor in state_tensors(after).items()}
-
-
-def _check_causal(causal: bool) -> None:
-    if not causal:
-        raise ValueError(
-            "next-token training needs causal=True: a bidirectional model sees its target in the input, "
-            "copies it and can write nothing; train it with task masked_token instead"
-        )

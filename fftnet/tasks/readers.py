@@ -49,8 +49,7 @@ class Inputs(NamedTuple):
 class Reader(Protocol):
     """The part of a classifier that reads inputs, made from the folder and the model of a checkpoint.
 
-    Raises:
-        CheckpointError: if the files next to the model are missing, or belong to another model.
+    Files next to the model that are missing, or belong to another model, are a CheckpointError.
     """
 
     Config: ClassVar[type[Any]]
@@ -75,11 +74,7 @@ class Reader(Protocol):
         ...
 
     def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> LabelledData:
-        """Return all labelled data, or those of the test split, in their order.
-
-        Raises:
-            DataError: if they can't be read, or have a label that the model lacks.
-        """
+        """Return all labelled data, or those of the test split, in their order."""
         ...
 
 
@@ -132,8 +127,7 @@ class TextReader:
             rows = read_labelled(data.data, data.text_field, settings.label_field)
             digest = digest_rows(rows)
         else:
-            parts, digest = divide(data, settings)
-            rows = parts.test
+            (_, _, rows), digest = divide(data, settings)
         classes = class_indices(rows, class_names)
         (ids,) = encode_all([rows], self._tokenizer, self._length)
         return LabelledData(LabelledBatches(ids, classes, data.batch_size, None), digest)

@@ -29,10 +29,7 @@ class TokenLosses(NamedTuple):
 def token_losses(logits: Tensor, targets: Tensor, loss_mask: Tensor) -> TokenLosses:
     """Return the cross-entropy of every counted token, computed in float32.
 
-    Args:
-        logits: (B, T, V), of any floating dtype.
-        targets: int64 ids (B, T), arbitrary for tokens that do not count.
-        loss_mask: boolean (B, T), the tokens that count.
+    Logits are (B, T, V), targets int64 ids (B, T), arbitrary where the boolean ``loss_mask`` is False.
     """
     # Targets that do not count may lie outside the vocabulary, which cross_entropy refuses.
     targets_BT = targets.masked_fill(~loss_mask, 0)
@@ -44,8 +41,7 @@ def token_losses(logits: Tensor, targets: Tensor, loss_mask: Tensor) -> TokenLos
 class TextTask:
     """Base of language-model tasks: windows of tokens, one loss per token; an instance is the objective.
 
-    Args:
-        token_bytes: bytes of text of each id of the tokenizer; None: bits per byte are not measured.
+    ``token_bytes`` are the bytes of text of each id of the tokenizer, for bits per byte.
     """
 
     Config: ClassVar[type[Any]] = NoSettings
@@ -60,12 +56,7 @@ class TextTask:
 
     @classmethod
     def prepare(cls, request: Request) -> Prepared:
-        """Learn or load the tokenizer and divide the text into windows.
-
-        Raises:
-            ValueError: if the model can't have this objective, or carry_state is set and it has no state.
-            DataError: if a source can't be read, or is too short to train on.
-        """
+        """Learn or load the tokenizer and divide the text into windows."""
         config, data = request.model, request.data
         if data.carry_state and not (config.causal and hasattr(cls, "carry")):
             raise ValueError(
@@ -98,10 +89,7 @@ class TextTask:
     def losses(self, logits: Tensor, targets: Tensor, loss_mask: Tensor) -> Losses:
         """Sum the losses of the counted tokens; arguments as in ``token_losses``.
 
-        Returns:
-            Losses in nats with the metrics perplexity, accuracy, bits_per_byte (if the bytes of tokens are
-            known) and first_position_loss (nats at position 0: far below the others, the model sees its
-            target).
+        ``first_position_loss`` is the mean at position 0: far below the others, the model sees its target.
         """
         each = token_losses(logits, targets, loss_mask)
         loss = each.loss.sum()

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,18 +36,10 @@ class EvaluationData(NamedTuple):
 
 
 def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -> Splits:
-    """Read, split and encode the data of a configuration.
+    """Read, split and encode the data of a configuration, into windows of ``max_seq_length`` tokens.
 
-    The splits share nothing: no character of a text is in two of them (see ``fftnet.data.splits``), and their
-    synthetic samples come from different seeds.
-
-    Args:
-        config: sources, sizes and the seed.
-        tokenizer: encoder of the text.
-        max_seq_length: T, tokens of a training window.
-
-    Raises:
-        DataError: if a source can't be read, or is too short to train on.
+    No character of a text is in two splits (see ``fftnet.data.splits``), and synthetic samples come from
+    different seeds. A source that can't be read, or is too short to train on, is a DataError.
     """
     if config.synthetic:
         return load_synthetic(config, tokenizer, max_seq_length)
@@ -64,16 +56,9 @@ def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -
 def load_evaluation_data(
     config: DataConfig, tokenizer: TextEncoder, max_seq_length: int, *, whole: bool = False
 ) -> EvaluationData:
-    """Load text for a trained model to be measured on: each target once, in its order.
+    """Load the test split, or the ``whole`` text, to measure a model on: each target once, in order.
 
-    Args:
-        config: sources, sizes and the seed of the splits.
-        tokenizer: encoder of the text.
-        max_seq_length: T, tokens of a window.
-        whole: take the whole text instead of its test split.
-
-    Raises:
-        DataError: if a source can't be read, is too short, or is the synthetic one and ``whole`` is set.
+    Only a whole text must not be synthetic.
     """
     if config.synthetic and not whole:
         return EvaluationData(load_synthetic(config, tokenizer, max_seq_length).test, None)
@@ -102,19 +87,17 @@ def load_tokens(config: DataConfig, tokenizer: TextEncoder) -> TokenArrays:
     return tokenize(segments(read_chunks(files, config.text_field)), tokenizer)
 
 
-def split_views(text: TokenArrays, config: DataConfig) -> tuple[SplitView, SplitView, SplitView]:
+def split_views(text: TokenArrays, config: DataConfig) -> list[SplitView]:
     """Return the training, validation and test split of a text."""
     splits = _assign(len(text.segment_ends), config)
-    train, valid, test = (view_segments(text, splits == split) for split in (TRAIN, VALID, TEST))
-    return train, valid, test
+    return [view_segments(text, splits == split) for split in (TRAIN, VALID, TEST)]
 
 
-def training_texts(config: DataConfig) -> Iterable[str]:
-    """Return the texts of the training split to train a tokenizer; of a large text, an even sample."""
-    return training_samples(config) if config.synthetic else _real_training_texts(config)
-
-
-def _real_training_texts(config: DataConfig) -> Iterator[str]:
+def training_texts(config: DataConfig) -> Iterator[str]:
+    """Yield the texts of the training split to train a tokenizer; of a large text, an even sample."""
+    if config.synthetic:
+        yield from training_samples(config)
+        return
     files = resolve(config.data)
     # If the size is unknown, all of the beginning is taken.
     size = total_bytes(files) or 0

@@ -57,14 +57,7 @@ class StreamDecoder:
 
 
 class Tokenizer:
-    """An encoding with an end-of-text token.
-
-    Args:
-        encoding: encoding of TikToken or of bytes; must have the special token ``<|endoftext|>``.
-
-    Raises:
-        TokenizerError: if it does not.
-    """
+    """An encoding of TikToken or of bytes, which must have the special token ``<|endoftext|>``."""
 
     def __init__(self, encoding: Encoding) -> None:
         # Documents are joined by this token, and generation stops at it.
@@ -90,13 +83,9 @@ class Tokenizer:
         """Id of ``<|endoftext|>``."""
         return self.encoding.eot_token
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides how a text is cut: equal for equal tokenizers only."""
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
         return self._definition.fingerprint
 
     @cached_property
@@ -113,11 +102,7 @@ class Tokenizer:
         return {rank: piece for piece, rank in self._definition.ranks.items()} | special
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text; the name of a special token inside it is ordinary text.
-
-        Raises:
-            TokenizerError: if the text holds lone surrogates, which are not Unicode text.
-        """
+        """Return the ids of a text; the name of a special token inside it is ordinary text."""
         check_unicode(text)
         # A user's text must not be able to end a document.
         return [token for part in _parts(text) for token in self.encoding.encode_ordinary(part)]
@@ -134,11 +119,7 @@ class Tokenizer:
             return list(pool.map(self.encode, texts))
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """Return the bytes of ids; special tokens have none.
-
-        Raises:
-            TokenizerError: if an id is not in use.
-        """
+        """Return the bytes of ids, none for special tokens; an id not in use is a TokenizerError."""
         # TikToken would panic at some unknown ids; a dictionary names the id.
         table = self._bytes
         try:
@@ -160,10 +141,7 @@ class Tokenizer:
         return StreamDecoder(self)
 
     def save(self, directory: str | Path) -> None:
-        """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``generation_config.json``.
-
-        Hugging Face Transformers reads the same tokenizer from them.
-        """
+        """Write ``tokenizer.json`` and the configurations of the tokenizer and of generation."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._library_files.items():
@@ -171,11 +149,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
-        """Load a tokenizer that was saved, by this class or by Transformers, without a network.
-
-        Raises:
-            TokenizerError: naming the file that is missing or damaged, or the package that is not installed.
-        """
+        """Load a tokenizer that was saved, by this class or by Transformers, without a network."""
         directory = Path(directory)
         name, definition = read_library_files(directory)
         try:

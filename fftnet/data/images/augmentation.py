@@ -8,9 +8,6 @@ import torch
 
 from fftnet.data.errors import import_extra
 
-MARGIN_FRACTION = 8
-"""Image side divided by the largest shift of a crop; a crop may always shift by one pixel."""
-
 
 class Examples(NamedTuple):
     """A batch of images before normalization."""
@@ -38,20 +35,14 @@ def flipped(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 def crop(examples: Examples, rng: np.random.Generator) -> Examples:
     """Shift each image by some pixels; the uncovered border is black."""
     count, size = examples.images.shape[:2]
-    margin = max(size // MARGIN_FRACTION, 1)
+    # Up to an eighth of the side, but always a pixel.
+    margin = max(size // 8, 1)
     top_B, left_B = rng.integers(0, 2 * margin + 1, size=(2, count))
     return examples._replace(images=cropped(examples.images, margin, top_B, left_B))
 
 
 def cropped(images: np.ndarray, margin: int, top: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Pad images (B, H, W, C) with a black margin and cut a window of their size out of each.
-
-    Args:
-        images: of any dtype.
-        margin: width in pixels.
-        top: integers (B,) from 0 to twice the margin, the first row of each window.
-        left: integers (B,), the first columns.
-    """
+    """Pad images (B, H, W, C) with black, and cut their size out of each, from ``top`` and ``left`` on."""
     height, width = images.shape[1:3]
     # One padding for the batch; each window is then a slice of it.
     padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
@@ -99,13 +90,7 @@ AUGMENTATIONS: dict[str, Callable[..., Examples]] = {
 
 
 def augmented(examples: Examples, changes: Sequence[Augmentation], seed: Sequence[int]) -> Examples:
-    """Return a batch after some augmentations.
-
-    Args:
-        examples: a batch.
-        changes: functions in ``AUGMENTATIONS``, with their settings bound.
-        seed: integers of the batch, such as (seed, epoch, index); equal ones give equal results.
-    """
+    """Return a batch after some augmentations; equal seeds give equal results."""
     rng = np.random.default_rng(seed)
     for change in changes:
         examples = change(examples, rng)

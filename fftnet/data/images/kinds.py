@@ -5,6 +5,7 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,6 @@ UNPACKED_BYTES = 2**29
 """Maximum size of an unpacked file, in bytes, if it is more than ``UNPACKED_RATIO`` times the packed size."""
 UNPACKED_RATIO = 32
 """Maximum ratio of unpacked to packed size of larger files."""
-IDX_NAME = re.compile(r".+[.-]idx\d-ubyte(\.gz)?", re.IGNORECASE)
-"""Names of files in the IDX format of MNIST, which is not read."""
 
 
 class LabelledImages(NamedTuple):
@@ -47,11 +46,7 @@ class LabelledImages(NamedTuple):
         return self._replace(images=[self.images[n] for n in rows.tolist()], labels=self.labels[rows])
 
     def named_as(self, class_names: Sequence[str]) -> "LabelledImages":
-        """Return the same images with labels that are indices into other class names.
-
-        Raises:
-            DataError: naming an image whose class is not among them.
-        """
+        """Return the images with labels that are indices into other class names."""
         indices = {name: index for index, name in enumerate(class_names)}
         for label in np.unique(self.labels).tolist():
             if self.class_names[label] not in indices:
@@ -79,11 +74,7 @@ class ImageKind(NamedTuple):
 
 
 def read_folder(path: Path) -> dict[str, LabelledImages]:
-    """Read ``PATH/CLASS/*.png``, or ``PATH/train/CLASS/*.png`` next to ``valid`` and ``test``.
-
-    Raises:
-        DataError: if there are no folders of classes with images, or a file is no image.
-    """
+    """Read ``PATH/CLASS/*.png``, or ``PATH/train/CLASS/*.png`` next to ``valid`` and ``test``."""
     if not path.is_dir():
         raise DataError(f"{path} is one image: name a folder with a folder of images for each class")
     folders = {}
@@ -112,11 +103,7 @@ def _read_classes(path: Path) -> LabelledImages:
 
 
 def read_files(path: Path) -> list[LazyImage]:
-    """Read all images below a folder, or one image.
-
-    Raises:
-        DataError: if the folder holds no image, or a file is no image.
-    """
+    """Read all images below a folder, or one image."""
     paths = walk_files(path, SUFFIXES) if path.is_dir() else [path]
     if not paths:
         raise DataError(f"the folder {path} holds no image ({' '.join(SUFFIXES)})")
@@ -124,11 +111,7 @@ def read_files(path: Path) -> list[LazyImage]:
 
 
 def read_npz(path: Path) -> dict[str, LabelledImages]:
-    """Read arrays ``images`` and ``labels``, or ``x`` and ``y``, alone or for each split (``x_train``).
-
-    Raises:
-        DataError: if the file is damaged, or has no images with a label each.
-    """
+    """Read arrays ``images`` and ``labels``, or ``x`` and ``y``, alone or for each split (``x_train``)."""
     arrays = _load(path)
     names = arrays.get(NAMES)
     if names is not None and (names.ndim != 1 or names.dtype.kind not in "US"):
@@ -153,11 +136,7 @@ def read_npz(path: Path) -> dict[str, LabelledImages]:
 
 
 def read_npz_images(path: Path) -> list[LazyImage]:
-    """Read the images without a split, else those of the test, validation or training split.
-
-    Raises:
-        DataError: if the file is damaged or has no images.
-    """
+    """Read the images without a split, else those of the test, validation or training split."""
     arrays = _load(path)
     for split in ("", TEST, VALID, TRAIN):
         images = _find(arrays, IMAGE_WORDS, SPLIT_WORDS.get(split, ("",)))
@@ -212,13 +191,11 @@ def _array(data: bytes, path: Path) -> np.ndarray:
 
 def _find(arrays: Mapping[str, np.ndarray], kinds: Sequence[str], words: Sequence[str]) -> np.ndarray | None:
     """Return the first array with one of the names, such as ``x``, ``x_train`` or ``train_x``."""
-    names = (
-        name
-        for kind in kinds
-        for word in words
-        for name in ((f"{kind}_{word}", f"{word}_{kind}") if word else (kind,))
-    )
-    return next((arrays[name] for name in names if name in arrays), None)
+    for kind, word in product(kinds, words):
+        for name in (f"{kind}_{word}", f"{word}_{kind}") if word else (kind,):
+            if name in arrays:
+                return arrays[name]
+    return None
 
 
 def _missing(path: Path, arrays: Mapping[str, np.ndarray], part: str) -> DataError:
@@ -289,16 +266,13 @@ def describe_kinds() -> str:
 
 
 def find_kind(word: str) -> ImageKind:
-    """Return the kind of image data that a word of ``--data`` names.
-
-    Raises:
-        DataError: if the file or folder is missing or holds no images that can be read.
-    """
+    """Return the kind of image data that a word of ``--data`` names."""
     path = Path(word)
     if not path.exists():
         raise DataError(f"{word} does not exist: name {describe_kinds()}")
-    # A folder of IDX files would otherwise be reported as one without classes.
-    if any(IDX_NAME.fullmatch(file.name) for file in (visible_children(path) if path.is_dir() else [path])):
+    # A folder of MNIST's files in the IDX format would otherwise be reported as one without classes.
+    files = visible_children(path) if path.is_dir() else [path]
+    if any(re.fullmatch(r".+[.-]idx\d-ubyte(\.gz)?", file.name, re.IGNORECASE) for file in files):
         raise DataError(f"{word} holds IDX files, which are not read: convert them to {describe_kinds()}")
     for kind in KINDS.values():
         if kind.recognises(path):

@@ -22,8 +22,6 @@ from fftnet.protocols import Batch
 
 MEASURED = 4096
 """Maximum images, of those not held in memory, that are read to measure mean and standard deviation."""
-MAX_OWN_SIDE = 1024
-"""Maximum side in pixels of images that are read at their own size; larger ones need an image size."""
 
 
 class ImageData(NamedTuple):
@@ -47,14 +45,8 @@ def load_images(
 ) -> ImageData:
     """Read and divide the images of a configuration.
 
-    Args:
-        config: one source, fractions and seed of held-out images, and the memory for pixels.
-        image_size: side in pixels; None: that of the images.
-        valid_data: another source for validation.
-        test_data: another source for the test.
-
-    Raises:
-        DataError: if a source can't be read, classes do not fit, or ``image_size`` is necessary.
+    Validation and test images may come from sources of their own. Without ``image_size``, the side in pixels,
+    images keep their size.
     """
     source = _only_source(config)
     found = _found(source, valid_data, test_data)
@@ -69,7 +61,9 @@ def load_images(
     count = sum(len(images.labels) for images in splits.values())
     # Images that fit into memory are decoded once, others again for every batch.
     if count * size * size * channels <= config.in_memory_mb * 1e6:
-        splits = {name: _in_memory(images, size, channels) for name, images in splits.items()}
+        for name, images in splits.items():
+            pixels = read_images(images.images, size, channels)
+            splits[name] = images._replace(images=lazy_rows(pixels, "images in memory"))
         sample = splits[TRAIN].images
     else:
         # Evenly spaced, so that sorted data give all classes their share.
@@ -90,15 +84,8 @@ def load_test_images(
 ) -> tuple[LabelledImages, str]:
     """Return the images that a trained model is measured on, and a digest of all images.
 
-    Args:
-        config: the source, divided as in training: else test images may have trained the model.
-        class_names: class names of the model.
-        valid_data: source for validation in training.
-        test_data: source for the test in training.
-        whole: all images of the source instead of its test split.
-
-    Raises:
-        DataError: if a source can't be read, or an image has a class that the model lacks.
+    These are the test split, divided as in training, or the ``whole`` source. The class names are those of
+    the model.
     """
     source = _only_source(config)
     if whole:
@@ -174,7 +161,8 @@ def _own_size(images: LabelledImages, source: str) -> int:
     """Return the side of images that are squares of one size."""
     sizes = {image.size for image in images.images}
     height, width = next(iter(sizes))
-    if len(sizes) > 1 or height != width or height > MAX_OWN_SIDE:
+    # Larger images are seldom meant to be read at their own size.
+    if len(sizes) > 1 or height != width or height > 1024:
         shape = "several sizes" if len(sizes) > 1 else f"{width} x {height} pixels"
         raise DataError(
             f"the images of {source} have {shape}: set --image_classification.image_size, the side of the "
@@ -183,20 +171,10 @@ def _own_size(images: LabelledImages, source: str) -> int:
     return height
 
 
-def _in_memory(images: LabelledImages, size: int, channels: int) -> LabelledImages:
-    """Read all images once and hold them in the form of the model."""
-    return images._replace(images=lazy_rows(read_images(images.images, size, channels), "images in memory"))
-
-
 class ImageBatches:
     """Batches of labelled images, which are read when their batch is asked for.
 
-    Args:
-        images: N images with labels.
-        processor: the form that the model reads.
-        batch_size: B.
-        seed: seed of the order and of augmentations; None keeps the order and changes no image.
-        augmentations: random changes of the images, in their order.
+    Without a seed, images keep their order and are not augmented.
     """
 
     def __init__(
@@ -219,9 +197,6 @@ class ImageBatches:
         """Return normalised images (B, C, S, S) and their labels, fewer in the last batch of an epoch.
 
         Targets are int64 labels (B,), or float32 probabilities (B, K) of mixed images.
-
-        Raises:
-            DataError: naming an image that can't be read.
         """
         rows, _ = self._order.slice(epoch, index * self._batch_size, self._batch_size)
         images, labels, _ = self._images.take(rows)

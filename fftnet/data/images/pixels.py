@@ -25,8 +25,6 @@ MAX_PIXELS = 2**26
 """Maximum pixels of an image, and of all images that are decoded at the same time: about 1 GB."""
 READ_AT_ONCE = 256
 """Maximum images that one pool of threads reads, and that are measured together."""
-MAX_THREADS = min((os.cpu_count() or 1) + 4, 32)
-"""Threads that decode small images."""
 CHANNELS = (1, 3, 4)
 """Numbers of channels of an image: grey, colours, colours and opacity."""
 DEEP_MODES = frozenset(("I", "I;16", "I;16B", "I;16L"))
@@ -50,8 +48,7 @@ class LazyImage(NamedTuple):
     def key(self) -> bytes:
         """Return bytes that identify the image and stay the same when other images are added.
 
-        These are the pixels of an array. A file gives its folder, name and size, since reading every file
-        would take long.
+        A file gives its folder, name and size, since reading every file would take long.
         """
         if isinstance(self.content, Path):
             path = self.content
@@ -59,11 +56,7 @@ class LazyImage(NamedTuple):
         return self.content.tobytes()
 
     def pixels(self) -> np.ndarray:
-        """Return uint8 pixels (H, W) or (H, W, 3), upright and on white.
-
-        Raises:
-            DataError: naming the file, if it can't be read.
-        """
+        """Return uint8 pixels (H, W) or (H, W, 3), upright and on white."""
         if not isinstance(self.content, Path):
             has_alpha = self.content.ndim == 3 and self.content.shape[2] == 4
             return _array(_pillow("Image").fromarray(self.content)) if has_alpha else self.content
@@ -74,11 +67,7 @@ class LazyImage(NamedTuple):
 
 
 def lazy_files(paths: Sequence[Path]) -> list[LazyImage]:
-    """Return images of files, of which only the headers are read.
-
-    Raises:
-        DataError: naming a file that is missing, no image, or has more than ``MAX_PIXELS`` pixels.
-    """
+    """Return images of files, of which only the headers are read."""
 
     def read_header(path: Path) -> LazyImage:
         with _opened(path) as image:
@@ -89,15 +78,7 @@ def lazy_files(paths: Sequence[Path]) -> list[LazyImage]:
 
 
 def lazy_rows(images: np.ndarray, source: str) -> list[LazyImage]:
-    """Return the images of an array, which are views of it.
-
-    Args:
-        images: uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4 (colours and opacity).
-        source: file or input for messages.
-
-    Raises:
-        DataError: if dtype or shape is another one, or the array is empty.
-    """
+    """Return the images of an array of ``source``, which are views of it."""
     valid = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in CHANNELS)
     if images.dtype != np.uint8 or not valid or 0 in images.shape:
         raise DataError(
@@ -111,19 +92,7 @@ def lazy_rows(images: np.ndarray, source: str) -> list[LazyImage]:
 
 
 def read_images(images: Sequence[LazyImage], size: int, channels: int) -> np.ndarray:
-    """Read images and convert them to one form.
-
-    Args:
-        images: B images.
-        size: side S in pixels; images are stretched to it.
-        channels: C, 1 for grey or 3 for colours.
-
-    Returns:
-        uint8 (B, S, S, C).
-
-    Raises:
-        DataError: naming an image that can't be read.
-    """
+    """Read B images and convert them to uint8 (B, S, S, C), with the side S and C of 1 or 3 channels."""
     # Images in memory usually have the form already: no thread, and no copy but one.
     shape = (size, size) if channels == 1 else (size, size, channels)
     contents = [image.content for image in images]
@@ -141,22 +110,16 @@ def read_images(images: Sequence[LazyImage], size: int, channels: int) -> np.nda
     order = areas.argsort(kind="stable")
     for start in range(0, len(order), READ_AT_ONCE):
         rows = order[start : start + READ_AT_ONCE].tolist()
-        largest = max(int(areas[rows[-1]]), 1)
-        with ThreadPoolExecutor(max(min(MAX_THREADS, MAX_PIXELS // largest), 1)) as pool:
+        most = MAX_PIXELS // max(int(areas[rows[-1]]), 1)
+        with ThreadPoolExecutor(max(min((os.cpu_count() or 1) + 4, 32, most), 1)) as pool:
             list(pool.map(read_one, rows))
     return pixels
 
 
 def fitted(image: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """Convert an image to the form that a model reads.
+    """Convert an image, uint8 (H, W) or (H, W, 3), to (S, S, C).
 
-    Args:
-        image: uint8 (H, W) or (H, W, 3).
-        size: side S in pixels; the image is stretched to it (bilinear, as the processors of Transformers do).
-        channels: C, 1 for grey or 3 for colours.
-
-    Returns:
-        uint8 (S, S, C).
+    It is stretched bilinearly, as the processors of Transformers do.
     """
     own_channels = 1 if image.ndim == 2 else image.shape[2]
     if image.shape[:2] != (size, size) or own_channels != channels:
@@ -169,18 +132,7 @@ def fitted(image: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 
 def image_array(image: "Image", name: str) -> np.ndarray:
-    """Convert an image of Pillow: upright, and on white where it is transparent.
-
-    Args:
-        image: of any mode but floating-point.
-        name: name for messages.
-
-    Returns:
-        uint8 (H, W) of a grey image, else (H, W, 3).
-
-    Raises:
-        DataError: if its file is damaged, or it has more than ``MAX_PIXELS`` pixels.
-    """
+    """Convert an image of Pillow to uint8 (H, W) or (H, W, 3): upright, and on white where transparent."""
     # Not in place: the image belongs to the caller.
     with _readable(name):
         _check_size(image, name)

@@ -23,11 +23,7 @@ MAX_VALUES = 2**24
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """The form of a model's images.
-
-    Raises:
-        ValueError: if a field is out of range, or mean and standard deviation are not of 1 or 3 channels.
-    """
+    """The form of a model's images; a field that is out of range is a ValueError."""
 
     size: int
     """Side S in pixels."""
@@ -78,12 +74,8 @@ class ImageProcessor:
 
     @classmethod
     def load(cls, folder: Path) -> "ImageProcessor":
-        """Read the file that ``save`` wrote.
-
-        Raises:
-            CheckpointError: if the file is missing, damaged or of another kind of processor.
-        """
-        # The file may have been written by Transformers or by hand: only what is used is checked.
+        """Read the file that ``save`` or Transformers wrote; CheckpointError if that fails."""
+        # The file may be of Transformers or written by hand: only what is used is checked.
         path = folder / PROCESSOR_FILE
         values = read_json(path)
         try:
@@ -96,11 +88,7 @@ class ImageProcessor:
 
 
 def measured(images: Sequence[LazyImage], size: int, channels: int) -> ImageProcessor:
-    """Return a processor with the mean and standard deviation of some images.
-
-    Raises:
-        DataError: if an image can't be read.
-    """
+    """Return a processor with the mean and standard deviation of some images."""
     total_C = np.zeros(channels)
     squares_C = np.zeros(channels)
     # Fewer at once if they are large, so that memory stays bounded.

@@ -46,21 +46,17 @@ class SourceFile:
 
 
 class Source(ABC):
-    """A kind of corpus.
-
-    Attributes:
-        label: its name in help and error texts.
-        alone: it can't be mixed with other sources, and is skipped in folders.
-        is_file: it is read from files.
-        size: size in bytes of something that is not a file; None if unknown.
-        version: version of the content of something that is not a file.
-    """
+    """A kind of corpus."""
 
     label: ClassVar[str]
+    """Name in help and error texts."""
     alone: ClassVar[bool] = False
+    """It can't be mixed with other sources, and is skipped in folders."""
     is_file: ClassVar[bool] = True
     size: ClassVar[int | None] = None
+    """Size in bytes of something that is not a file; None if unknown."""
     version: ClassVar[str] = ""
+    """Version of the content of something that is not a file."""
 
     def resolve(self, word: str) -> list[SourceFile]:
         """Return everything that a word of ``--data`` names, in a fixed order, without reading it.
@@ -71,14 +67,10 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, file: SourceFile, text_field: str, advance: Advance) -> Iterator[Document]:
-        """Yield the documents of a file one by one.
+        """Yield the documents of a file one by one, with the text in ``text_field`` of a table.
 
-        An OSError passes through: the caller names the file.
-
-        Args:
-            file: from ``resolve``.
-            text_field: column that holds the text of a table.
-            advance: called with the number of bytes read since the last call.
+        ``advance`` is called with the number of bytes read since its last call. An OSError passes through:
+        the caller names the file.
         """
 
 

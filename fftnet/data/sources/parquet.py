@@ -7,8 +7,6 @@ from fftnet.data.errors import DataError, first_line, import_extra
 from fftnet.data.sources.base import Advance, SourceFile, path_of
 from fftnet.data.sources.tables import Row, Table, check_unique
 
-ROWS = 256
-"""Maximum number of rows that are read at once."""
 LARGEST_GROUP = 2**31
 """Maximum unpacked size of the columns of a row group, in bytes."""
 UNPACKED = 2**29
@@ -33,7 +31,7 @@ class Parquet(Table):
                 others = {} if len(wanted) == len(columns) else dict.fromkeys(known)
                 # A value may be as large as its column: a dictionary holds it once, however often it occurs.
                 rows = UNPACKED // max(_unpacked(file, table.metadata, wanted), 1)
-                for batch in table.iter_batches(batch_size=min(max(rows, 1), ROWS), columns=wanted):
+                for batch in table.iter_batches(batch_size=min(max(rows, 1), 256), columns=wanted):
                     advance(path.stat().st_size * batch.num_rows // max(table.metadata.num_rows, 1))
                     for values in batch.to_pylist():
                         number += 1

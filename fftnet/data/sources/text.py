@@ -13,14 +13,10 @@ from fftnet.data.sources.base import Advance, Document, Source, SourceFile, path
 SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".json", ".html", ".xml", ".py", ".c", ".h")
 """Suffixes of files that are read as text in a folder; a file that is named is text by default."""
 READ_BYTES = 2**20
-BYTE_ORDER_MARK = "\ufeff"
-"""Character that some programs put in front of UTF-8 text; it is not part of the text."""
 PACKAGES = (
     "asyncio collections concurrent email http importlib json logging multiprocessing unittest urllib xml"
 )
 """Packages of the standard library that ``python-source`` reads next to its modules."""
-SHORTEST = 100
-"""Size in bytes; shorter files of the standard library hold only a licence or nothing."""
 
 
 class Text(Source):
@@ -59,7 +55,8 @@ class PythonSource(Text):
         library = Path(sysconfig.get_paths()["stdlib"])
         folders = [library, *(library / name for name in PACKAGES.split())]
         files = [path for folder in folders for path in sorted(folder.glob("*.py"))]
-        return [SourceFile(str(path), path, self) for path in files if path.stat().st_size > SHORTEST]
+        # Shorter files hold only a licence or nothing.
+        return [SourceFile(str(path), path, self) for path in files if path.stat().st_size > 100]
 
 
 class Synthetic(Source):
@@ -100,7 +97,7 @@ def _blocks(file: SourceFile, advance: Advance) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 place = f"{file.name} is not UTF-8 text (byte {read - held + error.start})"
                 raise DataError(f"{place}: convert it or leave it out") from error
-            # Only at the beginning: later the character is part of the text.
-            yield text.removeprefix(BYTE_ORDER_MARK) if read == 0 else text
+            # A byte order mark in front of the text is not part of it; later the character is.
+            yield text.removeprefix("\ufeff") if read == 0 else text
             read += len(block)
             advance(len(block))

@@ -12,7 +12,7 @@ from fftnet.fields import check_config, check_fields, check_range, documented, s
 from fftnet.metrics import averages
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serialization import CheckpointError, read_json
-from fftnet.tasks import LANGUAGE_TASKS, language_task
+from fftnet.tasks import LANGUAGE_TASKS, find_task
 from fftnet.utils.dataset import DataConfig, load_evaluation_data
 from fftnet.utils.tokenizer import Tokenizer
 
@@ -77,7 +77,7 @@ def evaluate(
     config = config or EvaluationConfig()
     check_config("config", config, EvaluationConfig)
     name = ("next_token" if model.config.causal else "masked_token") if task is None else task
-    objective = language_task(name)(tokenizer.token_bytes())
+    objective = find_task(name, LANGUAGE_TASKS)(tokenizer.token_bytes())
     length = model.config.max_seq_length
     batches, documents, digest = load_evaluation_data(data, tokenizer, length, whole=config.whole)
     # Rounded up: a batch of windows is read whole.

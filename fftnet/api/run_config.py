@@ -10,7 +10,7 @@ from fftnet.errors import suggestion
 from fftnet.fields import check_fields, documented
 from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers import MIXERS
-from fftnet.tasks import TASKS, model_defaults, task_class
+from fftnet.tasks import TASKS, find_task, model_defaults
 from fftnet.training.accelerator import AcceleratorConfig
 from fftnet.training.config import BudgetConfig, TrainConfig
 from fftnet.training.optim import OptimConfig
@@ -34,7 +34,7 @@ class TaskConfig:
     """Settings of the task, an instance of its ``Config`` (None: the defaults)."""
 
     def __post_init__(self) -> None:
-        own = task_class(self.task).Config
+        own = find_task(self.task, TASKS).Config
         if self.settings is None:
             object.__setattr__(self, "settings", own())
         if not isinstance(self.settings, own):

@@ -19,7 +19,7 @@ from fftnet.metrics.averages import evaluate
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.serialization import as_json, read_json, write_json
-from fftnet.tasks import LANGUAGE_TASKS, task_class
+from fftnet.tasks import LANGUAGE_TASKS, TASKS
 from fftnet.tasks.base import Prepared, Request
 from fftnet.tasks.readers import READERS
 from fftnet.training.accelerator import TrainingError, launched_rank
@@ -79,8 +79,8 @@ def train(config: RunConfig | None = None, **flags: Any) -> TrainingResult:
 
 
 def _train(config: RunConfig) -> TrainingResult:
-    task = task_class(config.task.task)
-    prepared = task.prepare(Request(model=config.model, data=config.data, settings=config.task.settings))
+    request = Request(model=config.model, data=config.data, settings=config.task.settings)
+    prepared = TASKS[config.task.task].prepare(request)
     tokenizer, splits = prepared.tokenizer, prepared.splits
     # The same initial weights on every process and in every run of this seed.
     torch.manual_seed(config.train.seed)

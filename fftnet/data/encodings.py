@@ -72,7 +72,7 @@ class BytesEncoding:
 
 
 def build_encoding(name: str, definition: Definition) -> Encoding:
-    """Build an encoding; a definition that is not valid ends in one of several built-in exceptions."""
+    """Build an encoding; ValueError, TypeError, AttributeError or OverflowError if it is not valid."""
     # TikToken would panic at such values, or fill the memory.
     if not isinstance(name, str) or not isinstance(definition.pattern, str):
         raise ValueError(f"name and pattern must be strings, got {name!r} and {definition.pattern!r}")

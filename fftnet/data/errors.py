@@ -30,7 +30,7 @@ def first_line(error: Exception) -> str:
 
 
 def import_extra(module: str, user: str, extra: str) -> Any:
-    """Import an optional package's module, or raise an error: ``user`` needs it, install ``extra``."""
+    """Import a module of an optional package; the error says that ``user`` needs it, from ``extra``."""
     try:
         return import_module(module)
     except ImportError as missing:

@@ -200,10 +200,7 @@ def encode_texts(
 
 
 class LabelledBatches:
-    """Batches of labelled rows of ids; each is a pure function of seed, epoch and index.
-
-    Each row comes once an epoch, in the given order if ``seed`` is None.
-    """
+    """Batches of labelled rows of ids, each row once an epoch; without a seed in their order."""
 
     def __init__(
         self, rows: Sequence[np.ndarray], classes: np.ndarray, batch_size: int, seed: int | None

@@ -8,10 +8,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 class EpochOrder:
-    """The order of the numbers 0 to ``count - 1`` in each epoch, and a shift below ``shifts``.
-
-    Without a seed, the order is ascending and the shift is 0.
-    """
+    """The numbers below ``count`` in the order of each epoch, and its shift; ascending without a seed."""
 
     def __init__(self, count: int, shifts: int, seed: int | None) -> None:
         self.shuffled = seed is not None

@@ -131,13 +131,11 @@ def _describe(definition: Definition) -> dict[str, Any]:
 
 
 def _merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the two tokens that make each longer one, in the order of their ranks.
-
-    A token that no two others make is found only as a whole piece of text, which needs no merge.
-    """
+    """Yield the two tokens that make each longer one, in the order of their ranks."""
     for piece, rank in sorted(ranks.items(), key=lambda item: item[1]):
         if len(piece) > 1:
             parts = _split(piece, rank, ranks)
+            # A token that no two others make is found only as a whole piece of text, which needs no merge.
             if len(parts) == 2:
                 yield parts[0], parts[1]
 

@@ -31,10 +31,7 @@ class TokenArrays(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitView:
-    """The part of a text that a split owns, as one run of tokens that starts with an end of text.
-
-    A slice of the view copies the tokens of the slice only.
-    """
+    """The part of a text that a split owns, as one run of tokens that starts with an end of text."""
 
     tokens: np.ndarray
     """Ids of all splits, an array or a memory map."""
@@ -61,12 +58,10 @@ class SplitView:
         return self.tokens[starts[number] + place - before[number]]
 
     def documents(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return starts and ends of the documents, int64, each with the token before its first.
-
-        Neighbouring pieces of a long document are one document again.
-        """
+        """Return starts and ends of the documents, int64, each with the token before its first."""
         if not len(self.starts):
             return self.starts, self.ends
+        # Neighbouring pieces of a long document are one document again.
         document_ends = self.document_ends.astype(np.int64)
         # An end of a document inside a part divides it; the ends of parts are ends of documents anyway.
         owner = np.searchsorted(self.starts, document_ends, side="left") - 1

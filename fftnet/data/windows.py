@@ -1,7 +1,4 @@
-"""Batches of a tokenized text; each batch is a pure function of seed, epoch and index.
-
-A batch has B = ``batch_size`` rows of T = ``max_seq_length`` tokens. The seed decides offsets and order.
-"""
+"""Batches of a tokenized text; each batch is a pure function of seed, epoch and index."""
 
 from collections.abc import Sequence
 
@@ -41,10 +38,7 @@ def padded(rows: Sequence[np.ndarray | list[int]], length: int = 0) -> tuple[np.
 
 
 class WindowBatches:
-    """Windows of a long run of tokens, across the ends of documents.
-
-    Without a seed, they are consecutive windows from the start, and each target comes once.
-    """
+    """Windows of T tokens across the ends of documents; without a seed in order, each target once."""
 
     def __init__(
         self, tokens: np.ndarray | SplitView, batch_size: int, max_seq_length: int, seed: int | None
@@ -101,8 +95,7 @@ class StretchBatches:
 class DocumentBatches:
     """Windows that never hold two documents; each target comes once an epoch.
 
-    A document that is longer than a window fills several, each of which starts with a fresh state. Without a
-    seed, the order is that of the documents.
+    Every window of a longer document starts with a fresh state, too.
     """
 
     def __init__(self, view: SplitView, batch_size: int, max_seq_length: int, seed: int | None) -> None:

@@ -69,11 +69,7 @@ class LossByPosition:
 
 @torch.no_grad()
 def inspect_tokens(model: FFTNet, tokens: Tensor) -> Inspection:
-    """Read a text, int64 ids (T,), from a fresh state and inspect every mixer.
-
-    Weights take H T^2 numbers per layer. A ValueError tells of an empty text, ids outside the vocabulary, or
-    weights that are not finite.
-    """
+    """Read a text, int64 ids (T,), from a fresh state and inspect mixers; takes H T^2 numbers a layer."""
     # Hooks record the input of each mixer, which the model does not return.
     seen: list[tuple[nn.Module, Tensor]] = []
     hooks = [
@@ -95,10 +91,7 @@ def inspect_tokens(model: FFTNet, tokens: Tensor) -> Inspection:
 
 
 def loss_by_position(model: FFTNet, tokens: Tensor) -> LossByPosition:
-    """Return the losses of a text, int64 ids (T,), by position, read from a fresh state to its end.
-
-    The model must be causal. The first token, end of text, is read and not counted.
-    """
+    """Return the losses of a causal model on a text, int64 ids (T,), except its first token."""
     ids = tokens.numpy()
     last = len(ids) - 1
     carried = evaluate_documents(model, ids, np.array([0]), np.array([last + 1]))

@@ -1,8 +1,4 @@
-"""Plots of the numbers of ``fftnet.evaluation.inspection``, as PNG files.
-
-The colours work for colour-blind readers: viridis for sizes, twilight for phases, which are cyclic, and the
-palette of Okabe and Ito for heads.
-"""
+"""Plots of the numbers of ``fftnet.evaluation.inspection``, as PNG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +21,7 @@ MAX_LABELS = 96
 """Maximum number of tokens that an axis writes out; with more, it shows positions."""
 LONGEST_LABEL = 8
 GREY = "#888888"
+# Colour-blind readers can tell these apart, and the maps viridis for sizes and twilight for phases.
 HEAD_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 HEAD_MARKERS = "osD^vP"
 NAMES = {

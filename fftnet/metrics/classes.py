@@ -18,11 +18,7 @@ def class_logits(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def macro_f1(counts: Tensor) -> float | None:
-    """Return the mean F1 in [0, 1] over the classes that occur as a label or as a prediction.
-
-    ``counts`` are (3, K): hits, predicted rows and actual rows of each class. The result is None without a
-    row.
-    """
+    """Return the mean F1 of classes that occur, from hits, predicted and actual rows (3, K); else None."""
     hits, predicted, actual = counts.double()
     # A class without any row would add an undefined 0 / 0.
     occurs = predicted + actual > 0
@@ -60,11 +56,7 @@ def class_report(confusion: Tensor, class_names: Sequence[str]) -> dict[str, Any
 
 
 def evaluate_classes(model: nn.Module, batches: Batches, class_names: Sequence[str]) -> dict[str, Any]:
-    """Measure a classifier on epoch 0 of labelled batches, in evaluation mode.
-
-    Return ``rows``, ``loss`` (mean cross-entropy in nats, without smoothing or weights), and the fields of
-    ``class_report``.
-    """
+    """Return ``rows``, ``loss`` in nats and ``class_report`` of epoch 0, in evaluation mode."""
     size = len(class_names)
 
     def confusion(model: nn.Module, batch: Batch) -> Losses:

@@ -18,11 +18,7 @@ def plot_losses(
     unit: str = "targets",
     logged: Sequence[Sequence[float]] = (),
 ) -> None:
-    """Plot training and validation loss over the steps.
-
-    Rows of ``history`` have ``step``, ``train_loss`` and ``loss``; ``logged`` has pairs of a step and its own
-    training loss.
-    """
+    """Plot training and validation loss over the steps, and pairs of step and loss of single steps."""
     figure, axes = _picture("Training and validation loss")
     # Single steps come first, so that the means are drawn over them.
     if logged:
@@ -44,11 +40,7 @@ def plot_losses(
 def plot_loss_by_position(
     by_position: Sequence[Mapping[str, Any]], window: int, window_loss: float, path: Path
 ) -> None:
-    """Plot the loss by position in the document; a fall beyond the window shows the use of long context.
-
-    Rows have ``first``, ``last`` and ``loss``, in nats per token. ``window_loss`` is the average if every
-    window starts without a state.
-    """
+    """Plot nats per token by position; a fall beyond the window shows the use of long context."""
     figure, axes = _picture("Loss by position in the document")
     # Each range is drawn at its middle. Positions from 1: a logarithm has no 0.
     middles = [(row["first"] + row["last"]) / 2 + 1 for row in by_position]

@@ -1,5 +1,6 @@
 """Tasks by name; a new one is a file here and a line in the table."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fftnet.tasks.base import Task
@@ -25,22 +26,13 @@ LANGUAGE_TASKS: dict[str, type[TextTask]] = {
 """Name to task of language models."""
 
 
-def task_class(name: str) -> type[Task]:
-    """Return a task by name; ValueError if it is unknown."""
-    return _found(name, TASKS)
-
-
-def language_task(name: str) -> type[TextTask]:
-    """Return a task of language models by name; ValueError if it is unknown."""
-    return _found(name, LANGUAGE_TASKS)
+def find_task(name: str, table: Mapping[str, Kind]) -> Kind:
+    """Return a task of ``TASKS`` or ``LANGUAGE_TASKS``; ValueError if it is unknown."""
+    if name not in table:
+        raise ValueError(f"unknown task {name!r}; choose from {', '.join(table)}")
+    return table[name]
 
 
 def model_defaults(name: str) -> dict[str, Any]:
     """Return the fields of the backbone whose defaults differ for a task; ValueError if it is unknown."""
-    return dict(getattr(task_class(name), "model_defaults", {}))
-
-
-def _found(name: str, table: dict[str, Kind]) -> Kind:
-    if name not in table:
-        raise ValueError(f"unknown task {name!r}; choose from {', '.join(table)}")
-    return table[name]
+    return dict(getattr(find_task(name, TASKS), "model_defaults", {}))

@@ -116,10 +116,7 @@ class ImageClassification:
 
 
 def vit_of(model: BackboneConfig, settings: ImageClassificationConfig, read: ImageData) -> ViTConfig:
-    """Return the configuration of the model: sizes of a preset or of the backbone, images and classes.
-
-    Sizes that do not fit together, or are given next to a preset, are a ValueError.
-    """
+    """Return the configuration of the model: sizes of a preset or of the backbone, images and classes."""
     config = ViTConfig(
         **sizes_of(model),
         image_size=read.processor.size,

@@ -15,10 +15,7 @@ WEIGHTINGS = ("none", "balanced")
 
 
 class LabelObjective:
-    """Cross-entropy of one class per row, in nats; smoothing and weights apply to evaluation, too.
-
-    ``class_weights`` are K factors of the losses of each class. ``unit`` names the rows in the plural.
-    """
+    """Cross-entropy of one class per row, in nats; smoothing and weights apply to evaluation, too."""
 
     def __init__(
         self,
@@ -46,30 +43,21 @@ class LabelObjective:
         if self._weights is not None:
             self._weights = self._weights.to(logits_BK.device)
         loss_B = F.cross_entropy(
-            logits_BK,
-            targets,
-            weight=self._weights,
-            reduction="none",
-            label_smoothing=self._label_smoothing,
+            logits_BK, targets, weight=self._weights, reduction="none", label_smoothing=self._label_smoothing
         )
         loss = loss_B.masked_fill(~mask_B, 0.0).sum()
         actual_B = targets if targets.ndim == 1 else targets.argmax(dim=1)
-        predicted_B = logits_BK.detach().argmax(dim=1)
-        hit_B = (predicted_B == actual_B) & mask_B
-        pairs = ((actual_B, hit_B), (predicted_B, mask_B), (actual_B, mask_B))
-        counts = torch.stack([self._per_class(label_B, counted_B) for label_B, counted_B in pairs])
+        # Unlike bincount, this does not make the device wait for the host.
+        classes_K = torch.arange(self._num_classes, device=logits_BK.device)
+        actual_BK = (actual_B[:, None] == classes_K) & mask_B[:, None]
+        predicted_BK = (logits_BK.detach().argmax(dim=1)[:, None] == classes_K) & mask_B[:, None]
+        counts = torch.stack([actual_BK & predicted_BK, predicted_BK, actual_BK]).sum(dim=1)
         count = mask_B.sum()
-        return Losses(loss, count, {"accuracy": Mean(hit_B.sum(), count)}, counts)
+        return Losses(loss, count, {"accuracy": Mean(counts[0].sum(), count)}, counts)
 
     def summary(self, counts: Tensor) -> Mapping[str, float | None]:
         """Return the mean F1 over classes, see ``fftnet.metrics.classes.macro_f1``."""
         return {"macro_f1": macro_f1(counts)}
-
-    def _per_class(self, label_B: Tensor, counted_B: Tensor) -> Tensor:
-        """Return the counted rows of each class, int64 (K,)."""
-        # Unlike bincount, this does not make the device wait for the host.
-        is_class_BK = label_B[:, None] == torch.arange(self._num_classes, device=label_B.device)
-        return (is_class_BK & counted_B[:, None]).sum(dim=0)
 
 
 def label_objective(settings: Any, labels: Sequence[int], num_classes: int, unit: str) -> LabelObjective:

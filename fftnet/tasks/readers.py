@@ -155,10 +155,7 @@ class ImageReader:
         return Inputs(names, images, [{"input": name} for name in names])
 
     def is_single(self, inputs: Any) -> bool:
-        """Return True for an image, and for other values that ``encode`` refuses.
-
-        An array (H, W) or (H, W, C) with C of 1, 3 or 4 is one image; others hold several.
-        """
+        """Return True for an image, such as an array (H, W) or (H, W, C), and for values that are refused."""
         if not hasattr(inputs, "shape"):
             return isinstance(inputs, (str, bytes, os.PathLike)) or _is_pillow(inputs)
         shape = tuple(inputs.shape)

@@ -39,10 +39,7 @@ def token_losses(logits: Tensor, targets: Tensor, loss_mask: Tensor) -> TokenLos
 
 
 class TextTask:
-    """Base of language-model tasks: windows of tokens, one loss per token; an instance is the objective.
-
-    ``token_bytes`` are the bytes of text of each id of the tokenizer, for bits per byte.
-    """
+    """Base of language-model tasks; an instance is the objective, ``token_bytes`` the bytes of each id."""
 
     Config: ClassVar[type[Any]] = NoSettings
     """Settings of the task."""

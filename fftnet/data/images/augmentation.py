@@ -75,8 +75,7 @@ def mixup(examples: Examples, rng: np.random.Generator, alpha: float, num_classe
     images = examples.images.astype(np.float32)
     targets = np.eye(num_classes, dtype=np.float32)[examples.targets]
     return Examples(
-        weight * images + (1 - weight) * images[partner],
-        weight * targets + (1 - weight) * targets[partner],
+        weight * images + (1 - weight) * images[partner], weight * targets + (1 - weight) * targets[partner]
     )
 
 

@@ -43,11 +43,7 @@ def load_images(
     valid_data: str | None = None,
     test_data: str | None = None,
 ) -> ImageData:
-    """Read and divide the images of a configuration.
-
-    Validation and test images may come from sources of their own. Without ``image_size``, the side in pixels,
-    images keep their size.
-    """
+    """Read and divide the images of a configuration, at their own size without ``image_size``."""
     source = _only_source(config)
     found = _found(source, valid_data, test_data)
     digest = _digest(found)
@@ -82,11 +78,7 @@ def load_test_images(
     test_data: str | None = None,
     whole: bool,
 ) -> tuple[LabelledImages, str]:
-    """Return the images that a trained model is measured on, and a digest of all images.
-
-    These are the test split, divided as in training, or the ``whole`` source. The class names are those of
-    the model.
-    """
+    """Return the test images, or the ``whole`` source, for a trained model, and a digest of all images."""
     source = _only_source(config)
     if whole:
         found = find_kind(source).read(Path(source))
@@ -172,10 +164,7 @@ def _own_size(images: LabelledImages, source: str) -> int:
 
 
 class ImageBatches:
-    """Batches of labelled images, which are read when their batch is asked for.
-
-    Without a seed, images keep their order and are not augmented.
-    """
+    """Batches of labelled images, read when needed; without a seed in their order and not augmented."""
 
     def __init__(
         self,
@@ -194,10 +183,7 @@ class ImageBatches:
         self.num_batches = -(-len(images.labels) // batch_size)
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """Return normalised images (B, C, S, S) and their labels, fewer in the last batch of an epoch.
-
-        Targets are int64 labels (B,), or float32 probabilities (B, K) of mixed images.
-        """
+        """Return normalised images (B, C, S, S) with int64 labels (B,) or, if mixed, probabilities (B, K)."""
         rows, _ = self._order.slice(epoch, index * self._batch_size, self._batch_size)
         images, labels, _ = self._images.take(rows)
         examples = Examples(self._processor.read(images), labels)

@@ -46,12 +46,10 @@ class LazyImage(NamedTuple):
     """True for an image without colours."""
 
     def key(self) -> bytes:
-        """Return bytes that identify the image and stay the same when other images are added.
-
-        A file gives its folder, name and size, since reading every file would take long.
-        """
+        """Return bytes that identify the image and stay the same when other images are added."""
         if isinstance(self.content, Path):
             path = self.content
+            # Reading every file would take long.
             return os.fsencode(f"{path.parent.name}/{path.name}/{path.stat().st_size}")
         return self.content.tobytes()
 
@@ -117,14 +115,12 @@ def read_images(images: Sequence[LazyImage], size: int, channels: int) -> np.nda
 
 
 def fitted(image: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """Convert an image, uint8 (H, W) or (H, W, 3), to (S, S, C).
-
-    It is stretched bilinearly, as the processors of Transformers do.
-    """
+    """Convert an image, uint8 (H, W) or (H, W, 3), to the form of a model, (S, S, C)."""
     own_channels = 1 if image.ndim == 2 else image.shape[2]
     if image.shape[:2] != (size, size) or own_channels != channels:
         module = _pillow("Image")
         picture = _converted(module.fromarray(image), "L" if channels == 1 else "RGB")
+        # Stretched as the processors of Transformers do.
         if picture.size != (size, size):
             picture = picture.resize((size, size), module.Resampling.BILINEAR)
         image = np.asarray(picture)

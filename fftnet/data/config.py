@@ -9,7 +9,6 @@ from fftnet.protocols import Batches
 
 MAX_ROWS = 2**20
 """Largest batch size and number of consecutive windows: far above every use."""
-MAX_SAMPLES = 2**30
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class DataConfig:
         check_fields(self)
         check_range(self, 1, MAX_ROWS, "batch_size")
         check_range(self, 0, MAX_ROWS, "carry_state")
-        check_range(self, 1, MAX_SAMPLES, "num_samples")
+        check_range(self, 1, 2**30, "num_samples")
         check_range(self, 1, MAX_RANK, "vocab_size")
         check_range(self, 0, None, "data_seed", "in_memory_mb")
         if not self.data:

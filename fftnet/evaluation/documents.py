@@ -1,8 +1,9 @@
 """A language model on whole documents of any length: the state is carried, losses are listed by position."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -80,7 +81,11 @@ def evaluate_documents(
     lengths = ends - starts - 1
     if not (lengths > 0).any():
         raise ValueError("there is no document to read")
-    batches = _Chunks(tokens, starts, ends, batch_size, lambda rows: chunk_size or chunk_length(model, rows))
+    chunks: list[tuple[np.ndarray, int, int]] = []
+    for group in _groups(ends - starts, batch_size):
+        size = chunk_size or chunk_length(model, len(group))
+        chunks += [(group, first, size) for first in range(0, int(lengths[group].max()), size)]
+    batches = _Chunks(tokens, starts, ends, chunks)
     return _summary(evaluate(model, _PositionLosses(token_bytes), batches), lengths)
 
 
@@ -89,30 +94,24 @@ def chunk_length(model: FFTNet, rows: int) -> int:
     return min(4096, max(64, 2**26 // (model.embedding.num_embeddings * rows)))
 
 
-class _Chunks:
+class _Chunks(NamedTuple):
     """Batches of documents side by side, a chunk each; ``fresh`` marks the first chunk of its documents."""
 
-    def __init__(
-        self,
-        tokens: np.ndarray,
-        starts: np.ndarray,
-        ends: np.ndarray,
-        batch_size: int,
-        size_of: Callable[[int], int],
-    ) -> None:
-        self._tokens, self._starts, self._ends = tokens, starts, ends
-        self._chunks: list[tuple[np.ndarray, int, int]] = []
-        for group in _groups(ends - starts, batch_size):
-            size = size_of(len(group))
-            longest = int((ends - starts)[group].max())
-            self._chunks += [(group, first, size) for first in range(0, longest - 1, size)]
-        self.num_batches = len(self._chunks)
+    tokens: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    chunks: list[tuple[np.ndarray, int, int]]
+    """Indices of documents, position of the first token and number of tokens of each chunk."""
+
+    @property
+    def num_batches(self) -> int:
+        return len(self.chunks)
 
     def batch(self, epoch: int, index: int) -> Batch:
-        group, first, size = self._chunks[index]
-        spans = zip((self._starts[group] + first).tolist(), self._ends[group].tolist(), strict=True)
+        group, first, size = self.chunks[index]
+        spans = zip((self.starts[group] + first).tolist(), self.ends[group].tolist(), strict=True)
         # A slice of a document that has ended is empty, and its row is padding.
-        rows, present = padded([self._tokens[start : min(start + size + 1, end)] for start, end in spans])
+        rows, present = padded([self.tokens[start : min(start + size + 1, end)] for start, end in spans])
         ids_BT, present_BT = torch.from_numpy(rows), torch.from_numpy(present)
         return Batch(ids_BT[:, :-1], ids_BT[:, 1:], present_BT[:, 1:], fresh=first == 0)
 

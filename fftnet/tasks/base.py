@@ -29,10 +29,6 @@ class Request:
     """An instance of the task's ``Config``."""
 
 
-def no_files(folder: Path) -> None:
-    """Write nothing into a checkpoint."""
-
-
 class Prepared(NamedTuple):
     """Everything that training needs from a task."""
 
@@ -43,7 +39,7 @@ class Prepared(NamedTuple):
     splits: Splits
     tokenizer: Tokenizer | None
     """Tokenizer that is saved with the model; None: the task reads no text."""
-    save_files: Callable[[Path], None] = no_files
+    save_files: Callable[[Path], None] = lambda folder: None
     """Function that writes further files of a checkpoint into a folder."""
     measure_test: bool = False
     """Measure the test split once after training."""

@@ -7,16 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fftnet.data.labelled import (
-    LabelledBatches,
-    LabelledTexts,
-    class_indices,
-    digest_rows,
-    encode_texts,
-    find_classes,
-    read_labelled,
-    stratified_split,
-)
+from fftnet.data import labelled
 from fftnet.data.splits import TEST, TRAIN, VALID
 from fftnet.fields import check_fields, documented
 from fftnet.model.classifier import POOLINGS, FFTNetForSequenceClassification, SequenceClassifierConfig
@@ -70,15 +61,15 @@ class Classification:
         config, data, settings = request.model, request.data, request.settings
         check_data(data)
         parts, digest = divide(data, settings)
-        class_names = find_classes(parts[0].labels)
-        classes = [class_indices(rows, class_names) for rows in parts]
+        class_names = labelled.find_classes(parts[0].labels)
+        classes = [labelled.class_indices(rows, class_names) for rows in parts]
         # Only training texts teach the tokenizer: held-out text must not influence it.
         tokenizer = load_tokenizer(data.tokenizer, corpus=parts[0].texts, vocab_size=data.vocab_size)
         rows = encode_all(parts, tokenizer, config.max_seq_length)
         # Only training is shuffled.
         seeds = (data.data_seed, None, None)
         train, valid, test = (
-            LabelledBatches(ids, labels, data.batch_size, seed)
+            labelled.LabelledBatches(ids, labels, data.batch_size, seed)
             for ids, labels, seed in zip(rows, classes, seeds, strict=True)
         )
 
@@ -111,12 +102,12 @@ def check_data(data: DataConfig) -> None:
         raise ValueError("reset_at_documents is for language models: here a text has its row, leave it out")
 
 
-def divide(data: DataConfig, settings: ClassificationConfig) -> tuple[list[LabelledTexts], str]:
+def divide(data: DataConfig, settings: ClassificationConfig) -> tuple[list[labelled.LabelledTexts], str]:
     """Divide all rows into three parts without common rows; return them and a digest of all rows."""
-    rows = read_labelled(data.data, data.text_field, settings.label_field)
+    rows = labelled.read_labelled(data.data, data.text_field, settings.label_field)
     # A single class gets its message before the split looks for rows of every class.
-    find_classes(rows.labels)
-    split = stratified_split(
+    labelled.find_classes(rows.labels)
+    split = labelled.stratified_split(
         rows.labels,
         (text.encode() for text in rows.texts),
         valid_fraction=0.0 if settings.valid_data else data.valid_fraction,
@@ -124,19 +115,19 @@ def divide(data: DataConfig, settings: ClassificationConfig) -> tuple[list[Label
         seed=data.data_seed,
     )
     named = {
-        part: read_labelled(words, data.text_field, settings.label_field)
+        part: labelled.read_labelled(words, data.text_field, settings.label_field)
         for part, words in ((VALID, settings.valid_data), (TEST, settings.test_data))
         if words
     }
     parts = [named.get(part) or rows.take(np.flatnonzero(split == part)) for part in (TRAIN, VALID, TEST)]
-    return parts, digest_rows(rows, *named.values())
+    return parts, labelled.digest_rows(rows, *named.values())
 
 
 def encode_all(
-    parts: Sequence[LabelledTexts], tokenizer: TextEncoder, max_seq_length: int
+    parts: Sequence[labelled.LabelledTexts], tokenizer: TextEncoder, max_seq_length: int
 ) -> list[list[np.ndarray]]:
     """Return the ids of all texts, part by part, and warn if some texts are cut."""
-    encoded = [encode_texts(part.names, part.texts, tokenizer, max_seq_length) for part in parts]
+    encoded = [labelled.encode_texts(part.names, part.texts, tokenizer, max_seq_length) for part in parts]
     if cut := sum(number for _, number in encoded):
         logger.warning(
             "%d of %d texts are longer than max_seq_length %d tokens and are cut: only the beginning counts",

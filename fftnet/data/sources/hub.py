@@ -25,40 +25,36 @@ class HuggingFace(Table):
 
     def rows(self, file: SourceFile, columns: Sequence[str], advance: Advance) -> Iterator[Row]:
         """Yield the rows as they arrive."""
-        for number, values in enumerate(_stream(file), start=1):
-            yield Row(f"{file.name} row {number}", values)
-
-
-def _stream(file: SourceFile) -> Iterator[Any]:
-    user = f"{file.name} is a Hugging Face dataset, which"
-    datasets = import_extra("datasets", user, "corpora")
-    name, *rest = file.name.removeprefix(PREFIX).split(",")
-    config, split = [*rest, "", ""][:2]
-    name, _, revision = name.partition("@")
-    try:
-        if file.path is not None:
-            suffix = next((s.lower() for s in reversed(file.path.suffixes) if s.lower() in LOADERS), "")
-            kind = LOADERS.get(suffix, "text")
-            found = datasets.load_dataset(kind, data_files=str(file.path), split="train", streaming=True)
-        elif (Path(name) / "dataset_info.json").is_file():
-            found = datasets.load_from_disk(name)
-        else:
-            found = datasets.load_dataset(
-                name, config or None, split=split or "train", revision=revision or None, streaming=True
-            )
-        # The library numbers the classes of a column; rows here hold their names.
-        features = found.features or {}
-        classes = {name: kind for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
-        for row in found:
-            yield row | {name: _class_name(kind, row[name]) for name, kind in classes.items()}
-    except DataError:
-        raise
-    # Loading runs code of many libraries with their own exceptions, over a network.
-    except Exception as error:
-        raise DataError(
-            f"{file.name} could not be loaded ({first_line(error)}); a dataset is named "
-            f"{PREFIX}NAME[@REVISION][,CONFIGURATION[,SPLIT]]"
-        ) from error
+        user = f"{file.name} is a Hugging Face dataset, which"
+        datasets = import_extra("datasets", user, "corpora")
+        name, *rest = file.name.removeprefix(PREFIX).split(",")
+        config, split = [*rest, "", ""][:2]
+        name, _, revision = name.partition("@")
+        try:
+            if file.path is not None:
+                suffix = next((s.lower() for s in reversed(file.path.suffixes) if s.lower() in LOADERS), "")
+                kind = LOADERS.get(suffix, "text")
+                found = datasets.load_dataset(kind, data_files=str(file.path), split="train", streaming=True)
+            elif (Path(name) / "dataset_info.json").is_file():
+                found = datasets.load_from_disk(name)
+            else:
+                found = datasets.load_dataset(
+                    name, config or None, split=split or "train", revision=revision or None, streaming=True
+                )
+            # The library numbers the classes of a column; rows here hold their names.
+            features = (found.features or {}).items()
+            classes = {column: kind for column, kind in features if isinstance(kind, datasets.ClassLabel)}
+            for number, row in enumerate(found, start=1):
+                names = {column: _class_name(kind, row[column]) for column, kind in classes.items()}
+                yield Row(f"{file.name} row {number}", row | names)
+        except DataError:
+            raise
+        # Loading runs code of many libraries with their own exceptions, over a network.
+        except Exception as error:
+            raise DataError(
+                f"{file.name} could not be loaded ({first_line(error)}); a dataset is named "
+                f"{PREFIX}NAME[@REVISION][,CONFIGURATION[,SPLIT]]"
+            ) from error
 
 
 def _class_name(kind: Any, number: int | None) -> str | None:

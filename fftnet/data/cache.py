@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fftnet.data.config import DataConfig
 from fftnet.data.errors import DataError
-from fftnet.data.sources import TOKENS, SourceFile, resolve
+from fftnet.data.sources import TOKENS, SourceFile
 from fftnet.data.splits import read_chunks, segments
 from fftnet.data.tokens import TokenArrays, id_dtype, tokenize_parts
 from fftnet.fields import check_fields, check_range
@@ -86,19 +86,6 @@ def cache_path(config: DataConfig, tokenizer: TextEncoder) -> Path:
     stem = "".join(c if c.isalnum() else "-" for c in Path(config.data[0]).stem)[:40]
     name = f"{stem}-{tokenizer.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}{TOKENS}"
     return (Path(config.cache_dir) if config.cache_dir else user_cache()) / name
-
-
-def resolve_or_explain(config: DataConfig, tokenizer: TextEncoder) -> list[SourceFile]:
-    """Return the files of the sources."""
-    try:
-        return resolve(config.data)
-    except DataError as error:
-        path = cache_path(config, tokenizer)
-        if not path.exists():
-            raise
-        raise DataError(
-            f"{error}; its tokens are still in {path}: put the text back, or use them with --data {path}"
-        ) from None
 
 
 def cached_tokens(config: DataConfig, files: Sequence[SourceFile], tokenizer: TextEncoder) -> TokenArrays:

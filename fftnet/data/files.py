@@ -35,14 +35,11 @@ def visible_children(folder: Path) -> list[Path]:
 
 
 def walk_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Return the files below a folder that have one of the suffixes (lower case, with a dot), sorted.
-
-    Names that begin with a dot are skipped. Links to folders are followed; a folder that is reached twice is
-    read once, so that a loop of links ends.
-    """
+    """Return the files below a folder with these suffixes, sorted; hidden names are skipped."""
     found: list[Path] = []
     seen: set[str] = set()
-    # Links are followed last, so that a file which also lies below the folder goes by its own path.
+    # Links are followed last, so that a file which also lies below the folder goes by its own path. A folder
+    # that is reached twice is read once, so that a loop of links ends.
     roots = [str(folder)]
     for root in roots:
         for place, folders, names in os.walk(root, onerror=_warn):

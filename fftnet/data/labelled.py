@@ -1,6 +1,7 @@
 """Labelled texts: read from tables, split class by class, truncated and put into batches."""
 
 import hashlib
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from fftnet.data.splits import TEST, TRAIN, VALID, read_chunks
 from fftnet.data.tokens import id_dtype
 from fftnet.data.windows import padded
 from fftnet.protocols import Batch, Batches, TextEncoder
+
+logger = logging.getLogger(__name__)
 
 POOL = 8
 """Number of batches whose rows are sorted by length, so that rows of similar length share a batch."""
@@ -176,10 +179,10 @@ def digest_rows(*tables: LabelledTexts) -> str:
 
 
 def encode_texts(
-    names: Sequence[str], texts: Sequence[str], tokenizer: TextEncoder, max_length: int
-) -> tuple[list[np.ndarray], int]:
-    """Return the first ``max_length`` ids of each text, and the number of texts that were truncated."""
-    rows: list[np.ndarray] = []
+    parts: Iterable[LabelledTexts], tokenizer: TextEncoder, max_length: int
+) -> list[list[np.ndarray]]:
+    """Return the first ``max_length`` ids of each text, part by part, and warn if some texts are cut."""
+    encoded: list[list[np.ndarray]] = []
     cut = 0
     dtype = id_dtype(tokenizer)
 
@@ -189,14 +192,21 @@ def encode_texts(
         except ValueError as error:
             raise DataError(f"{row[0]}: {error}") from error
 
-    pairs = zip(names, texts, strict=True)
     with ThreadPoolExecutor() as pool:
-        # In groups: the pool would hold the complete ids of all texts at once.
-        while group := list(islice(pairs, 1024)):
-            for ids in pool.map(encode, group):
-                cut += len(ids) > max_length
-                rows.append(ids[:max_length].astype(dtype))
-    return rows, cut
+        for part in parts:
+            encoded.append([])
+            pairs = zip(part.names, part.texts, strict=True)
+            # In groups: the pool would hold the complete ids of all texts at once.
+            while group := list(islice(pairs, 1024)):
+                for ids in pool.map(encode, group):
+                    cut += len(ids) > max_length
+                    encoded[-1].append(ids[:max_length].astype(dtype))
+    if cut:
+        logger.warning(
+            "%d of %d texts are longer than max_seq_length %d tokens and are cut: only the beginning counts",
+            *(cut, sum(map(len, encoded)), max_length),
+        )
+    return encoded
 
 
 class LabelledBatches:

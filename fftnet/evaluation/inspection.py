@@ -41,8 +41,7 @@ class MixerNumbers:
     spectrum: Tensor | None = None
     """(T, H, F), magnitude of the spectrum of every prefix, averaged over the channels of a head."""
     weights: Tensor | None = None
-    """(H, T, T), weight of every token's value (last axis) in the output of each token; 0 for later tokens in
-    a causal mixer."""
+    """(H, T, T), weight of every token's value (last axis) in the output of each token."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,5 @@
 """Classification of texts: a label for each, learned from rows of tables."""
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,14 +10,11 @@ from fftnet.data.splits import TEST, TRAIN, VALID
 from fftnet.fields import check_fields, documented
 from fftnet.model.classifier import POOLINGS, FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.heads import MEAN
-from fftnet.protocols import TextEncoder
 from fftnet.tasks.base import Prepared, Request
 from fftnet.tasks.labels import WEIGHTINGS, check_label_smoothing, label_objective
 from fftnet.tasks.text import sizes_of
 from fftnet.utils.dataset import DataConfig, Splits
 from fftnet.utils.tokenizer import load_tokenizer
-
-logger = logging.getLogger(__name__)
 
 
 @documented
@@ -65,7 +60,7 @@ class Classification:
         classes = [labelled.class_indices(rows, class_names) for rows in parts]
         # Only training texts teach the tokenizer: held-out text must not influence it.
         tokenizer = load_tokenizer(data.tokenizer, corpus=parts[0].texts, vocab_size=data.vocab_size)
-        rows = encode_all(parts, tokenizer, config.max_seq_length)
+        rows = labelled.encode_texts(parts, tokenizer, config.max_seq_length)
         # Only training is shuffled.
         seeds = (data.data_seed, None, None)
         train, valid, test = (
@@ -121,18 +116,3 @@ def divide(data: DataConfig, settings: ClassificationConfig) -> tuple[list[label
     }
     parts = [named.get(part) or rows.take(np.flatnonzero(split == part)) for part in (TRAIN, VALID, TEST)]
     return parts, labelled.digest_rows(rows, *named.values())
-
-
-def encode_all(
-    parts: Sequence[labelled.LabelledTexts], tokenizer: TextEncoder, max_seq_length: int
-) -> list[list[np.ndarray]]:
-    """Return the ids of all texts, part by part, and warn if some texts are cut."""
-    encoded = [labelled.encode_texts(part.names, part.texts, tokenizer, max_seq_length) for part in parts]
-    if cut := sum(number for _, number in encoded):
-        logger.warning(
-            "%d of %d texts are longer than max_seq_length %d tokens and are cut: only the beginning counts",
-            cut,
-            sum(len(rows) for rows, _ in encoded),
-            max_seq_length,
-        )
-    return [rows for rows, _ in encoded]

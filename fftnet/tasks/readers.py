@@ -20,6 +20,7 @@ from fftnet.data.labelled import (
     LabelledTexts,
     class_indices,
     digest_rows,
+    encode_texts,
     pad_tokens,
     read_labelled,
     read_text_rows,
@@ -29,7 +30,7 @@ from fftnet.model.pretrained import PretrainedModel
 from fftnet.model.vit import FFTNetViT
 from fftnet.serialization import CheckpointError
 from fftnet.tasks.base import Request
-from fftnet.tasks.classification import ClassificationConfig, check_data, divide, encode_all
+from fftnet.tasks.classification import ClassificationConfig, check_data, divide
 from fftnet.tasks.image_classification import ImageClassificationConfig
 from fftnet.utils.dataset import DataConfig
 from fftnet.utils.tokenizer import Tokenizer
@@ -110,7 +111,9 @@ class TextReader:
                 raise DataError(f"{name} must be a text, got {type(text).__name__}")
             if not text.strip():
                 raise DataError(f"{name} is an empty text: there is nothing to classify")
-        (encoded,) = encode_all([LabelledTexts(list(names), list(inputs), [])], self._tokenizer, self._length)
+        (encoded,) = encode_texts(
+            [LabelledTexts(list(names), list(inputs), [])], self._tokenizer, self._length
+        )
         return encoded
 
     def batch(self, encoded: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -129,7 +132,7 @@ class TextReader:
         else:
             (_, _, rows), digest = divide(data, settings)
         classes = class_indices(rows, class_names)
-        (ids,) = encode_all([rows], self._tokenizer, self._length)
+        (ids,) = encode_texts([rows], self._tokenizer, self._length)
         return LabelledData(LabelledBatches(ids, classes, data.batch_size, None), digest)
 
 

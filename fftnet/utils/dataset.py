@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fftnet.data.cache import cached_tokens, open_tokens, resolve_or_explain, total_bytes
+from fftnet.data.cache import cache_path, cached_tokens, open_tokens, total_bytes
 from fftnet.data.config import DataConfig, Splits
 from fftnet.data.errors import DataError, listed
 from fftnet.data.sources import DELIMITED, TOKENS, resolve
@@ -56,10 +56,7 @@ def load_data(config: DataConfig, tokenizer: TextEncoder, max_seq_length: int) -
 def load_evaluation_data(
     config: DataConfig, tokenizer: TextEncoder, max_seq_length: int, *, whole: bool = False
 ) -> EvaluationData:
-    """Load the test split, or the ``whole`` text, to measure a model on: each target once, in order.
-
-    Only a whole text must not be synthetic.
-    """
+    """Load the test split, or the ``whole`` text, to measure a model on: each target once, in order."""
     if config.synthetic and not whole:
         return EvaluationData(load_synthetic(config, tokenizer, max_seq_length).test, None)
     text = load_tokens(config, tokenizer)
@@ -72,7 +69,15 @@ def load_tokens(config: DataConfig, tokenizer: TextEncoder) -> TokenArrays:
     """Read all of a real text: a small one into memory, a larger one through the token cache."""
     if config.data[0].endswith(TOKENS):
         return open_tokens(Path(config.data[0]), tokenizer)
-    files = resolve_or_explain(config, tokenizer)
+    try:
+        files = resolve(config.data)
+    except DataError as error:
+        path = cache_path(config, tokenizer)
+        if not path.exists():
+            raise
+        raise DataError(
+            f"{error}; its tokens are still in {path}: put the text back, or use them with --data {path}"
+        ) from None
     tables = [file.name for file in files if Path(file.name).suffix.lower() in DELIMITED]
     if tables:
         logger.warning(

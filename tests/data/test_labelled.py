@@ -263,9 +263,11 @@ def test_rows_of_like_length_share_a_batch() -> None:
     assert padding(0) < 0.3 * padding(None)
 
 
-def test_texts_are_cut_and_counted() -> None:
-    rows, cut = encode_texts(["a", "b", "c"], ["abc", "abcd", "abcde"], BYTES, 4)
-    assert [row.tolist() for row in rows] == [[97, 98, 99], [97, 98, 99, 100], [97, 98, 99, 100]]
-    assert cut == 1
+def test_texts_are_cut_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    parts = [LabelledTexts(["a", "b"], ["abc", "abcd"], []), LabelledTexts(["c"], ["abcde"], [])]
+    first, second = encode_texts(parts, BYTES, 4)
+    assert [row.tolist() for row in first] == [[97, 98, 99], [97, 98, 99, 100]]
+    assert [row.tolist() for row in second] == [[97, 98, 99, 100]]
+    assert "1 of 3 texts are longer than max_seq_length 4" in caplog.text
     with pytest.raises(DataError, match="b: "):
-        encode_texts(["a", "b"], ["fine", "\ud800"], BYTES, 4)
+        encode_texts([LabelledTexts(["a", "b"], ["fine", "\ud800"], [])], BYTES, 4)

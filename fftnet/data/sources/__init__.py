@@ -26,10 +26,7 @@ SOURCES: dict[str, Source] = {
     ".parquet": Parquet(),
     TOKENS: Tokens(),
 }
-"""Kinds of sources by name, by prefix (ends in a colon) or by suffix of their files (begins with a dot).
-
-Files of all other suffixes are text.
-"""
+"""Kinds of sources by name, by prefix (ends in a colon) or by suffix (begins with a dot; others are text)."""
 DELIMITED: dict[str, Table] = {".csv": Delimited(","), ".tsv": Delimited("\t")}
 """Suffixes of tables that are read as plain text if only text is asked for."""
 

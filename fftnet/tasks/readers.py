@@ -111,10 +111,8 @@ class TextReader:
                 raise DataError(f"{name} must be a text, got {type(text).__name__}")
             if not text.strip():
                 raise DataError(f"{name} is an empty text: there is nothing to classify")
-        (encoded,) = encode_texts(
-            [LabelledTexts(list(names), list(inputs), [])], self._tokenizer, self._length
-        )
-        return encoded
+        texts = LabelledTexts(list(names), list(inputs), [])
+        return encode_texts([texts], self._tokenizer, self._length)[0]
 
     def batch(self, encoded: Sequence[Any]) -> tuple[Tensor, ...]:
         """Return ids (B, T), and a mask (B, T) if there is padding."""

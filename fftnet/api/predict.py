@@ -173,11 +173,11 @@ def evaluate_classifier(
     sources = trained.data if own else asked.data
     taken = replace(trained, data=sources, text_field=text_field, batch_size=asked.batch_size)
     request = Request(model=classifier.model.config, data=taken, settings=classifier.settings)
-    read = classifier.reader.labelled(request, classifier.class_names, whole=whole)
-    report = evaluate_classes(classifier.model, read.batches, classifier.class_names)
+    batches, digest = classifier.reader.labelled(request, classifier.class_names, whole=whole)
+    report = evaluate_classes(classifier.model, batches, classifier.class_names)
     names = ", ".join(trained.data if asked.synthetic else asked.data)
     # The digest recognizes a copy of the training data at another place.
-    same = read.digest == classifier.digest
+    same = digest == classifier.digest
     if whole and (same or set(places(taken.data)) & set(places(trained.data))):
         logger.warning("the model was trained on a part of %s: the results are too good", names)
     elif not whole and not same:

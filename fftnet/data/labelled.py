@@ -22,20 +22,12 @@ from fftnet.data.sources.tables import Row, missing_field, text_of, unicode_of
 from fftnet.data.splits import TEST, TRAIN, VALID, read_chunks
 from fftnet.data.tokens import id_dtype
 from fftnet.data.windows import padded
-from fftnet.protocols import Batch, Batches, TextEncoder
+from fftnet.protocols import Batch, TextEncoder
 
 logger = logging.getLogger(__name__)
 
 POOL = 8
 """Number of batches whose rows are sorted by length, so that rows of similar length share a batch."""
-
-
-class LabelledData(NamedTuple):
-    """Labelled rows or images that a trained model is measured on."""
-
-    batches: Batches
-    digest: str
-    """Digest of all data, all splits included."""
 
 
 class LabelledTexts(NamedTuple):
@@ -115,11 +107,12 @@ def class_indices(rows: LabelledTexts, class_names: Sequence[str]) -> np.ndarray
 def stratified_split(
     labels: Sequence[str], keys: Iterable[bytes], *, valid_fraction: float, test_fraction: float, seed: int
 ) -> np.ndarray:
-    """Assign each row to TRAIN, VALID or TEST, uint8 (rows,): its fraction of every class, at least one row.
+    """Assign each row to TRAIN, VALID or TEST, uint8 (rows,), by their fractions of every class.
 
-    A hash of a row's key, its content or a stable name, decides. Rows with equal keys share a split, and
-    adding or removing rows moves no other row. The exception are very small classes: a split that would be
-    empty gets the row with the nearest hash, which another row may replace later.
+    Every split gets a row of each class. A hash of a row's key, its content or a stable name, decides. Rows
+    with equal keys share a split, and adding or removing rows moves no other row. The exception are very
+    small classes: a split that would be empty gets the row with the nearest hash, which another row may
+    replace later.
     """
     # Training needs a row of each class, and so does each split that has a fraction.
     needed = 1 + (valid_fraction > 0) + (test_fraction > 0)

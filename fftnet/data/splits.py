@@ -113,7 +113,7 @@ def assign_splits(
 
 
 def _held_out(block_B: np.ndarray, fraction: float) -> np.ndarray:
-    """Return the held-out segments of each block, int64; up to it, all are their fraction, rounded up."""
+    """Return the number of held-out segments of each block, int64; sums over blocks are rounded up."""
     edges = np.append(block_B, block_B[-1:] + 1)
     # 20 * 3 * 0.05 is slightly more than 3 in float64, and must not be rounded up to 4.
     return np.diff(np.ceil(np.round(BLOCK * edges * fraction, 6))).astype(np.int64)

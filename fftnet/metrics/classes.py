@@ -18,7 +18,7 @@ def class_logits(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def macro_f1(counts: Tensor) -> float | None:
-    """Return the mean F1 of classes that occur, from hits, predicted and actual rows (3, K); else None."""
+    """Return the mean F1 of classes that occur, from hits, predicted and actual rows (3, K), or None."""
     hits, predicted, actual = counts.double()
     # A class without any row would add an undefined 0 / 0.
     occurs = predicted + actual > 0

@@ -16,7 +16,6 @@ from fftnet.data.images.pixels import CHANNELS, LazyImage, image_array, lazy_row
 from fftnet.data.images.processor import PROCESSOR_FILE, ImageProcessor
 from fftnet.data.labelled import (
     LabelledBatches,
-    LabelledData,
     LabelledTexts,
     class_indices,
     digest_rows,
@@ -28,6 +27,7 @@ from fftnet.data.labelled import (
 from fftnet.model.classifier import FFTNetForSequenceClassification
 from fftnet.model.pretrained import PretrainedModel
 from fftnet.model.vit import FFTNetViT
+from fftnet.protocols import Batches
 from fftnet.serialization import CheckpointError
 from fftnet.tasks.base import Request
 from fftnet.tasks.classification import ClassificationConfig, check_data, divide
@@ -74,8 +74,8 @@ class Reader(Protocol):
         """Return the arguments of the model for several results of ``encode``."""
         ...
 
-    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> LabelledData:
-        """Return all labelled data, or those of the test split, in their order."""
+    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> tuple[Batches, str]:
+        """Return batches of all labelled data, or of the test split, in their order, and a digest of all."""
         ...
 
 
@@ -119,7 +119,7 @@ class TextReader:
         tokens, mask = pad_tokens(encoded)
         return (tokens,) if mask is None else (tokens, mask)
 
-    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> LabelledData:
+    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> tuple[Batches, str]:
         """Return rows of tables with their labels."""
         data, settings = request.data, request.settings
         check_data(data)
@@ -131,7 +131,7 @@ class TextReader:
             (_, _, rows), digest = divide(data, settings)
         classes = class_indices(rows, class_names)
         (ids,) = encode_texts([rows], self._tokenizer, self._length)
-        return LabelledData(LabelledBatches(ids, classes, data.batch_size, None), digest)
+        return LabelledBatches(ids, classes, data.batch_size, None), digest
 
 
 class ImageReader:
@@ -180,7 +180,7 @@ class ImageReader:
         """Return normalised images (B, C, S, S); DataError if one can't be read."""
         return (self._processor.normalised(self._processor.read(encoded)),)
 
-    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> LabelledData:
+    def labelled(self, request: Request, class_names: Sequence[str], *, whole: bool) -> tuple[Batches, str]:
         """Return images with their classes."""
         settings: ImageClassificationConfig = request.settings
         images, digest = load_test_images(
@@ -190,7 +190,7 @@ class ImageReader:
             test_data=settings.test_data,
             whole=whole,
         )
-        return LabelledData(ImageBatches(images, self._processor, request.data.batch_size), digest)
+        return ImageBatches(images, self._processor, request.data.batch_size), digest
 
 
 READERS: dict[type[PretrainedModel], type[Reader]] = {

@@ -24,10 +24,10 @@ from fftnet.data.tokens import id_dtype
 from fftnet.data.windows import padded
 from fftnet.protocols import Batch, TextEncoder
 
-logger = logging.getLogger(__name__)
-
 POOL = 8
 """Number of batches whose rows are sorted by length, so that rows of similar length share a batch."""
+
+logger = logging.getLogger(__name__)
 
 
 class LabelledTexts(NamedTuple):
@@ -197,7 +197,9 @@ def encode_texts(
     if cut:
         logger.warning(
             "%d of %d texts are longer than max_seq_length %d tokens and are cut: only the beginning counts",
-            *(cut, sum(map(len, encoded)), max_length),
+            cut,
+            sum(map(len, encoded)),
+            max_length,
         )
     return encoded
 

@@ -64,13 +64,12 @@ def evaluate_documents(
     token_bytes: Sequence[int] | None = None,
     max_tokens: int | None = None,
 ) -> DocumentMetrics:
-    """Read documents from start to end, in chunks that carry the state.
+    """Read documents from start to end with a causal model, in chunks that carry the state.
 
-    Args: model: a causal model; its mode is restored afterwards. tokens: ids, an array or a memory map.
-    starts: int64 (N,), indices of the tokens before the documents, which are read and not counted. ends:
-    int64 (N,), ends of the documents. batch_size: documents that are read side by side. chunk_size: tokens of
-    a row read at once, None: by memory; it does not change the result. token_bytes: bytes of text of each id,
-    for bits per byte. max_tokens: number of tokens to stop after, within a document if necessary.
+    ``starts`` and ``ends`` are int64 (N,): indices of the tokens before the documents, which are read and not
+    counted, and of their ends. ``chunk_size``, tokens of a row read at once (None: by memory), does not
+    change the result. ``token_bytes`` are the bytes of text of each id. Reading stops after ``max_tokens``,
+    if necessary within a document.
     """
     for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size), ("max_tokens", max_tokens)):
         if value is not None and value < 1:

@@ -83,9 +83,14 @@ class Tokenizer:
         """Id of ``<|endoftext|>``."""
         return self.encoding.eot_token
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides how a text is cut: equal for equal tokenizers only."""
+        return self._fingerprint
+
+    # Two steps, because pyright does not take a cached property for a property of a protocol.
+    @cached_property
+    def _fingerprint(self) -> str:
         return self._definition.fingerprint
 
     @cached_property

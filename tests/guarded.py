@@ -212,7 +212,7 @@ def _compare_strided(name: str, call: Callable[..., Any], inputs: dict[str, Tens
 
 def unchecked(self: Signature, *tensors: Tensor | None, one_dtype: bool = False, known: Any = None) -> Any:
     """Bind the letters of a signature without comparing anything; a replacement of ``Signature.check``."""
-    sizes = self._numbers | (known or {})
+    sizes: dict[Any, int] = dict(known or {})
     for (_, letters, *_), x in zip(self._rows, tensors, strict=True):
         sizes |= dict(zip(letters, () if x is None else x.shape, strict=False)) | sizes
     return sizes | {letter: self.size(letter, sizes) for letter in self.derived}

@@ -10,21 +10,11 @@ from fftnet.ops.numerics import compute_dtype
 
 WAVELENGTH = 10000.0
 """The slowest rotary pair turns by 1 / WAVELENGTH radians per token, the fastest by 1."""
-BLOCK = 256
-"""Number of queries that share one mask, so that no mask holds more than BLOCK times the keys."""
+BLOCK = 256  # Number of queries that share one mask, so that no mask holds more than BLOCK times the keys.
 
 
 def sinusoids(position: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """Return sine and cosine positions of any length, wavelengths log-spaced from 2 pi to 20,000 pi tokens.
-
-    Args:
-        position: integer positions (B, T).
-        width: D; odd widths drop the last cosine.
-        dtype: of the result; computed in float32.
-
-    Returns:
-        Tensor of shape (B, T, D).
-    """
+    """Return sine and cosine of positions (B, T), wavelengths from 2 pi to 20,000 pi tokens, as (B, T, D)."""
     pairs = (width + 1) // 2
     rate = torch.exp(torch.arange(pairs, device=position.device) * (-math.log(WAVELENGTH) / max(pairs, 1)))
     angle = position[..., None].float() * rate
@@ -34,13 +24,7 @@ def sinusoids(position: Tensor, width: int, dtype: torch.dtype) -> Tensor:
 def rotate(x: Tensor, position: Tensor) -> Tensor:
     """Rotary positions: channel pairs (i, i + d / 2) turn by ``position * WAVELENGTH ** (-2 i / d)``.
 
-    Args:
-        x: queries or keys (B, T, H, d) of any floating dtype, d even; rotated in float32 (float64 for
-            float64).
-        position: integer positions (B, T); a first dimension of 1 serves every row.
-
-    Returns:
-        Tensor of the shape and dtype of ``x``.
+    ``x`` are queries or keys (B, T, H, d), d even; ``position`` is (B, T), or (1, T) for every row.
     """
     dtype = compute_dtype(x)
     width = x.shape[-1]
@@ -53,16 +37,7 @@ def rotate(x: Tensor, position: Tensor) -> Tensor:
 
 
 def append(cache: Tensor, new: Tensor, count: Tensor) -> Tensor:
-    """Return a cache that is T tokens longer, with the new tokens behind those of their row; a copy.
-
-    Args:
-        cache: (B, H, S, d), S >= max(count).
-        new: (B, T, H, d).
-        count: int64 number of tokens of each row that are in the cache, (B,).
-
-    Returns:
-        (B, H, S + T, d) in the dtype of ``cache``.
-    """
+    """Return a longer copy of the cache (B, H, S, d): new tokens follow the ``count`` of each row."""
     tokens = new.shape[1]
     slot_S = torch.arange(cache.shape[2] + tokens, device=cache.device)
     # Rows have read different numbers of tokens, so each slot looks up the new token that belongs to it.
@@ -77,15 +52,8 @@ def append(cache: Tensor, new: Tensor, count: Tensor) -> Tensor:
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, position: Tensor | None = None) -> Tensor:
     """``softmax(q k / sqrt(d)) v`` over the keys whose index does not exceed the query's position.
 
-    Args:
-        queries: (B, T, H, d) of any floating dtype.
-        keys: (B, S, H, d), the one of position s at index s; anything finite behind a row's last one.
-        values: (B, S, H, d).
-        position: integer positions of the queries, (B, T); a first dimension of 1 serves every row. None: the
-            queries are the last T of the S positions.
-
-    Returns:
-        Tensor of the shape and dtype of ``queries``.
+    Queries are (B, T, H, d). Keys and values are (B, S, H, d), that of position s at index s, and anything
+    finite behind a row's last one. ``position`` is (B, T), or (1, T) for every row; None: the last T of S.
     """
     q, keys, values = (x.to(queries.dtype).transpose(1, 2) for x in (queries, keys, values))
     tokens = q.shape[2]
@@ -106,16 +74,9 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, position: Te
 def full_attention(
     queries: Tensor, keys: Tensor, values: Tensor, attention_mask: Tensor | None = None
 ) -> Tensor:
-    """``softmax(q k / sqrt(d)) v`` over all tokens of the row.
+    """``softmax(q k / sqrt(d)) v`` over all tokens of the row, (B, T, H, d); values are finite everywhere.
 
-    Args:
-        queries: (B, T, H, d) of any floating dtype.
-        keys: (B, T, H, d), of the same tokens.
-        values: (B, T, H, d), finite at padding, too.
-        attention_mask: boolean (B, T); no token reads a False one. A row may be all False.
-
-    Returns:
-        Tensor of the shape and dtype of ``queries``, zero where the mask is False.
+    No token reads one where ``attention_mask`` (B, T) is False. The result is 0 there; whole rows may be.
     """
     q, k, v = (x.to(queries.dtype).transpose(1, 2) for x in (queries, keys, values))
     if attention_mask is None:
@@ -127,16 +88,7 @@ def full_attention(
 
 
 def attention_weights(queries: Tensor, keys: Tensor, *, causal: bool = True) -> Tensor:
-    """Return the weights of ``causal_attention`` or ``full_attention``, which kernels never store.
-
-    Args:
-        queries: (B, T, H, d) of any floating dtype.
-        keys: (B, T, H, d), of the same tokens.
-        causal: give later tokens a weight of 0.
-
-    Returns:
-        (B, H, T, T), of the dtype of ``queries``: rows sum to 1.
-    """
+    """Return the weights (B, H, T, T) of ``causal_attention`` or ``full_attention``, which store none."""
     score_BHTT = torch.einsum("bthd,bshd->bhts", queries, keys.to(queries.dtype)) / queries.shape[-1] ** 0.5
     if causal:
         later_TT = torch.ones(score_BHTT.shape[-2:], dtype=torch.bool, device=queries.device).triu(1)

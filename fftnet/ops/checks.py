@@ -1,8 +1,7 @@
 """Checks of an operator's tensors: each operator has a table of shapes, compared before anything is computed.
 
 Kernels index memory by the sizes of their first argument and check no bounds. So the function that users call
-compares all tensors with the operator's ``Signature``, whatever the backend. The registered operator behind
-it does the same, because ``torch.ops.fftnet`` makes it callable as well.
+compares all tensors with the operator's ``Signature``, and so does the operator in ``torch.ops.fftnet``.
 """
 
 import math
@@ -18,11 +17,8 @@ Dimension = str | int | tuple[str | int, ...]
 """A letter, a number, or a tuple for a dimension that is a product of both."""
 
 _DTYPES = {"float": None, "int64": torch.int64, "bool": torch.bool}
-_EMPTY = {
-    "T": "at least one token, got a sequence of length 0",
-    "B": "at least one row, got a batch of 0",
-}
-"""Message for a letter whose size is 0; other letters have a general one."""
+# Messages for a size of 0; other letters have a general one.
+_EMPTY = {"T": "at least one token, got a sequence of length 0", "B": "at least one row, got a batch of 0"}
 
 
 class Signature:
@@ -55,8 +51,6 @@ class Signature:
         self.derived = dict(derived or {})
         self.rule = rule
         self._rows = [(name, *parse(description)) for name, description in arguments.items()]
-        every = {letter for _, letters, *_ in self._rows for letter in letters}
-        self._numbers: dict[Any, int] = {number: number for number in every if isinstance(number, int)}
         self._needs = {
             letter: function.__code__.co_varnames[: function.__code__.co_argcount]
             for letter, function in self.derived.items()
@@ -68,20 +62,8 @@ class Signature:
     def check(
         self, *tensors: Tensor | None, one_dtype: bool = False, known: Sizes | None = None
     ) -> dict[Any, int]:
-        """Compare the tensors with their descriptions.
-
-        Args:
-            tensors: in the order of the table.
-            one_dtype: require that all floating tensors have the same dtype.
-            known: sizes of letters that are given apart from the tensors.
-
-        Returns:
-            The size of every letter.
-
-        Raises:
-            ValueError: naming operator, argument, the expected value and the given one.
-        """
-        sizes: dict[Any, int] = {**self._numbers, **(known or {})}
+        """Return the size of every letter; a ValueError names the wrong tensor and what was expected."""
+        sizes: dict[Any, int] = dict(known or {})
         device = None
         floating = None
         for (name, letters, dtype, optional), x in zip(self._rows, tensors, strict=True):
@@ -171,11 +153,6 @@ class Signature:
 def parse(description: str) -> tuple[tuple[Dimension, ...], torch.dtype | None, bool]:
     """Return the dimensions, the dtype (None: any floating one) and whether None is allowed."""
     letters, _, kind = description.removesuffix("?").partition(":")
-    dimensions = tuple(_dimension(word) for word in letters.split())
+    rows = [[int(x) if x.isdigit() else x for x in word.split("*")] for word in letters.split()]
+    dimensions = tuple(tuple(row) if len(row) > 1 else row[0] for row in rows)
     return dimensions, _DTYPES[kind.strip() or "float"], description.endswith("?")
-
-
-def _dimension(word: str) -> Dimension:
-    if "*" in word:
-        return tuple(int(factor) if factor.isdigit() else factor for factor in word.split("*"))
-    return int(word) if word.isdigit() else word

@@ -1,11 +1,14 @@
 """Tokens cut into blocks, and into chunks with the ages of their tokens for exported programs."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-CHUNK = 32
-"""Number of tokens within which exported programs compute a weight for every pair."""
+Planes = tuple[Tensor, Tensor]
+"""Real and imaginary part."""
+CHUNK = 32  # Number of tokens within which exported programs compute a weight for every pair.
 
 
 def in_blocks(x: Tensor, length: int) -> Tensor:
@@ -33,6 +36,12 @@ def joined(x: Tensor, tokens: int) -> Tensor:
         return x.flatten(1, 2)[:, :tokens]
     t = torch.arange(tokens, device=x.device)
     return x[:, t // CHUNK, t % CHUNK]
+
+
+def product(one: Planes, other: Planes, multiply: Callable[[Tensor, Tensor], Tensor]) -> Planes:
+    """Return the complex product for a real one, element by element or of matrices."""
+    real = multiply(one[0], other[0]) - multiply(one[1], other[1])
+    return real, multiply(one[0], other[1]) + multiply(one[1], other[0])
 
 
 def ages(time: Tensor) -> Tensor:

@@ -7,26 +7,15 @@ from fftnet.ops.checks import Signature
 from fftnet.ops.numerics import compute_dtype
 
 _SIGNATURE = Signature(
-    "causal_conv",
-    {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"},
-    derived={"P": lambda W: W - 1},
+    "causal_conv", {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"}, derived={"P": lambda W: W - 1}
 )
 
 
 def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
-    """Depth-wise causal convolution: ``y(t) = sum_i weight[W-1-i] * x(t-i)``.
+    """Depth-wise causal convolution: ``y(t) = sum_i weight[W-1-i] * x(t-i)``, for tokens (B, T, C).
 
-    Args:
-        x: tokens (B, T, C) of any floating dtype, T >= 1; computed in float32 (float64 for float64).
-        conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
-        conv_state: the P = W - 1 tokens before the first, (B, P, C).
-
-    Returns:
-        Convolved tokens (B, T, C), and the last P tokens for the call that continues, in the dtype of
-        ``conv_state``.
-
-    Raises:
-        ValueError: if a tensor does not fit the others.
+    ``conv_weight`` (C, W) has the newest token's tap last. ``conv_state`` are the P = W - 1 tokens before the
+    first, (B, P, C); the last P tokens are returned for the call that continues.
     """
     _SIGNATURE.check(x, conv_weight, conv_state)
     dtype = compute_dtype(x)
@@ -46,10 +35,7 @@ def convolve(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
 
 
 def new_state(x: Tensor, conv_state: Tensor) -> Tensor:
-    """Return the last P tokens of the old state (B, P, C) followed by the tokens x (B, T, C); a copy.
-
-    Its shape and dtype are those of ``conv_state``.
-    """
+    """Return a copy of the last P tokens of the old state (B, P, C) followed by the tokens x (B, T, C)."""
     tokens = x.shape[1]
     if not isinstance(tokens, int):
         # torch.export can't tell if an open number of tokens is below P.
@@ -60,16 +46,7 @@ def new_state(x: Tensor, conv_state: Tensor) -> Tensor:
 
 
 def state_after(x: Tensor, conv_state: Tensor, count: Tensor) -> Tensor:
-    """Return the state after the first ``count`` tokens of each row.
-
-    Args:
-        x: tokens (B, T, C).
-        conv_state: the P tokens before them, (B, P, C).
-        count: int64 (B,), at most T.
-
-    Returns:
-        The last P tokens, (B, P, C), in the dtype of ``conv_state``.
-    """
+    """Return the state (B, P, C) after the first ``count`` (B,) tokens of each row of x (B, T, C)."""
     read_BTC = torch.cat([conv_state, x.to(conv_state.dtype)], dim=1)
     place_BP = count[:, None] + torch.arange(conv_state.shape[1], device=x.device)
     return read_BTC.gather(1, place_BP[..., None].expand_as(conv_state))

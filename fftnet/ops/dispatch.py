@@ -8,11 +8,10 @@ A backend is a module in the operator's folder; ``fftnet.ops.registration`` has 
 * ``reference``: direct sums in float64, slow and obvious, as ground truth;
 * ``export``: operations that other runtimes know too, without complex numbers, for exported programs.
 
-``auto`` is the fastest for the device of the tensors. It is ``export`` while ``torch.export`` or
+``auto`` is the fastest for the device of the tensors, and ``export`` while ``torch.export`` or
 ``torch.onnx.export`` traces and within the transforms of ``torch.func``. The environment variable
-``FFTNET_BACKEND``, read when this file is imported, sets a backend for the whole process, ``use_backend`` for
-a block of code, and the argument ``backend`` of an operator for one call. An operator that lacks this
-backend, or can't use it for the tensors at hand, runs on ``torch``.
+``FFTNET_BACKEND``, read at import, sets a backend for the process, ``use_backend`` for a block of code, and
+the argument ``backend`` for one call. An operator that lacks it or can't use it here runs on ``torch``.
 """
 
 import importlib
@@ -33,8 +32,7 @@ from fftnet.ops.checks import Signature, Sizes
 from fftnet.ops.cpu import VECTOR_WIDTH
 
 VARIABLE = "FFTNET_BACKEND"
-MAX_REMEMBERED = 1000
-"""Number of calls, told apart by their sizes, that an operator remembers before it forgets all of them."""
+MAX_REMEMBERED = 1000  # Calls of different sizes that an operator remembers before it forgets all.
 NUMBA_OFF = "NUMBA_DISABLE_JIT"
 AUTO = "auto"
 TORCH = "torch"
@@ -42,12 +40,10 @@ REFERENCE = "reference"
 EXPORT = "export"
 BACKENDS = [TORCH, "numba", "triton", REFERENCE, EXPORT]
 """Names of backends; an operator with another one adds its name."""
-PORTABLE = (TORCH, REFERENCE, EXPORT)
-"""Backends whose modules import no package but PyTorch."""
+PORTABLE = (TORCH, REFERENCE, EXPORT)  # Backends whose modules import no package but PyTorch.
 MODULES = {TORCH: "eager", "numba": "cpu", "triton": "gpu"}
 """Backend to the name of its modules, if they differ."""
-FASTEST = {"cpu": "numba", "cuda": "triton"}
-"""Kind of device to its fastest backend."""
+FASTEST = {"cpu": "numba", "cuda": "triton"}  # Kind of device to its fastest backend.
 PROBES = {"numba": ("numba", "fftnet.ops.cpu.vector"), "triton": ("triton",)}
 """Backend to the modules whose import shows that the package behind it is installed and works."""
 
@@ -114,17 +110,7 @@ class Backends:
     def select(
         self, signature: Signature, backend: str | None, *tensors: Tensor | None, known: Sizes | None = None
     ) -> str:
-        """Check the tensors of a call and return the backend that it runs on.
-
-        Args:
-            signature: the operator's.
-            backend: the argument of the call; None for the backend that is set around it.
-            tensors: the operator's; the device of the first one counts.
-            known: sizes of letters that are given apart from the tensors.
-
-        Raises:
-            ValueError: if a tensor does not fit, there is no such backend, or it can't run here.
-        """
+        """Check the tensors of a call and return its backend; ``known`` are sizes given apart from them."""
         name = backend or _named
         if torch.compiler.is_compiling():
             return self.choose(name, signature.check(*tensors, known=known), *tensors)
@@ -139,11 +125,8 @@ class Backends:
     def remember(
         self, key: tuple[Any, ...], tensors: Sequence[Tensor | None], find: Callable[[], Any]
     ) -> Any:
-        """Return ``find()``, remembered for the key and the sizes, dtypes and devices of the tensors.
-
-        So tensors like earlier ones are not compared with a signature again: a decode step feels every
-        microsecond.
-        """
+        """Return ``find()``, remembered for the key and the sizes, dtypes and devices of the tensors."""
+        # Tensors like earlier ones are not compared with a signature again: a decode step is that short.
         key = (*key, *[None if x is None else (x.shape, x.dtype, x.device) for x in tensors])
         try:
             return self._remembered[key]
@@ -157,11 +140,7 @@ class Backends:
         return found
 
     def choose(self, name: str, sizes: Sizes, *tensors: Tensor | None) -> str:
-        """Return the backend that ``name`` stands for with these tensors, which have been checked.
-
-        Raises:
-            ValueError: if there is no such backend, or it can't run here.
-        """
+        """Return the backend that ``name`` stands for with these tensors, which have been checked."""
         if name == AUTO and torch.compiler.is_exporting():
             name = EXPORT
         if name == AUTO:
@@ -182,11 +161,7 @@ class Backends:
         return name
 
     def load(self, backend: str) -> ModuleType:
-        """Return the module of a backend.
-
-        Raises:
-            ValueError: if the operator has no such backend, or it can't run here.
-        """
+        """Return the module of a backend, or raise ValueError if it is missing or can't run here."""
         module = self._modules.get(backend)
         if module is None:
             _require(backend)
@@ -202,11 +177,7 @@ class Backends:
         return getattr(self.load(backend), function, None)
 
     def require(self, backend: str, sizes: Sizes, *tensors: Tensor) -> None:
-        """Refuse tensors that a registered backend can't take: the registered operator has no fallback.
-
-        Raises:
-            ValueError: if it is no registered backend or can't take the tensors.
-        """
+        """Refuse tensors that a registered backend can't take: the registered operator has no fallback."""
         if not (hasattr(self.load(backend), "forward") and self._takes[backend](sizes, *tensors)):
             name = self._package.rpartition(".")[2]
             raise ValueError(f"the registered {name} can't run on the backend {backend!r} with these tensors")
@@ -227,11 +198,11 @@ def on_gpu(sizes: Sizes, x: Tensor, *others: Tensor | None) -> bool:
     return x.device.type == "cuda" or (x.device.type == "cpu" and _triton_interprets())
 
 
-def whole_vectors(letter: str) -> Callable[..., bool]:
-    """Accept tensors on a CPU whose ``letter`` is a multiple of a vector's width, for ``Backends``."""
+def whole_vectors(*letters: str) -> Callable[..., bool]:
+    """Accept tensors on a CPU whose ``letters`` are multiples of a vector's width, for ``Backends``."""
 
     def takes(sizes: Sizes, x: Tensor, *others: Tensor | None) -> bool:
-        return x.device.type == "cpu" and sizes[letter] % VECTOR_WIDTH == 0
+        return x.device.type == "cpu" and all(sizes[letter] % VECTOR_WIDTH == 0 for letter in letters)
 
     return takes
 

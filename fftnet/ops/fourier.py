@@ -12,18 +12,7 @@ def _check_tokens(x: Tensor) -> None:
 
 
 def fourier_transform(x: Tensor, num_heads: int) -> Tensor:
-    """Return the orthonormal half spectrum over the tokens, one for each channel.
-
-    Args:
-        x: real tokens (B, T, D) of any floating dtype; narrow ones are transformed in float32.
-        num_heads: H, which must divide D.
-
-    Returns:
-        Complex spectrum of shape (B, H, T // 2 + 1, D // H).
-
-    Raises:
-        ValueError: if T is 0 or H does not divide D.
-    """
+    """Return the orthonormal half spectrum over tokens (B, T, D), complex (B, H, T // 2 + 1, D // H)."""
     _check_tokens(x)
     if x.shape[2] % num_heads:
         raise ValueError(f"num_heads={num_heads} must divide the width {x.shape[2]}")
@@ -34,30 +23,12 @@ def fourier_transform(x: Tensor, num_heads: int) -> Tensor:
 
 
 def inverse_fourier_transform(spectrum: Tensor, num_tokens: int) -> Tensor:
-    """Invert ``fourier_transform``.
-
-    Args:
-        spectrum: complex half spectrum (B, H, F, d) with F = num_tokens // 2 + 1.
-        num_tokens: T; the spectrum alone does not tell odd from even.
-
-    Returns:
-        Real tokens of shape (B, T, H * d) in the spectrum's precision.
-    """
+    """Invert ``fourier_transform``; the spectrum alone does not tell odd numbers of tokens from even ones."""
     return torch.fft.irfft(spectrum.transpose(1, 2).flatten(2), n=num_tokens, dim=1, norm="ortho")
 
 
 def fourier_mix(x: Tensor) -> Tensor:
-    """Return the real part of the orthonormal transform over tokens and channels (FNet, arXiv 2105.03824).
-
-    Args:
-        x: real tokens (B, T, D) of any floating dtype; narrow ones are transformed in float32.
-
-    Returns:
-        Tensor of the shape and dtype of ``x``.
-
-    Raises:
-        ValueError: if T is 0.
-    """
+    """Return the real part of the orthonormal transform over tokens and channels (FNet, arXiv 2105.03824)."""
     _check_tokens(x)
     with torch.autocast(x.device.type, enabled=False):
         return torch.fft.fft2(x.to(compute_dtype(x)), norm="ortho").real.to(x.dtype)

@@ -4,10 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PAPER_EPS = 1e-3
-"""Magnitude below which the published modReLU stops normalising."""
-NORM_EPS = 1e-6
-"""Added to a mean square before dividing by its root, so that a row of zeros stays zero."""
+PAPER_EPS = 1e-3  # Magnitude below which the published modReLU stops normalising.
+NORM_EPS = 1e-6  # Added to a mean square before dividing by its root, so that a row of zeros stays zero.
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -47,31 +45,13 @@ def modrelu(z: Tensor, bias: Tensor, eps: float = PAPER_EPS) -> Tensor:
     """``relu(|z| + bias) * z / max(|z|, eps)``: shrinks or grows the magnitude, keeps the phase.
 
     The gradient is finite at z = 0. With bias = 0 the function is the identity wherever |z| >= eps.
-
-    Args:
-        z: complex tensor.
-        bias: real tensor that broadcasts against ``z``.
-        eps: magnitude below which the division stops normalising.
-
-    Returns:
-        Complex tensor of the shape of ``z``.
     """
     magnitude = root(z.real.square() + z.imag.square())
     return z * (torch.relu(magnitude + bias) / magnitude.clamp(min=eps))
 
 
 def interpolate_anchors(anchors: Tensor, num_bins: int) -> Tensor:
-    """Spread values held at K anchor frequencies over ``num_bins`` bins, linearly from DC to the top bin.
-
-    K == num_bins gives the anchors themselves, which is the published layer.
-
-    Args:
-        anchors: real values (..., H, K).
-        num_bins: F, at least 1.
-
-    Returns:
-        Tensor of shape (..., H, F).
-    """
+    """Spread anchors (..., H, K) linearly over ``num_bins`` bins (..., H, F), from DC to the top bin."""
     # With align_corners the first anchor is DC and the last one the highest bin.
     rows = anchors.reshape(1, -1, anchors.shape[-1])
     spread = F.interpolate(rows, size=num_bins, mode="linear", align_corners=True)

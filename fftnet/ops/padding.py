@@ -9,15 +9,8 @@ from torch import Tensor
 def tokens_first(x: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Move the tokens of each row to its front, in their order, and all padding behind them.
 
-    A causal mixer then needs no mask for its outputs: a token never reads what stands behind it.
-
-    Args:
-        x: tokens (B, T, D).
-        attention_mask: boolean (B, T), False at padding; any pattern.
-
-    Returns:
-        Moved tokens (B, T, D), zero at padding; their mask (B, T); and the new place of every old position,
-        int64 (B, T), for ``reorder``.
+    A causal mixer then needs no mask for its outputs: a token never reads what stands behind it. Return the
+    moved tokens, zero at padding; their mask; and the new place of every old position, for ``reorder``.
     """
     order_BT = (~attention_mask).byte().argsort(dim=1, stable=True)
     mask_BT = attention_mask.gather(1, order_BT)
@@ -34,13 +27,8 @@ def reorder(x: Tensor, place: Tensor) -> Tensor:
 def by_length(x: Tensor, attention_mask: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply ``mix`` to every row at its own length, so that padding and other rows change nothing.
 
-    Args:
-        x: padded tokens (B, T, D).
-        attention_mask: boolean (B, T), True at tokens; any pattern, and rows may be all padding.
-        mix: maps (b, n, D) to the same shape; called once for each distinct number of tokens.
-
-    Returns:
-        Tensor of the shape of ``x``, zero at padding.
+    It maps (b, n, D) to the same shape, once for each distinct number of tokens. The result (B, T, D) is zero
+    at padding, which may have any pattern and fill whole rows.
     """
     lengths = attention_mask.sum(dim=1).tolist()
     # All tokens one after the other, row after row: taken out once and put back once, whatever the mask is.

@@ -1,9 +1,7 @@
 """Operators with kernels of their own, registered with PyTorch: the contract of a backend, in one place.
 
 Registered, an operator is a single node to ``torch.compile`` and ``torch.export``, with output shapes and a
-gradient. Schema, output shapes and backward operator are made from the operator's tables of tensors.
-
-A backend is a module in the operator's folder (``fftnet.ops.dispatch``) of one of two kinds. Both get the
+gradient. A backend is a module in its folder (``fftnet.ops.dispatch``) of one of two kinds. Both get the
 operator's tensors in the order of its ``Signature``, all floating ones in one dtype, then the constants.
 
 * A portable one has a function with the operator's name, which returns the outputs. Autograd differentiates
@@ -51,17 +49,18 @@ class RegisteredOperator:
         saved: Sequence[str] | None = None,
         constants: Mapping[str, str] | None = None,
     ) -> None:
-        kinds = (constants or {}).values()
+        constants = constants or {}
         self._backends = backends
         self._signature = signature
-        self._constants = [f"{kind.split()[0]} {name}" for name, kind in (constants or {}).items()]
-        self._letters = [kind.partition(" ")[2] for kind in kinds]
+        self._constants = [f"{kind.split()[0]} {name}" for name, kind in constants.items()]
+        self._letters = [kind.partition(" ")[2] for kind in constants.values()]
         self.outputs = list(outputs)
         inputs = signature.arguments
         results = {**outputs, **(residuals or {})}
         self.names = [*inputs, *results]
         self.saved = list(inputs) if saved is None else saved
         self._is_floating = [parse(shape)[1] is None for shape in inputs.values()]
+        floating = [shape for shape in inputs.values() if parse(shape)[1] is None]
         # The arguments of backward have the shapes of what they stand for, in the same letters.
         adjoint = Signature(
             f"{signature.operator}_backward",
@@ -70,7 +69,6 @@ class RegisteredOperator:
             derived=signature.derived,
             rule=signature.rule,
         )
-        floating = [shape for shape in inputs.values() if parse(shape)[1] is None]
         operator = self._define(signature, list(results.values()), "forward")
         self._adjoint = self._define(adjoint, floating, "backward")
         # The backward operator refuses to be differentiated, with a message that names the way out.
@@ -79,15 +77,7 @@ class RegisteredOperator:
         self._operator = getattr(torch.ops.fftnet, signature.operator).default
 
     def __call__(self, *arguments: Any, backend: str | None) -> Any:
-        """Check the tensors, choose a backend and run it in float32, or in float64 for float64 tensors.
-
-        Args:
-            arguments: tensors of any floating dtype, then the constants.
-            backend: see ``Backends.select``.
-
-        Returns:
-            The outputs in the dtype of the computation: a tuple if there are several.
-        """
+        """Check the tensors, choose a backend and run it in float32, or in float64 for float64 tensors."""
         tensors, constants = self._split(arguments)
         name = self._backends.select(self._signature, backend, *tensors, known=self._known(constants))
         portable = self._backends.portable(name, self._signature.operator)
@@ -154,13 +144,10 @@ class RegisteredOperator:
             empty = [like.new_empty([signature.size(x, sizes) for x in shape]) for shape in shapes]
             return empty[0] if len(empty) == 1 else tuple(empty)
 
-        taken = ", ".join(
-            [*(f"Tensor {name}" for name in signature.arguments), *self._constants, "str backend"]
-        )
-        given = ", ".join(["Tensor"] * len(shapes))
-        operator = torch.library.custom_op(
-            f"fftnet::{signature.operator}", compute, mutates_args=(), schema=f"({taken}) -> ({given})"
-        )
+        taken = [*(f"Tensor {name}" for name in signature.arguments), *self._constants, "str backend"]
+        schema = f"({', '.join(taken)}) -> ({', '.join(['Tensor'] * len(shapes))})"
+        name = f"fftnet::{signature.operator}"
+        operator = torch.library.custom_op(name, compute, mutates_args=(), schema=schema)
         operator.register_fake(allocate)
         return operator
 

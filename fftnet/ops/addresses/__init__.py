@@ -1,15 +1,10 @@
-"""Addresses of a keyed mixer: its complex write keys and read filters, from what the layer projects.
-
-Steps 2 and 5 of section 3 of docs/maths.md.
-"""
+"""Write keys and read filters of a keyed mixer (docs/maths.md, section 3, steps 2 and 5)."""
 
 from torch import Tensor
 
 from fftnet.ops.checks import Signature
 from fftnet.ops.dispatch import Backends, anything, whole_vectors
 from fftnet.ops.registration import RegisteredOperator
-
-__all__ = ["BACKENDS", "addresses"]
 
 BACKENDS = Backends(__name__, numba=whole_vectors("F"), reference=anything)
 _operator = RegisteredOperator(
@@ -50,8 +45,7 @@ def addresses(
     ``filter_k = modReLU(base_filter_k + tanh(modulation_k) + raw_filter_k / |raw_filter|_F; bias_k)``.
 
     Args:
-        raw_key: the token's own part of the keys, (B, T, H, 2, F) of any floating dtype, T >= 1;
-            float16 and bfloat16 are computed in float32.
+        raw_key: the token's own part of the keys, (B, T, H, 2, F).
         raw_filter: the token's own part of the filters, likewise.
         modulation: the context's part of the filters, likewise; tanh is taken of each number.
         base_key: the part of the keys that all tokens share, (H, 2, F).

@@ -5,7 +5,7 @@ work item is SPAN tokens with all of their heads, counted over the rows of the b
 parameters are one sum an item, and so the same on any number of threads. Backward computes root mean square,
 tanh and modReLU again.
 
-Keys, filters and modulation become (N, H, 2 F), the tokens of all rows with F real and then F imaginary
+Keys, filters and modulation are (N, H, 2 F) here, the tokens of all rows with F real and then F imaginary
 parts; F is known to the compiler. ``sums`` (items, H, 3, F) holds the gradients of the base's two planes and
 of gain or bias.
 """
@@ -16,23 +16,17 @@ import torch
 from torch import Tensor
 
 from fftnet.ops.cpu.compile import jit
-from fftnet.ops.cpu.functions import modrelu_scale, modrelu_slopes, tanh
+from fftnet.ops.cpu.functions import TINY, modrelu_scale, modrelu_slopes, tanh
 from fftnet.ops.cpu.memory import copies, empty
 from fftnet.ops.cpu.norm import SPAN, add, count_spans, divide_back, inverse_rms, split
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, sqrt, store, where
 
-TINY = 1e-15
-"""Magnitude below which a number has no direction, so that nothing is divided by 0."""
-
 
 @jit
 def _keys(first, last, lanes, vectors, raw, base, gain, key):  # pyright: ignore
-    N = raw.shape[0] * raw.shape[1]
-    H = raw.shape[2]
+    N, H, _ = raw.shape
     F = len(lanes) * len(vectors)
-    raw = raw.reshape(N, H, 2 * F)
-    key = key.reshape(N, H, 2 * F)
     for n in range(first * SPAN, min(last * SPAN, N)):
         for h in range(H):
             # g (base + u / |u|): docs/maths.md, section 3, step 2.
@@ -48,12 +42,8 @@ def _keys(first, last, lanes, vectors, raw, base, gain, key):  # pyright: ignore
 
 @jit
 def _keys_back(first, last, lanes, vectors, raw, base, gain, grad_key, grad_raw, sums):  # pyright: ignore
-    N = raw.shape[0] * raw.shape[1]
-    H = raw.shape[2]
+    N, H, _ = raw.shape
     F = len(lanes) * len(vectors)
-    raw = raw.reshape(N, H, 2 * F)
-    grad_key = grad_key.reshape(N, H, 2 * F)
-    grad_raw = grad_raw.reshape(N, H, 2 * F)
     for item in range(first, last):
         for n in range(item * SPAN, min((item + 1) * SPAN, N)):
             for h in range(H):
@@ -77,12 +67,8 @@ def _keys_back(first, last, lanes, vectors, raw, base, gain, grad_key, grad_raw,
 
 @jit
 def _filters(first, last, lanes, vectors, raw, modulation, base, bias, eps, filter_):  # pyright: ignore
-    N = raw.shape[0] * raw.shape[1]
-    H = raw.shape[2]
+    N, H, _ = raw.shape
     F = len(lanes) * len(vectors)
-    raw = raw.reshape(N, H, 2 * F)
-    modulation = modulation.reshape(N, H, 2 * F)
-    filter_ = filter_.reshape(N, H, 2 * F)
     for n in range(first * SPAN, min(last * SPAN, N)):
         for h in range(H):
             inverse = inverse_rms(raw, n, h, 2 * F, F, lanes)
@@ -102,28 +88,10 @@ def _filters(first, last, lanes, vectors, raw, modulation, base, bias, eps, filt
 
 @jit
 def _filters_back(  # pyright: ignore
-    first,
-    last,
-    lanes,
-    vectors,
-    raw,
-    modulation,
-    base,
-    bias,
-    eps,
-    grad_filter,
-    grad_raw,
-    grad_modulation,
-    sums,
+    first, last, lanes, vectors, raw, modulation, base, bias, eps, grad_filter, grad_raw, grad_modulated, sums
 ):
-    N = raw.shape[0] * raw.shape[1]
-    H = raw.shape[2]
+    N, H, _ = raw.shape
     F = len(lanes) * len(vectors)
-    raw = raw.reshape(N, H, 2 * F)
-    modulation = modulation.reshape(N, H, 2 * F)
-    grad_filter = grad_filter.reshape(N, H, 2 * F)
-    grad_raw = grad_raw.reshape(N, H, 2 * F)
-    grad_modulation = grad_modulation.reshape(N, H, 2 * F)
     for item in range(first, last):
         for n in range(item * SPAN, min((item + 1) * SPAN, N)):
             for h in range(H):
@@ -156,13 +124,15 @@ def _filters_back(  # pyright: ignore
                     store(grad_raw, re, grad_re)
                     store(grad_raw, im, grad_im)
                     # tanh' = 1 - tanh^2
-                    store(grad_modulation, re, grad_re * (1 - tanh_re * tanh_re))
-                    store(grad_modulation, im, grad_im * (1 - tanh_im * tanh_im))
+                    store(grad_modulated, re, grad_re * (1 - tanh_re * tanh_re))
+                    store(grad_modulated, im, grad_im * (1 - tanh_im * tanh_im))
                 divide_back(grad_raw, raw, n, h, 2 * F, dot, F, inverse, lanes)
 
 
-def _run(kernel: Any, raw: Tensor, *arguments: Any) -> None:
-    threads.run(kernel, count_spans(raw), raw.numel(), *split(raw.shape[4]), raw, *arguments)
+def _run(kernel: Any, *arguments: Any) -> None:
+    raw = arguments[0]
+    flat = [x.flatten(0, 1).flatten(2) if isinstance(x, Tensor) and x.ndim == 5 else x for x in arguments]
+    threads.run(kernel, count_spans(raw), raw.numel(), *split(raw.shape[4]), *flat)
 
 
 def forward(

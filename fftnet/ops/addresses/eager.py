@@ -1,5 +1,7 @@
 """The portable backend of the addresses: small PyTorch operations, on any device."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,17 +14,9 @@ def _normalized(raw_BTH2F: Tensor) -> Tensor:
     return raw_BTH2F * torch.rsqrt(square_BTH11 + NORM_EPS)
 
 
-def addresses(
-    raw_key: Tensor,
-    raw_filter: Tensor,
-    modulation: Tensor,
-    base_key: Tensor,
-    base_filter: Tensor,
-    bias: Tensor,
-    gain: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
+def addresses(*arguments: Any) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.addresses.addresses``."""
+    raw_key, raw_filter, modulation, base_key, base_filter, bias, gain, eps = arguments
     # Step 2, then step 5, on both planes at once.
     key = gain[:, None] * (base_key + _normalized(raw_key))
     filter_ = base_filter + torch.tanh(modulation) + _normalized(raw_filter)

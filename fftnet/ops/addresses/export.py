@@ -23,10 +23,7 @@ def write_key(raw: Tensor, base_H2F: Tensor, gain_HF: Tensor) -> Tensor:
 def read_filter(
     raw_BA: Tensor, modulation_BH2F: Tensor, base_H2F: Tensor, bias_HF: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the filters of ``fftnet.ops.addresses.addresses`` as rows (B, H, 2, 1, F).
-
-    Their magnitude (B, H, 1, 1, F) follows.
-    """
+    """Return the filters as rows (B, H, 2, 1, F), then their magnitude (B, H, 1, 1, F)."""
     heads, planes, bins = base_H2F.shape
     shape = (-1, heads, planes, 1, bins)
     base_H21F = base_H2F[:, :, None]

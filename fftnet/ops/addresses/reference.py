@@ -1,5 +1,7 @@
 """The addresses from their definition, in complex128."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,17 +18,9 @@ def _normalized(z: Tensor) -> Tensor:
     return z / (power + NORM_EPS).sqrt()
 
 
-def addresses(
-    raw_key: Tensor,
-    raw_filter: Tensor,
-    modulation: Tensor,
-    base_key: Tensor,
-    base_filter: Tensor,
-    bias: Tensor,
-    gain: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
+def addresses(*arguments: Any) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.addresses.addresses``."""
+    raw_key, raw_filter, modulation, base_key, base_filter, bias, gain, eps = arguments
     # Step 2 of section 3 of docs/maths.md, then step 5.
     key = gain.double() * (_complex(base_key) + _normalized(_complex(raw_key)))
     modulated = _complex(base_filter) + _complex(torch.tanh(modulation.double()))

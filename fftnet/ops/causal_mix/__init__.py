@@ -1,7 +1,7 @@
 """Causal mixing: prefix Fourier transform, adaptive filter, modReLU and inverse in one operator.
 
-Steps 1 and 3-5 of section 2 of docs/maths.md. A registered backend has a constant ``BLOCK``, the number of
-tokens between two checkpoints of the state: ``checkpoints[:, n]`` is the state before token ``n * BLOCK``.
+Steps 1 and 3-5 of section 2 of docs/maths.md. With ``BLOCK``, a constant of each registered backend,
+``checkpoints[:, n]`` is the state before token ``n * BLOCK``.
 """
 
 from typing import NamedTuple
@@ -11,8 +11,6 @@ from torch import Tensor
 from fftnet.ops.checks import Signature
 from fftnet.ops.dispatch import Backends, anything, on_cpu
 from fftnet.ops.registration import RegisteredOperator
-
-__all__ = ["BACKENDS", "HeadParameters", "causal_mix"]
 
 
 class HeadParameters(NamedTuple):
@@ -68,7 +66,7 @@ def causal_mix(
     ``y(t) = Re sum_k C_k A_k(t)``. The normalisation g belongs into the filter.
 
     Args:
-        values: v, (B, T, H, d) of any floating dtype, T >= 1; float16 and bfloat16 are computed in float32.
+        values: v, (B, T, H, d).
         filter_: one real gain per token, head and bin, (B, T, H, F).
         parameters: of every head and bin.
         state: real and imaginary plane of Z before the first token, (B, F, 2, H, d).

@@ -17,15 +17,12 @@ import torch
 from torch import Tensor
 
 from fftnet.ops.cpu.compile import jit, widest_lanes
-from fftnet.ops.cpu.functions import modrelu_scale, modrelu_slopes
+from fftnet.ops.cpu.functions import TINY, modrelu_scale, modrelu_slopes
 from fftnet.ops.cpu.memory import empty, padded
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.cpu.vector import load, sqrt, store, sum_lanes, where
 
-BLOCK = 128
-"""Tokens between two checkpoints of the state."""
-TINY = 1e-15
-"""Magnitude below which a number has no direction, so that nothing is divided by 0."""
+BLOCK = 128  # Tokens between two checkpoints of the state.
 
 
 @jit
@@ -149,32 +146,33 @@ def _run(kernel: Any, values: Tensor, filter_: Tensor, *arguments: Any) -> None:
     threads.run(kernel, items, values.numel() * filter_.shape[3], widest_lanes(values.shape[3]), *arguments)
 
 
-def _constants(pole: Tensor, bias: Tensor, readout: Tensor) -> Tensor:
-    return torch.cat([torch.view_as_real(pole), bias[..., None], readout], dim=-1)
+def _constants(decay: Tensor, frequency: Tensor, bias: Tensor, readout: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the pole (H, F), and the array that kernels read."""
+    pole = torch.polar(torch.exp(-decay), frequency)
+    return pole, torch.cat([torch.view_as_real(pole), bias[..., None], readout], dim=-1)
 
 
 def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.registration`` for the contract of a backend."""
-    values, filter_, decay, frequency, bias, readout, state, eps = arguments
+    values, filter_, *parameters, state, eps = arguments
     width = values.shape[3]
     values = padded(values)
     final = padded(state).clone()
     mixed = empty(values)
     blocks = -(-values.shape[1] // BLOCK)
     checkpoints = values.new_empty(final.shape[0], blocks, *final.shape[1:])
-    constants = _constants(torch.polar(torch.exp(-decay), frequency), bias, readout)
+    _, constants = _constants(*parameters)
     _run(_forward, values, filter_, values, filter_, constants, eps, mixed, final, checkpoints)
     return mixed[..., :width], final[..., :width], checkpoints[..., :width]
 
 
 def backward(*arguments: Any) -> tuple[Tensor, ...]:
     """See ``fftnet.ops.registration`` for the contract of a backend."""
-    values, filter_, decay, frequency, bias, readout, checkpoints, grad_mixed, grad_state, eps = arguments
+    values, filter_, *parameters, checkpoints, grad_mixed, grad_state, eps = arguments
     width = values.shape[3]
     values = padded(values)
     grad_start = padded(grad_state).clone()
-    pole = torch.polar(torch.exp(-decay), frequency)
-    constants = _constants(pole, bias, readout)
+    pole, constants = _constants(*parameters)
     grad_values = empty(values)
     grad_filter = torch.empty_like(filter_)
     # One sum a row of the batch, since rows are done by different threads.

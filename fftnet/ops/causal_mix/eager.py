@@ -5,13 +5,14 @@ through ``Z(t0 + j) += lambda^(j + 1) Z(t0 - 1)`` ("It is a recurrence" in docs/
 transform is longer than two blocks, and no ``exp`` or ``cos`` runs over the whole length.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fftnet.ops.numerics import to_complex, to_planes
 
-BLOCK = 256
-"""Tokens between two checkpoints of the state."""
+BLOCK = 256  # Tokens between two checkpoints of the state.
 
 
 def powers(decay: Tensor, frequency: Tensor, count: int) -> Tensor:
@@ -45,17 +46,7 @@ def _to_state(z_BHFd: Tensor) -> Tensor:
 def prefix_transform(
     values: Tensor, decay: Tensor, frequency: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the spectrum of every prefix, ``Z_k(t) = sum_{j<=t} lambda_k^(t-j) v(j)``, differentiable.
-
-    Args:
-        values: v in float32 or float64, (B, T, H, d), T >= 1.
-        decay: a >= 0 per token, (H, F).
-        frequency: radians per token, (H, F).
-        state: real and imaginary plane of Z before the first token, (B, F, 2, H, d).
-
-    Returns:
-        Complex (B, T, H, F, d), which is F times the size of ``values``, and the state after the last token.
-    """
+    """Return all ``Z_k(t) = sum_{j<=t} lambda_k^(t-j) v(j)``, complex (B, T, H, F, d), and the last state."""
     carry_BHFd = _from_state(state)
     blocks = []
     for v_BLHd in values.split(BLOCK, dim=1):
@@ -72,17 +63,9 @@ def _gain(z: Tensor, bias_HF: Tensor, eps: float) -> tuple[Tensor, Tensor, Tenso
     return magnitude, clamped, torch.relu(magnitude + bias_HF[..., None]) / clamped
 
 
-def forward(
-    values: Tensor,
-    filter_: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    bias: Tensor,
-    readout: Tensor,
-    state: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.causal_mix`` and ``fftnet.ops.registration``."""
+    values, filter_, decay, frequency, bias, readout, state, eps = arguments
     carry_BHFd = _from_state(state)
     mixed = []
     checkpoints = []
@@ -98,19 +81,9 @@ def forward(
     return torch.cat(mixed, dim=1), _to_state(carry_BHFd), torch.stack(checkpoints, dim=1)
 
 
-def backward(
-    values: Tensor,
-    filter_: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    bias: Tensor,
-    readout: Tensor,
-    checkpoints: Tensor,
-    grad_mixed: Tensor,
-    grad_last: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def backward(*arguments: Any) -> tuple[Tensor, ...]:
     """Walk the blocks backwards, recomputing the spectrum of each from its checkpoint."""
+    values, filter_, decay, frequency, bias, readout, checkpoints, grad_mixed, grad_last, eps = arguments
     carry_BHFd = _from_state(grad_last)
     grad_pole_HF = carry_BHFd.new_zeros(decay.shape)
     grad_bias = torch.zeros_like(bias)

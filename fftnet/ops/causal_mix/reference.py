@@ -1,7 +1,6 @@
-"""Causal mixing from its definition: direct sums in float64, differentiable, sharing no code with fast forms.
+"""Causal mixing from its definition: direct sums in float64, O(T^2) in memory, without code of fast forms."""
 
-Memory is O(T^2): for short sequences.
-"""
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,17 +15,7 @@ def modrelu(z: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def prefix_spectrum(values: Tensor, decay: Tensor, frequency: Tensor, state: Tensor) -> Tensor:
-    """``Z_k(t) = lambda_k^(t+1) Z_k(-1) + sum_{j<=t} lambda_k^(t-j) v(j)``, summed term by term.
-
-    Args:
-        values: v, float64 (B, T, H, d).
-        decay: a >= 0 per token, float64 (H, F).
-        frequency: w in radians per token, float64 (H, F); lambda = exp(-a + i w).
-        state: real and imaginary plane of the spectrum before the first token, float64 (B, F, 2, H, d).
-
-    Returns:
-        complex128 (B, T, H, F, d).
-    """
+    """``Z_k(t) = lambda_k^(t+1) Z_k(-1) + sum_{j<=t} lambda_k^(t-j) v(j)``, term by term, (B, T, H, F, d)."""
     t = torch.arange(values.shape[1], dtype=torch.float64, device=values.device)
     exponent_HF = torch.complex(-decay, frequency)
     age_TT = t[:, None] - t
@@ -39,17 +28,9 @@ def prefix_spectrum(values: Tensor, decay: Tensor, frequency: Tensor, state: Ten
     return spectrum + torch.einsum("hft,bfhd->bthfd", carried_HFT, start_BFHd)
 
 
-def causal_mix(
-    values: Tensor,
-    filter_: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    bias: Tensor,
-    readout: Tensor,
-    state: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
+def causal_mix(*arguments: Any) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.causal_mix.causal_mix``."""
+    values, filter_, decay, frequency, bias, readout, state, eps = arguments
     # Steps 1, 4 and 5 of section 2 of docs/maths.md, without g.
     spectrum = prefix_spectrum(values.double(), decay.double(), frequency.double(), state.double())
     filtered = modrelu(filter_.double()[..., None] * spectrum, bias.double()[..., None], eps)

@@ -18,7 +18,5 @@ arrays that were made before.
 * Large results (``fftnet.ops.cpu.memory``): memory that is mapped in large pages.
 """
 
-VECTOR_WIDTH = 8
-"""Fewest channels that a vector holds; kernels take widths that are a multiple of it."""
-BLOCK = 64
-"""Tokens that one vector of channels walks before the next does."""
+VECTOR_WIDTH = 8  # Fewest channels that a vector holds; kernels take widths that are a multiple of it.
+BLOCK = 64  # Tokens that one vector of channels walks before the next does.

@@ -19,13 +19,11 @@ from numba.core.serialize import dumps
 
 from fftnet.ops.cpu import VECTOR_WIDTH
 
+# LLVM may fuse a product and a sum, reorder sums, ignore the sign of zero, multiply by a reciprocal and
+# approximate functions. It must not rule out NaN and infinity: one in the input has to come out as NaN.
 FASTMATH = ("contract", "reassoc", "nsz", "arcp", "afn")
-"""Permissions for LLVM's arithmetic: fuse a product and a sum, reorder sums, ignore the sign of zero,
-multiply by a reciprocal, approximate functions. It must not assume that there is no NaN and no infinity: one
-in the input has to come out as NaN."""
 LANES = ((0,) * 4 * VECTOR_WIDTH, (0,) * 2 * VECTOR_WIDTH, (0,) * VECTOR_WIDTH)
-"""Channels a vector, widest first. A kernel gets the number as the length of a tuple, which is part of its
-type: the compiler knows it, and makes a version of the kernel for each."""
+"""Channels a vector, widest first, each as the length of a tuple: the compiler knows it from the type."""
 
 COMPILING = "compiling CPU kernels (about 20 s, once)…"
 COMPILING_ALWAYS = (
@@ -44,9 +42,9 @@ def widest_lanes(channels: int) -> tuple[int, ...]:
     return next(lanes for lanes in LANES if channels % len(lanes) == 0)
 
 
-_sources = sorted(Path(__file__).parent.glob("*.py"))
-SHARED = hashlib.sha256(b"".join(path.read_bytes() for path in _sources)).hexdigest()[:12]
-"""Short hash of this folder, from which kernels in other files are compiled, too."""
+# Short hash of this folder, from which kernels in other files are compiled, too.
+_sources = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+SHARED = hashlib.sha256(b"".join(_sources)).hexdigest()[:12]
 
 
 class _Checked(CompileResultCacheImpl):

@@ -32,10 +32,7 @@ def convolve(inputs, b, t, c, lanes, taps):  # pyright: ignore
 
 @jit
 def convolve_back(grad, inputs, grads, b, t, c, lanes, taps):  # pyright: ignore
-    """Add to the gradients of tokens, filters and state what follows from ``grad``, that of the result at t.
-
-    The gradient of the filters is one sum a row of the batch, (B, W, C).
-    """
+    """Add to ``grads`` what follows from ``grad`` at t; filters have one sum a row, (B, W, C)."""
     x, weight, past = inputs
     grad_x, grad_weight, grad_past = grads
     P = len(taps) - 1

@@ -17,9 +17,9 @@ _LN2_REST = 1.4286068203094173e-06
 _PER_QUARTER = 0.6366197723675814
 _QUARTER = 1.5703125
 _QUARTER_REST = 0.0004838267948966192
-_LARGEST = 87.0
-"""Largest exponent: e^87 is about 6e37, near the end of float32."""
+_LARGEST = 87.0  # Exponent: e^87 is about 6e37, near the end of float32.
 _SERIES = tuple(1 / factorial(k) for k in range(14))
+TINY = 1e-15  # Magnitude below which a number has no direction, so that nothing is divided by 0.
 
 
 @jit
@@ -71,27 +71,17 @@ def cos_sin(x):  # pyright: ignore
 
 @jit
 def modrelu_scale(magnitude, bias, eps):  # pyright: ignore
-    """relu(|z| + b) / max(|z|, eps), by which modReLU multiplies z: docs/maths.md, section 1, step 6.
-
-    Of vectors, or of numbers in the dtype of ``magnitude`` and ``bias``.
-    """
+    """relu(|z| + b) / max(|z|, eps), of vectors or of numbers in one dtype: maths.md, section 1, step 6."""
     shifted = magnitude + bias
     return where(shifted <= 0, 0, shifted) / where(magnitude <= eps, eps, magnitude)
 
 
 @jit
 def modrelu_slopes(magnitude, per_magnitude, bias, eps):  # pyright: ignore
-    """Return the factors of modReLU's gradient.
+    """Return the factors of modReLU's gradient: that of b, the scale of z, and |z| d scale / d |z|.
 
-    Args:
-        magnitude: |z|.
-        per_magnitude: 1 / |z|, or any finite number if |z| is close to 0.
-        bias: b.
-        eps: magnitude below which modReLU stops normalising.
-
-    Returns:
-        The derivative of the output's magnitude with respect to b, times 1 / |z|: 1 / max(|z|, eps), or 0 if
-        modReLU is closed; the scale of z; and the derivative of the scale with respect to |z|, times |z|.
+    The first one is 1 / max(|z|, eps), or 0 if modReLU is closed. ``per_magnitude`` is 1 / |z|, or any finite
+    number if |z| is close to 0.
     """
     shifted = magnitude + bias
     share = where(eps <= magnitude, per_magnitude, 1 / eps)

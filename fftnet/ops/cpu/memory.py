@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -9,18 +10,12 @@ from torch.nn import functional
 
 from fftnet.ops.cpu import VECTOR_WIDTH
 
-LARGE = 1 << 23
-"""Size from which large pages pay, in bytes."""
+LARGE = 1 << 23  # Size from which large pages pay, in bytes.
 
 
-def _find_madvise() -> Any:
-    try:
-        return ctypes.CDLL(None).madvise if hasattr(mmap, "MADV_HUGEPAGE") else None
-    except (AttributeError, OSError, TypeError):
-        return None
-
-
-_madvise = _find_madvise()
+_madvise: Any = None
+with suppress(AttributeError, OSError, TypeError):
+    _madvise = ctypes.CDLL(None).madvise if hasattr(mmap, "MADV_HUGEPAGE") else None
 
 
 def padded(x: Tensor, dims: int = 1) -> Tensor:
@@ -32,10 +27,8 @@ def padded(x: Tensor, dims: int = 1) -> Tensor:
 
 
 def copies(*parameters: Tensor) -> list[Tensor]:
-    """Return copies of small parameters, to be handed to kernels.
-
-    Memory that NumPy has seen can't be resized, and sharding frees gathered parameters by resizing it to 0.
-    """
+    """Return copies of small parameters, to be handed to kernels."""
+    # Memory that NumPy has seen can't be resized, and sharding frees gathered parameters by resizing it to 0.
     return [parameter.clone() for parameter in parameters]
 
 

@@ -5,6 +5,8 @@ over the rows of the batch. The gradient of the weight is one sum an item, and s
 threads. Backward computes root mean square and gate again.
 """
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor
 
@@ -21,12 +23,12 @@ tokens, few enough that a short text has several items."""
 
 
 def count_spans(x: Tensor) -> int:
-    """Return the number of work items of SPAN tokens in (B, T, ...), counted over the rows of the batch."""
+    """Return the number of work items in (B, T, ...)."""
     return -(-x.shape[0] * x.shape[1] // SPAN)
 
 
 def split(numbers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return ``lanes`` and ``vectors`` for a multiple of ``VECTOR_WIDTH`` neighbouring numbers."""
+    """Return ``lanes`` and ``vectors`` for a multiple of ``VECTOR_WIDTH`` numbers."""
     lanes = widest_lanes(numbers)
     return lanes, (0,) * (numbers // len(lanes))
 
@@ -39,10 +41,7 @@ def add(sums, index, x, lanes):  # pyright: ignore
 
 @jit
 def inverse_rms(x, n, h, width, count, lanes):  # pyright: ignore
-    """1 / sqrt(sum of squares / count + NORM_EPS) of the numbers ``x[n, h]``.
-
-    ``count`` is their number, or half of it for complex numbers, which are two real ones each.
-    """
+    """1 / sqrt(sum of squares / count + NORM_EPS) of the numbers ``x[n, h]``; a complex one counts once."""
     # The first vector starts the sum, which then has a type.
     part = load(x, (n, h, 0), lanes)
     total = part * part
@@ -68,13 +67,10 @@ def divide_back(grad, x, n, h, width, dot, count, inverse, lanes):  # pyright: i
 
 @jit
 def _forward(first, last, lanes, vectors, x, gate, weight, out):  # pyright: ignore
-    N = x.shape[0] * x.shape[1]
-    d = len(lanes) * len(vectors) if len(vectors) > 0 else weight.size
-    H = weight.size // d
-    # (B, T, D) or (B, T, H, d) as (N, H, d), the tokens of all rows.
-    x = x.reshape(N, H, d)
-    out = out.reshape(N, H, d)
-    weight = weight.reshape(H, d)
+    N, H, d = x.shape
+    # Without a gate a kernel is compiled once for all widths.
+    if len(vectors) > 0:
+        d = len(lanes) * len(vectors)
     for n in range(first * SPAN, min(last * SPAN, N)):
         for h in range(H):
             inverse = inverse_rms(x, n, h, d, d, lanes)
@@ -82,20 +78,15 @@ def _forward(first, last, lanes, vectors, x, gate, weight, out):  # pyright: ign
                 # weight x / rms(x) sigmoid(gate): docs/maths.md, section 3, step 7.
                 y = inverse * load(x, (n, h, c), lanes) * load(weight, (h, c), lanes)
                 if gate is not None:
-                    y = y * sigmoid(load(gate, (0, n, h, c), lanes))
+                    y = y * sigmoid(load(gate, (n, h, c), lanes))
                 store(out, (n, h, c), y)
 
 
 @jit
 def _backward(first, last, lanes, vectors, x, gate, weight, grad_out, grad_x, grad_gate, grad_weight):  # pyright: ignore
-    N = x.shape[0] * x.shape[1]
-    d = len(lanes) * len(vectors) if len(vectors) > 0 else weight.size
-    H = weight.size // d
-    x = x.reshape(N, H, d)
-    grad_out = grad_out.reshape(N, H, d)
-    grad_x = grad_x.reshape(N, H, d)
-    weight = weight.reshape(H, d)
-    grad_weight = grad_weight.reshape(grad_weight.shape[0], H, d)
+    N, H, d = x.shape
+    if len(vectors) > 0:
+        d = len(lanes) * len(vectors)
     for item in range(first, last):
         for n in range(item * SPAN, min((item + 1) * SPAN, N)):
             for h in range(H):
@@ -108,10 +99,10 @@ def _backward(first, last, lanes, vectors, x, gate, weight, grad_out, grad_x, gr
                     scale = load(weight, (h, c), lanes)
                     grad = load(grad_out, index, lanes)
                     if gate is not None:
-                        opened = sigmoid(load(gate, (0, n, h, c), lanes))
+                        opened = sigmoid(load(gate, (n, h, c), lanes))
                         grad = grad * opened
                         # sigmoid' = sigmoid (1 - sigmoid), and grad holds the first factor already.
-                        store(grad_gate, (0, n, h, c), inverse * grad * scale * part * (1 - opened))
+                        store(grad_gate, (n, h, c), inverse * grad * scale * part * (1 - opened))
                     # grad_x holds the gradient of x / rms(x) until divide_back.
                     add(grad_weight, (item, h, c), inverse * grad * part, lanes)
                     grad = grad * scale
@@ -120,23 +111,19 @@ def _backward(first, last, lanes, vectors, x, gate, weight, grad_out, grad_x, gr
                 divide_back(grad_x, x, n, h, d, dot, d, inverse, lanes)
 
 
-def _split(x: Tensor, gate: Tensor | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return ``lanes`` and ``vectors``; without a gate a kernel is compiled once for all widths."""
+def _run(kernel: Any, x: Tensor, gate: Tensor | None, weight: Tensor, *others: Tensor | None) -> None:
     lanes, vectors = split(x.shape[-1])
-    return lanes, () if gate is None else vectors
+    # (B, T, D) or (B, T, H, d) as (N, H, d), the tokens of all rows.
+    shape = (-1, weight.numel() // x.shape[-1], x.shape[-1])
+    tokens, gates, *results = [y if y is None else y.view(shape) for y in (x, gate, *others)]
+    arrays = (tokens, gates, *copies(weight.view(shape[1:])), *results)
+    threads.run(kernel, count_spans(x), x.numel(), lanes, () if gate is None else vectors, *arrays)
 
 
 def forward(x: Tensor, gate: Tensor | None, weight: Tensor) -> Tensor:
-    """Return ``weight x / rms(x) sigmoid(gate)``, with 1 for the sigmoid if ``gate`` is None.
-
-    Args:
-        x: (N, H, d), the tokens of all rows.
-        gate: likewise, or None.
-        weight: (H, d).
-    """
+    """Return ``weight x / rms(x) sigmoid(gate)``, with 1 for the sigmoid if ``gate`` is None."""
     out = empty(x)
-    arrays = (x, gate, *copies(weight), out)
-    threads.run(_forward, count_spans(x), x.numel(), *_split(x, gate), *arrays)
+    _run(_forward, x, gate, weight, out)
     return out
 
 
@@ -146,6 +133,5 @@ def backward(
     """Return the gradients of ``x`` and ``weight``; write that of ``gate`` to ``grad_gate``."""
     grad_x = empty(x)
     grad_weight = x.new_zeros(count_spans(x), *weight.shape)
-    arrays = (x, gate, *copies(weight), grad_out, grad_x, grad_gate, grad_weight)
-    threads.run(_backward, count_spans(x), x.numel(), *_split(x, gate), *arrays)
+    _run(_backward, x, gate, weight, grad_out, grad_x, grad_gate, grad_weight)
     return grad_x, grad_weight.sum(dim=0)

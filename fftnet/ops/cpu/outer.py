@@ -10,8 +10,7 @@ from fftnet.ops.cpu import VECTOR_WIDTH
 from fftnet.ops.cpu.compile import FASTMATH, jit
 from fftnet.ops.cpu.vector import Vector, intrinsic, load_at, pointer, repeat, store_at
 
-ROWS = VECTOR_WIDTH
-"""Rows in registers at a time: 8 rows of 32 float32 are half of AVX-512's registers."""
+ROWS = VECTOR_WIDTH  # Rows in registers at a time: 8 rows of 32 float32 are half of AVX-512's registers.
 
 
 @intrinsic
@@ -62,16 +61,9 @@ def _accumulate_tile(context, matrix, writes, inputs, reads, out, row, channel, 
 def accumulate(matrix, writes, inputs, reads, out, lanes):  # pyright: ignore
     """At each token ``S += writes inputs^T``, then ``out += S^T reads``.
 
-    All arrays have two dimensions, and numbers of a row are neighbours. Views with a negative step along the
-    tokens walk backwards in time.
-
-    Args:
-        matrix: S, (rows, channels); the number of rows is a multiple of ROWS.
-        writes: (tokens, rows).
-        inputs: (tokens, channels).
-        reads: (tokens, rows).
-        out: (tokens, channels); must not overlap the others.
-        lanes: see ``fftnet.ops.cpu.compile.LANES``; their number divides that of the channels.
+    S is ``matrix``, (rows, channels): rows are a multiple of ROWS, channels of the lanes. Writes and reads
+    are (tokens, rows), inputs and out (tokens, channels), and out overlaps none of the others. Views with a
+    negative step along the tokens walk backwards in time.
     """
     rows, channels = matrix.shape
     # All tokens for one tile before the next tile: S is read and written once, from registers.

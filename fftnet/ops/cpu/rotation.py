@@ -12,8 +12,7 @@ from fftnet.ops.cpu.compile import jit
 from fftnet.ops.cpu.functions import cos_sin, exp
 from fftnet.ops.cpu.vector import load, store, sum_lanes
 
-LIMIT = 30.0
-"""Largest exponent by which keys grow within a stretch, far from the largest float32."""
+LIMIT = 30.0  # Largest exponent by which keys grow within a stretch, far from the largest float32.
 
 
 @jit
@@ -64,10 +63,7 @@ def rotate(inputs, rotated, b, h, t0, first, last, lanes):  # pyright: ignore
 
 @jit
 def advance(spectrum, rate, h, time, direction, factors, lanes, bin_lanes):  # pyright: ignore
-    """Multiply a head's spectrum (2 F, d) by ``exp(time mu)``, or by its conjugate if direction is -1.
-
-    ``factors`` is room for 2 F numbers.
-    """
+    """Multiply a spectrum (2 F, d) by ``exp(time mu)``, or by its conjugate if direction is -1."""
     F = rate.shape[2]
     for k in range(0, F, len(bin_lanes)):
         cosine, sine = cos_sin(time * load(rate, (h, 1, k), bin_lanes))

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from fftnet.wait_policy import warn_if_crowded
 
-SERIAL_WORK = 1 << 16
-"""Number of values up to which waking a second thread costs more than it saves."""
+SERIAL_WORK = 1 << 16  # Number of values up to which waking a second thread costs more than it saves.
 
 _BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -52,14 +51,7 @@ class Threads:
             self._team = None
 
     def run(self, kernel: Any, items: int, work: int, *arguments: Any) -> None:
-        """Call ``kernel(first, last, *arguments)`` in several threads, so that all items are covered once.
-
-        Args:
-            kernel: made by ``fftnet.ops.cpu.compile.jit``.
-            items: number of independent pieces of work, shared out evenly.
-            work: number of values to compute, which decides if more threads pay.
-            arguments: passed on, tensors as arrays, also within tuples.
-        """
+        """Call ``kernel(first, last, *arguments)``, in several threads if ``work``, in values, is enough."""
         # The common case without a call: at one token, every microsecond counts.
         arrays = [x.numpy() if type(x) is Tensor else to_array(x) for x in arguments]
         threads = min(torch.get_num_threads(), items) if work > SERIAL_WORK else 1

@@ -1,9 +1,8 @@
 """Vectors for Numba: neighbouring channels as one value, held in the processor's registers.
 
-Plain loops over channels take four times as long in a recurrence. Two arrays may share memory, as far as the
-compiler can tell (LLVM calls it aliasing): a write to the output could change the state that the next token
-continues from, so the state goes to memory and back at every token. A value of a vector type has no address,
-so it stays in registers over the whole loop. LLVM splits a vector into the registers of the processor.
+Plain loops over channels take four times as long in a recurrence: as far as the compiler can tell, two arrays
+may share memory (aliasing), so the state goes to memory and back at every token. A value of a vector type has
+no address, so it stays in registers over the whole loop.
 
 This file adds to Numba a type, ``Vector``, and functions on it. Between vectors, and between a vector and a
 number, ``+ - * / <=`` work lane by lane. Numba defines such functions in two steps: the outer one gets the

@@ -2,9 +2,8 @@
 
 ``context_step`` and ``address_step`` belong to the mixer with addresses, ``gate_step`` and ``mix_step`` to
 the one without. A backend is a module in this folder with functions of these names and arguments, without
-``backend``. Nothing is registered: autograd differentiates ``torch`` and ``export``, and ``numba`` has no
-gradients. A call costs more here than its arithmetic, so ``numba`` does in two calls what takes fifty small
-operations. It runs at inference without ``torch.compile``, which fuses ``torch`` instead.
+``backend``. Nothing is registered: autograd differentiates ``torch`` and ``export``. ``numba`` has no
+gradients, and runs at inference without ``torch.compile``, which fuses ``torch`` instead.
 """
 
 from typing import NamedTuple
@@ -15,8 +14,6 @@ from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.checks import Signature, Sizes
 from fftnet.ops.dispatch import Backends, anything
 from fftnet.ops.prefix_context import check_horizon
-
-__all__ = ["BACKENDS", "AddressedParameters", "address_step", "context_step", "gate_step", "mix_step"]
 
 
 class AddressedParameters(NamedTuple):
@@ -154,12 +151,7 @@ def mix_step(
 
 
 def context_step(
-    projected: Tensor,
-    mean: Tensor,
-    count: Tensor,
-    *,
-    horizon: int | None = None,
-    backend: str | None = None,
+    projected: Tensor, mean: Tensor, count: Tensor, *, horizon: int | None = None, backend: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``fftnet.ops.prefix_context.prefix_context`` of one token.
 

@@ -1,8 +1,8 @@
 """The decode step's kernels: everything between its matrix products, in two calls a layer.
 
-At one token a call costs more than its arithmetic, so two calls replace fifty small operations. The loops
-over channels are plain ones: there is no recurrence, so nothing has to stay in registers, and the compiler
-makes vectors of them. See ``fftnet.ops.cpu`` for how to read kernels. A work item is one row of the batch.
+At one token a call costs more than its arithmetic, so two calls replace fifty small operations. Loops over
+channels are plain ones: without a recurrence, the compiler makes vectors of them. See ``fftnet.ops.cpu`` for
+how to read kernels. A work item is one row of the batch.
 """
 
 from typing import Any
@@ -17,8 +17,7 @@ from fftnet.ops.cpu.functions import modrelu_scale
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.numerics import NORM_EPS
 
-FOREVER = 1 << 62
-"""Horizon of a mean that never forgets."""
+FOREVER = 1 << 62  # Horizon of a mean that never forgets.
 
 
 @jit

@@ -1,12 +1,13 @@
 """The portable backend of the decode step: small PyTorch operations, which ``torch.compile`` fuses."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
 from fftnet.ops.addresses.eager import addresses
 from fftnet.ops.causal_mix import HeadParameters
-from fftnet.ops.decode import AddressedParameters
 from fftnet.ops.gated_norm.eager import gated_norm
 from fftnet.ops.numerics import root
 
@@ -66,18 +67,9 @@ def mix_step(
     return mixed.to(values.dtype), torch.stack([z_real, z_imag], dim=2)
 
 
-def address_step(
-    projected: Tensor,
-    raw_filter: Tensor,
-    modulation: Tensor,
-    clock: Tensor,
-    gate: Tensor,
-    parameters: AddressedParameters,
-    conv_state: Tensor,
-    spectrum: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def address_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.decode.address_step``; computed in the dtype of the spectrum."""
+    projected, raw_filter, modulation, clock, gate, parameters, conv_state, spectrum, eps = arguments
     dtype = spectrum.dtype
     conv_weight, base_key, base_filter, bias, decay, frequency, norm_weight = (
         x.to(dtype) for x in parameters
@@ -87,17 +79,10 @@ def address_step(
     convolved, new_conv_state = _convolve(projected, conv_weight, conv_state)
     values_BHd = silu(convolved[:, : heads * width]).to(dtype).unflatten(-1, (heads, width))
     # Steps 2 and 5, as for a text of one token.
-    planes = base_key.shape
-    key, filter_ = addresses(
-        convolved[:, None, heads * width :].to(dtype).unflatten(-1, planes),
-        raw_filter[:, None].to(dtype).unflatten(-1, planes),
-        modulation[:, None].to(dtype),
-        base_key,
-        base_filter,
-        bias,
-        torch.sqrt(-torch.expm1(-2 * decay)),
-        eps,
-    )
+    raw = (convolved[:, heads * width :], raw_filter, modulation.flatten(1))
+    streams = [x[:, None].to(dtype).unflatten(-1, base_key.shape) for x in raw]
+    gain = torch.sqrt(-torch.expm1(-2 * decay))
+    key, filter_ = addresses(*streams, base_key, base_filter, bias, gain, eps)
     # Steps 3 and 6: the recurrence and its read-out.
     time_BH1 = clock.to(dtype)[..., None]
     radius_BHF1 = torch.exp(-time_BH1 * decay)[..., None]

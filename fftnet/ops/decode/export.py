@@ -6,13 +6,13 @@ mixer without addresses uses the operations of ``torch``.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
 from fftnet.ops.addresses.export import read_filter, write_key
-from fftnet.ops.decode import AddressedParameters
 from fftnet.ops.decode.eager import context_step, gate_step, mix_step
 from fftnet.ops.numerics import NORM_EPS
 
@@ -21,18 +21,9 @@ __all__ = ["address_step", "context_step", "gate_step", "mix_step"]
 QUARTER = math.pi / 2
 
 
-def address_step(
-    projected: Tensor,
-    raw_filter: Tensor,
-    modulation: Tensor,
-    clock: Tensor,
-    gate: Tensor,
-    parameters: AddressedParameters,
-    conv_state: Tensor,
-    spectrum: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def address_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.decode.address_step``; computed in the dtype of the spectrum."""
+    projected, raw_filter, modulation, clock, gate, parameters, conv_state, spectrum, eps = arguments
     dtype = spectrum.dtype
     device = spectrum.device
     conv_weight, base_key, base_filter, bias, decay, frequency, norm_weight = (

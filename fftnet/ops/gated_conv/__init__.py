@@ -2,27 +2,21 @@
 
 from torch import Tensor, promote_types
 
-from fftnet.ops.checks import Signature, Sizes
+from fftnet.ops.checks import Signature
 from fftnet.ops.convolution import new_state
 from fftnet.ops.dispatch import Backends, anything, whole_vectors
 from fftnet.ops.registration import RegisteredOperator
 
-__all__ = ["BACKENDS", "gated_conv"]
-
 BACKENDS = Backends(__name__, numba=whole_vectors("D"), reference=anything)
-
-
-def _has_two_halves(sizes: Sizes) -> str | None:
-    return None if sizes["C"] % 2 == 0 else f"x holds keys, then values: C must be even, got {sizes['C']}"
-
-
 _operator = RegisteredOperator(
     BACKENDS,
     Signature(
         "gated_conv",
         {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"},
         derived={"P": lambda W: W - 1, "D": lambda C: C // 2},
-        rule=_has_two_halves,
+        rule=lambda sizes: (
+            f"x holds keys, then values: C must be even, got {sizes['C']}" if sizes["C"] % 2 else None
+        ),
     ),
     outputs={"values": "B T D"},
 )
@@ -34,8 +28,7 @@ def gated_conv(
     """Keys times values, both causally convolved: ``k(t) v(t)`` with ``[k, v] = causal_conv(x)``.
 
     Args:
-        x: keys, then values, (B, T, C) with C = 2 D, T >= 1, of any floating dtype; float16 and bfloat16
-            are computed in float32.
+        x: keys, then values, (B, T, C) with C = 2 D.
         conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
         conv_state: the P = W - 1 tokens before the first, (B, P, C).
 

@@ -6,8 +6,6 @@ from fftnet.ops.checks import Signature
 from fftnet.ops.dispatch import Backends, anything, whole_vectors
 from fftnet.ops.registration import RegisteredOperator
 
-__all__ = ["BACKENDS", "gated_norm"]
-
 BACKENDS = Backends(__name__, numba=whole_vectors("d"), reference=anything)
 _operator = RegisteredOperator(
     BACKENDS,
@@ -20,7 +18,7 @@ def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, *, backend: str | None =
     """``weight x / rms(x) sigmoid(gate)``, with the root mean square over the channels of a head.
 
     Args:
-        x: (B, T, H, d) of any floating dtype, T >= 1; float16 and bfloat16 are computed in float32.
+        x: (B, T, H, d).
         gate: likewise.
         weight: (H, d).
 

@@ -6,10 +6,8 @@ from torch import Tensor
 
 from fftnet.ops.gpu.tiles import CHUNK, kernel, load_complex, power_of_two, store_complex
 
-ROWS = 64
-"""Most chunks that the scan over the chunks handles at once."""
-WARP = 32
-"""Threads that run in lockstep, and channels that a program of that scan handles."""
+ROWS = 64  # Most chunks that the scan over the chunks handles at once.
+WARP = 32  # Threads that run in lockstep, and channels that a program of that scan handles.
 
 
 @kernel
@@ -119,13 +117,8 @@ def sweep(
 ) -> tuple[Tensor, Tensor]:
     """Return the states that enter every chunk and leave the last one.
 
-    Args:
-        tokens: T.
-        ends: contribution of each of the N chunks, (B, N, H, 2, F, d).
-        start: the state that enters the first one, (B, H, 2, F, d).
-        rotation: cosine and sine of the angle by which each chunk rotates, (B, N, H, 2, F).
-        chunk_decay: decay factor of a state over each chunk, (B, N, H, F).
-        reverse: from the last chunk to the first.
+    ``ends`` are the contributions of the chunks, (B, N, H, 2, F, d), and ``start`` is the state before them.
+    ``rotation`` (B, N, H, 2, F) holds cosine and sine of each chunk's angle, ``chunk_decay`` is (B, N, H, F).
     """
     batch, heads, _, bins, width = start.shape
     states = torch.empty_like(ends)

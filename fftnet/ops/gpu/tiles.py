@@ -8,10 +8,8 @@ import triton.language as tl
 BLOCK = 64
 """Tokens between two checkpoints of the state, which then take 2 F / BLOCK of the memory of the values."""
 CHUNK = tl.constexpr(BLOCK)
-STRETCH = tl.constexpr(16)
-"""Tokens of which each pair has a weight for every bin."""
-BINS = tl.constexpr(16)
-"""Bins that a program handles at once: the fewest that a matrix product takes."""
+STRETCH = tl.constexpr(16)  # Tokens of which each pair has a weight for every bin.
+BINS = tl.constexpr(16)  # Bins that a program handles at once: the fewest that a matrix product takes.
 
 # A kernel is compiled once for all lengths, not anew for those that are multiples of 16.
 kernel: Any = triton.jit(do_not_specialize=["tokens"])
@@ -66,9 +64,7 @@ def decay_over(age, decay):  # pyright: ignore
 def locate(tokens, heads, parts):  # pyright: ignore
     """Return this program's place in the work: a part of one stretch of one head of one row of the batch.
 
-    Returns:
-        Number of the part; the head; the row's first token in (B, T); the stretch's first token in the row;
-        and the chunk's number b * N + n.
+    These are part; head; the row's first token in (B, T); the stretch's first token; chunk b * N + n.
     """
     item = tl.program_id(0)
     stretches = tl.cdiv(tokens, STRETCH)

@@ -1,7 +1,7 @@
 """Keyed mixing: the prefix transform of keyed values and its read-out through a complex filter.
 
-Steps 3 and 6 of section 3 of docs/maths.md. A registered backend has a constant ``BLOCK``, the number of
-tokens between two checkpoints of the state: ``checkpoints[:, n]`` is the state before token ``n * BLOCK``.
+Steps 3 and 6 of section 3 of docs/maths.md. With ``BLOCK``, a constant of each registered backend,
+``checkpoints[:, n]`` is the state before token ``n * BLOCK``.
 """
 
 from torch import Tensor
@@ -9,8 +9,6 @@ from torch import Tensor
 from fftnet.ops.checks import Signature
 from fftnet.ops.dispatch import Backends, anything, on_cpu, on_gpu
 from fftnet.ops.registration import RegisteredOperator
-
-__all__ = ["BACKENDS", "keyed_mix"]
 
 BACKENDS = Backends(__name__, numba=on_cpu, triton=on_gpu, reference=anything, export=anything)
 _operator = RegisteredOperator(
@@ -52,7 +50,7 @@ def keyed_mix(
     ``y(t) = Re sum_k filter_k(t) Z_k(t)``, for every head.
 
     Args:
-        values: v, (B, T, H, d) of any floating dtype, T >= 1; float16 and bfloat16 are computed in float32.
+        values: v, (B, T, H, d).
         key: the complex write key of every bin as real and imaginary plane, (B, T, H, 2, F).
         filter_: the complex read filter of every bin, likewise.
         clock: time that passes at each token, >= 0, (B, T, H); 1 is one token.

@@ -28,8 +28,7 @@ from fftnet.ops.cpu.outer import accumulate
 from fftnet.ops.cpu.rotation import advance, rotate, rotate_back, stretch_end, transpose
 from fftnet.ops.cpu.threads import threads
 
-BLOCK = 64
-"""Tokens between two checkpoints of the state."""
+BLOCK = 64  # Tokens between two checkpoints of the state.
 
 
 @jit
@@ -187,12 +186,5 @@ def backward(*tensors: Tensor) -> tuple[Tensor, ...]:
     _run(_backward, inputs, across_lanes, inputs, saved, grads)
     grad_values, grad_key, grad_filter, grad_clock, grad_rate, grad_start = grads
     grad_decay, grad_frequency = grad_rate.sum(dim=0)[..., :bins].unbind(dim=1)
-    return (
-        grad_values[..., :width],
-        grad_key[..., :bins],
-        grad_filter[..., :bins],
-        grad_clock,
-        grad_decay.clone(),
-        grad_frequency.clone(),
-        grad_start[..., :bins, :width],
-    )
+    grad_streams = (grad_values[..., :width], grad_key[..., :bins], grad_filter[..., :bins], grad_clock)
+    return *grad_streams, grad_decay.clone(), grad_frequency.clone(), grad_start[..., :bins, :width]

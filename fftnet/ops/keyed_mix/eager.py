@@ -15,28 +15,25 @@ from torch import Tensor
 from fftnet.ops.chunks import in_blocks
 from fftnet.ops.numerics import to_complex, to_planes
 
-BLOCK = 256
-"""Tokens between two checkpoints of the state."""
-CHUNK = 16
-"""Tokens of which every pair has a score; divides ``BLOCK``."""
+BLOCK = 256  # Tokens between two checkpoints of the state.
+CHUNK = 16  # Tokens of which every pair has a score; divides `BLOCK`.
 
 
 class _Block(NamedTuple):
-    """A block cut into N chunks of C tokens, its powers and the state before each chunk."""
+    """A block cut into N chunks of C tokens, its powers, the state before each chunk and after the block.
+
+    With the time s since the beginning of the chunk, ``kernel`` is ``exp((s(t) - s(j)) mu)``, 0 where j > t;
+    ``since_start`` is ``exp(s(t) mu)``, and ``until_end`` is ``exp((s(C) - s(t)) mu)``.
+    """
 
     v_BNHCd: Tensor
     key_BNHCF: Tensor
     filter_BNHCF: Tensor
     kernel_BNHCCF: Tensor
-    """``exp((s(t) - s(j)) mu)``, 0 where j > t."""
     since_start_BNHCF: Tensor
-    """``exp(s(t) mu)``, with the time s since the beginning of the chunk."""
     until_end_BNHCF: Tensor
-    """``exp((s(C) - s(t)) mu)``."""
     starts_BNHFd: Tensor
-    """State before each chunk."""
     end_BHFd: Tensor
-    """State after the block."""
 
 
 def _chunked(x: Tensor) -> Tensor:
@@ -50,12 +47,7 @@ def _joined(x: Tensor, tokens: int) -> Tensor:
 
 
 def _cut(
-    values: Tensor,
-    key: Tensor,
-    filter_: Tensor,
-    clock: Tensor,
-    rate_HF: Tensor,
-    start_BHFd: Tensor,
+    values: Tensor, key: Tensor, filter_: Tensor, clock: Tensor, rate_HF: Tensor, start_BHFd: Tensor
 ) -> _Block:
     # A padded token has a key and a filter of 0 and takes no time: it changes nothing.
     v_BNHCd = _chunked(values).to(rate_HF.dtype)
@@ -87,19 +79,7 @@ def _score(block: _Block) -> Tensor:
 def keyed_spectrum(
     values: Tensor, key: Tensor, clock: Tensor, decay: Tensor, frequency: Tensor, state: Tensor
 ) -> Tensor:
-    """Return the whole keyed spectrum of every prefix, token by token, differentiable.
-
-    Args:
-        values: v, (B, T, H, d), T >= 1.
-        key: real and imaginary plane, (B, T, H, 2, F).
-        clock: time that passes at each token, (B, T, H).
-        decay: (H, F).
-        frequency: (H, F).
-        state: real and imaginary plane of Z before the first token, (B, H, 2, F, d).
-
-    Returns:
-        Z, complex (B, T, H, F, d), which is 2 F times the size of ``values``.
-    """
+    """Return the keyed spectrum of every prefix, token by token: complex (B, T, H, F, d), differentiable."""
     key_BTHF1 = to_complex(key, 3)[..., None]
     pole_BTHF1 = torch.exp(clock[..., None] * torch.complex(-decay, frequency))[..., None]
     z_BHFd = to_complex(state, 2)
@@ -110,16 +90,9 @@ def keyed_spectrum(
     return torch.stack(spectra, dim=1)
 
 
-def forward(
-    values: Tensor,
-    key: Tensor,
-    filter_: Tensor,
-    clock: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    state: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.keyed_mix`` and ``fftnet.ops.registration``."""
+    values, key, filter_, clock, decay, frequency, state = tensors
     rate_HF = torch.complex(-decay, frequency)
     carry_BHFd = to_complex(state, 2)
     mixed = []
@@ -136,19 +109,9 @@ def forward(
     return torch.cat(mixed, dim=1), to_planes(carry_BHFd, 2), torch.stack(checkpoints, dim=1)
 
 
-def backward(
-    values: Tensor,
-    key: Tensor,
-    filter_: Tensor,
-    clock: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    checkpoints: Tensor,
-    last: Tensor,
-    grad_mixed: Tensor,
-    grad_last: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def backward(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Walk the blocks backwards, each computed once more from its checkpoint."""
+    values, key, filter_, clock, decay, frequency, checkpoints, last, grad_mixed, grad_last = tensors
     rate_HF = torch.complex(-decay, frequency)
     carry_BHFd = to_complex(grad_last, 2).conj()
     # Gradient of the exponent of all that has been written: later tokens read it, and the state.
@@ -179,10 +142,7 @@ def backward(
 def _block_backward(
     block: _Block, grad_mixed: Tensor, carry_BHFd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of values, keys and filters of a block, and of the state before it.
-
-    ``carry_BHFd`` is the gradient of the state after the block.
-    """
+    """Return gradients of values, keys, filters and state; the carry is that of the state after it."""
     tokens = grad_mixed.shape[1]
     grad_BNHCd = _chunked(grad_mixed).to(carry_BHFd.dtype)
     # The gradient of the state after each chunk, from the last to the first.

@@ -1,37 +1,26 @@
 """Keyed mixing in real numbers and without a loop over time, for exported programs.
 
-Every operation here is one that other runtimes know, and none depends on the values, so that the number of
-tokens may stay open. Within a chunk every pair of tokens has one score; the state before each chunk is a sum
-over the chunks before it. That takes O(T^2 / CHUNK^2) in time and memory beyond O(T CHUNK), and a number that
-is not finite spoils its whole row, so this backend is not for training. No exponent is ever positive, so
-nothing overflows however fast the clock runs. Steps 3 and 6 of section 3 of docs/maths.md.
+Other runtimes know every operation here, and none depends on the values: the number of tokens may stay open.
+Within a chunk every pair of tokens has one score; the state before each chunk is a sum over the chunks before
+it, O(T^2 / CHUNK^2) in time and memory. A number that is not finite spoils its whole row, so this backend is
+not for training. No exponent is ever positive. Steps 3 and 6 of section 3 of docs/maths.md.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fftnet.ops.chunks import ages, chunked, joined, not_later
+from fftnet.ops.chunks import Planes, ages, chunked, joined, not_later, product
 
 
-def _rotated(planes: tuple[Tensor, Tensor], angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Return real and imaginary plane of a complex number times ``exp(i angle)``."""
-    real, imag = planes
-    cos = angle.cos()
-    sin = angle.sin()
-    return real * cos - imag * sin, real * sin + imag * cos
+def _rotated(planes: Planes, angle: Tensor) -> Planes:
+    """Return a complex number times ``exp(i angle)``."""
+    return product(planes, (angle.cos(), angle.sin()), torch.mul)
 
 
-def keyed_mix(
-    values: Tensor,
-    key: Tensor,
-    filter_: Tensor,
-    clock: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    state: Tensor,
-) -> tuple[Tensor, Tensor]:
+def keyed_mix(*tensors: Tensor) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.keyed_mix.keyed_mix``."""
+    values, key, filter_, clock, decay, frequency, state = tensors
     v_BHNCd = chunked(values).movedim(3, 1)
     # A padded token takes no time and writes nothing.
     clock_BHNC = chunked(clock).movedim(3, 1)
@@ -65,35 +54,27 @@ def keyed_mix(
 
 
 def _states(
-    added_BHNFd: tuple[Tensor, Tensor],
-    time_BHN: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    state: Tensor,
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    added_BHNFd: Planes, time_BHN: Tensor, decay: Tensor, frequency: Tensor, state: Tensor
+) -> tuple[Planes, Planes]:
     """Return the state before each chunk, and the one after the last.
 
     Entry 0 is the state before the first chunk, entry n what chunk n - 1 has added; the state before chunk n
     is the sum of the entries up to n.
     """
-    entries_BHMFd = tuple(
-        torch.cat([start[:, :, None], added], dim=2)
-        for start, added in zip(state.unbind(dim=2), added_BHNFd, strict=True)
-    )
+    first_BH1Fd = state[:, :, :, None].unbind(dim=2)
+    entries_BHFMd = [
+        torch.cat(both, dim=2).transpose(2, 3) for both in zip(first_BH1Fd, added_BHNFd, strict=True)
+    ]
     time_BHM = functional.pad(time_BHN, (1, 0))
     age_BHFMM = ages(time_BHM)[:, :, None]
     radius_BHFMM = torch.exp(-age_BHFMM * decay[..., None, None]) * not_later(time_BHM)
     angle_BHFMM = age_BHFMM * frequency[..., None, None]
     kernel_BHFMM = (radius_BHFMM * angle_BHFMM.cos(), radius_BHFMM * angle_BHFMM.sin())
-    real_BHFMd, imag_BHFMd = (entry.transpose(2, 3) for entry in entries_BHMFd)
-    states_BHFMd = (
-        kernel_BHFMM[0] @ real_BHFMd - kernel_BHFMM[1] @ imag_BHFMd,
-        kernel_BHFMM[0] @ imag_BHFMd + kernel_BHFMM[1] @ real_BHFMd,
-    )
-    before = tuple(plane[:, :, :, :-1].transpose(2, 3) for plane in states_BHFMd)
-    return (before[0], before[1]), (states_BHFMd[0][:, :, :, -1], states_BHFMd[1][:, :, :, -1])
+    real_BHFMd, imag_BHFMd = product(kernel_BHFMM, (entries_BHFMd[0], entries_BHFMd[1]), torch.matmul)
+    before = (real_BHFMd[:, :, :, :-1].transpose(2, 3), imag_BHFMd[:, :, :, :-1].transpose(2, 3))
+    return before, (real_BHFMd[:, :, :, -1], imag_BHFMd[:, :, :, -1])
 
 
-def _planes(x_BTH2F: Tensor) -> tuple[Tensor, Tensor]:
+def _planes(x_BTH2F: Tensor) -> Planes:
     real, imag = x_BTH2F.unbind(dim=3)
     return chunked(real).movedim(3, 1), chunked(imag).movedim(3, 1)

@@ -40,12 +40,9 @@ def _conjugate(planes_BTH2F: Tensor) -> Tensor:
 
 
 def _clock_factors(clock: Tensor, decay: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return time and rotation of every token and chunk.
+    """Return time since the chunk's start (B, T, H), and cosine and sine of its angle (B, T, H, 2, F).
 
-    Returns:
-        The time since the beginning of its chunk, (B, T, H); cosine and sine of the angle by which every bin
-        rotates in that time, (B, T, H, 2, F); the same for whole chunks, (B, N, H, 2, F), and the decay
-        factor of a state over a chunk, (B, N, H, F).
+    Then the latter and the decay factor of a state over whole chunks, (B, N, H, 2, F) and (B, N, H, F).
     """
     tokens = clock.shape[1]
     # Time restarts in every chunk, so that angles and ages stay small in a long text.

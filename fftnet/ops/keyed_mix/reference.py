@@ -1,7 +1,4 @@
-"""Keyed mixing from its definition: direct sums in float64, differentiable, sharing no code with fast forms.
-
-Memory is O(T^2): for short sequences.
-"""
+"""Keyed mixing from its definition: direct sums in float64, O(T^2) in memory, without code of fast forms."""
 
 import torch
 from torch import Tensor
@@ -9,20 +6,13 @@ from torch import Tensor
 from fftnet.ops.numerics import to_complex, to_planes
 
 
-def keyed_mix(
-    values: Tensor,
-    key: Tensor,
-    filter_: Tensor,
-    clock: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    state: Tensor,
-) -> tuple[Tensor, Tensor]:
+def keyed_mix(*tensors: Tensor) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.keyed_mix.keyed_mix``.
 
     ``Z_k(t) = sum_{j<=t} exp((s(t) - s(j)) mu_k) key_k(j) v(j) + exp(s(t) mu_k) Z_k(-1)``, with the time s
     that has passed since the state, and mu = -decay + i frequency.
     """
+    values, key, filter_, clock, decay, frequency, state = tensors
     time_BTH = clock.double().cumsum(dim=1)
     rate_HF = torch.complex(-decay.double(), frequency.double())
     past_TT = torch.ones(clock.shape[1], clock.shape[1], dtype=torch.bool, device=clock.device).tril()

@@ -31,10 +31,8 @@ from fftnet.ops.gpu.tiles import (
     within,
 )
 
-LANES = 64
-"""Most channels that a program handles at once."""
-FEWEST = 16
-"""Fewest channels that a matrix product takes."""
+LANES = 64  # Most channels that a program handles at once.
+FEWEST = 16  # Fewest channels that a matrix product takes.
 
 
 @kernel
@@ -46,17 +44,7 @@ def _load_state(states, block, head, heads, k, bins, lane, width):  # pyright: i
 
 @kernel
 def _ends(  # pyright: ignore
-    key,
-    values,
-    time,
-    decay,
-    ends,
-    tokens,
-    heads,
-    width,
-    bins,
-    REVERSE: tl.constexpr,
-    LANES: tl.constexpr,
+    key, values, time, decay, ends, tokens, heads, width, bins, REVERSE: tl.constexpr, LANES: tl.constexpr
 ):
     """Contribution of a chunk to the state at its end: its sum of ``key(t) v(t)``, each decayed until then.
 

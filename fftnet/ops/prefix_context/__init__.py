@@ -9,8 +9,6 @@ from fftnet.ops.checks import Signature, Sizes
 from fftnet.ops.dispatch import Backends, anything, whole_vectors
 from fftnet.ops.registration import RegisteredOperator
 
-__all__ = ["BACKENDS", "check_horizon", "prefix_context"]
-
 
 def _all_counted(sizes: Sizes, x: Tensor, *others: Tensor | None) -> bool:
     # The registered operator has no argument ``counted``.
@@ -51,7 +49,7 @@ def prefix_context(
     The state holds the mean rather than the sum, so it neither grows nor loses digits over a long text.
 
     Args:
-        x: tokens (B, T, D) of any floating dtype, T >= 1.
+        x: tokens (B, T, D).
         mean: mean of the tokens before, (B, D).
         count: int64 number of tokens before, (B,).
         counted: boolean (B, T); a False token is left out of the mean. None counts all.

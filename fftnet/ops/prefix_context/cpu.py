@@ -1,7 +1,6 @@
 """The CPU kernels of the prefix context: running mean next to the token, one pass each way.
 
-See ``fftnet.ops.cpu`` for how to read kernels. A work item is one vector of channels of one row of the
-batch.
+See ``fftnet.ops.cpu`` for how to read kernels. A work item is one vector of channels of one row.
 """
 
 from typing import Any

@@ -17,8 +17,7 @@ from fftnet.ops.numerics import compute_dtype
 BLOCK = 256
 """Largest number of tokens in a block; without a horizon weights grow so slowly that one block does."""
 LARGEST = 40.0
-"""Largest logarithm of the ratio of two weights in a block: values are multiplied by the ratio and gradients
-divided, and float32 overflows at 88."""
+"""Largest logarithm of the ratio of two weights in a block, far below the 88 at which float32 overflows."""
 
 
 def prefix_context(
@@ -32,7 +31,14 @@ def prefix_context(
     # A token that does not count adds nothing to the sum, and the count stays.
     x_BTD = x.to(dtype) if counted is None else x.to(dtype) * counted[..., None]
     x_BNLD = in_blocks(x_BTD, length)
-    total_BNL = count[:, None, None] + _counted_up_to(x, counted, x_BNLD)
+    # The number of counted tokens up to and including each, without padding.
+    blocks = x_BNLD.shape[1:3]
+    if counted is None:
+        read_M = torch.arange(1, blocks[0] * blocks[1] + 1, device=x.device).clamp(max=tokens)
+        total_BNL = count[:, None, None] + read_M.view(blocks)
+    else:
+        read_BNL = in_blocks(counted, length).flatten(1).cumsum(dim=1).unflatten(1, blocks)
+        total_BNL = count[:, None, None] + read_BNL
     before_BN = torch.cat([count[:, None], total_BNL[:, :-1, -1]], dim=1)
     local_BNLD, weight_BNL = _means_of_blocks(x_BNLD, total_BNL, before_BN, horizon)
     # Only one mean a row goes from block to block; all else was computed for all blocks at once.
@@ -48,15 +54,6 @@ def prefix_context(
         end.clone(memory_format=torch.contiguous_format) for end in (means_BTD[:, -1], total_BNL[:, -1, -1])
     )
     return torch.cat([means_BTD.to(x.dtype), x], dim=-1), last, total
-
-
-def _counted_up_to(x: Tensor, counted: Tensor | None, x_BNLD: Tensor) -> Tensor:
-    """Return the number of counted tokens up to and including each, (B, N, L), without padding."""
-    blocks = x_BNLD.shape[1:3]
-    if counted is None:
-        read_M = torch.arange(1, blocks[0] * blocks[1] + 1, device=x.device).clamp(max=x.shape[1])
-        return read_M.view(blocks).expand(x.shape[0], -1, -1)
-    return in_blocks(counted, blocks[1]).flatten(1).cumsum(dim=1).unflatten(1, blocks)
 
 
 def _growth(horizon: int) -> float:

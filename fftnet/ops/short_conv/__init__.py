@@ -1,39 +1,25 @@
-"""Short convolution before a keyed mixer: values and write keys that see the tokens just before.
-
-Step 1 of section 3 of docs/maths.md.
-"""
+"""Short convolution of values and write keys (docs/maths.md, section 3, step 1)."""
 
 from torch import Tensor, promote_types
 
-from fftnet.ops.checks import Signature, Sizes
+from fftnet.ops.checks import Signature
 from fftnet.ops.convolution import new_state
-from fftnet.ops.cpu import VECTOR_WIDTH
-from fftnet.ops.dispatch import Backends, anything
+from fftnet.ops.dispatch import Backends, anything, whole_vectors
 from fftnet.ops.registration import RegisteredOperator
 
-__all__ = ["BACKENDS", "short_conv"]
-
-
-def _whole_vectors(sizes: Sizes, x: Tensor, *others: Tensor | None) -> bool:
-    # Values and keys are convolved by the same vectors, so both must be whole ones.
-    widths = (sizes["C"], sizes["D"])
-    return x.device.type == "cpu" and all(width % VECTOR_WIDTH == 0 for width in widths)
-
-
-def _has_values_and_keys(sizes: Sizes) -> str | None:
-    if 0 < sizes["D"] < sizes["C"]:
-        return None
-    return f"width must lie between 0 and C = {sizes['C']}, got {sizes['D']}"
-
-
-BACKENDS = Backends(__name__, numba=_whole_vectors, reference=anything)
+# Values and keys are convolved by the same vectors, so both must be whole ones.
+BACKENDS = Backends(__name__, numba=whole_vectors("C", "D"), reference=anything)
 _operator = RegisteredOperator(
     BACKENDS,
     Signature(
         "short_conv",
         {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"},
         derived={"P": lambda W: W - 1, "K": lambda C, D: C - D},
-        rule=_has_values_and_keys,
+        rule=lambda sizes: (
+            None
+            if 0 < sizes["D"] < sizes["C"]
+            else f"width must lie between 0 and C = {sizes['C']}, got {sizes['D']}"
+        ),
     ),
     outputs={"values": "B T D", "keys": "B T K"},
     constants={"width": "int D"},
@@ -46,8 +32,7 @@ def short_conv(
     """Depth-wise causal convolution ``y(t) = sum_i weight[W-1-i] x(t-i)``; the values pass through SiLU.
 
     Args:
-        x: values, then keys, (B, T, C), T >= 1, of any floating dtype; float16 and bfloat16 are computed in
-            float32.
+        x: values, then keys, (B, T, C).
         conv_weight: one filter of W taps for each channel, (C, W), the newest token's tap last.
         conv_state: the P = W - 1 tokens before the first, (B, P, C).
         width: D, the number of channels that are values; below C.

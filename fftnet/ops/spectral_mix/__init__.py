@@ -8,30 +8,17 @@ and remain in the gradients of filter and bias only: ``fftnet.ops.fourier.count_
 
 from torch import Tensor
 
-from fftnet.ops.checks import Signature, Sizes
+from fftnet.ops.checks import Signature
 from fftnet.ops.dispatch import Backends, anything, on_cpu
 from fftnet.ops.numerics import PAPER_EPS
 from fftnet.ops.registration import RegisteredOperator
-
-__all__ = ["BACKENDS", "spectral_mix"]
-
-
-def _length_is_known(sizes: Sizes, *tensors: Tensor | None) -> bool:
-    # torch.export can't prove that an open number of tokens fits the half spectrum.
-    return isinstance(sizes["T"], int)
-
-
-def _heads_divide(sizes: Sizes) -> str | None:
-    if sizes["D"] % sizes["H"] == 0:
-        return None
-    return f"num_heads={sizes['H']} must divide the width {sizes['D']}"
-
 
 BACKENDS = Backends(
     __name__,
     numba=on_cpu,
     reference=anything,
-    export=_length_is_known,
+    # torch.export can't prove that an open number of tokens fits the half spectrum.
+    export=lambda sizes, *_: isinstance(sizes["T"], int),
 )
 _operator = RegisteredOperator(
     BACKENDS,
@@ -39,7 +26,9 @@ _operator = RegisteredOperator(
         "spectral_mix",
         {"x": "B T D", "filter_": "B H F", "bias": "H F"},
         derived={"F": lambda T: T // 2 + 1},
-        rule=_heads_divide,
+        rule=lambda sizes: (
+            f"num_heads={sizes['H']} must divide the width {sizes['D']}" if sizes["D"] % sizes["H"] else None
+        ),
     ),
     outputs={"mixed": "B T D"},
     # The orthonormal half spectrum of x, real and imaginary part last.
@@ -50,19 +39,14 @@ _operator = RegisteredOperator(
 
 
 def spectral_mix(
-    x: Tensor,
-    filter_: Tensor,
-    bias: Tensor,
-    *,
-    eps: float = PAPER_EPS,
-    backend: str | None = None,
+    x: Tensor, filter_: Tensor, bias: Tensor, *, eps: float = PAPER_EPS, backend: str | None = None
 ) -> Tensor:
     """Steps 1 and 4-7 of the published layer: from tokens to mixed tokens.
 
     ``X = rfft(x)``, ``A = modReLU(filter X; bias)``, ``y = irfft(A)``, orthonormal, over the tokens.
 
     Args:
-        x: tokens of any floating dtype, (B, T, D), T >= 1; float16 and bfloat16 are computed in float32.
+        x: tokens (B, T, D).
         filter_: one real gain per sample, head and bin, (B, H, F) with F = T // 2 + 1; H must divide D.
         bias: of modReLU, (H, F).
         eps: magnitude below which modReLU stops normalising.

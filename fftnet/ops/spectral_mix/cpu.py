@@ -4,11 +4,8 @@ A transform over tokens that lie D numbers apart takes two to three times as lon
 so they are transposed on the way in and out: 16 rows at once, in two rounds of interleaving four, which the
 compiler turns into shuffles of registers. A work item of the pass is one head of one row of the batch and a
 range of bins; it walks over the head's channels, so that filter, bias and the sums for their gradients stay
-in the cache. Its loops over bins are plain ones: there is no recurrence, so they become vectors by
-themselves. See ``fftnet.ops.cpu`` for how to read kernels.
-
-Every large temporary is paid twice, because a fresh one has to be mapped page by page. So the transposed
-tokens, the filtered spectrum and the result take turns in one buffer.
+in the cache. Transposed tokens, filtered spectrum and result share a buffer, since fresh memory has to be
+mapped page by page. See ``fftnet.ops.cpu`` for how to read kernels.
 """
 
 from typing import Any
@@ -23,12 +20,9 @@ from fftnet.ops.cpu.memory import empty
 from fftnet.ops.cpu.threads import threads
 from fftnet.ops.fourier import count_bins
 
-SPAN = 512
-"""Bins of a work item of the pass."""
-ROWS = 64
-"""Rows of a work item of the transposition."""
-COLUMNS = 256
-"""Columns of a work item of the transposition."""
+SPAN = 512  # Bins of a work item of the pass.
+ROWS = 64  # Rows of a work item of the transposition.
+COLUMNS = 256  # Columns of a work item of the transposition.
 
 # In single precision they turn neither float32 nor float64 arithmetic into a wider one.
 ZERO = np.float32(0)

@@ -6,12 +6,14 @@ from torch import Tensor
 from fftnet.ops.fourier import count_bins
 
 
-def _transform(x_BTD: Tensor) -> Tensor:
+def transform(x_BTD: Tensor) -> Tensor:
+    """Return the half spectrum over the tokens, (B, D, F, 2)."""
     spectrum_BDF = torch.fft.rfft(x_BTD.transpose(1, 2), norm="ortho")
     return torch.view_as_real(spectrum_BDF.contiguous())
 
 
-def _inverse(spectrum_BDF2: Tensor, num_tokens: int) -> Tensor:
+def inverse(spectrum_BDF2: Tensor, num_tokens: int) -> Tensor:
+    """Return the tokens (B, T, D) of a half spectrum."""
     x_BDT = torch.fft.irfft(torch.view_as_complex(spectrum_BDF2), n=num_tokens, norm="ortho")
     return x_BDT.transpose(1, 2)
 
@@ -23,13 +25,13 @@ def _modulus(spectrum_BHdF2: Tensor) -> Tensor:
 
 def forward(x: Tensor, filter_: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """See ``fftnet.ops.spectral_mix`` and ``fftnet.ops.registration``."""
-    spectrum = _transform(x)
+    spectrum = transform(x)
     heads_BHdF2 = spectrum.unflatten(1, (filter_.shape[1], -1))
     # Steps 5 and 6 of section 1 of docs/maths.md, |Z| = |W| |X|: one real gain for both planes.
     filter_BH1F = filter_[:, :, None]
     magnitude = _modulus(heads_BHdF2) * filter_BH1F.abs()
     gain = filter_BH1F * torch.relu(magnitude + bias[:, None]) / magnitude.clamp(min=eps)
-    return _inverse((heads_BHdF2 * gain[..., None]).flatten(1, 2), x.shape[1]), spectrum
+    return inverse((heads_BHdF2 * gain[..., None]).flatten(1, 2), x.shape[1]), spectrum
 
 
 def backward(
@@ -37,7 +39,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.spectral_mix`` and ``fftnet.ops.registration``."""
     split = (filter_.shape[1], -1)
-    grad_BHdF2 = _transform(grad_mixed).unflatten(1, split)
+    grad_BHdF2 = transform(grad_mixed).unflatten(1, split)
     heads_BHdF2 = spectrum.unflatten(1, split)
     filter_BH1F = filter_[:, :, None]
     modulus = _modulus(heads_BHdF2)
@@ -57,8 +59,5 @@ def backward(
     along = (radial * dot / modulus / modulus).masked_fill(modulus == 0, 0.0)
     grad_x = filter_BH1F[..., None] * (gain[..., None] * grad_BHdF2 + along[..., None] * heads_BHdF2)
     tokens = grad_mixed.shape[1]
-    return (
-        _inverse(grad_x.flatten(1, 2), tokens),
-        count_bins(grad_filter, tokens),
-        count_bins(grad_bias, tokens),
-    )
+    grad_x = inverse(grad_x.flatten(1, 2), tokens)
+    return grad_x, count_bins(grad_filter, tokens), count_bins(grad_bias, tokens)

@@ -1,7 +1,4 @@
-"""Bidirectional mixing from its definition: matrices in float64, differentiable, no fast transform.
-
-Memory is O(T^2): for short sequences.
-"""
+"""Bidirectional mixing from its definition: matrices in float64, O(T^2) in memory, no fast transform."""
 
 import math
 

@@ -30,21 +30,14 @@ class Forks:
 
     def run(self, words: list[str], folder: Path, out: Path, err: Path, world: int = 1) -> list[int]:
         """Run a command in a folder, in ``world`` processes, and return their exit statuses."""
-        order = {
-            "words": words,
-            "folder": str(folder),
-            "out": str(out),
-            "err": str(err),
-            "world": world,
-            "environment": os.environ | {"COLUMNS": "100"},
-        }
+        places = {"folder": str(folder), "out": str(out), "err": str(err)}
+        order = places | {"words": words, "world": world, "environment": os.environ | {"COLUMNS": "100"}}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(order), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
     def close(self) -> None:
-        """End the process."""
         self._process.communicate()
 
 
@@ -56,13 +49,7 @@ def _forks() -> Forks:
 
 
 def run(command: str, folder: Path, code: int = 0) -> Done:
-    """Run a command in a forked process, which saves the time of imports.
-
-    Args:
-        command: as ``run_as_user`` takes it.
-        folder: where.
-        code: exit status that is expected.
-    """
+    """Run a command as ``run_as_user`` does, in a forked process, which saves the time of imports."""
     program, *words = shlex.split(command)
     if program == "python":
         words[0] = SCRIPTS[words[0]]
@@ -73,13 +60,7 @@ def run(command: str, folder: Path, code: int = 0) -> Done:
 
 
 def run_as_user(command: str, folder: Path, code: int = 0) -> Done:
-    """Run a command in a new process, as a user does.
-
-    Args:
-        command: ``fftnet COMMAND ...``, or ``python main.py ...``.
-        folder: where.
-        code: exit status that is expected.
-    """
+    """Run ``fftnet COMMAND ...`` or ``python main.py ...`` in a new process, and compare its exit status."""
     words = shlex.split(command)
     words[0] = {"python": sys.executable, "fftnet": str(Path(sys.executable).parent / "fftnet")}[words[0]]
     if words[1] in SCRIPTS:
@@ -88,6 +69,15 @@ def run_as_user(command: str, folder: Path, code: int = 0) -> Done:
         words, cwd=folder, capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "100"}
     )
     return checked(done, code)
+
+
+def python(*words: object, folder: Path = ROOT, code: int = 0, **environment: str) -> Done:
+    """Run Python with arguments and more environment variables in a new process, and check its status."""
+    command = [sys.executable, *map(str, words)]
+    variables = os.environ | environment
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
 
 
 def checked(done: Done, code: int) -> Done:

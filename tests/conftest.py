@@ -3,12 +3,12 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from demo_pages import Served
@@ -64,9 +64,17 @@ def randomise(module: Module, scale: float = 0.3) -> Module:
     return module
 
 
+def assert_same(actual: Tensor, expected: Tensor, leaves: Iterable[Tensor], tolerance: float = 1e-9) -> None:
+    """Compare two results, and ten times less strictly their gradients for one random upstream gradient."""
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    inputs, upstream = list(leaves), torch.randn_like(expected)
+    grads = [torch.autograd.grad(y, inputs, upstream, materialize_grads=True) for y in (actual, expected)]
+    torch.testing.assert_close(*grads, rtol=10 * tolerance, atol=10 * tolerance)
+
+
 @pytest.fixture(scope="session")
 def served_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Served"]:
-    """The page of a small model, made and served by fftnet demo."""
+    """Serve the page of a small model with fftnet demo."""
     # It takes `randomise` from here.
     from demo_pages import serving
 

@@ -28,7 +28,7 @@ def story(seed: int, words: int) -> str:
 
 
 def rows_of(batch: Batch) -> Tensor:
-    """int64 (B, T + 1): the tokens of a batch as they stood in their rows, -1 where nothing is."""
+    """Return the rows (B, T + 1) that a batch was cut from, int64, with -1 for padding."""
     inputs, targets, loss_mask, attention_mask, _ = batch
     if attention_mask is None:
         attention_mask = torch.ones_like(loss_mask)
@@ -59,12 +59,11 @@ def load_whole(config: DataConfig, tokenizer: Tokenizer = BYTES) -> SplitView:
 
 
 def load_views(config: DataConfig, tokenizer: Tokenizer = BYTES) -> tuple[SplitView, SplitView, SplitView]:
-    """The training, validation and test split."""
     return split_views(load_tokens(config, tokenizer), config)
 
 
 def texts_of(*sources: str | Path, text_field: str = "text") -> list[str]:
-    """The documents that the sources name, in their order."""
+    """Return the documents of the sources in their order."""
     documents = [""]
     for chunk in read_chunks(resolve([str(source) for source in sources]), text_field):
         documents[-1] += chunk.text

@@ -39,7 +39,7 @@ def start(output: Path, prepare: Callable[[], None] = lambda: None, flags: str =
 
 
 def wait(child: int, doomed: Callable[[], bool] = lambda: False) -> int:
-    """Return the exit status of a child, which is killed when ``doomed`` is true."""
+    """Return the exit status of a child; kill it as soon as ``doomed`` returns true."""
     while not doomed():
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -50,7 +50,7 @@ def wait(child: int, doomed: Callable[[], bool] = lambda: False) -> int:
 
 
 def result(output: Path) -> list[str]:
-    """Return what must be equal: digests of weights and training state, losses and texts."""
+    """Return everything that must be equal: digests of weights and training state, losses and texts."""
     last = output / f"step-{STEPS:08d}"
     verify(last)
     history = json.loads((last / "training.json").read_text())["state"]["history"]

@@ -1,26 +1,10 @@
-"""Every operator with its inputs (operator_inputs.py), and the duties of all their backends."""
+"""Every operator with inputs of any size, and the checks of all their backends."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from operator_inputs import (
-    address_inputs,
-    address_step_inputs,
-    causal_inputs,
-    context_inputs,
-    context_step_inputs,
-    conv_inputs,
-    gate_step_inputs,
-    keyed_inputs,
-    masked_inputs,
-    mix_step_inputs,
-    norm_inputs,
-    normal_numbers,
-    rms_inputs,
-    spectral_inputs,
-)
 from torch import Tensor
 
 from fftnet.ops import (
@@ -42,31 +26,88 @@ EPS = 1e-3
 HORIZON = 9
 """Horizon of the running mean: below and above the number of tokens that the inputs' rows have read."""
 
+DEFAULTS = {"batch": 2, "length": 17, "heads": 2, "width": 8, "bins": 4, "taps": 4}
+MIXING = {"width": 3}
+DEFAULTS_OF = {"causal_mix": MIXING, "keyed_mix": MIXING, "spectral_mix": MIXING, "addresses": {"bins": 8}}
+LETTERS = dict(zip(DEFAULTS, "BTHdFW", strict=True))
+"""Size to its letter in ``SHAPES``."""
+HEADS = {"decay": "H F", "frequency": "H F", "bias": "H F", "readout": "H F 2"}
+BASES = {"base_key": "H 2 F", "base_filter": "H 2 F", "bias": "H F"}
+CONV = {"conv_weight": "2*d W", "conv_state": "B W-1 2*d"}
+MEAN = {"mean": "B d", "count": "B"}
+SHAPES: dict[str, dict[str, str]] = {
+    "causal_mix": {"values": "B T H d", "filter_": "B T H F", **HEADS, "state": "B F 2 H d"},
+    "keyed_mix": {"values": "B T H d", "key": "B T H 2 F", "filter_": "B T H 2 F", "clock": "B T H"}
+    | {"decay": "H F", "frequency": "H F", "state": "B H 2 F d"},
+    "spectral_mix": {"x": "B T H*d", "filter_": "B H T//2+1", "bias": "H T//2+1"},
+    "gated_conv": {"x": "B T 2*d", **CONV},
+    "short_conv": {"x": "B T 2*d", **CONV},
+    "addresses": dict.fromkeys(["raw_key", "raw_filter", "modulation"], "B T H 2 F")
+    | BASES
+    | {"gain": "H F"},
+    "gated_norm": {"x": "B T H d", "gate": "B T H d", "weight": "H d"},
+    "rms_norm": {"x": "B T d", "weight": "d"},
+    "prefix_context": {"x": "B T d", **MEAN},
+    "gate_step": {"x": "B d", "projected": "B 2*d", **CONV, **MEAN},
+    "mix_step": {"values": "B H d", "filter_": "B H F", **HEADS, "state": "B F 2 H d"},
+    "context_step": {"projected": "B d", **MEAN},
+    "address_step": {"projected": "B H*d+2*H*F", "raw_filter": "B 2*H*F", "modulation": "B H 2 F"}
+    | {"clock": "B H", "gate": "B H*d", "conv_weight": "H*d+2*H*F W", **BASES, "decay": "H F"}
+    | {"frequency": "H F", "norm_weight": "H d", "conv_state": "B W-1 H*d+2*H*F", "spectrum": "B H 2 F d"},
+}
+"""Operator to its arguments, in order, with their dimensions: expressions of letters without spaces."""
+
+
+def normal_numbers(seed: int) -> Callable[..., Tensor]:
+    """Return a function from a shape to float64 numbers, the same ones for one seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+
 
 @dataclass(frozen=True)
 class Operator:
     """An operator as a function of a list of tensors.
 
     Attributes:
-        make: builds the inputs, argument to tensor in the order of the operator's arguments, from sizes.
         call: the operator on the tensors, with a backend.
-        backends: of the operator.
         constants: constants of ``torch.ops.fftnet.<name>``; None if it is not registered.
         definition: the operator in float64 on the tensors; None: its backend ``reference``.
+        mask: add the argument ``counted``.
     """
 
     name: str
-    make: Callable[..., dict[str, Tensor]]
     call: Callable[..., Any]
     backends: Backends
     constants: tuple[Any, ...] | None = None
     definition: Callable[..., Any] | None = None
+    mask: bool = False
+
+    def make(self, *, seed: int = 0, speed: float = 1.0, read: int = 5, **sizes: int) -> dict[str, Tensor]:
+        """Return arguments of any sizes; the first row has read ``read`` tokens, the second twice as many."""
+        sizes = DEFAULTS | DEFAULTS_OF.get(self.name, {}) | sizes
+        numbers = {LETTERS[name]: size for name, size in sizes.items()}
+        changes: dict[str, Callable[[Tensor], Tensor]] = {
+            "decay": lambda x: x.exp() * 0.2,
+            "bias": lambda x: x * 0.3,
+            "gain": lambda x: x.abs(),
+            "clock": lambda x: x.abs() * speed,
+            "mean": lambda x: x * (read > 0),
+            "count": lambda x: read * torch.arange(1, len(x) + 1),
+            # With nothing read and nothing counted, a mean would have neither a meaning nor a gradient.
+            "counted": lambda x: (x < 0.3) | (torch.arange(x.shape[1]) < 1 - read),
+        }
+        normal = normal_numbers(seed)
+        made = {}
+        for name, shape in (SHAPES[self.name] | ({"counted": "B T"} if self.mask else {})).items():
+            x = normal(*(eval(size, dict(numbers)) for size in shape.split()))
+            made[name] = changes.get(name, lambda x: x)(x)
+        return made
 
     def __str__(self) -> str:
         return self.name
 
     def fast(self) -> list[str]:
-        """Backends that can run here and are compared with the definition; not Triton, which needs a GPU."""
+        """Return the backends to compare with the definition here; Triton needs a GPU and is left out."""
         return [name for name in self.backends.available() if name not in ("reference", "triton")]
 
     def outputs(self, *tensors: Tensor, backend: str | None = None) -> tuple[Tensor, ...]:
@@ -166,47 +207,26 @@ def defined_address_step(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return normed[:, 0].flatten(1), kept, after
 
 
-CAUSAL_MIX = Operator("causal_mix", causal_inputs, mix, causal_mix.BACKENDS, (EPS,))
-KEYED_MIX = Operator("keyed_mix", keyed_inputs, keyed_mix.keyed_mix, keyed_mix.BACKENDS, ())
-SPECTRAL_MIX = Operator(
-    "spectral_mix", spectral_inputs, with_eps(spectral_mix.spectral_mix), spectral_mix.BACKENDS, (EPS,)
-)
-GATED_CONV = Operator("gated_conv", conv_inputs, gated_conv.gated_conv, gated_conv.BACKENDS, ())
-SHORT_CONV = Operator("short_conv", conv_inputs, convolve, short_conv.BACKENDS, (8,))
-ADDRESSES = Operator("addresses", address_inputs, with_eps(addresses.addresses), addresses.BACKENDS, (EPS,))
-GATED_NORM = Operator("gated_norm", norm_inputs, gated_norm.gated_norm, gated_norm.BACKENDS, ())
-RMS_NORM = Operator("rms_norm", rms_inputs, rms_norm.rms_norm, rms_norm.BACKENDS, ())
-PREFIX_CONTEXT = Operator(
-    "prefix_context", context_inputs, prefix_context.prefix_context, prefix_context.BACKENDS, (0,)
-)
-FORGETFUL_CONTEXT = Operator("prefix_context", context_inputs, forgetful, prefix_context.BACKENDS, (HORIZON,))
-MASKED_CONTEXT = Operator(
-    "prefix_context", masked_inputs, prefix_context.prefix_context, prefix_context.BACKENDS
-)
-GATE_STEP = Operator(
-    "gate_step", gate_step_inputs, decode.gate_step, decode.BACKENDS, definition=defined_gate_step
-)
-MIX_STEP = Operator("mix_step", mix_step_inputs, mix_step, decode.BACKENDS, definition=defined_mix_step)
-CONTEXT_STEP = Operator(
-    "context_step", context_step_inputs, forgetful_step, decode.BACKENDS, definition=defined_context_step
-)
-ADDRESS_STEP = Operator(
-    "address_step", address_step_inputs, address_step, decode.BACKENDS, definition=defined_address_step
-)
+CAUSAL_MIX = Operator("causal_mix", mix, causal_mix.BACKENDS, (EPS,))
+KEYED_MIX = Operator("keyed_mix", keyed_mix.keyed_mix, keyed_mix.BACKENDS, ())
+SPECTRAL_MIX = Operator("spectral_mix", with_eps(spectral_mix.spectral_mix), spectral_mix.BACKENDS, (EPS,))
+GATED_CONV = Operator("gated_conv", gated_conv.gated_conv, gated_conv.BACKENDS, ())
+SHORT_CONV = Operator("short_conv", convolve, short_conv.BACKENDS, (8,))
+ADDRESSES = Operator("addresses", with_eps(addresses.addresses), addresses.BACKENDS, (EPS,))
+GATED_NORM = Operator("gated_norm", gated_norm.gated_norm, gated_norm.BACKENDS, ())
+RMS_NORM = Operator("rms_norm", rms_norm.rms_norm, rms_norm.BACKENDS, ())
+PREFIX_CONTEXT = Operator("prefix_context", prefix_context.prefix_context, prefix_context.BACKENDS, (0,))
+FORGETFUL_CONTEXT = replace(PREFIX_CONTEXT, call=forgetful, constants=(HORIZON,))
+MASKED_CONTEXT = replace(PREFIX_CONTEXT, constants=None, mask=True)
+GATE_STEP = Operator("gate_step", decode.gate_step, decode.BACKENDS, definition=defined_gate_step)
+MIX_STEP = Operator("mix_step", mix_step, decode.BACKENDS, definition=defined_mix_step)
+CONTEXT_STEP = Operator("context_step", forgetful_step, decode.BACKENDS, definition=defined_context_step)
+ADDRESS_STEP = Operator("address_step", address_step, decode.BACKENDS, definition=defined_address_step)
 SAME_CHECKS = (MASKED_CONTEXT, FORGETFUL_CONTEXT)
 """Variants of an operator above, whose tensors are checked by the same lines."""
 LONG = [
-    CAUSAL_MIX,
-    KEYED_MIX,
-    SPECTRAL_MIX,
-    GATED_CONV,
-    SHORT_CONV,
-    ADDRESSES,
-    GATED_NORM,
-    RMS_NORM,
-    PREFIX_CONTEXT,
-    FORGETFUL_CONTEXT,
-    MASKED_CONTEXT,
+    *(CAUSAL_MIX, KEYED_MIX, SPECTRAL_MIX, GATED_CONV, SHORT_CONV, ADDRESSES, GATED_NORM, RMS_NORM),
+    *(PREFIX_CONTEXT, FORGETFUL_CONTEXT, MASKED_CONTEXT),
 ]
 """Operators of whole texts."""
 OPERATORS = [*LONG, GATE_STEP, MIX_STEP, CONTEXT_STEP, ADDRESS_STEP]
@@ -215,7 +235,7 @@ OPERATORS = [*LONG, GATE_STEP, MIX_STEP, CONTEXT_STEP, ADDRESS_STEP]
 def results(
     operator: Operator, inputs: Sequence[Tensor], backend: str, device: str = "cpu"
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Outputs, and gradients of the floating inputs for one random gradient of the outputs; on the CPU."""
+    """Return outputs, and gradients of the floating inputs for a random upstream gradient, on the CPU."""
     leaves = [x.detach().to(device).requires_grad_(x.is_floating_point()) for x in inputs]
     outputs = operator.outputs(*leaves, backend=backend)
     normal = normal_numbers(1)
@@ -229,7 +249,7 @@ def results(
 def compare(
     operator: Operator, inputs: Sequence[Tensor], backend: str, tolerance: float = 1e-9, device: str = "cpu"
 ) -> None:
-    """Hold values and gradients of a backend against the definition's."""
+    """Compare values and gradients of a backend with those of the definition."""
     expected = results(operator, inputs, "reference")
     actual = results(operator, inputs, backend, device)
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
@@ -240,7 +260,7 @@ def compare(
 
 
 def backend_suite(operator: Operator, backend: str, device: str = "cpu", **sizes: int) -> None:
-    """Duties of every backend of every operator: right values and gradients, strided or not."""
+    """Check a backend: right values and gradients, strided or not, and a correct registration."""
     inputs = list(operator.make(**sizes).values())
     compare(operator, inputs, backend, device=device)
     strided = [x.movedim(0, -1).contiguous().movedim(-1, 0) for x in inputs]
@@ -252,6 +272,6 @@ def backend_suite(operator: Operator, backend: str, device: str = "cpu", **sizes
 
 
 def registered_backends(operator: Operator) -> list[str]:
-    """The backends behind the registered operator: all that are not portable functions."""
+    """Return the backends of the registered operator: all that are not portable functions."""
     names = operator.backends.available() if operator.constants is not None else []
     return [name for name in names if hasattr(operator.backends.load(name), "forward")]

@@ -39,5 +39,4 @@ def write_folder(
 
 
 def read(path: Path) -> dict[str, LabelledImages]:
-    """Return the splits in a file or folder."""
     return find_kind(str(path)).read(path)

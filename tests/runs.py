@@ -51,7 +51,7 @@ class Chain:
 
 
 def bigram() -> nn.Module:
-    """A model whose best loss is known."""
+    """Return a model whose best loss is known."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Embedding(VOCAB, 16), nn.Dropout(0.1), nn.Linear(16, VOCAB))
 

@@ -27,7 +27,7 @@ JSON = {"Content-Type": "application/json"}
 BODY = {"prompt": "a", "max_tokens": 2}
 CHAT = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
 ENDLESS = 100_000
-"""Number of tokens that no test waits for."""
+"""Number of new tokens of a request that does not end during a test."""
 
 
 def small_model() -> FFTNet:
@@ -48,8 +48,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 class Site:
-    """Server in a thread."""
-
     def __init__(self, **fields: Any) -> None:
         self.model = small_model()
         config = ServeConfig(**({"port": 0, "max_new_tokens": ENDLESS, "grace_seconds": 0.5} | fields))

@@ -2,13 +2,12 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import python
 from torch import nn
 
 import fftnet
@@ -18,27 +17,18 @@ from fftnet.api.run_config import RunConfig, TaskConfig, configure
 from fftnet.api.train import TrainingResult, example_command
 from fftnet.cli import train as command
 from fftnet.model.classifier import FFTNetForSequenceClassification, SequenceClassifierConfig
-from fftnet.model.config import BackboneConfig, FFTNetConfig
+from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.serialization import CheckpointError
-from fftnet.training.accelerator import AcceleratorConfig
-from fftnet.training.checkpointer import SaveConfig
-from fftnet.training.config import BudgetConfig, TrainConfig
 from fftnet.utils.dataset import DataConfig
 
-SIZES: dict[str, Any] = {"d_model": 16, "num_heads": 4, "num_layers": 1, "max_seq_length": 160}
+DATA: dict[str, Any] = {"num_samples": 8, "batch_size": 4, "pattern_complexity": 0.0}
 
 
-def run(folder: Path, **parts: object) -> TrainingResult:
-    config = {
-        "model": BackboneConfig(**SIZES),
-        "data": DataConfig(num_samples=8, batch_size=4, pattern_complexity=0.0),
-        "budget": BudgetConfig(max_steps=3),
-        "train": TrainConfig(progress=False),
-        "accelerator": AcceleratorConfig(device="cpu", trackers=["none"]),
-        "save": SaveConfig(output_dir=str(folder)),
-    }
-    return fftnet.train(RunConfig(**(config | parts)))  # pyright: ignore[reportArgumentType]
+def run(folder: Path, **settings: Any) -> TrainingResult:
+    sizes = {"d_model": 16, "num_heads": 4, "num_layers": 1, "max_seq_length": 160}
+    quiet = {"progress": False, "device": "cpu", "trackers": ["none"], "output_dir": str(folder)}
+    return fftnet.train(**(sizes | DATA | quiet | {"max_steps": 3} | settings))
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +42,7 @@ def test_a_trained_model_is_loaded_evaluated_and_generates(trained: TrainingResu
     model, tokenizer = fftnet.load(trained.folder, device="cpu")
     tokens = torch.arange(40)[None]
     torch.testing.assert_close(model(tokens), trained.model(tokens), rtol=0, atol=0)
-    data = DataConfig(num_samples=8, batch_size=4, pattern_complexity=0.0)
-    report = fftnet.evaluate(model, tokenizer, data)
+    report = fftnet.evaluate(model, tokenizer, DataConfig(**DATA))
     assert report["split"] == "test"
     assert report["bits_per_byte"] > 0
     config = SamplingConfig(max_new_tokens=5)
@@ -84,8 +73,7 @@ def test_a_run_ends_with_a_command_for_its_kind_of_model(model: nn.Module, comma
 
 
 def test_a_bidirectional_model_is_measured_on_its_own_objective(tmp_path: Path) -> None:
-    model = BackboneConfig(**SIZES, causal=False)
-    result = run(tmp_path, model=model, task=TaskConfig(task="masked_token"))
+    result = run(tmp_path, causal=False, task="masked_token")
     text = tmp_path / "a.txt"
     text.write_text("An owl sings. " * 40)
     loaded, tokenizer = fftnet.load(result.folder)
@@ -98,7 +86,7 @@ def test_a_bidirectional_model_is_measured_on_its_own_objective(tmp_path: Path) 
 
 def test_settings_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="next-token training needs causal=True"):
-        run(tmp_path, model=BackboneConfig(**SIZES, causal=False))
+        run(tmp_path, causal=False)
     with pytest.raises(CheckpointError, match="no checkpoint under"):
         fftnet.load(tmp_path)
     with pytest.raises(ValueError, match="unknown task 'guess'; choose from next_token, masked_token"):
@@ -108,19 +96,9 @@ def test_settings_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
 def test_keywords_train_like_the_flags_of_the_command(tmp_path: Path) -> None:
     text = tmp_path / "my.txt"
     text.write_text("An owl sings to the moon. " * 60)
-    result = fftnet.train(
-        data=text,
-        d_model=16,
-        num_layers=1,
-        max_seq_length=32,
-        max_steps=2,
-        addressed_spectral={"num_bins": 8},
-        output_dir=str(tmp_path / "run"),
-        device="cpu",
-        trackers="none",
-        progress=False,
-    )
-    assert result.history[-1]["step"] == 2
+    bins = {"num_bins": 8}
+    result = run(tmp_path / "run", data=text, max_seq_length=32, addressed_spectral=bins, trackers="none")
+    assert result.history[-1]["step"] == 3
     model, tokenizer = fftnet.load(result.folder, device="cpu")
     assert model.config.d_model == 16
     assert model.config.mixer_configs["addressed_spectral"].num_bins == 8
@@ -211,7 +189,7 @@ def test_public_names_are_imported_on_use() -> None:
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, fftnet; assert not {'torch', 'numpy', 'numba', 'accelerate'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    python("-c", code)
     slow = "{'accelerate', 'transformers'}"
     code = f"import sys, fftnet; fftnet.FFTNet, fftnet.load; assert not {slow} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    python("-c", code)

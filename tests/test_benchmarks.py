@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import ROOT, python
 from matplotlib.figure import Figure
 
 from benchmarks import __main__ as command
@@ -22,8 +21,6 @@ from benchmarks.settings import Settings
 from fftnet import FFTNetConfig, load_tokenizer, serialization
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.ops import attention
-
-ROOT = Path(__file__).parents[1]
 
 TINY = Settings(
     time_budget=measure.TimeBudget(seconds=0.0, rounds=2, slow=60.0, stop=60.0),
@@ -83,11 +80,8 @@ def test_all_suites_write_json_and_pictures(tmp_path: Path, capsys: pytest.Captu
         assert row["runs"] == 2
         assert row["seconds_quartiles"][0] <= row["seconds"] <= row["seconds_quartiles"][1]
         assert (row["times_ours"] is None) == (row["side"] == measure.OURS)
-    assert {row["side"] for row in found["op"]["rows"]} == set(pictures.COLOURS) - {
-        "attention",
-        "FNet",
-        "own products",
-    }
+    others = {"attention", "FNet", "own products"}
+    assert {row["side"] for row in found["op"]["rows"]} == set(pictures.COLOURS) - others
     assert {(row["batch"], row["tokens"]) for row in found["write"]["rows"]} == {(1, 4), (1, 9), (3, 4)}
     cases = {(row["width"], row["batch"], row["tokens"], row["side"]) for row in found["encoder"]["rows"]}
     lengths = ((24, 2, 5), (16, 1, 8), (16, 1, 9))
@@ -189,9 +183,7 @@ def test_a_decode_step_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch) 
         return logits_BV.roll(1, dims=0), state
 
     monkeypatch.setattr(FFTNet, "step", wrong)
-    with pytest.raises(
-        parity.ParityError, match="decode steps and the whole text through addressed_spectral"
-    ):
+    with pytest.raises(parity.ParityError, match="decode steps and the whole text through addressed_spec"):
         parity.check()
 
 
@@ -234,8 +226,7 @@ def test_peak_growth_sees_a_smaller_peak_after_a_larger_one() -> None:
         "import torch\nfrom benchmarks.memory import peak_growth\n"
         "for size in (64, 48):\n    print(peak_growth(lambda: torch.ones(size, 2**18).sum()))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    for megabytes, growth in zip((64, 48), map(int, done.stdout.split()), strict=True):
+    for megabytes, growth in zip((64, 48), map(int, python("-c", code).stdout.split()), strict=True):
         assert megabytes * 2**20 * 0.9 < growth < megabytes * 2**20 * 1.5
 
 
@@ -301,15 +292,10 @@ def test_a_sentence_names_the_winner_of_each_case() -> None:
     assert table.sentence({"s": rows}) == (
         "T: rival wins at 8, 2 times as fast as the next; FFTNet wins at 9, 4 times as fast as the next."
     )
-    lines = ["| tokens | FFTNet, ms | rival, ms |", "|---:|---:|---:|"]
     assert table.markdown({"s": rows}).splitlines() == [
-        *lines,
-        "| 8 | 2,000 | **1,000** |",
-        "| 9 | **1,000** | 4,000 |",
+        *("| tokens | FFTNet, ms | rival, ms |", "|---:|---:|---:|"),
+        *("| 8 | 2,000 | **1,000** |", "| 9 | **1,000** | 4,000 |"),
     ]
-    speeds = replace(table, unit=report.SPEED, sides_down=True)
-    assert speeds.markdown({"s": rows}).splitlines()[2:] == [
-        "| FFTNet | 1 | **2** |",
-        "| rival | **2** | 0 |",
-    ]
+    speeds = replace(table, unit=report.SPEED, sides_down=True).markdown({"s": rows})
+    assert speeds.splitlines()[2:] == ["| FFTNet | 1 | **2** |", "| rival | **2** | 0 |"]
     assert report.text({}) == ""

@@ -50,14 +50,9 @@ def test_a_neighbour_ends_when_its_parent_is_killed() -> None:
 def test_one_policy_at_a_time_reaches_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     monkeypatch.setenv("KMP_BLOCKTIME", "7")
-    seen = [
-        {
-            name: variables[name]
-            for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-            if name in variables
-        }
-        for variables in map(busy.environment, busy.POLICIES.values())
-    ]
+    names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+    environments = [busy.environment(policy) for policy in busy.POLICIES.values()]
+    seen = [{name: found[name] for name in names & found.keys()} for found in environments]
     assert seen == [{}, {"OMP_WAIT_POLICY": "PASSIVE"}, dict(WAIT_POLICY)]
     assert busy.environment({})["PATH"]
 
@@ -86,16 +81,8 @@ def test_every_case_is_measured_quiet_and_beside_one_neighbour(monkeypatch: pyte
     ]
     assert len(rows) == 2 * len(cases)
     quiet, crowded, _, decode = rows[:4]
-    same = {
-        "suite": "busy",
-        "side": OURS,
-        "policy": "default",
-        "work": "training step",
-        "batch": 2,
-        "tokens": 8,
-    }
-    assert same.items() <= quiet.items()
-    assert same.items() <= crowded.items()
+    same = {"side": OURS, "policy": "default", "work": "training step", "batch": 2, "tokens": 8}
+    assert all(same.items() <= row.items() for row in (quiet, crowded))
     assert (quiet["neighbour"], quiet["seconds"], quiet["times_quiet"]) == (False, 4.0, None)
     assert (crowded["neighbour"], crowded["seconds"], crowded["times_quiet"]) == (True, 12.0, 3.0)
     assert crowded["times_quiet_quartiles"] == [7.0 / 4.0, 18.0 / 4.0]

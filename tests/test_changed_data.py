@@ -9,16 +9,6 @@ from typing import Any
 import pytest
 
 import fftnet
-from fftnet import (
-    AcceleratorConfig,
-    BudgetConfig,
-    DataConfig,
-    RunConfig,
-    SaveConfig,
-    TaskConfig,
-    TrainConfig,
-    train,
-)
 from fftnet.api.predict import evaluate_classifier
 from fftnet.api.train import check_data
 from fftnet.cli.main import main
@@ -30,15 +20,15 @@ STORY = " ".join(f"Owl {n % 7} sings {n * n % 11}." for n in range(200))
 ROWS = "text,label\n" + "".join(f"{'good' if n % 2 else 'bad'} day {n},{n % 2}\n" for n in range(60))
 
 
-def config(path: str, task: str = "next_token", *, steps: int = 2, **save: Any) -> RunConfig:
-    return RunConfig(
+def config(path: str, task: str = "next_token", *, steps: int = 2, **save: Any) -> fftnet.RunConfig:
+    return fftnet.RunConfig(
         model=BackboneConfig(d_model=8, num_heads=1, num_layers=1, mixers=("attention",), max_seq_length=16),
-        data=DataConfig(data=[path], batch_size=4),
-        task=TaskConfig(task=task),
-        budget=BudgetConfig(max_steps=4),
-        train=TrainConfig(progress=True, eval_every=steps),
-        accelerator=AcceleratorConfig(device="cpu", trackers=["none"]),
-        save=SaveConfig(output_dir="run", **save),
+        data=fftnet.DataConfig(data=[path], batch_size=4),
+        task=fftnet.TaskConfig(task=task),
+        budget=fftnet.BudgetConfig(max_steps=4),
+        train=fftnet.TrainConfig(progress=True, eval_every=steps),
+        accelerator=fftnet.AcceleratorConfig(device="cpu", trackers=["none"]),
+        save=fftnet.SaveConfig(output_dir="run", **save),
     )
 
 
@@ -52,12 +42,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_is_not_resumed_on_changed_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(config("a.txt"))
+    fftnet.train(config("a.txt"))
     (folder / "run" / "step-00000004").rename(folder / "later")
     resumed = config("a.txt", resume="auto")
     (folder / "a.txt").write_text(STORY + " One more.")
     with pytest.raises(TrainingError) as error:
-        train(resumed)
+        fftnet.train(resumed)
     assert str(error.value) == (
         "a.txt has changed since this run began: put it back as it was, or train in another output_dir"
     )
@@ -67,7 +57,7 @@ def test_a_run_is_not_resumed_on_changed_data(folder: Path, capsys: pytest.Captu
     shutil.copyfile(folder / "elsewhere", folder / "a.txt")
     os.utime(folder / "a.txt", (0, 0))
     capsys.readouterr()
-    train(resumed)
+    fftnet.train(resumed)
     told = capsys.readouterr().err
     assert "resuming run/step-00000002 at step 2" in told
     assert "digest" not in told
@@ -94,7 +84,7 @@ def test_data_are_compared_under_the_same_names_only_and_old_runs_get_a_message(
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
-    """The split of the report, and what was said."""
+    """Return the split of the report, and the text on standard error."""
     capsys.readouterr()
     assert main(["evaluate", "run/last", *words, "--json"]) == 0
     told = capsys.readouterr()
@@ -106,7 +96,7 @@ def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str
 def test_an_evaluation_says_that_a_text_has_changed_since_training(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(config("a.txt"))
+    fftnet.train(config("a.txt"))
     shutil.copyfile("a.txt", "copy.txt")
     (folder / "link.txt").symlink_to("a.txt")
     assert evaluated(capsys, "--data", "./a.txt") == ("test", "")
@@ -125,13 +115,13 @@ def test_an_evaluation_says_that_a_text_has_changed_since_training(
 def test_a_classifier_is_measured_on_its_test_split_only_if_the_table_is_the_same(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(config("a.csv", "classification"))
+    fftnet.train(config("a.csv", "classification"))
     classifier = fftnet.load_classifier("run/last", device="cpu")
     assert evaluate_classifier(classifier)["split"] == "test"
-    assert evaluate_classifier(classifier, DataConfig(data=["./a.csv"]))["split"] == "test"
+    assert evaluate_classifier(classifier, fftnet.DataConfig(data=["./a.csv"]))["split"] == "test"
     assert not caplog.records
     shutil.copyfile("a.csv", "copy.csv")
-    assert evaluate_classifier(classifier, DataConfig(data=["copy.csv"]))["split"] == "all"
+    assert evaluate_classifier(classifier, fftnet.DataConfig(data=["copy.csv"]))["split"] == "all"
     assert caplog.messages == ["the model was trained on a part of copy.csv: the results are too good"]
     with (folder / "a.csv").open("a") as file:
         file.write("a good new day,1\n")

@@ -1,15 +1,12 @@
 """Additions to a copy of the package, as docs/architecture.md describes them, and the files they touch."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import ROOT, python
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = Path(__file__).parent / "extending"
 TINY = "--d_model 16 --num_heads 4 --num_layers 2 --batch_size 4 --max_steps 2 --trackers none --no_progress"
 
@@ -26,26 +23,19 @@ class Copy:
         shutil.copy(EXAMPLES / example, self.folder / "fftnet" / place)
         self.touched.add(place)
 
-    def enter(self, table: str, *replacements: tuple[str, str]) -> None:
+    def enter(self, table: str, *entries: tuple[str, str]) -> None:
+        """Insert lines into a file, each before another line."""
         path = self.folder / "fftnet" / table
         text = path.read_text()
-        for old, new in replacements:
-            assert text.count(old) == 1, old
-            text = text.replace(old, new)
+        for before, line in entries:
+            assert text.count(before) == 1, before
+            text = text.replace(before, line + before)
         path.write_text(text)
         self.touched.add(table)
 
     def run(self, *words: str, backend: str = "auto") -> str:
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(self.folder), "FFTNET_BACKEND": backend},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        paths = {"PYTHONPATH": str(self.folder), "FFTNET_BACKEND": backend}
+        return python(*words, folder=self.folder, **paths).stdout
 
     def command(self, words: str) -> str:
         # Compiling the kernels of the copy would take longer than the training.
@@ -61,11 +51,8 @@ def test_a_mixer_with_a_setting_is_two_files(copy: Copy) -> None:
     copy.add("decay.py", "model/mixers/decay.py")
     copy.enter(
         "model/mixers/__init__.py",
-        (
-            "from fftnet.model.mixers.fnet import",
-            "from fftnet.model.mixers.decay import DecayMixer\nfrom fftnet.model.mixers.fnet import",
-        ),
-        ('    "fnet": FNetMixer,\n', '    "fnet": FNetMixer,\n    "decay": DecayMixer,\n'),
+        ("from fftnet.model.mixers.fnet import", "from fftnet.model.mixers.decay import DecayMixer\n"),
+        ('    "fnet": FNetMixer,\n', '    "decay": DecayMixer,\n'),
     )
     copy.command(f"train {TINY} --pattern_complexity 0 --num_samples 8 --mixers decay --decay.half_life 3")
     config = json.loads((copy.folder / "outputs" / "last" / "config.json").read_text())
@@ -79,14 +66,8 @@ def test_a_regression_task_with_a_corpus_of_numbers_is_three_files(copy: Copy) -
     copy.add("numbers.py", "data/numbers.py")
     copy.enter(
         "tasks/__init__.py",
-        (
-            "from fftnet.tasks.text import",
-            "from fftnet.tasks.regression import Regression\nfrom fftnet.tasks.text import",
-        ),
-        (
-            '    "classification": Classification,\n',
-            '    "classification": Classification,\n    "regression": Regression,\n',
-        ),
+        ("from fftnet.tasks.text import", "from fftnet.tasks.regression import Regression\n"),
+        ('    "classification": Classification,\n', '    "regression": Regression,\n'),
     )
     rows = [{"text": f"{n} {'up' if n % 3 else 'down'}", "score": 2.0 if n % 3 else -1.0} for n in range(60)]
     (copy.folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -104,11 +85,8 @@ def test_a_kind_of_corpus_is_two_files(copy: Copy) -> None:
     copy.add("shout.py", "data/sources/shout.py")
     copy.enter(
         "data/sources/__init__.py",
-        (
-            "from fftnet.data.sources.tables",
-            "from fftnet.data.sources.shout import Shout\nfrom fftnet.data.sources.tables",
-        ),
-        ('    ".jsonl": JsonLines(),\n', '    ".jsonl": JsonLines(),\n    ".shout": Shout(),\n'),
+        ("from fftnet.data.sources.tables", "from fftnet.data.sources.shout import Shout\n"),
+        ('    ".jsonl": JsonLines(),\n', '    ".shout": Shout(),\n'),
     )
     (copy.folder / "a.shout").write_text("\n".join(f"once there were {n} owls" for n in range(400)))
     copy.command(f"train {TINY} --max_seq_length 32 --data a.shout")
@@ -123,10 +101,7 @@ def test_a_kind_of_corpus_is_two_files(copy: Copy) -> None:
 
 def test_a_backend_is_two_files(copy: Copy) -> None:
     copy.add("double.py", "ops/spectral_mix/double.py")
-    copy.enter(
-        "ops/spectral_mix/__init__.py",
-        ("    reference=anything,\n", "    reference=anything,\n    double=anything,\n"),
-    )
+    copy.enter("ops/spectral_mix/__init__.py", ("    reference=anything,\n", "    double=anything,\n"))
     copy.run(
         "-c",
         "import torch\n"

@@ -159,7 +159,7 @@ def test_an_integer_passes_for_a_float_a_list_for_a_tuple_and_anything_for_any()
 
 
 def config_classes() -> list[type]:
-    """Every class of the package whose name ends in ``Config``, and the data of fftnet evaluate."""
+    """Return every class of the package whose name ends in ``Config``, and the data of fftnet evaluate."""
     package = Path(fftnet.__file__).parent
     found = []
     # The classes in hf/ inherit fields of Transformers.

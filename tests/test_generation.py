@@ -77,13 +77,6 @@ def greedy(model: FFTNet, prompt: list[int], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("mixers", [(), HYBRID])
-def test_generation_equals_repeated_forward_passes(mixers: tuple[str, ...]) -> None:
-    model = make(mixers=mixers, num_layers=2)
-    config = SamplingConfig(max_new_tokens=12, temperature=0.0)
-    assert generate(model, [[1, 2, 3]], config).tokens == [greedy(model, [1, 2, 3], 12)]
-
-
-@pytest.mark.parametrize("mixers", [(), HYBRID])
 def test_prompts_of_different_lengths_are_continued_as_each_alone(mixers: tuple[str, ...]) -> None:
     model = make(mixers=mixers, num_layers=2)
     prompts = [[1, 2, 3], [4], [5, 6, 0, 1, 2], [3, 3, 3]]
@@ -95,10 +88,11 @@ def test_prompts_of_different_lengths_are_continued_as_each_alone(mixers: tuple[
 
 
 @pytest.mark.parametrize("mixers", [(), HYBRID])
-def test_generation_from_a_state_equals_reading_everything_again(mixers: tuple[str, ...]) -> None:
+def test_generation_and_its_continuation_equal_repeated_forward_passes(mixers: tuple[str, ...]) -> None:
     model = make(mixers=mixers, num_layers=2)
     config = SamplingConfig(max_new_tokens=6, temperature=0.0)
     first = generate(model, [[1, 2, 3], [4]], config)
+    assert first.tokens == [greedy(model, [1, 2, 3], 6), greedy(model, [4], 6)]
     for more in ([[5, 6], [0, 1]], [[5], [0, 1, 2]]):
         again = generate(model, more, config, state=first.state)
         for row, start in enumerate(([1, 2, 3], [4])):
@@ -139,8 +133,6 @@ def test_texts_need_and_take_a_tokenizer() -> None:
     ids = [[tokenizer.eot, *tokenizer.encode(text)] for text in ("Once", "")]
     assert generation.tokens == generate(model, ids, config, stop=tokenizer.eot).tokens
     assert generation.texts == [tokenizer.decode(row) for row in generation.tokens]
-    with pytest.raises(ValueError, match="a text needs a tokenizer"):
-        generate(model, ["Once"], config)
     with pytest.raises(ValueError, match="texts need a tokenizer"):
         _ = generate(model, [[1]], config).texts
 
@@ -181,24 +173,26 @@ def test_the_compiled_step_generates_the_same() -> None:
 
 def test_wrong_arguments_of_generate_are_refused() -> None:
     model = make()
-    with pytest.raises(ValueError, match="a prompt is empty"):
-        generate(model, [[1], []])
-    with pytest.raises(ValueError, match="at least one text or list of ids"):
-        generate(model, [])
-    with pytest.raises(ValueError, match="a text needs a tokenizer"):
-        generate(model, "Once")
-    with pytest.raises(ValueError, match=r"a list of ids, as in \[\[1, 2\], \[3\]\], got 1"):
-        generate(model, [1, 2])  # pyright: ignore
+    for prompts, message in (
+        ([[1], []], "a prompt is empty"),
+        ([], "at least one text or list of ids"),
+        ("Once", "a text needs a tokenizer"),
+        ([1, 2], r"a list of ids, as in \[\[1, 2\], \[3\]\], got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generate(model, prompts)  # pyright: ignore
     with pytest.raises(TypeError, match="unexpected keyword 'temprature': did you mean temperature"):
         generate(model, [[1]], temprature=1.0)
     with pytest.raises(TypeError, match="unexpected keyword 'beams'; choose from max_new_tokens, temp"):
         generate(model, [[1]], beams=4)
     with pytest.raises(ValueError, match="a bidirectional model can't write"):
         generate(make(causal=False), [[1]])
-    with pytest.raises(ValueError, match="the state is of 1 row, the tokens of 2: expand_state copies it"):
-        _ = generate(model, [[1], [2]], state=model.init_state(1)).tokens
-    with pytest.raises(ValueError, match="the state is of 3 rows, the tokens of 2: expand_state copies"):
-        _ = generate(model, [[1], [2, 3]], state=model.init_state(3)).tokens
+    for rows, message in (
+        (1, "1 row, the tokens of 2: expand_state copies it"),
+        (3, "3 rows, the"),
+    ):
+        with pytest.raises(ValueError, match=f"the state is of {message}"):
+            _ = generate(model, [[1], [2, 3]], state=model.init_state(rows)).tokens
     with torch.no_grad():
         model.embedding.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="the logits are not finite"):

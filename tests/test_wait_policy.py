@@ -3,16 +3,15 @@
 import json
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import ROOT, python
 
 from fftnet.wait_policy import WAIT_POLICY, WAIT_VARIABLES, set_wait_policy, warn_if_crowded
 
-ROOT = Path(__file__).parents[1]
 FAKE_TORCH = f"""
 import json, os
 print(json.dumps({{name: os.environ[name] for name in {WAIT_VARIABLES} if name in os.environ}}), flush=True)
@@ -42,16 +41,8 @@ def test_commands_and_programs_set_it_before_pytorch_is_loaded_unless_the_user_h
 ) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(FAKE_TORCH)
-    done = subprocess.run(
-        [sys.executable, *ENTRY_POINTS[entry]],
-        cwd=ROOT,
-        env=os.environ | choice | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    done = python(*ENTRY_POINTS[entry], PYTHONPATH=path, **choice)
     assert json.loads(done.stdout) == (choice or WAIT_POLICY)
 
 
@@ -62,13 +53,7 @@ def test_nothing_is_set_after_pytorch_is_loaded() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PyTorch contains GNU OpenMP on Linux only")
 def test_openmp_reads_what_is_set() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "import fftnet, torch"],
-        env=os.environ | {"OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = python("-c", "import fftnet, torch", OMP_DISPLAY_ENV="VERBOSE")
     if "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("this PyTorch does not run on GNU OpenMP")
     assert "GOMP_SPINCOUNT = '4000'" in done.stderr
@@ -90,18 +75,13 @@ def test_a_busy_machine_is_reported_once_at_the_first_kernel_of_several_threads(
         for _ in range(2):
             team.run(lambda first, last: None, 4, threads.SERIAL_WORK + 1)
     (message,) = caplog.messages
-    assert message.startswith(
-        "the machine is busy (load 9.4 on 2 cores) and PyTorch's threads spin while they wait"
-    )
+    assert message.startswith("the machine is busy (load 9.4 on 2 cores) and PyTorch's threads spin while")
     assert "import fftnet before torch, or set GOMP_SPINCOUNT=4000 before Python starts" in message
 
 
 @pytest.mark.parametrize(("cores", "choice"), [(2, {"OMP_WAIT_POLICY": "PASSIVE"}), (16, {})])
 def test_an_idle_machine_and_a_choice_of_the_user_are_not_reported(
-    cores: int,
-    choice: dict[str, str],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    cores: int, choice: dict[str, str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (9.4, 1.0, 1.0), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)

@@ -21,8 +21,6 @@ from experiments.results import ExperimentError, Line
 
 @dataclass(frozen=True)
 class NoSettings:
-    """Nothing."""
-
     size: int = 3
 
 
@@ -59,7 +57,6 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def done(experiment: Experiment) -> list[Line]:
-    """Do all runs of the plan."""
     lines: list[Line] = []
     while (run := next(iter(experiment.plan(lines)), None)) is not None:
         lines.append(asdict(run) | experiment.execute(run))
@@ -70,16 +67,11 @@ def test_the_reference_is_swept_first_and_the_best_gets_all_seeds() -> None:
     lines = done(Toy(only=("gru", "attention")))
     assert [line["arm"] for line in lines[:6]] == ["attention"] * 3 + ["gru"] * 3
     assert [line["learning_rate"] for line in lines[:3]] == [0.2, 0.1, 0.3]
-    assert [(line["arm"], line["weight_decay"], line["learning_rate"]) for line in lines[6:8]] == [
-        ("gru", 0.1, 0.2),
-        ("attention", 0.1, 0.2),
-    ]
-    assert [(line["arm"], line["seed"], line["learning_rate"]) for line in lines[8:]] == [
-        ("gru", 1, 0.2),
-        ("attention", 1, 0.2),
-        ("gru", 2, 0.2),
-        ("attention", 2, 0.2),
-    ]
+    pair = ("gru", "attention")
+    decayed = [(line["arm"], line["weight_decay"], line["learning_rate"]) for line in lines[6:8]]
+    assert decayed == [(name, 0.1, 0.2) for name in pair]
+    repeated = [(line["arm"], line["seed"], line["learning_rate"]) for line in lines[8:]]
+    assert repeated == [(name, seed, 0.2) for seed in (1, 2) for name in pair]
     assert not list(Toy(only=("gru", "attention")).plan(lines))
 
 
@@ -99,12 +91,11 @@ def test_processes_that_share_the_runs_never_work_on_the_same(tmp_path: Path) ->
     assert next(working[0]) == held[2]
     for one in working:
         one.close()
-    alone = [run for run in workers.missing(experiment, path, print) if not _note(experiment, path, run)]
+    alone = []
+    for run in workers.missing(experiment, path, print):
+        results.append(path, asdict(run) | experiment.execute(run))
+        alone.append(run)
     assert len({run.digest for run in [*alone, held[0]]}) == len(done(experiment)) == len(alone) + 1
-
-
-def _note(experiment: Experiment, path: Path, run: Run) -> None:
-    results.append(path, asdict(run) | experiment.execute(run))
 
 
 def test_seeds_wait_for_the_sweep() -> None:
@@ -279,24 +270,18 @@ def synthetic(experiment: Recall, accuracy: Callable[[str, int], float]) -> list
 @pytest.mark.parametrize("solved", [True, False])
 def test_the_report_is_made_from_the_lines(tmp_path: Path, solved: bool) -> None:
     experiment = Recall(only=("attention", "gru"))
-    for line in synthetic(
-        experiment, lambda name, pairs: 1.0 if solved and name == "attention" else 1 / pairs
-    ):
+    accuracy = lambda name, pairs: 1.0 if solved and name == "attention" else 1 / pairs  # noqa: E731
+    for line in synthetic(experiment, accuracy):
         results.append(tmp_path / "recall.jsonl", line)
-    pages = []
-    for _ in range(2):
-        assert command.main(["report", "--results", str(tmp_path), "--output", str(tmp_path)]) == 0
-        pages.append((tmp_path / "results.md").read_text())
-    assert pages[0] == pages[1]
-    assert "| attention | 1,000 | grows | " in pages[0]
-    if solved:
-        assert "**Accuracy: attention wins on the trained sizes (1.000; GRU 0.117)" in " ".join(
-            pages[0].split()
-        )
-    assert ("**Void: attention reaches 0.031 on 128 tokens" in " ".join(pages[0].split())) != solved
-    assert pages[0].count("## ") == 1
+    assert command.main(["report", "--results", str(tmp_path), "--output", str(tmp_path)]) == 0
+    page = (tmp_path / "results.md").read_text()
+    assert "| attention | 1,000 | grows | " in page
+    words = " ".join(page.split())
+    assert ("**Accuracy: attention wins on the trained sizes (1.000; GRU 0.117)" in words) == solved
+    assert ("**Void: attention reaches 0.031 on 128 tokens" in words) != solved
+    assert page.count("## ") == 1
     for name in ("learning_rates", "state"):
-        assert f"(results/recall_{name}.png)" in pages[0]
+        assert f"(results/recall_{name}.png)" in page
         assert (tmp_path / "results" / f"recall_{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

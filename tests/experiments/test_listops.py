@@ -91,13 +91,9 @@ def test_a_sample_depends_on_its_split_and_number_alone() -> None:
     assert expressions("train", 1).row(0).tolist() != few.row(0).tolist()
 
 
-def small(name: str) -> Rows:
-    return expressions(name, 4, shortest=20, longest=60)
-
-
 def test_a_set_is_made_once_and_then_read(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "set.safetensors"
-    made = generated(path, small)
+    made = generated(path, lambda name: expressions(name, 4, shortest=20, longest=60))
     assert [file.name for file in path.parent.iterdir()] == ["set.safetensors"]
 
     def refuses(name: str) -> Rows:

@@ -21,9 +21,8 @@ NAME = "reuters-r8"
 
 
 def idx(array: np.ndarray) -> bytes:
-    return gzip.compress(
-        struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-    )
+    header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return gzip.compress(header + array.tobytes())
 
 
 @pytest.fixture
@@ -133,12 +132,11 @@ def test_topics_are_bytes_with_a_tenth_of_every_class_held_out(tmp_path: Path) -
 def test_a_damaged_table_or_wheel_is_one_sentence(tmp_path: Path, test: str | None) -> None:
     if test is None:
         (tmp_path / WHEEL).write_bytes(b"no wheel")
+        message = "is damaged, delete it to fetch it again"
     else:
         wheel(tmp_path, test)
-    wrong = (
-        "is damaged, delete it to fetch it again" if test is None else "is not a table of topics and texts"
-    )
-    with pytest.raises(ExperimentError, match=wrong):
+        message = "is not a table of topics and texts"
+    with pytest.raises(ExperimentError, match=message):
         SEQUENCES["reuters8"](tmp_path, None)
 
 

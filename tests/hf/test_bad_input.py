@@ -52,11 +52,7 @@ def model(tmp_path: Path) -> Any:
         ),
         ({"mixers": ["magic"]}, "unknown mixer 'magic'; choose from", "unknown mixer 'magic'"),
         ({"num_heads": 3}, "num_heads=3 must divide d_model=8", "num_heads=3 must divide d_model=8"),
-        (
-            {"mixer_configs": {"attention": {"window": 3}}},
-            "mixer 'attention' has no field 'window'",
-            "mixer 'attention' has no field 'window'",
-        ),
+        ({"mixer_configs": {"attention": {"window": 3}}}, *["mixer 'attention' has no field 'window'"] * 2),
         *(
             ({"architectures": value}, "architectures must be a string or a list of strings", "architectures")
             for value in (5, {"a": 1}, [["FFTNet"]])

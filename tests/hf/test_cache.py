@@ -8,6 +8,7 @@ import torch
 from hf_models import both
 from models import HYBRIDS, tokens
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from fftnet.hf import FFTNetCache
 from fftnet.hf.cache import CACHE_NAME
@@ -75,11 +76,7 @@ def test_a_copy_is_independent_and_shares_its_tensors(fields: dict[str, Any], tm
     assert cache.state
     one, two = cache.copy(), cache.copy()
     assert one.state
-    assert all(
-        a is b
-        for left, right in zip(one.state, cache.state, strict=True)
-        for a, b in zip(left, right, strict=True)
-    )
+    assert all(a is b for a, b in zip(tree_leaves(one.state), tree_leaves(cache.state), strict=True))
     for each, more in ((one, tokens(2, 3)), (two, tokens(2, 4)), (cache, tokens(2, 2))):
         logits = read(model, more, each)
         whole = torch.cat([tokens(2, 5), more], dim=1)

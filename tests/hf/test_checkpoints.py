@@ -1,9 +1,6 @@
 """One folder for both sides: whichever wrote it, the other computes the same bits."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from commands import python
 from hf_models import both
 from models import CAUSAL, ENCODERS, MODELS, VOCAB, tokens
 
@@ -26,8 +24,7 @@ ALL = pytest.mark.parametrize("fields", [*MODELS, *ENCODERS], ids=str)
 
 @torch.no_grad()
 def logits(model: Any, *inputs: Any) -> torch.Tensor:
-    result = model(*inputs) if isinstance(model, FFTNet) else model(*inputs, use_cache=False).logits
-    return result
+    return model(*inputs) if isinstance(model, FFTNet) else model(*inputs, use_cache=False).logits
 
 
 @ALL
@@ -93,20 +90,11 @@ def test_the_configurations_have_the_same_fields_and_defaults() -> None:
 
 @pytest.mark.parametrize("auto", [name for name in LANGUAGE.auto_classes if name != "AutoConfig"])
 def test_native_code_knows_every_field_that_the_library_writes(auto: str, tmp_path: Path) -> None:
-    masked = "Masked" in auto
     values: dict[str, Any] = {"num_labels": 5}
-    config = LibraryConfig(
-        **values,
-        vocab_size=VOCAB,
-        d_model=8,
-        num_layers=1,
-        causal=not masked,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=[2, 3],
-        output_hidden_states=True,
-        problem_type="multi_label_classification",
-    )
+    values |= {"vocab_size": VOCAB, "d_model": 8, "num_layers": 1, "causal": "Masked" not in auto}
+    values |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, 3]}
+    values |= {"output_hidden_states": True, "problem_type": "multi_label_classification"}
+    config = LibraryConfig(**values)
     model = getattr(transformers, auto).from_config(config)
     model.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
@@ -135,12 +123,7 @@ def test_a_process_that_never_imported_us_loads_a_folder_of_either_side(tmp_path
     folders = [tmp_path / "native", tmp_path / "library"]
     for folder in folders:
         load_tokenizer("bytes").save(folder)
-    command = [sys.executable, "-c", TRUSTING, *map(str, folders)]
-    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        command, env=dict(os.environ) | environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+    done = python("-c", TRUSTING, *folders, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1")
     expected = logits(native, torch.tensor([[1, 2, 3]]))
     for line in done.stdout.splitlines()[-2:]:
         torch.testing.assert_close(torch.tensor(json.loads(line)), expected, rtol=1e-5, atol=1e-5)

@@ -1,6 +1,5 @@
 """All modes of ``generate`` against the native model: equal ids and equal numbers."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def test_a_compiled_step_is_one_graph_for_every_prompt(padded: bool) -> None:
     torch._dynamo.reset()
     counters.clear()
     model = make(d_model=16).float()
-    library = FFTNetForCausalLM(FFTNetConfig(**_fields(model.config))).eval()
+    library = FFTNetForCausalLM(FFTNetConfig(**vars(model.config))).eval()
     library.model.load_state_dict(model.state_dict())
     compile_config: Any = CompileConfig(fullgraph=True, dynamic=False, backend="aot_eager")
     compile_config.mode = None
@@ -150,10 +149,6 @@ def test_a_compiled_step_is_one_graph_for_every_prompt(padded: bool) -> None:
         )
         assert torch.equal(eager, fast)
     assert counters["stats"]["unique_graphs"] == 1
-
-
-def _fields(config: Any) -> dict[str, Any]:
-    return {each.name: getattr(config, each.name) for each in fields(config)}
 
 
 @pytest.mark.parametrize("fields", MODELS, ids=str)

@@ -1,27 +1,95 @@
-"""Transformers' own common tests of models on our classes; see ``peer.py`` for where they come from."""
+"""Transformers' own common tests of models on our classes.
 
+They come from the source distribution of the installed version, which pip downloads once into a cache folder
+outside the repository.
+"""
+
+import os
+import subprocess
 import sys
+import tarfile
+import tempfile
 import unittest
 import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-import peer
 import pytest
 import torch
+import transformers
+from filelock import FileLock
 from transformers.models.auto import modeling_auto
 
 import fftnet.hf as hf
 from fftnet.model.exchange import LANGUAGE
 
+COMMON = "test_modeling_common.py"
+STUBS = {
+    "__init__.py": "",
+    "exporters/__init__.py": "",
+    "exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
+    "generation/__init__.py": "",
+    "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
+}
+"""Modules that the file imports but the distribution lacks."""
+PACKAGE = "peer_tests"
+
+
+class Unavailable(Exception):
+    """The distribution can't be fetched; the message names the cause."""
+
+
+def fetch() -> Path:
+    """Return a folder for ``sys.path`` with the tests as the package ``peer_tests``."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fftnet-tests"
+    folder = cache / f"transformers-{transformers.__version__}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / "lock", timeout=120):
+            if not (folder / PACKAGE / COMMON).is_file():
+                with tempfile.TemporaryDirectory(dir=cache) as partial:
+                    _unpack(_download(Path(partial)), Path(partial) / "ready")
+                    (Path(partial) / "ready").rename(folder)
+    except (OSError, KeyError, tarfile.TarError) as error:
+        raise Unavailable(f"{folder} can't be made: {error!r}") from error
+    return folder
+
+
+def _download(folder: Path) -> Path:
+    wanted = f"transformers=={transformers.__version__}"
+    options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), wanted]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"pip did not fetch the source distribution of {wanted} in time") from None
+    found = list(folder.glob("*.tar.gz"))
+    if not found:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise Unavailable(f"pip can't fetch the source distribution of {wanted}: {last[0]}")
+    return found[0]
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    package = folder / PACKAGE
+    for name, content in STUBS.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(content, encoding="utf-8")
+    with tarfile.open(archive) as files:
+        member = files.extractfile(f"transformers-{transformers.__version__}/tests/{COMMON}")
+        assert member is not None
+        (package / COMMON).write_bytes(member.read())
+
+
 try:
-    sys.path.insert(0, str(peer.fetch()))
-except peer.Unavailable as error:
+    sys.path.insert(0, str(fetch()))
+except Unavailable as error:
     pytest.skip(f"Transformers' own tests are not run: {error}", allow_module_level=True)
 with warnings.catch_warnings():
     # Their marks are those of their own configuration.
     warnings.simplefilter("ignore")
-    common: Any = import_module(f"{peer.PACKAGE}.{peer.COMMON.removesuffix('.py')}")
+    common: Any = import_module(f"{PACKAGE}.{COMMON.removesuffix('.py')}")
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -73,7 +141,7 @@ class Sizes:
 
 
 class Common(common.ModelTesterMixin):
-    """Tests of both forms."""
+    """The library's tests, for a causal or bidirectional model with any mixers."""
 
     has_attentions = False
     causal = True

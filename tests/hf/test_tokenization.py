@@ -39,7 +39,7 @@ BPE = load_tokenizer("bpe", corpus=DOCS, vocab_size=1000)
 
 
 def published(pattern: str) -> Tokenizer:
-    """A small vocabulary under the pattern of a published encoding, with special tokens behind a gap."""
+    """Return a small vocabulary with a published pattern, and with special tokens behind a gap."""
     ranks = {BPE.decode_bytes([token]): token for token in range(BPE.vocab_size - 1)}
     special = {"<|endoftext|>": 1003, "<|fim|>": 1001}
     encoding = tiktoken.Encoding("small", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
@@ -83,11 +83,8 @@ def test_a_folder_goes_through_both_sides_and_back(name: str, tmp_path: Path) ->
     assert (library.padding_side, list(library("a"))) == ("left", ["input_ids", "attention_mask"])
     library.save_pretrained(tmp_path / "library")
     again = Tokenizer.load(tmp_path / "library")
-    assert (again.fingerprint, again.name, again.vocab_size) == (
-        native.fingerprint,
-        native.name,
-        native.vocab_size,
-    )
+    for field in ("fingerprint", "name", "vocab_size"):
+        assert getattr(again, field) == getattr(native, field)
     third = AutoTokenizer.from_pretrained(tmp_path / "library")
     assert all(third(text).input_ids == native.encode(text) for text in DOCS[:20])
 
@@ -108,19 +105,13 @@ def test_settings_of_the_library_override_those_of_the_folder(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"model": {"type": "WordPiece", "vocab": {}}},
-            "is not a byte-level BPE as FFTNet's are: load it with",
-        ),
+        ({"model": {"type": "WordPiece", "vocab": {}}}, "is not a byte-level BPE as FFTNet's are: load it"),
         ({"normalizer": {"type": "NFC"}}, "is not a byte-level BPE as FFTNet's are: load it with"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "is not a byte-level BPE as FFTNet's are: load it with"),
         ({"pre_tokenizer": None}, "is damaged, take another checkpoint"),
         ({"model": None}, "is damaged, take another checkpoint"),
         ({"added_tokens": []}, "has no <\\|endoftext\\|>"),
-        (
-            {"added_tokens": [{"id": 257, "content": "owl", "special": False}]},
-            "added token 'owl', which stands",
-        ),
+        ({"added_tokens": [{"id": 257, "content": "owl", "special": False}]}, "added token 'owl', which st"),
     ],
 )
 def test_a_tokenizer_of_another_kind_is_not_taken_for_ours(

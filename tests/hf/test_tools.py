@@ -1,5 +1,6 @@
-"""Trainer, pipelines, LoRA and offloading of Transformers and PEFT."""
+"""Trainer, pipelines, LoRA and offloading of Transformers and PEFT; the code of docs/transformers.md."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,19 @@ def test_a_vocabulary_grows(tmp_path: Path) -> None:
     again = FFTNet.from_pretrained(tmp_path / "grown")
     assert again.config.vocab_size == VOCAB + 3
     torch.testing.assert_close(again(tokens(2, 5))[..., :VOCAB], native(tokens(2, 5)))
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "transformers.md"
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_the_blocks_of_the_page_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 5
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert (tmp_path / "from_transformers" / "model.safetensors").is_file()

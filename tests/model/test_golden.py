@@ -5,14 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from fftnet.model.components import (
-    AdaptiveSpectralFilter,
-    FourierTransform,
-    InverseFourierTransform,
-    ModReLU,
-)
+from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
 from fftnet.ops.numerics import interpolate_anchors
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("paper_v2_*.npz"))
@@ -22,38 +16,29 @@ def test_golden_files_are_there() -> None:
     assert len(GOLDEN) == 6
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_components_match_the_published_layer(path: Path) -> None:
+def test_the_mixer_and_its_components_are_the_published_layer(path: Path, fused: bool) -> None:
     golden = {name: torch.from_numpy(array) for name, array in np.load(path).items()}
     x_BTD = golden["x"].clone().requires_grad_()
-    num_heads, num_bins = golden["base_filter"].shape
-    width = x_BTD.shape[-1]
-    adaptive = AdaptiveSpectralFilter(width, width, num_heads, num_bins).double()
-    activation = ModReLU(num_heads, num_bins).double()
-    adaptive.load_state_dict(
+    heads, bins = golden["base_filter"].shape
+    mixer = SpectralMixer(x_BTD.shape[2], heads, SpectralConfig(num_anchors=bins)).double()
+    mixer.load_state_dict(
         {
-            "base_filter": golden["base_filter"],
-            "modulation.0.weight": golden["mlp_in_weight"],
-            "modulation.0.bias": golden["mlp_in_bias"],
-            "modulation.2.weight": golden["mlp_out_weight"],
-            "modulation.2.bias": golden["mlp_out_bias"],
+            "filter.base_filter": golden["base_filter"],
+            "filter.modulation.0.weight": golden["mlp_in_weight"],
+            "filter.modulation.0.bias": golden["mlp_in_bias"],
+            "filter.modulation.2.weight": golden["mlp_out_weight"],
+            "filter.modulation.2.bias": golden["mlp_out_bias"],
+            "activation.bias": golden["modrelu_bias"],
         }
     )
-    activation.load_state_dict({"bias": golden["modrelu_bias"]})
-
-    spectrum_BHFd = FourierTransform(num_heads)(x_BTD)
-    filtered_BHFd = activation(spectrum_BHFd * adaptive(x_BTD.mean(dim=1))[..., None])
-    mixed_BTD = InverseFourierTransform()(filtered_BHFd, x_BTD.shape[1])
-    mixed_BTD.backward(golden["grad_of_mixed"])
-
-    def close(actual: Tensor | None, name: str) -> None:
-        assert actual is not None
+    mixed = mixer(x_BTD) if fused else mixer.inspect(x_BTD).output
+    leaves = (x_BTD, mixer.filter.base_filter, mixer.activation.bias)
+    grads = torch.autograd.grad(mixed, leaves, golden["grad_of_mixed"])
+    names = ("mixed", "grad_x", "grad_base_filter", "grad_modrelu_bias")
+    for name, actual in zip(names, (mixed.detach(), *grads), strict=True):
         torch.testing.assert_close(actual, golden[name], rtol=1e-9, atol=1e-9)
-
-    close(mixed_BTD.detach(), "mixed")
-    close(x_BTD.grad, "grad_x")
-    close(adaptive.base_filter.grad, "grad_base_filter")
-    close(activation.bias.grad, "grad_modrelu_bias")
 
 
 @pytest.mark.parametrize(("anchors", "bins"), [(1, 5), (5, 1), (5, 5), (3, 9), (9, 4)])

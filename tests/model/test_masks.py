@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fftnet.model import select_state
+from fftnet.model.mixers import MIXERS
 
 FIRST = torch.tensor(
     [
@@ -26,7 +27,7 @@ SECOND = FIRST[[3, 2, 0, 4, 1], :5]
 
 def only_mixer(name: str) -> Any:
     """Return the mixer of a model with one layer and random weights."""
-    return next(iter(make(mixers=(name,), num_layers=1).backbone.layers)).mixer
+    return next(iter(make(mixers=(name,), causal=name in CAUSAL, num_layers=1).backbone.layers)).mixer
 
 
 @pytest.mark.parametrize("chunk_size", [None, 3])
@@ -102,13 +103,18 @@ def test_gradients_of_a_masked_mixer_are_those_of_each_row_alone(name: str, with
     assert not actual[0][~FIRST].any()
 
 
-@pytest.mark.parametrize("name", CAUSAL)
-def test_padding_may_hold_anything(name: str) -> None:
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("filling", [1e3, torch.nan])
+def test_padding_may_hold_anything(name: str, filling: float) -> None:
     mixer = only_mixer(name)
     x = torch.randn(5, 7, 8, dtype=torch.float64)
-    start = mixer(torch.randn_like(x), None, mixer.init_state(5))[1]
-    clean, after = mixer(x, FIRST, start)
-    filled, other = mixer(x.masked_fill(~FIRST[..., None], torch.nan), FIRST, start)
-    torch.testing.assert_close(filled[FIRST], clean[FIRST], rtol=0, atol=0)
-    for one, two in zip(tree_leaves(after), tree_leaves(other), strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=0)
+    upstream = torch.randn_like(x) * FIRST[..., None]
+    start = mixer(torch.randn_like(x), None, mixer.init_state(5))[1] if name in CAUSAL else None
+    found = []
+    for given in (x, x.masked_fill(~FIRST[..., None], filling)):
+        leaves = [given.clone().requires_grad_(), *mixer.parameters()]
+        mixed, after = (mixer(leaves[0], FIRST), None) if start is None else mixer(leaves[0], FIRST, start)
+        assert start is not None or not mixed[~FIRST].any()
+        grads = torch.autograd.grad(mixed, leaves, upstream, materialize_grads=True)
+        found.append([mixed[FIRST], *tree_leaves(after), *grads])
+    torch.testing.assert_close(*found, rtol=0, atol=0)

@@ -1,8 +1,6 @@
 """The whole model: causality, any length, precision, configurations, files."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,15 +40,6 @@ def test_positions_of_an_untrained_bidirectional_model_are_as_large_as_its_embed
     positions = seen[0] - read
     assert positions.std(dim=1).max() > 0, "positions differ"
     torch.testing.assert_close(positions.std().item(), read.std().item(), rtol=0.3, atol=0.0)
-
-
-@pytest.mark.parametrize("name", MIXERS)
-def test_any_length(name: str) -> None:
-    model = make(causal=name in CAUSAL, mixers=(name,))
-    for length in [*range(1, 34), 64, 65, 97, 199]:
-        logits = model(tokens(1, length))
-        assert logits.shape == (1, length, VOCAB)
-        assert torch.isfinite(logits).all()
 
 
 @pytest.mark.parametrize("name", MIXERS)
@@ -178,40 +167,3 @@ def test_a_configuration_takes_dictionaries_and_ignores_defaults_of_unused_mixer
     assert replace(config, d_model=64).mixer_configs == config.mixer_configs
     backbone = BackboneConfig(mixer_configs={"addressed_spectral": {"num_bins": 2}})
     assert FFTNetConfig(**vars(backbone), vocab_size=3) == config
-
-
-WITHOUT_NUMBA = """
-import sys
-sys.modules["numba"] = None
-import torch
-from fftnet import FFTNet, FFTNetConfig
-
-for causal in (True, False):
-    model = FFTNet(FFTNetConfig(vocab_size=11, d_model=16, num_heads=2, num_layers=1, causal=causal))
-    text = torch.arange(9)[None]
-    model(text).sum().backward()
-    if causal:
-        with torch.no_grad():
-            logits, state = model.prefill(text[:, :8])
-            logits, _ = model.step(text[:, 8], state)
-            torch.testing.assert_close(logits, model(text)[:, -1])
-assert "fftnet.ops.causal_mix.cpu" not in sys.modules
-"""
-
-
-def test_everything_works_without_numba() -> None:
-    subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT_NUMBA], check=True, timeout=120)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_number_of_threads_changes_nothing_and_stays(count: int) -> None:
-    model = make(d_model=64)
-    text = tokens(4, 300)
-    before = torch.get_num_threads()
-    expected = model(text)
-    torch.set_num_threads(count)
-    try:
-        torch.testing.assert_close(model(text), expected, rtol=1e-9, atol=1e-9)
-        assert torch.get_num_threads() == count
-    finally:
-        torch.set_num_threads(before)

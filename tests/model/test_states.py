@@ -2,14 +2,13 @@
 
 import pytest
 import torch
+from conftest import assert_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import CAUSAL, FIXED, VARIANTS, VOCAB, make, tokens
 from torch.utils._pytree import tree_leaves
 
-from fftnet import FFTNet
 from fftnet.model import Backbone, BackboneConfig
-from fftnet.model.state import State
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -110,25 +109,20 @@ def test_a_backbone_reads_features_in_pieces() -> None:
         backbone(x[..., :3])
 
 
-def continuations(model: FFTNet, text: torch.Tensor, state: State) -> list[State]:
-    """Read one token after ``state`` twice, then one more after each, and compare with the whole text."""
-    ends = []
-    for token in (3, 4):
-        longer = torch.cat([text, torch.full((text.shape[0], 1), token)], dim=1)
-        ends.append((longer, model.step(longer[:, -1], state)[1]))
-    for longer, after in ends:
-        longest = torch.cat([longer, torch.full((text.shape[0], 1), 5)], dim=1)
-        actual, _ = model.step(longest[:, -1], after)
-        torch.testing.assert_close(actual, model(longest)[:, -1], rtol=1e-9, atol=1e-9)
-    return [after for _, after in ends]
-
-
 def test_one_decode_step_of_attention_appends_in_place_and_a_fork_copies() -> None:
     model = make(mixers=("attention",), num_layers=1)
     text = tokens(2, 6)
     with torch.no_grad():
         _, state = model.step(text[:, 5], model.prefill(text[:, :5])[1])
-        (newest,), (fork,) = continuations(model, text, state)
+        ends = []
+        for token in (3, 4):
+            longer = torch.cat([text, torch.full((2, 1), token)], dim=1)
+            ends.append((longer, model.step(longer[:, -1], state)[1]))
+        for longer, after in ends:
+            longest = torch.cat([longer, torch.full((2, 1), 5)], dim=1)
+            actual, _ = model.step(longest[:, -1], after)
+            torch.testing.assert_close(actual, model(longest)[:, -1], rtol=1e-9, atol=1e-9)
+    (_, (newest,)), (_, (fork,)) = ends
     (first,) = state
     assert newest.keys.data_ptr() == first.keys.data_ptr()
     assert newest.keys.shape[2] == 10
@@ -174,13 +168,7 @@ def test_gradients_through_steps_are_those_of_the_whole_text(name: str, variant:
     for token in text.unbind(dim=1):
         logits_BV, state = model.step(token, state)
         logits.append(logits_BV)
-    stepped = torch.stack(logits, dim=1)
-    torch.testing.assert_close(stepped, whole, rtol=1e-9, atol=1e-9)
-    parameters = list(model.parameters())
-    upstream = torch.randn_like(whole)
-    expected = torch.autograd.grad(whole, parameters, upstream)
-    actual = torch.autograd.grad(stepped, parameters, upstream)
-    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-8)
+    assert_same(torch.stack(logits, dim=1), whole, model.parameters())
 
 
 @pytest.mark.parametrize("name", FIXED)

@@ -25,7 +25,6 @@ from operators import (
     Operator,
     backend_suite,
     compare,
-    registered_backends,
     results,
 )
 
@@ -38,23 +37,21 @@ def test_values_gradients_and_registration(operator: Operator, backend: str) -> 
     backend_suite(operator, backend)
 
 
-@pytest.mark.parametrize("length", [1, 5, 130])
-@pytest.mark.parametrize(("operator", "backend"), [case for case in CASES if case[0] in LONG], ids=str)
-def test_other_lengths(operator: Operator, backend: str, length: int) -> None:
-    backend_suite(operator, backend, length=length)
+BLOCKS = [2, 3, 63, 64, 65, 129, 255, 256, 257, 311]
 
 
-@pytest.mark.parametrize("length", [2, 3, 63, 64, 65, 129, 255, 256, 257, 311])
-@pytest.mark.parametrize("operator", [CAUSAL_MIX, KEYED_MIX, SPECTRAL_MIX], ids=str)
-def test_lengths_around_the_blocks_of_the_backends(operator: Operator, length: int) -> None:
+@pytest.mark.parametrize(
+    ("operator", "sizes"),
+    [
+        *((operator, {"length": n}) for operator in (CAUSAL_MIX, KEYED_MIX, SPECTRAL_MIX) for n in BLOCKS),
+        # A head with several work items.
+        *((SPECTRAL_MIX, {"length": n, "heads": 3, "width": 7}) for n in (1025, 1100)),
+    ],
+    ids=str,
+)
+def test_lengths_around_the_blocks_of_the_backends(operator: Operator, sizes: dict[str, int]) -> None:
     for backend in operator.fast():
-        compare(operator, list(operator.make(length=length).values()), backend)
-
-
-@pytest.mark.parametrize("length", [1025, 1100])
-def test_a_bidirectional_head_with_several_work_items(length: int) -> None:
-    inputs = SPECTRAL_MIX.make(length=length, heads=3, width=7)
-    compare(SPECTRAL_MIX, list(inputs.values()), "numba", 1e-8)
+        compare(operator, list(operator.make(**sizes).values()), backend, 1e-8)
 
 
 TOKENS = st.sampled_from([1, 2, 3, 5, 43, 64, 65, 131])
@@ -148,22 +145,11 @@ def test_any_number_of_threads_gives_the_same_numbers(
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             found.append(results(operator, inputs, "numba"))
+            assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("operator", LONG[:-1], ids=str)
-def test_kernels_compute_narrow_inputs_in_float32(operator: Operator, dtype: torch.dtype) -> None:
-    narrow = [x.to(dtype) if x.is_floating_point() else x for x in operator.make(length=101).values()]
-    wide = [x.float() if x.is_floating_point() else x for x in narrow]
-    for backend in registered_backends(operator):
-        outputs = operator.outputs(*narrow, backend=backend)
-        assert outputs[0].dtype == dtype
-        for one, other in zip(outputs, operator.outputs(*wide, backend=backend), strict=True):
-            torch.testing.assert_close(one, other.to(one.dtype), rtol=0, atol=0)
 
 
 STREAMS = {"values", "key", "filter_", "clock", "x"}

@@ -3,14 +3,13 @@
 import errno
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import python
 
 import fftnet
 
@@ -55,13 +54,10 @@ def test_cached_kernels_notice_a_change_in_the_files_that_they_share(tmp_path: P
     package = tmp_path / "fftnet"
     source = Path(fftnet.__file__).parent
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__", "*.nb?"))
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
 
     def run() -> list[float]:
-        command = [sys.executable, "-c", RUN]
-        done = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
-        )
+        done = python("-c", RUN, folder=tmp_path, **environment)
         hits, misses, mean = (float(word) for word in done.stdout.split())
         # A program that has not set up logging sees the line, too.
         assert done.stderr == (f"{compile.COMPILING}\n" if misses else "")

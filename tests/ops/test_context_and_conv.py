@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_inputs import normal_numbers
-from operators import GATED_CONV, PREFIX_CONTEXT, context_inputs, conv_inputs, defined_context_step
+from operators import GATED_CONV, PREFIX_CONTEXT, defined_context_step, normal_numbers
 from torch import Tensor
 
 from fftnet.ops.convolution import causal_conv
@@ -46,7 +45,9 @@ def test_the_context_matches_a_plain_loop(length: int, split: int, masked: bool)
 @pytest.mark.parametrize("backend", PREFIX_CONTEXT.fast())
 def test_a_mean_that_forgets_within_a_few_tokens(backend: str, horizon: int) -> None:
     """The weights of such a mean grow by more than float32 holds within a text."""
-    x, mean, count = (x.float() if x.is_floating_point() else x for x in context_inputs(length=700).values())
+    x, mean, count = (
+        x.float() if x.is_floating_point() else x for x in PREFIX_CONTEXT.make(length=700).values()
+    )
     some = torch.rand(x.shape[:2], generator=torch.Generator().manual_seed(1)) < 0.7
     for counted in (None, some):
         inputs = (x, mean, count, counted)
@@ -106,21 +107,10 @@ def test_a_small_gradient_of_the_context_keeps_its_digits(horizon: int) -> None:
         torch.testing.assert_close(actual[2:], expected[2:], rtol=1e-5, atol=1e-17)
 
 
-@pytest.mark.parametrize("backend", [*PREFIX_CONTEXT.fast(), "reference"])
-@pytest.mark.parametrize("length", [1, 16, 131])
-def test_counting_every_token_is_counting_all(backend: str, length: int) -> None:
-    x, mean, count = context_inputs(length=length).values()
-    everything = torch.ones(2, length, dtype=torch.bool)
-    torch.testing.assert_close(
-        prefix_context(x, mean, count, backend=backend),
-        prefix_context(x, mean, count, everything, backend=backend),
-    )
-
-
 @pytest.mark.parametrize("taps", [1, 2, 4])
 @pytest.mark.parametrize("length", [1, 2, 3, 9])
 def test_convolutions_match_conv1d(taps: int, length: int) -> None:
-    x, weight, past = conv_inputs(length=length, taps=taps).values()
+    x, weight, past = GATED_CONV.make(length=length, taps=taps).values()
     padded = torch.cat([past, x], dim=1)
     convolved = torch.nn.functional.conv1d(padded.transpose(1, 2), weight[:, None], groups=16).transpose(1, 2)
     y, kept = causal_conv(x, weight, past)

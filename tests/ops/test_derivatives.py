@@ -32,7 +32,7 @@ SENTENCE = (
 
 
 def problem(operator: Operator, backend: str) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """The operator's first output as a function of its floating inputs, and these."""
+    """Return the operator's first output as a function of its floating inputs, and these inputs."""
     short = {"batch": 1, "length": 3} if operator in LONG else {}
     inputs = list(operator.make(**SIZES.get(operator.name, short)).values())
     places = [n for n, x in enumerate(inputs) if x.is_floating_point()]
@@ -56,7 +56,7 @@ def second_derivatives(operator: Operator, backend: str) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=str)
 def test_gradients_of_the_definitions_are_finite_differences(operator: Operator) -> None:
-    """Every backend is held to the gradients of these (test_backends.py)."""
+    """test_backends.py compares the gradients of every backend with those of the definitions."""
     lengths = [{"length": 4}, {"length": 5}] if operator in LONG else [{}]
     for sizes in lengths:
         inputs = list(operator.make(**SIZES.get(operator.name, {"batch": 1}) | sizes).values())

@@ -1,12 +1,16 @@
-"""Causal and keyed mixing beyond test_backends.py: bad numbers, the special case, capacity."""
+"""Causal, keyed and bidirectional mixing beyond test_backends.py: bad numbers, zeros, capacity."""
+
+import shutil
 
 import pytest
 import torch
-from operators import CAUSAL_MIX, KEYED_MIX, Operator, causal_inputs, keyed_inputs, results
+from conftest import assert_same, randomise
+from operators import CAUSAL_MIX, KEYED_MIX, SPECTRAL_MIX, Operator, compare, results
 
-from fftnet.ops.causal_mix import HeadParameters, causal_mix, reference
-from fftnet.ops.causal_mix.eager import prefix_transform
+from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
+from fftnet.ops.causal_mix import HeadParameters, causal_mix
 from fftnet.ops.keyed_mix import keyed_mix
+from fftnet.ops.spectral_mix import spectral_mix
 
 FAST = KEYED_MIX.fast()
 
@@ -14,7 +18,7 @@ FAST = KEYED_MIX.fast()
 @pytest.mark.parametrize("backend", [*FAST, "reference"])
 def test_a_key_of_one_and_a_real_filter_give_the_causal_layer(backend: str) -> None:
     """The layer of section 2 of docs/maths.md, with a bias of 0 for modReLU and a clock of one token."""
-    values, key, filter_, clock, decay, frequency, state = keyed_inputs(length=70).values()
+    values, key, filter_, clock, decay, frequency, state = KEYED_MIX.make(length=70).values()
     key = torch.stack([torch.ones_like(key[..., 0, :]), torch.zeros_like(key[..., 0, :])], dim=-2)
     gain = filter_[..., 0, :]
     readout = torch.randn(*decay.shape, 2, dtype=torch.float64)
@@ -44,22 +48,6 @@ def test_a_bad_value_comes_out_as_nan_and_only_later(operator: Operator, bad: fl
         assert torch.isfinite(mixed[0, :256]).all()
 
 
-@pytest.mark.parametrize("backend", CAUSAL_MIX.fast())
-def test_zero_values_have_finite_gradients(backend: str) -> None:
-    inputs = [torch.zeros_like(x) if x.ndim >= 4 else x for x in causal_inputs(length=9).values()]
-    outputs, grads = results(CAUSAL_MIX, inputs, backend)
-    assert all(torch.isfinite(x).all() for x in outputs + grads)
-
-
-@pytest.mark.parametrize("length", [1, 2, 13, 300])
-def test_prefix_transform_matches_the_direct_sum(length: int) -> None:
-    v, _, decay, frequency, _, _, state = causal_inputs(length=length).values()
-    actual, last = prefix_transform(v, decay, frequency, state)
-    expected = reference.prefix_spectrum(v, decay, frequency, state)
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(torch.complex(last[:, :, 0], last[:, :, 1]).transpose(1, 2), expected[:, -1])
-
-
 @pytest.mark.parametrize("backend", FAST)
 def test_capacity_grows_with_the_bins(backend: str) -> None:
     """Random keys, read by their conjugates: F bins of one head tell about F d / (2 ln V) pairs apart.
@@ -81,3 +69,33 @@ def test_capacity_grows_with_the_bins(backend: str) -> None:
         found, _ = keyed_mix(nothing, key, address, still, zeros, zeros, state, backend=backend)
         error = (found - values).square().mean()
         assert error == pytest.approx((pairs - 1) / (2 * bins) + 1 / bins, rel=0.35)
+
+
+@pytest.mark.parametrize("backend", SPECTRAL_MIX.fast())
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_value_comes_out_of_a_bidirectional_mixer_as_nan(backend: str, which: int, bad: float) -> None:
+    inputs = list(SPECTRAL_MIX.make(length=65).values())
+    inputs[which].select(-1, 0).view(-1)[0] = bad
+    mixed = spectral_mix(*inputs, backend=backend)
+    assert not torch.isfinite(mixed[0, :, 0]).any()
+    if which < 2:
+        assert torch.isfinite(mixed[1]).all()
+    _, grads = results(SPECTRAL_MIX, inputs, backend)
+    assert not all(torch.isfinite(x).all() for x in grads)
+
+
+@pytest.mark.parametrize("backend", SPECTRAL_MIX.fast())
+def test_gradients_are_finite_where_the_spectrum_or_the_filter_is_zero(backend: str) -> None:
+    x, filter_, bias = SPECTRAL_MIX.make(length=12).values()
+    for inputs in ([torch.zeros_like(x), filter_, bias], [x, torch.zeros_like(filter_), bias]):
+        compare(SPECTRAL_MIX, inputs, backend)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_the_mixer_compiles_to_machine_code() -> None:
+    mixer = randomise(SpectralMixer(6, 2, SpectralConfig(num_anchors=8)))
+    x = torch.randn(2, 9, 6, dtype=torch.float64)
+    compiled = torch.compile(mixer, fullgraph=True, dynamic=True)
+    assert_same(compiled(x), mixer(x), mixer.parameters())

@@ -1,4 +1,6 @@
-"""Convolutions, addresses and norms beyond test_backends.py: uneven splits, dtypes, bad numbers, zeros."""
+"""Convolutions, addresses, norms and decode steps beyond test_backends.py: dtypes, bad numbers, zeros."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,17 +9,21 @@ from hypothesis import strategies as st
 from operators import (
     ADDRESS_STEP,
     ADDRESSES,
+    CAUSAL_MIX,
+    CONTEXT_STEP,
     EPS,
     GATED_NORM,
+    MIX_STEP,
     RMS_NORM,
     SHORT_CONV,
+    SPECTRAL_MIX,
     Operator,
-    address_inputs,
     compare,
-    conv_inputs,
+    results,
 )
 from torch import Tensor
 
+from fftnet.ops import decode
 from fftnet.ops.short_conv import short_conv
 
 PARTS = [SHORT_CONV, ADDRESSES, GATED_NORM, RMS_NORM]
@@ -39,7 +45,7 @@ def test_more_or_fewer_keys_than_values(backend: str, length: int, width: int, k
     generator = torch.Generator().manual_seed(length)
     shapes = [(2, length, width + keys), (width + keys, 4), (2, 3, width + keys)]
     inputs = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    compare(Operator("short_conv", conv_inputs, call, SHORT_CONV.backends), inputs, backend)
+    compare(replace(SHORT_CONV, call=call, constants=None), inputs, backend)
 
 
 @each
@@ -74,20 +80,24 @@ def test_a_bad_number_is_not_hidden_and_spoils_its_own_token(
 @pytest.mark.parametrize("name", ["raw_filter", "modulation"])
 @pytest.mark.parametrize("backend", ADDRESSES.fast())
 def test_nan_in_a_filter_comes_out_as_nan(backend: str, name: str) -> None:
-    inputs = address_inputs()
+    inputs = ADDRESSES.make()
     inputs[name][1, 3, 1, 0, 5] = float("nan")
     _, filter_ = ADDRESSES.outputs(*inputs.values(), backend=backend)
     assert filter_[1, 3, 1, :, 5].isnan().all()
     assert filter_[0].isfinite().all()
 
 
-@each
-def test_zeros_have_finite_gradients(operator: Operator, backend: str) -> None:
-    for dtype in (torch.float32, torch.float64):
-        leaves = [torch.zeros_like(x, dtype=dtype).requires_grad_() for x in operator.make().values()]
-        outputs = operator.outputs(*leaves, backend=backend)
-        grads = torch.autograd.grad(outputs, leaves, [torch.ones_like(y) for y in outputs])
-        assert all(x.isfinite().all() for x in (*outputs, *grads))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("operator", [*PARTS, CAUSAL_MIX, SPECTRAL_MIX, ADDRESS_STEP, MIX_STEP], ids=str)
+def test_zeros_give_zero_with_finite_gradients(operator: Operator, dtype: torch.dtype) -> None:
+    inputs = {name: torch.zeros_like(x, dtype=dtype) for name, x in operator.make().items()}
+    if "decay" in inputs:
+        inputs["decay"] += 0.5  # Without any, the normalisation g has no gradient.
+    for backend in operator.fast():
+        with torch.no_grad():
+            assert not any(x.any() for x in operator.outputs(*inputs.values(), backend=backend))
+        _, grads = results(operator, list(inputs.values()), backend)
+        assert all(grad.isfinite().all() for grad in grads)
 
 
 @pytest.mark.parametrize(
@@ -110,18 +120,66 @@ def test_filters_on_both_sides_of_the_thresholds_of_modrelu(operator: Operator, 
 def test_a_width_out_of_range_is_refused(width: int) -> None:
     message = f"short_conv: width must lie between 0 and C = 16, got {width}"
     with pytest.raises(ValueError, match=message):
-        short_conv(*conv_inputs().values(), width=width)
+        short_conv(*SHORT_CONV.make().values(), width=width)
     if "numba" in SHORT_CONV.fast():
         with pytest.raises(ValueError, match=message):
-            torch.ops.fftnet.short_conv(*conv_inputs().values(), width, "numba")
+            torch.ops.fftnet.short_conv(*SHORT_CONV.make().values(), width, "numba")
 
 
 def test_the_registered_convolution_refuses_a_width_that_is_no_whole_vector() -> None:
     pytest.importorskip("numba")
     with pytest.raises(ValueError, match="the registered short_conv can't run on the backend 'numba'"):
-        torch.ops.fftnet.short_conv(*conv_inputs().values(), 4, "numba")
-    inputs = list(conv_inputs(width=16).values())
+        torch.ops.fftnet.short_conv(*SHORT_CONV.make().values(), 4, "numba")
+    inputs = list(SHORT_CONV.make(width=16).values())
     grads = [x.clone() for x in torch.ops.fftnet.short_conv(*inputs, 8, "numba")]
     message = r"grad_values must have shape \(2, 17, 16\) \(B, T, D\), got \(2, 17, 8\)"
     with pytest.raises(ValueError, match=message):
         torch.ops.fftnet.short_conv_backward(*inputs, *grads, 16, "numba")
+
+
+@pytest.mark.parametrize("backend", decode.BACKENDS.available())
+@torch.no_grad()
+def test_a_bad_value_in_a_step_spoils_its_own_channel(backend: str) -> None:
+    inputs = MIX_STEP.make(batch=1, heads=1, width=3)
+    inputs["values"][0, 0, 1] = torch.nan
+    mixed, _ = MIX_STEP.outputs(*inputs.values(), backend=backend)
+    assert torch.isnan(mixed[0, 0]).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["projected", "raw_filter", "modulation", "clock", "gate", "spectrum"])
+@pytest.mark.parametrize("backend", decode.BACKENDS.available())
+@torch.no_grad()
+def test_a_bad_number_in_a_step_spoils_its_own_row(backend: str, name: str, bad: float) -> None:
+    inputs = ADDRESS_STEP.make()
+    expected = ADDRESS_STEP.outputs(*inputs.values(), backend=backend)
+    inputs[name][1].view(-1)[0] = bad
+    outputs = ADDRESS_STEP.outputs(*inputs.values(), backend=backend)
+    torch.testing.assert_close([x[0] for x in outputs], [x[0] for x in expected])
+    # tanh and the gate's sigmoid bound an infinite number, and an infinite clock forgets everything.
+    if bad != bad or name in ("projected", "raw_filter", "spectrum"):
+        assert not torch.isfinite(outputs[0][1]).all()
+
+
+def test_a_horizon_below_one_token_is_refused() -> None:
+    with pytest.raises(ValueError, match="context_step: horizon must be at least 1, got 0"):
+        decode.context_step(*CONTEXT_STEP.make().values(), horizon=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("projected", "address_step: projected must have C = 32, got 31"),
+        ("raw_filter", "address_step: raw_filter must have A = 16, got 15"),
+        ("gate", "address_step: gate must have D = 16, got 15"),
+    ],
+)
+@pytest.mark.parametrize("backend", decode.BACKENDS.available())
+def test_channels_that_do_not_add_up_are_named(backend: str, name: str, message: str) -> None:
+    inputs = ADDRESS_STEP.make()
+    inputs[name] = inputs[name][:, 1:]
+    if name == "projected":
+        inputs["conv_weight"] = inputs["conv_weight"][1:]
+        inputs["conv_state"] = inputs["conv_state"][..., 1:]
+    with pytest.raises(ValueError, match=message):
+        ADDRESS_STEP.outputs(*inputs.values(), backend=backend)

@@ -11,7 +11,7 @@ STATES = ("state", "mean", "conv_state", "spectrum")
 
 
 def errors(operator: Operator, inputs: list[Tensor], backend: str) -> list[float]:
-    """Relative errors of values and gradients against the definition on the same numbers in float64."""
+    """Return the relative errors of values and gradients against the definition in float64."""
     exact = results(operator, [x.double() if x.is_floating_point() else x for x in inputs], "reference")
     found = results(operator, inputs, backend)
     return [

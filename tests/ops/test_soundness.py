@@ -6,31 +6,23 @@ past the end of an array ends the process. As a control the same runs without th
 
 import functools
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import ROOT, python
 from guarded import unchecked, walk, wrong
 from operators import CAUSAL_MIX, GATE_STEP, GATED_CONV, KEYED_MIX, LONG, OPERATORS, SAME_CHECKS, Operator
 
 from fftnet.ops.checks import Signature
 
-GUARDED = Path(__file__).parents[1] / "guarded.py"
-
 
 @pytest.mark.parametrize("backend", ["numba", "triton"])
 def test_kernels_touch_nothing_but_their_arrays_and_without_the_checks_they_do(backend: str) -> None:
     pytest.importorskip(backend)
-    environment = os.environ | ({"TRITON_INTERPRET": "1"} if backend == "triton" else {})
-    command = [sys.executable, str(GUARDED), backend]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    environment = {"TRITON_INTERPRET": "1"} if backend == "triton" else {}
+    report = json.loads(python(ROOT / "tests" / "guarded.py", backend, **environment).stdout)
     operators = [x for x in OPERATORS if x not in SAME_CHECKS]
     if backend == "triton":
         operators = [KEYED_MIX]

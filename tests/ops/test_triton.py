@@ -6,14 +6,13 @@ the tests of the kernels in another process.
 
 import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from operators import KEYED_MIX, backend_suite, compare, keyed_inputs, results
+from commands import python
+from operators import KEYED_MIX, backend_suite, compare, results
 from torch import Tensor
 
 from fftnet.ops.keyed_mix import keyed_mix
@@ -28,18 +27,13 @@ kernels = pytest.mark.skipif(
 )
 
 
-def keyed(*, speed: float = 1.0, **sizes: int) -> list[Tensor]:
-    """Return inputs of keyed mixing whose clock is faster by a factor."""
-    inputs = keyed_inputs(**sizes)
-    return list((inputs | {"clock": inputs["clock"] * speed}).values())
+def inputs_of(**sizes: Any) -> list[Tensor]:
+    return list(KEYED_MIX.make(**sizes).values())
 
 
 @pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the kernels run in this process")
 def test_the_kernels_interpreted() -> None:
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = python("-m", "pytest", "-n", "0", "-p", "no:cacheprovider", __file__, TRITON_INTERPRET="1")
     assert "passed" in done.stdout
 
 
@@ -58,14 +52,14 @@ def test_the_kernels_interpreted() -> None:
 def test_values_state_and_gradients(
     batch: int, length: int, heads: int, width: int, bins: int, speed: float
 ) -> None:
-    inputs = keyed(batch=batch, length=length, heads=heads, width=width, bins=bins, speed=speed)
+    inputs = inputs_of(batch=batch, length=length, heads=heads, width=width, bins=bins, speed=speed)
     compare(KEYED_MIX, inputs, "triton", device=DEVICE)
 
 
 @kernels
 @pytest.mark.parametrize(("speed", "tolerance"), [(1.0, 2e-5), (20.0, 5e-4)])
 def test_float32_is_close_to_float64(speed: float, tolerance: float) -> None:
-    inputs = keyed(batch=1, length=90, heads=1, speed=speed)
+    inputs = inputs_of(batch=1, length=90, heads=1, speed=speed)
     expected = results(KEYED_MIX, inputs, "reference")
     actual = results(KEYED_MIX, [x.float() for x in inputs], "triton", DEVICE)
     for one, other in zip(actual[0] + actual[1], expected[0] + expected[1], strict=True):
@@ -78,13 +72,13 @@ def test_more_channels_than_a_program_and_more_chunks_than_a_scan(monkeypatch: p
     monkeypatch.setattr("fftnet.ops.keyed_mix.triton_kernels.LANES", 16)
     monkeypatch.setattr("fftnet.ops.gpu.scan.WARP", 16)
     monkeypatch.setattr("fftnet.ops.gpu.scan.ROWS", 2)
-    inputs = keyed(batch=1, length=200, heads=1, width=17, bins=1, speed=0.1)
+    inputs = inputs_of(batch=1, length=200, heads=1, width=17, bins=1, speed=0.1)
     compare(KEYED_MIX, inputs, "triton", device=DEVICE)
 
 
 @kernels
 def test_bfloat16_is_computed_in_float32() -> None:
-    narrow = [x.to(DEVICE, torch.bfloat16) for x in keyed(batch=1, length=19, bins=2)]
+    narrow = [x.to(DEVICE, torch.bfloat16) for x in inputs_of(batch=1, length=19, bins=2)]
     mixed, state = keyed_mix(*narrow, backend="triton")
     assert (mixed.dtype, state.dtype) == (torch.bfloat16, torch.float32)
     wide, _ = keyed_mix(*(x.float() for x in narrow), backend="triton")
@@ -93,7 +87,7 @@ def test_bfloat16_is_computed_in_float32() -> None:
 
 @kernels
 def test_it_continues_from_its_state() -> None:
-    *inputs, state = (x.to(DEVICE) for x in keyed(batch=1, length=100, heads=1, bins=2))
+    *inputs, state = (x.to(DEVICE) for x in inputs_of(batch=1, length=100, heads=1, bins=2))
     whole, last = keyed_mix(*[*inputs, state], backend="triton")
     pieces = []
     for span in (slice(0, 1), slice(1, 30), slice(30, 100)):
@@ -108,7 +102,7 @@ def test_it_continues_from_its_state() -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
 def test_a_bad_value_changes_nothing_in_earlier_stretches(bad: float) -> None:
-    inputs = [x.to(DEVICE) for x in keyed(length=70, heads=1, width=2, bins=1)]
+    inputs = [x.to(DEVICE) for x in inputs_of(length=70, heads=1, width=2, bins=1)]
     clean, _ = keyed_mix(*inputs, backend="triton")
     inputs[0][0, 21, 0, 1] = bad
     mixed, state = keyed_mix(*inputs, backend="triton")

@@ -71,10 +71,12 @@ def run_as_user(command: str, folder: Path, code: int = 0) -> Done:
     return checked(done, code)
 
 
-def python(*words: object, folder: Path = ROOT, code: int = 0, **environment: str) -> Done:
+def python(
+    *words: object, folder: Path = ROOT, code: int = 0, environment: dict[str, str] | None = None
+) -> Done:
     """Run Python with arguments and more environment variables in a new process, and check its status."""
     command = [sys.executable, *map(str, words)]
-    variables = os.environ | environment
+    variables = os.environ | (environment or {})
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stdout + done.stderr
     return done

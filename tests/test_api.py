@@ -28,7 +28,8 @@ DATA: dict[str, Any] = {"num_samples": 8, "batch_size": 4, "pattern_complexity":
 def run(folder: Path, **settings: Any) -> TrainingResult:
     sizes = {"d_model": 16, "num_heads": 4, "num_layers": 1, "max_seq_length": 160}
     quiet = {"progress": False, "device": "cpu", "trackers": ["none"], "output_dir": str(folder)}
-    return fftnet.train(**(sizes | DATA | quiet | {"max_steps": 3} | settings))
+    values: dict[str, Any] = {**sizes, **DATA, **quiet, "max_steps": 3, **settings}
+    return fftnet.train(**values)
 
 
 @pytest.fixture(scope="module")

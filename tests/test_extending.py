@@ -35,7 +35,7 @@ class Copy:
 
     def run(self, *words: str, backend: str = "auto") -> str:
         paths = {"PYTHONPATH": str(self.folder), "FFTNET_BACKEND": backend}
-        return python(*words, folder=self.folder, **paths).stdout
+        return python(*words, folder=self.folder, environment=paths).stdout
 
     def command(self, words: str) -> str:
         # Compiling the kernels of the copy would take longer than the training.

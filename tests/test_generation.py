@@ -2,21 +2,14 @@
 
 import pytest
 import torch
-from conftest import randomise
+from models import make
 
-from fftnet import FFTNet, FFTNetConfig, load_tokenizer
+from fftnet import FFTNet, load_tokenizer
 from fftnet.api.generate import SamplingConfig, generate, sample
 
 VOCAB = 7
 LOGITS = torch.tensor([[0.0, 3.0, 1.0, 2.0, -1.0, -2.0, -3.0]])
 HYBRID = ("attention", "causal_spectral")
-
-
-def make(**fields: object) -> FFTNet:
-    values = {"vocab_size": VOCAB, "d_model": 16, "num_layers": 1, "num_heads": 2}
-    model = FFTNet(FFTNetConfig(**(values | fields))).eval()  # pyright: ignore[reportArgumentType]
-    randomise(model)
-    return model
 
 
 def frequencies(config: SamplingConfig, draws: int = 4000) -> torch.Tensor:
@@ -78,7 +71,7 @@ def greedy(model: FFTNet, prompt: list[int], count: int) -> list[int]:
 
 @pytest.mark.parametrize("mixers", [(), HYBRID])
 def test_prompts_of_different_lengths_are_continued_as_each_alone(mixers: tuple[str, ...]) -> None:
-    model = make(mixers=mixers, num_layers=2)
+    model = make(mixers=mixers)
     prompts = [[1, 2, 3], [4], [5, 6, 0, 1, 2], [3, 3, 3]]
     config = SamplingConfig(max_new_tokens=9, temperature=1.0, seed=5)
     together = generate(model, prompts, config)
@@ -89,7 +82,7 @@ def test_prompts_of_different_lengths_are_continued_as_each_alone(mixers: tuple[
 
 @pytest.mark.parametrize("mixers", [(), HYBRID])
 def test_generation_and_its_continuation_equal_repeated_forward_passes(mixers: tuple[str, ...]) -> None:
-    model = make(mixers=mixers, num_layers=2)
+    model = make(mixers=mixers)
     config = SamplingConfig(max_new_tokens=6, temperature=0.0)
     first = generate(model, [[1, 2, 3], [4]], config)
     assert first.tokens == [greedy(model, [1, 2, 3], 6), greedy(model, [4], 6)]
@@ -102,7 +95,7 @@ def test_generation_and_its_continuation_equal_repeated_forward_passes(mixers: t
 
 @pytest.mark.parametrize("mixers", [(), HYBRID])
 def test_a_text_that_ends_early_keeps_the_state_it_ended_with(mixers: tuple[str, ...]) -> None:
-    model = make(mixers=mixers, num_layers=2)
+    model = make(mixers=mixers)
     config = SamplingConfig(max_new_tokens=20, temperature=1.5)
     prompts = [[1], [2, 3]]
     free = generate(model, prompts, config).tokens
@@ -166,7 +159,7 @@ def test_ids_are_continued_past_the_end_of_text() -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 def test_the_compiled_step_generates_the_same() -> None:
     torch.compiler.reset()
-    model = make()
+    model = make(num_layers=1)
     config = SamplingConfig(max_new_tokens=12, temperature=0.0, compile=True)
     assert generate(model, [[1, 2, 3]], config).tokens == [greedy(model, [1, 2, 3], 12)]
 

@@ -103,7 +103,7 @@ def samples(request: pytest.FixtureRequest, all_samples: dict[str, Any]) -> dict
 def offline(folder: Path, *words: str) -> str:
     """Return the output of a new Python process: in this one, the harness's warnings would be errors."""
     names = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "home")}
-    return python(*words, folder=folder, **names).stdout
+    return python(*words, folder=folder, environment=names).stdout
 
 
 @torch.no_grad()

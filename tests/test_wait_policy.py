@@ -41,8 +41,8 @@ def test_commands_and_programs_set_it_before_pytorch_is_loaded_unless_the_user_h
 ) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(FAKE_TORCH)
-    path = f"{tmp_path}{os.pathsep}{ROOT}"
-    done = python(*ENTRY_POINTS[entry], PYTHONPATH=path, **choice)
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = python(*ENTRY_POINTS[entry], environment=choice | path)
     assert json.loads(done.stdout) == (choice or WAIT_POLICY)
 
 
@@ -53,7 +53,7 @@ def test_nothing_is_set_after_pytorch_is_loaded() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PyTorch contains GNU OpenMP on Linux only")
 def test_openmp_reads_what_is_set() -> None:
-    done = python("-c", "import fftnet, torch", OMP_DISPLAY_ENV="VERBOSE")
+    done = python("-c", "import fftnet, torch", environment={"OMP_DISPLAY_ENV": "VERBOSE"})
     if "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("this PyTorch does not run on GNU OpenMP")
     assert "GOMP_SPINCOUNT = '4000'" in done.stderr

@@ -123,7 +123,8 @@ def test_a_process_that_never_imported_us_loads_a_folder_of_either_side(tmp_path
     folders = [tmp_path / "native", tmp_path / "library"]
     for folder in folders:
         load_tokenizer("bytes").save(folder)
-    done = python("-c", TRUSTING, *folders, HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1")
+    offline = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = python("-c", TRUSTING, *folders, environment=offline)
     expected = logits(native, torch.tensor([[1, 2, 3]]))
     for line in done.stdout.splitlines()[-2:]:
         torch.testing.assert_close(torch.tensor(json.loads(line)), expected, rtol=1e-5, atol=1e-5)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import randomise
-from torch import Tensor
+from models import tokens
 
 from fftnet.model import FFTNet, FFTNetConfig, FFTNetForSequenceClassification, SequenceClassifierConfig
 from fftnet.model.heads import pooled
@@ -37,25 +37,21 @@ def make(**fields: Any) -> FFTNetForSequenceClassification:
     return randomise(FFTNetForSequenceClassification(config(**fields)))
 
 
-def ids(rows: int, length: int) -> Tensor:
-    return torch.randint(11, (rows, length), generator=torch.Generator().manual_seed(length))
-
-
 @pytest.mark.parametrize("fields", FORMS)
 @pytest.mark.parametrize("length", [1, 2, 12])
 def test_rows_of_several_lengths_are_as_each_alone(fields: dict[str, Any], length: int) -> None:
     """Padding on the left, on the right and on both sides."""
     model = make(**fields)
-    tokens = ids(1, length)
+    text = tokens(1, length)
     spans = [(0, length), (4, length), (2, length), (0, 1)]
     padded = torch.full((len(spans), length + 4), 7)
     mask = torch.zeros_like(padded, dtype=torch.bool)
     for row, (start, count) in enumerate(spans):
-        padded[row, start : start + count] = tokens[0, :count]
+        padded[row, start : start + count] = text[0, :count]
         mask[row, start : start + count] = True
     together = model(padded, mask)
     for row, (_, count) in enumerate(spans):
-        alone = model(tokens[:, :count])[0]
+        alone = model(text[:, :count])[0]
         torch.testing.assert_close(together[row], alone, rtol=1e-9, atol=1e-9)
     assert not torch.allclose(model(padded), together), "the mask changes nothing"
 
@@ -75,19 +71,19 @@ def test_pooling_is_what_is_added_up_by_hand() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_default_is_the_mean(causal: bool) -> None:
     model = make(causal=causal)
-    hidden = model.backbone(model.embedding(ids(2, 7)))
-    torch.testing.assert_close(model(ids(2, 7)), model.score(hidden.mean(dim=1)))
+    hidden = model.backbone(model.embedding(tokens(2, 7)))
+    torch.testing.assert_close(model(tokens(2, 7)), model.score(hidden.mean(dim=1)))
 
 
 @pytest.mark.parametrize("fields", FORMS)
 def test_it_learns_and_is_loaded_as_it_was_saved(fields: dict[str, Any], tmp_path: Path) -> None:
     model = FFTNetForSequenceClassification(config(class_names=("none", "one", "many"), **fields))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    tokens = ids(64, 8)
-    labels = (tokens == 3).sum(dim=1).clamp(max=2)
+    text = tokens(64, 8)
+    labels = (text == 3).sum(dim=1).clamp(max=2)
     loss = torch.empty(())
     for _ in range(150):
-        loss = torch.nn.functional.cross_entropy(model(tokens), labels)
+        loss = torch.nn.functional.cross_entropy(model(text), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -96,7 +92,7 @@ def test_it_learns_and_is_loaded_as_it_was_saved(fields: dict[str, Any], tmp_pat
     again = FFTNetForSequenceClassification.from_pretrained(tmp_path)
     assert again.config == model.config
     assert again.config.class_names == ("none", "one", "many")
-    assert torch.equal(again(tokens), model.eval()(tokens))
+    assert torch.equal(again(text), model.eval()(text))
 
 
 @pytest.mark.parametrize(

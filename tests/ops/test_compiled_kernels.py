@@ -57,7 +57,7 @@ def test_cached_kernels_notice_a_change_in_the_files_that_they_share(tmp_path: P
     environment = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
 
     def run() -> list[float]:
-        done = python("-c", RUN, folder=tmp_path, **environment)
+        done = python("-c", RUN, folder=tmp_path, environment=environment)
         hits, misses, mean = (float(word) for word in done.stdout.split())
         # A program that has not set up logging sees the line, too.
         assert done.stderr == (f"{compile.COMPILING}\n" if misses else "")

@@ -148,10 +148,10 @@ with dispatch.use_backend("auto"):
 
 
 def test_the_environment_variable_names_the_backend() -> None:
-    first, second = python("-c", USED, FFTNET_BACKEND="reference").stdout.split()
+    first, second = python("-c", USED, environment={"FFTNET_BACKEND": "reference"}).stdout.split()
     assert first == "reference"
     assert second in ("numba", "torch")
-    done = python("-c", USED, code=1, FFTNET_BACKEND="magic")
+    done = python("-c", USED, code=1, environment={"FFTNET_BACKEND": "magic"})
     assert "BackendError: unknown backend 'magic'; choose from auto, torch" in done.stderr
 
 
@@ -176,7 +176,8 @@ assert "fftnet.ops.causal_mix.cpu" not in sys.modules
 def without_numba(setup: str, **environment: str) -> list[str]:
     """Return the messages of a program that uses all operators where Numba can't be used."""
     variables = {"FFTNET_BACKEND": "auto"} | environment
-    return told(python("-W", "error", "-c", BROKEN.format(setup=setup), **variables).stderr)
+    code = BROKEN.format(setup=setup)
+    return told(python("-W", "error", "-c", code, environment=variables).stderr)
 
 
 def told(output: str) -> list[str]:

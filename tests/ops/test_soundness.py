@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import ROOT, python
+from commands import python
 from guarded import unchecked, walk, wrong
 from operators import CAUSAL_MIX, GATE_STEP, GATED_CONV, KEYED_MIX, LONG, OPERATORS, SAME_CHECKS, Operator
 
@@ -22,7 +22,7 @@ from fftnet.ops.checks import Signature
 def test_kernels_touch_nothing_but_their_arrays_and_without_the_checks_they_do(backend: str) -> None:
     pytest.importorskip(backend)
     environment = {"TRITON_INTERPRET": "1"} if backend == "triton" else {}
-    report = json.loads(python(ROOT / "tests" / "guarded.py", backend, **environment).stdout)
+    report = json.loads(python("tests/guarded.py", backend, environment=environment).stdout)
     operators = [x for x in OPERATORS if x not in SAME_CHECKS]
     if backend == "triton":
         operators = [KEYED_MIX]

@@ -33,7 +33,8 @@ def inputs_of(**sizes: Any) -> list[Tensor]:
 
 @pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the kernels run in this process")
 def test_the_kernels_interpreted() -> None:
-    done = python("-m", "pytest", "-n", "0", "-p", "no:cacheprovider", __file__, TRITON_INTERPRET="1")
+    words = ["-m", "pytest", "-n", "0", "-p", "no:cacheprovider", __file__]
+    done = python(*words, environment={"TRITON_INTERPRET": "1"})
     assert "passed" in done.stdout
 
 

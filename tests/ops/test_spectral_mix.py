@@ -11,8 +11,8 @@ from operators import SPECTRAL_MIX, compare, results, spectral_inputs
 from torch import Tensor
 
 from fftnet import FFTNet, FFTNetConfig
-from fftnet.model.components import FourierTransform, InverseFourierTransform
 from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
+from fftnet.ops.fourier import fourier_transform, inverse_fourier_transform
 from fftnet.ops.numerics import interpolate_anchors
 from fftnet.ops.spectral_mix import spectral_mix
 
@@ -71,8 +71,8 @@ def test_the_components_in_a_row_are_the_mixer(length: int) -> None:
     mixer = randomise(SpectralMixer(6, 2, SpectralConfig(num_anchors=8)))
     x = torch.randn(2, length, 6, dtype=torch.float64)
     filter_ = interpolate_anchors(mixer.filter(x.mean(dim=1)), length // 2 + 1)
-    filtered = mixer.activation(FourierTransform(2)(x) * filter_[..., None])
-    torch.testing.assert_close(mixer(x), InverseFourierTransform()(filtered, length), rtol=1e-9, atol=1e-9)
+    filtered = mixer.activation(fourier_transform(x, 2) * filter_[..., None])
+    torch.testing.assert_close(mixer(x), inverse_fourier_transform(filtered, length), rtol=1e-9, atol=1e-9)
 
 
 def bidirectional() -> FFTNet:

@@ -1,26 +1,20 @@
-"""Both FFTNet layers in plain PyTorch, for reading; section and step numbers are those of docs/maths.md.
+"""Both FFTNet layers in plain PyTorch, for reading, with the parameter names of the package's faster mixers.
 
-The mixers of the package compute the same, faster, with the same parameter names. Shapes: B batch, T tokens,
-D width, H heads, d = D / H channels per head, F frequency bins. Run it: ``python examples/minimal.py``.
-"""
+Steps as in docs/maths.md; B batch, T tokens, D width, H heads, d = D / H per head, F frequency bins."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
-def modrelu(z: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Add a bias to the magnitude and keep the phase (section 1, step 6)."""
+def modrelu(z: Tensor, bias: Tensor, eps: float) -> Tensor:  # the phase stays (section 1, step 6)
     return torch.relu(z.abs() + bias) * z / z.abs().clamp(min=eps)
 
 
-def as_complex(planes: Tensor) -> Tensor:
-    """Map real and imaginary plane (..., 2, F) to complex numbers (..., F)."""
+def as_complex(planes: Tensor) -> Tensor:  # real and imaginary plane: (..., 2, F) to (..., F)
     return torch.complex(*planes.unbind(dim=-2))
 
 
-def rms_norm(z: Tensor) -> Tensor:
-    """Divide by the root mean square over the last dimension."""
+def rms_norm(z: Tensor) -> Tensor:  # over the last dimension
     return z * torch.rsqrt(z.abs().square().mean(dim=-1, keepdim=True) + 1e-6)
 
 
@@ -46,13 +40,10 @@ class Bidirectional(nn.Module):
         self.activation = nn.ParameterDict({"bias": -0.1 * ones})
 
     def forward(self, x: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft(x, dim=1, norm="ortho")  # step 1: (B, F, D)
-        spectrum = spectrum.unflatten(2, (len(self.filter.base_filter), -1)).transpose(1, 2)  # (B, H, F, d)
-        context = x.mean(dim=1)  # step 2: (B, D)
-        filtered = self.filter(context)[..., None] * spectrum  # steps 3 to 5
-        activated = modrelu(filtered, self.activation["bias"][..., None], eps=1e-3)  # step 6
-        spectrum = activated.transpose(1, 2).flatten(2)
-        return torch.fft.irfft(spectrum, n=x.shape[1], dim=1, norm="ortho")  # step 7
+        spectrum = torch.fft.rfft(x.unflatten(2, (len(self.filter.base_filter), -1)), dim=1, norm="ortho")
+        filtered = self.filter(x.mean(dim=1)).mT[..., None] * spectrum  # steps 2 to 5: (B, F, H, d)
+        activated = modrelu(filtered, self.activation["bias"].mT[..., None], eps=1e-3)  # step 6
+        return torch.fft.irfft(activated.flatten(2), n=x.shape[1], dim=1, norm="ortho")  # step 7
 
 
 class Causal(nn.Module):
@@ -70,24 +61,22 @@ class Causal(nn.Module):
         self.filter = AdaptiveFilter(2 * context_dim, context_dim, base)
         self.activation = nn.ParameterDict({"bias": 0 * ones})
         self.clock = nn.Linear(d_model, num_heads)
-        rates = torch.rand(2, num_heads, num_bins)
-        self.transform = nn.ParameterDict({"log_decay": rates[0].log(), "frequency": rates[1]})
+        self.transform = nn.ParameterDict({"log_decay": -ones, "frequency": torch.rand_like(ones)})
         self.norm_weight = nn.Parameter(torch.ones(num_heads, d_model // num_heads))
         self.project_gate = nn.Linear(d_model, d_model, bias=False)
         self.project_out = nn.Linear(d_model, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         width, planes = x.shape[2], self.key["base_key"].shape
-        # Step 1: a short convolution, so that a key also sees the tokens before.
-        padded = functional.pad(self.project_in(x).mT, (3, 0))
-        convolved = functional.conv1d(padded, self.conv_weight[:, None], groups=len(self.conv_weight)).mT
-        values = functional.silu(convolved[..., :width]).unflatten(-1, (planes[0], -1))  # (B, T, H, d)
+        padded = nn.functional.pad(self.project_in(x).mT, (3, 0))  # step 1: keys also see tokens before
+        convolved = nn.functional.conv1d(padded, self.conv_weight[:, None], groups=len(self.conv_weight)).mT
+        values = nn.functional.silu(convolved[..., :width]).unflatten(-1, (planes[0], -1))  # (B, T, H, d)
         # Step 2: write keys (B, T, H, F); the gain makes the size of the spectrum independent of the decay.
         decay, frequency = self.transform["log_decay"].exp(), self.transform["frequency"]
         raw_key = rms_norm(as_complex(convolved[..., width:].unflatten(-1, planes)))
         key = torch.sqrt(1 - torch.exp(-2 * decay)) * (as_complex(self.key["base_key"]) + raw_key)
         query = rms_norm(as_complex(self.project_filter(x).unflatten(-1, planes)))
-        clock = functional.softplus(self.clock(x))  # time step of each token, (B, T, H)
+        clock = nn.functional.softplus(self.clock(x))  # time step of each token, (B, T, H)
         projected = self.project_context(x)
         mean, spectrum, outputs = torch.zeros_like(projected[:, 0]), torch.zeros(()), []
         for t in range(x.shape[1]):
@@ -99,8 +88,7 @@ class Causal(nn.Module):
             modulated = as_complex(self.filter(torch.cat([mean, projected[:, t]], dim=-1)))
             read_filter = modrelu(modulated + query[:, t], self.activation["bias"], eps=0.03)
             outputs.append((read_filter[..., None] * spectrum).real.sum(dim=2))  # step 6: (B, H, d)
-        # Step 7: norm, gate and output projection.
-        gate = torch.sigmoid(self.project_gate(x)).unflatten(-1, (planes[0], -1))
+        gate = torch.sigmoid(self.project_gate(x)).unflatten(-1, (planes[0], -1))  # step 7
         return self.project_out((rms_norm(torch.stack(outputs, dim=1)) * self.norm_weight * gate).flatten(2))
 
 

@@ -25,10 +25,6 @@ from fftnet.errors import UserError
 from fftnet.evaluation.documents import chunk_length
 from fftnet.tasks.text import token_losses
 
-BATCH_SIZE = 16
-"""Rows per batch if the harness leaves the choice to the model."""
-HARNESS_DEVICE = "cuda:0"
-"""Default device of the harness's command."""
 SAMPLING = {"do_sample", "max_gen_toks", "seed", "temperature", "top_k", "top_p", "until"}
 """Generation settings that a task may use."""
 
@@ -51,9 +47,6 @@ class FFTNetLM(TemplateLM):
         device: cpu, cuda, or auto.
         max_batch_size: ignored; the harness passes it.
         chunk_size: tokens read at once (None: as many as fit into memory).
-
-    Raises:
-        UserError: if the checkpoint can't be loaded or is bidirectional, or a size is wrong.
     """
 
     def __init__(
@@ -65,8 +58,8 @@ class FFTNetLM(TemplateLM):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__()
-        # The command always passes a device; without a GPU its default means "choose one".
-        if device == HARNESS_DEVICE and not torch.cuda.is_available():
+        # The command always passes a device; without a GPU its default, cuda:0, means "choose one".
+        if device == "cuda:0" and not torch.cuda.is_available():
             device = None
         self.model, self._encoding = load(checkpoint, device=device or "auto")
         self._device = self.model.device
@@ -76,7 +69,7 @@ class FFTNetLM(TemplateLM):
             )
         # "auto:4" and the like ask for a search of the batch size, which a fixed one replaces.
         automatic = batch_size is None or str(batch_size).startswith("auto")
-        self.batch_size = BATCH_SIZE if automatic else _size("batch_size", batch_size)
+        self.batch_size = 16 if automatic else _size("batch_size", batch_size)
         self._chunk_size = None if chunk_size is None else _size("chunk_size", chunk_size)
 
     @property
@@ -105,9 +98,6 @@ class FFTNetLM(TemplateLM):
         """Return continuations of the contexts, up to the first stop sequence or end of text.
 
         Greedy unless a task sets ``do_sample`` or a temperature; then row i of a batch has the seed + i.
-
-        Raises:
-            EvaluationError: if a task asks for another way of choosing tokens.
         """
         arguments = [request.args for request in requests]
         answers = self._batched(

@@ -1,4 +1,4 @@
-"""Files of a checkpoint: safetensors and JSON, never pickle."""
+"""Files of a checkpoint: safetensors and JSON, never pickle; errors name the file."""
 
 import errno
 import json
@@ -59,11 +59,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as safetensors, of any dtype and device.
-
-    Raises:
-        CheckpointError: naming the file, if it can't be written.
-    """
+    """Write named tensors as safetensors, of any dtype and device."""
     # The format refuses tensors that share memory, such as tied weights, so each is copied.
     copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -74,21 +70,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors that ``write_tensors`` wrote, onto the CPU.
-
-    Raises:
-        CheckpointError: naming the file, if it is missing or damaged.
-    """
+    """Read named tensors that ``write_tensors`` wrote, onto the CPU."""
     with _reading(path):
         return load_file(path)
 
 
 def stored_numbers(path: Path) -> int:
-    """Count the numbers in a file of weights or in its shards, from their headers alone.
-
-    Raises:
-        CheckpointError: naming the file, if it is missing or damaged.
-    """
+    """Count the numbers in a file of weights or in its shards, from their headers alone."""
     total = 0
     for file in _shards(path):
         with _reading(file), safe_open(file, framework="pt") as tensors:
@@ -148,11 +136,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON; an older file stays until the new one is complete.
-
-    Raises:
-        CheckpointError: naming the file, if it can't be written.
-    """
+    """Write a value as indented JSON; an older file stays until the new one is complete."""
     with writing(path):
         # A checkpoint may be the first file of its folder.
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,11 +144,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text; an older file stays until the new one is complete.
-
-    Raises:
-        OSError: if it can't be written; then no partial file is left.
-    """
+    """Write UTF-8 text; an older file stays until the new one is complete, or if an OSError occurs."""
     # Written next to the target and renamed: a rename within a folder replaces the file at once.
     partial = path.with_name(f"{path.name}.tmp")
     try:
@@ -182,11 +162,7 @@ def as_json(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        CheckpointError: naming the file, if it is missing, damaged or larger than ``MAX_JSON_BYTES``.
-    """
+    """Read a JSON file of at most ``MAX_JSON_BYTES``."""
     with _reading(path):
         with path.open("rb") as file:
             # One byte more than allowed, so that a larger file is noticed without reading it whole.
@@ -199,14 +175,8 @@ def read_json(path: Path) -> Any:
 def read_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> dict[str, Tensor]:
     """Read weights that fit the module exactly, without changing the module.
 
-    Args:
-        module: module on any device.
-        path: file of the weights; if it does not exist, the shards of the index with this name.
-        rename: function that gives the weights the names of the module.
-
-    Raises:
-        CheckpointError: naming the file and the first weight that is missing, unknown, of another shape, or
-            not of a floating dtype of at least 16 bits.
+    If ``path`` does not exist, the shards of the index with this name are read. ``rename`` gives the weights
+    the names of the module. The error names the first weight that does not fit in name, shape or dtype.
     """
     stored = rename({name: tensor for file in _shards(path) for name, tensor in read_tensors(file).items()})
     wanted = module.state_dict()
@@ -226,11 +196,7 @@ def read_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> dict
 
 
 def check_dtype(path: Path, name: str, stored: Tensor, wanted: Tensor) -> None:
-    """Refuse a stored tensor that can't be converted to the dtype of the module.
-
-    Raises:
-        CheckpointError: naming the file, the tensor and both dtypes.
-    """
+    """Refuse a stored tensor that can't be converted to the dtype of the module."""
     if stored.dtype == wanted.dtype or (wanted.is_floating_point() and stored.dtype in FLOATS):
         return
     found, own = (str(tensor.dtype).removeprefix("torch.") for tensor in (stored, wanted))
@@ -238,9 +204,5 @@ def check_dtype(path: Path, name: str, stored: Tensor, wanted: Tensor) -> None:
 
 
 def load_weights(module: nn.Module, path: Path, rename: Renaming = dict) -> None:
-    """Load weights that fit the module exactly.
-
-    Raises:
-        CheckpointError: as ``read_weights``.
-    """
+    """Load weights that fit the module exactly, as ``read_weights`` reads them."""
     module.load_state_dict(read_weights(module, path, rename))

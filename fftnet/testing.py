@@ -1,9 +1,7 @@
 """Tests of causality for any sequence model: no output may depend on a later input.
 
 ``assert_causal`` perturbs inputs and compares outputs. Run it in float64 and with weights away from their
-initial values, because many layers leak only after training. ``first_token_loss`` needs only logits: a
-next-token model that copies its target has a loss near 0 at position 0, while an honest one can only know the
-statistics of the second token given the first.
+initial values, because many layers leak only after training. ``first_token_loss`` needs only logits.
 
     >>> assert_causal(model.double(), tokens_BT, vocab_size=257)
     >>> first_token_loss(model, validation_batches)
@@ -21,8 +19,6 @@ HALF_SENTENCE = "rounding in {} hides leaks: check the model in torch.float32 or
 TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-10}
 """Largest relative change of an output that counts as round-off, by dtype. An FFT over the sequence needs
 this much: it mixes the round-off of all positions."""
-RERUNS = 3
-"""Number of runs on equal inputs that measure the noise of the model."""
 NOISE_FACTOR = 10.0
 """Largest change that counts as noise, in multiples of the largest change between runs on equal inputs."""
 LARGEST_NOISE = 1e-3
@@ -32,10 +28,8 @@ LARGEST_NOISE = 1e-3
 class CausalityError(AssertionError):
     """An output depends on a later input.
 
-    Attributes:
-        position: first output that changed.
-        changed: input that was changed, later than ``position``.
-        amount: largest change at ``position``, relative to the size of the output.
+    ``position`` is the first output that changed, ``changed`` the later input, and ``amount`` the largest
+    change at ``position``, relative to the size of the output.
     """
 
     def __init__(self, position: int, changed: int, amount: float) -> None:
@@ -69,17 +63,16 @@ def assert_causal(
     Args:
         model: maps ``inputs`` to outputs (B, T, ...). The first element of a tuple is used, and the
             ``logits`` of any other object.
-        inputs: token ids (B, T), integer, or features (B, T, ...), floating.
+        inputs: token ids (B, T), integer, or features (B, T, ...), floating; at least two positions.
         vocab_size: changed tokens are ids below it (None: up to the largest id in ``inputs``).
         positions: inputs to change, one at a time (None: all but the first).
-        tolerance: largest relative change that counts as round-off (None: 5e-5 for outputs in float32, 1e-10
-            in float64).
+        tolerance: largest relative change that counts as round-off (None: 5e-5 in float32, 1e-10 in float64).
         seed: random seed of the changes.
 
     Raises:
         CausalityError: naming the first output that changed, the changed input, and the amount.
-        ValueError: if there are fewer than two positions, the model computes in float16 or bfloat16, or its
-            outputs have another shape, are not finite or differ too much between runs on equal inputs.
+        ValueError: if the model computes in float16 or bfloat16, or its outputs have another shape, are not
+            finite or differ too much between runs on equal inputs.
         TypeError: if the model returns no tensor.
     """
     length = inputs.shape[1]
@@ -111,16 +104,12 @@ def assert_causal(
 def first_token_loss(model: Callable[[Tensor], Any], batches: Iterable[Tensor]) -> float:
     """Return the mean loss of a next-token model at position 0, in nats.
 
-    Compare it with the entropy of the second token given the first in your data. If it is far below, the
-    model reads its target; published spectral layers reach 0.003.
+    A model that copies its target has a loss near 0 there. An honest one can only know the statistics of the
+    second token given the first, so compare with their entropy; published spectral layers reach 0.003.
 
     Args:
         model: maps int64 ids (B, T) to logits (B, T, V), as for ``assert_causal``; its mode is not changed.
         batches: int64 rows (B, T + 1); the first T tokens are the input, the second token is the target.
-
-    Raises:
-        ValueError: if there is no row of at least two tokens.
-        TypeError: if the model returns no tensor.
     """
     total = 0.0
     rows = 0
@@ -171,7 +160,7 @@ def _check(output_BTC: Tensor, inputs: Tensor) -> None:
 
 def _noise(model: Callable[[Tensor], Any], inputs: Tensor, before_BTC: Tensor, size_BTC: Tensor) -> float:
     """Return the change that counts as noise, from runs on equal inputs."""
-    noise = max(float(_change(_output(model, inputs), before_BTC, size_BTC).max()) for _ in range(RERUNS))
+    noise = max(float(_change(_output(model, inputs), before_BTC, size_BTC).max()) for _ in range(3))
     if not noise * NOISE_FACTOR <= LARGEST_NOISE:
         raise ValueError(
             f"two runs on equal inputs differ by {noise:.3g} of an output, at most "

@@ -8,7 +8,7 @@ import transformers
 
 from fftnet.hf.cache import FFTNetCache
 from fftnet.hf.causal_lm import FFTNetForCausalLM
-from fftnet.hf.configuration import ExchangedConfig, FFTNetConfig, FFTNetViTConfig
+from fftnet.hf.configuration import FFTNetConfig, FFTNetViTConfig
 from fftnet.hf.heads import (
     FFTNetForImageClassification,
     FFTNetForMaskedLM,
@@ -17,7 +17,7 @@ from fftnet.hf.heads import (
 )
 from fftnet.hf.modeling import FFTNetModel, FFTNetPreTrainedModel
 from fftnet.hf.tokenization import FFTNetTokenizer
-from fftnet.model.exchange import IMAGES, LANGUAGE, Family
+from fftnet.model.exchange import IMAGES, LANGUAGE
 
 __all__ = [
     "FFTNetCache",
@@ -34,14 +34,10 @@ __all__ = [
 ]
 
 
-def _register(family: Family, config_class: type[ExchangedConfig]) -> None:
-    transformers.AutoConfig.register(family.model_type, config_class, exist_ok=True)
-    for auto, name in family.auto_classes.items():
+for _family, _config in ((LANGUAGE, FFTNetConfig), (IMAGES, FFTNetViTConfig)):
+    transformers.AutoConfig.register(_family.model_type, _config, exist_ok=True)
+    for _auto, _name in _family.auto_classes.items():
         # AutoConfig is registered above, by its name instead of a configuration class.
-        if auto != "AutoConfig":
-            getattr(transformers, auto).register(config_class, globals()[name], exist_ok=True)
-
-
-_register(LANGUAGE, FFTNetConfig)
-_register(IMAGES, FFTNetViTConfig)
+        if _auto != "AutoConfig":
+            getattr(transformers, _auto).register(_config, globals()[_name], exist_ok=True)
 transformers.AutoTokenizer.register(FFTNetConfig, fast_tokenizer_class=FFTNetTokenizer, exist_ok=True)

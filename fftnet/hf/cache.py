@@ -1,8 +1,8 @@
 """The cache of Transformers, which holds native states.
 
-A state never changes, so an earlier one is kept by keeping a reference. That is how a recurrent model takes
-tokens back, as assisted decoding needs: the cache returns to the state before the call that read them. Tokens
-of that call that stay are read again, together with the next ones.
+A state never changes, so a reference keeps an earlier one. To take tokens back, as assisted decoding needs,
+the cache returns to the state before the call that read them. Tokens of that call that stay are read again,
+together with the next ones.
 """
 
 import copy
@@ -16,8 +16,7 @@ from fftnet.model.config import BackboneConfig
 from fftnet.model.mixers import mixer_class
 from fftnet.model.state import State, num_rows, select_state
 
-_OUTPUTS = modeling_outputs.CausalLMOutputWithPast.__dataclass_fields__
-CACHE_NAME = "cache" if "cache" in _OUTPUTS else "past_key_values"
+CACHE_NAME = "cache" if hasattr(modeling_outputs.CausalLMOutputWithPast, "cache") else "past_key_values"
 """Name of the cache in arguments and outputs of the library, which 5.24 changed."""
 
 
@@ -69,11 +68,7 @@ class Call(NamedTuple):
 
 
 class FFTNetCacheLayer(cache_utils.CacheLayerMixin):
-    """Description of a layer for the library; the states are in the cache.
-
-    Args:
-        is_compileable: True if a compiled step can carry the state, because its size is fixed.
-    """
+    """Description of a layer for the library, compileable if its state has a fixed size."""
 
     is_croppable = True
 
@@ -81,16 +76,11 @@ class FFTNetCacheLayer(cache_utils.CacheLayerMixin):
         super().__init__()
         self.is_compileable = is_compileable
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Refuse: there are no keys and values."""
         raise NotImplementedError("a layer of FFTNet has a state, no keys and values: hand it to the model")
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Refuse, as ``lazy_initialization``."""
-        self.lazy_initialization(key_states, value_states)
-        return key_states, value_states
+    update = lazy_initialization
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the sizes of a mask over the new tokens only: earlier ones are in the state."""
@@ -137,8 +127,7 @@ class FFTNetCache(cache_utils.Cache):
     def state(self) -> State | None:
         """Native state for ``FFTNet.step`` and the functions of ``fftnet.model``; None before a text.
 
-        Raises:
-            ValueError: if tokens were taken back and the model has not been called since.
+        It is a ValueError if tokens were taken back and the model has not been called since.
         """
         if self._pending is not None:
             raise ValueError("tokens of this cache were taken back: call the model once to get its state")
@@ -159,13 +148,10 @@ class FFTNetCache(cache_utils.Cache):
         return int(self._seen)
 
     def has_read(self, attention_mask: Tensor) -> bool:
-        """Return True if the cache has read the tokens of the mask, and no padding.
+        """Return True if the cache has read the tokens of a mask (B, seen or more), and no padding.
 
         ``generate`` fills up a row that ends early with padding, which the model reads, and a state can't
         forget it. Only numbers of tokens are compared.
-
-        Args:
-            attention_mask: (B, seen or more), 0 at padding; only the first ``seen`` positions matter.
         """
         # Mixers count the tokens that they have read; padding is not among them.
         count_B = None if self._state is None else getattr(self._state[0], "count", None)
@@ -177,11 +163,7 @@ class FFTNetCache(cache_utils.Cache):
         return torch.equal(kept_B.cpu(), count_B.cpu())
 
     def begin(self, tokens: Tokens) -> tuple[Tokens, State | None]:
-        """Return the tokens to read now (pending ones, then the new ones) and the state before them.
-
-        Raises:
-            ValueError: if the number of rows differs from that of the cache.
-        """
+        """Return the tokens to read now (pending ones, then the new ones) and the state before them."""
         rows = tokens.embeddings.shape[0]
         if self.batch_size not in (-1, rows):
             raise ValueError(
@@ -191,14 +173,7 @@ class FFTNetCache(cache_utils.Cache):
         return tokens if self._pending is None else self._pending.before(tokens), self._state
 
     def finish(self, tokens: Tokens, before: State, after: State, new: int) -> None:
-        """Store the state after a call.
-
-        Args:
-            tokens: tokens that ``begin`` returned.
-            before: state before them.
-            after: state after them.
-            new: number of tokens that were not pending.
-        """
+        """Store the state after a call on the tokens of ``begin``, of which ``new`` were not pending."""
         if self._calls is not None:
             # References only: states never change, so keeping one is free.
             self._calls.append(Call(before, tokens))
@@ -212,14 +187,7 @@ class FFTNetCache(cache_utils.Cache):
             self._calls = []
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take the last tokens back, and drop the record.
-
-        Args:
-            tokens_to_remove: 0 or the negative number of tokens.
-
-        Raises:
-            ValueError: if it is positive, or more tokens than were recorded.
-        """
+        """Take the last tokens back, as 0 or a negative number, and drop the record."""
         if tokens_to_remove > 0:
             raise ValueError(f"crop takes 0 or a negative number of tokens, got {tokens_to_remove}")
         calls = self._calls or []

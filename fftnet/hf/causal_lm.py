@@ -13,14 +13,7 @@ from fftnet.hf.modeling import FFTNetLanguageModel
 
 
 class FFTNetForCausalLM(FFTNetLanguageModel, GenerationMixin):
-    """``fftnet.FFTNet`` with a causal configuration: ids to logits of the next token.
-
-    Args:
-        config: sizes and mixers.
-
-    Raises:
-        ValueError: if the configuration is bidirectional.
-    """
+    """``fftnet.FFTNet`` with a causal configuration: ids to logits of the next token."""
 
     def __init__(self, config: FFTNetConfig) -> None:
         if not config.causal:
@@ -43,15 +36,11 @@ class FFTNetForCausalLM(FFTNetLanguageModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Return logits (B, T, V) of the next token, and with labels the loss.
 
-        Arguments that are not listed are those of ``FFTNetModel.forward``.
+        Other arguments are those of ``FFTNetModel.forward``; ``num_items_in_batch`` divides the summed loss.
 
         Args:
             labels: int64 ids (B, T), -100 at positions without loss; they are shifted here.
             logits_to_keep: number of last positions whose logits are returned (0: all), or their indices.
-            **kwargs: ``num_items_in_batch`` divides the summed loss.
-
-        Raises:
-            ValueError: as in ``FFTNetModel.forward``.
         """
         read = self.model(
             input_ids,
@@ -66,13 +55,10 @@ class FFTNetForCausalLM(FFTNetLanguageModel, GenerationMixin):
         # slice(-0, None) is everything, as the library means by 0.
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(read.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        size = self.config.vocab_size
+        loss = None if labels is None else self.loss_function(logits, labels, size, **kwargs)
         kept_cache = {CACHE_NAME: read.get(CACHE_NAME)}
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, hidden_states=read.hidden_states, **kept_cache
-        )
+        return CausalLMOutputWithPast(loss, logits, hidden_states=read.hidden_states, **kept_cache)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the library's inputs, with the mask cut to the new tokens.

@@ -12,10 +12,6 @@ from fftnet.model.config import FFTNetConfig as NativeConfig
 from fftnet.model.exchange import IMAGES, LANGUAGE, Family, labels_to_file
 from fftnet.model.vit import ViTConfig
 
-BYTES_VOCAB_SIZE = 257
-"""Vocabulary of the ``bytes`` tokenizer: the library needs a default for every field."""
-IMAGENET_CLASSES = 1000
-
 
 class ExchangedConfig(PreTrainedConfig):
     """Base class: the fields of the backbone, and one ``config.json`` for both sides."""
@@ -56,20 +52,12 @@ class ExchangedConfig(PreTrainedConfig):
         return {each.name: getattr(self, each.name) for each in fields(self.native_class)}
 
     def native(self) -> Any:
-        """Return the native configuration of the same model.
-
-        Raises:
-            ValueError: if a field is out of range, or a mixer is unknown.
-        """
+        """Return the native configuration of the same model, which checks the fields."""
         return self.native_class(**self.native_values())
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
-        """Return the configuration with the fields of ``config.json``.
-
-        Raises:
-            ValueError: if it is that of another model.
-        """
+        """Return the configuration with the fields of ``config.json``, of this type of model."""
         # Checked here because the library would read any config.json with this class.
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
@@ -92,10 +80,6 @@ class FFTNetConfig(ExchangedConfig):
     """Configuration of all FFTNet models over tokens.
 
     The fields are those of ``fftnet.FFTNetConfig``, which explains and checks them.
-
-    Raises:
-        ValueError: if a field is out of range, a mixer is unknown, or ``config.json`` is that of another
-            model.
     """
 
     model_type: ClassVar[str] = LANGUAGE.model_type
@@ -103,7 +87,8 @@ class FFTNetConfig(ExchangedConfig):
     native_class: ClassVar[type[Any]] = NativeConfig
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
 
-    vocab_size: int = BYTES_VOCAB_SIZE
+    # The library needs a default for every field: here the size of the ``bytes`` tokenizer.
+    vocab_size: int = 257
     use_cache: bool = True
     tie_word_embeddings: bool = True
     pooling: str | None = None
@@ -124,10 +109,6 @@ class FFTNetViTConfig(ExchangedConfig):
     """Configuration of the image model; the number of classes is that of the labels.
 
     The fields are those of ``fftnet.model.ViTConfig``, which explains and checks them.
-
-    Raises:
-        ValueError: if a field is out of range, a mixer is unknown, or ``config.json`` is that of another
-            model.
     """
 
     model_type: ClassVar[str] = IMAGES.model_type
@@ -138,7 +119,7 @@ class FFTNetViTConfig(ExchangedConfig):
     image_size: int = ViTConfig.image_size
     patch_size: int = ViTConfig.patch_size
     num_channels: int = ViTConfig.num_channels
-    num_classes: int = IMAGENET_CLASSES
+    num_classes: int = 1000
     pooling: str = ViTConfig.pooling
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -20,14 +20,7 @@ from fftnet.model.vit import Patches
 
 
 class FFTNetForMaskedLM(FFTNetLanguageModel):
-    """``fftnet.FFTNet`` with a bidirectional configuration: ids to logits of the tokens themselves.
-
-    Args:
-        config: sizes and mixers, with ``causal=False``.
-
-    Raises:
-        ValueError: if the configuration is causal.
-    """
+    """``fftnet.FFTNet`` with a bidirectional configuration: ids to logits of the tokens themselves."""
 
     def __init__(self, config: FFTNetConfig) -> None:
         if config.causal:
@@ -53,9 +46,8 @@ class FFTNetForMaskedLM(FFTNetLanguageModel):
             return_dict=True,
         )
         logits = self.lm_head(read.last_hidden_state)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        size = self.config.vocab_size
+        loss = None if labels is None else self.loss_function(logits, labels, size, **kwargs)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=read.hidden_states)
 
 
@@ -64,9 +56,6 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
 
     The configuration's ``pooling`` is mean (the default) or last. Without a mask, the configuration's
     ``pad_token_id`` at the ends of a row is padding.
-
-    Args:
-        config: sizes, form, mixers and labels.
     """
 
     def __init__(self, config: FFTNetConfig) -> None:
@@ -87,11 +76,7 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutputWithPast:
-        """Return logits (B, num_labels), and with labels the loss.
-
-        Labels are (B,) or, for several classes per text, (B, num_labels). All other arguments are those of
-        ``FFTNetModel.forward``.
-        """
+        """Return logits (B, num_labels), and with labels, (B,) or (B, num_labels), the loss."""
         # Pooling needs to know padding, even if the caller gives no mask.
         mask = attention_mask
         if mask is None and input_ids is not None and self.config.pad_token_id is not None:
@@ -103,28 +88,16 @@ class FFTNetForSequenceClassification(FFTNetPreTrainedModel):
             loss = self.loss_function(
                 logits=logits, labels=labels, pooled_logits=logits, config=self.config, **kwargs
             )
-        return SequenceClassifierOutputWithPast(
-            loss=loss,
-            logits=logits,
-            hidden_states=read.hidden_states,
-            **{CACHE_NAME: read.get(CACHE_NAME)},
-        )
+        kept_cache = {CACHE_NAME: read.get(CACHE_NAME)}
+        return SequenceClassifierOutputWithPast(loss, logits, hidden_states=read.hidden_states, **kept_cache)
 
 
 class FFTNetForTokenClassification(GenericForTokenClassification, FFTNetPreTrainedModel):
-    """A class of every token: the library's head on the native backbone.
-
-    Args:
-        config: sizes, form, mixers and labels.
-    """
+    """A class of every token: the library's head on the native backbone."""
 
 
 class FFTNetForImageClassification(FFTNetPreTrainedModel):
-    """``fftnet.model.FFTNetViT``: image classifier.
-
-    Args:
-        config: sizes, mixers and labels.
-    """
+    """``fftnet.model.FFTNetViT``: image classifier."""
 
     config_class = FFTNetViTConfig
     config: FFTNetViTConfig  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -154,9 +127,6 @@ class FFTNetForImageClassification(FFTNetPreTrainedModel):
             labels: (B,) or, for several classes per image, (B, num_labels).
             output_hidden_states: also return the input of each layer, and the output of the last norm.
             **kwargs: arguments that the library passes to all models.
-
-        Raises:
-            ValueError: if images are missing or of another shape.
         """
         if pixel_values is None:
             raise ValueError("pixel_values are missing: pass images (batch, channels, height, width)")
@@ -165,9 +135,7 @@ class FFTNetForImageClassification(FFTNetPreTrainedModel):
         collected: list[Tensor] | None = [] if output_hidden_states else None
         hidden = self.backbone(self.patches(pixel_values), None, None, collected)
         logits = self.head(pooled(hidden, self.config.pooling))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels, logits, self.config, **kwargs)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
         states = None if collected is None else tuple(collected)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=states)
 

@@ -24,15 +24,12 @@ class FFTNetBlock(GradientCheckpointingLayer, FFTNetLayer):
 
 
 class FFTNetPreTrainedModel(PreTrainedModel):
-    """Base class of all models: initialization, files, and features of the library.
-
-    Raises:
-        ValueError: if the configuration is that of a class outside ``fftnet.hf``.
-    """
+    """Base class of all models: initialization, files, and features of the library."""
 
     config_class = FFTNetConfig
     config: FFTNetConfig
     base_model_prefix = "model"
+    _input_embed_layer = "embedding"
     supports_gradient_checkpointing = True
     _no_split_modules = ["FFTNetBlock"]  # noqa: RUF012 - declared by the library
     _supports_attention_backend = False
@@ -67,11 +64,7 @@ class FFTNetPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a model as the library does.
-
-        Raises:
-            ValueError: if ``config.json`` describes a far larger model than the file of weights.
-        """
+        """Load a model as the library does, unless it is far larger than the file of its weights."""
         path = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "", WEIGHTS_FILE)
         # A name on the hub, or weights in another format: the library reports what is missing.
         if not has_weights(path):
@@ -81,10 +74,7 @@ class FFTNetPreTrainedModel(PreTrainedModel):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """Write the folder of a checkpoint, which ``fftnet.FFTNet.from_pretrained`` also reads.
-
-        The folder also gets the module that leads the library to this package.
-        """
+        """Write the folder of a checkpoint, which ``fftnet.FFTNet.from_pretrained`` also reads."""
         result = super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True) and Path(save_directory).is_dir():
             self.config.family.write_shim(Path(save_directory))
@@ -96,11 +86,7 @@ class FFTNetPreTrainedModel(PreTrainedModel):
 
 
 class FFTNetModel(FFTNetPreTrainedModel):
-    """Native embedding and backbone: ids to hidden states.
-
-    Args:
-        config: sizes, form and mixers.
-    """
+    """Native embedding and backbone: ids to hidden states."""
 
     def __init__(self, config: FFTNetConfig) -> None:
         super().__init__(config)
@@ -109,14 +95,6 @@ class FFTNetModel(FFTNetPreTrainedModel):
         self.backbone = Backbone(native, FFTNetBlock)
         self.gradient_checkpointing = False
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the embedding."""
-        return self.embedding
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the embedding."""
-        self.embedding = value
 
     @can_return_tuple
     def forward(
@@ -130,7 +108,7 @@ class FFTNetModel(FFTNetPreTrainedModel):
         cache: FFTNetCache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Return hidden states of T tokens.
+        """Return hidden states of T tokens, from exactly one of ids and embeddings.
 
         Args:
             input_ids: int64 ids (B, T), T >= 1.
@@ -142,10 +120,6 @@ class FFTNetModel(FFTNetPreTrainedModel):
             output_hidden_states: also return the input of each layer, and the output of the last norm.
             cache: cache of the tokens before, updated in place.
             **kwargs: arguments that the library passes to all models.
-
-        Raises:
-            ValueError: if not exactly one of ids and embeddings is given, or shapes or the cache do not match
-                the tokens.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
@@ -156,7 +130,8 @@ class FFTNetModel(FFTNetPreTrainedModel):
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         # Recomputed layers would read their tokens into the cache twice, so no cache is made.
-        if cache is None and use_cache and self.config.causal and not self._recomputes():
+        recomputed = self.gradient_checkpointing and self.training
+        if cache is None and use_cache and self.config.causal and not recomputed:
             cache = FFTNetCache(self.config)
         tokens = Tokens(embeddings, _mask_of(embeddings, attention_mask, cache))
         collected: list[Tensor] | None = [] if output_hidden_states else None
@@ -168,9 +143,6 @@ class FFTNetModel(FFTNetPreTrainedModel):
         if collected is not None:
             kept["hidden_states"] = tuple(collected)
         return BaseModelOutputWithPast(last_hidden_state=hidden, **kept)
-
-    def _recomputes(self) -> bool:
-        return self.gradient_checkpointing and self.training
 
     def _read(self, new: Tokens, cache: FFTNetCache, collected: list[Tensor] | None) -> Tensor:
         if not isinstance(cache, FFTNetCache):
@@ -193,11 +165,7 @@ class FFTNetModel(FFTNetPreTrainedModel):
 
 
 class FFTNetLanguageModel(FFTNetPreTrainedModel):
-    """Base class of language models: the native model with the embedding as the head.
-
-    Args:
-        config: sizes, form and mixers.
-    """
+    """Base class of language models: the native model with the embedding as the head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012 - declared by the library
 

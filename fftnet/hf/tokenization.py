@@ -1,8 +1,4 @@
-"""The tokenizer of a checkpoint in Transformers.
-
-A native tokenizer is saved in the library's files (``fftnet.data.tokenizer_json``), which ``AutoTokenizer``
-reads without this package.
-"""
+"""The tokenizer of a checkpoint in Transformers; ``AutoTokenizer`` reads its files without this package."""
 
 import tempfile
 from pathlib import Path
@@ -24,11 +20,7 @@ class FFTNetTokenizer(PreTrainedTokenizerFast):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load the tokenizer of a checkpoint.
-
-        Raises:
-            TokenizerError: if the folder has no tokenizer.
-        """
+        """Load the tokenizer of a checkpoint; TokenizerError if the folder has none."""
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir() and not (folder / LIBRARY_FILE).is_file():
             raise TokenizerError(
@@ -38,12 +30,7 @@ class FFTNetTokenizer(PreTrainedTokenizerFast):
 
 
 def from_native(tokenizer: Tokenizer, **kwargs: Any) -> Any:
-    """Convert a native tokenizer to one of the library.
-
-    Args:
-        tokenizer: tokenizer of bytes or of a TikToken encoding.
-        **kwargs: settings of the library's tokenizer, such as ``padding_side``.
-    """
+    """Convert a native tokenizer of bytes or TikToken; ``kwargs`` are settings of the library's tokenizer."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)
         return PreTrainedTokenizerFast.from_pretrained(folder, **kwargs)

@@ -1,7 +1,5 @@
 """The stack of layers that every model has: from embeddings or features to hidden states."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -14,13 +12,9 @@ from fftnet.ops.attention import sinusoids
 
 
 class Backbone(nn.Module):
-    """Sinusoidal positions (bidirectional models only), dropout, layers, norm.
+    """Sinusoidal positions (bidirectional models only), dropout, layers of ``layer_class``, norm.
 
     A model is an embedding of its input, a backbone, and a head on the hidden states.
-
-    Args:
-        config: sizes, form and mixers.
-        layer_class: class of the layers, ``FFTNetLayer`` or a subclass.
     """
 
     def __init__(self, config: BackboneConfig, layer_class: type[FFTNetLayer] = FFTNetLayer) -> None:
@@ -29,7 +23,17 @@ class Backbone(nn.Module):
         self.causal = config.causal
         self.position_scale = config.position_scale
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(_layers(config, layer_class))
+        self.layers = nn.ModuleList(
+            layer_class(
+                config.d_model,
+                name,
+                num_heads=config.num_heads,
+                mixer_config=config.mixer_configs[name],
+                ffn_dim=config.ffn_dim,
+                dropout=config.dropout,
+            )
+            for name in config.layer_mixers
+        )
         self.norm = RMSNorm(config.d_model)
         # States are checked against this layout; the meta device makes it free.
         self._layout = layout_of(self.init_state(1, "meta")) if config.causal else ()
@@ -46,20 +50,10 @@ class Backbone(nn.Module):
         state: State | None = None,
         collected: list[Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, State]:
-        """Return hidden states of T tokens; with a state, of tokens that follow those of the state.
+        """Return hidden states (B, T, D) after the last norm; with a state, also the new state.
 
-        Args:
-            x: embeddings or features (B, T, D), T >= 1.
-            attention_mask: boolean (B, T), False at padding, which changes no other hidden state.
-            state: from ``init_state`` or an earlier call; it stays unchanged. None starts a text.
-            collected: list to which the input of each layer (B, T, D) and the result are appended.
-
-        Returns:
-            Hidden states (B, T, D) after the last norm; with a state, the pair of them and the new state.
-
-        Raises:
-            ValueError: on an empty sequence, shapes that do not match, a state of another model or batch, or
-                a state for a bidirectional model.
+        ``x`` are embeddings or features (B, T, D); mask, state and errors are those of ``FFTNet.forward``.
+        The input of each layer (B, T, D) and the result are appended to ``collected``, if it is given.
         """
         check_input(x, self.d_model, attention_mask)
         if self.dropout.training:
@@ -100,18 +94,6 @@ class Backbone(nn.Module):
 def _collect(collected: list[Tensor] | None, x: Tensor) -> None:
     if collected is not None:
         collected.append(x if x.ndim == 3 else x[:, None])
-
-
-def _layers(config: BackboneConfig, layer_class: type[FFTNetLayer]) -> Iterator[FFTNetLayer]:
-    for name in config.layer_mixers:
-        yield layer_class(
-            config.d_model,
-            name,
-            num_heads=config.num_heads,
-            mixer_config=config.mixer_configs[name],
-            ffn_dim=config.ffn_dim,
-            dropout=config.dropout,
-        )
 
 
 def _positions(x_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:

@@ -5,11 +5,7 @@ from torch import Tensor
 
 
 def head_dim(d_model: int, num_heads: int) -> int:
-    """Return the channels d = D // H of a head.
-
-    Raises:
-        ValueError: if the heads do not divide the width, or a size is below 1.
-    """
+    """Return the channels d = D // H of a head; ValueError if they are not whole, or a size is below 1."""
     for name, value in (("d_model", d_model), ("num_heads", num_heads)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -19,11 +15,7 @@ def head_dim(d_model: int, num_heads: int) -> int:
 
 
 def check_input(x: Tensor, d_model: int, attention_mask: Tensor | None) -> None:
-    """Check tokens (B, T, ``d_model``) and a boolean mask (B, T) or None.
-
-    Raises:
-        ValueError: naming the expected shape or dtype and the given one.
-    """
+    """Check tokens (B, T, ``d_model``) and a boolean mask (B, T) or None."""
     if not isinstance(x, Tensor):
         raise ValueError(f"x must be a tensor of shape (batch, tokens, {d_model}), got {given(x)}")
     if x.ndim != 3 or x.shape[2] != d_model:
@@ -33,11 +25,7 @@ def check_input(x: Tensor, d_model: int, attention_mask: Tensor | None) -> None:
 
 
 def check_mask(attention_mask: Tensor, shape: tuple[int, ...]) -> None:
-    """Check a boolean mask.
-
-    Raises:
-        ValueError: naming the expected shape or dtype and the given one.
-    """
+    """Check a boolean mask."""
     if not isinstance(attention_mask, Tensor):
         raise ValueError(f"attention_mask must be a boolean tensor, got {given(attention_mask)}")
     # A mask of shape (T,) would broadcast and give wrong results without an error.
@@ -49,11 +37,7 @@ def check_mask(attention_mask: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def check_ids(tokens: Tensor) -> None:
-    """Check int64 ids (B, T).
-
-    Raises:
-        ValueError: naming the given type, shape or dtype.
-    """
+    """Check int64 ids (B, T)."""
     if not isinstance(tokens, Tensor):
         way = "torch.tensor([tokenizer.encode(text)])" if isinstance(tokens, str) else "torch.as_tensor(ids)"
         raise ValueError(f"tokens must be a tensor of int64 ids, got {given(tokens)}: use {way}")

@@ -19,12 +19,7 @@ POOLINGS = (MEAN, LAST)
 @documented
 @dataclass(frozen=True, kw_only=True)
 class SequenceClassifierConfig(FFTNetConfig):
-    """Configuration of a classifier of texts or other sequences of ids.
-
-    Raises:
-        ValueError: if a field is out of range, the pooling is unknown, or ``class_names`` does not match
-            ``num_classes``.
-    """
+    """Configuration of a classifier of texts or other sequences of ids; errors as in ``BackboneConfig``."""
 
     num_classes: int = 2
     """Number of classes K."""
@@ -40,11 +35,7 @@ class SequenceClassifierConfig(FFTNetConfig):
 
 
 class FFTNetForSequenceClassification(PretrainedModel):
-    """Classifier of token ids without attention, causal or bidirectional, for any length.
-
-    Args:
-        config: sizes, form, mixers, classes and pooling.
-    """
+    """Classifier of token ids without attention, causal or bidirectional, for any length."""
 
     config_class = SequenceClassifierConfig
     config: SequenceClassifierConfig
@@ -58,15 +49,10 @@ class FFTNetForSequenceClassification(PretrainedModel):
         self.score = nn.Linear(config.d_model, config.num_classes, bias=False)
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Return logits (B, num_classes).
+        """Return logits (B, num_classes) of int64 ids (B, T), T >= 1.
 
-        Args:
-            tokens: int64 ids (B, T), T >= 1.
-            attention_mask: boolean (B, T), False at padding, which changes no logit.
-
-        Raises:
-            ValueError: on an empty sequence, ids that are not int64 or (checked on a CPU) outside the
-                vocabulary, or shapes that do not match.
+        ``attention_mask`` is boolean (B, T), False at padding, which changes no logit. Errors are those of
+        ``FFTNet.forward``.
         """
         check_ids(tokens)
         return self.classify(self.backbone(self.embedding(tokens), attention_mask), attention_mask)

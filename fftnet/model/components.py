@@ -1,11 +1,8 @@
 """Components of an FFTNet layer (arXiv 2502.18394v2, section 3; docs/maths.md), one module each.
 
 A component owns parameters: a mixer reads them by calling it, so that hooks of offloading, sharding and
-adapters run. And a component computes its step of the layer: ``inspect`` of a mixer calls them one by one,
-while ``forward`` does the same in a fused operator of ``fftnet.ops`` that stores no spectrum.
-
-The adaptive filter and modReLU are the same in the bidirectional and the causal forms. Transform pair and
-context differ: ``FourierTransform`` sees the whole sequence, ``PrefixFourierTransform`` every prefix.
+adapters run. And it computes its step of the layer: ``inspect`` of a mixer calls one after the other, while
+``forward`` does the same in a fused operator of ``fftnet.ops`` that stores no spectrum.
 """
 
 import math
@@ -13,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fftnet.ops import fourier, numerics
+from fftnet.ops import numerics
 from fftnet.ops.causal_mix.eager import prefix_transform
 from fftnet.ops.numerics import PAPER_EPS
 from fftnet.ops.prefix_context import prefix_context
@@ -24,11 +21,7 @@ EMBEDDING_STD = 0.02
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMSNorm of tokens (B, T, D) by ``fftnet.ops.rms_norm``, or of one token (B, D) by PyTorch.
-
-    Args:
-        d_model: width D of a token.
-    """
+    """RMSNorm of tokens (B, T, D) by ``fftnet.ops.rms_norm``, or of one token (B, D) by PyTorch."""
 
     def __init__(self, d_model: int) -> None:
         # PyTorch's default epsilon depends on the dtype, so float64 would compute another function.
@@ -40,44 +33,13 @@ class RMSNorm(nn.RMSNorm):
         return rms_norm(x, self.weight) if x.ndim == 3 else super().forward(x)
 
 
-class FourierTransform(nn.Module):
-    """Orthonormal Fourier transform over the tokens, half spectrum (section 1, step 1).
-
-    Args:
-        num_heads: H, which must divide D.
-    """
-
-    def __init__(self, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map real (B, T, D) to complex (B, H, T // 2 + 1, D // H); ValueError on an empty sequence."""
-        return fourier.fourier_transform(x, self.num_heads)
-
-
-class InverseFourierTransform(nn.Module):
-    """Inverse of ``FourierTransform`` (section 1, step 7)."""
-
-    def forward(self, spectrum: Tensor, num_tokens: int) -> Tensor:
-        """Map complex (B, H, F, d) to real (B, T, H * d); ``num_tokens`` is T, with F = T // 2 + 1."""
-        return fourier.inverse_fourier_transform(spectrum, num_tokens)
-
-
 def modulation_mlp(context_dim: int, hidden_dim: int, outputs: int) -> nn.Sequential:
     """Return the MLP that maps the context to the modulation of the base filter (section 1, step 3)."""
     return nn.Sequential(nn.Linear(context_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, outputs))
 
 
 class AdaptiveSpectralFilter(nn.Module):
-    """``W = W_base + tanh(MLP(context))``: one real gain per head and bin (section 1, steps 3 and 4).
-
-    Args:
-        context_dim: width of the context.
-        hidden_dim: width of the MLP's hidden layer.
-        num_heads: H.
-        num_bins: K, number of frequencies that have parameters.
-    """
+    """``W = W_base + tanh(MLP(context))``: one real gain per head and bin (section 1, steps 3 and 4)."""
 
     def __init__(self, context_dim: int, hidden_dim: int, num_heads: int, num_bins: int) -> None:
         super().__init__()
@@ -99,11 +61,7 @@ class AdaptiveSpectralFilter(nn.Module):
 class ModReLU(nn.Module):
     """``relu(|z| + b) z / max(|z|, eps)`` with a learned bias b per head and bin (section 1, step 6).
 
-    Args:
-        num_heads: H.
-        num_bins: K, number of frequencies that have parameters.
-        initial_bias: initial b; -0.1 in the paper. With 0, magnitudes above ``eps`` stay unchanged.
-        eps: magnitude below which the division no longer normalizes.
+    The initial b is -0.1 in the paper; with 0, magnitudes above ``eps`` stay unchanged.
     """
 
     def __init__(
@@ -132,13 +90,8 @@ class PrefixFourierTransform(nn.Module):
     """Spectrum of every prefix: ``Z_k(t) = g_k sum_{j<=t} lambda_k^(t-j) v(j)`` (section 2, step 1).
 
     ``lambda = exp(-a + i w)`` with a learned decay ``a = exp(log_decay) > 0`` and a learned frequency w in
-    radians per token; ``g = sqrt(1 - |lambda|^2)`` makes the size of Z independent of the time scale.
-
-    Args:
-        num_heads: H.
-        num_bins: F, frequencies per head.
-        shortest: initial time scale of the fastest bin, in tokens.
-        longest: initial time scale of the slowest bin, in tokens.
+    radians per token; ``g = sqrt(1 - |lambda|^2)`` makes the size of Z independent of the time scale. The
+    initial time scales, in tokens, are between ``shortest`` and ``longest``.
     """
 
     def __init__(self, num_heads: int, num_bins: int, shortest: float = 2.0, longest: float = 4000.0) -> None:
@@ -151,11 +104,7 @@ class PrefixFourierTransform(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialize time scales 1 / a log-spaced from ``shortest`` to ``longest``, and random frequencies.
-
-        The time scales are dealt out so that every head has short and long ones. A bin rotates by at most one
-        radian per time scale.
-        """
+        """Initialize log-spaced time scales 1 / a, long and short ones in a head, and random frequencies."""
         heads, bins = self.frequency.shape
         count = heads * bins
         # torch.arange works on the meta device; some libraries patch torch.linspace there to use the CPU.
@@ -163,6 +112,7 @@ class PrefixFourierTransform(nn.Module):
         log_scale = math.log(self.shortest) + steps * math.log(self.longest / self.shortest)
         log_decay_HF = -log_scale.view(bins, heads).T
         self.log_decay.copy_(log_decay_HF)
+        # A bin rotates by at most one radian per time scale.
         self.frequency.copy_(log_decay_HF.exp() * torch.rand_like(log_decay_HF))
 
     def init_state(self, batch_size: int, head_dim: int, device: torch.device | str | None = None) -> Tensor:
@@ -173,14 +123,10 @@ class PrefixFourierTransform(nn.Module):
         return torch.zeros(shape, dtype=numerics.compute_dtype(self.frequency), device=device)
 
     def forward(self, values: Tensor | None = None, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the spectrum of every prefix; without values, decay a > 0 per token and frequency, (H, F).
+        """Return the complex spectrum (B, T, H, F, d) of every prefix, and the new state.
 
-        Args:
-            values: (B, T, H, d), T >= 1.
-            state: from ``init_state`` or an earlier call: the sums without g; None starts a sequence.
-
-        Returns:
-            The spectrum, complex (B, T, H, F, d), and the new state.
+        ``values`` are (B, T, H, d). The state holds the sums without g; None starts a sequence. Without
+        values, return decay a > 0 per token and frequency, (H, F).
         """
         # a = exp(log_decay) is positive for every parameter, so |lambda| < 1 and the state stays bounded.
         decay = self.log_decay.exp()
@@ -201,12 +147,7 @@ def gain(decay: Tensor) -> Tensor:
 
 
 class PrefixInverse(nn.Module):
-    """Read-out at the last token: ``y(t) = Re sum_k C_k A_k(t)`` with a learned C (section 2, step 5).
-
-    Args:
-        num_heads: H.
-        num_bins: F.
-    """
+    """Read-out at the last token: ``y(t) = Re sum_k C_k A_k(t)`` with a learned C (section 2, step 5)."""
 
     def __init__(self, num_heads: int, num_bins: int) -> None:
         super().__init__()
@@ -229,9 +170,8 @@ class PrefixInverse(nn.Module):
 class PrefixContext(nn.Module):
     """Causal context ``c_t`` (section 2, step 2): running mean of the prefix and the token, width 2 D.
 
-    Args:
-        horizon: effective window of the mean, in tokens: from this token on, each one enters with the weight
-            1 / horizon, so long texts look like training windows. None: the mean of all tokens.
+    From token ``horizon`` on (None: never), each token enters the mean with the weight 1 / horizon, so long
+    texts look like training windows.
     """
 
     def __init__(self, horizon: int | None = None) -> None:
@@ -252,15 +192,83 @@ class PrefixContext(nn.Module):
         return prefix_context(x, mean, count, attention_mask, horizon=self.horizon)
 
 
+def _fill_with_ones(planes_H2F: Tensor) -> None:
+    """Set complex numbers, stored as real and imaginary plane, to 1."""
+    planes_H2F[:, 0] = 1
+    planes_H2F[:, 1] = 0
+
+
+class WriteKey(nn.Module):
+    """Base of the write keys, complex (step 2): ``fftnet.ops.addresses`` adds each token's own part."""
+
+    def __init__(self, num_heads: int, num_bins: int) -> None:
+        super().__init__()
+        self.base_key = nn.Parameter(torch.empty(num_heads, 2, num_bins))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialize the base to 1."""
+        _fill_with_ones(self.base_key)
+
+    def forward(self) -> Tensor:
+        """Return real and imaginary plane, (H, 2, F)."""
+        return self.base_key
+
+
+class ReadFilter(nn.Module):
+    """Adaptive filter, complex (steps 4 and 5): a base filter, and an MLP from context to modulation."""
+
+    def __init__(self, context_dim: int, hidden_dim: int, num_heads: int, num_bins: int) -> None:
+        super().__init__()
+        self.base_filter = nn.Parameter(torch.empty(num_heads, 2, num_bins))
+        self.modulation = modulation_mlp(context_dim, hidden_dim, 2 * num_heads * num_bins)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialize the base filter to 1; the MLP's layers reset themselves."""
+        _fill_with_ones(self.base_filter)
+
+    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the base filter (H, 2, F) and the modulation (..., H, 2, F) of (..., context_dim)."""
+        # Delta W = MLP(c_t), still without tanh: the operator fuses it with the sum.
+        shape = (*context.shape[:-1], *self.base_filter.shape)
+        return self.base_filter, self.modulation(context).view(shape)
+
+
+class Clock(nn.Module):
+    """Time step of each token for every head (step 3): ``softplus(W x + b)``, initially 1.
+
+    Not an ``nn.Linear``: adapters and quantizers replace such layers, and the softplus would be lost.
+    """
+
+    decays = True
+    """True: the optimizer applies weight decay to ``weight``, as to that of a linear layer."""
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_heads, d_model))
+        self.bias = nn.Parameter(torch.empty(num_heads))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialize the time step of every token to 1."""
+        nn.init.zeros_(self.weight)
+        # softplus(log(e - 1)) = 1.
+        nn.init.constant_(self.bias, math.log(math.e - 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (..., D) to time steps (..., H) > 0."""
+        return nn.functional.softplus(nn.functional.linear(x, self.weight, self.bias))
+
+
 class TiedEmbedding(nn.Embedding):
     """Embedding and output head with one weight (V, D).
 
     Both directions run ``forward``, so the parameter exists once in the model and its files, and hooks see
     every use.
-
-    Args:
-        vocab_size: V.
-        d_model: D.
     """
 
     def __init__(self, vocab_size: int, d_model: int) -> None:
@@ -273,8 +281,7 @@ class TiedEmbedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         """Embed int64 ids of any shape, or project floating hidden states (..., D) to logits (..., V).
 
-        Raises:
-            ValueError: if an id is outside the vocabulary (checked on a CPU).
+        On a CPU, an id outside the vocabulary is a ValueError.
         """
         if input.is_floating_point():
             return nn.functional.linear(input, self.weight)

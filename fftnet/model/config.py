@@ -9,10 +9,6 @@ from fftnet.model.checks import head_dim
 from fftnet.model.components import EMBEDDING_STD
 from fftnet.model.mixers import MIXERS, mixer_class, mixer_config
 
-MAX_LAYERS = 4096
-MAX_WINDOW = 2**30
-"""Maximum training window, in tokens."""
-
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +16,7 @@ class BackboneConfig:
     """Configuration of the stack of layers, shared by all models.
 
     Raises:
-        ValueError: if a field is out of range, a mixer is unknown, or a causal model has a mixer that is not
-            causal.
+        ValueError: if a field is out of range, or a mixer is unknown or, in a causal model, not causal.
     """
 
     position_scale: ClassVar[float] = 1.0
@@ -50,8 +45,8 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, 1, MAX_SIZE, "d_model", "num_heads")
-        check_range(self, 1, MAX_LAYERS, "num_layers")
-        check_range(self, 1, MAX_WINDOW, "max_seq_length")
+        check_range(self, 1, 4096, "num_layers")
+        check_range(self, 1, 2**30, "max_seq_length")
         check_range(self, 0, MAX_VOCAB_SIZE, "ffn_dim")
         head_dim(self.d_model, self.num_heads)
         if not 0.0 <= self.dropout < 1.0:
@@ -88,11 +83,7 @@ class BackboneConfig:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class FFTNetConfig(BackboneConfig):
-    """Configuration of a model over tokens.
-
-    Raises:
-        ValueError: if a field is out of range.
-    """
+    """Configuration of a model over tokens; errors are those of ``BackboneConfig``."""
 
     # As large as a new embedding: with 1, an untrained model would see little but positions.
     position_scale: ClassVar[float] = math.sqrt(2) * EMBEDDING_STD

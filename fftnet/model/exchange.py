@@ -13,8 +13,6 @@ from torch import Tensor
 from fftnet.model.heads import CLASS_FIELDS
 from fftnet.serialization import CheckpointError, writing
 
-BASE_PREFIX = "model."
-"""Prefix of all weights except the head's, if a model with a head was saved by the library."""
 CAUSAL_ARCHITECTURE = "FFTNetForCausalLM"
 MASKED_ARCHITECTURE = "FFTNetForMaskedLM"
 SEQUENCE_ARCHITECTURE = "FFTNetForSequenceClassification"
@@ -39,11 +37,7 @@ class Family(NamedTuple):
         return {auto: f"{SHIM_MODULE}.{name}" for auto, name in self.auto_classes.items()}
 
     def write_shim(self, directory: Path) -> None:
-        """Write the module that ``auto_map`` names; the library imports it with ``trust_remote_code=True``.
-
-        Raises:
-            CheckpointError: if it can't be written.
-        """
+        """Write the module that ``auto_map`` names, which the library imports as remote code."""
         purpose = '"""Leads Transformers to the classes of the package: pip install fftnet[hf]."""'
         text = f"{purpose}\n\nfrom fftnet.hf import {', '.join(self.auto_classes.values())}\n"
         path = directory / SHIM_FILE
@@ -81,7 +75,7 @@ LIBRARY_FIELDS = frozenset(
 
 def native_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights under the names of the native modules, whichever side saved them."""
-    return {name.removeprefix(BASE_PREFIX): tensor for name, tensor in tensors.items()}
+    return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
 
 
 def labels_to_file(values: dict[str, Any]) -> dict[str, Any]:
@@ -97,11 +91,7 @@ def labels_to_file(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def labels_from_file(values: dict[str, Any]) -> dict[str, Any]:
-    """Add the native fields of classes to the fields of ``config.json``, if it has labels.
-
-    Raises:
-        ValueError: if the classes are not numbered from 0.
-    """
+    """Add the native fields of classes to the fields of ``config.json``, if it has labels."""
     found = values.get("id2label")
     if found is None:
         return values
@@ -114,15 +104,7 @@ def labels_from_file(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def architecture_of(values: Any, path: Path) -> str | None:
-    """Return the name of the model that ``config.json`` describes, None if it names none.
-
-    Args:
-        values: content of the file.
-        path: path of the file, for the message.
-
-    Raises:
-        CheckpointError: if the content is not an object, or ``architectures`` is not a list of one name.
-    """
+    """Return the name of the model that ``config.json`` at ``path`` describes, None if it names none."""
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} does not describe a model: it holds no fields")
     names = values.get("architectures")

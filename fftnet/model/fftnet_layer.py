@@ -11,12 +11,7 @@ from fftnet.model.mixers import build_mixer
 
 
 class FeedForward(nn.Module):
-    """Position-wise feed-forward: ``contract(gelu(expand(norm(x))))``.
-
-    Args:
-        d_model: width D of a token.
-        hidden_dim: hidden width.
-    """
+    """Position-wise feed-forward: ``contract(gelu(expand(norm(x))))``."""
 
     def __init__(self, d_model: int, hidden_dim: int) -> None:
         super().__init__()
@@ -34,17 +29,15 @@ class FFTNetLayer(nn.Module):
 
     Args:
         d_model: width D of a token.
-        mixer: a name in ``fftnet.model.mixers.MIXERS``, or a module with the interface of
-            ``fftnet.model.mixers.base.Mixer``.
+        mixer: a name in ``fftnet.model.mixers.MIXERS``, or a module like ``fftnet.model.mixers.base.Mixer``.
         num_heads: H of a mixer that is given by name.
-        mixer_config: configuration of a mixer that is given by name, or a dictionary of its fields (None: the
-            defaults).
+        mixer_config: its configuration, or a dictionary of its fields (None: the defaults).
         ffn_dim: hidden width of the feed-forward (None: 4 * d_model; 0: no feed-forward).
         dropout: probability of dropping a value in a residual branch.
 
     Raises:
-        ValueError: if the mixer's name is unknown, the sizes do not fit it, or ``mixer_config`` is given with
-            a mixer instance.
+        ValueError: if the mixer is unknown, does not fit the sizes, or is a module given with a
+            configuration.
     """
 
     def __init__(
@@ -80,15 +73,10 @@ class FFTNetLayer(nn.Module):
     def forward(
         self, x: Tensor, attention_mask: Tensor | None = None, state: Any = None
     ) -> Tensor | tuple[Tensor, Any]:
-        """Apply the block to T tokens; with a state, to tokens that follow those of the state.
+        """Apply the block to T tokens (B, T, D); with a state, to tokens that follow those of the state.
 
-        Args:
-            x: (B, T, D); with a state also one token (B, D).
-            attention_mask: boolean (B, T), False at padding.
-            state: from ``init_state`` or an earlier call; None starts a text.
-
-        Returns:
-            A tensor of the shape of ``x``; with a state, the pair of it and the new state.
+        Returns a tensor of the shape of ``x``; with a state, the pair of it and the new state. With a state,
+        ``x`` may be one token (B, D). ``attention_mask`` is boolean (B, T), False at padding.
         """
         # A decode step comes as (B, D). Mixers without a form for one token get (B, 1, D).
         normed = self.mixer_norm(x)

@@ -18,9 +18,6 @@ class FFTNet(PretrainedModel):
     """Language model (``causal=True``, the default) or encoder (``causal=False``) without attention.
 
     Neither has a length limit: ``max_seq_length`` is the training window.
-
-    Args:
-        config: sizes, form and mixers.
     """
 
     config_class = FFTNetConfig
@@ -50,15 +47,7 @@ class FFTNet(PretrainedModel):
         return CAUSAL_ARCHITECTURE if self.config.causal else MASKED_ARCHITECTURE
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> State:
-        """Return the state before the first token.
-
-        Args:
-            batch_size: rows B.
-            device: device of the state (None: that of the weights).
-
-        Raises:
-            ValueError: if the model is bidirectional.
-        """
+        """Return a causal model's state before the first token, on a device (None: that of the weights)."""
         return self.backbone.init_state(batch_size, device)
 
     def forward(
@@ -149,9 +138,6 @@ class FFTNet(PretrainedModel):
 
         Returns:
             Logits (B, V) of the next token and the new state.
-
-        Raises:
-            ValueError: as in ``forward``.
         """
         if not isinstance(token, Tensor) or token.ndim != 1:
             place = f"a tensor of ids of shape (batch,), one a row, got {given(token)}"

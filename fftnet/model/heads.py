@@ -17,15 +17,7 @@ CLASS_FIELDS = ("num_classes", "class_names")
 
 
 def check_classifier(config: Any, poolings: Sequence[str]) -> None:
-    """Check the fields of a classifier's configuration, and fill in missing class names.
-
-    Args:
-        config: frozen dataclass with ``num_classes``, ``class_names`` and ``pooling``.
-        poolings: allowed values of ``pooling``.
-
-    Raises:
-        ValueError: naming the field, what is allowed and the value.
-    """
+    """Check the fields ``num_classes``, ``class_names`` and ``pooling``, and fill in missing class names."""
     check_range(config, 1, MAX_SIZE, "num_classes")
     names = check_class_names(config.class_names, config.num_classes)
     object.__setattr__(config, "class_names", names)
@@ -34,11 +26,7 @@ def check_classifier(config: Any, poolings: Sequence[str]) -> None:
 
 
 def check_class_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]:
-    """Return the names; if there are none, the names that Transformers uses (LABEL_0, LABEL_1, ...).
-
-    Raises:
-        ValueError: if they are not strings, their number differs from ``num_classes``, or two are equal.
-    """
+    """Return ``num_classes`` different names; if none are given, LABEL_0, LABEL_1, ... as in Transformers."""
     names = string_list("class_names", names)
     try:
         "".join(names).encode()
@@ -55,19 +43,13 @@ def check_class_names(names: Sequence[str], num_classes: int) -> tuple[str, ...]
 
 
 def pooled(hidden: Tensor, pooling: str, attention_mask: Tensor | None = None) -> Tensor:
-    """Reduce the hidden states of a row to the vector that is classified.
+    """Reduce the hidden states (B, T, D) of each row to the vector (B, D) that is classified.
 
     Args:
         hidden: (B, T, D), T >= 1.
         pooling: class_token (the first token), last (the last token), or mean (of all tokens).
         attention_mask: boolean (B, T or more, of which the last T count), False at padding, which last and
             mean leave out. For a row of padding only, the mean is 0 and the last token is the first.
-
-    Returns:
-        (B, D).
-
-    Raises:
-        ValueError: if the pooling is unknown.
     """
     if pooling == CLASS_TOKEN:
         return hidden[:, 0]

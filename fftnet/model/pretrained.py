@@ -26,9 +26,6 @@ from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
 
 Model = TypeVar("Model", bound="PretrainedModel")
 
-SLACK = 2**20
-"""Numbers by which a model may exceed its file of weights before ``at_most`` refuses it."""
-
 
 class PretrainedModel(nn.Module):
     """Model that is built from one configuration and saved as ``config.json`` and ``model.safetensors``.
@@ -61,20 +58,12 @@ class PretrainedModel(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``directory``.
-
-        Raises:
-            CheckpointError: if the folder can't be written.
-        """
+        """Write ``config.json`` and ``model.safetensors`` into ``directory``; errors are CheckpointErrors."""
         self.save_config(directory)
         serialization.write_tensors(Path(directory) / WEIGHTS_FILE, self.state_dict())
 
     def save_config(self, directory: str | Path) -> None:
-        """Write ``config.json``, and the module that leads Transformers to ``fftnet.hf``, without weights.
-
-        Raises:
-            CheckpointError: if the folder can't be written.
-        """
+        """Write ``config.json``, and the module that leads Transformers to ``fftnet.hf``, without weights."""
         kind: dict[str, Any] = {"model_type": self.family.model_type, "architectures": [self.architecture]}
         # Models of users have no class in fftnet.hf, so the library must not be led there.
         known = self.architecture in self.other_names
@@ -107,39 +96,31 @@ class PretrainedModel(nn.Module):
 
     @classmethod
     def read_config(cls, directory: str | Path) -> Any:
-        """Return the configuration of a checkpoint, an instance of ``config_class``.
-
-        Raises:
-            CheckpointError: naming the file that is missing, damaged or of another model.
-        """
+        """Return the ``config_class`` instance of a checkpoint; errors are those of ``from_pretrained``."""
         path = Path(directory) / CONFIG_FILE
         values = serialization.read_json(path)
-        architecture_of(values, path)
+        name = architecture_of(values, path) or cls.__name__
         known = {field.name for field in fields(cls.config_class)}
         try:
             values = labels_from_file(values) if known.issuperset(CLASS_FIELDS) else values
-        except ValueError as error:
-            raise _not_a_model(path, error) from error
-        cls._check_kind(path, values)
-        values = {name: value for name, value in values.items() if name not in LIBRARY_FIELDS}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            listed = ", ".join(unknown[:10]) + ", ..." * (len(unknown) > 10)
-            raise CheckpointError(f"{path} holds fields that this version does not know: {listed}")
-        try:
+            cls._check_kind(path, values, name)
+            values = {field: value for field, value in values.items() if field not in LIBRARY_FIELDS}
+            unknown = sorted(set(values) - known)
+            if unknown:
+                listed = ", ".join(unknown[:10]) + ", ..." * (len(unknown) > 10)
+                raise CheckpointError(f"{path} holds fields that this version does not know: {listed}")
             return cls.config_class(**values)
         except (TypeError, ValueError) as error:
             raise _not_a_model(path, error) from error
 
     @classmethod
-    def _check_kind(cls, path: Path, values: dict[str, Any]) -> None:
+    def _check_kind(cls, path: Path, values: dict[str, Any], architecture: str) -> None:
         """Refuse the ``config.json`` of another kind of model."""
         expected = cls.family.model_type
         model_type = values.get("model_type", expected)
         if model_type != expected:
             raise CheckpointError(f"{path} is that of a model of type {model_type!r}, not {expected!r}")
         name = cls.__name__
-        architecture = architecture_of(values, path) or name
         if architecture not in (name, *cls.other_names):
             raise CheckpointError(
                 f"{path} is that of {[architecture]}, not of {name}: load it with that class"
@@ -160,17 +141,11 @@ def at_most(numbers: int, *, on_meta: bool = False) -> Iterator[None]:
     """Refuse to create parameters, in this thread, with far more numbers than the file of the weights has.
 
     A damaged configuration may ask for any size. A parameter takes no memory before it is initialized, and it
-    is counted earlier. Models that are only somewhat larger pass: ``load_weights`` names the difference.
-
-    Args:
-        numbers: numbers in the file of the weights.
-        on_meta: count only parameters on the meta device.
-
-    Raises:
-        ValueError: naming the parameter and its shape.
+    is counted earlier. Models that are only somewhat larger pass: ``load_weights`` names the difference. With
+    ``on_meta``, only parameters on the meta device are counted.
     """
     total = 0
-    most = 2 * numbers + SLACK
+    most = 2 * numbers + 2**20
     thread = threading.get_ident()
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

@@ -1,8 +1,7 @@
 """States of causal models as values: copied, selected, concatenated, saved and loaded.
 
 A state represents everything that a model has read: a tuple with one ``NamedTuple`` of tensors for each
-layer. The first dimension of every tensor counts rows. The model creates states (``init_state``, ``prefill``)
-and never changes one that it was given.
+layer. The first dimension of every tensor counts rows. A model never changes a state that it was given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,17 +43,10 @@ Layout = tuple[LayerLayout, ...]
 
 
 def expand_state(state: State, copies: int) -> State:
-    """Repeat every row, like ``repeat_interleave``.
-
-    Args:
-        state: state of B rows; it stays unchanged.
-        copies: at least 1.
+    """Repeat every row ``copies`` >= 1 times, like ``repeat_interleave``.
 
     Returns:
         A state of B * copies rows that shares no memory with ``state``.
-
-    Raises:
-        ValueError: if ``copies`` is below 1.
     """
     if copies < 1:
         raise ValueError(f"copies must be at least 1, got {copies}")
@@ -66,7 +58,8 @@ def select_state(state: State, rows: Tensor | Sequence[int]) -> State:
 
     Args:
         state: state of B rows; it stays unchanged.
-        rows: int64 indices (N,) in [0, B), which may repeat, or a boolean mask (B,) of the rows to keep.
+        rows: int64 indices (N,) in [0, B), which may repeat, or a boolean mask (B,) of the rows to keep; at
+            least one.
 
     Returns:
         A state of the selected rows that shares no memory with ``state``.
@@ -96,13 +89,11 @@ def select_state(state: State, rows: Tensor | Sequence[int]) -> State:
 
 
 def concat_states(states: Sequence[State]) -> State:
-    """Concatenate the rows of several states of one model.
-
-    Args:
-        states: at least one; they stay unchanged. Tensors that grow are padded with zeros to the longest.
+    """Concatenate the rows of several states of one model, at least one.
 
     Returns:
-        A state of all rows that shares no memory with ``states``.
+        A state of all rows that shares no memory with ``states``. Tensors that grow are padded with zeros to
+            the longest.
 
     Raises:
         ValueError: if ``states`` is empty, or they belong to different models.
@@ -116,19 +107,12 @@ def concat_states(states: Sequence[State]) -> State:
 
 
 def save_state(state: State, path: str | Path) -> None:
-    """Write a state as safetensors.
-
-    Raises:
-        CheckpointError: naming the file, if it can't be written.
-    """
+    """Write a state as safetensors; CheckpointError if the file can't be written."""
     serialization.write_tensors(Path(path), state_tensors(state))
 
 
 def load_state(path: str | Path, model: Stateful) -> State:
-    """Read a state that ``save_state`` wrote, for the same model or one of the same sizes.
-
-    Returns:
-        The state on the device and in the dtype of the model.
+    """Read a state that ``save_state`` wrote, onto the device and in the dtype of a model of the same sizes.
 
     Raises:
         CheckpointError: naming the file, if it is missing, damaged or of another model.
@@ -163,12 +147,8 @@ def state_tensors(state: State) -> dict[str, Tensor]:
 def state_of_tensors(tensors: Mapping[str, Tensor], like: State) -> State:
     """Return the state with these tensors: the inverse of ``state_tensors``.
 
-    Args:
-        tensors: by name; copied only if device or dtype differ.
-        like: a state of the same model with any rows, which defines types, devices and dtypes.
-
-    Raises:
-        KeyError: if a tensor is missing.
+    ``like`` is a state of the same model with any rows, which defines types, devices and dtypes. A tensor is
+    copied only if device or dtype differ.
     """
     layers = []
     for index, layer in enumerate(like):
@@ -187,19 +167,22 @@ def num_rows(state: State) -> int:
 def layout_of(state: State) -> Layout:
     """Return the layout that all states of the model have.
 
-    The type of a state may have two class attributes. ``growing`` maps fields to the dimension that grows
-    with the number of tokens read. ``common`` names fields that are equal in all layers, which exported
-    models store once.
+    The type of a state may have two class attributes: ``growing`` maps fields to the dimension that grows
+    with the tokens read; ``common`` names fields equal in all layers, which exported models store once.
     """
-    return tuple(LayerLayout(type(layer), tuple(_sizes(layer))) for layer in state)
+    layout = []
+    for layer in state:
+        growing = getattr(layer, "growing", {})
+        sizes = (
+            tuple(ANY if dim == growing.get(field) else size for dim, size in enumerate(tensor.shape))[1:]
+            for field, tensor in layer._asdict().items()
+        )
+        layout.append(LayerLayout(type(layer), tuple(sizes)))
+    return tuple(layout)
 
 
 def check_state(state: State, layout: Layout, rows: int) -> None:
-    """Refuse a state of another model or with another number of rows than the tokens.
-
-    Raises:
-        ValueError: naming the difference and the way out.
-    """
+    """Refuse a state of another model or with another number of rows than the tokens."""
     # This runs at every decode step. So it only compares shapes, and looks for words after a difference.
     if len(state) != len(layout):
         raise ValueError(f"the state is of another model: it has {len(state)} layers, not {len(layout)}")
@@ -235,14 +218,6 @@ def _concat_layers(layers: Sequence[Any]) -> Any:
             tensors = [functional.pad(x, (0, 0) * after + (0, longest - x.shape[dim])) for x in tensors]
         fields.append(torch.cat(list(tensors)))
     return kind(*fields)
-
-
-def _sizes(layer: Any) -> list[tuple[int, ...]]:
-    growing = getattr(layer, "growing", {})
-    return [
-        tuple(ANY if dim == growing.get(field) else size for dim, size in enumerate(tensor.shape))[1:]
-        for field, tensor in layer._asdict().items()
-    ]
 
 
 def _fits(shape: tuple[int, ...], rows: int, size: tuple[int, ...]) -> bool:

@@ -33,12 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(BackboneConfig):
-    """Configuration of an image classifier.
-
-    Raises:
-        ValueError: if a field is out of range, ``patch_size`` does not divide ``image_size``, or the pooling
-            is unknown.
-    """
+    """Configuration of an image classifier; a field that does not fit the others is a ValueError."""
 
     causal: bool = False
     """Every patch sees only the patches before it (False: the whole image)."""
@@ -91,13 +86,8 @@ def vit_config(
 
         >>> FFTNetViT(vit_config("base", num_classes=1000)).num_parameters()
 
-    Args:
-        preset: a name in ``PRESETS``; use ``dataclasses.replace`` on the result for other sizes.
-        num_classes: see ``ViTConfig``, like all other arguments.
-        image_size: side of the training images, in pixels.
-        patch_size: side of a patch, in pixels.
-        num_channels: channels of a pixel.
-        pooling: class_token or mean.
+    ``preset`` is a name in ``PRESETS``, all other arguments are fields of ``ViTConfig``. Use
+    ``dataclasses.replace`` on the result for other sizes.
 
     Raises:
         ValueError: if the preset is unknown or a field is out of range.
@@ -118,11 +108,7 @@ def vit_config(
 
 
 class Patches(nn.Module):
-    """Patch embedding: linear projection of patches, learned positions, optional class token.
-
-    Args:
-        config: sizes and pooling.
-    """
+    """Patch embedding: linear projection of patches, learned positions, optional class token."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -143,11 +129,7 @@ class Patches(nn.Module):
             nn.init.trunc_normal_(self.class_token, std=START)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return tokens (B, T, D) of images (B, C, height, width).
-
-        Raises:
-            ValueError: if the number of channels differs, or a side is not a multiple of ``patch_size``.
-        """
+        """Return tokens (B, T, D) of images (B, C, height, width), sides multiples of ``patch_size``."""
         size = self.patch_size
         fits = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == self.num_channels
         if not fits or images.shape[2] % size or images.shape[3] % size or 0 in images.shape:
@@ -170,11 +152,7 @@ class Patches(nn.Module):
 
 
 class FFTNetViT(PretrainedModel):
-    """Image classifier without attention.
-
-    Args:
-        config: sizes, mixers and pooling; ``vit_config`` returns the paper's.
-    """
+    """Image classifier without attention; ``vit_config`` returns the paper's configurations."""
 
     config_class = ViTConfig
     config: ViTConfig
@@ -194,9 +172,5 @@ class FFTNetViT(PretrainedModel):
         return IMAGE_ARCHITECTURE
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, num_classes) of images (B, num_channels, height, width).
-
-        Raises:
-            ValueError: on images of another shape; sides must be multiples of ``patch_size``.
-        """
+        """Return logits (B, num_classes) of images (B, num_channels, height, width)."""
         return self.head(pooled(self.backbone(self.patches(images)), self.config.pooling))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fftnet import FFTNet, FFTNetConfig
 from fftnet.devices import DeviceError, pick_device
-from fftnet.model.addresses import Clock
+from fftnet.model.components import Clock
 from fftnet.model.mixers import build_mixer
 from fftnet.protocols import Objective
 from fftnet.training import accelerator

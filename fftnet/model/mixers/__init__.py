@@ -25,11 +25,7 @@ MIXERS: dict[str, type[Mixer]] = {
 
 
 def mixer_class(name: str) -> type[Mixer]:
-    """Return the class of a mixer.
-
-    Raises:
-        ValueError: if the name is unknown.
-    """
+    """Return the class of a mixer; ValueError if the name is unknown."""
     if name not in MIXERS:
         raise ValueError(f"unknown mixer {name!r}; choose from {', '.join(MIXERS)}")
     return MIXERS[name]
@@ -38,14 +34,8 @@ def mixer_class(name: str) -> type[Mixer]:
 def mixer_config(name: str, values: Any = None) -> Any:
     """Return the configuration of a mixer.
 
-    Args:
-        name: a name in ``MIXERS``.
-        values: a dictionary of fields as in ``config.json``, a configuration of this mixer, or None for the
-            defaults.
-
-    Raises:
-        ValueError: if the mixer or a field is unknown, a value is out of range, or the configuration is that
-            of another mixer.
+    ``values`` is a dictionary of fields as in ``config.json``, a configuration of this mixer, or None for the
+    defaults. An unknown mixer or field, and a value out of range, is a ValueError.
     """
     kind = mixer_class(name).Config
     if isinstance(values, kind):
@@ -62,15 +52,5 @@ def mixer_config(name: str, values: Any = None) -> Any:
 
 
 def build_mixer(name: str, d_model: int, num_heads: int = 2, config: Any = None) -> Any:
-    """Create a mixer.
-
-    Args:
-        name: a name in ``MIXERS``.
-        d_model: width D of a token.
-        num_heads: H, which must divide D.
-        config: as the ``values`` of ``mixer_config``.
-
-    Raises:
-        ValueError: if the name is unknown, or the sizes do not fit the mixer.
-    """
+    """Create the mixer of a name in ``MIXERS``; ``config`` as the ``values`` of ``mixer_config``."""
     return mixer_class(name)(d_model, num_heads, mixer_config(name, config))

@@ -7,9 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.fields import MAX_COUNT, MAX_SIZE, check_fields, check_range, documented
-from fftnet.model.addresses import Clock, ReadFilter, WriteKey
 from fftnet.model.checks import check_input, head_dim
-from fftnet.model.components import ModReLU, PrefixContext, PrefixFourierTransform, gain
+from fftnet.model.components import (
+    Clock,
+    ModReLU,
+    PrefixContext,
+    PrefixFourierTransform,
+    ReadFilter,
+    WriteKey,
+    gain,
+)
 from fftnet.model.mixers.base import SteppingMixer, device_of, packed
 from fftnet.ops import decode
 from fftnet.ops.addresses import addresses
@@ -30,11 +37,7 @@ SHORTEST_SCALE = 2.0
 @documented
 @dataclass(frozen=True, kw_only=True)
 class AddressedSpectralConfig:
-    """Configuration of the mixer of FFTNet (causal).
-
-    Raises:
-        ValueError: if a field is out of range.
-    """
+    """Configuration of the mixer of FFTNet (causal)."""
 
     num_bins: int = 16
     """Number of frequencies per head: the number of items a head can store grows with it."""

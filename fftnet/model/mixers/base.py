@@ -20,18 +20,14 @@ class Mixer(nn.Module):
     ``attention_mask`` is boolean (B, T), False at padding, which may stand anywhere and hold anything: mixed
     tokens and states are those of each row's tokens alone.
 
-    Call a mixer only through ``__call__``: hooks of sharding, offloading and adapters run nowhere else.
-
-    At a decode step a layer holds a single token as (B, D). It passes this on to a mixer with
-    ``reads_one_token``, and (B, 1, D) to any other.
+    Call a mixer only through ``__call__``: hooks of sharding, offloading and adapters run nowhere else. At a
+    decode step a layer holds a single token as (B, D). It passes this on to a mixer with ``reads_one_token``,
+    and (B, 1, D) to any other.
 
     Args:
         d_model: width D of a token.
-        num_heads: H, for mixers that have heads.
+        num_heads: H, for mixers that have heads; a ValueError if it does not divide D.
         config: an instance of ``Config`` (None: its defaults).
-
-    Raises:
-        ValueError: if the heads do not divide the width.
     """
 
     causal: ClassVar[bool] = False
@@ -49,27 +45,11 @@ class Mixer(nn.Module):
         self.num_heads = num_heads
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> Any:
-        """Return the state before the first token.
-
-        Args:
-            batch_size: rows B.
-            device: device of the state (None: that of the weights).
-
-        Raises:
-            ValueError: if the mixer is not causal.
-        """
+        """Return a causal mixer's state before the first token, on a device (None: that of the weights)."""
         raise ValueError(f"{type(self).__name__} has no state: it sees the whole sequence at once")
 
     def filter_at(self, x: Tensor, state: Any) -> Tensor | None:
-        """Return the magnitude of the filter that each head applies at one token, for plots.
-
-        Args:
-            x: the token, (B, D).
-            state: the state before the token.
-
-        Returns:
-            (B, H, F), or None if the mixer has no such filter.
-        """
+        """Return the magnitude (B, H, F) of each head's filter at one token (B, D), or None, for plots."""
         return None
 
 
@@ -81,11 +61,7 @@ class ByLengthMixer(Mixer):
     """
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Mix tokens (B, T, D), as ``Mixer`` describes.
-
-        Raises:
-            ValueError: on an empty sequence, or shapes that do not match.
-        """
+        """Mix tokens (B, T, D), as ``Mixer`` describes."""
         check_input(x, self.d_model, attention_mask)
         if attention_mask is None:
             return self._mix(x)
@@ -109,11 +85,7 @@ class SteppingMixer(Mixer):
     def forward(
         self, x: Tensor, attention_mask: Tensor | None = None, state: Any | None = None
     ) -> Tensor | tuple[Tensor, Any]:
-        """Mix tokens (B, T, D), with a state also one token (B, D), as ``Mixer`` describes.
-
-        Raises:
-            ValueError: on an empty sequence, or shapes that do not match.
-        """
+        """Mix tokens (B, T, D), with a state also one token (B, D), as ``Mixer`` describes."""
         # The decode step comes first and checks little: it runs once per token and layer.
         if state is not None and x.ndim == 2 and x.shape[1] == self.d_model and attention_mask is None:
             return self._step(x, state)
@@ -145,11 +117,9 @@ class SteppingMixer(Mixer):
 
 
 def packed(x: Tensor) -> Tensor:
-    """Return a contiguous copy with the default strides, for a state that is kept.
-
-    A slice would keep the whole larger tensor in memory. And a tensor with a dimension of size 1 can be
-    contiguous with other strides, for which torch.compile would compile a decode step again.
-    """
+    """Return a contiguous copy with the default strides, for a state that is kept."""
+    # A slice would keep the whole larger tensor in memory. And with other strides at a dimension of size 1,
+    # torch.compile would compile a decode step again.
     return x.clone(memory_format=torch.contiguous_format)
 
 

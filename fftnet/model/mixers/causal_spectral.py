@@ -31,11 +31,7 @@ trained biases rarely exceed 0.2."""
 @documented
 @dataclass(frozen=True, kw_only=True)
 class CausalSpectralConfig:
-    """Configuration of the mixer of FFTNet without keys.
-
-    Raises:
-        ValueError: if a field is out of range.
-    """
+    """Configuration of the mixer of FFTNet without keys."""
 
     num_bins: int = 4
     """Number of frequencies per head."""

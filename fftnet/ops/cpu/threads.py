@@ -53,7 +53,7 @@ class Threads:
     def run(self, kernel: Any, items: int, work: int, *arguments: Any) -> None:
         """Call ``kernel(first, last, *arguments)``, in several threads if ``work``, in values, is enough."""
         # The common case without a call: at one token, every microsecond counts.
-        arrays = [x.numpy() if type(x) is Tensor else to_array(x) for x in arguments]
+        arrays = [x.numpy() if isinstance(x, Tensor) else to_array(x) for x in arguments]
         threads = min(torch.get_num_threads(), items) if work > SERIAL_WORK else 1
         if threads <= 1:
             kernel(0, items, *arrays)

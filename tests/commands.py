@@ -1,14 +1,21 @@
-"""Commands for tests: in a new process as a user runs them, or in a forked one, which is faster."""
+"""Commands for tests: in a new process as a user runs them, in a forked one, or in this one, the fastest."""
 
 import atexit
+import io
 import json
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from fftnet.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {"main.py": "train", "example.py": "generate"}
@@ -42,7 +49,7 @@ class Forks:
 
 
 @cache
-def _forks() -> Forks:
+def shared_forks() -> Forks:
     forks = Forks()
     atexit.register(forks.close)
     return forks
@@ -55,7 +62,7 @@ def run(command: str, folder: Path, code: int = 0) -> Done:
         words[0] = SCRIPTS[words[0]]
     with tempfile.TemporaryDirectory() as kept:
         out, err = (Path(kept, name) for name in ("out", "err"))
-        (returned,) = _forks().run(words, folder, out, err)
+        (returned,) = shared_forks().run(words, folder, out, err)
         return checked(subprocess.CompletedProcess(words, returned, out.read_text(), err.read_text()), code)
 
 
@@ -80,6 +87,27 @@ def python(
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stdout + done.stderr
     return done
+
+
+class Answer(NamedTuple):
+    """Exit status and output of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+def answer(words: list[str], folder: Path) -> Answer:
+    """Run a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        code = main(words)
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def pipe(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """Let commands in this process read data from standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
 
 
 def checked(done: Done, code: int) -> Done:

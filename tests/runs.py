@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fftnet import serialization
+from fftnet import FFTNet, FFTNetConfig, serialization
 from fftnet.protocols import Batch, Batches, Losses, Objective
 from fftnet.serialization import CONFIG_FILE
 from fftnet.tasks.next_token import NextToken
@@ -90,15 +90,26 @@ def configs(folder: Path, **values: Any) -> dict[str, Any]:
     }
 
 
+def language_model(**sizes: Any) -> FFTNet:
+    torch.manual_seed(0)
+    values: dict[str, Any] = {"vocab_size": VOCAB, "d_model": 16, "num_heads": 4, "num_layers": 2}
+    return FFTNet(FFTNetConfig(**(values | sizes)))
+
+
 def make(
-    folder: Path, train: Batches | None = None, objective: Objective = next_token, **values: Any
+    folder: Path,
+    train: Batches | None = None,
+    objective: Objective = next_token,
+    model: nn.Module | None = None,
+    valid: Batches | None = None,
+    **values: Any,
 ) -> Trainer:
-    """Return a trainer of the bigram model, by default on the chain."""
+    """Return a trainer, by default of the bigram model on the chain."""
     return Trainer(
-        bigram(),
+        bigram() if model is None else model,
         objective,
         train or Chain(),
-        Chain(seed=1),
+        valid or Chain(seed=1),
         **configs(folder, **({"learning_rate": 0.03} | values)),
         metadata=RunMetadata(entropy_floor=0.5, fingerprint={"model": "bigram"}),
         callbacks=Callbacks(
@@ -119,19 +130,23 @@ def at_step(trainer: Trainer, step: int, action: Callable[[], object]) -> None:
     trainer._update = both
 
 
-def stop() -> None:
-    raise KeyboardInterrupt
+def train_until(trainer: Trainer, step: int) -> None:
+    """Train a run that dies before the update of a step."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    at_step(trainer, step, stop)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
 
 
-def interrupted(folder: Path, **values: Any) -> tuple[Trainer, Trainer]:
-    """Return a trainer that finished, and one that died in step 8 of 12."""
+def interrupted(folder: Path, **values: Any) -> Trainer:
+    """Return a trainer that finished, after another one died in step 8 of 12."""
     whole = make(folder / "whole", max_steps=12, eval_every=3, **values)
     whole.train()
-    part = make(folder / "part", max_steps=12, eval_every=3, **values)
-    at_step(part, 7, stop)
-    with pytest.raises(KeyboardInterrupt):
-        part.train()
-    return whole, part
+    train_until(make(folder / "part", max_steps=12, eval_every=3, **values), 7)
+    return whole
 
 
 def resumed(folder: Path, **values: Any) -> Trainer:
@@ -154,3 +169,8 @@ def weights(trainer: Trainer) -> Tensor:
 
 def losses(trainer: Trainer) -> list[tuple[float, float]]:
     return [(row["train_loss"], row["loss"]) for row in trainer.state.history]
+
+
+def assert_equal_runs(trainer: Trainer, other: Trainer) -> None:
+    assert torch.equal(weights(trainer), weights(other))
+    assert losses(trainer) == losses(other)

@@ -37,26 +37,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_writes_checkpoints_metrics_and_a_plot(trained: Path) -> None:
     outputs = trained / "outputs"
-    assert {path.name for path in outputs.iterdir()} == {
-        "best",
-        "last",
-        "step-00000002",
-        "step-00000003",
-        ".fftnet.lock",
-        "logs",
-        "loss_plot.png",
-        "metrics.json",
-    }
+    names = {"best", "last", "step-00000002", "step-00000003", "logs", "loss_plot.png", "metrics.json"}
+    assert {path.name for path in outputs.iterdir()} == names | {".fftnet.lock"}
     report = json.loads((outputs / "metrics.json").read_text())
     assert report["final"]["step"] == 3
     assert 0 < report["entropy_floor"] < report["final"]["loss"]
-    assert report["final"].keys() >= {
-        "loss",
-        "perplexity",
-        "accuracy",
-        "bits_per_byte",
-        "first_position_loss",
-    }
+    assert report["final"].keys() >= {"loss", "perplexity", "accuracy", "first_position_loss"}
+    assert report["final"]["bits_per_byte"] > 0
 
 
 def test_generation_is_repeatable_with_a_seed(trained: Path) -> None:
@@ -120,10 +107,7 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (
-            "python example.py",
-            r"no checkpoint under outputs/: train a model with fftnet train --data my\.txt",
-        ),
+        ("python example.py", r"no checkpoint under outputs/: train a model with fftnet train --data my"),
         ("fftnet train --d_model four", r"d_model"),
         ("fftnet train --data nowhere.txt", r"nowhere\.txt matches no file"),
         ("fftnet train --data latin.txt", r"latin\.txt is not UTF-8 text \(byte 3\)"),
@@ -133,10 +117,7 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
         ("fftnet train --mixers magic", r"unknown mixer 'magic'; choose from"),
         ("fftnet train --config nowhere.yaml", r"nowhere\.yaml"),
         ("fftnet train --resume nowhere", r"nowhere does not exist: name the folder of a checkpoint"),
-        (
-            "fftnet train --data nowhere.txt --output_dir old",
-            r"^error: old holds the checkpoints of another run: add --resume to continue it, --overwrite to",
-        ),
+        ("fftnet train --data nowhere.txt --output_dir old", r"^error: old holds the checkpoints of another"),
         ("fftnet train --resume --overwrite", r"resume continues a run and overwrite replaces it: leave one"),
         ("fftnet train --precision fp16 --device cpu", r"fp16 needs a GPU: choose --precision bf16"),
         ("fftnet train --strategy fsdp", r"fsdp needs several processes: start them with torchrun"),
@@ -144,18 +125,9 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
         ("fftnet train --schedule linear", r"unknown schedule 'linear'; choose from cosine, wsd"),
         ("fftnet train --output_dir blank.txt", r"blank\.txt"),
         ("fftnet train --carry_state 2", r"carry_state needs text: synthetic samples fit a window"),
-        (
-            "fftnet train --data short.txt --carry_state 2 --reset_at_documents",
-            r"carry_state reads on over the ends of documents: leave out reset_at_documents",
-        ),
-        (
-            "fftnet train --data short.txt --carry_state 2 --task masked_token",
-            r"carry_state needs a model and a task with a state: a causal one, and next_token",
-        ),
-        (
-            "fftnet train --data long.txt --carry_state 2 --max_seq_length 64 --batch_size 8",
-            r"its training split has \d+ tokens, 8 rows of carry_state 2 windows take 1025; use more text or",
-        ),
+        ("fftnet train --data long.txt --carry_state 2 --reset_at_documents", r"leave out reset_at_docu"),
+        ("fftnet train --data long.txt --carry_state 2 --task masked_token", r"a causal one, and next_token"),
+        ("fftnet train --data long.txt --carry_state 2 --batch_size 8", r"has \d+ tokens, 8 rows of carry_"),
         ("fftnet evaluate --carry_state 2", r"carry_state"),
         ("fftnet generate --temperature -1", r"temperature must be 0 or more"),
         ("fftnet dance", r"unknown command 'dance'; choose from train, generate"),
@@ -166,7 +138,6 @@ def test_a_bidirectional_model_trains_on_masked_tokens_and_does_not_write(tmp_pa
 def test_a_users_mistake_ends_in_a_sentence(tmp_path: Path, command: str, message: str) -> None:
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     (tmp_path / "blank.txt").write_text("\n")
-    (tmp_path / "short.txt").write_text("A short text.")
     (tmp_path / "long.txt").write_text("A text that is long enough. " * 30)
     (tmp_path / "old" / "step-00000001").mkdir(parents=True)
     (tmp_path / "old" / "step-00000001" / "manifest.json").touch()

@@ -1,6 +1,5 @@
 """``fftnet generate``: sources of the prompt, line breaks, and the interactive loop."""
 
-import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import pipe
 from conftest import randomise
 
 from fftnet import FFTNet, FFTNetConfig, load_tokenizer
@@ -43,16 +43,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Generation
 
     monkeypatch.setattr(command, "generate", recorded)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    pipe(monkeypatch, b"")
     return seen
-
-
-@contextmanager
-def piped(folder: Path, data: bytes) -> Iterator[None]:
-    (folder / "piped").write_bytes(data)
-    with (folder / "piped").open(encoding="utf-8") as stdin, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdin", stdin)
-        yield
 
 
 @pytest.mark.parametrize(
@@ -73,6 +65,15 @@ def test_a_backslash_and_an_n_in_the_prompt_is_a_line_break(
     ((prompts, generation),) = written
     assert prompts == [prompt]
     assert capsys.readouterr().out.startswith(prompt + generation.texts[0][:1])
+
+
+@contextmanager
+def piped(folder: Path, data: bytes) -> Iterator[None]:
+    """Let standard input be a file, whose descriptor tells that it can be read."""
+    (folder / "piped").write_bytes(data)
+    with (folder / "piped").open(encoding="utf-8") as stdin, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", stdin)
+        yield
 
 
 def test_the_prompt_is_read_from_a_pipe(checkpoint: Path, written: list, tmp_path: Path) -> None:
@@ -110,22 +111,22 @@ def test_the_shipped_model_starts_with_a_name_and_a_line_break(
     assert text[len("ROMEO.\n")].isalpha()
 
 
-def lines(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{word}\n" for word in words)))
+def greedy(checkpoint: Path, ids: list[int]) -> list[list[int]]:
+    """Return the tokens that continue others, as in the command with the flags ``GREEDY``."""
+    config = SamplingConfig(temperature=0.0, max_new_tokens=6)
+    return generate(FFTNet.from_pretrained(checkpoint), [ids], config, stop=TOKENIZER.eot).tokens
 
 
 def test_each_line_continues_the_text_on_the_terminal(
     checkpoint: Path, written: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines(monkeypatch, r"Once\nmore", "Twice", "", "never")
+    pipe(monkeypatch, b"Once\\nmore\nTwice\n\nnever\n")
     command.run(["-i", str(checkpoint), *GREEDY])
     (first, reply), (second, again) = written
     assert first == ["Once\nmore\n"]
     assert second == ["\nTwice\n"]
     read = [TOKENIZER.eot, *TOKENIZER.encode(first[0]), *reply.tokens[0], *TOKENIZER.encode(second[0])]
-    config = SamplingConfig(temperature=0.0, max_new_tokens=6)
-    model = FFTNet.from_pretrained(checkpoint)
-    assert generate(model, [read], config, stop=TOKENIZER.eot).tokens == again.tokens
+    assert greedy(checkpoint, read) == again.tokens
 
 
 def test_ctrl_c_ends_a_reply_and_the_next_line_continues(
@@ -141,16 +142,14 @@ def test_ctrl_c_ends_a_reply_and_the_next_line_continues(
         return step(self, token, state)
 
     monkeypatch.setattr(FFTNet, "step", interrupted)
-    lines(monkeypatch, "Twice")
+    pipe(monkeypatch, b"Twice\n")
     command.run([str(checkpoint), "-i", "--prompt", "Once", *GREEDY])
     (first, reply), (second, again) = written
     assert first == ["Once"]
     assert len(reply.tokens[0]) == 3
     assert len(again.tokens[0]) == 6
     read = [TOKENIZER.eot, *TOKENIZER.encode("Once"), *reply.tokens[0], *TOKENIZER.encode(second[0])]
-    config = SamplingConfig(temperature=0.0, max_new_tokens=6)
-    model = FFTNet.from_pretrained(checkpoint)
-    assert generate(model, [read], config, stop=TOKENIZER.eot).tokens == again.tokens
+    assert greedy(checkpoint, read) == again.tokens
 
 
 def test_ctrl_c_before_the_first_token_forgets_the_line(
@@ -166,12 +165,9 @@ def test_ctrl_c_before_the_first_token_forgets_the_line(
         return prefill(self, *arguments, **given)
 
     monkeypatch.setattr(FFTNet, "prefill", interrupted)
-    lines(monkeypatch, "Once", "Twice")
+    pipe(monkeypatch, b"Once\nTwice\n")
     command.run([str(checkpoint), "-i", *GREEDY])
-    model = FFTNet.from_pretrained(checkpoint)
-    config = SamplingConfig(temperature=0.0, max_new_tokens=6)
-    alone = generate(model, ["Twice\n"], config, tokenizer=TOKENIZER)
-    assert written[1][1].tokens == alone.tokens
+    assert written[1][1].tokens == greedy(checkpoint, [TOKENIZER.eot, *TOKENIZER.encode("Twice\n")])
 
 
 def test_interactive_reads_standard_input_once() -> None:

@@ -1,5 +1,6 @@
-"""Help: commands, flags in their order, examples, and positional values."""
+"""Help, and output that can't be written or encoded."""
 
+import io
 import re
 import shlex
 import subprocess
@@ -7,13 +8,17 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 import yaml
-from commands import ROOT, run
+from commands import ROOT, run, shared_forks
+from models import make
 
 import fftnet
 from fftnet.api.generate import SamplingConfig
 from fftnet.api.run_config import NOT_FLAGS, PARTS
 from fftnet.cli.commands import COMMANDS
+from fftnet.cli.main import main
+from fftnet.utils.tokenizer import load_tokenizer
 
 
 def test_the_first_help_lists_every_command_and_loads_no_pytorch() -> None:
@@ -78,3 +83,50 @@ def test_help_shows_every_flag(tmp_path: Path) -> None:
             assert field.name in NOT_FLAGS or f"--{field.name}" in text, field.name
     text = " ".join(run("fftnet generate --help", tmp_path).stdout.split())
     assert all(f"--{field.name}" in text for field in fields(SamplingConfig))
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    tokenizer = load_tokenizer("bytes")
+    tokenizer.save(tmp_path / "model")
+    make(vocab_size=tokenizer.vocab_size).float().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+def test_an_output_that_is_full_ends_in_a_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    generate = ["generate", str(checkpoint), "--max_new_tokens", "3"]
+    for words in (["--help"], ["--version"], generate):
+        err = tmp_path / "err"
+        err.unlink(missing_ok=True)
+        assert shared_forks().run(words, tmp_path, FULL, err) == [2]
+        said = err.read_text().splitlines()
+        assert said[-1] == "error: the output could not be written: No space left on device"
+        assert "Traceback" not in err.read_text()
+    # Nothing can be said, but the status tells.
+    assert shared_forks().run(["nonsense"], tmp_path, tmp_path / "out", FULL) == [2]
+    assert shared_forks().run(generate, tmp_path, tmp_path / "out", FULL) == [2]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_text_that_the_output_cannot_encode_is_written_with_replacements(
+    checkpoint: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    prompt = "né 你好 "
+    assert main(["generate", str(checkpoint), "--prompt", prompt, "--max_new_tokens", "40"]) == 0
+    text = written.getvalue().decode(encoding)
+    assert text.startswith(prompt.encode(encoding, "replace").decode(encoding))
+    assert ("你" in text) == (encoding == "utf-8")
+
+
+def test_a_label_with_a_lone_surrogate_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8"))
+    monkeypatch.setattr("fftnet.cli.predict.run", lambda words: print("label \ud800"))
+    assert main(["predict", "model"]) == 0
+    assert written.getvalue() == b"label ?\n"

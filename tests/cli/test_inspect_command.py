@@ -1,16 +1,14 @@
 """``fftnet inspect``: its pictures, the ones it leaves out, and its error messages."""
 
-import json
 import math
 import re
 import struct
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
+from commands import Answer, answer
 from conftest import randomise
 
 from fftnet.evaluation.inspection_plots import shares, token_labels
@@ -60,25 +58,6 @@ MISTAKES = {
     "nowhere --prompt abc": r"nowhere/config\.json is missing: is nowhere a checkpoint\?",
 }
 
-# One process runs all command lines, because imports take seconds.
-MANY = """
-import contextlib, io, json, sys
-from fftnet.cli.main import main
-answers = []
-for words in json.load(sys.stdin):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(words)
-    answers.append((code, out.getvalue(), err.getvalue()))
-json.dump(answers, sys.stdout)
-"""
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
 
 def made_by(name: str) -> str:
     return f"pictures/{name.replace(' ', '_')}"
@@ -119,29 +98,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers(folder: Path) -> dict[str, Answer]:
     lines = {name: f"{line} --output {made_by(name)}" for name, (line, _) in RUNS.items()}
     lines |= {line: line for line in MISTAKES}
-    words = [
-        ["inspect", *(STORY[:24] if word == "TEXT" else word for word in line.split())]
-        for line in lines.values()
-    ]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", MANY],
-        cwd=folder,
-        input=json.dumps(words),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return {name: Answer(*answer) for name, answer in zip(lines, json.loads(done.stdout), strict=True)}
+    found = {}
+    for name, line in lines.items():
+        words = ["inspect", *(STORY[:24] if word == "TEXT" else word for word in line.split())]
+        found[name] = answer(words, folder)
+    return found
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_pictures_depend_on_the_mixers(folder: Path, answers: dict[str, Answer], name: str) -> None:
-    answer = answers[name]
-    assert answer.code == 0, answer.err
+    code, out, err = answers[name]
+    assert code == 0, err
     made = folder / made_by(name)
     assert {path.name for path in made.iterdir()} == RUNS[name][1]
-    assert {Path(line).name for line in answer.out.splitlines()} == RUNS[name][1]
+    assert {Path(line).name for line in out.splitlines()} == RUNS[name][1]
     for path in made.iterdir():
         start = path.read_bytes()[:24]
         assert start[:8] == b"\x89PNG\r\n\x1a\n"
@@ -159,10 +129,10 @@ def test_missing_pictures_are_explained(answers: dict[str, Answer]) -> None:
 
 @pytest.mark.parametrize("line", MISTAKES)
 def test_a_users_mistake_ends_in_a_sentence(answers: dict[str, Answer], line: str) -> None:
-    answer = answers[line]
-    assert answer.code == 2
-    assert re.search(MISTAKES[line], answer.err), answer.err
-    assert len(answer.err.splitlines()) == 1
+    code, _, err = answers[line]
+    assert code == 2
+    assert re.search(MISTAKES[line], err), err
+    assert len(err.splitlines()) == 1
 
 
 def test_labels_show_blanks_and_control_characters() -> None:

@@ -51,18 +51,11 @@ def test_a_damaged_source_is_named_and_no_file_is_left(
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("empty", r"the folder .*empty holds no text file"),
-        ("nowhere.txt", r"nowhere\.txt matches no file; check its path"),
-        ("folder/nowhere", r"folder/nowhere matches no file; check its path"),
-    ],
-)
-def test_a_missing_source_is_named(tmp_path: Path, source: str, message: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=message):
-        texts_of(tmp_path / source)
+def test_a_missing_source_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the folder .* holds no text file"):
+        texts_of(tmp_path)
+    with pytest.raises(DataError, match=r"folder/nowhere matches no file; check its path"):
+        texts_of(tmp_path / "folder" / "nowhere")
 
 
 def test_json_lines_are_documents(tmp_path: Path) -> None:
@@ -75,12 +68,11 @@ def test_json_lines_are_documents(tmp_path: Path) -> None:
 
 
 def test_parquet_rows_are_documents(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
+    pyarrow = pytest.importorskip("pyarrow")
     texts = [story(n, 30) for n in range(600)]
     path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "id": list(range(600))}), path)
+    table = pyarrow.table({"text": texts, "id": list(range(600))})
+    pytest.importorskip("pyarrow.parquet").write_table(table, path)
     assert cached(tmp_path, path).tokens.tolist() == expected(BYTES, texts)
     with pytest.raises(DataError, match=r"t row 1 has no text in field 'body' \(its fields: text, id\)"):
         texts_of(path, text_field="body")
@@ -92,11 +84,9 @@ def test_parquet_rows_are_documents(tmp_path: Path) -> None:
 def test_hugging_face_datasets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     texts = [story(n, 30).replace("\r", "") for n in range(20)]
-    path = tmp_path / "a.jsonl"
-    write_lines(path, texts)
+    path = write_lines(tmp_path / "a.jsonl", texts)
     assert texts_of(f"hf:{path}") == texts
-    import datasets
-
+    datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_dict({"text": texts}).save_to_disk(tmp_path / "saved")
     assert cached(tmp_path, f"hf:{tmp_path}/saved").tokens.tolist() == expected(BYTES, texts)
     with pytest.raises(DataError, match=r"hf:no/such@1,c could not be loaded .*hf:NAME\[@REVISION\]"):
@@ -213,14 +203,13 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert sorted(texts_of(tmp_path / "here" / "**" / "*.txt")) == names
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
-def test_a_table_that_is_read_as_plain_text_is_told(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / name).write_text("text,label\n" + "a word,x\n" * 50)
-    load_whole(DataConfig(data=[str(tmp_path / name)]), BYTES)
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert f"{name} is read as plain text, header and delimiters included; to read one column" in told
+def test_a_table_that_is_read_as_plain_text_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.csv", "a.tsv"):
+        caplog.clear()
+        (tmp_path / name).write_text("text,label\n" + "a word,x\n" * 50)
+        load_whole(DataConfig(data=[str(tmp_path / name)]), BYTES)
+        (told,) = [record.getMessage() for record in caplog.records]
+        assert f"{name} is read as plain text, header and delimiters included; to read one column" in told
 
 
 @pytest.mark.parametrize(

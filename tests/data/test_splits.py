@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,16 +28,12 @@ def marked(lengths: list[int]) -> list[str]:
     return ["".join(" " if n % 7 == 6 else next(marks) for n in range(length)) for length in lengths]
 
 
-def ids_of(view: SplitView) -> list[int]:
-    return view[:].tolist()
-
-
 def text_of(view: SplitView, tokenizer: Tokenizer = BYTES) -> str:
-    return tokenizer.decode(ids_of(view))
+    return tokenizer.decode(view[:].tolist())
 
 
 def described(view: SplitView) -> list[list[int]]:
-    return [ids_of(view), *(each.tolist() for each in (view.starts, view.ends, *view.documents()))]
+    return [each.tolist() for each in (view[:], view.starts, view.ends, *view.documents())]
 
 
 @settings(deadline=None, max_examples=40)
@@ -52,10 +49,8 @@ def test_what_fits_into_memory_does_not_decide_the_splits(
     folder = tmp_path_factory.mktemp("c")
     texts = marked(lengths)
     path = write_lines(folder / "a.jsonl", texts)
-    on_disk = in_cache(folder, path, data_seed=seed, valid_fraction=valid, test_fraction=test)
-    in_memory = in_cache(
-        folder, path, data_seed=seed, valid_fraction=valid, test_fraction=test, in_memory_mb=32.0
-    )
+    values: dict[str, Any] = {"data_seed": seed, "valid_fraction": valid, "test_fraction": test}
+    on_disk, in_memory = (in_cache(folder, path, **values, in_memory_mb=size) for size in (0.0, 32.0))
     views = load_views(on_disk, BYTES)
     assert list(map(described, views)) == list(map(described, load_views(in_memory, BYTES)))
     assert len(list((folder / "cache").glob("*.tokens"))) == 1
@@ -74,7 +69,7 @@ def test_what_fits_into_memory_does_not_decide_the_splits(
             split_of[start:end] = number
     assert (split_of[1:] >= 0).all()
     for number, view in enumerate(views):
-        assert view[3:17].tolist() == ids_of(view)[3:17]
+        assert view[3:17].tolist() == view[:].tolist()[3:17]
         starts, ends = view.documents()
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             assert set(split_of[start + 1 : end]) == {number}
@@ -97,8 +92,7 @@ def test_segments_are_long_enough_and_cut_long_documents_only(lengths: list[int]
     least = max(1, total // 100)
     assert "".join(part.text for part in parts) == "".join(texts)
     assert [part.name for part in parts if part.ends_document] == [f"{n}" for n in range(len(texts))]
-    segment = 0
-    piece = 0
+    segment = piece = 0
     for part in parts:
         segment += len(part.text)
         piece += len(part.text)
@@ -196,10 +190,10 @@ def test_fractions_are_met_exactly_and_the_choice_is_spread() -> None:
 
 def test_another_seed_takes_other_splits_of_the_same_file(tmp_path: Path) -> None:
     texts = [f"document {n} " * 3 for n in range(2000)]
-    write_lines(tmp_path / "a.jsonl", texts)
+    path = write_lines(tmp_path / "a.jsonl", texts)
     tests: list[set[str]] = []
     for seed in (0, 1):
-        config = in_cache(tmp_path, tmp_path / "a.jsonl", data_seed=seed)
+        config = in_cache(tmp_path, path, data_seed=seed)
         views = load_views(config, BYTES)
         shares = [len(view.documents()[0]) / 2000 for view in views]
         assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.01)

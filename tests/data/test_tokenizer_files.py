@@ -41,9 +41,8 @@ def test_a_missing_package_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
     stem = name.removesuffix(".tiktoken")
-    with pytest.raises(
-        TokenizerError, match=rf"^the tokenizer '{stem}' needs {package}: pip install '\.\[text\]' in a clone"
-    ):
+    message = rf"^the tokenizer '{stem}' needs {package}: pip install '\.\[text\]' in a clone"
+    with pytest.raises(TokenizerError, match=message):
         load_tokenizer(name, corpus=["a text"], vocab_size=300)
 
 
@@ -126,14 +125,10 @@ DEEP = [b"[" * 10**5, b'{"a":' * 10**5, b"\xff", b"null", b"3", b"[]", b" " * (2
 @pytest.mark.parametrize(
     "keys",
     [
-        *[("added_tokens",), ("pre_tokenizer",), ("normalizer",), ("model",)],
+        *((name,) for name in ("added_tokens", "pre_tokenizer", "normalizer", "model")),
         *[("model", "type"), ("model", "vocab"), ("model", "vocab", "a"), ("model", "vocab", "Ġ")],
         *[("added_tokens", 0), ("added_tokens", 0, "content"), ("added_tokens", 0, "id")],
-        *[
-            ("pre_tokenizer", "type"),
-            ("pre_tokenizer", "pretokenizers"),
-            ("pre_tokenizer", "pretokenizers", 0),
-        ],
+        *(("pre_tokenizer", *path) for path in (["type"], ["pretokenizers"], ["pretokenizers", 0])),
         ("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex"),
     ],
     ids=str,

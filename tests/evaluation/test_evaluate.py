@@ -5,14 +5,13 @@ import math
 import re
 import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from commands import Answer, answer
 from conftest import randomise
 from torch.nn import functional as F
 
@@ -66,32 +65,10 @@ MISTAKES = {
 
 TABLES = ("run/best --data story.txt --test_fraction 0.2", "both --data other.txt --whole")
 
-# Python needs seconds to import what the command needs: all command lines share them.
-MANY = """
-import contextlib, io, json, logging, os, sys
-from fftnet.cli.main import main
-logging.basicConfig(stream=sys.stderr)
-answers = []
-for name, words in json.load(sys.stdin):
-    if name == "without its text":
-        os.unlink("copy.txt")
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(words)
-    answers.append((name, (code, out.getvalue(), err.getvalue())))
-json.dump(answers, sys.stdout)
-"""
 
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def report(self) -> dict[str, Any]:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
+def report_of(answer: Answer) -> dict[str, Any]:
+    assert answer.code == 0, answer.err
+    return json.loads(answer.out)
 
 
 @pytest.fixture(scope="module")
@@ -138,20 +115,14 @@ def answers(folder: Path, tokens: str) -> dict[str, Answer]:
     lines = {"train": TRAIN}
     lines |= {name: f"evaluate {line} --json" for name, line in COMMANDS.items()}
     lines |= {line: f"evaluate {line}" for line in (*MISTAKES, *TABLES)}
-    words = [
-        (name, line.replace("TOKENS", tokens).replace("copy.txt", str(folder / "copy.txt")).split())
-        for name, line in lines.items()
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", MANY],
-        cwd=folder,
-        input=json.dumps(words),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return {name: Answer(*answer) for name, answer in json.loads(done.stdout)}
+    copy = folder / "copy.txt"
+    found = {}
+    for name, line in lines.items():
+        if name == "without its text":
+            copy.unlink()
+        words = line.replace("TOKENS", tokens).replace("copy.txt", str(copy)).split()
+        found[name] = answer(words, folder)
+    return found
 
 
 @torch.no_grad()
@@ -184,7 +155,7 @@ def check(report: dict[str, Any], nats: np.ndarray, right: np.ndarray, first: fl
 
 
 def test_the_test_split_and_its_plot(folder: Path, answers: dict[str, Answer]) -> None:
-    report = answers["plot"].report
+    report = report_of(answers["plot"])
     assert (report["checkpoint"], report["split"]) == ("run/best", "test")
     model = FFTNet.from_pretrained(folder / "run/best")
     tokenizer = Tokenizer.load(folder / "run/best")
@@ -214,7 +185,7 @@ def test_the_test_split_and_its_plot(folder: Path, answers: dict[str, Answer]) -
 def test_a_whole_text_in_bits_per_byte_of_it(
     folder: Path, answers: dict[str, Answer], name: str, path: str
 ) -> None:
-    report = answers[name].report
+    report = report_of(answers[name])
     model = FFTNet.from_pretrained(folder / path)
     tokenizer = Tokenizer.load(folder / path)
     ids = [tokenizer.eot, *tokenizer.encode(OTHER), tokenizer.eot]
@@ -232,7 +203,7 @@ def test_a_whole_text_in_bits_per_byte_of_it(
 def test_max_tokens_ends_windows_with_a_batch_and_documents_there_and_then(
     folder: Path, answers: dict[str, Answer]
 ) -> None:
-    report = answers["bpe, cut"].report
+    report = report_of(answers["bpe, cut"])
     model = FFTNet.from_pretrained(folder / "bpe")
     tokenizer = Tokenizer.load(folder / "bpe")
     ids = [tokenizer.eot, *tokenizer.encode(OTHER), tokenizer.eot]
@@ -245,9 +216,9 @@ def test_max_tokens_ends_windows_with_a_batch_and_documents_there_and_then(
 def test_a_tokenized_text_gives_the_same_and_outlives_its_source(
     answers: dict[str, Answer], tokens: str
 ) -> None:
-    plain = answers["plain"].report
+    plain = report_of(answers["plain"])
     for name in ("tokenized", "opened", "tokens alone"):
-        assert answers[name].report == plain, name
+        assert report_of(answers[name]) == plain, name
     gone = answers["without its text"]
     assert (gone.code, gone.out, len(gone.err.splitlines())) == (2, "", 1)
     assert "copy.txt matches no file" in gone.err
@@ -259,19 +230,19 @@ def test_a_text_that_the_model_has_seen_is_warned_of(answers: dict[str, Answer])
     assert answers["plot"].err + answers["plain"].err == ""
     expected = "warning: not the test split of training (data_seed 0, not 3)"
     assert expected in answers["another split"].err
-    assert answers["another split"].report["loss"] > 1
+    assert report_of(answers["another split"])["loss"] > 1
     assert "warning: the model was trained on a part of story.txt" in answers["seen whole"].err
 
 
 def test_a_model_without_run_file_or_without_documents(answers: dict[str, Answer]) -> None:
-    assert answers["bare"].report == answers["bpe"].report | {"checkpoint": "bare"}
+    assert report_of(answers["bare"]) == report_of(answers["bpe"]) | {"checkpoint": "bare"}
     assert answers["bare"].err.startswith("warning: bare/run.json is missing: the model may have been")
-    assert answers["bidirectional"].report["loss"] > 1
-    assert "whole_documents" not in answers["bidirectional"].report
+    assert report_of(answers["bidirectional"])["loss"] > 1
+    assert "whole_documents" not in report_of(answers["bidirectional"])
 
 
 def test_without_json_a_short_table_has_the_same_numbers(answers: dict[str, Answer]) -> None:
-    report = answers["plot"].report
+    report = report_of(answers["plot"])
     whole = report["whole_documents"]
     lines = answers[TABLES[0]].out.splitlines()
     assert lines[:2] == ["checkpoint           run/best", "split                test"]

@@ -8,31 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import randomise
+from models import VOCAB, make
 from torch import Tensor
 
 from fftnet.evaluation.documents import bucket, evaluate_documents
-from fftnet.model.config import FFTNetConfig
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.state import State
 
-VOCAB = 13
 WINDOW = 16
 BYTES = [1 + token % 4 for token in range(VOCAB - 1)] + [0]
 LENGTHS = (1, 2, 9, 37, 67, 2)
 """Tokens that are predicted in each document."""
-
-
-def tiny(**fields: Any) -> FFTNet:
-    sizes: dict[str, Any] = {
-        "vocab_size": VOCAB,
-        "d_model": 8,
-        "num_heads": 2,
-        "num_layers": 2,
-        "max_seq_length": WINDOW,
-    }
-    config = FFTNetConfig(**{**sizes, **fields})
-    return randomise(FFTNet(config))
 
 
 def corpus(lengths: tuple[int, ...] = LENGTHS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,11 +89,11 @@ def check(model: FFTNet, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarra
 def test_every_metric_is_that_of_one_forward_pass_over_the_whole_document(
     chunk_size: int | None, batch_size: int, lengths: tuple[int, ...], mixers: tuple[str, ...]
 ) -> None:
-    check(tiny(mixers=mixers), *corpus(lengths), chunk_size=chunk_size, batch_size=batch_size)
+    check(make(mixers=mixers), *corpus(lengths), chunk_size=chunk_size, batch_size=batch_size)
 
 
 def test_documents_without_a_token_to_predict_change_no_average() -> None:
-    model = tiny()
+    model = make()
     tokens, starts, ends = corpus((0, 9, 0, 4))
     check(model, tokens, starts, ends, chunk_size=3)
     with pytest.raises(ValueError, match="no document to read"):
@@ -117,7 +103,7 @@ def test_documents_without_a_token_to_predict_change_no_average() -> None:
 
 
 def test_the_comparison_fails_if_the_state_is_not_carried(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny()
+    model = make()
     prefill = FFTNet.prefill
 
     def forgetful(self: FFTNet, tokens_BT: Tensor, state: State) -> tuple[Tensor, State]:
@@ -136,7 +122,7 @@ def test_the_comparison_fails_if_the_state_is_not_carried(monkeypatch: pytest.Mo
     [(1, (1,)), (2, (1, 1)), (3, (1, 2)), (12, (1, 2, 9)), (100, (1, 2, 9, 37, 51)), (10**9, LENGTHS)],
 )
 def test_max_tokens_stops_within_a_document(max_tokens: int, kept: tuple[int, ...]) -> None:
-    model = tiny()
+    model = make()
     tokens, starts, ends = corpus()
     figures = evaluate_documents(model, tokens, starts, ends, token_bytes=BYTES, max_tokens=max_tokens)
     first = starts[: len(kept)]
@@ -158,7 +144,7 @@ class Watched(np.ndarray):
 
 
 def test_a_memory_map_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
-    model = tiny()
+    model = make()
     tokens, starts, ends = corpus()
     tokens.tofile(tmp_path / "ids")
     mapped = np.memmap(tmp_path / "ids", np.uint16, "r")
@@ -171,7 +157,7 @@ def test_a_memory_map_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_dropout_is_off_and_the_mode_comes_back(training: bool) -> None:
-    model = tiny(dropout=0.5)
+    model = make(dropout=0.5)
     expected = truth(model, *corpus())
     model.train(training)
     figures = evaluate_documents(model, *corpus())
@@ -182,14 +168,14 @@ def test_dropout_is_off_and_the_mode_comes_back(training: bool) -> None:
 
 
 def test_bidirectional_models_and_sizes_below_1_are_refused() -> None:
-    model = tiny(causal=False).train()
+    model = make(causal=False).train()
     with pytest.raises(ValueError, match="a bidirectional model has no state"):
         evaluate_documents(model, *corpus())
     assert model.training
     for name in ("batch_size", "chunk_size", "max_tokens"):
         sizes: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-            evaluate_documents(tiny(), *corpus(), **sizes)
+            evaluate_documents(make(), *corpus(), **sizes)
 
 
 def test_a_bucket_is_a_power_of_two() -> None:

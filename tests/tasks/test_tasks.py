@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import VOCAB, Chain, configs, text
+from runs import VOCAB, Chain, language_model, make, text
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +15,6 @@ from fftnet import FFTNet, FFTNetConfig
 from fftnet.protocols import Batch, Batches
 from fftnet.tasks import LANGUAGE_TASKS
 from fftnet.tasks.text import config_of
-from fftnet.utils.trainer import Trainer
 
 
 class Noise:
@@ -30,42 +29,30 @@ class Noise:
         return text(torch.from_numpy(rng.integers(0, VOCAB, (8, 33))))
 
 
-def tiny(**fields: Any) -> FFTNet:
-    torch.manual_seed(0)
-    values: dict[str, Any] = {
-        "vocab_size": VOCAB,
-        "d_model": 16,
-        "num_heads": 4,
-        "num_layers": 2,
-        "max_seq_length": 32,
-    }
-    return FFTNet(FFTNetConfig(**(values | fields)))
-
-
-def run(model: FFTNet, task: str, train: Batches, valid: Batches, folder: Path, steps: int) -> dict[str, Any]:
-    settings = configs(folder, max_steps=steps, eval_every=steps, save_model=False, learning_rate=1e-2)
-    trainer = Trainer(model, LANGUAGE_TASKS[task](), train, valid, **settings)
-    return trainer.train()[-1]
+def loss_of(model: FFTNet, task: str, train: Batches, valid: Batches, folder: Path, steps: int = 60) -> float:
+    settings: dict[str, Any] = {"max_steps": steps, "eval_every": steps, "learning_rate": 1e-2}
+    trainer = make(folder, train, LANGUAGE_TASKS[task](), model, valid, save_model=False, **settings)
+    return trainer.train()[-1]["loss"]
 
 
 def test_the_loss_falls_below_the_unigram_entropy_on_a_chain_and_not_on_noise(tmp_path: Path) -> None:
-    chain = run(tiny(), "next_token", Chain(), Chain(seed=1), tmp_path / "chain", 60)
-    assert chain["loss"] < 0.5 * math.log(VOCAB)
-    noise = run(tiny(), "next_token", Noise(1000, seed=0), Noise(4, seed=1), tmp_path / "noise", 60)
-    assert noise["loss"] > math.log(VOCAB) - 0.02
+    chain = loss_of(language_model(), "next_token", Chain(), Chain(seed=1), tmp_path / "chain")
+    assert chain < 0.5 * math.log(VOCAB)
+    noise = loss_of(language_model(), "next_token", Noise(1000, seed=0), Noise(4, seed=1), tmp_path / "noise")
+    assert noise > math.log(VOCAB) - 0.02
 
 
 def test_a_bidirectional_model_learns_masked_tokens(tmp_path: Path) -> None:
-    model = tiny(vocab_size=VOCAB + 1, causal=False, max_seq_length=17)
-    final = run(model, "masked_token", Chain(50, noise=0.0), Chain(2, 1, 0.0), tmp_path, 120)
-    assert final["loss"] < 0.8 * math.log(VOCAB)
+    model = language_model(vocab_size=VOCAB + 1, causal=False, max_seq_length=17)
+    loss = loss_of(model, "masked_token", Chain(50, noise=0.0), Chain(2, 1, 0.0), tmp_path, 120)
+    assert loss < 0.8 * math.log(VOCAB)
 
 
 def test_next_token_training_of_a_bidirectional_model_is_refused() -> None:
     with pytest.raises(ValueError, match=r"needs causal=True: .* copies it .* masked_token instead"):
         LANGUAGE_TASKS["next_token"].build_model(FFTNetConfig(vocab_size=1, causal=False), VOCAB)
     with pytest.raises(ValueError, match="needs causal=True"):
-        LANGUAGE_TASKS["next_token"]()(tiny(causal=False), Chain().batch(0, 0))
+        LANGUAGE_TASKS["next_token"]()(language_model(causal=False), Chain().batch(0, 0))
 
 
 def test_masked_tokens_are_replaced_and_predicted_and_nothing_else_counts() -> None:

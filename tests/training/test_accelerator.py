@@ -1,7 +1,9 @@
-"""Devices and precision: what ``auto`` chooses, and that they do not change what is learned."""
+"""Devices, precision, compilation and freed memory: they do not change what is learned."""
 
 import json
 import math
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,27 +11,21 @@ from typing import Any
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from runs import VOCAB, Chain, Poisoned, at_step, configs, make, next_token, stop, weights
+from runs import VOCAB, Poisoned, language_model, make, next_token, train_until, weights
 from torch import Tensor, nn
 
-from fftnet import FFTNet, FFTNetConfig
 from fftnet.devices import DeviceError, pick_device
 from fftnet.model.components import Clock
 from fftnet.model.mixers import build_mixer
 from fftnet.protocols import Objective
-from fftnet.training import accelerator
+from fftnet.training import accelerator, memory
 from fftnet.training.accelerator import AcceleratorConfig, TrainingError, product_gain, resolve_precision
 from fftnet.utils.trainer import Trainer
 
 
-def model_of(width: int) -> FFTNet:
-    torch.manual_seed(0)
-    return FFTNet(FFTNetConfig(vocab_size=VOCAB, d_model=width, num_heads=4, num_layers=2))
-
-
 def trained(folder: Path, width: int, **values: Any) -> tuple[float, Tensor]:
-    """Train a small model; return its last validation loss and its weights."""
-    trainer = Trainer(model_of(width), next_token, Chain(), Chain(seed=1), **configs(folder, **values))
+    """Train a language model; return its last validation loss and its weights."""
+    trainer = make(folder, model=language_model(d_model=width), **values)
     return trainer.train()[-1]["loss"], weights(trainer)
 
 
@@ -44,10 +40,10 @@ def test_an_unusable_device_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("native", "gain", "model", "chosen"),
     [
-        (True, 2.4, model_of(128), "bf16"),
-        (True, 2.4, model_of(124), "fp32"),
-        (True, 1.0, model_of(128), "fp32"),
-        (False, 2.4, model_of(128), "fp32"),
+        (True, 2.4, language_model(d_model=128), "bf16"),
+        (True, 2.4, language_model(d_model=124), "fp32"),
+        (True, 1.0, language_model(d_model=128), "fp32"),
+        (False, 2.4, language_model(d_model=128), "fp32"),
         (True, 2.4, nn.Linear(512, 512), "fp32"),
     ],
 )
@@ -184,8 +180,8 @@ def test_a_compiled_run_with_two_threads_resumes_to_the_same_bits(tmp_path: Path
     def prepared(name: str, **values: Any) -> Trainer:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Embedding(VOCAB, 256), nn.Dropout(0.1), nn.Linear(256, VOCAB))
-        settings = configs(tmp_path / name, max_steps=20, eval_every=20, save_every=8, compile=True, **values)
-        return Trainer(model, next_token, Chain(), Chain(seed=1), **settings)
+        settings = {"max_steps": 20, "eval_every": 20, "save_every": 8, "compile": True} | values
+        return make(tmp_path / name, model=model, **settings)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -193,11 +189,43 @@ def test_a_compiled_run_with_two_threads_resumes_to_the_same_bits(tmp_path: Path
         whole = prepared("whole")
         part = prepared("part")
         whole.train()
-        at_step(part, 11, stop)
-        with pytest.raises(KeyboardInterrupt):
-            part.train()
+        train_until(part, 11)
         again = prepared("part", resume="auto")
         again.train()
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(weights(again), weights(whole))
+
+
+STEPS = """
+import json, resource
+import torch
+from fftnet.training.memory import keep_freed_memory
+def median_faults():
+    faults = []
+    for step in range(12):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            x = torch.ones(16, 1024, 1024) + 1
+        del x
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return sorted(faults)[6]
+print(json.dumps([median_faults(), keep_freed_memory(), median_faults()]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_most_steps_need_no_new_pages() -> None:
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
+    before, is_glibc, after = json.loads(done.stdout)
+    if not is_glibc:
+        pytest.skip("this C library is not glibc")
+    # An array of 64 MiB, which glibc by default maps anew each time, has 16,384 pages. The median step
+    # counts, because the heap may still grow in the first ones.
+    assert before > 16_000
+    assert after < 100
+
+
+def test_another_c_library_is_left_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert memory.keep_freed_memory() is False

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import randomise
-from runs import VOCAB, Chain, at_step, configs, losses, make, stop, weights
+from runs import VOCAB, assert_equal_runs, language_model, make, train_until, weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fftnet import FFTNet, FFTNetConfig
+from fftnet import FFTNet
 from fftnet.data.windows import StretchBatches
 from fftnet.model.state import State
 from fftnet.protocols import Batch, Losses, RowStates
@@ -34,28 +34,12 @@ def stretches(windows: int = WINDOWS) -> StretchBatches:
     return StretchBatches(tokens, ROWS, 8, windows, 1)
 
 
-def tiny(mixers: tuple[str, ...]) -> FFTNet:
-    torch.manual_seed(0)
-    return FFTNet(
-        FFTNetConfig(
-            vocab_size=VOCAB,
-            d_model=8,
-            num_heads=2,
-            num_layers=2,
-            max_seq_length=8,
-            mixers=mixers,
-            dropout=0.1,
-        )
-    )
-
-
 def carrying(
     folder: Path, mixers: tuple[str, ...] = MIXERS[2], objective: Any = None, **values: Any
 ) -> Trainer:
-    fields = {"max_steps": 10, "eval_every": 10, "save_every": 3, "learning_rate": 0.03} | values
-    return Trainer(
-        tiny(mixers), objective or NextToken(), stretches(), Chain(seed=1), **configs(folder, **fields)
-    )
+    model = language_model(d_model=8, num_heads=2, max_seq_length=8, mixers=mixers, dropout=0.1)
+    fields = {"max_steps": 10, "eval_every": 10, "save_every": 3} | values
+    return make(folder, stretches(), objective or NextToken(), model, **fields)
 
 
 def detached(state: State) -> State:
@@ -107,10 +91,9 @@ def test_loss_and_gradient_of_two_windows_equal_a_computation_by_hand(
     targets = data.batch(0, 1).targets
     whole = F.cross_entropy(logits[:, 8:].flatten(0, 1), targets.flatten())
     assert loss == pytest.approx(whole.item(), rel=1e-9), "the second window goes on from the first"
+    # The control: a gradient that is not cut is another one.
     through = torch.autograd.grad(whole, list(model.parameters()))
-    assert not all(torch.allclose(a, b) for a, b in zip(through, gradients, strict=True) if b is not None), (
-        "the control: a gradient that is not cut is another one"
-    )
+    assert not all(torch.allclose(a, b) for a, b in zip(through, gradients, strict=True) if b is not None)
 
 
 @pytest.mark.parametrize(
@@ -128,20 +111,16 @@ def test_a_run_resumed_between_carried_windows_ends_with_the_same_bits(
     whole.train()
     for name in ("part", "forgetful"):
         part = carrying(tmp_path / name, mixers, **values)
-        at_step(part, 7, stop)
-        with pytest.raises(KeyboardInterrupt):
-            part.train()
+        train_until(part, 7)
         assert part.checkpointer.saved_step == 6, "two windows of the second stretch are read"
     again = carrying(tmp_path / "part", mixers, resume="auto", **values)
     again.train()
-    assert torch.equal(weights(again), weights(whole))
-    assert losses(again) == losses(whole)
+    assert_equal_runs(again, whole)
     monkeypatch.setattr(state_module, "deal_out", lambda *_: None)
     other = carrying(tmp_path / "forgetful", mixers, resume="auto", **values)
     other.train()
-    assert not torch.equal(weights(other), weights(whole)), (
-        "the control: without the states it is another run"
-    )
+    # The control: without the states it is another run.
+    assert not torch.equal(weights(other), weights(whole))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
@@ -153,10 +132,9 @@ def test_a_compiled_run_learns_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         torch, "compile", lambda model, **options: compile_model(model, **(options | graphs_only))
     )
-    plain = carrying(tmp_path / "plain", MIXERS[0], save_model=False, max_steps=6, eval_every=6)
-    compiled = carrying(
-        tmp_path / "compiled", MIXERS[0], save_model=False, max_steps=6, eval_every=6, compile=True
-    )
+    values: dict[str, Any] = {"save_model": False, "max_steps": 6, "eval_every": 6}
+    plain = carrying(tmp_path / "plain", MIXERS[0], **values)
+    compiled = carrying(tmp_path / "compiled", MIXERS[0], **values, compile=True)
     assert compiled.train()[-1]["loss"] == pytest.approx(plain.train()[-1]["loss"], rel=1e-4)
     torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-3, atol=1e-4)
 
@@ -202,9 +180,7 @@ def test_joined_states_are_split_again(world: int, parts: int) -> None:
 
 
 def test_an_objective_without_a_state_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        TrainingError, match=r"objective with a method carry; Stateless has none: use carry_state 0"
-    ):
+    with pytest.raises(TrainingError, match="a method carry; Stateless has none: use carry_state 0"):
         make(tmp_path, stretches(), Stateless()).train()
 
 

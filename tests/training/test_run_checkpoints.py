@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import interrupted, losses, make, resumed, saved_step, weights
+from runs import assert_equal_runs, interrupted, make, resumed, saved_step, weights
+from torch import Tensor
 
 from fftnet import serialization
 from fftnet.serialization import CheckpointError
@@ -39,10 +40,8 @@ def test_a_full_disk_says_how_many_bytes_are_missing(tmp_path: Path, monkeypatch
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(serialization, "save_file", full)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 1000, 1000))
-    with pytest.raises(
-        CheckpointError,
-        match=r"the disk is full, [67]\d,\d{3} bytes are missing: .*all earlier ones are kept",
-    ):
+    message = r"the disk is full, [67]\d,\d{3} bytes are missing: .*all earlier ones are kept"
+    with pytest.raises(CheckpointError, match=message):
         replacing.train()
     assert saved_step(tmp_path / "last") == 4
     verify(tmp_path / "last")
@@ -73,69 +72,51 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
 def test_resume_skips_a_damaged_checkpoint_and_still_ends_the_same(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    whole, _ = interrupted(tmp_path)
+    whole = interrupted(tmp_path)
     flip(tmp_path / "part" / "step-00000006" / "training.safetensors")
     again = resumed(tmp_path)
     shown = capfd.readouterr().err
     assert "skipped: " in shown
     assert "step-00000006/training.safetensors is damaged" in shown
     assert "step-00000003 at step 3" in shown
-    assert torch.equal(weights(again), weights(whole))
-    assert losses(again) == losses(whole)
+    assert_equal_runs(again, whole)
 
 
 def test_a_damaged_checkpoint_that_is_asked_for_is_refused_by_name(tmp_path: Path) -> None:
     interrupted(tmp_path)
     for path in (tmp_path / "part").glob("step-*"):
         truncate(path / "model.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"last/model\.safetensors is truncated, take another .*: \d+ of \d+"
-    ):
+    with pytest.raises(CheckpointError, match=r"last/model\.safetensors is truncated, take .*: \d+ of \d+"):
         resumed(tmp_path, resume=str(tmp_path / "part" / "last"))
-    with pytest.raises(
-        TrainingError, match=r"no checkpoint in .*part is intact: train in another output_dir"
-    ):
+    with pytest.raises(TrainingError, match=r"no checkpoint in .*part is intact: train in another output"):
         resumed(tmp_path)
 
 
-def reseal(folder: Path, change: Callable[[Path], None]) -> None:
-    """Change a checkpoint and let its manifest agree."""
-    change(folder)
+def change(folder: Path, kind: str, changed: dict[str, Tensor | None]) -> None:
+    """Change tensors of a checkpoint (None: remove) and let its manifest agree."""
+    path = folder / f"{kind}.safetensors"
+    tensors = serialization.read_tensors(path) | changed
+    serialization.write_tensors(path, {name: x for name, x in tensors.items() if x is not None})
     (folder / MANIFEST_FILE).unlink()
     seal(folder)
 
 
 @pytest.mark.parametrize("dropped", ["rng.0", "state.0.weight.exp_avg"])
 def test_resume_needs_everything_that_is_stored(tmp_path: Path, dropped: str) -> None:
-    whole, _ = interrupted(tmp_path)
-
-    def change(folder: Path) -> None:
-        tensors = serialization.read_tensors(folder / "training.safetensors")
-        generator = torch.Generator().manual_seed(5)
-        tensors[dropped] = generator.get_state() if dropped == "rng.0" else -tensors[dropped]
-        serialization.write_tensors(folder / "training.safetensors", tensors)
-
-    reseal(tmp_path / "part" / "step-00000006", change)
+    whole = interrupted(tmp_path)
+    newest = tmp_path / "part" / "step-00000006"
+    generator = torch.Generator().manual_seed(5).get_state()
+    moment = serialization.read_tensors(newest / "training.safetensors")[dropped]
+    change(newest, "training", {dropped: generator if dropped == "rng.0" else -moment})
     assert not torch.equal(weights(resumed(tmp_path)), weights(whole))
 
 
 def test_a_checkpoint_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
     interrupted(tmp_path)
-
-    def widen(folder: Path) -> None:
-        tensors = serialization.read_tensors(folder / "model.safetensors")
-        tensors["2.bias"] = torch.zeros(9)
-        serialization.write_tensors(folder / "model.safetensors", tensors)
-
-    def forget(folder: Path) -> None:
-        tensors = serialization.read_tensors(folder / "training.safetensors")
-        del tensors["state.2.bias.exp_avg"]
-        serialization.write_tensors(folder / "training.safetensors", tensors)
-
-    reseal(tmp_path / "part" / "step-00000006", forget)
+    change(tmp_path / "part" / "step-00000006", "training", {"state.2.bias.exp_avg": None})
     with pytest.raises(CheckpointError, match=r"lacks or should not hold state\.2\.bias\.exp_avg"):
         resumed(tmp_path)
-    reseal(tmp_path / "part" / "step-00000006", widen)
+    change(tmp_path / "part" / "step-00000006", "model", {"2.bias": torch.zeros(9)})
     with pytest.raises(CheckpointError, match=r"holds 2\.bias of shape \(9,\), not \(8,\)"):
         resumed(tmp_path)
 
@@ -149,22 +130,6 @@ def test_resume_refuses_another_run(tmp_path: Path, capfd: pytest.CaptureFixture
     other.checkpointer.settings["run"] = {"model": "trigram"}
     with pytest.raises(TrainingError, match=r"other settings \(run\.model bigram, not trigram\)"):
         other.train()
-
-
-def test_a_run_with_the_stable_schedule_can_be_extended(tmp_path: Path) -> None:
-    make(tmp_path, max_steps=4, schedule="wsd").train()
-    trainer = make(tmp_path, max_steps=6, schedule="wsd", resume="auto")
-    trainer.train()
-    assert trainer.step == 6
-
-
-def test_a_run_is_resumed_in_another_folder(tmp_path: Path) -> None:
-    whole, _ = interrupted(tmp_path)
-    again = make(
-        tmp_path / "moved", max_steps=12, eval_every=3, resume=str(tmp_path / "part" / "step-00000006")
-    )
-    again.train()
-    assert torch.equal(weights(again), weights(whole))
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import fftnet
 from fftnet import BudgetConfig, DataConfig, RunConfig, TaskConfig
 from fftnet.serialization import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
 from fftnet.training.accelerator import TrainingError
-from fftnet.training.checkpointer import RESUMABLE, Checkpointer
+from fftnet.training.checkpointer import RESUMABLE
 from fftnet.training.manifest import checkpoints, newest_checkpoint, seal, verify
 from fftnet.training.run_folder import SaveConfig, claimed
 
@@ -92,13 +92,9 @@ def test_resuming_another_run_or_an_earlier_checkpoint_deletes_nothing(tmp_path:
     for step in (4, 6):
         checkpoint(tmp_path / "run", f"step-{step:08d}")
     (tmp_path / "run" / "last").symlink_to("step-00000006")
-    with pytest.raises(
-        TrainingError, match=r"run holds the checkpoints of another run than \S+: give --resume"
-    ):
+    with pytest.raises(TrainingError, match=r"the checkpoints of another run than \S+: give --resume"):
         claim(tmp_path / "run", resume=str(other))
-    with pytest.raises(
-        TrainingError, match=r"later checkpoints than \S+, up to step-00000006: give --resume"
-    ):
+    with pytest.raises(TrainingError, match=r"later checkpoints than \S+, up to step-00000006: give --re"):
         claim(tmp_path / "run", resume=str(tmp_path / "run" / "step-00000004"))
     claim(tmp_path / "run", resume=str(tmp_path / "run" / "last"))
     claim(tmp_path / "new", resume=str(other))
@@ -162,15 +158,8 @@ def test_one_run_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
         assert pool.submit(claim, tmp_path, resume="auto").exception() is None
 
 
-def store_of(folder: Path, told: list[str] | None = None, **fields: Any) -> Checkpointer:
-    store = make(folder, **fields).checkpointer
-    if told is not None:
-        store._message = told.append
-    return store
-
-
 def test_checkpoints_are_ordered_by_step_not_by_time(tmp_path: Path) -> None:
-    store = store_of(tmp_path, keep_last=2)
+    store = make(tmp_path, keep_last=2).checkpointer
     tomorrow = 2_000_000_000
     for step in (9, 10, 11):
         path = store.write(step, fill, 10)
@@ -184,7 +173,7 @@ def test_checkpoints_are_ordered_by_step_not_by_time(tmp_path: Path) -> None:
 
 def test_the_newest_checkpoint_and_linked_ones_are_never_deleted(tmp_path: Path) -> None:
     """A damaged checkpoint of a higher step stays, and does not count among the newest ones."""
-    store = store_of(tmp_path, keep_last=1)
+    store = make(tmp_path, keep_last=1).checkpointer
     for step in (2, 3, 8):
         store.write(step, fill, 10)
     store.link("best", tmp_path / "step-00000002")
@@ -216,19 +205,13 @@ def test_checkpoints_of_other_settings_are_passed_over_and_kept(
 
 def test_folders_of_the_user_are_left_alone(tmp_path: Path) -> None:
     told: list[str] = []
-    mine = (
-        "step-mine",
-        "step-00000001",
-        "step-00000002",
-        "step-2",
-        "step-mine.tmp",
-        "step-00000007.replaced",
-    )
+    mine = ("step-00000001", "step-00000002", "step-mine", "step-2", "step-mine.tmp", "step-7.replaced")
     for name in (*mine, "best"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "notes.txt").write_text(name)
     (tmp_path / "last").write_text("last")
-    store = store_of(tmp_path, told, keep_last=1)
+    store = make(tmp_path, keep_last=1).checkpointer
+    store._message = told.append
     with store.claimed():
         for step in (2, 3, 4):
             path = store.write(step, fill, 10)
@@ -289,10 +272,7 @@ MANIFEST = "manifest.json is damaged, take another checkpoint: "
 IRREGULAR = "is damaged, take another checkpoint: it is not a regular file"
 ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (without_weights, f"{MANIFEST}it does not name model.safetensors"),
-    "no config": (
-        lambda path: (path / CONFIG_FILE).write_text("{}"),
-        f"{MANIFEST}it does not name config.json",
-    ),
+    "no config": (lambda path: (path / CONFIG_FILE).write_text("{}"), f"{MANIFEST}it does not name config"),
     "deep JSON": (lambda path: (path / "manifest.json").write_text("[" * 200_000), MANIFEST),
     "pipe": (replaced("manifest.json", os.mkfifo), f"manifest.json {IRREGULAR}"),
     "folder": (replaced("manifest.json", os.mkdir), f"manifest.json {IRREGULAR}"),
@@ -311,7 +291,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_hostile_manifest_is_reported_and_passed_over(tmp_path: Path, name: str) -> None:
     attack, sentence = ATTACKS[name]
-    store = store_of(tmp_path / "run")
+    store = make(tmp_path / "run").checkpointer
     for step in (1, 2):
         path = store.write(step, fill, 10)
     attack(path)

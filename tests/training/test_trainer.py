@@ -1,4 +1,4 @@
-"""The trainer: it learns, reports, resumes with the same bits, and names mistakes."""
+"""The trainer: it learns, reports, resumes with the same bits, skips harmful updates, and names mistakes."""
 
 import json
 import math
@@ -13,12 +13,13 @@ from matplotlib.image import imread
 from runs import (
     VOCAB,
     Chain,
+    Poisoned,
+    assert_equal_runs,
     at_step,
     bigram,
     configs,
     flat,
     interrupted,
-    losses,
     make,
     next_token,
     resumed,
@@ -64,7 +65,7 @@ def test_the_plot_gets_every_logged_loss_of_a_run_that_was_resumed(
 ) -> None:
     plotted: list[Any] = []
     monkeypatch.setattr("fftnet.training.report.plot_losses", lambda *given: plotted.append(given[-1]))
-    whole, _ = interrupted(tmp_path, log_every=2)
+    whole = interrupted(tmp_path, log_every=2)
     assert [step for step, _ in whole.state.logged] == [2, 4, 6, 8, 10, 12]
     assert len({loss for _, loss in whole.state.logged}) == 6
     assert resumed(tmp_path, log_every=2).state.logged == whole.state.logged
@@ -123,8 +124,7 @@ def test_an_interrupt_saves_the_step_and_resume_is_exact(
     assert "stopped after step 8: --resume continues from" in capfd.readouterr().err
     assert saved_step(tmp_path / "part" / "last") == saved_step(tmp_path / "part" / "best") == 8
     again = resumed(tmp_path)
-    assert torch.equal(weights(again), weights(whole))
-    assert losses(again) == losses(whole)
+    assert_equal_runs(again, whole)
 
 
 def test_two_runs_with_one_seed_are_equal(tmp_path: Path) -> None:
@@ -156,11 +156,7 @@ def test_a_run_is_evaluated_often_enough_and_not_too_often(tmp_path: Path, steps
 
 def test_without_save_model_no_checkpoint_is_written(tmp_path: Path) -> None:
     make(tmp_path, max_steps=2, save_model=False).train()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".fftnet.lock",
-        "loss_plot.png",
-        "metrics.json",
-    ]
+    assert {path.name for path in tmp_path.iterdir()} == {".fftnet.lock", "loss_plot.png", "metrics.json"}
 
 
 def test_tensorboard_gets_every_number_and_the_text(tmp_path: Path) -> None:
@@ -171,13 +167,7 @@ def test_tensorboard_gets_every_number_and_the_text(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "logs" / "fftnet")).Reload()
     scalars = {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
     assert scalars["step/train_loss"] == [2, 4, 6]
-    for name in (
-        "loss",
-        "learning_rate",
-        "gradient_norm",
-        "tokens_per_second",
-        "memory_bytes",
-    ):
+    for name in ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "memory_bytes"):
         assert scalars[f"evaluation/{name}"] == [3, 6]
     assert [event.value for event in events.Scalars("evaluation/loss")] == pytest.approx(
         [row["loss"] for row in history]
@@ -185,22 +175,65 @@ def test_tensorboard_gets_every_number_and_the_text(tmp_path: Path) -> None:
     assert any("sample" in name for name in events.Tags()["tensors"])
 
 
+def test_bad_settings_name_the_field() -> None:
+    bad: dict[type, dict[str, float]] = {
+        TrainConfig: {"max_skipped": 0},
+        BudgetConfig: {"num_epochs": 0, "max_steps": -1, "max_minutes": 0.0},
+        AcceleratorConfig: {"accumulation_steps": 0},
+        SaveConfig: {"keep_last": 0},
+        OptimConfig: {"ema_decay": 1.0, "learning_rate": 0.0, "beta1": 1.5},
+    }
+    for config, values in bad.items():
+        for field, value in values.items():
+            with pytest.raises(ValueError, match=field):
+                config(**{field: value})
+
+
 @pytest.mark.parametrize(
-    ("config", "field", "value"),
+    ("factor", "sentence"),
     [
-        (TrainConfig, "max_skipped", 0),
-        (TrainConfig, "loss_spike", math.nan),
-        (BudgetConfig, "num_epochs", 0),
-        (BudgetConfig, "max_steps", -1),
-        (BudgetConfig, "max_minutes", 0.0),
-        (AcceleratorConfig, "accumulation_steps", 0),
-        (SaveConfig, "keep_last", 0),
-        (OptimConfig, "ema_decay", 1.0),
-        (OptimConfig, "learning_rate", 0.0),
-        (OptimConfig, "beta1", 1.5),
-        (OptimConfig, "gradient_clip", 0.0),
+        (math.nan, "loss or its gradient is not finite at step 2 (epoch 0, batch 2): the update is skipped"),
+        (math.inf, "loss or its gradient is not finite at step 2 (epoch 0, batch 2): the update is skipped"),
+        (4.0, "the loss jumped from 2.23 to 8.91 at step 2 (epoch 0, batch 2)"),
     ],
 )
-def test_bad_settings_name_the_field(config: type, field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=field):
-        config(**{field: value})
+def test_a_bad_batch_is_skipped_and_counted(
+    tmp_path: Path, factor: float, sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make(tmp_path, objective=Poisoned({2: factor}), max_steps=4, eval_every=4, learning_rate=1e-3)
+    before: list[Tensor] = []
+    for step in (2, 3):
+        at_step(trainer, step, lambda: before.append(weights(trainer)))
+    history = trainer.train()
+    assert history[-1]["skipped"] == 1
+    assert torch.equal(*before)
+    assert not torch.equal(before[1], weights(trainer))
+    assert sentence in capfd.readouterr().err
+
+
+def test_a_higher_limit_lets_a_spike_pass(tmp_path: Path) -> None:
+    history = make(tmp_path, objective=Poisoned({2: 4.0}), max_steps=4, eval_every=4, loss_spike=20.0).train()
+    assert history[-1]["skipped"] == 0
+
+
+def test_too_many_skipped_updates_in_a_row_end_the_run(tmp_path: Path) -> None:
+    bad = Poisoned({0: math.nan, 2: math.nan, 3: math.nan})
+    trainer = make(tmp_path, objective=bad, max_steps=8, eval_every=2, max_skipped=2)
+    message = r"not finite at step 3 \(epoch 0, batch 3\), 2 times in a row; the last .*-00000002; try"
+    with pytest.raises(TrainingError, match=message):
+        trainer.train()
+    assert trainer.state.skipped == 3
+    kept = serialization.read_tensors(tmp_path / "last" / "model.safetensors")
+    assert all(torch.isfinite(value).all() for value in kept.values())
+
+
+def test_broken_weights_never_reach_a_checkpoint(tmp_path: Path) -> None:
+    trainer = make(tmp_path, max_steps=8, eval_every=2, save_every=1, max_skipped=5)
+
+    def poison() -> None:
+        with torch.no_grad():
+            next(trainer.distributed.raw_model.parameters()).fill_(math.nan)
+
+    at_step(trainer, 3, poison)
+    with pytest.raises(TrainingError, match=r"loss is not finite at step 4; the last good .*-00000003"):
+        trainer.train()

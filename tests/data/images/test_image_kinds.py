@@ -37,11 +37,8 @@ def test_a_folder_of_classes_is_read_as_it_was_written(channels: int, tmp_path: 
     assert found["train"].labels.dtype == np.int64
     assert np.array_equal(everything(found["train"], channels=channels), images[order])
     first = found["train"].images[0]
-    assert (first.name, first.size, first.grey) == (
-        str(tmp_path / "below" / "001.png"),
-        (8, 8),
-        channels == 1,
-    )
+    assert (first.name, first.size) == (str(tmp_path / "below" / "001.png"), (8, 8))
+    assert first.grey == (channels == 1)
 
 
 @pytest.mark.parametrize("valid", ["valid", "val", "validation"])
@@ -142,8 +139,7 @@ def test_arrays_of_any_channels(channels: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "form"),
-    [("x", "y", "{}_{}"), ("X", "Y", "{}_{}"), ("images", "labels", "{1}_{0}")],
+    ("x", "y", "form"), [("x", "y", "{}_{}"), ("X", "Y", "{}_{}"), ("images", "labels", "{1}_{0}")]
 )
 def test_arrays_of_splits_by_their_usual_names(x: str, y: str, form: str, tmp_path: Path) -> None:
     arrays = {}

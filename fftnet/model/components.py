@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fftnet.ops import numerics
+from fftnet.ops import fourier, numerics
 from fftnet.ops.causal_mix.eager import prefix_transform
 from fftnet.ops.numerics import PAPER_EPS
 from fftnet.ops.prefix_context import prefix_context
@@ -31,6 +31,26 @@ class RMSNorm(nn.RMSNorm):
         """Return normed tokens of the same shape and dtype."""
         # At a decode step the checks of an operator take longer than PyTorch's small kernel.
         return rms_norm(x, self.weight) if x.ndim == 3 else super().forward(x)
+
+
+class FourierTransform(nn.Module):
+    """Orthonormal Fourier transform over the tokens, half spectrum (section 1, step 1)."""
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map real (B, T, D) to complex (B, H, T // 2 + 1, D // H); ValueError on an empty sequence."""
+        return fourier.fourier_transform(x, self.num_heads)
+
+
+class InverseFourierTransform(nn.Module):
+    """Inverse of ``FourierTransform`` (section 1, step 7)."""
+
+    def forward(self, spectrum: Tensor, num_tokens: int) -> Tensor:
+        """Map complex (B, H, F, d) to real (B, T, H * d); ``num_tokens`` is T, with F = T // 2 + 1."""
+        return fourier.inverse_fourier_transform(spectrum, num_tokens)
 
 
 def modulation_mlp(context_dim: int, hidden_dim: int, outputs: int) -> nn.Sequential:

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from fftnet.fields import MAX_SIZE, MAX_VOCAB_SIZE, check_fields, check_range, documented
 from fftnet.model.checks import check_input, head_dim
-from fftnet.model.components import AdaptiveSpectralFilter, ModReLU
+from fftnet.model.components import AdaptiveSpectralFilter, FourierTransform, InverseFourierTransform, ModReLU
 from fftnet.model.mixers.base import ByLengthMixer
-from fftnet.ops import fourier
 from fftnet.ops.numerics import interpolate_anchors
 from fftnet.ops.spectral_mix import spectral_mix
 
@@ -62,18 +61,20 @@ class SpectralMixer(ByLengthMixer):
         config = config or SpectralConfig()
         head_dim(d_model, num_heads)
         hidden_dim = config.mlp_hidden_dim or d_model
+        self.transform = FourierTransform(num_heads)
         self.filter = AdaptiveSpectralFilter(d_model, hidden_dim, num_heads, config.num_anchors)
         self.activation = ModReLU(num_heads, config.num_anchors)
+        self.inverse = InverseFourierTransform()
 
     def inspect(self, x: Tensor) -> SpectralView:
         """Compute ``forward`` step by step for tokens (B, T, D) without padding, and return all results."""
         check_input(x, self.d_model, None)
         # Steps 1 to 7 of docs/maths.md, section 1.
-        spectrum = fourier.fourier_transform(x, self.num_heads)
+        spectrum = self.transform(x)
         context, filter_ = self._filter(x)
         filtered = filter_[..., None] * spectrum
         activated = self.activation(filtered)
-        output = fourier.inverse_fourier_transform(activated, x.shape[1]).to(x.dtype)
+        output = self.inverse(activated, x.shape[1]).to(x.dtype)
         return SpectralView(context, filter_, spectrum, filtered, activated, output)
 
     def _filter(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ def carrying(
     folder: Path, mixers: tuple[str, ...] = MIXERS[2], objective: Any = None, **values: Any
 ) -> Trainer:
     model = language_model(d_model=8, num_heads=2, max_seq_length=8, mixers=mixers, dropout=0.1)
-    fields = {"max_steps": 10, "eval_every": 10, "save_every": 3} | values
+    fields: dict[str, Any] = {"max_steps": 10, "eval_every": 10, "save_every": 3} | values
     return make(folder, stretches(), objective or NextToken(), model, **fields)
 
 

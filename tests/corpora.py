@@ -58,7 +58,7 @@ def load_whole(config: DataConfig, tokenizer: Tokenizer = BYTES) -> SplitView:
     return view_segments(load_tokens(config, tokenizer))
 
 
-def load_views(config: DataConfig, tokenizer: Tokenizer = BYTES) -> tuple[SplitView, SplitView, SplitView]:
+def load_views(config: DataConfig, tokenizer: Tokenizer = BYTES) -> list[SplitView]:
     return split_views(load_tokens(config, tokenizer), config)
 
 

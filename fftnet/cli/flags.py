@@ -135,7 +135,7 @@ def _shorten(parser: ArgumentParser, common: Sequence[str]) -> None:
     """Show only the common flags in the help, under one title and in their order."""
     actions = {action.dest: action for action in parser._actions}
     group = parser.add_argument_group("common flags")
-    group._group_actions.extend(copy(actions[name]) for name in common)
+    group._group_actions.extend(copy(actions[name]) for name in common if name in actions)
     for name in actions.keys() - {"help", "help_all", "config"}:
         actions[name].help = SUPPRESS
 

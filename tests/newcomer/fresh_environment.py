@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_readme import blocks, check_output
+from test_readme import SMALL, blocks, check_output
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "models/shakespeare"
 FILES = ("main.py", "example.py", "models", "recipes", "examples")
 """Files of a clone, besides the package, that the README's commands may use."""
-SMALL = "--d_model 16 --num_heads 4 --num_layers 1 --batch_size 4 --max_steps 3 --max_seq_length 32"
+SHORT = f"{SMALL} --max_seq_length 32"
 """Flags that make the training of a README command short."""
 ELSEWHERE = ("make", "source")
 """First words of README commands that make and activate an environment, which the fixture does here."""
@@ -143,7 +143,7 @@ def test_shell_blocks_run(home: Home) -> None:
         if words and words[0] not in ELSEWHERE:
             # main.py has a flag for everything that makes a run long.
             small = "--pattern_complexity 0 --num_samples 8 --max_seq_length 160"
-            home.run(*words, *shlex.split(f"{SMALL} {small}") * (words[1:2] == ["main.py"]))
+            home.run(*words, *shlex.split(f"{SHORT} {small}") * (words[1:2] == ["main.py"]))
 
 
 def test_console_blocks_print_what_the_readme_shows(home: Home) -> None:
@@ -151,7 +151,7 @@ def test_console_blocks_print_what_the_readme_shows(home: Home) -> None:
         for example in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
             command, _, shown = example.partition("\n")
             words = shlex.split(command)
-            done = home.run(*words, *shlex.split(SMALL) * ("train" in words))
+            done = home.run(*words, *shlex.split(SHORT) * ("train" in words))
             check_output(done.stdout if "generate" in words else done.stderr + done.stdout, shown)
 
 
@@ -172,7 +172,7 @@ def test_a_program_without_our_package_in_its_source_loads_the_model(home: Home)
 
 
 def test_a_run_is_resumed(home: Home) -> None:
-    command = f"train --data my.txt {SMALL} --output_dir outputs/resumed"
+    command = f"train --data my.txt {SHORT} --output_dir outputs/resumed"
     home.fftnet(command)
     assert "at step 3" in home.run("fftnet", *shlex.split(command), "--resume").stderr
 

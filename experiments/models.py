@@ -144,6 +144,16 @@ MODELS: dict[str, Model] = {
     "min_gru": Model(mixers=("min_gru",), label="minGRU", experiments=(*TASKS, *LANGUAGE)),
     "gru": Model(mixers=("gru",), label="GRU", experiments=(*TASKS, *LANGUAGE)),
     **{
+        name: Model(mixers=(name,), label=label, experiments=(*TASKS, "recall_rewritten", *LANGUAGE))
+        for name, label in (
+            ("mamba2", "Mamba-2"),
+            ("gated_delta_net", "Gated DeltaNet"),
+            ("kimi_delta", "Kimi Delta Attention"),
+            ("xlstm", "xLSTM"),
+            ("rg_lru", "RG-LRU"),
+        )
+    },
+    **{
         f"addressed_{bins}": Model(
             mixers=("addressed_spectral",),
             num_heads=2,

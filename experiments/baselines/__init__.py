@@ -3,6 +3,7 @@
 from experiments.baselines.ablated import Ablated
 from experiments.baselines.conv_attention import ConvAttention
 from experiments.baselines.gated_linear import GatedLinear
+from experiments.baselines.peers import PEERS
 from experiments.baselines.recurrent import ConvGRU, MinGRU
 from fftnet.model.mixers.base import Mixer
 
@@ -12,4 +13,5 @@ BASELINES: dict[str, type[Mixer]] = {
     "min_gru": MinGRU,
     "gated_linear": GatedLinear,
     "ablated": Ablated,
+    **PEERS,
 }

@@ -11,6 +11,7 @@ from fftnet.ops import (
     addresses,
     causal_mix,
     decode,
+    delta_mix,
     gated_conv,
     gated_norm,
     keyed_mix,
@@ -28,17 +29,20 @@ HORIZON = 9
 
 DEFAULTS = {"batch": 2, "length": 17, "heads": 2, "width": 8, "bins": 4, "taps": 4}
 MIXING = {"width": 3}
-DEFAULTS_OF = {"causal_mix": MIXING, "keyed_mix": MIXING, "spectral_mix": MIXING, "addresses": {"bins": 8}}
+DEFAULTS_OF = dict.fromkeys(["causal_mix", "keyed_mix", "delta_mix", "spectral_mix"], MIXING)
+DEFAULTS_OF |= {"addresses": {"bins": 8}}
 LETTERS = dict(zip(DEFAULTS, "BTHdFW", strict=True))
 """Size to its letter in ``SHAPES``."""
 HEADS = {"decay": "H F", "frequency": "H F", "bias": "H F", "readout": "H F 2"}
 BASES = {"base_key": "H 2 F", "base_filter": "H 2 F", "bias": "H F"}
 CONV = {"conv_weight": "2*d W", "conv_state": "B W-1 2*d"}
 MEAN = {"mean": "B d", "count": "B"}
+KEYED = {"values": "B T H d", "key": "B T H 2 F", "filter_": "B T H 2 F"}
+RATES = {"clock": "B T H", "decay": "H F", "frequency": "H F", "state": "B H 2 F d"}
 SHAPES: dict[str, dict[str, str]] = {
     "causal_mix": {"values": "B T H d", "filter_": "B T H F", **HEADS, "state": "B F 2 H d"},
-    "keyed_mix": {"values": "B T H d", "key": "B T H 2 F", "filter_": "B T H 2 F", "clock": "B T H"}
-    | {"decay": "H F", "frequency": "H F", "state": "B H 2 F d"},
+    "keyed_mix": KEYED | RATES,
+    "delta_mix": KEYED | {"erase": "B T H"} | RATES,
     "spectral_mix": {"x": "B T H*d", "filter_": "B H T//2+1", "bias": "H T//2+1"},
     "gated_conv": {"x": "B T 2*d", **CONV},
     "short_conv": {"x": "B T 2*d", **CONV},
@@ -91,6 +95,8 @@ class Operator:
             "bias": lambda x: x * 0.3,
             "gain": lambda x: x.abs(),
             "clock": lambda x: x.abs() * speed,
+            # Keys have about 2 F as their squared length: beyond 2 / F, erasing would make the state grow.
+            "erase": lambda x: x.sigmoid() / sizes["bins"],
             "mean": lambda x: x * (read > 0),
             "count": lambda x: read * torch.arange(1, len(x) + 1),
             # With nothing read and nothing counted, a mean would have neither a meaning nor a gradient.
@@ -209,6 +215,7 @@ def defined_address_step(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 CAUSAL_MIX = Operator("causal_mix", mix, causal_mix.BACKENDS, (EPS,))
 KEYED_MIX = Operator("keyed_mix", keyed_mix.keyed_mix, keyed_mix.BACKENDS, ())
+DELTA_MIX = Operator("delta_mix", delta_mix.delta_mix, delta_mix.BACKENDS, ())
 SPECTRAL_MIX = Operator("spectral_mix", with_eps(spectral_mix.spectral_mix), spectral_mix.BACKENDS, (EPS,))
 GATED_CONV = Operator("gated_conv", gated_conv.gated_conv, gated_conv.BACKENDS, ())
 SHORT_CONV = Operator("short_conv", convolve, short_conv.BACKENDS, (8,))
@@ -225,7 +232,7 @@ ADDRESS_STEP = Operator("address_step", address_step, decode.BACKENDS, definitio
 SAME_CHECKS = (MASKED_CONTEXT, FORGETFUL_CONTEXT)
 """Variants of an operator above, whose tensors are checked by the same lines."""
 LONG = [
-    *(CAUSAL_MIX, KEYED_MIX, SPECTRAL_MIX, GATED_CONV, SHORT_CONV, ADDRESSES, GATED_NORM, RMS_NORM),
+    *(CAUSAL_MIX, KEYED_MIX, DELTA_MIX, SPECTRAL_MIX, GATED_CONV, SHORT_CONV, ADDRESSES, GATED_NORM, RMS_NORM),
     *(PREFIX_CONTEXT, FORGETFUL_CONTEXT, MASKED_CONTEXT),
 ]
 """Operators of whole texts."""

@@ -11,6 +11,7 @@ from operators import (
     ADDRESS_STEP,
     ADDRESSES,
     CAUSAL_MIX,
+    DELTA_MIX,
     FORGETFUL_CONTEXT,
     GATED_CONV,
     GATED_NORM,
@@ -37,13 +38,14 @@ def test_values_gradients_and_registration(operator: Operator, backend: str) -> 
     backend_suite(operator, backend)
 
 
+MIXERS = (CAUSAL_MIX, KEYED_MIX, DELTA_MIX, SPECTRAL_MIX)
 BLOCKS = [2, 3, 63, 64, 65, 129, 255, 256, 257, 311]
 
 
 @pytest.mark.parametrize(
     ("operator", "sizes"),
     [
-        *((operator, {"length": n}) for operator in (CAUSAL_MIX, KEYED_MIX, SPECTRAL_MIX) for n in BLOCKS),
+        *((operator, {"length": n}) for operator in MIXERS for n in BLOCKS),
         # A head with several work items.
         *((SPECTRAL_MIX, {"length": n, "heads": 3, "width": 7}) for n in (1025, 1100)),
     ],
@@ -56,6 +58,13 @@ def test_lengths_around_the_blocks_of_the_backends(operator: Operator, sizes: di
 
 TOKENS = st.sampled_from([1, 2, 3, 5, 43, 64, 65, 131])
 HEADS = {"length": TOKENS, "heads": st.integers(1, 3)}
+KEYED = {
+    "length": st.integers(1, 150),
+    "heads": st.integers(1, 3),
+    "width": st.sampled_from([1, 2, 5, 8, 17, 40, 64, 65]),
+    "bins": st.sampled_from([1, 2, 3, 8, 16, 17, 32]),
+    "speed": st.sampled_from([0.0, 0.1, 1.0, 20.0, 300.0]),
+}
 SHAPES: dict[str, dict[str, Any]] = {
     "causal_mix": {
         "length": st.integers(1, 70),
@@ -63,13 +72,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         "width": st.sampled_from([1, 2, 5, 8, 17, 40, 64, 65]),
         "bins": st.integers(1, 6),
     },
-    "keyed_mix": {
-        "length": st.integers(1, 150),
-        "heads": st.integers(1, 3),
-        "width": st.sampled_from([1, 2, 5, 8, 17, 40, 64, 65]),
-        "bins": st.sampled_from([1, 2, 3, 8, 16, 17, 32]),
-        "speed": st.sampled_from([0.0, 0.1, 1.0, 20.0, 300.0]),
-    },
+    "keyed_mix": KEYED,
+    # Each number of bins compiles a kernel.
+    "delta_mix": KEYED | {"bins": st.sampled_from([1, 8, 17, 40])},
     "spectral_mix": {
         "length": st.integers(1, 80),
         "heads": st.integers(1, 5),
@@ -110,6 +115,8 @@ FLOAT32: list[tuple[Operator, dict[str, Any], float]] = [
     (CAUSAL_MIX, MIXING, 1e-4),
     (KEYED_MIX, MIXING, 2e-5),
     (KEYED_MIX, MIXING | {"speed": 20.0}, 5e-4),
+    (DELTA_MIX, MIXING, 2e-5),
+    (DELTA_MIX, MIXING | {"speed": 20.0}, 5e-4),
     (SPECTRAL_MIX, MIXING, 1e-5),
     (GATED_CONV, {"length": 1100, "width": 32}, 2e-6),
     (SHORT_CONV, {"length": 1100, "width": 32}, 2e-6),
@@ -152,13 +159,15 @@ def test_any_number_of_threads_gives_the_same_numbers(
         torch.testing.assert_close(other, found[0], rtol=0, atol=0)
 
 
-STREAMS = {"values", "key", "filter_", "clock", "x"}
+STREAMS = {"values", "key", "filter_", "erase", "clock", "x"}
 STATES = {"state": 1, "conv_state": -1, "mean": 1, "count": 2}
 """State among the inputs, and its place among the outputs."""
 
 
 @pytest.mark.parametrize(
-    "operator", [CAUSAL_MIX, KEYED_MIX, GATED_CONV, SHORT_CONV, PREFIX_CONTEXT, FORGETFUL_CONTEXT], ids=str
+    "operator",
+    [CAUSAL_MIX, KEYED_MIX, DELTA_MIX, GATED_CONV, SHORT_CONV, PREFIX_CONTEXT, FORGETFUL_CONTEXT],
+    ids=str,
 )
 def test_an_operator_continues_from_its_state(operator: Operator) -> None:
     for backend in [*operator.fast(), "reference"]:

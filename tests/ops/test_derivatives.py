@@ -17,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 SIZES = {
     "causal_mix": {"batch": 1, "length": 3, "width": 2, "bins": 2},
     "keyed_mix": {"batch": 1, "length": 3, "width": 2, "bins": 2},
+    "delta_mix": {"batch": 1, "length": 3, "width": 2, "bins": 2},
     "spectral_mix": {"batch": 1, "length": 4, "width": 2},
 }
 REGISTERED = [

@@ -5,10 +5,11 @@ import shutil
 import pytest
 import torch
 from conftest import assert_same, randomise
-from operators import CAUSAL_MIX, KEYED_MIX, SPECTRAL_MIX, Operator, compare, results
+from operators import CAUSAL_MIX, DELTA_MIX, KEYED_MIX, SPECTRAL_MIX, Operator, compare, results
 
 from fftnet.model.mixers.spectral import SpectralConfig, SpectralMixer
 from fftnet.ops.causal_mix import HeadParameters, causal_mix
+from fftnet.ops.delta_mix import delta_mix
 from fftnet.ops.keyed_mix import keyed_mix
 from fftnet.ops.spectral_mix import spectral_mix
 
@@ -33,6 +34,32 @@ def test_a_key_of_one_and_a_real_filter_give_the_causal_layer(backend: str) -> N
     )
     torch.testing.assert_close(mixed, expected)
     torch.testing.assert_close(last.permute(0, 3, 2, 1, 4), expected_state)
+
+
+@pytest.mark.parametrize("backend", [*DELTA_MIX.fast(), "reference"])
+def test_without_erasing_the_delta_rule_is_keyed_mixing(backend: str) -> None:
+    values, key, filter_, erase, *rest = DELTA_MIX.make(length=70).values()
+    expected = keyed_mix(values, key, filter_, *rest, backend="reference")
+    found = delta_mix(values, key, filter_, torch.zeros_like(erase), *rest, backend=backend)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("backend", [*DELTA_MIX.fast(), "reference"])
+def test_a_rewritten_key_keeps_its_last_value(backend: str) -> None:
+    """Orthogonal keys of unit length, erased in full, without decay: each reads what was written last."""
+    generator = torch.Generator().manual_seed(0)
+    unit, _ = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64))
+    which = torch.randint(0, 16, (90,), generator=generator)
+    key = unit[which].view(1, 90, 1, 2, 8)
+    values = torch.randn(1, 90, 1, 5, generator=generator, dtype=torch.float64)
+    zeros = torch.zeros(1, 8, dtype=torch.float64)
+    state = torch.zeros(1, 1, 2, 8, 5, dtype=torch.float64)
+    erase = torch.ones(1, 90, 1, dtype=torch.float64)
+    _, last = delta_mix(values, key, key, erase, erase, zeros, zeros, state, backend=backend)
+    found = unit @ last.view(16, 5)
+    for n in which.unique().tolist():
+        newest = int((which == n).nonzero().max())
+        torch.testing.assert_close(found[n], values[0, newest, 0])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -91,12 +91,13 @@ def transpose(source, target):  # pyright: ignore
 
 
 @jit
-def rotate_back(inputs, rotated, grad_rotated, exponent, grads, b, h, t0, first, last, lanes):  # pyright: ignore
+def rotate_back(inputs, rotated, grad_rotated, erased, exponent, grads, b, h, t0, first, last, lanes):  # pyright: ignore
     """Gradients of keys, filters, clock and rates of a stretch from those of what ``rotate`` made of them.
 
     A read-out at t contains exp(S(t) mu), a write exp(-S(t) mu), with the sum S(t) of the clock up to t. So
     the gradient of ``S(t) mu`` is filter times its gradient minus key times its gradient. That of
     ``clock(t) mu`` is the sum over all t' >= t: ``exponent``, (2, F), which begins with that of the state.
+    ``erased`` is None, or the gradient of the vectors that the delta rule reads with: keys times the decay.
     """
     _, _, _, clock, rate = inputs
     keys, filters, factors = rotated
@@ -117,6 +118,16 @@ def rotate_back(inputs, rotated, grad_rotated, exponent, grads, b, h, t0, first,
             key_im = load(keys, (row, F + k), lanes)
             grad_key_re = load(grad_keys, (row, k), lanes)
             grad_key_im = load(grad_keys, (row, F + k), lanes)
+            if erased is not None:
+                # The reading vector is the key times decay^2, and it moves with exp(S(t) mu) as a filter does.
+                faded = load(factors, (row, 0, k), lanes)
+                faded = faded * faded
+                erased_re = faded * load(erased, (row, k), lanes)
+                erased_im = faded * load(erased, (row, F + k), lanes)
+                grad_key_re = grad_key_re + erased_re
+                grad_key_im = grad_key_im + erased_im
+                twice = 2 * (key_re * erased_re + key_im * erased_im)
+                store(exponent, (0, k), load(exponent, (0, k), lanes) + twice)
             # Filters are conjugate, so the sum adds filter conj(grad) and subtracts key times its gradient.
             sum_re = load(exponent, (0, k), lanes) + filter_re * grad_re + filter_im * grad_im
             sum_re = sum_re - key_re * grad_key_re - key_im * grad_key_im

@@ -58,6 +58,9 @@ SHAPES: dict[str, dict[str, str]] = {
     "address_step": {"projected": "B H*d+2*H*F", "raw_filter": "B 2*H*F", "modulation": "B H 2 F"}
     | {"clock": "B H", "gate": "B H*d", "conv_weight": "H*d+2*H*F W", **BASES, "decay": "H F"}
     | {"frequency": "H F", "norm_weight": "H d", "conv_state": "B W-1 H*d+2*H*F", "spectrum": "B H 2 F d"},
+    "delta_step": {"projected": "B 2*H*d+4*H*F", "modulation": "B H 2 F", "clock": "B H", "erase": "B H"}
+    | {"conv_weight": "2*H*d+4*H*F W", **BASES, "decay": "H F", "frequency": "H F", "norm_weight": "d"}
+    | {"conv_state": "B W-1 2*H*d+4*H*F", "spectrum": "B H 2 F d"},
 }
 """Operator to its arguments, in order, with their dimensions: expressions of letters without spaces."""
 
@@ -144,6 +147,11 @@ def address_step(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, 
     return decode.address_step(*arguments, eps=EPS, backend=backend)
 
 
+def delta_step(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    arguments: Any = (*tensors[:4], decode.AddressedParameters(*tensors[4:11]), *tensors[11:])
+    return decode.delta_step(*arguments, eps=EPS, backend=backend)
+
+
 def convolve(
     x: Tensor, conv_weight: Tensor, conv_state: Tensor, backend: str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,6 +221,27 @@ def defined_address_step(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return normed[:, 0].flatten(1), kept, after
 
 
+def defined_delta_step(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``short_conv``, ``addresses``, ``delta_mix``, gate and ``rms_norm`` of one token."""
+    projected, modulation, clock, erase = (x[:, None] for x in tensors[:4])
+    weight, base_key, base_filter, bias, decay, frequency, norm_weight, past, spectrum = tensors[4:]
+    heads = (len(decay), norm_weight.shape[0])
+    wide = 2 * heads[0] * heads[1]
+    opened, raw, kept = short_conv.short_conv(projected, weight, past, width=wide, backend="reference")
+    values, gate = opened.unflatten(-1, (2, *heads)).unbind(dim=2)
+    raw_key, raw_filter = raw.unflatten(-1, (2, *base_key.shape)).unbind(dim=2)
+    parameters = (base_key, base_filter, bias, torch.ones_like(bias))
+    key, filter_ = addresses.addresses(
+        raw_key, raw_filter, modulation, *parameters, eps=EPS, backend="reference"
+    )
+    key = key / (key.square().sum(dim=(3, 4), keepdim=True) + 1e-6).sqrt()
+    streams = (values * erase[..., None], key, filter_, erase, clock)
+    mixed, after = delta_mix.delta_mix(*streams, decay, frequency, spectrum, backend="reference")
+    gated = (mixed * gate)[:, 0]
+    normed = rms_norm.rms_norm(gated, norm_weight, backend="reference")
+    return normed.flatten(1), kept, after
+
+
 CAUSAL_MIX = Operator("causal_mix", mix, causal_mix.BACKENDS, (EPS,))
 KEYED_MIX = Operator("keyed_mix", keyed_mix.keyed_mix, keyed_mix.BACKENDS, ())
 DELTA_MIX = Operator("delta_mix", delta_mix.delta_mix, delta_mix.BACKENDS, ())
@@ -229,6 +258,7 @@ GATE_STEP = Operator("gate_step", decode.gate_step, decode.BACKENDS, definition=
 MIX_STEP = Operator("mix_step", mix_step, decode.BACKENDS, definition=defined_mix_step)
 CONTEXT_STEP = Operator("context_step", forgetful_step, decode.BACKENDS, definition=defined_context_step)
 ADDRESS_STEP = Operator("address_step", address_step, decode.BACKENDS, definition=defined_address_step)
+DELTA_STEP = Operator("delta_step", delta_step, decode.BACKENDS, definition=defined_delta_step)
 SAME_CHECKS = (MASKED_CONTEXT, FORGETFUL_CONTEXT)
 """Variants of an operator above, whose tensors are checked by the same lines."""
 LONG = [
@@ -236,7 +266,7 @@ LONG = [
     *(PREFIX_CONTEXT, FORGETFUL_CONTEXT, MASKED_CONTEXT),
 ]
 """Operators of whole texts."""
-OPERATORS = [*LONG, GATE_STEP, MIX_STEP, CONTEXT_STEP, ADDRESS_STEP]
+OPERATORS = [*LONG, GATE_STEP, MIX_STEP, CONTEXT_STEP, ADDRESS_STEP, DELTA_STEP]
 
 
 def results(

@@ -257,31 +257,55 @@ class ReadFilter(nn.Module):
         return self.base_filter, self.modulation(context).view(shape)
 
 
-class Clock(nn.Module):
-    """Time step of each token for every head (step 3): ``softplus(W x + b)``, initially 1.
+class _PerHead(nn.Module):
+    """Affine map from a token to one number a head.
 
-    Not an ``nn.Linear``: adapters and quantizers replace such layers, and the softplus would be lost.
+    Not an ``nn.Linear``: adapters and quantizers replace such layers, and what follows it would be lost.
     """
 
     decays = True
     """True: the optimizer applies weight decay to ``weight``, as to that of a linear layer."""
 
-    def __init__(self, d_model: int, num_heads: int) -> None:
+    def __init__(self, d_model: int, num_heads: int, initial_bias: float) -> None:
         super().__init__()
+        self.initial_bias = initial_bias
         self.weight = nn.Parameter(torch.empty(num_heads, d_model))
         self.bias = nn.Parameter(torch.empty(num_heads))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialize the time step of every token to 1."""
+        """Initialize the same number for every token."""
         nn.init.zeros_(self.weight)
-        # softplus(log(e - 1)) = 1.
-        nn.init.constant_(self.bias, math.log(math.e - 1))
+        nn.init.constant_(self.bias, self.initial_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (..., D) to (..., H)."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class Clock(_PerHead):
+    """Time step of each token for every head (step 3): ``softplus(W x + b)``, at the start ``initial``."""
+
+    def __init__(self, d_model: int, num_heads: int, initial: float = 1.0) -> None:
+        # softplus(log(e^y - 1)) = y.
+        super().__init__(d_model, num_heads, math.log(math.expm1(initial)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (..., D) to time steps (..., H) > 0."""
-        return nn.functional.softplus(nn.functional.linear(x, self.weight, self.bias))
+        return nn.functional.softplus(super().forward(x))
+
+
+class EraseStrength(_PerHead):
+    """Erase strength of each token for every head: ``largest sigmoid(W x + b)``, at the start half of it."""
+
+    def __init__(self, d_model: int, num_heads: int, largest: float = 1.0) -> None:
+        super().__init__(d_model, num_heads, 0.0)
+        self.largest = largest
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (..., D) to strengths (..., H) between 0 and ``largest``."""
+        return self.largest * torch.sigmoid(super().forward(x))
 
 
 class TiedEmbedding(nn.Embedding):

@@ -12,6 +12,7 @@ from operators import (
     ADDRESSES,
     CAUSAL_MIX,
     DELTA_MIX,
+    DELTA_STEP,
     FORGETFUL_CONTEXT,
     GATED_CONV,
     GATED_NORM,
@@ -65,6 +66,12 @@ KEYED = {
     "bins": st.sampled_from([1, 2, 3, 8, 16, 17, 32]),
     "speed": st.sampled_from([0.0, 0.1, 1.0, 20.0, 300.0]),
 }
+ADDRESSES_OF_ONE = {
+    "heads": st.integers(1, 3),
+    "width": st.integers(1, 17),
+    "bins": st.integers(1, 9),
+    "taps": st.integers(1, 5),
+}
 SHAPES: dict[str, dict[str, Any]] = {
     "causal_mix": {
         "length": st.integers(1, 70),
@@ -93,12 +100,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gate_step": {"width": st.integers(1, 9), "taps": st.integers(1, 5), "read": st.integers(0, 9)},
     "mix_step": {"heads": st.integers(1, 3), "width": st.integers(1, 9), "bins": st.integers(1, 4)},
     "context_step": {"width": st.integers(1, 9), "read": st.integers(0, 9)},
-    "address_step": {
-        "heads": st.integers(1, 3),
-        "width": st.integers(1, 17),
-        "bins": st.integers(1, 9),
-        "taps": st.integers(1, 5),
-    },
+    "address_step": ADDRESSES_OF_ONE,
+    "delta_step": ADDRESSES_OF_ONE,
 }
 
 
@@ -124,6 +127,7 @@ FLOAT32: list[tuple[Operator, dict[str, Any], float]] = [
     (GATED_NORM, {"length": 1100, "heads": 3, "width": 64}, 2e-6),
     (RMS_NORM, {"length": 1100, "width": 264}, 2e-6),
     (ADDRESS_STEP, {"heads": 3, "width": 40, "bins": 16}, 5e-6),
+    (DELTA_STEP, {"heads": 3, "width": 40, "bins": 16}, 5e-6),
     (MIX_STEP, {"heads": 3, "width": 40, "bins": 16}, 1e-5),
 ]
 """Inputs large enough for several threads, and the largest relative error."""

@@ -11,11 +11,13 @@ from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
 from fftnet.model.mixers.attention import AttentionMixer, BidirectionalAttentionMixer
 from fftnet.model.mixers.base import Mixer
 from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
+from fftnet.model.mixers.delta_spectral import DeltaSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
 from fftnet.model.mixers.spectral import SpectralMixer
 
 MIXERS: dict[str, type[Mixer]] = {
     "addressed_spectral": AddressedSpectralMixer,
+    "delta_spectral": DeltaSpectralMixer,
     "causal_spectral": CausalSpectralMixer,
     "spectral": SpectralMixer,
     "attention": AttentionMixer,

@@ -1,7 +1,7 @@
 """One token at a time: the arithmetic of a causal mixer between its matrix products, in two operators each.
 
-``context_step`` and ``address_step`` belong to the mixer with addresses, ``gate_step`` and ``mix_step`` to
-the one without. A backend is a module in this folder with functions of these names and arguments, without
+``context_step`` belongs to the mixers with keys, with ``delta_step`` or ``address_step``; ``gate_step`` and
+``mix_step`` belong to the one without. A backend is a module in this folder with functions of these names and arguments, without
 ``backend``. Nothing is registered: autograd differentiates ``torch`` and ``export``. ``numba`` has no
 gradients, and runs at inference without ``torch.compile``, which fuses ``torch`` instead.
 """
@@ -32,7 +32,7 @@ class AddressedParameters(NamedTuple):
     frequency: Tensor
     """w in radians per unit of the clock, (H, F)."""
     norm_weight: Tensor
-    """Weight of the read-out norm, (H, d)."""
+    """Weight of the read-out norm, (H, d); (d) for ``delta_step``."""
 
 
 def _at_inference(sizes: Sizes, x: Tensor, *others: Tensor) -> bool:
@@ -94,6 +94,26 @@ _ADDRESS_STEP = Signature(
         "C": lambda H, F, d: H * d + 2 * H * F,
         "P": lambda W: W - 1,
     },
+)
+_DELTA_STEP = Signature(
+    "delta_step",
+    {
+        "projected": "B C",
+        "modulation": "B H 2 F",
+        "clock": "B H",
+        "erase": "B H",
+        "conv_weight": "C W",
+        "base_key": "H 2 F",
+        "base_filter": "H 2 F",
+        "bias": "H F",
+        "decay": "H F",
+        "frequency": "H F",
+        "norm_weight": "d",
+        "conv_state": "B P C",
+        "spectrum": "B H 2 F d",
+    },
+    # ``projected`` holds values and gates of all heads, then both planes of the keys and of the filters.
+    derived={"C": lambda H, F, d: 2 * H * d + 4 * H * F, "P": lambda W: W - 1},
 )
 
 
@@ -202,3 +222,37 @@ def address_step(
     token = (projected, raw_filter, modulation, clock, gate)
     backend = BACKENDS.select(_ADDRESS_STEP, backend, *token, *parameters, conv_state, spectrum)
     return BACKENDS.load(backend).address_step(*token, parameters, conv_state, spectrum, eps)
+
+
+def delta_step(
+    projected: Tensor,
+    modulation: Tensor,
+    clock: Tensor,
+    erase: Tensor,
+    parameters: AddressedParameters,
+    conv_state: Tensor,
+    spectrum: Tensor,
+    *,
+    eps: float,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``short_conv``, ``addresses``, ``delta_mix``, gate and ``rms_norm`` of one token, in this order.
+
+    Args:
+        projected: the token's values and gates, then its raw keys and raw filters, (B, C) of any floating
+            dtype, C = 2 H d + 4 H F.
+        modulation: the context's part of the filters, (B, H, 2, F).
+        clock: time that passes at the token, >= 0, (B, H).
+        erase: share of what the key reads that is replaced, (B, H).
+        parameters: of every channel, head and bin. Keys are brought to unit length.
+        conv_state: the P = W - 1 projected tokens before, (B, P, C).
+        spectrum: real and imaginary plane of the spectrum before, (B, H, 2, F, d).
+        eps: magnitude below which modReLU stops normalising.
+
+    Returns:
+        The spectrum as it is read, gated and normed, (B, H d) in the dtype of ``projected``, and the new
+        ``conv_state`` and ``spectrum``.
+    """
+    token = (projected, modulation, clock, erase)
+    backend = BACKENDS.select(_DELTA_STEP, backend, *token, *parameters, conv_state, spectrum)
+    return BACKENDS.load(backend).delta_step(*token, parameters, conv_state, spectrum, eps)

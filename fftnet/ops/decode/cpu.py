@@ -129,6 +129,35 @@ def _mix(  # pyright: ignore
 
 
 @jit
+def _silu(x, size):  # pyright: ignore
+    """Replace the first numbers of x by x sigmoid(x)."""
+    one = x.dtype.type(1)
+    for c in range(size):
+        x[c] = x[c] / (one + np.exp(-x[c]))
+
+
+@jit
+def _filter(raw, start, scale, b, h, k, modulation, base_filter, bias, eps):  # pyright: ignore
+    """Read filter of a bin: base, modulation and the token's own part, then modReLU (section 3, step 5)."""
+    F = bias.shape[1]
+    filter_re = base_filter[h, 0, k] + np.tanh(modulation[b, h, 0, k]) + scale * raw[start + k]
+    filter_im = base_filter[h, 1, k] + np.tanh(modulation[b, h, 1, k]) + scale * raw[start + F + k]
+    magnitude = np.sqrt(filter_re * filter_re + filter_im * filter_im)
+    scale = modrelu_scale(magnitude, bias[h, k], eps)
+    return scale * filter_re, scale * filter_im
+
+
+@jit
+def _norm_scale(y):  # pyright: ignore
+    """1 / rms of a row."""
+    number = y.dtype.type
+    power = number(0)
+    for c in range(len(y)):
+        power += y[c] * y[c]
+    return number(1) / np.sqrt(power / number(len(y)) + number(NORM_EPS))
+
+
+@jit
 def _address(  # pyright: ignore
     first,
     last,
@@ -161,9 +190,7 @@ def _address(  # pyright: ignore
     for b in range(first, last):
         # Step 1: D channels of values, which pass through SiLU, then 2 F raw keys for each head.
         _convolve(b, projected, weight, past, convolved)
-        # SiLU: x sigmoid(x).
-        for c in range(D):
-            convolved[c] = convolved[c] / (one + np.exp(-convolved[c]))
+        _silu(convolved, D)
         _remember(b, projected, past, new_past)
         # Heads share nothing from here on.
         for h in range(H):
@@ -177,15 +204,9 @@ def _address(  # pyright: ignore
                 gain = _gain(decay[h, k])
                 key_re = gain * (base_key[h, 0, k] + key_scale * convolved[D + start + k])
                 key_im = gain * (base_key[h, 1, k] + key_scale * convolved[D + start + F + k])
-                # Step 5: the read filter, base plus modulation plus the token's own part, then modReLU.
-                filter_re = base_filter[h, 0, k] + np.tanh(modulation[b, h, 0, k])
-                filter_im = base_filter[h, 1, k] + np.tanh(modulation[b, h, 1, k])
-                filter_re += filter_scale * raw_filter[b, start + k]
-                filter_im += filter_scale * raw_filter[b, start + F + k]
-                magnitude = np.sqrt(filter_re * filter_re + filter_im * filter_im)
-                scale = modrelu_scale(magnitude, bias[h, k], eps)
-                filter_re *= scale
-                filter_im *= scale
+                filter_re, filter_im = _filter(
+                    raw_filter[b], start, filter_scale, b, h, k, modulation, base_filter, bias, eps
+                )
                 pole_re, pole_im = _pole(clock[b, h], decay[h, k], frequency[h, k])
                 for c in range(d):
                     # Step 3, Z = exp(clock mu) Z + key v, and step 6, y = Re sum_k filter_k Z_k.
@@ -198,13 +219,91 @@ def _address(  # pyright: ignore
                     new_spectrum[b, h, 1, k, c] = z_im
                     y[c] += filter_re * z_re - filter_im * z_im
             # Step 7: read-out norm and gate.
-            power = number(0)
-            for c in range(d):
-                power += y[c] * y[c]
-            scale = one / np.sqrt(power / number(d) + number(NORM_EPS))
+            scale = _norm_scale(y)
             # sigmoid(gate) = 1 / (1 + exp(-gate)).
             for c in range(d):
                 y[c] *= norm_weight[h, c] * scale / (one + np.exp(-gate[b, h * d + c]))
+
+
+@jit
+def _delta(  # pyright: ignore
+    first,
+    last,
+    projected,
+    modulation,
+    clock,
+    erase,
+    weight,
+    base_key,
+    base_filter,
+    bias,
+    decay,
+    frequency,
+    norm_weight,
+    past,
+    spectrum,
+    eps,
+    mixed,
+    new_past,
+    new_spectrum,
+):
+    # docs/maths.md, section 4.
+    H, F = decay.shape
+    d = norm_weight.shape[0]
+    I = H * d
+    A = 2 * H * F
+    number = projected.dtype.type
+    convolved = np.empty(projected.shape[1], projected.dtype)
+    key = np.empty(2 * F, projected.dtype)
+    read = np.empty(2 * F, projected.dtype)
+    found = np.empty(d, projected.dtype)
+    for b in range(first, last):
+        # Values, gates, raw keys, raw filters; the first two pass through SiLU.
+        _convolve(b, projected, weight, past, convolved)
+        _silu(convolved, 2 * I)
+        _remember(b, projected, past, new_past)
+        for h in range(H):
+            start = 2 * I + 2 * h * F
+            key_scale = _inverse_rms(convolved, start, F)
+            filter_scale = _inverse_rms(convolved, start + A, F)
+            square = number(NORM_EPS)
+            for n in range(2 * F):
+                key[n] = base_key[h, n // F, n % F] + key_scale * convolved[start + n]
+                square += key[n] * key[n]
+            found[:] = number(0)
+            for k in range(F):
+                key[k] /= np.sqrt(square)
+                key[F + k] /= np.sqrt(square)
+                filter_re, filter_im = _filter(
+                    convolved, start + A, filter_scale, b, h, k, modulation, base_filter, bias, eps
+                )
+                read[k] = filter_re
+                read[F + k] = -filter_im
+                pole_re, pole_im = _pole(clock[b, h], decay[h, k], frequency[h, k])
+                for c in range(d):
+                    # Z = exp(clock mu) Z, and what the key reads.
+                    old_re = spectrum[b, h, 0, k, c]
+                    old_im = spectrum[b, h, 1, k, c]
+                    z_re = pole_re * old_re - pole_im * old_im
+                    z_im = pole_re * old_im + pole_im * old_re
+                    new_spectrum[b, h, 0, k, c] = z_re
+                    new_spectrum[b, h, 1, k, c] = z_im
+                    found[c] += key[k] * z_re + key[F + k] * z_im
+            y = mixed[b, h * d : (h + 1) * d]
+            y[:] = number(0)
+            for c in range(d):
+                found[c] = erase[b, h] * (convolved[h * d + c] - found[c])
+            for n in range(2 * F):
+                for c in range(d):
+                    z = new_spectrum[b, h, n // F, n % F, c] + key[n] * found[c]
+                    new_spectrum[b, h, n // F, n % F, c] = z
+                    y[c] += read[n] * z
+            # Gate, then norm.
+            for c in range(d):
+                y[c] *= convolved[I + h * d + c]
+            scale = _norm_scale(y)
+            for c in range(d):
+                y[c] *= norm_weight[c] * scale
 
 
 def _contiguous(*tensors: Tensor) -> list[Tensor]:
@@ -252,4 +351,15 @@ def address_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     # Mixed values have the shape of the gate; states are new tensors, never changed under their owner.
     outputs = (torch.empty_like(inputs[4]), torch.empty_like(inputs[12]), torch.empty_like(inputs[13]))
     threads.run(_address, spectrum.shape[0], spectrum.numel(), *inputs, eps, *outputs)
+    return outputs
+
+
+def delta_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``fftnet.ops.decode.delta_step``; all tensors have one dtype."""
+    *token, parameters, conv_state, spectrum, eps = arguments
+    inputs = _contiguous(*token, *parameters, conv_state, spectrum)
+    rows, heads, *_, width = spectrum.shape
+    mixed = spectrum.new_empty(rows, heads * width)
+    outputs = (mixed, torch.empty_like(inputs[11]), torch.empty_like(inputs[12]))
+    threads.run(_delta, rows, spectrum.numel(), *inputs, eps, *outputs)
     return outputs

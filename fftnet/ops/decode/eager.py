@@ -9,7 +9,7 @@ from torch.nn.functional import silu
 from fftnet.ops.addresses.eager import addresses
 from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.gated_norm.eager import gated_norm
-from fftnet.ops.numerics import root
+from fftnet.ops.numerics import NORM_EPS, root
 
 
 def gate_step(
@@ -96,3 +96,36 @@ def address_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     gate_BHd = gate.to(dtype).unflatten(-1, (heads, width))
     mixed_BD = gated_norm(read_BHd, gate_BHd, norm_weight).flatten(1)
     return mixed_BD.to(projected.dtype), new_conv_state, torch.stack([z_real, z_imag], dim=2)
+
+
+def delta_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``fftnet.ops.decode.delta_step``; computed in the dtype of the spectrum."""
+    projected, modulation, clock, erase, parameters, conv_state, spectrum, eps = arguments
+    dtype = spectrum.dtype
+    conv_weight, base_key, base_filter, bias, decay, frequency, norm_weight = (
+        x.to(dtype) for x in parameters
+    )
+    heads, bins = decay.shape
+    width = heads * norm_weight.shape[0]
+    convolved, new_conv_state = _convolve(projected, conv_weight, conv_state)
+    opened_BI2, raw_BA2 = convolved.to(dtype).split([2 * width, 4 * heads * bins], dim=1)
+    values_BHd, gate_BHd = silu(opened_BI2).view(-1, 2, heads, norm_weight.shape[0]).unbind(dim=1)
+    # Keys and filters as for a text of one token.
+    raw_key, raw_filter = raw_BA2.view(-1, 2, 1, heads, 2, bins).unbind(dim=1)
+    scales = (base_key, base_filter, bias, torch.ones_like(bias))
+    key, filter_ = addresses(raw_key, raw_filter, modulation[:, None].to(dtype), *scales, eps)
+    key_BH2F1 = key[:, 0, ..., None]
+    key_BH2F1 = key_BH2F1 * torch.rsqrt(key_BH2F1.square().sum(dim=(2, 3), keepdim=True) + NORM_EPS)
+    time_BH1 = clock.to(dtype)[..., None]
+    radius_BHF1 = torch.exp(-time_BH1 * decay)[..., None]
+    z_BH2Fd = torch.stack(_pass_time(spectrum, radius_BHF1, (time_BH1 * frequency)[..., None]), dim=2)
+    # The delta rule: what the key reads is replaced by the value, as far as the erase strength says.
+    found_BHd = (key_BH2F1 * z_BH2Fd).sum(dim=(2, 3))
+    new_BHd = erase.to(dtype)[..., None] * (values_BHd - found_BHd)
+    z_BH2Fd = z_BH2Fd + key_BH2F1 * new_BHd[:, :, None, None]
+    filter_real, filter_imag = filter_[:, 0, ..., None].unbind(dim=2)
+    read_BHd = (filter_real * z_BH2Fd[:, :, 0] - filter_imag * z_BH2Fd[:, :, 1]).sum(dim=2)
+    gated_BHd = read_BHd * gate_BHd
+    mixed_BHd = gated_BHd * torch.rsqrt(gated_BHd.square().mean(dim=-1, keepdim=True) + NORM_EPS)
+    mixed_BI = (mixed_BHd * norm_weight).flatten(1)
+    return mixed_BI.to(projected.dtype), new_conv_state, z_BH2Fd

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from fftnet.ops.addresses.export import read_filter, write_key
-from fftnet.ops.decode.eager import context_step, gate_step, mix_step
+from fftnet.ops.decode.eager import context_step, delta_step, gate_step, mix_step
 from fftnet.ops.numerics import NORM_EPS
 
-__all__ = ["address_step", "context_step", "gate_step", "mix_step"]
+__all__ = ["address_step", "context_step", "delta_step", "gate_step", "mix_step"]
 
 QUARTER = math.pi / 2
 

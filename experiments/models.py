@@ -112,6 +112,7 @@ def _ablation(part: str) -> Model:
 
 
 MODELS: dict[str, Model] = {
+    "delta": Model(mixers=("delta_spectral",), label="FFTNet (delta rule)", experiments=SEQUENCES),
     "addressed": Model(mixers=("addressed_spectral",), num_heads=2, label="FFTNet", experiments=OURS),
     "attention": Model(mixers=("conv_attention",), encoder=("bidirectional_attention",), experiments=ALL),
     "spectral": Model(mixers=("spectral",), label=BIDIRECTIONAL, experiments=(*CLASSIFICATION, *PAPER)),

@@ -49,7 +49,7 @@ def test_a_named_backend_stays_in_the_program() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mixer", ["addressed_spectral", "causal_spectral"])
+@pytest.mark.parametrize("mixer", ["addressed_spectral", "delta_spectral", "causal_spectral"])
 def test_the_filter_at_a_token_is_the_one_that_inspect_shows(mixer: str) -> None:
     model = make(mixers=(mixer,), num_layers=1)
     block = model.backbone.layers[0]

@@ -1,6 +1,6 @@
 """Delta mixing: keyed mixing in which every token first erases what its key reads.
 
-Steps 3 and 6 of section 3 of docs/maths.md, with an erase strength b > 0. With ``BLOCK``, a constant of each
+Section 4 of docs/maths.md, step 3, and the read-out of section 3. With ``BLOCK``, a constant of each
 registered backend, ``checkpoints[:, n]`` is the state before token ``n * BLOCK``.
 """
 
@@ -18,7 +18,7 @@ def _few_bins(sizes: Sizes, *tensors: Tensor | None) -> bool:
     return sizes["F"] <= MAX_BINS and on_cpu(sizes, tensors[0])  # pyright: ignore[reportArgumentType]
 
 
-BACKENDS = Backends(__name__, numba=_few_bins, reference=anything)
+BACKENDS = Backends(__name__, numba=_few_bins, reference=anything, export=anything)
 _operator = RegisteredOperator(
     BACKENDS,
     Signature(

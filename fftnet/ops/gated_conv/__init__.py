@@ -1,4 +1,4 @@
-"""Convolution and input gate before the prefix transform (docs/maths.md, section 5)."""
+"""Convolution and input gate before the prefix transform (docs/maths.md, section 6)."""
 
 from torch import Tensor, promote_types
 

@@ -22,7 +22,7 @@ def _forward(first, last, lanes, taps, inputs, values):  # pyright: ignore
             for g in range(max(first - b * G, 0), min(last - b * G, G)):
                 c = g * len(lanes)
                 for t in range(t0, min(t0 + BLOCK, T)):
-                    # v <- k v (docs/maths.md, section 5): channels of keys first, then D channels of values.
+                    # v <- k v (docs/maths.md, section 6): channels of keys first, then D channels of values.
                     key = convolve(inputs, b, t, c, lanes, taps)
                     value = convolve(inputs, b, t, D + c, lanes, taps)
                     store(values, (b, t, c), key * value)

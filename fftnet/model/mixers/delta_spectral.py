@@ -133,9 +133,7 @@ class DeltaSpectralMixer(SteppingMixer):
 
     Config = DeltaSpectralConfig
 
-    def __init__(
-        self, d_model: int, num_heads: int = 4, config: DeltaSpectralConfig | None = None
-    ) -> None:
+    def __init__(self, d_model: int, num_heads: int = 4, config: DeltaSpectralConfig | None = None) -> None:
         super().__init__(d_model, num_heads)
         config = config or DeltaSpectralConfig()
         self.inner_dim = config.expand * d_model
@@ -286,8 +284,10 @@ class DeltaSpectralMixer(SteppingMixer):
     def _streams(
         self, x_BTD: Tensor, projected_BTC: Tensor, context_BTC: Tensor, state: DeltaSpectralState
     ) -> tuple[_Streams, Tensor]:
-        """Return the streams, with the length of the keys in values and erase strength, and the new
-        convolution state."""
+        """Return the streams and the new convolution state.
+
+        Keys are not of unit length yet: values and erase strengths are divided by their length instead.
+        """
         opened_BTI2, raw_BTA2, conv_state = short_conv(
             projected_BTC, self.conv_weight, state.conv_state, width=2 * self.inner_dim
         )

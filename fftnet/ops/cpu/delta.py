@@ -15,7 +15,7 @@ SUMS = 4  # Partial sums of a read-out: one sum would wait for itself at every r
 
 
 class _Tile:
-    """Instructions of a tile of one matrix: ``rows`` rows of ``lanes`` channels, held in variables of LLVM."""
+    """Instructions for ``rows`` rows of ``lanes`` channels of a matrix, held in variables of LLVM."""
 
     def __init__(self, context, builder, signature, values, rows, lanes):  # pyright: ignore
         self.context = context
@@ -72,7 +72,9 @@ class _Tile:
 
 
 @intrinsic
-def _delta_tile(context, matrix, keys, erase, strength, values, reads, out, written, channel, rows, lanes):  # pyright: ignore
+def _delta_tile(  # pyright: ignore
+    context, matrix, keys, erase, strength, values, reads, out, written, channel, rows, lanes
+):
     """``delta`` for ``len(lanes)`` channels from ``channel`` on."""
 
     def generate(context, builder, signature, arguments):  # pyright: ignore

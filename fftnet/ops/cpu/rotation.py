@@ -91,7 +91,9 @@ def transpose(source, target):  # pyright: ignore
 
 
 @jit
-def rotate_back(inputs, rotated, grad_rotated, erased, exponent, grads, b, h, t0, first, last, lanes):  # pyright: ignore
+def rotate_back(  # pyright: ignore
+    inputs, rotated, grad_rotated, erased, exponent, grads, b, h, t0, first, last, lanes
+):
     """Gradients of keys, filters, clock and rates of a stretch from those of what ``rotate`` made of them.
 
     A read-out at t contains exp(S(t) mu), a write exp(-S(t) mu), with the sum S(t) of the clock up to t. So
@@ -119,7 +121,7 @@ def rotate_back(inputs, rotated, grad_rotated, erased, exponent, grads, b, h, t0
             grad_key_re = load(grad_keys, (row, k), lanes)
             grad_key_im = load(grad_keys, (row, F + k), lanes)
             if erased is not None:
-                # The reading vector is the key times decay^2, and it moves with exp(S(t) mu) as a filter does.
+                # The reading vector is the key times decay^2; it moves with exp(S(t) mu), as a filter does.
                 faded = load(factors, (row, 0, k), lanes)
                 faded = faded * faded
                 erased_re = faded * load(erased, (row, k), lanes)

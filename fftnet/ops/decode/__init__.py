@@ -1,9 +1,9 @@
 """One token at a time: the arithmetic of a causal mixer between its matrix products, in two operators each.
 
 ``context_step`` belongs to the mixers with keys, with ``delta_step`` or ``address_step``; ``gate_step`` and
-``mix_step`` belong to the one without. A backend is a module in this folder with functions of these names and arguments, without
-``backend``. Nothing is registered: autograd differentiates ``torch`` and ``export``. ``numba`` has no
-gradients, and runs at inference without ``torch.compile``, which fuses ``torch`` instead.
+``mix_step`` belong to the one without. A backend is a module in this folder with functions of these names and
+arguments, without ``backend``. Nothing is registered: autograd differentiates ``torch`` and ``export``.
+``numba`` has no gradients, and runs at inference without ``torch.compile``, which fuses ``torch`` instead.
 """
 
 from typing import NamedTuple

@@ -250,8 +250,9 @@ def _delta(  # pyright: ignore
     # docs/maths.md, section 4.
     H, F = decay.shape
     d = norm_weight.shape[0]
-    I = H * d
-    A = 2 * H * F
+    width = H * d
+    keys = 2 * width
+    filters = keys + 2 * H * F
     number = projected.dtype.type
     convolved = np.empty(projected.shape[1], projected.dtype)
     key = np.empty(2 * F, projected.dtype)
@@ -260,22 +261,23 @@ def _delta(  # pyright: ignore
     for b in range(first, last):
         # Values, gates, raw keys, raw filters; the first two pass through SiLU.
         _convolve(b, projected, weight, past, convolved)
-        _silu(convolved, 2 * I)
+        _silu(convolved, keys)
         _remember(b, projected, past, new_past)
         for h in range(H):
-            start = 2 * I + 2 * h * F
-            key_scale = _inverse_rms(convolved, start, F)
-            filter_scale = _inverse_rms(convolved, start + A, F)
+            key_start = keys + 2 * h * F
+            filter_start = filters + 2 * h * F
+            key_scale = _inverse_rms(convolved, key_start, F)
+            filter_scale = _inverse_rms(convolved, filter_start, F)
             square = number(NORM_EPS)
             for n in range(2 * F):
-                key[n] = base_key[h, n // F, n % F] + key_scale * convolved[start + n]
+                key[n] = base_key[h, n // F, n % F] + key_scale * convolved[key_start + n]
                 square += key[n] * key[n]
             found[:] = number(0)
             for k in range(F):
                 key[k] /= np.sqrt(square)
                 key[F + k] /= np.sqrt(square)
                 filter_re, filter_im = _filter(
-                    convolved, start + A, filter_scale, b, h, k, modulation, base_filter, bias, eps
+                    convolved, filter_start, filter_scale, b, h, k, modulation, base_filter, bias, eps
                 )
                 read[k] = filter_re
                 read[F + k] = -filter_im
@@ -300,7 +302,7 @@ def _delta(  # pyright: ignore
                     y[c] += read[n] * z
             # Gate, then norm.
             for c in range(d):
-                y[c] *= convolved[I + h * d + c]
+                y[c] *= convolved[width + h * d + c]
             scale = _norm_scale(y)
             for c in range(d):
                 y[c] *= norm_weight[c] * scale

@@ -6,7 +6,8 @@ rule reads with ``erase(t) = key(t) exp(-2 s(t) a)``: the rotated key, decayed i
 Backward needs what each token has written, u, which forward keeps. With G, the gradient of X after a token:
 
     G += filter grad_y^T;   grad_v = G^T key;   G -= b erase grad_v^T
-    grad_key = G u;   grad_filter = X(t) grad_y;   grad_erase = -b X(t-1) grad_v;   grad_b = -erase^T X(t-1) grad_v
+    grad_key = G u;   grad_filter = X(t) grad_y
+    grad_erase = -b X(t-1) grad_v;   grad_b = -erase^T X(t-1) grad_v
 
 The first line is sequential. The others are sums of outer products, hence ``accumulate``.
 """
@@ -40,7 +41,9 @@ def _fade(rotated, erase, t0, first, last):  # pyright: ignore
 
 
 @jit
-def _forward(first, last, lanes, bin_lanes, rows, inputs, strength, mixed, written, state, checkpoints):  # pyright: ignore
+def _forward(  # pyright: ignore
+    first, last, lanes, bin_lanes, rows, inputs, strength, mixed, written, state, checkpoints
+):
     values, _, _, clock, rate = inputs
     _, T, H, d = values.shape
     F = rate.shape[2]
@@ -75,108 +78,126 @@ def _forward(first, last, lanes, bin_lanes, rows, inputs, strength, mixed, writt
 
 
 @jit
+def _read_again(  # pyright: ignore
+    b, h, span, lanes, across_lanes, inputs, saved, rotated, grad_filters, work
+):
+    """Walk a block forward in time: the spectrum once more, and the gradient of the filters.
+
+    Fill ``starts``, ``times`` and the transposed spectra ``begins`` of the stretches; return their number.
+    """
+    written, _, _, clock, rate = inputs
+    _, _, grad_mixed, _ = saved
+    spectrum, across, begins, starts, times, factors = work
+    t0, end, fastest, bin_lanes = span
+    count = 0
+    t = t0
+    while t < end:
+        t1 = stretch_end(clock, b, h, t, end, fastest)
+        time = rotate(inputs, rotated, b, h, t0, t, t1, bin_lanes)
+        advance(spectrum, rate, h, clock[b, t, h], 1, factors, lanes, bin_lanes)
+        transpose(spectrum, across)
+        begins[count] = across
+        at = slice(t - t0, t1 - t0)
+        grad = grad_mixed[b, t:t1, h]
+        accumulate(across, written[b, t:t1, h], rotated[0][at], grad, grad_filters[at], across_lanes)
+        if t1 < end:
+            transpose(across, spectrum)
+            advance(spectrum, rate, h, time, 1, factors, lanes, bin_lanes)
+        starts[count] = t
+        times[count] = time
+        count += 1
+        t = t1
+    starts[count] = end
+    return count
+
+
+@jit
+def _write_back(  # pyright: ignore
+    b, h, t, t1, t0, rows, lanes, across_lanes, carry, begin, across, buffers, rotated, inputs, saved, grads
+):
+    """Walk a stretch backward in time: the gradients of values, keys, reading vectors and b."""
+    written = inputs[0]
+    strength, _, grad_mixed, _ = saved
+    keys, filters, _ = rotated
+    erase, negative, grad_keys, grad_erase, keys_before, written_before = buffers
+    at = slice(t - t0, t1 - t0)
+    later = slice(t - t0 + 1, t1 - t0)
+    earlier = slice(t - t0, t1 - t0 - 1)
+    for row in range(t - t0, t1 - t0):
+        negative[row] = -strength[b, t0 + row, h] * erase[row]
+    transpose(carry, across)
+    u = written[b, t:t1, h]
+    grad = grad_mixed[b, t:t1, h]
+    slope = grads[0][b, t:t1, h]
+    backward = (filters[at][::-1], grad[::-1], keys[at][::-1], negative[at][::-1], slope[::-1])
+    delta_adjoint(carry, *backward, rows, lanes)
+    # The gradient of a key reads both sums of G: that of its read-outs, and that of later erasing.
+    accumulate(across, grad[::-1], filters[at][::-1], u[::-1], grad_keys[at][::-1], across_lanes)
+    across[:] = 0
+    erased = (slope[1:][::-1], negative[later][::-1], u[:-1][::-1], grad_keys[earlier][::-1])
+    accumulate(across, *erased, across_lanes)
+    # X(t - 1) grad_v, of which the gradients of the reading vector and of b are made. The token before the
+    # first writes nothing.
+    length = t1 - t
+    keys_before[1 : length + 1] = keys[at]
+    written_before[1 : length + 1] = u
+    before = (written_before[:length], keys_before[:length])
+    accumulate(begin, *before, slope, grad_erase[at], across_lanes)
+    for row in range(t - t0, t1 - t0):
+        grads[6][b, t0 + row, h] = -(erase[row] * grad_erase[row]).sum()
+        grad_erase[row] *= -strength[b, t0 + row, h]
+
+
+@jit
 def _backward(first, last, lanes, bin_lanes, rows, across_lanes, inputs, saved, grads):  # pyright: ignore
     written, _, _, clock, rate = inputs
-    strength, checkpoints, grad_mixed, exponents = saved
-    grad_values = grads[0]
-    grad_state = grads[5]
-    grad_strength = grads[6]
+    _, checkpoints, _, exponents = saved
     _, T, H, d = written.shape
     F = rate.shape[2]
-    keys = np.empty((BLOCK, 2 * F), written.dtype)
-    filters = np.empty((BLOCK, 2 * F), written.dtype)
-    erase = np.empty((BLOCK, 2 * F), written.dtype)
-    negative = np.empty((BLOCK, 2 * F), written.dtype)
-    rotated = (keys, filters, np.empty((BLOCK, 4, F), written.dtype))
-    grad_keys = np.empty((BLOCK, 2 * F), written.dtype)
-    grad_filters = np.empty((BLOCK, 2 * F), written.dtype)
-    grad_erase = np.empty((BLOCK, 2 * F), written.dtype)
-    # The token before: a first row of zeros writes nothing.
-    keys_before = np.zeros((BLOCK + 1, 2 * F), written.dtype)
-    written_before = np.zeros((BLOCK + 1, d), written.dtype)
-    factors = np.empty(2 * F, written.dtype)
-    spectrum = np.empty((2 * F, d), written.dtype)
-    across = np.empty((d, 2 * F), written.dtype)
-    begins = np.empty((BLOCK, d, 2 * F), written.dtype)
+    R = 2 * F
+    dtype = written.dtype
+    rotated = (np.empty((BLOCK, R), dtype), np.empty((BLOCK, R), dtype), np.empty((BLOCK, 4, F), dtype))
+    erase = np.empty((BLOCK, R), dtype)
+    grad_keys = np.empty((BLOCK, R), dtype)
+    grad_filters = np.empty((BLOCK, R), dtype)
+    grad_erase = np.empty((BLOCK, R), dtype)
+    # The first row stays zero.
+    before = (np.zeros((BLOCK + 1, R), dtype), np.zeros((BLOCK + 1, d), dtype))
+    buffers = (erase, np.empty((BLOCK, R), dtype), grad_keys, grad_erase, *before)
+    factors = np.empty(R, dtype)
+    spectrum = np.empty((R, d), dtype)
+    across = np.empty((d, R), dtype)
+    begins = np.empty((BLOCK, d, R), dtype)
     starts = np.empty(BLOCK + 1, np.int64)
-    times = np.empty(BLOCK, written.dtype)
+    times = np.empty(BLOCK, dtype)
+    work = (spectrum, across, begins, starts, times, factors)
     for item in range(first, last):
         b = item // H
         h = item % H
         # The gradient of the state behind the tokens that are done.
-        carry = grad_state[b, h].reshape(2 * F, d)
+        carry = grads[5][b, h].reshape(R, d)
         fastest = rate[h, 0].max()
         for n in range(checkpoints.shape[1] - 1, -1, -1):
             t0 = n * BLOCK
-            end = min(t0 + BLOCK, T)
+            span = (t0, min(t0 + BLOCK, T), fastest, bin_lanes)
             grad_keys[:] = 0
             grad_filters[:] = 0
             grad_erase[:] = 0
-
-            # Forward in time: the spectrum once more, and the gradient of the filters.
-            spectrum[:] = checkpoints[b, n, h].reshape(2 * F, d)
-            count = 0
-            t = t0
-            while t < end:
-                t1 = stretch_end(clock, b, h, t, end, fastest)
-                time = rotate(inputs, rotated, b, h, t0, t, t1, bin_lanes)
-                advance(spectrum, rate, h, clock[b, t, h], 1, factors, lanes, bin_lanes)
-                transpose(spectrum, across)
-                begins[count] = across
-                at = slice(t - t0, t1 - t0)
-                grad = grad_mixed[b, t:t1, h]
-                accumulate(across, written[b, t:t1, h], keys[at], grad, grad_filters[at], across_lanes)
-                if t1 < end:
-                    transpose(across, spectrum)
-                    advance(spectrum, rate, h, time, 1, factors, lanes, bin_lanes)
-                starts[count] = t
-                times[count] = time
-                count += 1
-                t = t1
-            starts[count] = end
-
-            # Backward in time.
+            spectrum[:] = checkpoints[b, n, h].reshape(R, d)
+            count = _read_again(b, h, span, lanes, across_lanes, inputs, saved, rotated, grad_filters, work)
             for stretch in range(count - 1, -1, -1):
                 t = starts[stretch]
                 t1 = starts[stretch + 1]
-                length = t1 - t
-                at = slice(t - t0, t1 - t0)
                 _fade(rotated, erase, t0, t, t1)
-                for row in range(t - t0, t1 - t0):
-                    negative[row] = -strength[b, t0 + row, h] * erase[row]
                 advance(carry, rate, h, times[stretch], -1, factors, lanes, bin_lanes)
-                transpose(carry, across)
-                u = written[b, t:t1, h]
-                grad = grad_mixed[b, t:t1, h]
-                slope = grad_values[b, t:t1, h]
-                delta_adjoint(
-                    carry, filters[at][::-1], grad[::-1], keys[at][::-1], negative[at][::-1],
-                    slope[::-1], rows, lanes,
+                _write_back(
+                    b, h, t, t1, t0, rows, lanes, across_lanes,
+                    carry, begins[stretch], across, buffers, rotated, inputs, saved, grads,
                 )  # fmt: skip
-                # The gradient of a key reads both sums of G: that of its read-outs, and that of later erasing.
-                accumulate(
-                    across, grad[::-1], filters[at][::-1], u[::-1], grad_keys[at][::-1], across_lanes
-                )
-                across[:] = 0
-                later = slice(t - t0 + 1, t1 - t0)
-                accumulate(
-                    across, slope[1:][::-1], negative[later][::-1], u[:-1][::-1],
-                    grad_keys[t - t0 : t1 - t0 - 1][::-1], across_lanes,
-                )  # fmt: skip
-                keys_before[1 : length + 1] = keys[at]
-                written_before[1 : length + 1] = u
-                # X(t - 1) grad_v, of which the gradients of the reading vector and of b are made.
-                accumulate(
-                    begins[stretch], written_before[:length], keys_before[:length], slope,
-                    grad_erase[at], across_lanes,
-                )  # fmt: skip
-                for row in range(t - t0, t1 - t0):
-                    grad_strength[b, t0 + row, h] = -(erase[row] * grad_erase[row]).sum()
-                    grad_erase[row] *= -strength[b, t0 + row, h]
                 advance(carry, rate, h, clock[b, t, h], -1, factors, lanes, bin_lanes)
                 grad_rotated = (grad_keys, grad_filters)
-                spans = (t0, t, t1, bin_lanes)
-                rotate_back(inputs, rotated, grad_rotated, grad_erase, exponents[b, h], grads[:6], b, h, *spans)
+                spans = (b, h, t0, t, t1, bin_lanes)
+                rotate_back(inputs, rotated, grad_rotated, grad_erase, exponents[b, h], grads[:6], *spans)
 
 
 def _padded_inputs(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -135,8 +135,8 @@ def _backward(first, last, lanes, bin_lanes, across_lanes, inputs, saved, grads)
                 accumulate(carry, read, grad, keys[rows][::-1], grad_values[b, t:t1, h][::-1], lanes)
                 advance(carry, rate, h, clock[b, t, h], -1, factors, lanes, bin_lanes)
                 grad_rotated = (grad_keys, grad_filters)
-                spans = (t0, t, t1, bin_lanes)
-                rotate_back(inputs, rotated, grad_rotated, None, exponents[b, h], grads, b, h, *spans)
+                spans = (b, h, t0, t, t1, bin_lanes)
+                rotate_back(inputs, rotated, grad_rotated, None, exponents[b, h], grads, *spans)
 
 
 def _padded_inputs(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -82,7 +82,8 @@ class Mamba2(Peer):
     """Mamba-2 (arXiv 2405.21060): values twice as wide as the model, states of 16, heads of 64."""
 
     def _layer(self) -> nn.Module:
-        from transformers.models.mamba2.modeling_mamba2 import Mamba2Config, Mamba2Mixer
+        from transformers.models.mamba2.configuration_mamba2 import Mamba2Config
+        from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
         config = Mamba2Config(
             hidden_size=self.d_model,
@@ -102,8 +103,8 @@ class GatedDeltaNet(Peer):
     """Gated DeltaNet (arXiv 2412.06464) as in Qwen3-Next: keys of 32, two heads."""
 
     def _layer(self) -> nn.Module:
+        from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextConfig
         from transformers.models.qwen3_next.modeling_qwen3_next import (
-            Qwen3NextConfig,
             Qwen3NextGatedDeltaNet,
         )
 
@@ -123,8 +124,8 @@ class KimiDelta(Peer):
     """Kimi Delta Attention (arXiv 2510.26692): a decay for each channel of the keys; heads of 32."""
 
     def _layer(self) -> nn.Module:
+        from transformers.models.kimi_linear.configuration_kimi_linear import KimiLinearConfig
         from transformers.models.kimi_linear.modeling_kimi_linear import (
-            KimiLinearConfig,
             KimiLinearDeltaAttention,
         )
 
@@ -152,7 +153,8 @@ class XLSTM(Peer):
     """The mLSTM layer of xLSTM 7B (arXiv 2503.13427): keys half as wide as values, heads of 64."""
 
     def _layer(self) -> nn.Module:
-        from transformers.models.xlstm.modeling_xlstm import xLSTMConfig, xLSTMLayer
+        from transformers.models.xlstm.configuration_xlstm import xLSTMConfig
+        from transformers.models.xlstm.modeling_xlstm import xLSTMLayer
 
         config = xLSTMConfig(
             hidden_size=self.d_model,
@@ -182,8 +184,8 @@ class RGLRU(Peer):
     """The recurrent block of RecurrentGemma (arXiv 2402.19427): a state of one number per channel."""
 
     def _layer(self) -> nn.Module:
+        from transformers.models.recurrent_gemma.configuration_recurrent_gemma import RecurrentGemmaConfig
         from transformers.models.recurrent_gemma.modeling_recurrent_gemma import (
-            RecurrentGemmaConfig,
             RecurrentGemmaRecurrentBlock,
         )
 

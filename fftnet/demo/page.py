@@ -16,6 +16,7 @@ from fftnet.export.onnx import STATE_FILE, STEP_FILE, STEP_INT8_FILE
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralState
 from fftnet.model.mixers.causal_spectral import CausalSpectralState
+from fftnet.model.mixers.delta_spectral import DeltaSpectralState
 
 if TYPE_CHECKING:
     from fftnet.utils.tokenizer import Tokenizer
@@ -93,7 +94,7 @@ def _readme() -> str:
 def _spectra(model: FFTNet, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the place of each layer's spectrum in the state: tensor, part of it, and axes."""
     # Axes by the type of the state: heads H, bins F, real and imaginary part 2.
-    known = {AddressedSpectralState: "H2F", CausalSpectralState: "F2H"}
+    known = {AddressedSpectralState: "H2F", DeltaSpectralState: "H2F", CausalSpectralState: "F2H"}
     axes = [known.get(type(layer)) for layer in model.init_state(1, "meta")]
     return [
         {"input": entry["input"], "part": part, "parts": len(layers), "layer": layer, "axes": axes[layer]}

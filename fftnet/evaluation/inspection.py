@@ -16,11 +16,13 @@ from fftnet.evaluation.documents import PositionLoss, evaluate_documents
 from fftnet.metrics.averages import evaluation_mode
 from fftnet.model.components import gain
 from fftnet.model.fftnet_model import FFTNet
-from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
+from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer, AddressedSpectralView
 from fftnet.model.mixers.attention import RotaryAttention
 from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
+from fftnet.model.mixers.delta_spectral import DeltaSpectralMixer, DeltaSpectralView
 from fftnet.model.mixers.spectral import SpectralMixer
-from fftnet.ops.numerics import interpolate_anchors
+from fftnet.ops.delta_mix import delta_mix
+from fftnet.ops.numerics import interpolate_anchors, to_planes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,19 +113,41 @@ def inspect_mixer(mixer: nn.Module, x: Tensor) -> MixerNumbers:
 def _addressed(mixer: AddressedSpectralMixer, x: Tensor) -> MixerNumbers:
     view = mixer.inspect(x)
     decay_HF, frequency_HF = (_wide(part) for part in mixer.transform())
+    clock_TH = _wide(view.clock[0])
+    rate_HF = torch.complex(-decay_HF, frequency_HF)
+    weights = _weights(_wide(view.filter[0]), _wide(view.key[0]), clock_TH.cumsum(dim=0), rate_HF)
+    return _keyed_numbers(mixer, view, weights)
+
+
+@inspect_mixer.register
+def _delta(mixer: DeltaSpectralMixer, x: Tensor) -> MixerNumbers:
+    view = mixer.inspect(x)
+    # The read-out is linear in what is written: a one at one token gives the weights of that token.
+    tokens = x.shape[1]
+    unit_1THT = torch.eye(tokens, dtype=torch.float64)[None, :, None].expand(1, -1, mixer.num_heads, -1)
+    key, filter_ = (to_planes(_wide(part).cpu(), 3) for part in (view.key, view.filter))
+    erase, clock, decay, frequency = map(_wide, (view.erase, view.clock, *mixer.transform()))
+    state = torch.zeros(1, mixer.num_heads, 2, mixer.num_bins, tokens, dtype=torch.float64)
+    mixed_1THT, _ = delta_mix(unit_1THT, key, filter_, erase, clock, decay, frequency, state)
+    return _keyed_numbers(mixer, view, mixed_1THT[0].transpose(0, 1))
+
+
+def _keyed_numbers(
+    mixer: AddressedSpectralMixer | DeltaSpectralMixer,
+    view: AddressedSpectralView | DeltaSpectralView,
+    weights_HTT: Tensor,
+) -> MixerNumbers:
+    decay_HF, frequency_HF = (_wide(part) for part in mixer.transform())
     base_filter, _ = mixer.filter(view.context[:, :1])
     # The clock advances by a learned step per token; rates are given at its mean pace.
-    clock_TH = _wide(view.clock[0])
-    filter_THF = _wide(view.filter[0])
-    pace_H1 = clock_TH.mean(dim=0)[:, None]
-    rate_HF = torch.complex(-decay_HF, frequency_HF)
+    pace_H1 = _wide(view.clock[0]).mean(dim=0)[:, None]
     return MixerNumbers(
         base_filter=torch.complex(*_wide(base_filter).unbind(dim=1)),
-        filter=filter_THF,
+        filter=_wide(view.filter[0]),
         frequency=frequency_HF * pace_H1 / math.tau,
         time_scale=1 / (decay_HF * pace_H1),
         spectrum=_wide(view.spectrum[0].abs().mean(dim=-1)),
-        weights=_weights(filter_THF, _wide(view.key[0]), clock_TH.cumsum(dim=0), rate_HF),
+        weights=weights_HTT,
     )
 
 

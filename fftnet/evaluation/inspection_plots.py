@@ -26,6 +26,7 @@ HEAD_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 HEAD_MARKERS = "osD^vP"
 NAMES = {
     "addressed_spectral": "FFTNet (causal)",
+    "delta_spectral": "FFTNet (causal, delta rule)",
     "causal_spectral": "FFTNet without keys",
     "spectral": "FFTNet (bidirectional)",
     "bidirectional_attention": "attention",

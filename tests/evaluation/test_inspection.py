@@ -16,6 +16,7 @@ from fftnet.model.mixers import MIXERS, build_mixer
 
 HAS = {
     "addressed_spectral": {"base_filter", "filter", "frequency", "time_scale", "spectrum", "weights"},
+    "delta_spectral": {"base_filter", "filter", "frequency", "time_scale", "spectrum", "weights"},
     "causal_spectral": {"base_filter", "filter", "frequency", "time_scale", "spectrum", "weights"},
     "spectral": {"base_filter", "filter", "frequency"},
     "attention": {"weights"},
@@ -47,6 +48,7 @@ def projected(mixer: nn.Module, x: Tensor) -> Tensor:
         ("addressed_spectral", {}),
         ("addressed_spectral", {"num_bins": 1, "conv_size": 2}),
         ("addressed_spectral", {"context_horizon": 3}),
+        ("delta_spectral", {"max_erase": 2.0}),
         ("causal_spectral", {"num_bins": 5}),
         ("attention", None),
         ("bidirectional_attention", None),
@@ -64,6 +66,9 @@ def test_weights_times_values_are_the_output_of_the_mixer(
     view, numbers = mixer.inspect(x), inspect_mixer(mixer, x)
     assert numbers.weights is not None
     mixed_THd = torch.einsum("htj,jhd->thd", numbers.weights, view.values[0])
+    if name == "delta_spectral":
+        torch.testing.assert_close(mixed_THd, view.mixed[0], rtol=1e-9, atol=1e-9)
+        return
     if name == "addressed_spectral":
         torch.testing.assert_close(mixed_THd, view.mixed[0], rtol=1e-9, atol=1e-9)
         gate_THd = mixer.project_gate(x)[0].unflatten(-1, (2, 6)).sigmoid()

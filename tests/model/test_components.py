@@ -80,5 +80,5 @@ def test_an_empty_sequence_and_an_unknown_mixer_are_refused() -> None:
     for name in MIXERS:
         with pytest.raises(ValueError, match="at least one token, got a sequence of length 0"):
             build_mixer(name, 8, 2)(torch.zeros(1, 0, 8))
-    with pytest.raises(ValueError, match="unknown mixer 'x'; choose from addressed_spectral, causal_spec"):
+    with pytest.raises(ValueError, match="unknown mixer 'x'; choose from addressed_spectral, delta_spec"):
         build_mixer("x", 8)

@@ -13,6 +13,8 @@ CASES = [
     ("causal_spectral", {"num_bins": 5, "conv_size": 0, "input_gate": False}),
     ("causal_spectral", {"input_gate": False}),
     ("addressed_spectral", {}),
+    ("delta_spectral", {}),
+    ("delta_spectral", {"expand": 1, "max_erase": 2.0}),
 ]
 
 

@@ -93,7 +93,7 @@ def test_hybrids_repeat_their_pattern_and_must_be_causal() -> None:
         ("causal_spectral", {"conv_size": -1}, "conv_size must be 0 or more, got -1"),
         ("causal_spectral", {"mlp_hidden_dim": 0}, "mlp_hidden_dim must be at least 1 or"),
         ("causal_spectral", {"taps": 4}, "'causal_spectral' has no field 'taps'; choose from num_bins"),
-        ("mamba", {}, "unknown mixer 'mamba'; choose from addressed_spectral, causal_spectral"),
+        ("mamba", {}, "unknown mixer 'mamba'; choose from addressed_spectral, delta_spectral"),
         ("causal_spectral", SpectralConfig(), "takes a CausalSpectralConfig, got SpectralConfig"),
         ("spectral", {"num_anchors": 5}, "sets fields of 'spectral', but the layers use addressed"),
         ("mixers", ("mamba",), "unknown mixer 'mamba'"),

@@ -97,7 +97,7 @@ class DeltaSpectralView(NamedTuple):
     context: Tensor
     """(B, T, 2 M), running mean and projected token."""
     values: Tensor
-    """(B, T, H, d), values."""
+    """(B, T, H, d), values times the erase strength: what a token writes into an empty memory."""
     key: Tensor
     """Complex (B, T, H, F), write keys of unit length."""
     filter: Tensor
@@ -250,8 +250,9 @@ class DeltaSpectralMixer(SteppingMixer):
             erase_BTH = erase_BTH * mask_BT[..., None]
             clock_BTH = clock_BTH * mask_BT[..., None]
             conv_state = state_after(projected_BTC, state.conv_state, mask_BT.sum(dim=1))
+        decay, frequency = self.transform()
         mixed, spectrum = delta_mix(
-            values, key, filter_, erase_BTH, clock_BTH, *self.transform(), state.spectrum
+            values, key, filter_, erase_BTH, clock_BTH, decay, frequency, state.spectrum
         )
         state = DeltaSpectralState(packed(spectrum), packed(mean_BM), count_B, packed(conv_state))
         return self._finish(mixed, gate), state

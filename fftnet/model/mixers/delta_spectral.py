@@ -32,7 +32,7 @@ from fftnet.ops.rms_norm import rms_norm
 from fftnet.ops.short_conv import short_conv
 
 EPS = 0.03
-"""Magnitude below which modReLU no longer normalizes a filter."""
+"""Magnitude below which modReLU does not normalize a filter."""
 SHORTEST_SCALE = 2.0
 """Initial time scale of the fastest bin, in tokens."""
 TIME_STEP = 0.01
@@ -46,7 +46,10 @@ class DeltaSpectralConfig:
     """Configuration of the mixer of FFTNet (causal) with a delta rule."""
 
     expand: int = 2
-    """Width of values and gates as a multiple of d_model."""
+    """Width of the values in memory as a multiple of d_model."""
+    local: int = 2
+    """Width of the local channels, as a multiple of d_model: they have values and gates like the others, but
+    pass by the memory. They do what a feed-forward does, and see the last tokens (0: none)."""
     num_bins: int = 8
     """Number of frequencies per head: the number of items a head can store grows with it."""
     max_erase: float = 1.0
@@ -66,6 +69,7 @@ class DeltaSpectralConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, 1, MAX_SIZE, "expand", "num_bins", "context_dim")
+        check_range(self, 0, MAX_SIZE, "local")
         check_range(self, 1, MAX_COUNT, "context_horizon")
         check_range(self, 2, MAX_SIZE, "conv_size")
         check_range(self, SHORTEST_SCALE, MAX_COUNT, "longest_scale")
@@ -86,7 +90,7 @@ class DeltaSpectralState(NamedTuple):
     count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
     """int64 (B,), number of tokens read."""
     conv_state: Tensor
-    """(B, conv_size - 1, 2 E D + 4 H F), the last projected values, gates, keys and filters."""
+    """(B, conv_size - 1, 2 I + 4 H F), the last projected values and gates, keys and filters."""
 
     common = ("count",)
 
@@ -118,6 +122,7 @@ class _Streams(NamedTuple):
     """Inputs of the recurrence and of the read-out, for every token."""
 
     values: Tensor
+    local: Tensor
     gate: Tensor
     key: Tensor
     filter: Tensor
@@ -136,13 +141,17 @@ class DeltaSpectralMixer(SteppingMixer):
     def __init__(self, d_model: int, num_heads: int = 4, config: DeltaSpectralConfig | None = None) -> None:
         super().__init__(d_model, num_heads)
         config = config or DeltaSpectralConfig()
-        self.inner_dim = config.expand * d_model
-        self.head_dim = head_dim(self.inner_dim, num_heads)
+        self.memory_dim = config.expand * d_model
+        self.inner_dim = self.memory_dim + config.local * d_model
+        self.head_dim = head_dim(self.memory_dim, num_heads)
+        if self.inner_dim % self.head_dim:
+            found = f"{config.local} * {num_heads} and {config.expand}"
+            raise ValueError(f"local * num_heads must be a multiple of expand, got {found}")
         self.num_bins = config.num_bins
         bins = config.num_bins
         address_dim = 2 * num_heads * bins
         channels = 2 * (self.inner_dim + address_dim)
-        # Values, gates, raw keys and raw filters: one product, and one convolution over all.
+        # Values in memory, local values, gates of both, raw keys, raw filters: one product, one convolution.
         self.project_in = nn.Linear(d_model, channels, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(channels, config.conv_size))
         self.project_context = nn.Linear(d_model, config.context_dim, bias=False)
@@ -204,14 +213,14 @@ class DeltaSpectralMixer(SteppingMixer):
             streams.values, streams.key, streams.erase, streams.clock, decay, frequency, state.spectrum
         )
         mixed = (filter_BTHF[..., None] * spectrum).real.sum(dim=3).to(streams.values.dtype)
-        # Lengths are shared between key, value and erase strength: as they are here, keys have length 1.
+        # From here on keys have length 1.
         length_BTH = _square(streams.key).sqrt()
         values = streams.values * length_BTH[..., None]
         erase = streams.erase * length_BTH.square()
         key_BTHF = key_BTHF / length_BTH[..., None]
-        output = self._finish(mixed, streams.gate)
-        view = (context, values, key_BTHF, filter_BTHF, streams.clock, erase)
-        return DeltaSpectralView(*view, spectrum, mixed, output)
+        output = self._finish(mixed, streams)
+        parts = (context, values, key_BTHF, filter_BTHF, streams.clock, erase, spectrum, mixed, output)
+        return DeltaSpectralView(*parts)
 
     def filter_at(self, x: Tensor, state: DeltaSpectralState) -> Tensor:
         """Return the magnitude of the read filter at one token, as ``Mixer.filter_at``."""
@@ -242,10 +251,9 @@ class DeltaSpectralMixer(SteppingMixer):
         )
         projected_BTC = self.project_in(x_BTD)
         streams, conv_state = self._streams(x_BTD, projected_BTC, context_BTC, state)
-        values, gate, key, filter_, clock_BTH, erase_BTH = streams
+        values, _, _, key, filter_, clock_BTH, erase_BTH = streams
         if mask_BT is not None:
             # Padding takes no time, writes nothing and erases nothing, which leaves the spectrum as it is.
-            # Masks are applied here, not to x: the projections of a zero token need not be zero.
             values = values * mask_BT[..., None, None]
             erase_BTH = erase_BTH * mask_BT[..., None]
             clock_BTH = clock_BTH * mask_BT[..., None]
@@ -255,7 +263,7 @@ class DeltaSpectralMixer(SteppingMixer):
             values, key, filter_, erase_BTH, clock_BTH, decay, frequency, state.spectrum
         )
         state = DeltaSpectralState(packed(spectrum), packed(mean_BM), count_B, packed(conv_state))
-        return self._finish(mixed, gate), state
+        return self._finish(mixed, streams), state
 
     def _step(self, x_BD: Tensor, state: DeltaSpectralState) -> tuple[Tensor, DeltaSpectralState]:
         """Compute the same for one token with fewer and smaller calls, see ``fftnet.ops.decode``."""
@@ -277,9 +285,8 @@ class DeltaSpectralMixer(SteppingMixer):
             state.spectrum,
             eps=self.activation.eps,
         )
-        # Equal strides at every step, or torch.compile would compile the step again.
         if conv_state.stride() != state.conv_state.stride():
-            conv_state = packed(conv_state)
+            conv_state = packed(conv_state)  # Or torch.compile would compile the next step again.
         return self.project_out(mixed_BI), DeltaSpectralState(spectrum, mean_BM, count_B, conv_state)
 
     def _streams(
@@ -292,34 +299,28 @@ class DeltaSpectralMixer(SteppingMixer):
         opened_BTI2, raw_BTA2, conv_state = short_conv(
             projected_BTC, self.conv_weight, state.conv_state, width=2 * self.inner_dim
         )
-        values_BTI, gate_BTI = opened_BTI2.chunk(2, dim=-1)
+        local = self.inner_dim - self.memory_dim
+        values_BTM, local_BTL, gate_BTI = opened_BTI2.split([self.memory_dim, local, self.inner_dim], dim=-1)
         shape = (self.num_heads, 2, self.num_bins)
         raw_key, raw_filter = (raw.unflatten(-1, shape) for raw in raw_BTA2.chunk(2, dim=-1))
         base_filter, modulation = self.filter(context_BTC)
         bias_HF = self.activation()
-        key, filter_ = addresses(
-            raw_key,
-            raw_filter,
-            modulation,
-            self.key(),
-            base_filter,
-            bias_HF,
-            torch.ones_like(bias_HF),
-            eps=self.activation.eps,
-        )
+        bases = (self.key(), base_filter, bias_HF, torch.ones_like(bias_HF))
+        key, filter_ = addresses(raw_key, raw_filter, modulation, *bases, eps=self.activation.eps)
         # A key of unit length is key / n. Writing b v under it and erasing with b is, in terms of the key,
         # writing (b / n) v and erasing with b / n^2: two numbers a head instead of another pass over keys.
         square_BTH = _square(key)
         strength_BTH = self.erase(x_BTD)
-        values = values_BTI.unflatten(-1, (self.num_heads, -1))
+        values = values_BTM.unflatten(-1, (self.num_heads, -1))
         written = values * (strength_BTH * square_BTH.rsqrt()).to(values.dtype)[..., None]
         erase_BTH = strength_BTH / square_BTH
-        return _Streams(written, gate_BTI, key, filter_, self.clock(x_BTD), erase_BTH), conv_state
+        streams = (written, local_BTL, gate_BTI, key, filter_, self.clock(x_BTD), erase_BTH)
+        return _Streams(*streams), conv_state
 
-    def _finish(self, mixed_BTHd: Tensor, gate_BTI: Tensor) -> Tensor:
-        """Apply gate, read-out norm and output projection."""
-        gated_BTI = mixed_BTHd.flatten(2) * gate_BTI
-        # Every head of a token is a row to the norm.
+    def _finish(self, mixed_BTHd: Tensor, streams: _Streams) -> Tensor:
+        """Apply gate, norm and output projection to the read-out and the local values."""
+        gated_BTI = torch.cat([mixed_BTHd.flatten(2), streams.local], dim=-1) * streams.gate
+        # Every head of a token is a row to the norm, and so are as many local channels.
         rows = gated_BTI.unflatten(-1, (-1, self.head_dim)).flatten(1, 2)
         return self.project_out(rms_norm(rows, self.norm_weight).view(gated_BTI.shape))
 

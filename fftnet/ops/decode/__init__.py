@@ -112,8 +112,14 @@ _DELTA_STEP = Signature(
         "conv_state": "B P C",
         "spectrum": "B H 2 F d",
     },
-    # ``projected`` holds values and gates of all heads, then both planes of the keys and of the filters.
-    derived={"C": lambda H, F, d: 2 * H * d + 4 * H * F, "P": lambda W: W - 1},
+    derived={"P": lambda W: W - 1},
+    # ``projected`` holds I values and I gates, then both planes of the keys and of the filters.
+    rule=lambda sizes: (
+        None
+        if (sizes["C"] - 4 * sizes["H"] * sizes["F"]) % (2 * sizes["d"]) == 0
+        and sizes["C"] >= sizes["H"] * (2 * sizes["d"] + 4 * sizes["F"])
+        else f"C must be 2 I + 4 H F with I a multiple of d and at least H d, got {sizes['C']}"
+    ),
 )
 
 
@@ -239,8 +245,8 @@ def delta_step(
     """``short_conv``, ``addresses``, ``delta_mix``, gate and ``rms_norm`` of one token, in this order.
 
     Args:
-        projected: the token's values and gates, then its raw keys and raw filters, (B, C) of any floating
-            dtype, C = 2 H d + 4 H F.
+        projected: the token's I values and I gates, then its raw keys and raw filters, (B, C) of any
+            floating dtype, C = 2 I + 4 H F. The first H d values are written; the others are local.
         modulation: the context's part of the filters, (B, H, 2, F).
         clock: time that passes at the token, >= 0, (B, H).
         erase: share of what the key reads that is replaced, (B, H).
@@ -250,8 +256,8 @@ def delta_step(
         eps: magnitude below which modReLU stops normalising.
 
     Returns:
-        The spectrum as it is read, gated and normed, (B, H d) in the dtype of ``projected``, and the new
-        ``conv_state`` and ``spectrum``.
+        The spectrum as it is read and the local values, gated and normed, (B, I) in the dtype of
+        ``projected``, and the new ``conv_state`` and ``spectrum``.
     """
     token = (projected, modulation, clock, erase)
     backend = BACKENDS.select(_DELTA_STEP, backend, *token, *parameters, conv_state, spectrum)

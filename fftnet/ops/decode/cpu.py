@@ -250,7 +250,7 @@ def _delta(  # pyright: ignore
     # docs/maths.md, section 4.
     H, F = decay.shape
     d = norm_weight.shape[0]
-    width = H * d
+    width = mixed.shape[1]
     keys = 2 * width
     filters = keys + 2 * H * F
     number = projected.dtype.type
@@ -300,9 +300,12 @@ def _delta(  # pyright: ignore
                     z = new_spectrum[b, h, n // F, n % F, c] + key[n] * found[c]
                     new_spectrum[b, h, n // F, n % F, c] = z
                     y[c] += read[n] * z
-            # Gate, then norm.
+        mixed[b, H * d :] = convolved[H * d : width]
+        # Gate, then norm, of the heads and of the local channels behind them.
+        for start in range(0, width, d):
+            y = mixed[b, start : start + d]
             for c in range(d):
-                y[c] *= convolved[width + h * d + c]
+                y[c] *= convolved[width + start + c]
             scale = _norm_scale(y)
             for c in range(d):
                 y[c] *= norm_weight[c] * scale
@@ -360,8 +363,8 @@ def delta_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.decode.delta_step``; all tensors have one dtype."""
     *token, parameters, conv_state, spectrum, eps = arguments
     inputs = _contiguous(*token, *parameters, conv_state, spectrum)
-    rows, heads, *_, width = spectrum.shape
-    mixed = spectrum.new_empty(rows, heads * width)
+    rows, heads, _, bins, _ = spectrum.shape
+    mixed = spectrum.new_empty(rows, (inputs[0].shape[1] - 4 * heads * bins) // 2)
     outputs = (mixed, torch.empty_like(inputs[11]), torch.empty_like(inputs[12]))
     threads.run(_delta, rows, spectrum.numel(), *inputs, eps, *outputs)
     return outputs

@@ -106,10 +106,12 @@ def delta_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         x.to(dtype) for x in parameters
     )
     heads, bins = decay.shape
-    width = heads * norm_weight.shape[0]
+    addresses_ = 4 * heads * bins
     convolved, new_conv_state = _convolve(projected, conv_weight, conv_state)
-    opened_BI2, raw_BA2 = convolved.to(dtype).split([2 * width, 4 * heads * bins], dim=1)
-    values_BHd, gate_BHd = silu(opened_BI2).view(-1, 2, heads, norm_weight.shape[0]).unbind(dim=1)
+    opened_BI2, raw_BA2 = convolved.to(dtype).split([convolved.shape[1] - addresses_, addresses_], dim=1)
+    # Rows of d channels: the H heads come first, then the local ones.
+    values_BGd, gate_BGd = silu(opened_BI2).unflatten(1, (2, -1, norm_weight.shape[0])).unbind(dim=1)
+    values_BHd = values_BGd[:, :heads]
     # Keys and filters as for a text of one token.
     raw_key, raw_filter = raw_BA2.view(-1, 2, 1, heads, 2, bins).unbind(dim=1)
     scales = (base_key, base_filter, bias, torch.ones_like(bias))
@@ -125,7 +127,7 @@ def delta_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     z_BH2Fd = z_BH2Fd + key_BH2F1 * new_BHd[:, :, None, None]
     filter_real, filter_imag = filter_[:, 0, ..., None].unbind(dim=2)
     read_BHd = (filter_real * z_BH2Fd[:, :, 0] - filter_imag * z_BH2Fd[:, :, 1]).sum(dim=2)
-    gated_BHd = read_BHd * gate_BHd
-    mixed_BHd = gated_BHd * torch.rsqrt(gated_BHd.square().mean(dim=-1, keepdim=True) + NORM_EPS)
-    mixed_BI = (mixed_BHd * norm_weight).flatten(1)
+    gated_BGd = torch.cat([read_BHd, values_BGd[:, heads:]], dim=1) * gate_BGd
+    mixed_BGd = gated_BGd * torch.rsqrt(gated_BGd.square().mean(dim=-1, keepdim=True) + NORM_EPS)
+    mixed_BI = (mixed_BGd * norm_weight).flatten(1)
     return mixed_BI.to(projected.dtype), new_conv_state, z_BH2Fd

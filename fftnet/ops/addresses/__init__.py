@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from fftnet.ops.checks import Signature
-from fftnet.ops.dispatch import Backends, anything, whole_vectors
+from fftnet.ops.dispatch import Backends, anything, on_cpu
 from fftnet.ops.registration import RegisteredOperator
 
-BACKENDS = Backends(__name__, numba=whole_vectors("F"), reference=anything)
+BACKENDS = Backends(__name__, numba=on_cpu, reference=anything)
 _operator = RegisteredOperator(
     BACKENDS,
     Signature(

@@ -112,7 +112,21 @@ def _ablation(part: str) -> Model:
 
 
 MODELS: dict[str, Model] = {
-    "delta": Model(mixers=("delta_spectral",), label="FFTNet (delta rule)", experiments=SEQUENCES),
+    # Both have the state of the others.
+    "delta": Model(
+        mixers=("delta_spectral",),
+        num_heads=8,
+        config={"delta_spectral": {"expand": 4, "num_bins": 4}},
+        label="FFTNet (delta rule)",
+        experiments=SEQUENCES,
+    ),
+    "delta_16": Model(
+        mixers=("delta_spectral",),
+        num_heads=2,
+        config={"delta_spectral": {"expand": 1, "num_bins": 16}},
+        label="FFTNet (delta rule, 16 bins)",
+        experiments=(*RECALL, "recall_rewritten"),
+    ),
     "addressed": Model(mixers=("addressed_spectral",), num_heads=2, label="FFTNet", experiments=OURS),
     "attention": Model(mixers=("conv_attention",), encoder=("bidirectional_attention",), experiments=ALL),
     "spectral": Model(mixers=("spectral",), label=BIDIRECTIONAL, experiments=(*CLASSIFICATION, *PAPER)),

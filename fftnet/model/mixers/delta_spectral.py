@@ -45,13 +45,14 @@ a token can then slow its head down, or make it forget, by orders of magnitude."
 class DeltaSpectralConfig:
     """Configuration of the mixer of FFTNet (causal) with a delta rule."""
 
-    expand: int = 2
-    """Width of the values in memory as a multiple of d_model."""
-    local: int = 2
+    expand: int = 4
+    """Width of the values in memory as a multiple of d_model; 4 leaves little to do for a feed-forward."""
+    local: int = 0
     """Width of the local channels, as a multiple of d_model: they have values and gates like the others, but
     pass by the memory. They do what a feed-forward does, and see the last tokens (0: none)."""
-    num_bins: int = 8
-    """Number of frequencies per head: the number of items a head can store grows with it."""
+    num_bins: int = 4
+    """Number of frequencies per head. Few bins and many channels are best for text, more bins for recall: the
+    number of items that a head can store grows with them."""
     max_erase: float = 1.0
     """Largest erase strength: 1 replaces the value under a key, 2 also allows to change its sign, which
     tracks states such as a parity."""
@@ -138,7 +139,7 @@ class DeltaSpectralMixer(SteppingMixer):
 
     Config = DeltaSpectralConfig
 
-    def __init__(self, d_model: int, num_heads: int = 4, config: DeltaSpectralConfig | None = None) -> None:
+    def __init__(self, d_model: int, num_heads: int = 8, config: DeltaSpectralConfig | None = None) -> None:
         super().__init__(d_model, num_heads)
         config = config or DeltaSpectralConfig()
         self.memory_dim = config.expand * d_model
@@ -213,7 +214,6 @@ class DeltaSpectralMixer(SteppingMixer):
             streams.values, streams.key, streams.erase, streams.clock, decay, frequency, state.spectrum
         )
         mixed = (filter_BTHF[..., None] * spectrum).real.sum(dim=3).to(streams.values.dtype)
-        # From here on keys have length 1.
         length_BTH = _square(streams.key).sqrt()
         values = streams.values * length_BTH[..., None]
         erase = streams.erase * length_BTH.square()

@@ -1,7 +1,9 @@
 """The benchmark measures, writes and refuses; how fast anything is, no test can tell."""
 
+import bz2
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +18,19 @@ from commands import ROOT, python
 from matplotlib.figure import Figure
 
 from benchmarks import __main__ as command
-from benchmarks import baselines, busy, encoders, jobs, measure, parity, pictures, report, runtimes, suites
+from benchmarks import (
+    baselines,
+    busy,
+    compression,
+    encoders,
+    jobs,
+    measure,
+    parity,
+    pictures,
+    report,
+    runtimes,
+    suites,
+)
 from benchmarks.settings import Settings
 from fftnet import FFTNetConfig, load_tokenizer, serialization
 from fftnet.model.fftnet_model import FFTNet
@@ -281,6 +295,26 @@ def test_the_performance_page_has_the_tables_of_the_stored_results() -> None:
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     for table in report.TABLES:
         assert table.markdown(results) in page, "copy the table that `python -m benchmarks --only` prints"
+
+
+def test_compression_is_compared_with_other_compressors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FFTNet(FFTNetConfig(vocab_size=257, d_model=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
+    load_tokenizer("bytes").save(tmp_path)
+    text = tmp_path / "text"
+    text.write_bytes(b"to be or not to be " * 30)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert compression.main([str(text), "--model", str(tmp_path), "--bytes", "500"]) == 0
+    printed = capsys.readouterr().out
+    found = dict(re.findall(r"^\| (.+?) \| ([\d.]+) \| [\d,]+ \| [\d,]+ \|$", printed, re.MULTILINE))
+    assert list(found) == ["FFTNet", "xz -9e", "bzip2 -9"]
+    small = bz2.compress(text.read_bytes()[:500])
+    assert float(found["bzip2 -9"]) == pytest.approx(8 * len(small) / 500, abs=1e-3)
+    assert "zstd -19 is left out: the program zstd is not installed" in printed
+    text.write_bytes(b"")
+    assert compression.main([str(text), "--model", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "error: a text is empty, name others\n"
 
 
 def test_a_sentence_names_the_winner_of_each_case() -> None:

@@ -41,7 +41,7 @@ COMMANDS = {
         positional=("checkpoint",),
     ),
     "evaluate": Command(
-        "Measure a trained model on texts, or a classifier on labelled data.",
+        "Measure a model on texts, or a classifier on labelled data.",
         (
             "fftnet evaluate outputs --data my.txt",
             "fftnet evaluate outputs --data reviews.csv --json",
@@ -60,7 +60,7 @@ COMMANDS = {
         positional=("checkpoint", "file"),
     ),
     "inspect": Command(
-        "Draw the filters, spectra, weights and losses of a model on a text.",
+        "Draw filters, spectra, weights and losses of a model on a text.",
         ('fftnet inspect models/shakespeare --prompt "To be, or not to be"',),
         positional=("checkpoint",),
     ),
@@ -78,6 +78,16 @@ COMMANDS = {
         "Export a trained model to ONNX.",
         ("fftnet export models/shakespeare --output exported --int8",),
         positional=("checkpoint",),
+    ),
+    "compress": Command(
+        "Compress any file without loss, with a language model.",
+        ("fftnet compress play.txt", "fftnet compress my.log --model outputs/best --streams 16"),
+        positional=("file",),
+    ),
+    "decompress": Command(
+        "Restore a file of fftnet compress, with the same model.",
+        ("fftnet decompress play.txt.fftnet", "fftnet decompress play.txt.fftnet --output copy.txt"),
+        positional=("file",),
     ),
     "lm_eval": Command(
         "Run the Language Model Evaluation Harness on a trained model.",

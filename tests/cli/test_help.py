@@ -51,7 +51,7 @@ def test_help_shows_common_flags_first_and_help_all_every_flag(tmp_path: Path) -
     for name, command in COMMANDS.items():
         if name not in ("train", "lm_eval"):
             text = run(f"fftnet {name} --help", tmp_path).stdout
-            assert text.startswith(f"usage: fftnet {name} [CHECKPOINT]")
+            assert text.startswith(f"usage: fftnet {name} [{command.positional[0].upper()}]")
             assert all(example in text for example in command.examples)
 
 

@@ -135,7 +135,7 @@ def test_a_closure_is_evaluated_with_gradients() -> None:
     def closure() -> float:
         loss = model.head.weight.square().sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     assert optimizer.step(closure) == pytest.approx(float(before.square().sum()))
     assert not torch.equal(model.head.weight, before)

@@ -10,6 +10,7 @@ EXPERIMENTS: dict[str, str] = {
     "language": "language:Language",
     "language_time": "language:LanguageInTime",
     "language_long": "language:LongLanguage",
+    "language_muon": "language_muon:LanguageWithMuon",
     "positions": "positions:Positions",
     "positions_long": "positions:LongPositions",
     "tracking": "tasks:Tracking",

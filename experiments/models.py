@@ -87,7 +87,16 @@ REMOVERS: dict[str, Callable[[SpectralMixer], list[Tensor]]] = {
 RECALL = ("recall",)
 TASKS = (*RECALL, "tracking", "mad")
 LANGUAGE = ("language", "positions")
-SEQUENCES = (*TASKS, *LANGUAGE, "recall_rewritten", "language_time", "language_long", "positions_long")
+MUON = ("language_muon",)
+SEQUENCES = (
+    *TASKS,
+    *LANGUAGE,
+    *MUON,
+    "recall_rewritten",
+    "language_time",
+    "language_long",
+    "positions_long",
+)
 LONG = ("lra", "images")
 BRIEF = ("lra_brief",)
 CLASSIFICATION = (*LONG, *BRIEF)
@@ -159,13 +168,13 @@ MODELS: dict[str, Model] = {
     "min_gru": Model(mixers=("min_gru",), label="minGRU", experiments=(*TASKS, *LANGUAGE)),
     "gru": Model(mixers=("gru",), label="GRU", experiments=(*TASKS, *LANGUAGE)),
     **{
-        name: Model(mixers=(name,), label=label, experiments=(*TASKS, "recall_rewritten", *LANGUAGE))
-        for name, label in (
-            ("mamba2", "Mamba-2"),
-            ("gated_delta_net", "Gated DeltaNet"),
-            ("kimi_delta", "Kimi Delta Attention"),
-            ("xlstm", "xLSTM"),
-            ("rg_lru", "RG-LRU"),
+        name: Model(mixers=(name,), label=label, experiments=(*TASKS, "recall_rewritten", *LANGUAGE, *others))
+        for name, label, others in (
+            ("mamba2", "Mamba-2", MUON),
+            ("gated_delta_net", "Gated DeltaNet", ()),
+            ("kimi_delta", "Kimi Delta Attention", ()),
+            ("xlstm", "xLSTM", ()),
+            ("rg_lru", "RG-LRU", ()),
         )
     },
     **{

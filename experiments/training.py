@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from experiments.base import DIVERGED, FINISHED, Run, Workbench
 from experiments.models import count_parameters
 from experiments.results import ExperimentError
-from fftnet.training.optim import OptimConfig, make_optimizer
+from fftnet.training.optim import ADAMW, OptimConfig, make_optimizer
 
 IGNORED = -100
 """Target that is not counted."""
@@ -178,7 +178,7 @@ def train(
 
     Args:
         model: trained in place.
-        run: learning rate, weight decay and seed.
+        run: learning rate, weight decay and seed; its settings may name an ``optimizer`` (default: AdamW).
         budget: length of the training.
         batch: maps the number of a step to its batch, a tuple that starts with the inputs. A step has the
             same batch each time, so that a run continues exactly where it was.
@@ -227,8 +227,9 @@ def _begin(
     model: nn.Module, run: Run, budget: Budget, saved: dict[str, Any] | None
 ) -> tuple[OptimConfig, torch.optim.Optimizer, dict[str, Any]]:
     """Return the optimizer with its configuration and the progress, restored if there is a checkpoint."""
-    # AdamW (0.9, 0.95) with a cosine to 0.
+    # AdamW (0.9, 0.95), alone or next to Muon, with a cosine to 0.
     config = OptimConfig(
+        optimizer=run.configuration["settings"].get("optimizer", ADAMW),
         learning_rate=run.learning_rate,
         weight_decay=run.weight_decay,
         min_lr_ratio=0.0,

@@ -16,7 +16,7 @@ from fftnet.training import manifest
 from fftnet.training.accelerator import TrainingError
 from fftnet.training.config import Callbacks
 from fftnet.training.distributed import Distributed
-from fftnet.training.optim import EMA
+from fftnet.training.optim import ADAMW, EMA
 from fftnet.training.run_folder import AUTO, SaveConfig, claimed, finish_replacements, set_aside
 from fftnet.training.sharding import Carried
 from fftnet.training.state import TENSORS_FILE, VALUES_FILE, TrainingState, capture, read_values, restore
@@ -241,6 +241,8 @@ class Checkpointer:
     def _check_settings(self, folder: Path) -> None:
         """Refuse a checkpoint of a run with other settings; changes that are allowed are shown."""
         stored = read_values(folder)["settings"]
+        # Version 0.3 and earlier had one optimizer and did not store its name.
+        stored["optim"].setdefault("optimizer", ADAMW)
         asked = dict(self.settings)
         # Files first: changed data may also change settings, such as the number of classes.
         changes = [self._callbacks.check_files(folder)]

@@ -1,7 +1,7 @@
-"""The optimizer, its learning-rate schedules, and the moving average of the weights."""
+"""The optimizers, their learning-rate schedules, and the moving average of the weights."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -9,17 +9,23 @@ import torch
 from torch import nn
 
 from fftnet.fields import check_fields, check_positive, check_range, documented
+from fftnet.training.accelerator import TrainingError
 
 DECAYED = (nn.Linear, nn.Embedding)
 """Modules whose ``weight`` decays, in addition to modules with a true attribute ``decays``. Other parameters
 are small, and pulling them to 0 would change their meaning (decays, frequencies, gains)."""
+ADAMW = "adamw"
+MUON = "muon"
 
 
 @documented
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with a linear warm-up and a learning-rate schedule."""
+    """Optimizer with a linear warm-up and a learning-rate schedule."""
 
+    optimizer: str = field(default=ADAMW, metadata={"choices": lambda: (ADAMW, MUON)})
+    """Optimizer: adamw, or muon for the weights of linear layers inside the layers (mixers and feed-forward)
+    and AdamW for all other parameters."""
     learning_rate: float = 3e-3
     """Learning rate at the peak of the schedule."""
     schedule: str = field(default="cosine", metadata={"choices": lambda: SCHEDULES})
@@ -75,21 +81,69 @@ SCHEDULES = {"cosine": _cosine, "wsd": _warmup_stable_decay}
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Make an optimizer for the trained parameters of a model; only some of them decay, see ``DECAYED``."""
+    """Make an optimizer for the trained parameters of a model; only some of them decay, see ``DECAYED``.
+
+    Raises:
+        TrainingError: if the optimizer is ``muon`` and no weight is left for it.
+    """
     # By identity, because tied modules share a parameter.
     decaying = {
         id(module.weight)
         for module in model.modules()
         if isinstance(module, DECAYED) or getattr(module, "decays", False)
     }
+    matrices = _matrices(model) if config.optimizer == MUON else set()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) in decaying], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if id(p) in decaying - matrices], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if id(p) not in decaying], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+    if config.optimizer == ADAMW:
+        return adamw
+    weights = [p for p in trained if id(p) in matrices]
+    if not weights:
+        raise TrainingError(
+            "optimizer muon needs layers with linear layers, whose classes _no_split_modules of the model "
+            "names; this model has none: use optimizer adamw"
+        )
+    # Scaled to the size of AdamW's updates, so that both have the same learning rate and weight decay.
+    scale = "match_rms_adamw"
+    rates = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    return MuonAdamW(torch.optim.Muon(weights, **rates, adjust_lr_fn=scale), adamw)
+
+
+def _matrices(model: nn.Module) -> set[int]:
+    """Return the identities of the weights of linear layers inside the layers of a model.
+
+    Heads and projections of the input are outside of layers. Other matrices, such as the stacked gates of
+    ``nn.GRU``, belong to no ``nn.Linear``.
+    """
+    names = getattr(model, "_no_split_modules", ())
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    return {id(part.weight) for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)}
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Two optimizers as one: the first parameter group is that of Muon, the others are those of AdamW."""
+
+    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        self._muon = muon
+        self._adamw = adamw
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all parameters."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        # Loading a checkpoint replaces groups and state, and sharding the parameters.
+        self._muon.param_groups, self._adamw.param_groups = self.param_groups[:1], self.param_groups[1:]
+        self._muon.state = self._adamw.state = self.state
+        self._muon.step()
+        self._adamw.step()
+        return loss
 
 
 class EMA:

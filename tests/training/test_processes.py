@@ -111,6 +111,20 @@ def test_a_sharded_model_in_bf16_with_a_moving_average(folder: Path) -> None:
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
 
 
+def test_a_sharded_model_trains_with_muon(folder: Path) -> None:
+    """Muon rounds its updates to bf16, so that runs whose sums differ in the last bit differ more."""
+    train(folder, 1, "muon", "--optimizer muon")
+    train(folder, 2, "muon-fsdp", "--optimizer muon --strategy fsdp")
+    train(folder, 1, "muon-to-one", "--optimizer muon --resume muon-fsdp/step-00000004")
+    train(folder, 2, "muon-to-fsdp", "--optimizer muon --resume muon/step-00000004 --strategy fsdp")
+    for name in ("muon-fsdp", "muon-to-one", "muon-to-fsdp"):
+        for mine, theirs in zip(history(folder, name), history(folder, "muon"), strict=True):
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        for key, theirs in final(folder, "muon").items():
+            torch.testing.assert_close(final(folder, name)[key], theirs, rtol=1e-2, atol=1e-3)
+    assert history(folder, "muon")[-1]["loss"] != pytest.approx(history(folder, "one")[-1]["loss"], rel=1e-3)
+
+
 def test_carried_states_are_split_among_any_number_of_processes(folder: Path) -> None:
     """Five rows; the checkpoint that is gone on from stands in the middle of a stretch of four windows."""
     words = "".join(f"{number} and {number * number} " for number in range(1000))

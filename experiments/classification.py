@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from experiments import models, pictures, tables
+from experiments import building, models, pictures, tables
 from experiments.base import Experiment, Run, Sweep
 from experiments.classifier_data import CaseSettings, Curriculum, Part, Reader
 from experiments.results import Line
@@ -91,7 +91,7 @@ class ClassificationExperiment(Experiment):
         """Train one model; classify all validation and test rows."""
         settings = self.settings[run.case]
         data = _data(settings.data, settings.sizes, self.workbench.cache)
-        model = models.build_classifier(
+        model = building.build_classifier(
             run.arm,
             _sizes(data, settings),
             settings.parameters,

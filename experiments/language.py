@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments import byte_stream, corpora, models, pictures, tables
+from experiments import building, byte_stream, corpora, models, pictures, tables
 from experiments.base import FINISHED, Experiment, Run, Sweep
 from experiments.byte_stream import ByteStream
 from experiments.results import Line
@@ -110,7 +110,7 @@ class Language(Experiment):
 
     def model(self, name: str, seed: int) -> FFTNet:
         """Return a new model of that name."""
-        return models.build_language_model(
+        return building.build_language_model(
             name,
             vocab_size=byte_stream.VOCABULARY,
             d_model=self.settings.d_model,
@@ -155,7 +155,7 @@ class Language(Experiment):
         # Training on windows drawn by seed and step; the curve on the same sample each time.
         checkpoint = Checkpoint(run, self.workbench)
         trained = train(model, run, settings.budget, batch, measure, checkpoint, settings.precision)
-        return trained.line(model, models.count_state(model), measure_all)
+        return trained.line(model, building.count_state(model), measure_all)
 
     def score(self, line: Line) -> float:
         """Return the bits per byte."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from experiments import byte_stream, models, pictures, results, tables
+from experiments import building, byte_stream, pictures, results, tables
 from experiments.base import FINISHED, Experiment, Run, Sweep, digest_of
 from experiments.language import Language, LongLanguage
 from experiments.results import ExperimentError, Line, key_of
@@ -124,8 +124,8 @@ class Positions(Experiment):
             for first, last in bounds(tokens, settings.first)
         ]
         return {
-            "parameters": models.count_parameters(model),
-            "state_numbers": models.count_state(model),
+            "parameters": building.count_parameters(model),
+            "state_numbers": building.count_state(model),
             "outcome": FINISHED,
             "results": {"buckets": buckets, "rows": rows, "tokens": tokens},
         }

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments import models, pictures, tables
+from experiments import building, models, pictures, tables
 from experiments.base import Experiment, Run, Sweep
 from experiments.generators import MAD_TASKS, TRACKING_TASKS
 from experiments.results import Line
@@ -72,7 +72,7 @@ class SyntheticExperiment(Experiment):
     def execute(self, run: Run) -> dict[str, Any]:
         """Train one model on one task and test it."""
         # All tasks are asked as next tokens of a language model without text.
-        language_model = models.build_language_model(
+        language_model = building.build_language_model(
             run.arm,
             vocab_size=self.vocabulary(run.case),
             d_model=self.settings.d_model,
@@ -93,7 +93,7 @@ class SyntheticExperiment(Experiment):
         # The last point of the curve is the end of training.
         return trained.line(
             model,
-            models.count_state(language_model),
+            building.count_state(language_model),
             lambda: {self.measured: trained.curve[-1][self.measured]},
         )
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.base import DIVERGED, FINISHED, Run, Workbench
-from experiments.models import count_parameters
+from experiments.building import count_parameters
 from experiments.results import ExperimentError
 from fftnet.training.optim import ADAMW, OptimConfig, make_optimizer
 

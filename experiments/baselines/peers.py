@@ -6,12 +6,13 @@ start as PyTorch's do, all other parameters as published. A new peer is one clas
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from experiments.baselines.short_conv import check_rows
+from fftnet.data.errors import import_extra
 from fftnet.model.mixers.base import Mixer
 
 CHUNK = 64
@@ -41,17 +42,20 @@ class Peer(Mixer):
         config: nothing to choose.
 
     Raises:
-        ValueError: if the width has no equal state.
+        ValueError: if the width has no equal state, or Transformers is not installed.
     """
 
     causal = True
     Config = PeerConfig
+    family: ClassVar[str]
+    """Family of models in Transformers that has the layer."""
 
     def __init__(self, d_model: int, num_heads: int = 1, config: PeerConfig | None = None) -> None:
         super().__init__(d_model, num_heads)
         if d_model % 64:
             raise ValueError(f"peers need a width that is a multiple of 64, got {d_model}")
-        self.layer = self._layer()
+        module = f"transformers.models.{self.family}.modeling_{self.family}"
+        self.layer = self._layer(import_extra(module, type(self).__name__, "hf"))
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> PeerState:
         """Return the placeholder, which ``forward`` refuses."""
@@ -68,7 +72,8 @@ class Peer(Mixer):
         check_rows(x, self.d_model, attention_mask)
         return self._mix(x)
 
-    def _layer(self) -> nn.Module:
+    def _layer(self, modeling: Any) -> nn.Module:
+        """Return the layer from its module in Transformers."""
         raise NotImplementedError
 
     def _mix(self, x_BTD: Tensor) -> Tensor:
@@ -78,14 +83,20 @@ class Peer(Mixer):
         return KEY_DIM * self.d_model
 
 
+@torch.no_grad()
+def _start_steps(bias: Tensor) -> None:
+    """Draw steps that are uniform in the logarithm, as published, and set the bias of their softplus."""
+    step = bias.uniform_(math.log(1e-3), math.log(1e-1)).exp()
+    bias.copy_(step + torch.log(-torch.expm1(-step)))
+
+
 class Mamba2(Peer):
     """Mamba-2 (arXiv 2405.21060): values twice as wide as the model, states of 16, heads of 64."""
 
-    def _layer(self) -> nn.Module:
-        from transformers.models.mamba2.configuration_mamba2 import Mamba2Config
-        from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+    family = "mamba2"
 
-        config = Mamba2Config(
+    def _layer(self, modeling: Any) -> nn.Module:
+        config = modeling.Mamba2Config(
             hidden_size=self.d_model,
             expand=2,
             head_dim=64,
@@ -96,19 +107,16 @@ class Mamba2(Peer):
             chunk_size=CHUNK,
             use_bias=False,
         )
-        return Mamba2Mixer(config, 0)
+        return modeling.Mamba2Mixer(config, 0)
 
 
 class GatedDeltaNet(Peer):
     """Gated DeltaNet (arXiv 2412.06464) as in Qwen3-Next: keys of 32, two heads."""
 
-    def _layer(self) -> nn.Module:
-        from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextConfig
-        from transformers.models.qwen3_next.modeling_qwen3_next import (
-            Qwen3NextGatedDeltaNet,
-        )
+    family = "qwen3_next"
 
-        config = Qwen3NextConfig(
+    def _layer(self, modeling: Any) -> nn.Module:
+        config = modeling.Qwen3NextConfig(
             hidden_size=self.d_model,
             linear_num_value_heads=2,
             linear_num_key_heads=2,
@@ -117,31 +125,30 @@ class GatedDeltaNet(Peer):
             num_hidden_layers=1,
             layer_types=["linear_attention"],
         )
-        return Qwen3NextGatedDeltaNet(config, 0)
+        layer = modeling.Qwen3NextGatedDeltaNet(config, 0)
+        # Qwen3-Next starts with steps of 1.3, which forget everything from one token to the next.
+        _start_steps(layer.dt_bias)
+        return layer
 
 
 class KimiDelta(Peer):
     """Kimi Delta Attention (arXiv 2510.26692): a decay for each channel of the keys; heads of 32."""
 
-    def _layer(self) -> nn.Module:
-        from transformers.models.kimi_linear.configuration_kimi_linear import KimiLinearConfig
-        from transformers.models.kimi_linear.modeling_kimi_linear import (
-            KimiLinearDeltaAttention,
-        )
+    family = "kimi_linear"
 
-        config = KimiLinearConfig(
+    def _layer(self, modeling: Any) -> nn.Module:
+        config = modeling.KimiLinearConfig(
             hidden_size=self.d_model,
             linear_head_dim=KEY_DIM,
             linear_num_heads=self.d_model // KEY_DIM,
             num_hidden_layers=1,
             layer_types=["linear_attention"],
         )
-        layer = KimiLinearDeltaAttention(config, 0)
+        layer = modeling.KimiLinearDeltaAttention(config, 0)
         with torch.no_grad():
-            # As published: the rates are uniform in [1, 16], the steps uniform in the logarithm.
+            # As published: the rates are uniform in [1, 16].
             layer.forget_gate.A_log.uniform_(1.0, 16.0).log_()
-            step = layer.forget_gate.dt_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp()
-            layer.forget_gate.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
+            _start_steps(layer.forget_gate.dt_bias)
         return layer
 
     def _mix(self, x_BTD: Tensor) -> Tensor:
@@ -152,11 +159,10 @@ class KimiDelta(Peer):
 class XLSTM(Peer):
     """The mLSTM layer of xLSTM 7B (arXiv 2503.13427): keys half as wide as values, heads of 64."""
 
-    def _layer(self) -> nn.Module:
-        from transformers.models.xlstm.configuration_xlstm import xLSTMConfig
-        from transformers.models.xlstm.modeling_xlstm import xLSTMLayer
+    family = "xlstm"
 
-        config = xLSTMConfig(
+    def _layer(self, modeling: Any) -> nn.Module:
+        config = modeling.xLSTMConfig(
             hidden_size=self.d_model,
             num_heads=self.d_model // 64,
             num_hidden_layers=1,
@@ -164,7 +170,7 @@ class XLSTM(Peer):
             mode="train",
             return_last_states=True,
         )
-        layer: Any = xLSTMLayer(config)
+        layer = modeling.xLSTMLayer(config)
         with torch.no_grad():
             # As published: gates see the bias only at the start; inputs enter slowly, forgetting is rare.
             for gate in (layer.igate_preact, layer.fgate_preact):
@@ -183,18 +189,15 @@ class XLSTM(Peer):
 class RGLRU(Peer):
     """The recurrent block of RecurrentGemma (arXiv 2402.19427): a state of one number per channel."""
 
-    def _layer(self) -> nn.Module:
-        from transformers.models.recurrent_gemma.configuration_recurrent_gemma import RecurrentGemmaConfig
-        from transformers.models.recurrent_gemma.modeling_recurrent_gemma import (
-            RecurrentGemmaRecurrentBlock,
-        )
+    family = "recurrent_gemma"
 
-        config = RecurrentGemmaConfig(
+    def _layer(self, modeling: Any) -> nn.Module:
+        config = modeling.RecurrentGemmaConfig(
             hidden_size=self.d_model, lru_width=self.d_model, num_attention_heads=4, num_hidden_layers=1
         )
-        layer = RecurrentGemmaRecurrentBlock(config, 0)
+        layer = modeling.RecurrentGemmaRecurrentBlock(config, 0)
         with torch.no_grad():
-            unit: Any = layer.rg_lru
+            unit = layer.rg_lru
             for weight in (unit.input_gate_weight, unit.recurrent_gate_weight):
                 weight.normal_(std=1 / math.sqrt(unit.block_width))
             unit.input_gate_bias.zero_()

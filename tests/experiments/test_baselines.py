@@ -1,5 +1,7 @@
-"""Baselines against direct recurrences in float64; causality; states; the causal layer without a part."""
+"""Baselines against direct recurrences in float64; causality; states; peers; the layer without a part."""
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,16 +14,19 @@ from experiments.baselines import BASELINES
 from experiments.baselines.ablated import PARTS, Ablated, AblatedConfig
 from experiments.baselines.conv_attention import ConvAttention
 from experiments.baselines.gated_linear import CHUNK, GatedLinear, GatedLinearConfig, mix
+from experiments.baselines.peers import CHUNK as PEER_CHUNK
+from experiments.baselines.peers import PEERS
 from experiments.baselines.recurrent import ConvGRU, MinGRU, scan
 from experiments.baselines.short_conv import ShortConv
-from experiments.models import count_parameters
+from experiments.building import build_language_model, count_parameters
+from experiments.results import ExperimentError
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
 from fftnet.ops.numerics import NORM_EPS
 from fftnet.testing import assert_causal
 
 LENGTHS = (1, 2, 9, 37, 2 * CHUNK + 3)
 WIDTH = 8
-OTHERS = [name for name in BASELINES if name != "ablated"]
+OTHERS = [name for name in BASELINES if name != "ablated" and name not in PEERS]
 RECURRENT = [name for name in OTHERS if name != "conv_attention"]
 
 
@@ -190,6 +195,101 @@ def test_a_state_is_refused_by_attention_and_with_padding() -> None:
         attention(tokens(3), None, attention.init_state(2))
     with pytest.raises(ValueError, match="without a state"):
         gru(tokens(3), torch.ones(2, 3, dtype=torch.bool), gru.init_state(2))
+
+
+PEER_WIDTH = 64
+
+
+@pytest.fixture
+def peer() -> Callable[[str], Any]:
+    pytest.importorskip("transformers")
+    # Weights away from their start in float32, in which Transformers computes recurrences.
+    return lambda name: randomise(PEERS[name](PEER_WIDTH), 0.1).float()
+
+
+def peer_tokens(length: int) -> Tensor:
+    return torch.randn(2, length, PEER_WIDTH)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_never_sees_a_later_token(peer: Callable[[str], Any], name: str) -> None:
+    mixer = peer(name)
+    assert mixer.causal
+    x = peer_tokens(PEER_CHUNK + 9)
+    y = mixer(x)
+    # A part of a text gives what the whole text gives there, within chunks and at their ends.
+    for length in (1, 5, 16, PEER_CHUNK - 1, PEER_CHUNK, PEER_CHUNK + 1):
+        torch.testing.assert_close(mixer(x[:, :length]), y[:, :length], rtol=1e-4, atol=1e-5)
+    assert_causal(mixer, x, positions=(1, 7, PEER_CHUNK - 1, PEER_CHUNK, PEER_CHUNK + 8))
+    # Earlier tokens do count, beyond the convolution and the chunk.
+    changed = x.clone()
+    changed[:, PEER_CHUNK - 4] += 1.0
+    seen = PEER_CHUNK + 4
+    assert (mixer(changed) - y)[:, seen].norm() > 1e-4 * y[:, seen].norm()
+    assert torch.equal(mixer.train()(x), mixer.eval()(x))
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_every_parameter_of_a_peer_learns(peer: Callable[[str], Any], name: str) -> None:
+    mixer = peer(name)
+    mixer(peer_tokens(PEER_CHUNK + 9)).square().sum().backward()
+    for parameter_name, parameter in mixer.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.any(), parameter_name
+
+
+@pytest.mark.parametrize("name", ["mamba2", "gated_delta_net", "kimi_delta"])
+def test_a_peer_is_its_recurrence_with_a_state_of_the_reported_size(
+    peer: Callable[[str], Any], name: str
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    mixer = peer(name)
+    x = peer_tokens(PEER_CHUNK + 9)
+    config = transformers.PreTrainedConfig(num_hidden_layers=1, layer_types=["linear_attention"])
+    cache = transformers.DynamicCache(config=config)
+    # One token after the other takes the recurrent form, the whole text the form in chunks.
+    with torch.no_grad():
+        parts = [mixer.layer(token, cache) for token in x.split(1, dim=1)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), mixer(x), rtol=1e-4, atol=1e-5)
+    state = cache.get_recurrent_state(0, state_idx=0)
+    assert state[0].numel() == mixer.init_state(1).memory.numel() == 32 * PEER_WIDTH
+
+
+def test_the_states_of_the_other_peers_have_the_reported_size(peer: Callable[[str], Any]) -> None:
+    xlstm, rg_lru = peer("xlstm"), peer("rg_lru")
+    _, (memory, *_) = xlstm.layer(peer_tokens(PEER_CHUNK))
+    assert memory[0].numel() == xlstm.init_state(1).memory.numel() == 32 * PEER_WIDTH
+    rg_lru(peer_tokens(3))
+    state = rg_lru.layer.rg_lru.recurrent_states
+    assert state[0].numel() == rg_lru.init_state(1).memory.numel() == PEER_WIDTH
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_refuses_states_and_widths_and_has_the_wanted_size(
+    peer: Callable[[str], Any], name: str
+) -> None:
+    mixer = peer(name)
+    with pytest.raises(ValueError, match="peers carry no state here"):
+        mixer(peer_tokens(3), None, mixer.init_state(2))
+    with pytest.raises(ValueError, match="padding at the end of a row only"):
+        mixer(peer_tokens(3), torch.tensor([[False, True, True]] * 2))
+    with pytest.raises(ValueError, match="a width that is a multiple of 64, got 96"):
+        PEERS[name](96)
+    sizes: dict[str, Any] = {"vocab_size": 257, "d_model": 128, "num_layers": 4, "seed": 0}
+    model = build_language_model(name, **sizes, parameters=1_000_000)
+    assert abs(count_parameters(model) / 1_000_000 - 1) <= 0.02
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_without_transformers_says_how_to_install_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family: str = getattr(PEERS[name], "family")  # noqa: B009 - the table knows mixers only
+    monkeypatch.setitem(sys.modules, f"transformers.models.{family}.modeling_{family}", None)
+    sentence = rf"model '{name}' can't be built: \w+ needs transformers: pip install '\.\[hf\]'"
+    with pytest.raises(ExperimentError, match=sentence):
+        build_language_model(name, vocab_size=8, d_model=64, num_layers=1, parameters=None, seed=0)
 
 
 def layer(without: str | None = None) -> AddressedSpectralMixer:

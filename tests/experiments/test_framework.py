@@ -14,7 +14,7 @@ import experiments
 from experiments import __main__ as command
 from experiments import models, report, results, training, workers
 from experiments.base import Experiment, Run, Sweep, Workbench
-from experiments.models import build_language_model, count_state
+from experiments.building import build_language_model, count_parameters, count_state
 from experiments.recall import Recall
 from experiments.results import ExperimentError, Line
 
@@ -192,7 +192,7 @@ SMALL: dict[str, Any] = {"vocab_size": 257, "d_model": 64, "num_layers": 2, "par
 @pytest.mark.parametrize("name", CAUSAL)
 def test_language_models_are_causal_and_have_the_wanted_size(name: str) -> None:
     model = build_language_model(name, **SMALL, seed=0)
-    assert abs(models.count_parameters(model) / 150_000 - 1) <= 0.02
+    assert abs(count_parameters(model) / 150_000 - 1) <= 0.02
     assert model(torch.randint(0, 257, (1, 5))).shape == (1, 5, 257)
     same = build_language_model(name, **SMALL, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True))

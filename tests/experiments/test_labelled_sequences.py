@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from experiments import models
 from experiments.base import Sweep, Workbench
+from experiments.building import build_classifier, count_parameters
 from experiments.classification import ClassificationExperiment
 from experiments.classifier_data import CaseSettings, Curriculum, Part, Reader, Stage
 from experiments.images import Images, PaperAblation
 from experiments.lra import BriefArena, LongRangeArena
-from experiments.models import build_classifier, count_parameters
 from experiments.pairs import PairClassifier
 from experiments.sequences import SEQUENCES
 from experiments.sequences.base import Rows, SequenceData, gather

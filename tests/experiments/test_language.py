@@ -15,10 +15,10 @@ from torch import nn
 
 from experiments import byte_stream, corpora
 from experiments.base import Workbench
+from experiments.building import build_language_model
 from experiments.corpora import Document
 from experiments.language import Language, LanguageInTime
 from experiments.language_muon import LanguageWithMuon
-from experiments.models import build_language_model
 from experiments.positions import Positions, bounds
 from experiments.results import ExperimentError
 from experiments.training import IGNORED, OutOfTime

@@ -111,8 +111,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
         )
     # Scaled to the size of AdamW's updates, so that both have the same learning rate and weight decay.
     scale = "match_rms_adamw"
-    rates = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    return MuonAdamW(torch.optim.Muon(weights, **rates, adjust_lr_fn=scale), adamw)
+    rate, decay = config.learning_rate, config.weight_decay
+    return MuonAdamW(torch.optim.Muon(weights, rate, decay, adjust_lr_fn=scale), adamw)
 
 
 def _matrices(model: nn.Module) -> set[int]:
@@ -135,7 +135,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self._adamw = adamw
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore
         """Update all parameters."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         # Loading a checkpoint replaces groups and state, and sharding the parameters.

@@ -159,7 +159,9 @@ def test_equal_time_is_a_budget_of_seconds(tmp_path: Path) -> None:
 
 
 def test_muon_is_a_setting_and_an_interrupted_run_ends_where_a_whole_one_does(tmp_path: Path) -> None:
-    assert set(LanguageWithMuon().models) == {"addressed", "attention", "mamba2"}
+    for name in ("whole", "part", "adamw"):
+        (tmp_path / name).mkdir()
+    assert set(LanguageWithMuon().models) == {"delta", "addressed", "attention", "mamba2"}
     whole = LanguageWithMuon(True, ("attention",), Workbench(cache=tmp_path / "whole"))
     run = next(whole.plan([]))
     plain = next(Language(True, ("attention",)).plan([]))

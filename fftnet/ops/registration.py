@@ -84,7 +84,8 @@ class RegisteredOperator:
         if portable is None:
             return self.run(name, *arguments)
         dtype = compute_dtype(tensors[0])
-        return portable(*(x.to(dtype) for x in tensors), *constants)
+        with _full_precision(tensors[0].device.type):
+            return portable(*(x.to(dtype) for x in tensors), *constants)
 
     def run(self, backend: str, *arguments: Any) -> Any:
         """Run the registered operator on a backend that ``Backends.select`` has chosen."""

@@ -144,7 +144,7 @@ class DeltaSpectralMixer(SteppingMixer):
         config = config or DeltaSpectralConfig()
         self.memory_dim = config.expand * d_model
         self.inner_dim = self.memory_dim + config.local * d_model
-        self.head_dim = head_dim(self.memory_dim, num_heads)
+        self.head_dim = config.expand * head_dim(d_model, num_heads)
         if self.inner_dim % self.head_dim:
             found = f"{config.local} * {num_heads} and {config.expand}"
             raise ValueError(f"local * num_heads must be a multiple of expand, got {found}")

@@ -64,7 +64,8 @@ class Distributed:
         if config.activation_checkpointing:
             apply_activation_checkpointing(model, check_fn=lambda part: type(part).__name__ in layers)
         # The compiled and the wrapped model share the parameters of the raw one.
-        self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, optim_config))
+        optimizer = make_optimizer(model, optim_config, self.model_shards)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self._gradient_clip = optim_config.gradient_clip
 
     @property

@@ -1,9 +1,10 @@
 """The optimizers, their learning-rate schedules, and the moving average of the weights."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,11 +81,16 @@ SCHEDULES = {"cosine": _cosine, "wsd": _warmup_stable_decay}
 """Name to a function of the progress after the warm-up; it returns the factor of the peak, from 1 to 0."""
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: OptimConfig, shards: int = 1) -> torch.optim.Optimizer:
     """Make an optimizer for the trained parameters of a model; only some of them decay, see ``DECAYED``.
 
+    Args:
+        model: a model that is not sharded yet.
+        config: choice of the optimizer and its rates.
+        shards: number of processes among which the rows of each parameter will be split.
+
     Raises:
-        TrainingError: if the optimizer is ``muon`` and no weight is left for it.
+        TrainingError: if Muon is chosen and can't train this model.
     """
     # By identity, because tied modules share a parameter.
     decaying = {
@@ -106,13 +112,22 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     weights = [p for p in trained if id(p) in matrices]
     if not weights:
         raise TrainingError(
-            "optimizer muon needs layers with linear layers, whose classes _no_split_modules of the model "
-            "names; this model has none: use optimizer adamw"
+            "optimizer muon needs linear layers inside the layers whose classes the model names in "
+            "_no_split_modules, and this model has none: use optimizer adamw"
         )
-    # Scaled to the size of AdamW's updates, so that both have the same learning rate and weight decay.
-    scale = "match_rms_adamw"
-    rate, decay = config.learning_rate, config.weight_decay
-    return MuonAdamW(torch.optim.Muon(weights, rate, decay, adjust_lr_fn=scale), adamw)
+    if (rows := min(map(len, weights))) < shards:
+        raise TrainingError(
+            f"optimizer muon can't split a matrix of {rows} rows among {shards} processes: use fewer "
+            "processes, strategy ddp or optimizer adamw"
+        )
+    muon = torch.optim.Muon(
+        weights,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        # Updates of the size of AdamW's, so that both have the same learning rate and weight decay.
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return MuonAdamW(muon, adamw)
 
 
 def _matrices(model: nn.Module) -> set[int]:
@@ -135,8 +150,8 @@ class MuonAdamW(torch.optim.Optimizer):
         self._adamw = adamw
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore
-        """Update all parameters."""
+    def step(self, closure: Any = None) -> Any:
+        """Update all parameters; ``closure``, if given, computes gradients and returns the loss."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         # Loading a checkpoint replaces groups and state, and sharding the parameters.
         self._muon.param_groups, self._adamw.param_groups = self.param_groups[:1], self.param_groups[1:]

@@ -142,8 +142,16 @@ def test_a_closure_is_evaluated_with_gradients() -> None:
 
 
 def test_a_model_without_layers_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"muon needs layers with .*has none: use optimizer adamw"):
+    with pytest.raises(TrainingError, match=r"muon needs linear layers .*has none: use optimizer adamw"):
         make(tmp_path, optimizer="muon")
+
+
+def test_a_matrix_with_fewer_rows_than_processes_is_refused_in_a_sentence() -> None:
+    model = Model()
+    make_optimizer(model, CONFIG, shards=16)
+    with pytest.raises(TrainingError, match=r"can't split a matrix of 16 rows among 17 processes: use fewer"):
+        make_optimizer(model, CONFIG, shards=17)
+    make_optimizer(model, OptimConfig(), shards=17)
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:

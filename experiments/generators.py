@@ -18,8 +18,6 @@ Rows = tuple[np.ndarray, np.ndarray]
 MODULUS = 5
 OPERATORS = 3
 """Number of operators (plus, minus, times), whose tokens follow those of the digits."""
-END = MODULUS + OPERATORS
-"""Token that asks for the value of the tokens before it."""
 PERMUTATIONS = np.array(list(permutations(range(3))))
 """Elements of S3, (6, 3)."""
 PRODUCT = np.array(
@@ -72,36 +70,31 @@ class MadTask:
 
 
 def parity(generator: Generator, lengths: np.ndarray) -> Rows:
-    """Draw bits; the last one of a row asks for the parity of all."""
+    """Draw bits; every one asks for the parity so far."""
     bits_BT = generator.integers(0, 2, (len(lengths), lengths.max()))
-    return bits_BT, _at_last(bits_BT.cumsum(axis=1) % 2, lengths)
+    return bits_BT, _within(bits_BT.cumsum(axis=1) % 2, lengths)
 
 
 def modular_arithmetic(generator: Generator, lengths: np.ndarray) -> Rows:
-    """Draw digits below 5 with plus, minus or times between them; an end token asks for the value modulo 5.
+    """Draw digits below 5 with plus, minus or times between them; every token asks for the value modulo 5.
 
-    Times binds closer than plus and minus; there are no brackets. A row has an even number of tokens, so an
-    odd length becomes one longer.
+    Times binds closer than plus and minus; there are no brackets. An operator asks for the value before it.
     """
-    lengths = lengths + lengths % 2
     ids_BT = generator.integers(0, MODULUS, (len(lengths), lengths.max()))
     # Digits at even places, operators at odd ones.
     ids_BT[:, 1::2] = generator.integers(MODULUS, MODULUS + OPERATORS, ids_BT[:, 1::2].shape)
-    values_BT = np.full(ids_BT.shape, IGNORED)
+    values_BT = np.empty_like(ids_BT)
     # The sum of all finished terms, and the product that is not finished yet.
-    total_B = np.zeros(len(lengths), dtype=np.int64)
-    term_B = ids_BT[:, 0].copy()
-    for at in range(1, ids_BT.shape[1], 2):
-        values_BT[:, at] = (total_B + term_B) % MODULUS
-        if at + 1 < ids_BT.shape[1]:
-            operator_B = ids_BT[:, at] - MODULUS
-            digit_B = ids_BT[:, at + 1]
+    total_B, term_B = np.zeros(len(lengths), dtype=np.int64), ids_BT[:, 0]
+    for at in range(ids_BT.shape[1]):
+        if at and at % 2 == 0:
+            operator_B, digit_B = ids_BT[:, at - 1] - MODULUS, ids_BT[:, at]
             times_B = operator_B == 2
-            total_B = np.where(times_B, total_B, total_B + term_B) % MODULUS
+            total_B = np.where(times_B, total_B, total_B + term_B)
             signed_B = np.where(operator_B == 1, -digit_B, digit_B)
             term_B = np.where(times_B, term_B * digit_B, signed_B) % MODULUS
-    np.put_along_axis(ids_BT, lengths[:, None] - 1, END, axis=1)
-    return ids_BT, _at_last(values_BT, lengths)
+        values_BT[:, at] = (total_B + term_B) % MODULUS
+    return ids_BT, _within(values_BT, lengths)
 
 
 def s3(generator: Generator, lengths: np.ndarray) -> Rows:
@@ -110,19 +103,17 @@ def s3(generator: Generator, lengths: np.ndarray) -> Rows:
     targets_BT = ids_BT.copy()
     for at in range(1, ids_BT.shape[1]):
         targets_BT[:, at] = PRODUCT[targets_BT[:, at - 1], ids_BT[:, at]]
-    # Rows of a batch have different lengths; nothing is asked behind their ends.
-    behind_BT = np.arange(ids_BT.shape[1]) >= lengths[:, None]
-    return ids_BT, np.where(behind_BT, IGNORED, targets_BT)
+    return ids_BT, _within(targets_BT, lengths)
 
 
-def _at_last(values_BT: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Keep the values at each row's last token, ``IGNORED`` elsewhere."""
-    return np.where(np.arange(values_BT.shape[1]) == lengths[:, None] - 1, values_BT, IGNORED)
+def _within(values_BT: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Keep the values of each row's tokens, ``IGNORED`` behind its end."""
+    return np.where(np.arange(values_BT.shape[1]) < lengths[:, None], values_BT, IGNORED)
 
 
 TRACKING_TASKS: dict[str, TrackingTask] = {
     "parity": TrackingTask(parity, 2, 1 / 2),
-    "modular arithmetic": TrackingTask(modular_arithmetic, END + 1, 1 / MODULUS),
+    "modular arithmetic": TrackingTask(modular_arithmetic, MODULUS + OPERATORS, 1 / MODULUS),
     "S3": TrackingTask(s3, len(PERMUTATIONS), 1 / len(PERMUTATIONS)),
 }
 

@@ -165,9 +165,9 @@ class Tracking(TaskExperiment):
     name = "tracking"
     title = "State tracking"
     about = (
-        "Parity of bits and modular arithmetic (mod 5, without brackets), asked at the end of a row, and the "
-        "word problem of the group S3, asked at every token. Trained on rows of 3 to 40 tokens, tested on 40 "
-        "to 256. Scaled accuracy: 0 is guessing, 1 is no error."
+        "Parity of bits, modular arithmetic (mod 5; plus, minus, times, no brackets) and the word problem of "
+        "the group S3, asked at every token. Trained on rows of 3 to 40 tokens, tested on 40 to 256. Scaled "
+        "accuracy: 0 is guessing, 1 is no error."
     )
     unit = "Scaled accuracy"
     cases = tuple(TRACKING_TASKS)

@@ -93,9 +93,9 @@ class Language(Experiment):
     def tiny(self) -> LanguageSettings:
         """Return the sizes for ``quick``."""
         return LanguageSettings(
-            d_model=16,
+            d_model=64,
             num_layers=1,
-            parameters=30_000,
+            parameters=150_000,
             window=32,
             rows=2,
             tokens=640,

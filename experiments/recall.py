@@ -74,7 +74,7 @@ class Recall(SyntheticExperiment):
             self.sweep = Sweep(learning_rates=(3e-3, 1e-2), weight_decays=(0.1,), seeds=(0, 1))
             self.settings = RecallSettings(
                 vocab_size=32,
-                d_model=16,
+                d_model=64,
                 trained=((16, 2),),
                 tested=((16, 2), (32, 4)),
                 batch_tokens=64,

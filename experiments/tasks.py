@@ -179,9 +179,9 @@ class Tracking(TaskExperiment):
         if self.is_quick:
             self.sweep = Sweep(learning_rates=(3e-3,), seeds=(0,))
             self.settings = TrackingSettings(
-                d_model=16,
+                d_model=64,
                 num_layers=1,
-                parameters=30_000,
+                parameters=150_000,
                 rows=4,
                 test_rows=8,
                 budget=Budget(steps=4, points=2),
@@ -262,9 +262,9 @@ class Mad(TaskExperiment):
             self.sweep = Sweep(learning_rates=(3e-3,), seeds=(0,))
             self.settings = replace(
                 self.settings,
-                d_model=16,
+                d_model=64,
                 num_layers=1,
-                parameters=30_000,
+                parameters=150_000,
                 rows=2,
                 test_rows=4,
                 budget=Budget(steps=4, points=2),

@@ -1,5 +1,6 @@
 """Every operator with inputs of any size, and the checks of all their backends."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,10 +59,10 @@ SHAPES: dict[str, dict[str, str]] = {
     "address_step": {"projected": "B H*d+2*H*F", "raw_filter": "B 2*H*F", "modulation": "B H 2 F"}
     | {"clock": "B H", "gate": "B H*d", "conv_weight": "H*d+2*H*F W", **BASES, "decay": "H F"}
     | {"frequency": "H F", "norm_weight": "H d", "conv_state": "B W-1 H*d+2*H*F", "spectrum": "B H 2 F d"},
-    # As many local channels as one head has.
-    "delta_step": {"projected": "B 2*(H+1)*d+4*H*F", "modulation": "B H 2 F", "clock": "B H", "erase": "B H"}
-    | {"conv_weight": "2*(H+1)*d+4*H*F W", **BASES, "decay": "H F", "frequency": "H F", "norm_weight": "d"}
-    | {"conv_state": "B W-1 2*(H+1)*d+4*H*F", "spectrum": "B H 2 F d"},
+    "delta_step": {"projected": "B 2*H*d+4*H*F", "modulation": "B H 2 F", "clock": "B H", "erase": "B H"}
+    | {"rotation": "B H F", "rotation_gate": "B H", "conv_weight": "2*H*d+4*H*F W", **BASES}
+    | {"decay": "H F", "frequency": "H F", "norm_weight": "d", "conv_state": "B W-1 2*H*d+4*H*F"}
+    | {"spectrum": "B H 2 F d", "phase": "B H F"},
 }
 """Operator to its arguments, in order, with their dimensions: expressions of letters without spaces."""
 
@@ -148,8 +149,8 @@ def address_step(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, 
     return decode.address_step(*arguments, eps=EPS, backend=backend)
 
 
-def delta_step(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    arguments: Any = (*tensors[:4], decode.AddressedParameters(*tensors[4:11]), *tensors[11:])
+def delta_step(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    arguments: Any = (*tensors[:6], decode.AddressedParameters(*tensors[6:13]), *tensors[13:])
     return decode.delta_step(*arguments, eps=EPS, backend=backend)
 
 
@@ -222,25 +223,28 @@ def defined_address_step(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return normed[:, 0].flatten(1), kept, after
 
 
-def defined_delta_step(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``short_conv``, ``addresses``, ``delta_mix``, gate and ``rms_norm`` of one token."""
-    projected, modulation, clock, erase = (x[:, None] for x in tensors[:4])
-    weight, base_key, base_filter, bias, decay, frequency, norm_weight, past, spectrum = tensors[4:]
+def defined_delta_step(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``short_conv``, ``addresses``, rotation, ``delta_mix``, gate and ``rms_norm`` of one token."""
+    projected, modulation, clock, erase, rotation, rotation_gate = (x[:, None] for x in tensors[:6])
+    weight, base_key, base_filter, bias, decay, frequency, norm_weight, past, spectrum, phase = tensors[6:]
     heads, width = len(decay), norm_weight.shape[0]
-    wide = 2 * (heads + 1) * width
+    wide = 2 * heads * width
     opened, raw, kept = short_conv.short_conv(projected, weight, past, width=wide, backend="reference")
-    values, gate = opened.unflatten(-1, (2, heads + 1, width)).unbind(dim=2)
+    values, gate = opened.unflatten(-1, (2, heads, width)).unbind(dim=2)
     raw_key, raw_filter = raw.unflatten(-1, (2, *base_key.shape)).unbind(dim=2)
     parameters = (base_key, base_filter, bias, torch.ones_like(bias))
     key, filter_ = addresses.addresses(
         raw_key, raw_filter, modulation, *parameters, eps=EPS, backend="reference"
     )
     key = key / (key.square().sum(dim=(3, 4), keepdim=True) + 1e-6).sqrt()
-    streams = (values[:, :, :heads] * erase[..., None], key, filter_, erase, clock)
+    turned = phase[:, None] + rotation.double().tanh() * rotation_gate.double().sigmoid()[..., None] / 2
+    factor = torch.exp(2j * math.pi * turned)
+    key = torch.view_as_real(torch.complex(*key.double().unbind(3)) / factor).movedim(-1, 3)
+    filter_ = torch.view_as_real(torch.complex(*filter_.double().unbind(3)) * factor).movedim(-1, 3)
+    streams = (values * erase[..., None], key, filter_, erase, clock)
     mixed, after = delta_mix.delta_mix(*streams, decay, frequency, spectrum, backend="reference")
-    gated = (torch.cat([mixed, values[:, :, heads:]], dim=2) * gate)[:, 0]
-    normed = rms_norm.rms_norm(gated, norm_weight, backend="reference")
-    return normed.flatten(1), kept, after
+    normed = rms_norm.rms_norm((mixed * gate)[:, 0], norm_weight, backend="reference")
+    return normed.flatten(1), kept, after, (turned - turned.round())[:, 0]
 
 
 CAUSAL_MIX = Operator("causal_mix", mix, causal_mix.BACKENDS, (EPS,))

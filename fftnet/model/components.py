@@ -18,6 +18,8 @@ from fftnet.ops.rms_norm import rms_norm
 
 EMBEDDING_STD = 0.02
 """Standard deviation of a new embedding."""
+CLOSED = -4.0
+"""Gate of a new rotation before its sigmoid: a fiftieth."""
 
 
 class RMSNorm(nn.RMSNorm):
@@ -257,8 +259,8 @@ class ReadFilter(nn.Module):
         return self.base_filter, self.modulation(context).view(shape)
 
 
-class _PerHead(nn.Module):
-    """Affine map from a token to one number a head.
+class _Affine(nn.Module):
+    """Affine map from a token to a few numbers, of which every token has the same at the start.
 
     Not an ``nn.Linear``: adapters and quantizers replace such layers, and what follows it would be lost.
     """
@@ -266,11 +268,11 @@ class _PerHead(nn.Module):
     decays = True
     """True: the optimizer applies weight decay to ``weight``, as to that of a linear layer."""
 
-    def __init__(self, d_model: int, num_heads: int, initial_bias: float) -> None:
+    def __init__(self, d_model: int, outputs: int, initial_bias: float) -> None:
         super().__init__()
         self.initial_bias = initial_bias
-        self.weight = nn.Parameter(torch.empty(num_heads, d_model))
-        self.bias = nn.Parameter(torch.empty(num_heads))
+        self.weight = nn.Parameter(torch.empty(outputs, d_model))
+        self.bias = nn.Parameter(torch.empty(outputs))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -280,11 +282,11 @@ class _PerHead(nn.Module):
         nn.init.constant_(self.bias, self.initial_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (..., D) to (..., H)."""
+        """Map tokens (..., D) to numbers (..., outputs)."""
         return nn.functional.linear(x, self.weight, self.bias)
 
 
-class Clock(_PerHead):
+class Clock(_Affine):
     """Time step of each token for every head (step 3): ``softplus(W x + b)``, at the start ``initial``."""
 
     def __init__(self, d_model: int, num_heads: int, initial: float = 1.0) -> None:
@@ -296,16 +298,42 @@ class Clock(_PerHead):
         return nn.functional.softplus(super().forward(x))
 
 
-class EraseStrength(_PerHead):
-    """Erase strength of each token for every head: ``largest sigmoid(W x + b)``, at the start half of it."""
+class EraseStrength(_Affine):
+    """Erase strength of each token for every head: ``2 sigmoid(W x + b)``, at the start 1.
 
-    def __init__(self, d_model: int, num_heads: int, largest: float = 1.0) -> None:
+    1 replaces the value under a key. Up to 2 its sign changes, which tracks states such as a permutation.
+    """
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
         super().__init__(d_model, num_heads, 0.0)
-        self.largest = largest
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (..., D) to strengths (..., H) between 0 and ``largest``."""
-        return self.largest * torch.sigmoid(super().forward(x))
+        """Map tokens (..., D) to strengths (..., H) between 0 and 2."""
+        return 2 * torch.sigmoid(super().forward(x))
+
+
+class Rotation(_Affine):
+    """Rotation of every bin at each token and its gate, for ``fftnet.ops.rotary``; both for every head.
+
+    The gate starts nearly closed: a memory that turns at every token would not keep what it holds.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, num_bins: int) -> None:
+        self.shape = (num_heads, num_bins + 1)
+        # Products with normed tokens are about as large as the weights.
+        self.scale = 1 / math.sqrt(d_model)
+        super().__init__(d_model, num_heads * (num_bins + 1), 0.0)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialize no rotation, and gates nearly closed."""
+        super().reset_parameters()
+        self.bias.view(self.shape)[:, -1] = CLOSED
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map tokens (..., D) to rotations (..., H, F) before tanh and gates (..., H) before sigmoid."""
+        raw = super().forward(x).unflatten(-1, self.shape)
+        return raw[..., :-1] * self.scale, raw[..., -1]
 
 
 class TiedEmbedding(nn.Embedding):

@@ -6,7 +6,7 @@ from operators import DELTA_MIX, DELTA_STEP, MIX_STEP, OPERATORS, Operator, resu
 from torch import Tensor
 
 CASES = [(operator, backend) for operator in OPERATORS for backend in operator.fast()]
-STATES = ("state", "mean", "conv_state", "spectrum")
+STATES = ("state", "mean", "conv_state", "spectrum", "phase")
 """Arguments that a model of any dtype keeps in float32."""
 
 

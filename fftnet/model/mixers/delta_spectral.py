@@ -1,6 +1,6 @@
 """FFTNet (causal) with a gated delta rule: a token erases what its key reads before it writes.
 
-docs/maths.md, section 4. The parts are those of ``addressed_spectral``; that mixer never erases.
+docs/maths.md, section 4. The parts are those of ``addressed_spectral``; that mixer neither erases nor turns.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from fftnet.model.components import (
     PrefixContext,
     PrefixFourierTransform,
     ReadFilter,
+    Rotation,
     WriteKey,
 )
 from fftnet.model.mixers.base import SteppingMixer, device_of, packed
@@ -29,6 +30,7 @@ from fftnet.ops.delta_mix import delta_mix
 from fftnet.ops.delta_mix.reference import delta_spectrum
 from fftnet.ops.numerics import NORM_EPS, compute_dtype, for_products
 from fftnet.ops.rms_norm import rms_norm
+from fftnet.ops.rotary import rotary
 from fftnet.ops.short_conv import short_conv
 
 EPS = 0.03
@@ -47,15 +49,9 @@ class DeltaSpectralConfig:
 
     expand: int = 4
     """Width of the values in memory as a multiple of d_model; 4 leaves little to do for a feed-forward."""
-    local: int = 0
-    """Width of the local channels, as a multiple of d_model: they have values and gates like the others, but
-    pass by the memory. They do what a feed-forward does, and see the last tokens (0: none)."""
     num_bins: int = 4
     """Number of frequencies per head. Few bins and many channels are best for text, more bins for recall: the
     number of items that a head can store grows with them."""
-    max_erase: float = 1.0
-    """Largest erase strength: 1 replaces the value under a key, 2 also allows to change its sign, which
-    tracks states such as a parity."""
     longest_scale: float = 512.0
     """Initial time scale of the slowest bin, in tokens: about the training window. A slower bin would reach
     values on long texts that it never had in training."""
@@ -70,12 +66,9 @@ class DeltaSpectralConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_range(self, 1, MAX_SIZE, "expand", "num_bins", "context_dim")
-        check_range(self, 0, MAX_SIZE, "local")
         check_range(self, 1, MAX_COUNT, "context_horizon")
         check_range(self, 2, MAX_SIZE, "conv_size")
         check_range(self, SHORTEST_SCALE, MAX_COUNT, "longest_scale")
-        if not 0 < self.max_erase <= 2:
-            raise ValueError(f"max_erase must lie above 0 and not above 2, got {self.max_erase}")
 
 
 class DeltaSpectralState(NamedTuple):
@@ -91,7 +84,9 @@ class DeltaSpectralState(NamedTuple):
     count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
     """int64 (B,), number of tokens read."""
     conv_state: Tensor
-    """(B, conv_size - 1, 2 I + 4 H F), the last projected values and gates, keys and filters."""
+    """(B, conv_size - 1, 2 E D + 4 H F), the last projected values and gates, keys and filters."""
+    phase: Tensor
+    """(B, H, F), revolutions by which the tokens read have turned each bin, between -0.5 and 0.5."""
 
     common = ("count",)
 
@@ -123,7 +118,6 @@ class _Streams(NamedTuple):
     """Inputs of the recurrence and of the read-out, for every token."""
 
     values: Tensor
-    local: Tensor
     gate: Tensor
     key: Tensor
     filter: Tensor
@@ -142,17 +136,13 @@ class DeltaSpectralMixer(SteppingMixer):
     def __init__(self, d_model: int, num_heads: int = 8, config: DeltaSpectralConfig | None = None) -> None:
         super().__init__(d_model, num_heads)
         config = config or DeltaSpectralConfig()
-        self.memory_dim = config.expand * d_model
-        self.inner_dim = self.memory_dim + config.local * d_model
+        self.inner_dim = config.expand * d_model
         self.head_dim = config.expand * head_dim(d_model, num_heads)
-        if self.inner_dim % self.head_dim:
-            found = f"{config.local} * {num_heads} and {config.expand}"
-            raise ValueError(f"local * num_heads must be a multiple of expand, got {found}")
         self.num_bins = config.num_bins
         bins = config.num_bins
         address_dim = 2 * num_heads * bins
         channels = 2 * (self.inner_dim + address_dim)
-        # Values in memory, local values, gates of both, raw keys, raw filters: one product, one convolution.
+        # Values, gates, raw keys, raw filters: one product, one convolution.
         self.project_in = nn.Linear(d_model, channels, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(channels, config.conv_size))
         self.project_context = nn.Linear(d_model, config.context_dim, bias=False)
@@ -161,7 +151,8 @@ class DeltaSpectralMixer(SteppingMixer):
         self.filter = ReadFilter(2 * config.context_dim, config.context_dim, num_heads, bins)
         self.activation = ModReLU(num_heads, bins, initial_bias=0.0, eps=EPS)
         self.clock = Clock(d_model, num_heads, TIME_STEP)
-        self.erase = EraseStrength(d_model, num_heads, config.max_erase)
+        self.erase = EraseStrength(d_model, num_heads)
+        self.rotation = Rotation(d_model, num_heads, bins)
         # Scales in units of the clock, whose time steps are small.
         scales = (SHORTEST_SCALE * TIME_STEP, config.longest_scale * TIME_STEP)
         self.transform = PrefixFourierTransform(num_heads, bins, *scales)
@@ -200,14 +191,15 @@ class DeltaSpectralMixer(SteppingMixer):
         mean, count = self.context.init_state(batch_size, context_dim, dtype, device)
         past = self.conv_weight.shape[1] - 1
         conv_state = spectrum.new_zeros(batch_size, past, weight.shape[0])
-        return DeltaSpectralState(spectrum, mean, count, conv_state)
+        phase = spectrum.new_zeros(batch_size, self.num_heads, self.num_bins)
+        return DeltaSpectralState(spectrum, mean, count, conv_state, phase)
 
     def inspect(self, x: Tensor) -> DeltaSpectralView:
         """Compute ``forward`` step by step, as ``SpectralMixer.inspect``, with a spectrum for every token."""
         check_input(x, self.d_model, None)
         state = self.init_state(x.shape[0], x.device)
         context, _, _ = self.context(self.project_context(x), state.mean, state.count)
-        streams, _ = self._streams(x, self.project_in(x), context, state)
+        streams, _, _ = self._streams(x, context, None, state)
         decay, frequency = self.transform()
         key_BTHF, filter_BTHF = (torch.complex(*s.unbind(dim=3)) for s in (streams.key, streams.filter))
         spectrum = delta_spectrum(
@@ -218,7 +210,7 @@ class DeltaSpectralMixer(SteppingMixer):
         values = streams.values * length_BTH[..., None]
         erase = streams.erase * length_BTH.square()
         key_BTHF = key_BTHF / length_BTH[..., None]
-        output = self._finish(mixed, streams)
+        output = self._finish(mixed, streams.gate)
         parts = (context, values, key_BTHF, filter_BTHF, streams.clock, erase, spectrum, mixed, output)
         return DeltaSpectralView(*parts)
 
@@ -244,26 +236,19 @@ class DeltaSpectralMixer(SteppingMixer):
     def _read(
         self, x_BTD: Tensor, mask_BT: Tensor | None, state: DeltaSpectralState
     ) -> tuple[Tensor, DeltaSpectralState]:
-        # Four products share this input: under autocast it is cast once instead of four times.
+        # Five products share this input: under autocast it is cast once instead of five times.
         x_BTD = for_products(x_BTD)
         context_BTC, mean_BM, count_B = self.context(
             self.project_context(x_BTD), state.mean, state.count, mask_BT
         )
-        projected_BTC = self.project_in(x_BTD)
-        streams, conv_state = self._streams(x_BTD, projected_BTC, context_BTC, state)
-        values, _, _, key, filter_, clock_BTH, erase_BTH = streams
-        if mask_BT is not None:
-            # Padding takes no time, writes nothing and erases nothing, which leaves the spectrum as it is.
-            values = values * mask_BT[..., None, None]
-            erase_BTH = erase_BTH * mask_BT[..., None]
-            clock_BTH = clock_BTH * mask_BT[..., None]
-            conv_state = state_after(projected_BTC, state.conv_state, mask_BT.sum(dim=1))
+        streams, conv_state, phase = self._streams(x_BTD, context_BTC, mask_BT, state)
+        values, gate, key, filter_, clock_BTH, erase_BTH = streams
         decay, frequency = self.transform()
         mixed, spectrum = delta_mix(
             values, key, filter_, erase_BTH, clock_BTH, decay, frequency, state.spectrum
         )
-        state = DeltaSpectralState(packed(spectrum), packed(mean_BM), count_B, packed(conv_state))
-        return self._finish(mixed, streams), state
+        kept = (packed(spectrum), packed(mean_BM), count_B, packed(conv_state), packed(phase))
+        return self._finish(mixed, gate), DeltaSpectralState(*kept)
 
     def _step(self, x_BD: Tensor, state: DeltaSpectralState) -> tuple[Tensor, DeltaSpectralState]:
         """Compute the same for one token with fewer and smaller calls, see ``fftnet.ops.decode``."""
@@ -275,52 +260,61 @@ class DeltaSpectralMixer(SteppingMixer):
         parameters = decode.AddressedParameters(
             self.conv_weight, self.key(), base_filter, self.activation(), decay, frequency, self.norm_weight
         )
-        mixed_BI, conv_state, spectrum = decode.delta_step(
+        mixed_BI, conv_state, spectrum, phase = decode.delta_step(
             self.project_in(x_BD),
             modulation,
             self.clock(x_BD),
             self.erase(x_BD),
+            *self.rotation(x_BD),
             parameters,
             state.conv_state,
             state.spectrum,
+            state.phase,
             eps=self.activation.eps,
         )
         if conv_state.stride() != state.conv_state.stride():
             conv_state = packed(conv_state)  # Or torch.compile would compile the next step again.
-        return self.project_out(mixed_BI), DeltaSpectralState(spectrum, mean_BM, count_B, conv_state)
+        state = DeltaSpectralState(spectrum, mean_BM, count_B, conv_state, phase)
+        return self.project_out(mixed_BI), state
 
     def _streams(
-        self, x_BTD: Tensor, projected_BTC: Tensor, context_BTC: Tensor, state: DeltaSpectralState
-    ) -> tuple[_Streams, Tensor]:
-        """Return the streams and the new convolution state.
+        self, x_BTD: Tensor, context_BTC: Tensor, mask_BT: Tensor | None, state: DeltaSpectralState
+    ) -> tuple[_Streams, Tensor, Tensor]:
+        """Return the streams, the new convolution state and the new phase.
 
         Keys are not of unit length yet: values and erase strengths are divided by their length instead.
         """
+        projected_BTC = self.project_in(x_BTD)
         opened_BTI2, raw_BTA2, conv_state = short_conv(
             projected_BTC, self.conv_weight, state.conv_state, width=2 * self.inner_dim
         )
-        local = self.inner_dim - self.memory_dim
-        values_BTM, local_BTL, gate_BTI = opened_BTI2.split([self.memory_dim, local, self.inner_dim], dim=-1)
+        values_BTI, gate_BTI = opened_BTI2.chunk(2, dim=-1)
         shape = (self.num_heads, 2, self.num_bins)
         raw_key, raw_filter = (raw.unflatten(-1, shape) for raw in raw_BTA2.chunk(2, dim=-1))
         base_filter, modulation = self.filter(context_BTC)
         bias_HF = self.activation()
         bases = (self.key(), base_filter, bias_HF, torch.ones_like(bias_HF))
         key, filter_ = addresses(raw_key, raw_filter, modulation, *bases, eps=self.activation.eps)
+        clock_BTH, strength_BTH = self.clock(x_BTD), self.erase(x_BTD)
+        rotation, gate_BTH = self.rotation(x_BTD)
+        if mask_BT is not None:
+            # Padding takes no time, turns nothing, erases nothing and writes nothing: the state stays.
+            clock_BTH, strength_BTH = clock_BTH * mask_BT[..., None], strength_BTH * mask_BT[..., None]
+            rotation = rotation * mask_BT[..., None, None]
+            conv_state = state_after(projected_BTC, state.conv_state, mask_BT.sum(dim=1))
+        key, filter_, phase = rotary(key, filter_, rotation, gate_BTH, state.phase)
         # A key of unit length is key / n. Writing b v under it and erasing with b is, in terms of the key,
         # writing (b / n) v and erasing with b / n^2: two numbers a head instead of another pass over keys.
         square_BTH = _square(key)
-        strength_BTH = self.erase(x_BTD)
-        values = values_BTM.unflatten(-1, (self.num_heads, -1))
+        values = values_BTI.unflatten(-1, (self.num_heads, -1))
         written = values * (strength_BTH * square_BTH.rsqrt()).to(values.dtype)[..., None]
-        erase_BTH = strength_BTH / square_BTH
-        streams = (written, local_BTL, gate_BTI, key, filter_, self.clock(x_BTD), erase_BTH)
-        return _Streams(*streams), conv_state
+        streams = (written, gate_BTI, key, filter_, clock_BTH, strength_BTH / square_BTH)
+        return _Streams(*streams), conv_state, phase
 
-    def _finish(self, mixed_BTHd: Tensor, streams: _Streams) -> Tensor:
-        """Apply gate, norm and output projection to the read-out and the local values."""
-        gated_BTI = torch.cat([mixed_BTHd.flatten(2), streams.local], dim=-1) * streams.gate
-        # Every head of a token is a row to the norm, and so are as many local channels.
+    def _finish(self, mixed_BTHd: Tensor, gate_BTI: Tensor) -> Tensor:
+        """Apply gate, norm and output projection to the read-out."""
+        gated_BTI = mixed_BTHd.flatten(2) * gate_BTI
+        # Every head of a token is a row to the norm.
         rows = gated_BTI.unflatten(-1, (-1, self.head_dim)).flatten(1, 2)
         return self.project_out(rms_norm(rows, self.norm_weight).view(gated_BTI.shape))
 

@@ -102,6 +102,8 @@ _DELTA_STEP = Signature(
         "modulation": "B H 2 F",
         "clock": "B H",
         "erase": "B H",
+        "rotation": "B H F",
+        "rotation_gate": "B H",
         "conv_weight": "C W",
         "base_key": "H 2 F",
         "base_filter": "H 2 F",
@@ -111,15 +113,10 @@ _DELTA_STEP = Signature(
         "norm_weight": "d",
         "conv_state": "B P C",
         "spectrum": "B H 2 F d",
+        "phase": "B H F",
     },
-    derived={"P": lambda W: W - 1},
-    # ``projected`` holds I values and I gates, then both planes of the keys and of the filters.
-    rule=lambda sizes: (
-        None
-        if (sizes["C"] - 4 * sizes["H"] * sizes["F"]) % (2 * sizes["d"]) == 0
-        and sizes["C"] >= sizes["H"] * (2 * sizes["d"] + 4 * sizes["F"])
-        else f"C must be 2 I + 4 H F with I a multiple of d and at least H d, got {sizes['C']}"
-    ),
+    # ``projected`` holds values and gates of all heads, then both planes of the keys and of the filters.
+    derived={"C": lambda H, F, d: 2 * H * d + 4 * H * F, "P": lambda W: W - 1},
 )
 
 
@@ -235,30 +232,37 @@ def delta_step(
     modulation: Tensor,
     clock: Tensor,
     erase: Tensor,
+    rotation: Tensor,
+    rotation_gate: Tensor,
     parameters: AddressedParameters,
     conv_state: Tensor,
     spectrum: Tensor,
+    phase: Tensor,
     *,
     eps: float,
     backend: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``short_conv``, ``addresses``, ``delta_mix``, gate and ``rms_norm`` of one token, in this order.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``short_conv``, ``addresses``, ``rotary``, ``delta_mix``, gate and ``rms_norm`` of one token.
 
     Args:
-        projected: the token's I values and I gates, then its raw keys and raw filters, (B, C) of any
-            floating dtype, C = 2 I + 4 H F. The first H d values are written; the others are local.
+        projected: the token's values and gates, then its raw keys and raw filters, (B, C) of any floating
+            dtype, C = 2 H d + 4 H F.
         modulation: the context's part of the filters, (B, H, 2, F).
         clock: time that passes at the token, >= 0, (B, H).
         erase: share of what the key reads that is replaced, (B, H).
+        rotation: of every bin before its tanh, (B, H, F).
+        rotation_gate: share of it that takes place, before its sigmoid, (B, H).
         parameters: of every channel, head and bin. Keys are brought to unit length.
         conv_state: the P = W - 1 projected tokens before, (B, P, C).
         spectrum: real and imaginary plane of the spectrum before, (B, H, 2, F, d).
+        phase: revolutions of every bin before, (B, H, F).
         eps: magnitude below which modReLU stops normalising.
 
     Returns:
-        The spectrum as it is read and the local values, gated and normed, (B, I) in the dtype of
-        ``projected``, and the new ``conv_state`` and ``spectrum``.
+        The spectrum as it is read, gated and normed, (B, H d) in the dtype of ``projected``, and the new
+        ``conv_state``, ``spectrum`` and ``phase``.
     """
-    token = (projected, modulation, clock, erase)
-    backend = BACKENDS.select(_DELTA_STEP, backend, *token, *parameters, conv_state, spectrum)
-    return BACKENDS.load(backend).delta_step(*token, parameters, conv_state, spectrum, eps)
+    token = (projected, modulation, clock, erase, rotation, rotation_gate)
+    state = (conv_state, spectrum, phase)
+    backend = BACKENDS.select(_DELTA_STEP, backend, *token, *parameters, *state)
+    return BACKENDS.load(backend).delta_step(*token, parameters, *state, eps)

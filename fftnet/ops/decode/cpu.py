@@ -226,6 +226,18 @@ def _address(  # pyright: ignore
 
 
 @jit
+def _turn(b, h, k, rotation, gate, phase, new_phase):  # pyright: ignore
+    """Set the new phase of a bin, in revolutions; return cosine and sine of its angle."""
+    number = phase.dtype.type
+    largest = number(0.5) / (number(1) + np.exp(-gate[b, h]))
+    new = phase[b, h, k] + largest * np.tanh(rotation[b, h, k])
+    new -= np.rint(new)
+    new_phase[b, h, k] = new
+    angle = number(2 * np.pi) * new
+    return np.cos(angle), np.sin(angle)
+
+
+@jit
 def _delta(  # pyright: ignore
     first,
     last,
@@ -233,6 +245,8 @@ def _delta(  # pyright: ignore
     modulation,
     clock,
     erase,
+    rotation,
+    rotation_gate,
     weight,
     base_key,
     base_filter,
@@ -242,15 +256,17 @@ def _delta(  # pyright: ignore
     norm_weight,
     past,
     spectrum,
+    phase,
     eps,
     mixed,
     new_past,
     new_spectrum,
+    new_phase,
 ):
     # docs/maths.md, section 4.
     H, F = decay.shape
     d = norm_weight.shape[0]
-    width = mixed.shape[1]
+    width = H * d
     keys = 2 * width
     filters = keys + 2 * H * F
     number = projected.dtype.type
@@ -274,13 +290,16 @@ def _delta(  # pyright: ignore
                 square += key[n] * key[n]
             found[:] = number(0)
             for k in range(F):
-                key[k] /= np.sqrt(square)
-                key[F + k] /= np.sqrt(square)
+                cos, sin = _turn(b, h, k, rotation, rotation_gate, phase, new_phase)
+                key_re = key[k] / np.sqrt(square)
+                key_im = key[F + k] / np.sqrt(square)
+                key[k] = cos * key_re + sin * key_im
+                key[F + k] = cos * key_im - sin * key_re
                 filter_re, filter_im = _filter(
                     convolved, filter_start, filter_scale, b, h, k, modulation, base_filter, bias, eps
                 )
-                read[k] = filter_re
-                read[F + k] = -filter_im
+                read[k] = cos * filter_re - sin * filter_im
+                read[F + k] = -(cos * filter_im + sin * filter_re)
                 pole_re, pole_im = _pole(clock[b, h], decay[h, k], frequency[h, k])
                 for c in range(d):
                     # Z = exp(clock mu) Z, and what the key reads.
@@ -300,12 +319,9 @@ def _delta(  # pyright: ignore
                     z = new_spectrum[b, h, n // F, n % F, c] + key[n] * found[c]
                     new_spectrum[b, h, n // F, n % F, c] = z
                     y[c] += read[n] * z
-        mixed[b, H * d :] = convolved[H * d : width]
-        # Gate, then norm, of the heads and of the local channels behind them.
-        for start in range(0, width, d):
-            y = mixed[b, start : start + d]
+            # Gate, then norm.
             for c in range(d):
-                y[c] *= convolved[width + start + c]
+                y[c] *= convolved[width + h * d + c]
             scale = _norm_scale(y)
             for c in range(d):
                 y[c] *= norm_weight[c] * scale
@@ -359,12 +375,11 @@ def address_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return outputs
 
 
-def delta_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def delta_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.decode.delta_step``; all tensors have one dtype."""
-    *token, parameters, conv_state, spectrum, eps = arguments
-    inputs = _contiguous(*token, *parameters, conv_state, spectrum)
-    rows, heads, _, bins, _ = spectrum.shape
-    mixed = spectrum.new_empty(rows, (inputs[0].shape[1] - 4 * heads * bins) // 2)
-    outputs = (mixed, torch.empty_like(inputs[11]), torch.empty_like(inputs[12]))
-    threads.run(_delta, rows, spectrum.numel(), *inputs, eps, *outputs)
+    *token, parameters, conv_state, spectrum, phase, eps = arguments
+    inputs = _contiguous(*token, *parameters, conv_state, spectrum, phase)
+    mixed = spectrum.new_empty(len(spectrum), spectrum.shape[1] * spectrum.shape[4])
+    outputs = (mixed, *(torch.empty_like(x) for x in inputs[-3:]))
+    threads.run(_delta, len(spectrum), spectrum.numel(), *inputs, eps, *outputs)
     return outputs

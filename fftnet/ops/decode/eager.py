@@ -10,6 +10,7 @@ from fftnet.ops.addresses.eager import addresses
 from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.gated_norm.eager import gated_norm
 from fftnet.ops.numerics import NORM_EPS, root
+from fftnet.ops.rotary import rotary
 
 
 def gate_step(
@@ -98,24 +99,24 @@ def address_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return mixed_BD.to(projected.dtype), new_conv_state, torch.stack([z_real, z_imag], dim=2)
 
 
-def delta_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def delta_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.decode.delta_step``; computed in the dtype of the spectrum."""
-    projected, modulation, clock, erase, parameters, conv_state, spectrum, eps = arguments
+    *token, parameters, conv_state, spectrum, phase, eps = arguments
+    projected, modulation, clock, erase, rotation, gate = token
     dtype = spectrum.dtype
     conv_weight, base_key, base_filter, bias, decay, frequency, norm_weight = (
         x.to(dtype) for x in parameters
     )
     heads, bins = decay.shape
-    addresses_ = 4 * heads * bins
     convolved, new_conv_state = _convolve(projected, conv_weight, conv_state)
-    opened_BI2, raw_BA2 = convolved.to(dtype).split([convolved.shape[1] - addresses_, addresses_], dim=1)
-    # Rows of d channels: the H heads come first, then the local ones.
-    values_BGd, gate_BGd = silu(opened_BI2).unflatten(1, (2, -1, norm_weight.shape[0])).unbind(dim=1)
-    values_BHd = values_BGd[:, :heads]
+    widths = [2 * heads * norm_weight.shape[0], 4 * heads * bins]
+    opened_BI2, raw_BA2 = convolved.to(dtype).split(widths, dim=1)
+    values_BHd, gate_BHd = silu(opened_BI2).unflatten(1, (2, heads, -1)).unbind(dim=1)
     # Keys and filters as for a text of one token.
     raw_key, raw_filter = raw_BA2.view(-1, 2, 1, heads, 2, bins).unbind(dim=1)
     scales = (base_key, base_filter, bias, torch.ones_like(bias))
     key, filter_ = addresses(raw_key, raw_filter, modulation[:, None].to(dtype), *scales, eps)
+    key, filter_, new_phase = rotary(key, filter_, rotation[:, None], gate[:, None], phase)
     key_BH2F1 = key[:, 0, ..., None]
     key_BH2F1 = key_BH2F1 * torch.rsqrt(key_BH2F1.square().sum(dim=(2, 3), keepdim=True) + NORM_EPS)
     time_BH1 = clock.to(dtype)[..., None]
@@ -127,7 +128,7 @@ def delta_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     z_BH2Fd = z_BH2Fd + key_BH2F1 * new_BHd[:, :, None, None]
     filter_real, filter_imag = filter_[:, 0, ..., None].unbind(dim=2)
     read_BHd = (filter_real * z_BH2Fd[:, :, 0] - filter_imag * z_BH2Fd[:, :, 1]).sum(dim=2)
-    gated_BGd = torch.cat([read_BHd, values_BGd[:, heads:]], dim=1) * gate_BGd
-    mixed_BGd = gated_BGd * torch.rsqrt(gated_BGd.square().mean(dim=-1, keepdim=True) + NORM_EPS)
-    mixed_BI = (mixed_BGd * norm_weight).flatten(1)
-    return mixed_BI.to(projected.dtype), new_conv_state, z_BH2Fd
+    gated_BHd = read_BHd * gate_BHd
+    mixed_BHd = gated_BHd * torch.rsqrt(gated_BHd.square().mean(dim=-1, keepdim=True) + NORM_EPS)
+    mixed_BI = (mixed_BHd * norm_weight).flatten(1)
+    return mixed_BI.to(projected.dtype), new_conv_state, z_BH2Fd, new_phase

@@ -127,6 +127,13 @@ MODELS: dict[str, Model] = {
         label="FFTNet (delta rule, 16 bins)",
         experiments=(*RECALL, "recall_rewritten"),
     ),
+    "delta_tracking": Model(
+        mixers=("delta_spectral",),
+        num_heads=8,
+        config={"delta_spectral": {"expand": 4, "num_bins": 4, "tracking": True}},
+        label="FFTNet (delta rule, tracking)",
+        experiments=("tracking",),
+    ),
     "addressed": Model(mixers=("addressed_spectral",), num_heads=2, label="FFTNet", experiments=OURS),
     "attention": Model(mixers=("conv_attention",), encoder=("bidirectional_attention",), experiments=ALL),
     "spectral": Model(mixers=("spectral",), label=BIDIRECTIONAL, experiments=(*CLASSIFICATION, *PAPER)),

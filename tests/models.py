@@ -15,7 +15,7 @@ VARIANTS = [
     {},
     {"addressed_spectral": {"context_horizon": 3}},
     {"addressed_spectral": {"num_bins": 1, "conv_size": 2}, "num_heads": 1, "ffn_dim": 0},
-    {"delta_spectral": {"context_horizon": 3, "expand": 1, "num_bins": 9}},
+    {"delta_spectral": {"context_horizon": 3, "expand": 1, "num_bins": 9, "tracking": True}},
     {"causal_spectral": {"conv_size": 0}},
     {"causal_spectral": {"input_gate": False}},
     {"causal_spectral": {"conv_size": 0, "input_gate": False}},

@@ -299,17 +299,18 @@ class Clock(_Affine):
 
 
 class EraseStrength(_Affine):
-    """Erase strength of each token for every head: ``2 sigmoid(W x + b)``, at the start 1.
+    """Erase strength of each token for every head: ``largest sigmoid(W x + b)``, at the start half of it.
 
     1 replaces the value under a key. Up to 2 its sign changes, which tracks states such as a permutation.
     """
 
-    def __init__(self, d_model: int, num_heads: int) -> None:
+    def __init__(self, d_model: int, num_heads: int, largest: float) -> None:
         super().__init__(d_model, num_heads, 0.0)
+        self.largest = largest
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (..., D) to strengths (..., H) between 0 and 2."""
-        return 2 * torch.sigmoid(super().forward(x))
+        """Map tokens (..., D) to strengths (..., H) between 0 and ``largest``."""
+        return self.largest * torch.sigmoid(super().forward(x))
 
 
 class Rotation(_Affine):

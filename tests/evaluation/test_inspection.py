@@ -48,7 +48,7 @@ def projected(mixer: nn.Module, x: Tensor) -> Tensor:
         ("addressed_spectral", {}),
         ("addressed_spectral", {"num_bins": 1, "conv_size": 2}),
         ("addressed_spectral", {"context_horizon": 3}),
-        ("delta_spectral", {"expand": 2}),
+        ("delta_spectral", {"tracking": True}),
         ("causal_spectral", {"num_bins": 5}),
         ("attention", None),
         ("bidirectional_attention", None),

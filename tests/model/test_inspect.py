@@ -14,7 +14,7 @@ CASES = [
     ("causal_spectral", {"input_gate": False}),
     ("addressed_spectral", {}),
     ("delta_spectral", {}),
-    ("delta_spectral", {"expand": 1, "num_bins": 9}),
+    ("delta_spectral", {"expand": 1, "num_bins": 9, "tracking": True}),
 ]
 
 

@@ -1,7 +1,4 @@
-"""FFTNet (causal) with a gated delta rule: a token erases what its key reads before it writes.
-
-docs/maths.md, section 4. The parts are those of ``addressed_spectral``; that mixer neither erases nor turns.
-"""
+"""FFTNet (causal) with a gated delta rule: a token erases what its key reads, then writes (docs/maths.md, 4)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -38,8 +35,8 @@ EPS = 0.03
 SHORTEST_SCALE = 2.0
 """Initial time scale of the fastest bin, in tokens."""
 TIME_STEP = 0.01
-"""Initial time step of every token. It is small so that the softplus of the clock is nearly an exponential:
-a token can then slow its head down, or make it forget, by orders of magnitude."""
+"""Initial time step of every token, so small that the softplus of the clock is nearly an exponential: a token
+can slow its head down, or make it forget, by orders of magnitude."""
 
 
 @documented
@@ -48,10 +45,12 @@ class DeltaSpectralConfig:
     """Configuration of the mixer of FFTNet (causal) with a delta rule."""
 
     expand: int = 4
-    """Width of the values in memory as a multiple of d_model; 4 leaves little to do for a feed-forward."""
+    """Width of the values as a multiple of d_model; wide values with few bins are best for text."""
     num_bins: int = 4
-    """Number of frequencies per head. Few bins and many channels are best for text, more bins for recall: the
-    number of items that a head can store grows with them."""
+    """Number of frequencies per head: the number of items that a head can store grows with it."""
+    tracking: bool = False
+    """Let tokens turn the bins and erase up to twice what they read: the layer then tracks states such as a
+    permutation or a parity. Text does not suffer, recall does."""
     longest_scale: float = 512.0
     """Initial time scale of the slowest bin, in tokens: about the training window. A slower bin would reach
     values on long texts that it never had in training."""
@@ -121,8 +120,8 @@ class _Streams(NamedTuple):
     gate: Tensor
     key: Tensor
     filter: Tensor
-    clock: Tensor
     erase: Tensor
+    clock: Tensor
 
 
 class DeltaSpectralMixer(SteppingMixer):
@@ -151,8 +150,8 @@ class DeltaSpectralMixer(SteppingMixer):
         self.filter = ReadFilter(2 * config.context_dim, config.context_dim, num_heads, bins)
         self.activation = ModReLU(num_heads, bins, initial_bias=0.0, eps=EPS)
         self.clock = Clock(d_model, num_heads, TIME_STEP)
-        self.erase = EraseStrength(d_model, num_heads)
-        self.rotation = Rotation(d_model, num_heads, bins)
+        self.erase = EraseStrength(d_model, num_heads, 2.0 if config.tracking else 1.0)
+        self.rotation = Rotation(d_model, num_heads, bins) if config.tracking else None
         # Scales in units of the clock, whose time steps are small.
         scales = (SHORTEST_SCALE * TIME_STEP, config.longest_scale * TIME_STEP)
         self.transform = PrefixFourierTransform(num_heads, bins, *scales)
@@ -211,8 +210,9 @@ class DeltaSpectralMixer(SteppingMixer):
         erase = streams.erase * length_BTH.square()
         key_BTHF = key_BTHF / length_BTH[..., None]
         output = self._finish(mixed, streams.gate)
-        parts = (context, values, key_BTHF, filter_BTHF, streams.clock, erase, spectrum, mixed, output)
-        return DeltaSpectralView(*parts)
+        return DeltaSpectralView(
+            context, values, key_BTHF, filter_BTHF, streams.clock, erase, spectrum, mixed, output
+        )
 
     def filter_at(self, x: Tensor, state: DeltaSpectralState) -> Tensor:
         """Return the magnitude of the read filter at one token, as ``Mixer.filter_at``."""
@@ -242,11 +242,8 @@ class DeltaSpectralMixer(SteppingMixer):
             self.project_context(x_BTD), state.mean, state.count, mask_BT
         )
         streams, conv_state, phase = self._streams(x_BTD, context_BTC, mask_BT, state)
-        values, gate, key, filter_, clock_BTH, erase_BTH = streams
-        decay, frequency = self.transform()
-        mixed, spectrum = delta_mix(
-            values, key, filter_, erase_BTH, clock_BTH, decay, frequency, state.spectrum
-        )
+        values, gate, *addresses_and_rates = streams
+        mixed, spectrum = delta_mix(values, *addresses_and_rates, *self.transform(), state.spectrum)
         kept = (packed(spectrum), packed(mean_BM), count_B, packed(conv_state), packed(phase))
         return self._finish(mixed, gate), DeltaSpectralState(*kept)
 
@@ -265,7 +262,7 @@ class DeltaSpectralMixer(SteppingMixer):
             modulation,
             self.clock(x_BD),
             self.erase(x_BD),
-            *self.rotation(x_BD),
+            *self._turn(x_BD),
             parameters,
             state.conv_state,
             state.spectrum,
@@ -274,8 +271,7 @@ class DeltaSpectralMixer(SteppingMixer):
         )
         if conv_state.stride() != state.conv_state.stride():
             conv_state = packed(conv_state)  # Or torch.compile would compile the next step again.
-        state = DeltaSpectralState(spectrum, mean_BM, count_B, conv_state, phase)
-        return self.project_out(mixed_BI), state
+        return self.project_out(mixed_BI), DeltaSpectralState(spectrum, mean_BM, count_B, conv_state, phase)
 
     def _streams(
         self, x_BTD: Tensor, context_BTC: Tensor, mask_BT: Tensor | None, state: DeltaSpectralState
@@ -296,26 +292,35 @@ class DeltaSpectralMixer(SteppingMixer):
         bases = (self.key(), base_filter, bias_HF, torch.ones_like(bias_HF))
         key, filter_ = addresses(raw_key, raw_filter, modulation, *bases, eps=self.activation.eps)
         clock_BTH, strength_BTH = self.clock(x_BTD), self.erase(x_BTD)
-        rotation, gate_BTH = self.rotation(x_BTD)
+        rotation, gate_BTH = self._turn(x_BTD)
         if mask_BT is not None:
             # Padding takes no time, turns nothing, erases nothing and writes nothing: the state stays.
             clock_BTH, strength_BTH = clock_BTH * mask_BT[..., None], strength_BTH * mask_BT[..., None]
             rotation = rotation * mask_BT[..., None, None]
             conv_state = state_after(projected_BTC, state.conv_state, mask_BT.sum(dim=1))
-        key, filter_, phase = rotary(key, filter_, rotation, gate_BTH, state.phase)
+        phase = state.phase
+        if self.rotation is not None:
+            key, filter_, phase = rotary(key, filter_, rotation, gate_BTH, phase)
         # A key of unit length is key / n. Writing b v under it and erasing with b is, in terms of the key,
         # writing (b / n) v and erasing with b / n^2: two numbers a head instead of another pass over keys.
         square_BTH = _square(key)
         values = values_BTI.unflatten(-1, (self.num_heads, -1))
         written = values * (strength_BTH * square_BTH.rsqrt()).to(values.dtype)[..., None]
-        streams = (written, gate_BTI, key, filter_, clock_BTH, strength_BTH / square_BTH)
+        streams = (written, gate_BTI, key, filter_, strength_BTH / square_BTH, clock_BTH)
         return _Streams(*streams), conv_state, phase
+
+    def _turn(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rotations (..., H, F) and their gates (..., H); without tracking no bin turns."""
+        if self.rotation is not None:
+            return self.rotation(x)
+        none = x.new_zeros(*x.shape[:-1], self.num_heads, self.num_bins)
+        return none, none[..., 0]
 
     def _finish(self, mixed_BTHd: Tensor, gate_BTI: Tensor) -> Tensor:
         """Apply gate, norm and output projection to the read-out."""
         gated_BTI = mixed_BTHd.flatten(2) * gate_BTI
         # Every head of a token is a row to the norm.
-        rows = gated_BTI.unflatten(-1, (-1, self.head_dim)).flatten(1, 2)
+        rows = gated_BTI.view(len(gated_BTI), -1, self.head_dim)
         return self.project_out(rms_norm(rows, self.norm_weight).view(gated_BTI.shape))
 
 

@@ -1,4 +1,4 @@
-"""FFTNet (causal) with a gated delta rule: a token erases what its key reads, then writes (docs/maths.md, 4)."""
+"""FFTNet (causal) with a gated delta rule: tokens erase what their keys read (docs/maths.md, section 4)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

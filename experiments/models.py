@@ -112,13 +112,19 @@ def _ablation(part: str) -> Model:
 
 
 MODELS: dict[str, Model] = {
-    # Both have the state of the others.
+    # All have the state of the others.
     "delta": Model(
         mixers=("delta_spectral",),
         num_heads=8,
         config={"delta_spectral": {"expand": 4, "num_bins": 4}},
         label="FFTNet (delta rule)",
         experiments=SEQUENCES,
+    ),
+    "delta_8": Model(
+        mixers=("delta_spectral",),
+        config={"delta_spectral": {"expand": 2, "num_bins": 8}},
+        label="FFTNet (delta rule, 8 bins)",
+        experiments=(*BRIEF, "recall_rewritten"),
     ),
     "delta_16": Model(
         mixers=("delta_spectral",),

@@ -262,7 +262,7 @@ class DeltaSpectralMixer(SteppingMixer):
             modulation,
             self.clock(x_BD),
             self.erase(x_BD),
-            *self._turn(x_BD),
+            *self._rotation(x_BD),
             parameters,
             state.conv_state,
             state.spectrum,
@@ -292,15 +292,15 @@ class DeltaSpectralMixer(SteppingMixer):
         bases = (self.key(), base_filter, bias_HF, torch.ones_like(bias_HF))
         key, filter_ = addresses(raw_key, raw_filter, modulation, *bases, eps=self.activation.eps)
         clock_BTH, strength_BTH = self.clock(x_BTD), self.erase(x_BTD)
-        rotation, gate_BTH = self._turn(x_BTD)
         if mask_BT is not None:
             # Padding takes no time, turns nothing, erases nothing and writes nothing: the state stays.
             clock_BTH, strength_BTH = clock_BTH * mask_BT[..., None], strength_BTH * mask_BT[..., None]
-            rotation = rotation * mask_BT[..., None, None]
             conv_state = state_after(projected_BTC, state.conv_state, mask_BT.sum(dim=1))
         phase = state.phase
         if self.rotation is not None:
-            key, filter_, phase = rotary(key, filter_, rotation, gate_BTH, phase)
+            rotation, share_BTH = self.rotation(x_BTD)
+            rotation = rotation if mask_BT is None else rotation * mask_BT[..., None, None]
+            key, filter_, phase = rotary(key, filter_, rotation, share_BTH, phase)
         # A key of unit length is key / n. Writing b v under it and erasing with b is, in terms of the key,
         # writing (b / n) v and erasing with b / n^2: two numbers a head instead of another pass over keys.
         square_BTH = _square(key)
@@ -309,18 +309,18 @@ class DeltaSpectralMixer(SteppingMixer):
         streams = (written, gate_BTI, key, filter_, strength_BTH / square_BTH, clock_BTH)
         return _Streams(*streams), conv_state, phase
 
-    def _turn(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rotations (..., H, F) and their gates (..., H); without tracking no bin turns."""
+    def _rotation(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rotations (B, H, F) and their gates (B, H) at one token; without tracking no bin turns."""
         if self.rotation is not None:
-            return self.rotation(x)
-        none = x.new_zeros(*x.shape[:-1], self.num_heads, self.num_bins)
+            return self.rotation(x_BD)
+        none = x_BD.new_zeros(x_BD.shape[0], self.num_heads, self.num_bins)
         return none, none[..., 0]
 
     def _finish(self, mixed_BTHd: Tensor, gate_BTI: Tensor) -> Tensor:
         """Apply gate, norm and output projection to the read-out."""
         gated_BTI = mixed_BTHd.flatten(2) * gate_BTI
         # Every head of a token is a row to the norm.
-        rows = gated_BTI.view(len(gated_BTI), -1, self.head_dim)
+        rows = gated_BTI.unflatten(-1, (-1, self.head_dim)).flatten(1, 2)
         return self.project_out(rms_norm(rows, self.norm_weight).view(gated_BTI.shape))
 
 

@@ -15,7 +15,6 @@ from fftnet.export.config import writing
 from fftnet.export.onnx import STATE_FILE, STEP_FILE, STEP_INT8_FILE
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralState
-from fftnet.model.mixers.causal_spectral import CausalSpectralState
 from fftnet.model.mixers.delta_spectral import DeltaSpectralState
 
 if TYPE_CHECKING:
@@ -93,8 +92,8 @@ def _readme() -> str:
 
 def _spectra(model: FFTNet, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the place of each layer's spectrum in the state: tensor, part of it, and axes."""
-    # Axes by the type of the state: heads H, bins F, real and imaginary part 2.
-    known = {AddressedSpectralState: "H2F", DeltaSpectralState: "H2F", CausalSpectralState: "F2H"}
+    # Axes by the type of the state: heads H, real and imaginary part 2, bins F.
+    known = {AddressedSpectralState: "H2F", DeltaSpectralState: "H2F"}
     axes = [known.get(type(layer)) for layer in model.init_state(1, "meta")]
     return [
         {"input": entry["input"], "part": part, "parts": len(layers), "layer": layer, "axes": axes[layer]}

@@ -3,7 +3,12 @@
 import torch
 from torch import Tensor
 
-from fftnet.ops.gated_conv.reference import causal_conv
+
+def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
+    """Return ``y(t) = sum_i weight[W-1-i] x(t-i)`` of tokens (B, T, C) in float64."""
+    read_BSC = torch.cat([conv_state.double(), x.double()], dim=1)
+    windows_BTCW = read_BSC.unfold(1, conv_weight.shape[1], 1)
+    return (windows_BTCW * conv_weight.double()).sum(dim=-1)
 
 
 def short_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -106,14 +106,13 @@ class ModReLU(nn.Module):
 
 
 class PrefixFourierTransform(nn.Module):
-    """Spectrum of every prefix: ``Z_k(t) = g_k sum_{j<=t} lambda_k^(t-j) v(j)`` (section 2, step 1).
+    """Rates ``-a + i w`` of the transform of every prefix (section 3, step 3).
 
-    ``lambda = exp(-a + i w)`` with a learned decay ``a = exp(log_decay) > 0`` and a learned frequency w in
-    radians per token; ``g = sqrt(1 - |lambda|^2)`` makes the size of Z independent of the time scale. The
-    initial time scales, in tokens, are between ``shortest`` and ``longest``.
+    The decay ``a = exp(log_decay) > 0`` and the frequency w, in radians, are learned, both per unit of the
+    clock. The initial time scales 1 / a are between ``shortest`` and ``longest``, in the same unit.
     """
 
-    def __init__(self, num_heads: int, num_bins: int, shortest: float = 2.0, longest: float = 4000.0) -> None:
+    def __init__(self, num_heads: int, num_bins: int, shortest: float, longest: float) -> None:
         super().__init__()
         self.shortest = shortest
         self.longest = longest
@@ -147,13 +146,13 @@ def gain(decay: Tensor) -> Tensor:
 
 
 class PrefixContext(nn.Module):
-    """Causal context ``c_t`` (section 2, step 2): running mean of the prefix and the token, width 2 D.
+    """Causal context ``c_t`` (section 3, step 4): running mean of the prefix and the token, width 2 D.
 
-    From token ``horizon`` on (None: never), each token enters the mean with the weight 1 / horizon, so long
+    From token ``horizon`` on, each token enters the mean with the weight 1 / horizon, so long
     texts look like training windows.
     """
 
-    def __init__(self, horizon: int | None = None) -> None:
+    def __init__(self, horizon: int) -> None:
         super().__init__()
         self.horizon = horizon
 

@@ -16,7 +16,7 @@ from fftnet.ops.prefix_context import check_horizon
 
 
 class AddressedParameters(NamedTuple):
-    """Learned numbers of each channel, head and bin of a mixer with addresses; floating."""
+    """Learned numbers of each channel, head and bin of a causal mixer; floating."""
 
     conv_weight: Tensor
     """Filters of the convolution, (C, W), the newest token's tap last."""

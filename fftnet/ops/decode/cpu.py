@@ -20,16 +20,17 @@ FOREVER = 1 << 62  # Horizon of a mean that never forgets.
 
 
 @jit
-def _read_context(b, x, mean, count, horizon, context, new_mean, new_count):  # pyright: ignore
-    """Context [mean; x] of row b, with the running mean over at most ``horizon`` tokens."""
-    # mean(t) = mean(t-1) + (x(t) - mean(t-1)) / n(t), exact however long the text is.
+def _context(first, last, x, mean, count, horizon, context, new_mean, new_count):  # pyright: ignore
+    """Context [mean; x], with the running mean over at most ``horizon`` tokens."""
     D = x.shape[1]
-    new_count[b] = count[b] + 1
-    share = x.dtype.type(1) / x.dtype.type(min(new_count[b], horizon))
-    for c in range(D):
-        new_mean[b, c] = mean[b, c] + share * (x[b, c] - mean[b, c])
-        context[b, c] = new_mean[b, c]
-        context[b, D + c] = x[b, c]
+    for b in range(first, last):
+        # mean(t) = mean(t-1) + (x(t) - mean(t-1)) / n(t), exact however long the text is.
+        new_count[b] = count[b] + 1
+        share = x.dtype.type(1) / x.dtype.type(min(new_count[b], horizon))
+        for c in range(D):
+            new_mean[b, c] = mean[b, c] + share * (x[b, c] - mean[b, c])
+            context[b, c] = new_mean[b, c]
+            context[b, D + c] = x[b, c]
 
 
 @jit
@@ -73,12 +74,6 @@ def _inverse_rms(x, start, size):  # pyright: ignore
     for n in range(start, start + size + size):
         total += x[n] * x[n]
     return number(1) / np.sqrt(total / number(size) + number(NORM_EPS))
-
-
-@jit
-def _context(first, last, x, mean, count, horizon, context, new_mean, new_count):  # pyright: ignore
-    for b in range(first, last):
-        _read_context(b, x, mean, count, horizon, context, new_mean, new_count)
 
 
 @jit

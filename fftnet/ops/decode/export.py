@@ -1,4 +1,4 @@
-"""The decode step of a mixer with addresses in few operations, for exported programs.
+"""The decode step of ``addressed_spectral`` in few operations, for exported programs.
 
 A runtime spends about as long on calling an operation as on its arithmetic here. So each tensor stays whole:
 both planes of a complex number go through one operation, with signs that need no other one after it.

@@ -19,12 +19,10 @@ from fftnet.ops import numerics
 
 FNET = "FNet"
 OURS_CAUSAL = "ours, causal"
-WITHOUT_KEYS = "ours, causal without keys"
 
 MIXERS_OF = {
     OURS: "spectral",
     OURS_CAUSAL: "addressed_spectral",
-    WITHOUT_KEYS: "causal_spectral",
     ATTENTION: "bidirectional_attention",
     FNET: "fnet",
 }

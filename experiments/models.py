@@ -89,8 +89,7 @@ SEQUENCES = (
     "positions_long",
 )
 LONG = ("lra", "images")
-BRIEF = ("lra_brief",)
-CLASSIFICATION = (*LONG, *BRIEF)
+CLASSIFICATION = (*LONG, "lra_brief")
 ALL = (*SEQUENCES, *CLASSIFICATION)
 ABLATIONS = ("ablation_recall", "ablation_language")
 OURS = (*ALL, *ABLATIONS)
@@ -124,7 +123,7 @@ MODELS: dict[str, Model] = {
         mixers=("delta_spectral",),
         config={"delta_spectral": {"expand": 2, "num_bins": 8}},
         label="FFTNet (delta rule, 8 bins)",
-        experiments=(*BRIEF, "recall_rewritten"),
+        experiments=("lra_brief", "recall_rewritten"),
     ),
     "delta_16": Model(
         mixers=("delta_spectral",),
@@ -143,12 +142,6 @@ MODELS: dict[str, Model] = {
     "addressed": Model(mixers=("addressed_spectral",), num_heads=2, label="FFTNet", experiments=OURS),
     "attention": Model(mixers=("conv_attention",), encoder=("bidirectional_attention",), experiments=ALL),
     "spectral": Model(mixers=("spectral",), label=BIDIRECTIONAL, experiments=(*CLASSIFICATION, *PAPER)),
-    "causal_spectral": Model(
-        mixers=("causal_spectral",),
-        num_heads=16,
-        label="FFTNet without keys",
-        experiments=(*TASKS, *LANGUAGE, *CLASSIFICATION),
-    ),
     "fnet": Model(mixers=("fnet",), label="FNet", experiments=CLASSIFICATION),
     "gated_linear": Model(
         mixers=("gated_linear",),
@@ -207,19 +200,9 @@ MODELS: dict[str, Model] = {
         )
         for name, mixers, label, experiments in (
             ("attention", ("bidirectional_attention",), "attention", CLASSIFICATION),
-            ("causal_spectral", ("causal_spectral",), "FFTNet without keys", BRIEF),
             ("addresses", ("addressed_spectral",), "FFTNet (causal)", LONG),
             ("three addressed", ("addressed_spectral",) * 3, "3 FFTNet (causal)", LONG),
         )
-    },
-    **{
-        f"causal_spectral without {part}": Model(
-            mixers=("causal_spectral",),
-            config={"causal_spectral": fields},
-            label=f"FFTNet without keys or {part}",
-            experiments=BRIEF,
-        )
-        for part, fields in (("convolution", {"conv_size": 0}), ("gate", {"input_gate": False}))
     },
     **{f"without {part}": _ablation(part) for part in PARTS},
     **{

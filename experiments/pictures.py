@@ -19,9 +19,6 @@ COLOURS = {
     "addressed": "#1f4e79",
     "spectral": "#4b8bbe",
     "attention": "#e0902f",
-    "causal_spectral": "#7a9a4e",
-    "causal_spectral without convolution": "#b7cf94",
-    "causal_spectral without gate": "#3d5a1e",
     "gated_linear_matched": "#c0504d",
     "min_gru": "#8064a2",
     "gru": "#4d4d4d",
@@ -36,7 +33,6 @@ COLOURS = {
     "5 anchors": "#c9a227",
     "129 anchors": "#2d9d78",
     "spectral with attention": "#b5478f",
-    "spectral with causal_spectral": "#00707a",
     "spectral with addresses": "#6c71c4",
     "spectral with three addressed": "#7b5b3a",
 }

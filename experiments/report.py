@@ -21,9 +21,8 @@ What FFTNet's layers learn next to attention, recurrent networks and FNet: recal
 and classification. Every section starts with the best model. `python -m experiments NAME` repeats an
 experiment; `python -m experiments report` writes this page from the lines in `experiments/results/`.
 
-"FFTNet" alone is the causal layer, "FFTNet without keys" its form without write keys, and "FFTNet
-(bidirectional)" the layer of the paper. Attention stands behind the same short convolution as FFTNet, except
-in classification.
+"FFTNet" alone is the causal layer, and "FFTNet (bidirectional)" the layer of the paper. Attention stands
+behind the same short convolution as FFTNet, except in classification.
 `±` is half the distance from the smallest to the largest seed; a number without it is one seed."""
 
 

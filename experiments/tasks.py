@@ -128,6 +128,7 @@ class TaskExperiment(SyntheticExperiment):
         """Return a model a row, a task a column, and the mean over the tasks if all are there."""
         rows = []
         means: dict[str, list[float]] = {}
+        scores: dict[str, dict[str, list[float]]] = {}
         for model in models.MODELS:
             seeds = {case: self.seeds(lines, model, case) for case in self.cases}
             found = [line for lines_of in seeds.values() for line in lines_of]
@@ -137,11 +138,15 @@ class TaskExperiment(SyntheticExperiment):
             # A mean over some of the tasks would not compare with the others.
             if all(values.values()):
                 means[self.label(model)] = [tables.mean([tables.mean(scores) for scores in values.values()])]
+            for case in filter(values.get, self.cases):
+                scores.setdefault(case, {})[self.label(model)] = values[case]
             cells = [tables.number(values[case]) for case in self.cases]
             total = tables.number(means.get(self.label(model), []))
             rows.append([self.label(model), tables.count(found[0]["state_numbers"]), *cells, total])
         head = ["model", "state", *self.cases, "mean"]
-        sentence = tables.winners({"": means}, f"{self.unit}, mean of all tasks", lower=False)
+        # Without a model that ran on all tasks, the sentence names the winner of each task.
+        whole = ({"": means}, f"{self.unit}, mean of all tasks") if means else (scores, self.unit)
+        sentence = tables.winners(*whole, lower=False)
         return f"{sentence}\n\n{tables.table(head, rows)}"
 
     def pictures(self, lines: Sequence[Line]) -> dict[str, "Figure"]:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fftnet.model.fftnet_layer import FFTNetLayer as FFTNetLayer
     from fftnet.model.fftnet_model import FFTNet as FFTNet
     from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer as AddressedSpectralMixer
-    from fftnet.model.mixers.causal_spectral import CausalSpectralMixer as CausalSpectralMixer
     from fftnet.model.mixers.spectral import SpectralMixer as SpectralMixer
     from fftnet.testing import assert_causal as assert_causal
     from fftnet.training.accelerator import AcceleratorConfig as AcceleratorConfig
@@ -43,7 +42,6 @@ _HOMES = {
     "AddressedSpectralMixer": "fftnet.model.mixers.addressed_spectral",
     "BackboneConfig": "fftnet.model.config",
     "BudgetConfig": "fftnet.training.config",
-    "CausalSpectralMixer": "fftnet.model.mixers.causal_spectral",
     "DataConfig": "fftnet.utils.dataset",
     "EvaluationConfig": "fftnet.api.evaluate",
     "FFTNet": "fftnet.model.fftnet_model",

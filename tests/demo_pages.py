@@ -61,7 +61,7 @@ def serving(folder: Path) -> Iterator[Served]:
     The model has both mixers with a spectrum, and two layers of one share a tensor. The page replaces an
     older one.
     """
-    save(folder / "own", mixers=("addressed_spectral", "causal_spectral"), num_layers=3)
+    save(folder / "own", mixers=("addressed_spectral", "delta_spectral"), num_layers=3)
     old_page(folder / "page")
     stand_ins(folder / "dist")
     words = [] if is_cached() else ["--runtime_files", "dist"]

@@ -26,7 +26,6 @@ from fftnet.ops.checks import Signature
 
 FREE = {
     ("prefix_context", "x", 1),
-    ("gated_conv", "x", 1),
     ("short_conv", "x", 1),
     ("spectral_mix", "x", 1),
     ("rms_norm", "x", 0),

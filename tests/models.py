@@ -16,14 +16,10 @@ VARIANTS = [
     {"addressed_spectral": {"context_horizon": 3}},
     {"addressed_spectral": {"num_bins": 1, "conv_size": 2}, "num_heads": 1, "ffn_dim": 0},
     {"delta_spectral": {"context_horizon": 3, "expand": 1, "num_bins": 9, "tracking": True}},
-    {"causal_spectral": {"conv_size": 0}},
-    {"causal_spectral": {"input_gate": False}},
-    {"causal_spectral": {"conv_size": 0, "input_gate": False}},
-    {"causal_spectral": {"conv_size": 1}, "ffn_dim": 0},
-    {"causal_spectral": {"num_bins": 1}, "num_heads": 1},
+    {"delta_spectral": {"num_bins": 1, "conv_size": 2, "expand": 1}, "num_heads": 1, "ffn_dim": 0},
 ]
 """Fields of a model; the fields of a mixer are under its name, and only for models with this mixer."""
-HYBRIDS = [("addressed_spectral", "attention"), ("attention", "causal_spectral")]
+HYBRIDS = [("addressed_spectral", "attention"), ("attention", "delta_spectral")]
 MODELS = [
     *({"mixers": (name,)} for name in CAUSAL),
     *({"mixers": pattern} for pattern in HYBRIDS),

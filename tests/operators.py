@@ -10,10 +10,8 @@ from torch import Tensor
 
 from fftnet.ops import (
     addresses,
-    causal_mix,
     decode,
     delta_mix,
-    gated_conv,
     gated_norm,
     keyed_mix,
     prefix_context,
@@ -21,7 +19,6 @@ from fftnet.ops import (
     short_conv,
     spectral_mix,
 )
-from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.dispatch import Backends
 
 EPS = 1e-3
@@ -30,31 +27,25 @@ HORIZON = 9
 
 DEFAULTS = {"batch": 2, "length": 17, "heads": 2, "width": 8, "bins": 4, "taps": 4}
 MIXING = {"width": 3}
-DEFAULTS_OF = dict.fromkeys(["causal_mix", "keyed_mix", "delta_mix", "spectral_mix"], MIXING)
+DEFAULTS_OF = dict.fromkeys(["keyed_mix", "delta_mix", "spectral_mix"], MIXING)
 DEFAULTS_OF |= {"addresses": {"bins": 8}}
 LETTERS = dict(zip(DEFAULTS, "BTHdFW", strict=True))
 """Size to its letter in ``SHAPES``."""
-HEADS = {"decay": "H F", "frequency": "H F", "bias": "H F", "readout": "H F 2"}
 BASES = {"base_key": "H 2 F", "base_filter": "H 2 F", "bias": "H F"}
-CONV = {"conv_weight": "2*d W", "conv_state": "B W-1 2*d"}
 MEAN = {"mean": "B d", "count": "B"}
 KEYED = {"values": "B T H d", "key": "B T H 2 F", "filter_": "B T H 2 F"}
 RATES = {"clock": "B T H", "decay": "H F", "frequency": "H F", "state": "B H 2 F d"}
 SHAPES: dict[str, dict[str, str]] = {
-    "causal_mix": {"values": "B T H d", "filter_": "B T H F", **HEADS, "state": "B F 2 H d"},
     "keyed_mix": KEYED | RATES,
     "delta_mix": KEYED | {"erase": "B T H"} | RATES,
     "spectral_mix": {"x": "B T H*d", "filter_": "B H T//2+1", "bias": "H T//2+1"},
-    "gated_conv": {"x": "B T 2*d", **CONV},
-    "short_conv": {"x": "B T 2*d", **CONV},
+    "short_conv": {"x": "B T 2*d", "conv_weight": "2*d W", "conv_state": "B W-1 2*d"},
     "addresses": dict.fromkeys(["raw_key", "raw_filter", "modulation"], "B T H 2 F")
     | BASES
     | {"gain": "H F"},
     "gated_norm": {"x": "B T H d", "gate": "B T H d", "weight": "H d"},
     "rms_norm": {"x": "B T d", "weight": "d"},
     "prefix_context": {"x": "B T d", **MEAN},
-    "gate_step": {"x": "B d", "projected": "B 2*d", **CONV, **MEAN},
-    "mix_step": {"values": "B H d", "filter_": "B H F", **HEADS, "state": "B F 2 H d"},
     "context_step": {"projected": "B d", **MEAN},
     "address_step": {"projected": "B H*d+2*H*F", "raw_filter": "B 2*H*F", "modulation": "B H 2 F"}
     | {"clock": "B H", "gate": "B H*d", "conv_weight": "H*d+2*H*F W", **BASES, "decay": "H F"}
@@ -130,20 +121,6 @@ class Operator:
         return found if isinstance(found, tuple) else (found,)
 
 
-def mix(values: Tensor, filter_: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
-    *parameters, state = rest
-    return causal_mix.causal_mix(
-        values, filter_, HeadParameters(*parameters), state, eps=EPS, backend=backend
-    )
-
-
-def mix_step(
-    values: Tensor, filter_: Tensor, *rest: Tensor, backend: str | None = None
-) -> tuple[Tensor, Tensor]:
-    *parameters, state = rest
-    return decode.mix_step(values, filter_, HeadParameters(*parameters), state, eps=EPS, backend=backend)
-
-
 def address_step(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
     arguments: Any = (*tensors[:5], decode.AddressedParameters(*tensors[5:12]), *tensors[12:])
     return decode.address_step(*arguments, eps=EPS, backend=backend)
@@ -172,13 +149,6 @@ def with_eps(call: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *tensors, backend=None: call(*tensors, eps=EPS, backend=backend)
 
 
-def defined_mix_step(values: Tensor, filter_: Tensor, decay: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-    """``causal_mix`` of one token, with the normalisation g of its decay."""
-    gain = torch.sqrt(1 - torch.exp(-2 * decay))
-    mixed, last = mix(values[:, None], (filter_ * gain)[:, None], decay, *rest, backend="reference")
-    return mixed[:, 0], last
-
-
 def defined_context_step(
     projected: Tensor, mean: Tensor, count: Tensor, horizon: int | None = HORIZON
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,16 +156,6 @@ def defined_context_step(
     inputs = (projected[:, None], mean, count)
     context, last, total = prefix_context.prefix_context(*inputs, horizon=horizon, backend="reference")
     return context[:, 0], last, total
-
-
-def defined_gate_step(
-    x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """``prefix_context`` and ``gated_conv`` of one token."""
-    context, last, total = defined_context_step(x, mean, count, None)
-    inputs = (projected[:, None], conv_weight, conv_state)
-    values, new_state = gated_conv.gated_conv(*inputs, backend="reference")
-    return context, values[:, 0], new_state, last, total
 
 
 def defined_address_step(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -247,11 +207,9 @@ def defined_delta_step(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
     return normed.flatten(1), kept, after, (turned - turned.round())[:, 0]
 
 
-CAUSAL_MIX = Operator("causal_mix", mix, causal_mix.BACKENDS, (EPS,))
 KEYED_MIX = Operator("keyed_mix", keyed_mix.keyed_mix, keyed_mix.BACKENDS, ())
 DELTA_MIX = Operator("delta_mix", delta_mix.delta_mix, delta_mix.BACKENDS, ())
 SPECTRAL_MIX = Operator("spectral_mix", with_eps(spectral_mix.spectral_mix), spectral_mix.BACKENDS, (EPS,))
-GATED_CONV = Operator("gated_conv", gated_conv.gated_conv, gated_conv.BACKENDS, ())
 SHORT_CONV = Operator("short_conv", convolve, short_conv.BACKENDS, (8,))
 ADDRESSES = Operator("addresses", with_eps(addresses.addresses), addresses.BACKENDS, (EPS,))
 GATED_NORM = Operator("gated_norm", gated_norm.gated_norm, gated_norm.BACKENDS, ())
@@ -259,19 +217,17 @@ RMS_NORM = Operator("rms_norm", rms_norm.rms_norm, rms_norm.BACKENDS, ())
 PREFIX_CONTEXT = Operator("prefix_context", prefix_context.prefix_context, prefix_context.BACKENDS, (0,))
 FORGETFUL_CONTEXT = replace(PREFIX_CONTEXT, call=forgetful, constants=(HORIZON,))
 MASKED_CONTEXT = replace(PREFIX_CONTEXT, constants=None, mask=True)
-GATE_STEP = Operator("gate_step", decode.gate_step, decode.BACKENDS, definition=defined_gate_step)
-MIX_STEP = Operator("mix_step", mix_step, decode.BACKENDS, definition=defined_mix_step)
 CONTEXT_STEP = Operator("context_step", forgetful_step, decode.BACKENDS, definition=defined_context_step)
 ADDRESS_STEP = Operator("address_step", address_step, decode.BACKENDS, definition=defined_address_step)
 DELTA_STEP = Operator("delta_step", delta_step, decode.BACKENDS, definition=defined_delta_step)
 SAME_CHECKS = (MASKED_CONTEXT, FORGETFUL_CONTEXT)
 """Variants of an operator above, whose tensors are checked by the same lines."""
 LONG = [
-    *(CAUSAL_MIX, KEYED_MIX, DELTA_MIX, SPECTRAL_MIX, GATED_CONV, SHORT_CONV, ADDRESSES, GATED_NORM),
+    *(KEYED_MIX, DELTA_MIX, SPECTRAL_MIX, SHORT_CONV, ADDRESSES, GATED_NORM),
     *(RMS_NORM, PREFIX_CONTEXT, FORGETFUL_CONTEXT, MASKED_CONTEXT),
 ]
 """Operators of whole texts."""
-OPERATORS = [*LONG, GATE_STEP, MIX_STEP, CONTEXT_STEP, ADDRESS_STEP, DELTA_STEP]
+OPERATORS = [*LONG, CONTEXT_STEP, ADDRESS_STEP, DELTA_STEP]
 
 
 def results(

@@ -25,7 +25,7 @@ from fftnet.fields import check_fields, check_range, documented, field_docstring
 from fftnet.model import BackboneConfig, FFTNetConfig, SequenceClassifierConfig, ViTConfig
 from fftnet.model.heads import check_class_names
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralConfig
-from fftnet.model.mixers.causal_spectral import CausalSpectralConfig
+from fftnet.model.mixers.delta_spectral import DeltaSpectralConfig
 from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.tasks.classification import ClassificationConfig
 from fftnet.tasks.image_classification import ImageClassificationConfig
@@ -35,8 +35,8 @@ CONFIGS: dict[type[Any], dict[str, Any]] = {
     SequenceClassifierConfig: {"vocab_size": 11},
     ViTConfig: {"num_classes": 3},
     SpectralConfig: {},
-    CausalSpectralConfig: {},
     AddressedSpectralConfig: {},
+    DeltaSpectralConfig: {},
     OptimConfig: {},
     BudgetConfig: {},
     TrainConfig: {},
@@ -96,7 +96,7 @@ def test_every_numeric_field_refuses_other_values(config: type, name: str, kind:
         (AddressedSpectralConfig, "context_horizon", 10**18, "at most 9007199254740992"),
         (AddressedSpectralConfig, "longest_scale", 1e30, "at most 9007199254740992"),
         (AddressedSpectralConfig, "longest_scale", 1.0, "at least 2"),
-        (CausalSpectralConfig, "conv_size", -1, "0 or more"),
+        (DeltaSpectralConfig, "conv_size", 1, "at least 2"),
         (OptimConfig, "weight_decay", -0.1, "0 or more"),
         (OptimConfig, "gradient_clip", 0.0, "above 0"),
         (ExportConfig, "block_length", 10**12, "at most 1048576"),

@@ -9,7 +9,7 @@ from fftnet.api.generate import SamplingConfig, generate, sample
 
 VOCAB = 7
 LOGITS = torch.tensor([[0.0, 3.0, 1.0, 2.0, -1.0, -2.0, -3.0]])
-HYBRID = ("attention", "causal_spectral")
+HYBRID = ("attention", "delta_spectral")
 
 
 def frequencies(config: SamplingConfig, draws: int = 4000) -> torch.Tensor:

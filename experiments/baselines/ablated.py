@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from experiments.baselines.short_conv import causal_conv
 from fftnet.model.components import PrefixContext, gain
 from fftnet.model.mixers.addressed_spectral import (
     EPS,
@@ -13,7 +14,6 @@ from fftnet.model.mixers.addressed_spectral import (
     AddressedSpectralState,
 )
 from fftnet.ops import numerics
-from fftnet.ops.convolution import causal_conv
 
 PARTS = (
     "base filter",

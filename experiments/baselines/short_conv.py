@@ -7,10 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.model.checks import check_input
-from fftnet.ops.convolution import causal_conv
+from fftnet.ops.convolution import convolve, new_state
+from fftnet.ops.numerics import compute_dtype
 
 WIDTH = 4
 """Tokens that the convolution sees, the newest included."""
+
+
+def causal_conv(x: Tensor, weight: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """Convolve tokens (B, T, C) with filters (C, W) behind the W - 1 tokens ``past``; return the last too."""
+    dtype = compute_dtype(x)
+    y = convolve(x.to(dtype), weight.to(dtype), past.to(dtype))
+    return y.to(torch.promote_types(x.dtype, weight.dtype)), new_state(x, past)
 
 
 class ShortConv(nn.Module):

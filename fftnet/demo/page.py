@@ -15,7 +15,6 @@ from fftnet.export.config import writing
 from fftnet.export.onnx import STATE_FILE, STEP_FILE, STEP_INT8_FILE
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralState
-from fftnet.model.mixers.causal_spectral import CausalSpectralState
 from fftnet.model.mixers.delta_spectral import DeltaSpectralState
 
 if TYPE_CHECKING:
@@ -92,15 +91,14 @@ def _readme() -> str:
 
 
 def _spectra(model: FFTNet, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the place of each layer's spectrum in the state: tensor, part of it, and axes."""
-    # Axes by the type of the state: heads H, bins F, real and imaginary part 2.
-    known = {AddressedSpectralState: "H2F", DeltaSpectralState: "H2F", CausalSpectralState: "F2H"}
-    axes = [known.get(type(layer)) for layer in model.init_state(1, "meta")]
+    """Return the place of each layer's spectrum (H, 2, F, d) in the state: tensor, and part of it."""
+    state = model.init_state(1, "meta")
     return [
-        {"input": entry["input"], "part": part, "parts": len(layers), "layer": layer, "axes": axes[layer]}
+        {"input": entry["input"], "part": part, "parts": len(layers), "layer": layer}
         for entry in entries
         if entry["field"] == "spectrum"
         for layers in [entry["layers"]]
         for part, layer in enumerate(layers)
-        if axes[layer] is not None
+        # Another mixer may order the axes of its spectrum otherwise.
+        if isinstance(state[layer], AddressedSpectralState | DeltaSpectralState)
     ]

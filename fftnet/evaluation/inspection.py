@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from fftnet.evaluation.documents import PositionLoss, evaluate_documents
 from fftnet.metrics.averages import evaluation_mode
-from fftnet.model.components import gain
 from fftnet.model.fftnet_model import FFTNet
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer, AddressedSpectralView
 from fftnet.model.mixers.attention import RotaryAttention
-from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
 from fftnet.model.mixers.delta_spectral import DeltaSpectralMixer, DeltaSpectralView
 from fftnet.model.mixers.spectral import SpectralMixer
 from fftnet.ops.delta_mix import delta_mix
@@ -148,29 +146,6 @@ def _keyed_numbers(
         time_scale=1 / (decay_HF * pace_H1),
         spectrum=_wide(view.spectrum[0].abs().mean(dim=-1)),
         weights=weights_HTT,
-    )
-
-
-@inspect_mixer.register
-def _causal_spectral(mixer: CausalSpectralMixer, x: Tensor) -> MixerNumbers:
-    view = mixer.inspect(x)
-    decay_HF, frequency_HF = (_wide(part) for part in mixer.transform())
-    readout_HF = torch.view_as_complex(_wide(mixer.inverse()))
-    filter_THF = _wide(view.filter[0])
-    size_THFd = _wide(view.filtered[0].abs())
-    # modReLU scales each channel differently; the weights are those of the mean over channels.
-    factor_THFd = torch.relu(size_THFd + _wide(mixer.activation())[..., None])
-    factor_THFd = factor_THFd / size_THFd.clamp(min=mixer.activation.eps)
-    reads_THF = factor_THFd.mean(dim=-1) * filter_THF * gain(decay_HF) * readout_HF
-    time_TH = torch.arange(x.shape[1], dtype=torch.float64)[:, None].expand(-1, mixer.num_heads)
-    rate_HF = torch.complex(-decay_HF, frequency_HF)
-    return MixerNumbers(
-        base_filter=_wide(mixer.filter.base_filter),
-        filter=filter_THF,
-        frequency=frequency_HF / math.tau,
-        time_scale=1 / decay_HF,
-        spectrum=_wide(view.spectrum[0].abs().mean(dim=-1)),
-        weights=_weights(reads_THF, torch.ones_like(reads_THF), time_TH, rate_HF),
     )
 
 

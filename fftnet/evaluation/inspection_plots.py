@@ -27,7 +27,6 @@ HEAD_MARKERS = "osD^vP"
 NAMES = {
     "addressed_spectral": "FFTNet (causal)",
     "delta_spectral": "FFTNet (causal, delta rule)",
-    "causal_spectral": "FFTNet without keys",
     "spectral": "FFTNet (bidirectional)",
     "bidirectional_attention": "attention",
 }

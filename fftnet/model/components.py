@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from fftnet.ops import fourier, numerics
-from fftnet.ops.causal_mix.eager import prefix_transform
 from fftnet.ops.numerics import PAPER_EPS
 from fftnet.ops.prefix_context import prefix_context
 from fftnet.ops.rms_norm import rms_norm
@@ -109,14 +108,13 @@ class ModReLU(nn.Module):
 
 
 class PrefixFourierTransform(nn.Module):
-    """Spectrum of every prefix: ``Z_k(t) = g_k sum_{j<=t} lambda_k^(t-j) v(j)`` (section 2, step 1).
+    """Rates ``-a + i w`` of the transform of every prefix (section 3, step 3).
 
-    ``lambda = exp(-a + i w)`` with a learned decay ``a = exp(log_decay) > 0`` and a learned frequency w in
-    radians per token; ``g = sqrt(1 - |lambda|^2)`` makes the size of Z independent of the time scale. The
-    initial time scales, in tokens, are between ``shortest`` and ``longest``.
+    The decay ``a = exp(log_decay) > 0`` and the frequency w, in radians, are learned, both per unit of the
+    clock. The initial time scales 1 / a are between ``shortest`` and ``longest``, in the same unit.
     """
 
-    def __init__(self, num_heads: int, num_bins: int, shortest: float = 2.0, longest: float = 4000.0) -> None:
+    def __init__(self, num_heads: int, num_bins: int, shortest: float, longest: float) -> None:
         super().__init__()
         self.shortest = shortest
         self.longest = longest
@@ -137,29 +135,10 @@ class PrefixFourierTransform(nn.Module):
         # A bin rotates by at most one radian per time scale.
         self.frequency.copy_(log_decay_HF.exp() * torch.rand_like(log_decay_HF))
 
-    def init_state(self, batch_size: int, head_dim: int, device: torch.device | str | None = None) -> Tensor:
-        """Return the spectrum before the first token: zeros (B, F, 2, H, d), real and imaginary plane."""
-        heads, bins = self.frequency.shape
-        shape = (batch_size, bins, 2, heads, head_dim)
-        # float32 also in models of 16 bits: sums over thousands of tokens would lose what each token adds.
-        return torch.zeros(shape, dtype=numerics.compute_dtype(self.frequency), device=device)
-
-    def forward(self, values: Tensor | None = None, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the complex spectrum (B, T, H, F, d) of every prefix, and the new state.
-
-        ``values`` are (B, T, H, d). The state holds the sums without g; None starts a sequence. Without
-        values, return decay a > 0 per token and frequency, (H, F).
-        """
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Return decay a > 0 and frequency per unit of the clock, both (H, F)."""
         # a = exp(log_decay) is positive for every parameter, so |lambda| < 1 and the state stays bounded.
-        decay = self.log_decay.exp()
-        if values is None:
-            return decay, self.frequency
-        if state is None:
-            state = self.init_state(values.shape[0], values.shape[3], values.device)
-        dtype = state.dtype
-        sums, state = prefix_transform(values.to(dtype), decay.to(dtype), self.frequency.to(dtype), state)
-        # The sums go on as the state; g is applied on the way out, since it may change in training.
-        return sums * gain(decay)[..., None], state
+        return self.log_decay.exp(), self.frequency
 
 
 def gain(decay: Tensor) -> Tensor:
@@ -168,35 +147,14 @@ def gain(decay: Tensor) -> Tensor:
     return torch.sqrt(-torch.expm1(-2 * decay))
 
 
-class PrefixInverse(nn.Module):
-    """Read-out at the last token: ``y(t) = Re sum_k C_k A_k(t)`` with a learned C (section 2, step 5)."""
-
-    def __init__(self, num_heads: int, num_bins: int) -> None:
-        super().__init__()
-        self.readout = nn.Parameter(torch.empty(num_heads, num_bins, 2))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialize C so that the read-out is about as large as a bin."""
-        nn.init.normal_(self.readout, std=1 / math.sqrt(self.readout.shape[1]))
-
-    def forward(self, spectrum: Tensor | None = None) -> Tensor:
-        """Map complex (B, T, H, F, d) to real (B, T, H, d); without argument return C, (H, F, 2)."""
-        if spectrum is None:
-            return self.readout
-        # y(t) = Re sum_k C_k A_k(t), with C stored as pairs because optimizers handle real weights.
-        readout_HF = torch.view_as_complex(self.readout.to(spectrum.real.dtype))
-        return (spectrum * readout_HF[..., None]).real.sum(dim=3)
-
-
 class PrefixContext(nn.Module):
-    """Causal context ``c_t`` (section 2, step 2): running mean of the prefix and the token, width 2 D.
+    """Causal context ``c_t`` (section 3, step 4): running mean of the prefix and the token, width 2 D.
 
-    From token ``horizon`` on (None: never), each token enters the mean with the weight 1 / horizon, so long
+    From token ``horizon`` on, each token enters the mean with the weight 1 / horizon, so long
     texts look like training windows.
     """
 
-    def __init__(self, horizon: int | None = None) -> None:
+    def __init__(self, horizon: int) -> None:
         super().__init__()
         self.horizon = horizon
 

@@ -15,9 +15,8 @@ F frequency bins, K anchor frequencies, V vocabulary, C channels of a convolutio
 
 from fftnet.ops import (
     addresses,
-    causal_mix,
     decode,
-    gated_conv,
+    delta_mix,
     gated_norm,
     keyed_mix,
     prefix_context,
@@ -29,9 +28,8 @@ from fftnet.ops.dispatch import use_backend
 
 __all__ = [
     "addresses",
-    "causal_mix",
     "decode",
-    "gated_conv",
+    "delta_mix",
     "gated_norm",
     "keyed_mix",
     "prefix_context",

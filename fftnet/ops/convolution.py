@@ -3,28 +3,13 @@
 import torch
 from torch import Tensor
 
-from fftnet.ops.checks import Signature
-from fftnet.ops.numerics import compute_dtype
-
-_SIGNATURE = Signature(
-    "causal_conv", {"x": "B T C", "conv_weight": "C W", "conv_state": "B P C"}, derived={"P": lambda W: W - 1}
-)
-
-
-def causal_conv(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> tuple[Tensor, Tensor]:
-    """Depth-wise causal convolution: ``y(t) = sum_i weight[W-1-i] * x(t-i)``, for tokens (B, T, C).
-
-    ``conv_weight`` (C, W) has the newest token's tap last. ``conv_state`` are the P = W - 1 tokens before the
-    first, (B, P, C); the last P tokens are returned for the call that continues.
-    """
-    _SIGNATURE.check(x, conv_weight, conv_state)
-    dtype = compute_dtype(x)
-    y = convolve(x.to(dtype), conv_weight.to(dtype), conv_state.to(dtype))
-    return y.to(torch.promote_types(x.dtype, conv_weight.dtype)), new_state(x, conv_state)
-
 
 def convolve(x: Tensor, conv_weight: Tensor, conv_state: Tensor) -> Tensor:
-    """Convolve tensors of one dtype; see ``causal_conv``."""
+    """Return ``y(t) = sum_i weight[W-1-i] x(t-i)`` of tokens (B, T, C); all tensors have one dtype.
+
+    ``conv_weight`` (C, W) has the newest token's tap last. ``conv_state`` holds the P = W - 1 tokens before
+    the first, (B, P, C).
+    """
     tokens = x.shape[1]
     padded = torch.cat([conv_state, x], dim=1)
     y = padded[:, :tokens] * conv_weight[:, 0]

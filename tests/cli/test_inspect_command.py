@@ -86,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "both", tokenizer, causal=False)
     save(folder / "sees_all", tokenizer, causal=False, mixers=("spectral", "bidirectional_attention"))
     save(folder / "fnet", tokenizer, causal=False, mixers=("fnet",))
-    save(folder / "bpe", load_tokenizer("bpe", corpus=[STORY], vocab_size=300), mixers=("causal_spectral",))
+    save(folder / "bpe", load_tokenizer("bpe", corpus=[STORY], vocab_size=300), mixers=("delta_spectral",))
     damaged = save(folder / "nan", tokenizer)
     with torch.no_grad():
         damaged.backbone.norm.weight.fill_(math.nan)

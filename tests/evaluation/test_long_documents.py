@@ -83,7 +83,7 @@ def check(model: FFTNet, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarra
     [
         *((size, rows, LENGTHS, ("addressed_spectral",)) for size in (1, 7, 64, None) for rows in (1, 3)),
         *((7, 16, (length,), ("addressed_spectral",)) for length in (1, 2, 7, 63, 64, 65)),
-        (50, 16, (20 * WINDOW + 3, 5), ("causal_spectral", "attention")),
+        (50, 16, (20 * WINDOW + 3, 5), ("delta_spectral", "attention")),
     ],
 )
 def test_every_metric_is_that_of_one_forward_pass_over_the_whole_document(

@@ -175,7 +175,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 def test_a_model_with_an_unknown_field_or_a_bidirectional_mixer_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for mixer in ("gru", "causal_spectral"):
+    for mixer in ("gru", "delta_spectral"):
         new = models.Model(mixers=(mixer,), config={mixer: {"knob": 1}})
         monkeypatch.setitem(models.MODELS, "new", new)
         with pytest.raises(ExperimentError, match="can't be built"):
@@ -202,8 +202,8 @@ def test_states_are_counted_and_a_size_that_can_not_be_met_is_refused() -> None:
     # 4 heads of 16 channels with keys of 8 numbers; three tokens of keys, queries and values.
     assert count_state(build_language_model("gated_linear_8", **bare)) == 64 * 8 + 3 * (32 + 32 + 64)
     assert count_state(build_language_model("attention", **bare)) is None
-    # Two numbers a bin and channel, the mean, three tokens of keys and values.
-    assert count_state(build_language_model("causal_spectral", **bare)) == 2 * 4 * 64 + 64 + 3 * 128
+    # Two numbers a bin and channel, the mean, three tokens of values and keys.
+    assert count_state(build_language_model("addressed", **bare)) == 2 * 16 * 64 + 32 + 3 * 128
     with pytest.raises(ExperimentError, match="can't have 20,000 parameters"):
         build_language_model("attention", **SMALL | {"parameters": 20_000}, seed=0)
 

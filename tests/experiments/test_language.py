@@ -183,7 +183,7 @@ def test_muon_is_a_setting_and_an_interrupted_run_ends_where_a_whole_one_does(tm
     assert adamw["bits_per_byte"] != found["bits_per_byte"]
 
 
-@pytest.mark.parametrize("name", ["min_gru", "gru", "gated_linear", "causal_spectral"])
+@pytest.mark.parametrize("name", ["min_gru", "gru", "gated_linear", "addressed", "delta"])
 def test_the_state_is_carried(name: str) -> None:
     sizes: dict[str, Any] = {"vocab_size": 257, "d_model": 32, "num_layers": 2, "parameters": None}
     model = build_language_model(name, **sizes, seed=0).eval()

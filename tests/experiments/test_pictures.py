@@ -20,12 +20,11 @@ def test_the_stored_lines_give_the_committed_page(tmp_path: Path, monkeypatch: p
     assert page == committed, "run `python -m experiments report`"
     assert set(figures) == {path.name for path in (command.DOCS / "results").glob("*.png")}
     assert "addressed" not in page
-    assert "causal_spectral" not in page
     rates, state = (figures[f"recall_{name}.png"] for name in ("learning_rates", "state"))
     assert rates.get_suptitle() == "Associative recall"
     shown = [{text.get_text() for text in figure.legends[0].get_texts()} for figure in (rates, state)]
-    assert {"attention", "FFTNet", "FFTNet without keys", "FFTNet, 4 bins", "GRU"} <= shown[0]
-    assert {"attention (state grows)", "FFTNet", "FFTNet without keys"} <= shown[1]
+    assert {"attention", "FFTNet", "gated linear", "FFTNet, 4 bins", "GRU"} <= shown[0]
+    assert {"attention (state grows)", "FFTNet", "gated linear"} <= shown[1]
     # Five panels in two rows, so that a page does not shrink them to nothing.
     assert len({round(axes.get_position().y0, 2) for axes in state.axes}) == 2
 

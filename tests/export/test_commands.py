@@ -22,7 +22,7 @@ PROMPT = "A prompt that is longer than a block of eight tokens"
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a checkpoint ``own`` and its export ``out``."""
     folder = tmp_path_factory.mktemp("commands")
-    save(folder / "own", d_model=8, num_layers=1, mixers=("causal_spectral",))
+    save(folder / "own", d_model=8, num_layers=1, mixers=("delta_spectral",))
     done = run_as_user("fftnet export own --format onnx --output out --block_length 8 --int8", folder)
     listed = re.findall(r"^out/(\S+): [\d,]+ bytes$", done.stdout, re.MULTILINE)
     assert listed == ["step.onnx", "prefill.onnx", "step_int8.onnx", "state.json"]

@@ -20,7 +20,7 @@ def traced(program: StatefulProgram, model: FFTNet, ids: Tensor) -> torch.export
 
 @torch.no_grad()
 def test_step_and_prefill_are_plain_operations_in_any_batch() -> None:
-    model = make(mixers=("addressed_spectral", "causal_spectral"))
+    model = make(mixers=("addressed_spectral", "delta_spectral"))
     packing = StepProgram(model).packing
     step = traced(StepProgram(model), model, tokens(2, 1)[:, 0])
     prefill = traced(PrefillProgram(model), model, tokens(2, 9))
@@ -49,7 +49,7 @@ def test_a_named_backend_stays_in_the_program() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mixer", ["addressed_spectral", "delta_spectral", "causal_spectral"])
+@pytest.mark.parametrize("mixer", ["addressed_spectral", "delta_spectral"])
 def test_the_filter_at_a_token_is_the_one_that_inspect_shows(mixer: str) -> None:
     model = make(mixers=(mixer,), num_layers=1)
     block = model.backbone.layers[0]

@@ -164,7 +164,7 @@ class CausalTest(Common, unittest.TestCase):
 
 
 class HybridTest(Common, unittest.TestCase):
-    mixers = ("addressed_spectral", "attention", "causal_spectral")
+    mixers = ("addressed_spectral", "attention", "delta_spectral")
     all_model_classes = (hf.FFTNetForCausalLM,)
 
 

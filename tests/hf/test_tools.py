@@ -201,7 +201,7 @@ def test_lora_trains_saves_and_merges(targets: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Current model requires")
-@pytest.mark.parametrize("mixers", [(), ("causal_spectral", "attention")], ids=str)
+@pytest.mark.parametrize("mixers", [(), ("delta_spectral", "attention")], ids=str)
 def test_layers_on_the_disk_write_the_same(mixers: tuple[str, ...], tmp_path: Path) -> None:
     _, model = both(tmp_path, torch.float32, mixers=mixers)
     places = {"model.embedding": "cpu", "lm_head": "cpu", "model.backbone.dropout": "cpu"}

@@ -8,7 +8,7 @@ from models import make, tokens
 from fftnet.model import select_state
 
 
-@pytest.mark.parametrize("fields", [{}, {"mixers": ("causal_spectral",)}, {"causal": False}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"mixers": ("delta_spectral",)}, {"causal": False}], ids=str)
 def test_one_graph_serves_all_lengths(fields: dict[str, object]) -> None:
     torch.compiler.reset()
     model = make(num_layers=1, **fields)

@@ -67,7 +67,7 @@ def peak_bytes() -> int:
         {"mixer_configs": {"addressed_spectral": {"num_bins": 2**20}}},
         {"mixer_configs": {"addressed_spectral": {"conv_size": 2**20}}},
         {"mixer_configs": {"addressed_spectral": {"context_dim": 2**20}}},
-        {"mixers": ["causal_spectral"], "mixer_configs": {"causal_spectral": {"mlp_hidden_dim": 2**24}}},
+        {"mixers": ["delta_spectral"], "mixer_configs": {"delta_spectral": {"context_dim": 2**20}}},
         {"causal": False, "mixers": [], "mixer_configs": {"spectral": {"num_anchors": 2**20}}},
     ],
 )

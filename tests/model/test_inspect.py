@@ -9,9 +9,6 @@ from fftnet.model.mixers import build_mixer
 
 CASES = [
     ("spectral", {"num_anchors": 8}),
-    ("causal_spectral", {}),
-    ("causal_spectral", {"num_bins": 5, "conv_size": 0, "input_gate": False}),
-    ("causal_spectral", {"input_gate": False}),
     ("addressed_spectral", {}),
     ("delta_spectral", {}),
     ("delta_spectral", {"expand": 1, "num_bins": 9, "tracking": True}),
@@ -26,53 +23,55 @@ def test_inspection_is_the_fused_mixer(name: str, fields: dict[str, object], len
     assert_same(mixer.inspect(x).output, mixer(x), [x, *mixer.parameters()])
 
 
-@pytest.mark.parametrize("name", ["spectral", "causal_spectral"])
-def test_the_intermediate_results_follow_from_each_other(name: str) -> None:
-    mixer = randomise(build_mixer(name, 6, 2))
+def test_the_intermediate_results_follow_from_each_other() -> None:
+    mixer = randomise(build_mixer("spectral", 6, 2))
     x = torch.randn(2, 12, 6, dtype=torch.float64)
     view = mixer.inspect(x)
     torch.testing.assert_close(view.filtered, view.spectrum * view.filter[..., None])
-    bias = mixer.activation.bias
-    if name == "spectral":
-        bias = nn.functional.interpolate(bias[None], size=7, mode="linear", align_corners=True)[0]
-        torch.testing.assert_close(
-            view.spectrum.flatten(1),
-            torch.fft.rfft(x, dim=1, norm="ortho").unflatten(2, (2, 3)).transpose(1, 2).flatten(1),
-        )
+    bias = nn.functional.interpolate(mixer.activation.bias[None], size=7, mode="linear", align_corners=True)
+    torch.testing.assert_close(
+        view.spectrum.flatten(1),
+        torch.fft.rfft(x, dim=1, norm="ortho").unflatten(2, (2, 3)).transpose(1, 2).flatten(1),
+    )
     size = view.filtered.abs()
-    expected = torch.relu(size + bias[..., None]) * size / size.clamp(min=mixer.activation.eps)
+    expected = torch.relu(size + bias[0][..., None]) * size / size.clamp(min=mixer.activation.eps)
     torch.testing.assert_close(view.activated.abs(), expected)
     moved = expected > 0
     torch.testing.assert_close(view.activated.angle()[moved], view.filtered.angle()[moved])
 
 
 def test_the_prefix_spectrum_is_the_sum_over_the_past() -> None:
-    mixer = randomise(build_mixer("causal_spectral", 6, 2))
+    mixer = randomise(build_mixer("addressed_spectral", 6, 2, {"num_bins": 4}))
     view = mixer.inspect(torch.randn(1, 9, 6, dtype=torch.float64))
-    decay = mixer.transform.log_decay.exp()
-    pole = torch.exp(torch.complex(-decay, mixer.transform.frequency))
-    weight = torch.sqrt(1 - pole.abs().square())
+    rate = torch.complex(-mixer.transform.log_decay.exp(), mixer.transform.frequency)
     total = torch.zeros(1, 2, 4, 3, dtype=torch.complex128)
     for t in range(9):
-        total = pole[..., None] * total + view.values[:, t, :, None]
-        torch.testing.assert_close(view.spectrum[:, t], weight[..., None] * total)
-        read = (view.activated[:, t] * torch.view_as_complex(mixer.inverse.readout.detach())[..., None]).real
+        pole = torch.exp(view.clock[:, t, :, None] * rate)
+        total = pole[..., None] * total + view.key[:, t, ..., None] * view.values[:, t, :, None]
+        torch.testing.assert_close(view.spectrum[:, t], total)
+        read = (view.filter[:, t, ..., None] * view.spectrum[:, t]).real
         torch.testing.assert_close(view.mixed[:, t], read.sum(dim=2))
 
 
-@pytest.mark.parametrize("name", ["spectral", "causal_spectral"])
-def test_hooks_on_the_components_run(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("spectral", "transform filter activation inverse"),
+        ("addressed_spectral", "context transform key filter activation clock"),
+        ("delta_spectral", "context transform key filter activation clock erase"),
+    ],
+)
+def test_hooks_on_the_components_run(name: str, parts: str) -> None:
     mixer = build_mixer(name, 8, 2)
-    seen = []
-    for part in (mixer.transform, mixer.filter, mixer.activation, mixer.inverse):
-        part.register_forward_hook(lambda part, *_: seen.append(type(part).__name__))
+    seen = set()
+    for part in parts.split():
+        mixer.get_submodule(part).register_forward_hook(lambda *_, part=part: seen.add(part))
     mixer.inspect(torch.randn(1, 5, 8))
-    assert len(seen) == 4
+    assert seen == set(parts.split())
 
 
-@pytest.mark.parametrize("name", ["spectral", "causal_spectral"])
-def test_narrow_tokens_are_inspected_in_full_precision(name: str) -> None:
-    mixer = build_mixer(name, 8, 2).bfloat16()
+def test_narrow_tokens_are_inspected_in_full_precision() -> None:
+    mixer = build_mixer("spectral", 8, 2).bfloat16()
     x = torch.randn(2, 11, 8).bfloat16()
     view = mixer.inspect(x)
     assert (view.output.dtype, view.spectrum.dtype) == (torch.bfloat16, torch.complex64)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fftnet import FFTNet, FFTNetConfig, FFTNetLayer
 from fftnet.model.mixers import MIXERS, build_mixer
-from fftnet.model.mixers.causal_spectral import CausalSpectralConfig, CausalSpectralMixer
+from fftnet.model.mixers.delta_spectral import DeltaSpectralConfig, DeltaSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
 
 
@@ -37,11 +37,11 @@ class First(nn.Module):
 
 
 def test_a_layer_takes_a_mixer_or_its_name() -> None:
-    config = CausalSpectralConfig(num_bins=3)
+    config = DeltaSpectralConfig(num_bins=3)
     torch.manual_seed(1)
-    named = FFTNetLayer(8, "causal_spectral", num_heads=2, mixer_config={"num_bins": 3}, ffn_dim=0)
+    named = FFTNetLayer(8, "delta_spectral", num_heads=2, mixer_config={"num_bins": 3}, ffn_dim=0)
     torch.manual_seed(1)
-    made = FFTNetLayer(8, CausalSpectralMixer(8, 2, config), ffn_dim=0)
+    made = FFTNetLayer(8, DeltaSpectralMixer(8, 2, config), ffn_dim=0)
     x = torch.randn(2, 9, 8)
     torch.testing.assert_close(named(x), made(x), rtol=0, atol=0)
     assert named.feed_forward is None

@@ -1,7 +1,7 @@
 """The whole model: causality, any length, precision, configurations, files."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fftnet.model import BackboneConfig
 from fftnet.model.exchange import LIBRARY_FIELDS
 from fftnet.model.mixers import MIXERS
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralConfig
+from fftnet.model.mixers.delta_spectral import DeltaSpectralConfig
 from fftnet.model.mixers.spectral import SpectralConfig
 from fftnet.serialization import CheckpointError
 from fftnet.testing import CausalityError, assert_causal
@@ -78,10 +79,10 @@ def test_attention_needs_pairs_of_channels(name: str) -> None:
 
 
 def test_hybrids_repeat_their_pattern_and_must_be_causal() -> None:
-    config = FFTNetConfig(vocab_size=3, num_layers=3, mixers=("spectral", "causal_spectral"), causal=False)
-    assert config.layer_mixers == ["spectral", "causal_spectral", "spectral"]
+    config = FFTNetConfig(vocab_size=3, num_layers=3, mixers=("spectral", "delta_spectral"), causal=False)
+    assert config.layer_mixers == ["spectral", "delta_spectral", "spectral"]
     with pytest.raises(ValueError, match="causal=True needs causal mixers, but 'spectral' sees the whole"):
-        FFTNet(FFTNetConfig(vocab_size=3, mixers=("causal_spectral", "spectral")))
+        FFTNet(FFTNetConfig(vocab_size=3, mixers=("delta_spectral", "spectral")))
 
 
 @pytest.mark.parametrize(
@@ -89,12 +90,12 @@ def test_hybrids_repeat_their_pattern_and_must_be_causal() -> None:
     [
         ("d_model", 0, "d_model must be at least 1"),
         ("num_heads", 3, "num_heads=3 must divide d_model=128"),
-        ("causal_spectral", {"num_bins": 0}, "num_bins must be at least 1, got 0"),
-        ("causal_spectral", {"conv_size": -1}, "conv_size must be 0 or more, got -1"),
-        ("causal_spectral", {"mlp_hidden_dim": 0}, "mlp_hidden_dim must be at least 1 or"),
-        ("causal_spectral", {"taps": 4}, "'causal_spectral' has no field 'taps'; choose from num_bins"),
+        ("delta_spectral", {"num_bins": 0}, "num_bins must be at least 1, got 0"),
+        ("delta_spectral", {"conv_size": 1}, "conv_size must be at least 2, got 1"),
+        ("spectral", {"mlp_hidden_dim": 0}, "mlp_hidden_dim must be at least 1 or"),
+        ("delta_spectral", {"taps": 4}, "'delta_spectral' has no field 'taps'; choose from expand"),
         ("mamba", {}, "unknown mixer 'mamba'; choose from addressed_spectral, delta_spectral"),
-        ("causal_spectral", SpectralConfig(), "takes a CausalSpectralConfig, got SpectralConfig"),
+        ("delta_spectral", SpectralConfig(), "takes a DeltaSpectralConfig, got SpectralConfig"),
         ("spectral", {"num_anchors": 5}, "sets fields of 'spectral', but the layers use addressed"),
         ("mixers", ("mamba",), "unknown mixer 'mamba'"),
         ("vocab_size", 0, "vocab_size must be at least 1"),
@@ -148,12 +149,12 @@ def test_damaged_checkpoints_are_refused(old: str | None, new: str, message: str
 
 
 def test_the_configuration_file_names_the_model_and_its_fields(tmp_path: Path) -> None:
-    model = make(mixers=("causal_spectral", "attention"), causal_spectral={"num_bins": 3}).float()
+    model = make(mixers=("delta_spectral", "attention"), delta_spectral={"num_bins": 3}).float()
     model.save_pretrained(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     assert (values["model_type"], values["architectures"]) == ("fftnet", ["FFTNetForCausalLM"])
-    own = {"num_bins": 3, "mlp_hidden_dim": None, "conv_size": 4, "input_gate": True}
-    assert values["mixer_configs"] == {"causal_spectral": own, "attention": {}}
+    own = asdict(DeltaSpectralConfig(num_bins=3))
+    assert values["mixer_configs"] == {"delta_spectral": own, "attention": {}}
     fields = {name: value for name, value in values.items() if name not in LIBRARY_FIELDS}
     assert FFTNetConfig(**fields) == model.config
     (tmp_path / "config.json").write_text(json.dumps(fields))

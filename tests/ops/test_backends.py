@@ -10,15 +10,12 @@ from hypothesis import strategies as st
 from operators import (
     ADDRESS_STEP,
     ADDRESSES,
-    CAUSAL_MIX,
     DELTA_MIX,
     DELTA_STEP,
     FORGETFUL_CONTEXT,
-    GATED_CONV,
     GATED_NORM,
     KEYED_MIX,
     LONG,
-    MIX_STEP,
     OPERATORS,
     PREFIX_CONTEXT,
     RMS_NORM,
@@ -39,7 +36,7 @@ def test_values_gradients_and_registration(operator: Operator, backend: str) -> 
     backend_suite(operator, backend)
 
 
-MIXERS = (CAUSAL_MIX, KEYED_MIX, DELTA_MIX, SPECTRAL_MIX)
+MIXERS = (KEYED_MIX, DELTA_MIX, SPECTRAL_MIX)
 BLOCKS = [2, 3, 63, 64, 65, 129, 255, 256, 257, 311]
 
 
@@ -73,12 +70,6 @@ ADDRESSES_OF_ONE = {
     "taps": st.integers(1, 5),
 }
 SHAPES: dict[str, dict[str, Any]] = {
-    "causal_mix": {
-        "length": st.integers(1, 70),
-        "heads": st.integers(1, 5),
-        "width": st.sampled_from([1, 2, 5, 8, 17, 40, 64, 65]),
-        "bins": st.integers(1, 6),
-    },
     "keyed_mix": KEYED,
     # Each number of bins compiles a kernel.
     "delta_mix": KEYED | {"bins": st.sampled_from([1, 8, 17, 40])},
@@ -87,7 +78,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "heads": st.integers(1, 5),
         "width": st.sampled_from([1, 2, 5, 16, 23]),
     },
-    "gated_conv": {"length": TOKENS, "width": st.sampled_from([3, 8, 24, 48]), "taps": st.integers(1, 5)},
     "short_conv": {"length": TOKENS, "width": st.sampled_from([3, 8, 24, 48]), "taps": st.integers(1, 5)},
     "addresses": HEADS | {"bins": st.sampled_from([1, 3, 8, 16, 24, 64])},
     "gated_norm": HEADS | {"width": st.sampled_from([1, 3, 8, 16, 24, 64])},
@@ -97,8 +87,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "width": st.sampled_from([3, 8, 24, 72]),
         "read": st.sampled_from([0, 1, 300]),
     },
-    "gate_step": {"width": st.integers(1, 9), "taps": st.integers(1, 5), "read": st.integers(0, 9)},
-    "mix_step": {"heads": st.integers(1, 3), "width": st.integers(1, 9), "bins": st.integers(1, 4)},
     "context_step": {"width": st.integers(1, 9), "read": st.integers(0, 9)},
     "address_step": ADDRESSES_OF_ONE,
     "delta_step": ADDRESSES_OF_ONE,
@@ -115,20 +103,17 @@ def test_any_shape(operator: Operator, backend: str, data: st.DataObject) -> Non
 
 MIXING = {"length": 301, "heads": 3, "width": 16}
 FLOAT32: list[tuple[Operator, dict[str, Any], float]] = [
-    (CAUSAL_MIX, MIXING, 1e-4),
     (KEYED_MIX, MIXING, 2e-5),
     (KEYED_MIX, MIXING | {"speed": 20.0}, 5e-4),
     (DELTA_MIX, MIXING, 2e-5),
     (DELTA_MIX, MIXING | {"speed": 20.0}, 5e-4),
     (SPECTRAL_MIX, MIXING, 1e-5),
-    (GATED_CONV, {"length": 1100, "width": 32}, 2e-6),
     (SHORT_CONV, {"length": 1100, "width": 32}, 2e-6),
     (ADDRESSES, {"length": 1100, "heads": 3, "bins": 16}, 2e-6),
     (GATED_NORM, {"length": 1100, "heads": 3, "width": 64}, 2e-6),
     (RMS_NORM, {"length": 1100, "width": 264}, 2e-6),
     (ADDRESS_STEP, {"heads": 3, "width": 40, "bins": 16}, 5e-6),
     (DELTA_STEP, {"heads": 3, "width": 40, "bins": 16}, 5e-6),
-    (MIX_STEP, {"heads": 3, "width": 40, "bins": 16}, 1e-5),
 ]
 """Inputs large enough for several threads, and the largest relative error."""
 
@@ -170,7 +155,7 @@ STATES = {"state": 1, "conv_state": -1, "mean": 1, "count": 2}
 
 @pytest.mark.parametrize(
     "operator",
-    [CAUSAL_MIX, KEYED_MIX, DELTA_MIX, GATED_CONV, SHORT_CONV, PREFIX_CONTEXT, FORGETFUL_CONTEXT],
+    [KEYED_MIX, DELTA_MIX, SHORT_CONV, PREFIX_CONTEXT, FORGETFUL_CONTEXT],
     ids=str,
 )
 def test_an_operator_continues_from_its_state(operator: Operator) -> None:

@@ -1,4 +1,4 @@
-"""Prefix context and gated convolution against plain loops, PyTorch's convolution and the references."""
+"""Prefix context and short convolution against plain loops, PyTorch's convolution and the references."""
 
 from itertools import product
 
@@ -6,13 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operators import GATED_CONV, PREFIX_CONTEXT, defined_context_step, normal_numbers
+from operators import PREFIX_CONTEXT, SHORT_CONV, defined_context_step, normal_numbers
 from torch import Tensor
 
-from fftnet.ops.convolution import causal_conv
 from fftnet.ops.decode import BACKENDS as decode_backends
 from fftnet.ops.decode import context_step
-from fftnet.ops.gated_conv import gated_conv
 from fftnet.ops.prefix_context import prefix_context
 from fftnet.ops.short_conv import short_conv
 
@@ -109,19 +107,12 @@ def test_a_small_gradient_of_the_context_keeps_its_digits(horizon: int) -> None:
 
 @pytest.mark.parametrize("taps", [1, 2, 4])
 @pytest.mark.parametrize("length", [1, 2, 3, 9])
-def test_convolutions_match_conv1d(taps: int, length: int) -> None:
-    x, weight, past = GATED_CONV.make(length=length, taps=taps).values()
+def test_the_convolution_matches_conv1d(taps: int, length: int) -> None:
+    x, weight, past = SHORT_CONV.make(length=length, taps=taps).values()
     padded = torch.cat([past, x], dim=1)
     convolved = torch.nn.functional.conv1d(padded.transpose(1, 2), weight[:, None], groups=16).transpose(1, 2)
-    y, kept = causal_conv(x, weight, past)
-    torch.testing.assert_close(y, convolved)
-    torch.testing.assert_close(kept, padded[:, length:], rtol=0, atol=0)
-    keys, values = convolved.chunk(2, dim=-1)
-    for backend in [*GATED_CONV.fast(), "reference"]:
-        y, kept = gated_conv(x, weight, past, backend=backend)
-        torch.testing.assert_close(y, keys * values)
-        torch.testing.assert_close(kept, padded[:, length:], rtol=0, atol=0)
-        silu, y, kept = short_conv(x, weight, past, width=8, backend=backend)
-        torch.testing.assert_close(silu, torch.nn.functional.silu(keys))
-        torch.testing.assert_close(y, values)
+    for backend in [*SHORT_CONV.fast(), "reference"]:
+        values, keys, kept = short_conv(x, weight, past, width=8, backend=backend)
+        torch.testing.assert_close(values, torch.nn.functional.silu(convolved[..., :8]))
+        torch.testing.assert_close(keys, convolved[..., 8:])
         torch.testing.assert_close(kept, padded[:, length:], rtol=0, atol=0)

@@ -15,7 +15,6 @@ from fftnet.ops import use_backend
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 SIZES = {
-    "causal_mix": {"batch": 1, "length": 3, "width": 2, "bins": 2},
     "keyed_mix": {"batch": 1, "length": 3, "width": 2, "bins": 2},
     "delta_mix": {"batch": 1, "length": 3, "width": 2, "bins": 2},
     "spectral_mix": {"batch": 1, "length": 4, "width": 2},
@@ -105,7 +104,7 @@ def test_a_transform_of_a_kernel_that_is_named_is_refused(operator: Operator, ba
         first(*(forward_ad.make_dual(x, x) for x in inputs))
 
 
-@pytest.mark.parametrize("mixer", ["addressed_spectral", "causal_spectral", "spectral"])
+@pytest.mark.parametrize("mixer", ["addressed_spectral", "delta_spectral", "spectral"])
 def test_a_model_has_second_derivatives_and_gradients_per_row(mixer: str) -> None:
     model = make(mixers=(mixer,), causal=mixer != "spectral")
     ids = tokens(2, 6)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from commands import python
-from operators import CAUSAL_MIX, GATED_CONV, LONG, MIX_STEP, OPERATORS, Operator, mix
+from operators import ADDRESS_STEP, KEYED_MIX, LONG, OPERATORS, SHORT_CONV, Operator
 
-from fftnet.ops import causal_mix, decode, gated_conv, keyed_mix, prefix_context, spectral_mix, use_backend
+from fftnet.ops import decode, keyed_mix, prefix_context, short_conv, spectral_mix, use_backend
 from fftnet.ops.checks import Signature
 
 CPU = torch.zeros(2, 17, 16)
-SIZES = {"D": 16}
+SIZES = {"C": 24, "D": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_a_backend_that_can_not_run_here_is_refused_with_the_reason(monkeypatch:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     sentence = "the backend 'triton' can't run here: there is no GPU with CUDA; choose from auto, torch"
     with pytest.raises(ValueError, match=sentence):
-        mix(*CAUSAL_MIX.make().values(), backend="triton")
+        KEYED_MIX.call(*KEYED_MIX.make().values(), backend="triton")
 
 
 def test_triton_is_available_with_a_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,9 +65,9 @@ def test_auto_is_the_fastest_that_takes_the_tensors() -> None:
     pytest.importorskip("numba")
     meta = CPU.to("meta")
     for backends in (
-        causal_mix.BACKENDS,
+        keyed_mix.BACKENDS,
         spectral_mix.BACKENDS,
-        gated_conv.BACKENDS,
+        short_conv.BACKENDS,
         prefix_context.BACKENDS,
     ):
         assert backends.choose("auto", SIZES, CPU) == "numba"
@@ -80,8 +80,8 @@ def test_auto_is_the_fastest_that_takes_the_tensors() -> None:
 def test_tensors_that_a_backend_can_not_take_go_to_torch() -> None:
     pytest.importorskip("numba")
     mask = torch.ones(2, 17, dtype=torch.bool)
-    assert causal_mix.BACKENDS.choose("numba", SIZES, CPU.to("meta")) == "torch"
-    assert gated_conv.BACKENDS.choose("numba", {"D": 3}, CPU) == "torch"
+    assert keyed_mix.BACKENDS.choose("numba", SIZES, CPU.to("meta")) == "torch"
+    assert short_conv.BACKENDS.choose("numba", {"C": 6, "D": 3}, CPU) == "torch"
     assert prefix_context.BACKENDS.choose("numba", SIZES, CPU, CPU, CPU, mask) == "torch"
     with torch.no_grad():
         assert decode.BACKENDS.choose("numba", SIZES, CPU, CPU.bfloat16()) == "torch"
@@ -89,20 +89,20 @@ def test_tensors_that_a_backend_can_not_take_go_to_torch() -> None:
 
 def test_the_registered_operator_refuses_tensors_that_a_backend_can_not_take() -> None:
     pytest.importorskip("numba")
-    inputs = GATED_CONV.make(width=3).values()
-    with pytest.raises(ValueError, match="the registered gated_conv can't run on the backend 'numba'"):
-        torch.ops.fftnet.gated_conv(*inputs, "numba")
+    inputs = SHORT_CONV.make(width=3).values()
+    with pytest.raises(ValueError, match="the registered short_conv can't run on the backend 'numba'"):
+        torch.ops.fftnet.short_conv(*inputs, 3, "numba")
     with pytest.raises(ValueError, match="unknown backend 'magic'"):
-        torch.ops.fftnet.gated_conv(*inputs, "magic")
-    with pytest.raises(ValueError, match="the registered gated_conv can't run on the backend 'reference'"):
-        torch.ops.fftnet.gated_conv(*inputs, "reference")
+        torch.ops.fftnet.short_conv(*inputs, 3, "magic")
+    with pytest.raises(ValueError, match="the registered short_conv can't run on the backend 'reference'"):
+        torch.ops.fftnet.short_conv(*inputs, 3, "reference")
 
 
 def test_the_innermost_block_counts_and_ends() -> None:
     signature = Signature("any", {"x": "B T D"})
 
     def select(backend: str | None) -> str:
-        return causal_mix.BACKENDS.select(signature, backend, CPU)
+        return keyed_mix.BACKENDS.select(signature, backend, CPU)
 
     with use_backend("torch"):
         assert select(None) == "torch"
@@ -126,7 +126,8 @@ def test_a_block_has_the_power_of_the_argument(operator: Operator) -> None:
 
 def test_a_compiled_function_follows_the_block() -> None:
     torch.compiler.reset()
-    inputs = [x.float() for x in CAUSAL_MIX.make().values()]
+    inputs = [x.float() for x in KEYED_MIX.make().values()]
+    mix = KEYED_MIX.call
     compiled = torch.compile(mix, fullgraph=True, backend="aot_eager")
     for backend in ("auto", "reference", "auto"):
         with use_backend(backend):
@@ -138,12 +139,12 @@ def test_a_compiled_function_follows_the_block() -> None:
 
 USED = """
 import torch
-from fftnet.ops import causal_mix, dispatch
+from fftnet.ops import dispatch, keyed_mix
 from fftnet.ops.checks import Signature
 signature = Signature("f", {"x": "B"})
-print(causal_mix.BACKENDS.select(signature, None, torch.zeros(1)))
+print(keyed_mix.BACKENDS.select(signature, None, torch.zeros(1)))
 with dispatch.use_backend("auto"):
-    print(causal_mix.BACKENDS.select(signature, None, torch.zeros(1)))
+    print(keyed_mix.BACKENDS.select(signature, None, torch.zeros(1)))
 """
 
 
@@ -169,7 +170,7 @@ with torch.no_grad():
     logits, state = model.prefill(text[:, :8])
     logits, _ = model.step(text[:, 8], state)
     torch.testing.assert_close(logits, model(text)[:, -1])
-assert "fftnet.ops.causal_mix.cpu" not in sys.modules
+assert "fftnet.ops.keyed_mix.cpu" not in sys.modules
 """
 
 
@@ -210,18 +211,18 @@ def test_a_broken_package_is_told_once_and_replaced(tmp_path: Path) -> None:
 
 def test_numba_switched_off_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     numba = pytest.importorskip("numba")
-    assert "numba" in causal_mix.BACKENDS.available()
+    assert "numba" in keyed_mix.BACKENDS.available()
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
     sentence = "the backend 'numba' can't run here: numba is switched off by NUMBA_DISABLE_JIT; choose from"
     with pytest.raises(ValueError, match=sentence):
-        causal_mix.BACKENDS.choose("numba", SIZES, CPU)
+        keyed_mix.BACKENDS.choose("numba", SIZES, CPU)
 
 
 def test_nothing_is_told_where_nothing_is_missing(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("numba")
     with caplog.at_level(logging.INFO, logger="fftnet"):
-        for operator in (CAUSAL_MIX, GATED_CONV):
+        for operator in (KEYED_MIX, SHORT_CONV):
             operator.call(*operator.make().values())
-        decode.BACKENDS.choose("auto", SIZES, *MIX_STEP.make().values())
+        decode.BACKENDS.choose("auto", SIZES, *ADDRESS_STEP.make().values())
     assert told(caplog.text) == []
-    assert "numba" in causal_mix.BACKENDS.available()
+    assert "numba" in keyed_mix.BACKENDS.available()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from commands import python
 from guarded import unchecked, walk, wrong
-from operators import CAUSAL_MIX, GATE_STEP, GATED_CONV, KEYED_MIX, LONG, OPERATORS, SAME_CHECKS, Operator
+from operators import CONTEXT_STEP, KEYED_MIX, LONG, OPERATORS, SAME_CHECKS, SHORT_CONV, Operator
 
 from fftnet.ops.checks import Signature
 
@@ -74,19 +74,19 @@ def test_one_mistake_has_one_message(operator: Operator) -> None:
 
 MESSAGES = [
     (
-        CAUSAL_MIX,
+        KEYED_MIX,
         lambda state: state[:1],
-        "causal_mix: state must have shape (2, 4, 2, 2, 3) (B, F, 2, H, d), got (1, 4, 2, 2, 3)",
+        "keyed_mix: state must have shape (2, 2, 2, 4, 3) (B, H, 2, F, d), got (1, 2, 2, 4, 3)",
     ),
-    (CAUSAL_MIX, lambda x: x.long(), "causal_mix: state must have a real floating dtype, got torch.int64"),
-    (CAUSAL_MIX, lambda x: x.to("meta"), "causal_mix: state must be on cpu like values, got meta"),
-    (GATE_STEP, lambda x: x.int(), "gate_step: count must have dtype torch.int64, got torch.int32"),
+    (KEYED_MIX, lambda x: x.long(), "keyed_mix: state must have a real floating dtype, got torch.int64"),
+    (KEYED_MIX, lambda x: x.to("meta"), "keyed_mix: state must be on cpu like values, got meta"),
+    (CONTEXT_STEP, lambda x: x.int(), "context_step: count must have dtype torch.int64, got torch.int32"),
     (
-        GATED_CONV,
+        SHORT_CONV,
         lambda state: state[:1],
-        "gated_conv: conv_state must have shape (2, 3, 16) (B, P, C), got (1, 3, 16)",
+        "short_conv: conv_state must have shape (2, 3, 16) (B, P, C), got (1, 3, 16)",
     ),
-    (GATED_CONV, lambda x: None, "gated_conv: conv_state must be a tensor, got None"),
+    (SHORT_CONV, lambda x: None, "short_conv: conv_state must be a tensor, got None"),
 ]
 
 
@@ -115,8 +115,8 @@ def test_an_empty_batch_is_refused(operator: Operator) -> None:
 
 
 def test_no_head_and_no_bin_are_refused() -> None:
-    inputs = CAUSAL_MIX.make()
-    with pytest.raises(ValueError, match="causal_mix needs a size H of at least 1, got 0"):
-        CAUSAL_MIX.call(*(inputs | {"values": inputs["values"][:, :, :0]}).values())
-    with pytest.raises(ValueError, match="causal_mix needs a size F of at least 1, got 0"):
-        CAUSAL_MIX.call(*(inputs | {"filter_": inputs["filter_"][..., :0]}).values())
+    inputs = KEYED_MIX.make()
+    with pytest.raises(ValueError, match="keyed_mix needs a size H of at least 1, got 0"):
+        KEYED_MIX.call(*(inputs | {"values": inputs["values"][:, :, :0]}).values())
+    with pytest.raises(ValueError, match="keyed_mix needs a size F of at least 1, got 0"):
+        KEYED_MIX.call(*(inputs | {"key": inputs["key"][..., :0]}).values())

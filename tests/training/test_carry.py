@@ -23,7 +23,7 @@ from fftnet.training.accelerator import TrainingError
 from fftnet.training.sharding import Carried, deal_out, join
 from fftnet.utils.trainer import Trainer
 
-MIXERS = [("causal_spectral",), ("attention",), ("causal_spectral", "attention")]
+MIXERS = [("delta_spectral",), ("attention",), ("delta_spectral", "attention")]
 WINDOWS = 4
 ROWS = 3
 

@@ -130,7 +130,7 @@ def test_carried_states_are_split_among_any_number_of_processes(folder: Path) ->
     words = "".join(f"{number} and {number * number} " for number in range(1000))
     (folder / "squares.txt").write_text(words)
     flags = "--data squares.txt --carry_state 4 --max_seq_length 32 --save_every 3"
-    flags += " --mixers causal_spectral attention"
+    flags += " --mixers delta_spectral attention"
     train(folder, 1, "carried", flags)
     train(folder, 2, "carried-ddp", flags)
     assert_same_run(folder, "carried-ddp", "carried")

@@ -60,19 +60,18 @@ export class Model {
   // Magnitude |Z| over the channels of each head: { layer, heads, bins, values (heads x bins) } for each spectrum.
   spectra(state) {
     const { heads } = this.description.filters;
-    return this.description.spectra.map(({ input, part, parts, layer, axes }) => {
+    return this.description.spectra.map(({ input, part, parts, layer }) => {
       const tensor = state[this.description.state.findIndex((entry) => entry.input === input)];
       const { dims } = tensor;
       const size = tensor.data.length / parts;
       const data = tensor.data.subarray(part * size, (part + 1) * size);
-      const bins = axes === "H2F" ? dims[3] : dims[1] / parts;
-      const width = dims[4];
+      const [bins, width] = dims.slice(3);
       const values = new Float32Array(heads * bins);
       for (let head = 0; head < heads; head++) {
         for (let bin = 0; bin < bins; bin++) {
           let sum = 0;
           for (let plane = 0; plane < 2; plane++) {
-            const row = axes === "H2F" ? (head * 2 + plane) * bins + bin : (bin * 2 + plane) * heads + head;
+            const row = (head * 2 + plane) * bins + bin;
             for (let n = row * width; n < (row + 1) * width; n++) sum += data[n] * data[n];
           }
           values[head * bins + bin] = Math.sqrt(sum);

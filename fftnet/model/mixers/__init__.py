@@ -10,7 +10,6 @@ from typing import Any
 from fftnet.model.mixers.addressed_spectral import AddressedSpectralMixer
 from fftnet.model.mixers.attention import AttentionMixer, BidirectionalAttentionMixer
 from fftnet.model.mixers.base import Mixer
-from fftnet.model.mixers.causal_spectral import CausalSpectralMixer
 from fftnet.model.mixers.delta_spectral import DeltaSpectralMixer
 from fftnet.model.mixers.fnet import FNetMixer
 from fftnet.model.mixers.spectral import SpectralMixer
@@ -18,7 +17,6 @@ from fftnet.model.mixers.spectral import SpectralMixer
 MIXERS: dict[str, type[Mixer]] = {
     "addressed_spectral": AddressedSpectralMixer,
     "delta_spectral": DeltaSpectralMixer,
-    "causal_spectral": CausalSpectralMixer,
     "spectral": SpectralMixer,
     "attention": AttentionMixer,
     "bidirectional_attention": BidirectionalAttentionMixer,
@@ -28,6 +26,11 @@ MIXERS: dict[str, type[Mixer]] = {
 
 def mixer_class(name: str) -> type[Mixer]:
     """Return the class of a mixer; ValueError if the name is unknown."""
+    if name == "causal_spectral":
+        raise ValueError(
+            "mixer 'causal_spectral' was removed in version 0.4: load its checkpoints with version 0.3, or "
+            "train delta_spectral, which is as good or better on every task"
+        )
     if name not in MIXERS:
         raise ValueError(f"unknown mixer {name!r}; choose from {', '.join(MIXERS)}")
     return MIXERS[name]

@@ -1,4 +1,4 @@
-"""Write keys and read filters of a keyed mixer (docs/maths.md, section 3, steps 2 and 5)."""
+"""Write keys and read filters of the causal mixers (docs/maths.md, section 3, steps 2 and 5)."""
 
 from torch import Tensor
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fftnet.ops.causal_mix.reference import modrelu
 from fftnet.ops.numerics import NORM_EPS, to_complex, to_planes
+from fftnet.ops.spectral_mix.reference import modrelu
 
 
 def _complex(planes: Tensor) -> Tensor:

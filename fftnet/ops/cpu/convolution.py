@@ -50,17 +50,17 @@ def convolve_back(grad, inputs, grads, b, t, c, lanes, taps):  # pyright: ignore
             add(grad_weight, (b, P - i, c), grad * load(past, (b, P + t - i, c), lanes), lanes)
 
 
-def run(kernel: Any, inputs: tuple[Tensor, ...], channels: int, width: int, *arguments: Any) -> None:
-    """Run a kernel whose work items are vectors of ``channels``, each within a multiple of ``width``."""
+def run(kernel: Any, inputs: tuple[Tensor, ...], width: int, *arguments: Any) -> None:
+    """Run a kernel whose work items are vectors of channels, each within a multiple of ``width``."""
     x, weight, past = inputs
     lanes = widest_lanes(width)
-    items = x.shape[0] * (channels // len(lanes))
+    items = x.shape[0] * (x.shape[2] // len(lanes))
     transposed = (x, weight.T.contiguous(), past)
     threads.run(kernel, items, x.numel(), lanes, (0,) * weight.shape[1], transposed, *arguments)
 
 
 def run_backward(
-    kernel: Any, inputs: tuple[Tensor, ...], channels: int, width: int, *arguments: Any
+    kernel: Any, inputs: tuple[Tensor, ...], width: int, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run a kernel that adds gradients to those of the inputs, and return these."""
     x, weight, past = inputs
@@ -68,5 +68,5 @@ def run_backward(
     grad_past = torch.zeros_like(past)
     # One sum a row of the batch, since rows are done by different threads.
     grad_weight = x.new_zeros(x.shape[0], weight.shape[1], x.shape[2])
-    run(kernel, inputs, channels, width, *arguments, (grad_x, grad_weight, grad_past))
+    run(kernel, inputs, width, *arguments, (grad_x, grad_weight, grad_past))
     return grad_x, grad_weight.sum(dim=0).T.contiguous(), grad_past

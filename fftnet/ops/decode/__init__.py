@@ -1,8 +1,8 @@
-"""One token at a time: the arithmetic of a causal mixer between its matrix products, in two operators each.
+"""One token at a time: the arithmetic of a causal mixer between its matrix products, in two operators.
 
-``context_step`` belongs to the mixers with keys, with ``delta_step`` or ``address_step``; ``gate_step`` and
-``mix_step`` belong to the one without. A backend is a module in this folder with functions of these names and
-arguments, without ``backend``. Nothing is registered: autograd differentiates ``torch`` and ``export``.
+``context_step`` is the first, ``delta_step`` or ``address_step`` the second. A backend is a module in this
+folder with functions of these names and arguments, without ``backend``. Nothing is registered: autograd
+differentiates ``torch`` and ``export``.
 ``numba`` has no gradients, and runs at inference without ``torch.compile``, which fuses ``torch`` instead.
 """
 
@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 from torch import Tensor, compiler, float32, float64, is_grad_enabled
 
-from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.checks import Signature, Sizes
 from fftnet.ops.dispatch import Backends, anything
 from fftnet.ops.prefix_context import check_horizon
 
 
 class AddressedParameters(NamedTuple):
-    """Learned numbers of each channel, head and bin of a mixer with addresses; floating."""
+    """Learned numbers of each channel, head and bin of a causal mixer; floating."""
 
     conv_weight: Tensor
     """Filters of the convolution, (C, W), the newest token's tap last."""
@@ -44,30 +43,6 @@ def _at_inference(sizes: Sizes, x: Tensor, *others: Tensor) -> bool:
 
 
 BACKENDS = Backends(__name__, numba=_at_inference, export=anything)
-_GATE_STEP = Signature(
-    "gate_step",
-    {
-        "x": "B D",
-        "projected": "B C",
-        "conv_weight": "C W",
-        "conv_state": "B P C",
-        "mean": "B D",
-        "count": "B: int64",
-    },
-    derived={"C": lambda D: 2 * D, "P": lambda W: W - 1},
-)
-_MIX_STEP = Signature(
-    "mix_step",
-    {
-        "values": "B H d",
-        "filter_": "B H F",
-        "decay": "H F",
-        "frequency": "H F",
-        "bias": "H F",
-        "readout": "H F 2",
-        "state": "B F 2 H d",
-    },
-)
 _CONTEXT_STEP = Signature("context_step", {"projected": "B M", "mean": "B M", "count": "B: int64"})
 _ADDRESS_STEP = Signature(
     "address_step",
@@ -118,59 +93,6 @@ _DELTA_STEP = Signature(
     # ``projected`` holds values and gates of all heads, then both planes of the keys and of the filters.
     derived={"C": lambda H, F, d: 2 * H * d + 4 * H * F, "P": lambda W: W - 1},
 )
-
-
-def gate_step(
-    x: Tensor,
-    projected: Tensor,
-    conv_weight: Tensor,
-    conv_state: Tensor,
-    mean: Tensor,
-    count: Tensor,
-    *,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Context and gated values of one token.
-
-    Args:
-        x: the token, (B, D) of any floating dtype.
-        projected: its keys and values, (B, C) with C = 2 D.
-        conv_weight: the convolution's filters, (C, W), the newest token's tap last.
-        conv_state: the P = W - 1 projected tokens before, (B, P, C).
-        mean: mean of the tokens before, (B, D).
-        count: int64 number of the tokens before, (B,).
-
-    Returns:
-        Context (B, 2 D) and values (B, D) in the dtype of ``x``, and the new ``conv_state``, ``mean`` and
-        ``count``.
-    """
-    backend = BACKENDS.select(_GATE_STEP, backend, x, projected, conv_weight, conv_state, mean, count)
-    return BACKENDS.load(backend).gate_step(x, projected, conv_weight, conv_state, mean, count)
-
-
-def mix_step(
-    values: Tensor,
-    filter_: Tensor,
-    parameters: HeadParameters,
-    state: Tensor,
-    *,
-    eps: float,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """``fftnet.ops.causal_mix.causal_mix`` of one token, with the normalisation g applied here.
-
-    Args:
-        values: v, (B, H, d) of any floating dtype.
-        filter_: the adaptive filter, without g, (B, H, F).
-        parameters: of every head and bin, with decay > 0.
-        state: real and imaginary plane of the spectrum, (B, F, 2, H, d).
-        eps: magnitude below which modReLU stops normalising.
-
-    Returns:
-        Mixed values (B, H, d) in the dtype of ``values``, and the new state.
-    """
-    backend = BACKENDS.select(_MIX_STEP, backend, values, filter_, *parameters, state)
-    return BACKENDS.load(backend).mix_step(values, filter_, parameters, state, eps)
 
 
 def context_step(

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.cpu.compile import jit
 from fftnet.ops.cpu.functions import modrelu_scale
 from fftnet.ops.cpu.threads import threads
@@ -21,16 +20,17 @@ FOREVER = 1 << 62  # Horizon of a mean that never forgets.
 
 
 @jit
-def _read_context(b, x, mean, count, horizon, context, new_mean, new_count):  # pyright: ignore
-    """Context [mean; x] of row b, with the running mean over at most ``horizon`` tokens."""
-    # mean(t) = mean(t-1) + (x(t) - mean(t-1)) / n(t), exact however long the text is.
+def _context(first, last, x, mean, count, horizon, context, new_mean, new_count):  # pyright: ignore
+    """Context [mean; x], with the running mean over at most ``horizon`` tokens."""
     D = x.shape[1]
-    new_count[b] = count[b] + 1
-    share = x.dtype.type(1) / x.dtype.type(min(new_count[b], horizon))
-    for c in range(D):
-        new_mean[b, c] = mean[b, c] + share * (x[b, c] - mean[b, c])
-        context[b, c] = new_mean[b, c]
-        context[b, D + c] = x[b, c]
+    for b in range(first, last):
+        # mean(t) = mean(t-1) + (x(t) - mean(t-1)) / n(t), exact however long the text is.
+        new_count[b] = count[b] + 1
+        share = x.dtype.type(1) / x.dtype.type(min(new_count[b], horizon))
+        for c in range(D):
+            new_mean[b, c] = mean[b, c] + share * (x[b, c] - mean[b, c])
+            context[b, c] = new_mean[b, c]
+            context[b, D + c] = x[b, c]
 
 
 @jit
@@ -74,58 +74,6 @@ def _inverse_rms(x, start, size):  # pyright: ignore
     for n in range(start, start + size + size):
         total += x[n] * x[n]
     return number(1) / np.sqrt(total / number(size) + number(NORM_EPS))
-
-
-@jit
-def _context(first, last, x, mean, count, horizon, context, new_mean, new_count):  # pyright: ignore
-    for b in range(first, last):
-        _read_context(b, x, mean, count, horizon, context, new_mean, new_count)
-
-
-@jit
-def _gate(  # pyright: ignore
-    first, last, x, projected, weight, past, mean, count, context, values, new_past, new_mean, new_count
-):
-    D = x.shape[1]
-    convolved = np.empty(2 * D, x.dtype)
-    for b in range(first, last):
-        _read_context(b, x, mean, count, FOREVER, context, new_mean, new_count)
-        _convolve(b, projected, weight, past, convolved)
-        # v <- k v: channels of keys first, then those of values.
-        for c in range(D):
-            values[b, c] = convolved[c] * convolved[D + c]
-        _remember(b, projected, past, new_past)
-
-
-@jit
-def _mix(  # pyright: ignore
-    first, last, values, filter_, decay, frequency, bias, readout, state, eps, mixed, new_state
-):
-    _, H, d = values.shape
-    one = values.dtype.type(1)
-    for h in range(H):
-        # Rows are the inner loop: pole and gain of a bin are the same for all.
-        for k in range(filter_.shape[2]):
-            pole_re, pole_im = _pole(one, decay[h, k], frequency[h, k])
-            gain = _gain(decay[h, k])
-            shift = bias[h, k]
-            readout_re = readout[h, k, 0]
-            readout_im = readout[h, k, 1]
-            for b in range(first, last):
-                f = filter_[b, h, k] * gain
-                for c in range(d):
-                    # Z = lambda Z + v
-                    old_re = state[b, k, 0, h, c]
-                    old_im = state[b, k, 1, h, c]
-                    z_re = pole_re * old_re - pole_im * old_im + values[b, h, c]
-                    z_im = pole_re * old_im + pole_im * old_re
-                    new_state[b, k, 0, h, c] = z_re
-                    new_state[b, k, 1, h, c] = z_im
-                    # A = modReLU(f Z), then y = Re sum_k C_k A_k; the first bin sets the sum.
-                    magnitude = abs(f) * np.sqrt(z_re * z_re + z_im * z_im)
-                    scale = f * modrelu_scale(magnitude, shift, eps)
-                    y = scale * (readout_re * z_re - readout_im * z_im)
-                    mixed[b, h, c] = y if k == 0 else mixed[b, h, c] + y
 
 
 @jit
@@ -329,28 +277,6 @@ def _delta(  # pyright: ignore
 
 def _contiguous(*tensors: Tensor) -> list[Tensor]:
     return [x if x.is_contiguous() else x.contiguous() for x in tensors]
-
-
-def gate_step(
-    x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
-) -> tuple[Tensor, ...]:
-    """See ``fftnet.ops.decode.gate_step``; all floating tensors have one dtype."""
-    inputs = _contiguous(x, projected, conv_weight, conv_state, mean, count)
-    # Context and gated values have the shapes of ``projected`` and ``x``.
-    outputs = tuple(torch.empty_like(inputs[n]) for n in (1, 0, 3, 4, 5))
-    threads.run(_gate, x.shape[0], conv_state.numel() + x.numel(), *inputs, *outputs)
-    return outputs
-
-
-def mix_step(
-    values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """See ``fftnet.ops.decode.mix_step``; all tensors have one dtype."""
-    inputs = _contiguous(values, filter_, *parameters, state)
-    mixed = torch.empty_like(inputs[0])
-    new_state = torch.empty_like(inputs[6])
-    threads.run(_mix, values.shape[0], state.numel(), *inputs, eps, mixed, new_state)
-    return mixed, new_state
 
 
 def context_step(

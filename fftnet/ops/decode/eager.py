@@ -7,20 +7,9 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from fftnet.ops.addresses.eager import addresses
-from fftnet.ops.causal_mix import HeadParameters
 from fftnet.ops.gated_norm.eager import gated_norm
-from fftnet.ops.numerics import NORM_EPS, root
+from fftnet.ops.numerics import NORM_EPS
 from fftnet.ops.rotary import rotary
-
-
-def gate_step(
-    x: Tensor, projected: Tensor, conv_weight: Tensor, conv_state: Tensor, mean: Tensor, count: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See ``fftnet.ops.decode.gate_step``."""
-    context, mean_after, total = context_step(x, mean, count, None)
-    convolved, new_state = _convolve(projected, conv_weight, conv_state)
-    keys, values = convolved.chunk(2, dim=-1)
-    return context, (keys * values).to(x.dtype), new_state, mean_after, total
 
 
 def context_step(
@@ -45,27 +34,6 @@ def _pass_time(state: Tensor, radius: Tensor, angle: Tensor) -> tuple[Tensor, Te
     cos = radius * torch.cos(angle)
     sin = radius * torch.sin(angle)
     return cos * real - sin * imag, cos * imag + sin * real
-
-
-def mix_step(
-    values: Tensor, filter_: Tensor, parameters: HeadParameters, state: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """See ``fftnet.ops.decode.mix_step``."""
-    # In bfloat16 the exponential of a slow decay is 1: such a bin would never forget.
-    decay, frequency, bias, readout = (x.to(state.dtype) for x in parameters)
-
-    def per_bin(x: Tensor) -> Tensor:
-        return x.to(state.dtype).transpose(-1, -2)[..., None]
-
-    # Section 2 of docs/maths.md: the recurrence of step 1, g and filter, modReLU (step 4), read-out (step 5).
-    z_real, z_imag = _pass_time(state, per_bin(torch.exp(-decay)), per_bin(frequency))
-    z_real = z_real + values[:, None].to(state.dtype)
-    adapted = per_bin(filter_ * torch.sqrt(-torch.expm1(-2 * decay)))
-    magnitude = adapted.abs() * root(z_real.square() + z_imag.square())
-    scale = adapted * torch.relu(magnitude + per_bin(bias)) / magnitude.clamp(min=eps)
-    read_out = per_bin(readout[..., 0]) * z_real - per_bin(readout[..., 1]) * z_imag
-    mixed = (scale * read_out).sum(dim=1)
-    return mixed.to(values.dtype), torch.stack([z_real, z_imag], dim=2)
 
 
 def address_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

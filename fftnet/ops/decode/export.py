@@ -1,8 +1,7 @@
-"""The decode step of a mixer with addresses in few operations, for exported programs.
+"""The decode step of ``addressed_spectral`` in few operations, for exported programs.
 
 A runtime spends about as long on calling an operation as on its arithmetic here. So each tensor stays whole:
-both planes of a complex number go through one operation, with signs that need no other one after it. The
-mixer without addresses uses the operations of ``torch``.
+both planes of a complex number go through one operation, with signs that need no other one after it.
 """
 
 import math
@@ -13,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from fftnet.ops.addresses.export import read_filter, write_key
-from fftnet.ops.decode.eager import context_step, delta_step, gate_step, mix_step
+from fftnet.ops.decode.eager import context_step, delta_step
 from fftnet.ops.numerics import NORM_EPS
 
-__all__ = ["address_step", "context_step", "delta_step", "gate_step", "mix_step"]
+__all__ = ["address_step", "context_step", "delta_step"]
 
 QUARTER = math.pi / 2
 

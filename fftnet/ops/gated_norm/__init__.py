@@ -1,4 +1,4 @@
-"""Read-out norm and output gate of the mixer with addresses (docs/maths.md, section 3, step 7)."""
+"""Read-out norm and output gate of ``addressed_spectral`` (docs/maths.md, section 3, step 7)."""
 
 from torch import Tensor
 

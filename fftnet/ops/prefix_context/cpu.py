@@ -34,7 +34,7 @@ def _forward(first, last, lanes, horizon, x, count, context, mean):  # pyright: 
                     token = load(x, (b, t, c), lanes)
                     # mean(t) = mean(t-1) + (x(t) - mean(t-1)) / n(t): exact however long the text is.
                     m = m + (token - m) * (number(1) / number(_effective_window(count[b] + t + 1, horizon)))
-                    # c_t = [mean; x(t)]: docs/maths.md, section 2, step 2.
+                    # c_t = [mean; x(t)]: docs/maths.md, section 3, step 4.
                     store(context, (b, t, c), m)
                     store(context, (b, t, D + c), token)
                 store(mean, (b, c), m)

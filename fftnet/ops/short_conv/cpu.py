@@ -60,7 +60,7 @@ def forward(x: Tensor, conv_weight: Tensor, conv_state: Tensor, width: int) -> t
     values = empty(x, *x.shape[:2], width)
     keys = empty(x, *x.shape[:2], channels - width)
     inputs = (x, conv_weight, conv_state)
-    run(_forward, inputs, channels, gcd(width, channels - width), values, keys)
+    run(_forward, inputs, gcd(width, channels - width), values, keys)
     return values, keys
 
 
@@ -68,6 +68,5 @@ def backward(
     x: Tensor, conv_weight: Tensor, conv_state: Tensor, grad_values: Tensor, grad_keys: Tensor, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See ``fftnet.ops.registration`` for the contract of a backend."""
-    channels = x.shape[2]
     inputs = (x, conv_weight, conv_state)
-    return run_backward(_backward, inputs, channels, gcd(width, channels - width), grad_values, grad_keys)
+    return run_backward(_backward, inputs, gcd(width, x.shape[2] - width), grad_values, grad_keys)

@@ -5,7 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from fftnet.ops.causal_mix.reference import modrelu
+
+def modrelu(z: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """``relu(|z| + bias) * z / max(|z|, eps)`` on a complex tensor; the gradient at z = 0 is 0."""
+    modulus = torch.where(z == 0, torch.zeros_like(z.real), z.abs())
+    return torch.relu(modulus + bias) * z / torch.where(modulus < eps, eps, modulus)
 
 
 def fourier_matrix(num_tokens: int, device: torch.device) -> Tensor:

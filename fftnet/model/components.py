@@ -239,7 +239,7 @@ class _Affine(nn.Module):
         nn.init.zeros_(self.weight)
         nn.init.constant_(self.bias, self.initial_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def affine(self, x: Tensor) -> Tensor:
         """Map tokens (..., D) to numbers (..., outputs)."""
         return nn.functional.linear(x, self.weight, self.bias)
 
@@ -253,7 +253,7 @@ class Clock(_Affine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (..., D) to time steps (..., H) > 0."""
-        return nn.functional.softplus(super().forward(x))
+        return nn.functional.softplus(self.affine(x))
 
 
 class EraseStrength(_Affine):
@@ -268,7 +268,7 @@ class EraseStrength(_Affine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (..., D) to strengths (..., H) between 0 and ``largest``."""
-        return self.largest * torch.sigmoid(super().forward(x))
+        return self.largest * torch.sigmoid(self.affine(x))
 
 
 class Rotation(_Affine):
@@ -291,7 +291,7 @@ class Rotation(_Affine):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map tokens (..., D) to rotations (..., H, F) before tanh and gates (..., H) before sigmoid."""
-        raw = super().forward(x).unflatten(-1, self.shape)
+        raw = self.affine(x).unflatten(-1, self.shape)
         return raw[..., :-1] * self.scale, raw[..., -1]
 
 

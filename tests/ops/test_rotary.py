@@ -72,10 +72,9 @@ def test_turning_keys_and_filters_turns_the_memory(tokens: int) -> None:
 @pytest.mark.parametrize("cut", [1, 8, 15])
 def test_a_text_may_be_cut_anywhere(cut: int) -> None:
     _, key, filter_, *_, rotation, gate, phase = streams(16)
-    tokens = (key, filter_, rotation, gate)
-    whole = rotary(*tokens, phase)
-    first = rotary(*(x[:, :cut] for x in tokens), phase)
-    second = rotary(*(x[:, cut:] for x in tokens), first[2])
+    whole = rotary(key, filter_, rotation, gate, phase)
+    first = rotary(key[:, :cut], filter_[:, :cut], rotation[:, :cut], gate[:, :cut], phase)
+    second = rotary(key[:, cut:], filter_[:, cut:], rotation[:, cut:], gate[:, cut:], first[2])
     for n in (0, 1):
         torch.testing.assert_close(torch.cat([first[n], second[n]], dim=1), whole[n])
     # Half a revolution forward and half a one back are the same.

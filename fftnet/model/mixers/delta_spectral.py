@@ -242,8 +242,9 @@ class DeltaSpectralMixer(SteppingMixer):
             self.project_context(x_BTD), state.mean, state.count, mask_BT
         )
         streams, conv_state, phase = self._streams(x_BTD, context_BTC, mask_BT, state)
-        values, gate, *addresses_and_rates = streams
-        mixed, spectrum = delta_mix(values, *addresses_and_rates, *self.transform(), state.spectrum)
+        values, gate, key, filter_, erase, clock = streams
+        decay, frequency = self.transform()
+        mixed, spectrum = delta_mix(values, key, filter_, erase, clock, decay, frequency, state.spectrum)
         kept = (packed(spectrum), packed(mean_BM), count_B, packed(conv_state), packed(phase))
         return self._finish(mixed, gate), DeltaSpectralState(*kept)
 

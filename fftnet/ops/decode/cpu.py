@@ -306,6 +306,11 @@ def delta_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *token, parameters, conv_state, spectrum, phase, eps = arguments
     inputs = _contiguous(*token, *parameters, conv_state, spectrum, phase)
     mixed = spectrum.new_empty(len(spectrum), spectrum.shape[1] * spectrum.shape[4])
-    outputs = (mixed, *(torch.empty_like(x) for x in inputs[-3:]))
+    outputs = (
+        mixed,
+        torch.empty_like(inputs[-3]),
+        torch.empty_like(inputs[-2]),
+        torch.empty_like(inputs[-1]),
+    )
     threads.run(_delta, len(spectrum), spectrum.numel(), *inputs, eps, *outputs)
     return outputs

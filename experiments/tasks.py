@@ -172,7 +172,7 @@ class Tracking(TaskExperiment):
     about = (
         "Parity of bits, modular arithmetic (mod 5; plus, minus, times, no brackets) and the word problem of "
         "the group S3, asked at every token. Trained on rows of 3 to 40 tokens, tested on 40 to 256. Scaled "
-        "accuracy: 0 is guessing, 1 is no error."
+        "accuracy: 0 is guessing, 1 is no error. The GRU is the control: where it fails, nothing follows."
     )
     unit = "Scaled accuracy"
     cases = tuple(TRACKING_TASKS)

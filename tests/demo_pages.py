@@ -32,7 +32,7 @@ def save(folder: Path, **fields: object) -> None:
     """Write a checkpoint of a small model over bytes with random weights; it does not end its text."""
     folder.mkdir()
     # A session fixture runs before the fixture that seeds each test.
-    torch.manual_seed(2)
+    torch.manual_seed(4)
     tokenizer = load_tokenizer("bytes")
     sizes = {"vocab_size": tokenizer.vocab_size, "d_model": 16, "max_seq_length": 16}
     model = randomise(FFTNet(FFTNetConfig(**(sizes | fields))))  # pyright: ignore[reportArgumentType]

@@ -16,7 +16,7 @@ VARIANTS = [
     {"addressed_spectral": {"context_horizon": 3}},
     {"addressed_spectral": {"num_bins": 1, "conv_size": 2}, "num_heads": 1, "ffn_dim": 0},
     {"delta_spectral": {"context_horizon": 3, "expand": 1, "num_bins": 9, "tracking": True}},
-    {"delta_spectral": {"num_bins": 1, "conv_size": 2, "expand": 1}, "num_heads": 1, "ffn_dim": 0},
+    {"delta_spectral": {"num_bins": 1, "conv_size": 2, "expand": 3}, "num_heads": 1},
 ]
 """Fields of a model; the fields of a mixer are under its name, and only for models with this mixer."""
 HYBRIDS = [("addressed_spectral", "attention"), ("attention", "delta_spectral")]

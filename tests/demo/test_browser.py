@@ -115,13 +115,8 @@ def test_the_page_writes_and_shows_what_python_computes(opened: Opened) -> None:
     )
     with torch.no_grad():
         _, state = opened.model.prefill(torch.tensor([ids]))
-    # (H, 2, F, d) of the mixer with addresses, (F, 2, H, d) of the other.
-    first, second, third = (layer.spectrum[0].square() for layer in state)  # pyright: ignore
-    wanted = {
-        0: first.sum(dim=(1, 3)).sqrt().flatten(),
-        1: second.sum(dim=(1, 3)).sqrt().T.flatten(),
-        2: third.sum(dim=(1, 3)).sqrt().flatten(),
-    }
+    # (H, 2, F, d) of each layer.
+    wanted = [layer.spectrum[0].square().sum(dim=(1, 3)).sqrt().flatten() for layer in state]  # pyright: ignore
     assert [one["layer"] for one in spectra] == [0, 2, 1]
     for one in spectra:
         np.testing.assert_allclose(one["values"], wanted[one["layer"]], rtol=2e-3, atol=1e-5)

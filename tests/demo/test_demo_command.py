@@ -59,8 +59,8 @@ def test_the_page_is_complete_and_served(served_demo: Served) -> None:
     description = json.loads((page / "model" / "state.json").read_text())
     assert description["files"] == {"step": "step.onnx"}
     assert description["spectra"] == [
-        {"input": "s1", "part": 0, "parts": 2, "layer": 0},
-        {"input": "s1", "part": 1, "parts": 2, "layer": 2},
+        {"input": "s2", "part": 0, "parts": 2, "layer": 0},
+        {"input": "s2", "part": 1, "parts": 2, "layer": 2},
         {"input": "s4", "part": 0, "parts": 1, "layer": 1},
     ]
     for spectrum in description["spectra"]:

@@ -163,7 +163,7 @@ def test_every_case_runs_and_is_reported(kind: type[Tracking] | type[Mad]) -> No
     while (run := next(iter(experiment.plan(lines)), None)) is not None:
         lines.append(asdict(run) | experiment.execute(run))
     assert [line["case"] for line in lines] == list(experiment.cases)
-    assert experiment.tables(lines).splitlines()[-1].startswith("| minGRU | 64 |")
+    assert experiment.tables(lines).splitlines()[-1].startswith("| minGRU | 256 |")
     assert experiment.pictures(lines) == {}
     other = [line | {"learning_rate": 2 * line["learning_rate"]} for line in lines]
     assert set(experiment.pictures(lines + other)) == {"learning_rates"}

@@ -49,8 +49,8 @@ class DeltaSpectralConfig:
     num_bins: int = 4
     """Number of frequencies per head: the number of items that a head can store grows with it."""
     tracking: bool = False
-    """Let tokens turn the bins and erase up to twice what they read: the layer then tracks states such as a
-    permutation or a parity. Text does not suffer, recall does."""
+    """Let tokens turn the bins and erase up to twice what they read: the layer tracks states such as a
+    permutation or a parity better, and recalls less."""
     longest_scale: float = 512.0
     """Initial time scale of the slowest bin, in tokens: about the training window. A slower bin would reach
     values on long texts that it never had in training."""

@@ -1,5 +1,6 @@
 """Sources of a corpus: text, JSON lines, Parquet, Hugging Face datasets; bad ones are named."""
 
+import csv
 import io
 import json
 import sys
@@ -225,8 +226,13 @@ def test_an_endless_line_or_field_is_named_and_not_read_whole(
 ) -> None:
     monkeypatch.setattr("fftnet.data.sources.tables.LONGEST_LINE", 100)
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message):
-        read_labelled([str(tmp_path / name)], "text", "label")
+    # The limit of csv is one for the whole process.
+    limit = csv.field_size_limit()
+    try:
+        with pytest.raises(DataError, match=message):
+            read_labelled([str(tmp_path / name)], "text", "label")
+    finally:
+        csv.field_size_limit(limit)
 
 
 def test_no_more_than_the_limit_is_read_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

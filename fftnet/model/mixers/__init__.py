@@ -29,7 +29,7 @@ def mixer_class(name: str) -> type[Mixer]:
     if name == "causal_spectral":
         raise ValueError(
             "mixer 'causal_spectral' was removed in version 0.4: load its checkpoints with version 0.3, or "
-            "train delta_spectral, which is as good or better on every task"
+            "train delta_spectral instead"
         )
     if name not in MIXERS:
         raise ValueError(f"unknown mixer {name!r}; choose from {', '.join(MIXERS)}")

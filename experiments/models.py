@@ -30,7 +30,7 @@ class Model:
     num_heads: int = 4
     """Heads H of the language model. Classifiers have the heads of their data set's settings."""
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
-    """Name of a mixer to fields of its own configuration; all other fields have their defaults."""
+    """Name of a mixer to fields of its configuration; all other fields have their defaults."""
     without: str = ""
     """Part of the paper's layer that is removed from the classifier, a name in ``REMOVERS``."""
     experiments: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ def experiment_class(name: str) -> type[Experiment]:
     """Return the experiment of that name.
 
     Raises:
-        ExperimentError: if there is none.
+        ExperimentError: if the name is unknown.
     """
     if name not in EXPERIMENTS:
         raise ExperimentError(

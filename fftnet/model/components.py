@@ -150,8 +150,8 @@ def gain(decay: Tensor) -> Tensor:
 class PrefixContext(nn.Module):
     """Causal context ``c_t`` (section 3, step 4): running mean of the prefix and the token, width 2 D.
 
-    From token ``horizon`` on, each token enters the mean with the weight 1 / horizon, so long
-    texts look like training windows.
+    From token ``horizon`` on, each token enters the mean with the weight 1 / horizon, so long texts look like
+    training windows.
     """
 
     def __init__(self, horizon: int) -> None:
